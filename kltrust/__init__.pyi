@@ -1,0 +1,118 @@
+"""The public names, for type checkers and for `kltrust.__getattr__`: this list is the only one."""
+
+from kltrust import (
+    advantages as advantages,
+    algorithms as algorithms,
+    audit as audit,
+    divergences as divergences,
+    environments as environments,
+    experiments as experiments,
+    fisher as fisher,
+    learner as learner,
+    losses as losses,
+    networks as networks,
+    normalization as normalization,
+    results as results,
+    rollout as rollout,
+    solvers as solvers,
+    tabular as tabular,
+    tree as tree,
+    types as types,
+)
+from kltrust.advantages import (
+    gae as gae,
+    standardize as standardize,
+)
+from kltrust.algorithms import (
+    npg as npg,
+    ppo_clip as ppo_clip,
+    ppo_penalty as ppo_penalty,
+    trpo as trpo,
+    vanilla_pg as vanilla_pg,
+)
+from kltrust.audit import (
+    measure_update as measure_update,
+)
+from kltrust.divergences import (
+    categorical_kl as categorical_kl,
+    categorical_kl_from_logits as categorical_kl_from_logits,
+    cross_entropy as cross_entropy,
+    distribution_entropy as distribution_entropy,
+    entropy as entropy,
+    jensen_shannon as jensen_shannon,
+    kl_divergence as kl_divergence,
+    kl_k1 as kl_k1,
+    kl_k2 as kl_k2,
+    kl_k3 as kl_k3,
+    masked_logits as masked_logits,
+    pinsker_bound as pinsker_bound,
+    quadrature_kl as quadrature_kl,
+    renyi as renyi,
+    total_variation as total_variation,
+    wasserstein2 as wasserstein2,
+)
+from kltrust.environments import (
+    bound_actions as bound_actions,
+    check_env as check_env,
+    from_functions as from_functions,
+    make as make,
+    register as register,
+)
+from kltrust.fisher import (
+    FisherOperator as FisherOperator,
+    fisher_operator as fisher_operator,
+    fisher_quadratic_form as fisher_quadratic_form,
+    fisher_root as fisher_root,
+    fisher_vector_product as fisher_vector_product,
+)
+from kltrust.learner import (
+    Learner as Learner,
+    LearnerState as LearnerState,
+    Metrics as Metrics,
+    evaluate as evaluate,
+    make_learner as make_learner,
+    policy_of as policy_of,
+    run as run,
+    train as train,
+)
+from kltrust.losses import (
+    clipped_surrogate_loss as clipped_surrogate_loss,
+    clipped_value_loss as clipped_value_loss,
+    entropy_loss as entropy_loss,
+    importance_ratio as importance_ratio,
+    kl_constraint as kl_constraint,
+    penalty_surrogate_loss as penalty_surrogate_loss,
+    surrogate_loss as surrogate_loss,
+    value_loss as value_loss,
+    weighted_mean as weighted_mean,
+)
+from kltrust.networks import (
+    actor_critic as actor_critic,
+)
+from kltrust.solvers import (
+    LineSearchResult as LineSearchResult,
+    backtracking_line_search as backtracking_line_search,
+    conjugate_gradient as conjugate_gradient,
+    trust_region_scale as trust_region_scale,
+)
+from kltrust.types import (
+    ActorCritic as ActorCritic,
+    Array as Array,
+    Box as Box,
+    Discrete as Discrete,
+    Distribution as Distribution,
+    Env as Env,
+    MultiBinary as MultiBinary,
+    MultiDiscrete as MultiDiscrete,
+    Number as Number,
+    Outcome as Outcome,
+    Params as Params,
+    Policy as Policy,
+    PolicyBatch as PolicyBatch,
+    PolicyUpdate as PolicyUpdate,
+    PyTree as PyTree,
+    Space as Space,
+    Transition as Transition,
+)
+
+__version__: str

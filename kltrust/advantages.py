@@ -1,0 +1,90 @@
+"""How much better than expected: advantages from a critic, and their scale."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kltrust.tree import weighted_mean
+from kltrust.types import Array, Number
+
+
+def gae(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    truncated: Array,
+    *,
+    gamma: Number,
+    lam: Number,
+) -> Array:
+    """Generalised advantage estimation (Schulman et al., 2016), with time limits told from ends.
+
+        delta_t = reward_t + gamma [not terminated_t] next_value_t - value_t
+        A_t     = delta_t + gamma lam [not terminated_t and not truncated_t] A_{t+1}
+
+    A termination has no future value; a truncation has one, that of the observation before the
+    reset. Both stop the trace; if both are set the episode has terminated. The last step
+    bootstraps from its own next_value. ``A + value`` are the TD(lam) targets of the critic.
+
+    Args:
+        reward: [T, ...] the reward of each step.
+        value: [T, ...] V(obs_t).
+        next_value: [T, ...] V(next_obs_t), of the observation *before* any auto-reset.
+        terminated: [T, ...] bool.
+        truncated: [T, ...] bool.
+        gamma: [] the discount, in [0, 1].
+        lam: [] in [0, 1]: 0 the one-step temporal difference, 1 the Monte Carlo return.
+
+    Returns:
+        [T, ...] in the dtype of ``value``.
+
+    Raises:
+        ValueError: if gamma or lam is concrete and not in [0, 1].
+    """
+    for name, number in (("gamma", gamma), ("lam", lam)):
+        if not isinstance(number, jax.core.Tracer) and not 0 <= float(number) <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {number}")
+    chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
+    value = jnp.asarray(value)
+    # A selection, not a product: what a critic says of a terminal state may be anything.
+    future = jnp.where(terminated, 0, next_value)
+    delta = (reward + gamma * future - value).astype(value.dtype)
+    decay = jnp.where(terminated | truncated, 0, gamma * lam).astype(value.dtype)
+
+    def backwards(later: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, decay = step
+        advantage = delta + decay * later
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(backwards, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
+    return advantage
+
+
+def standardize(x: Array, weight: Array | None = None, epsilon: Number = 1e-8) -> Array:
+    """(x - mean) / (std + epsilon) over all entries, with the biased standard deviation.
+
+    A batch without variance (none beyond the rounding of its entries) gives zeros, not noise.
+
+    Args:
+        x: [*E].
+        weight: [*E] non-negative, or None for all ones; entries of weight 0 may hold anything, are
+            left out of the statistics and become 0.
+        epsilon: [] added to the standard deviation.
+
+    Returns:
+        [*E].
+    """
+    x = jnp.asarray(x)
+    counted = jnp.ones_like(x, bool) if weight is None else jnp.broadcast_to(weight, x.shape) > 0
+    x = jnp.where(counted, x, 0)
+    # Centred about an entry first: equal entries then differ from their mean by exactly 0.
+    pivot = jnp.max(jnp.where(counted, x, -jnp.inf))
+    shifted = x - jnp.where(jnp.isfinite(pivot), pivot, 0)
+    centred = shifted - weighted_mean(shifted, weight)
+    std = jnp.sqrt(weighted_mean(jnp.square(centred), weight))
+    varies = std > jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x))
+    return jnp.where(counted & varies, centred / (std + epsilon), 0)

@@ -1,0 +1,50 @@
+"""Environments: `make` by name, and what it takes to bring one's own.
+
+An environment is a `kltrust.types.Env`: two pure functions and two spaces, nothing to inherit
+from. `from_functions` adds auto-reset, a time limit and steady dtypes to the plain pair; here is
+a walk on the line that ends at +3 and pays 1 there::
+
+    import jax.numpy as jnp
+    import numpy as np
+    from kltrust import environments
+    from kltrust.types import Box, Discrete
+
+    def reset(key):
+        position = jnp.zeros((1,))
+        return position, position                                   # state, observation
+
+    def transition(key, position, action):
+        position = position + 2 * action - 1
+        arrived = position[0] >= 3
+        return position, position, arrived, arrived, False          # reward, terminated, truncated
+
+    def walk(max_steps=50):
+        line = Box(np.full(1, -np.inf), np.full(1, np.inf), (1,))
+        spaces = line, Discrete(2)
+        return environments.from_functions(reset, transition, *spaces, max_steps=max_steps)
+
+    environments.check_env(walk())                                  # does it keep the contract?
+    environments.register("walk", walk)                             # kltrust train trpo walk
+
+An environment that ends in a state without a future is ``terminated``; one that a clock cut off
+is ``truncated``, and its last state still has a value. Importing this package does not import
+gymnax; the first name that is not a registered one does.
+"""
+
+from kltrust.environments._actions import ActionBound, bound_actions
+from kltrust.environments._build import from_functions
+from kltrust.environments._check import check_env, sample_action
+from kltrust.environments._registry import EnvInfo, available, describe, make, register
+
+__all__ = [
+    "ActionBound",
+    "EnvInfo",
+    "available",
+    "bound_actions",
+    "check_env",
+    "describe",
+    "from_functions",
+    "make",
+    "register",
+    "sample_action",
+]

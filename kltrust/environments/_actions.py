@@ -1,0 +1,89 @@
+"""Bounded actions: the policy's own action has the density, the environment gets a bounded one."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.types import Array, Box, Env, Outcome, PyTree
+
+ActionBound = Literal["clip", "tanh", "none"]
+BOUNDS: tuple[str, ...] = typing.get_args(ActionBound)
+
+# gymnax spells "no bound" as the largest float.
+_LARGEST = np.finfo(np.float32).max
+
+
+def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high: Any = None) -> Env:
+    """The environment in units where raw actions in [-1, 1] span its bounds.
+
+    In every dimension with two finite bounds, with c = (high + low)/2 and h = (high - low)/2,
+
+        "clip":  u = clip(c + h a, low, high)        "tanh":  u = c + h tanh(a)
+
+    Dimensions without a bound keep their units; one-sided bounds clip. The wrapped step takes the
+    raw action a: it is what the policy samples, what the rollout stores and what has a density.
+    tanh is invertible, so the KL divergence between two policies is that between their bounded
+    actions, and clipping can only lower it; entropies are of the raw action. NaN stays NaN.
+
+    Args:
+        env: an environment; one whose action space is not a bounded Box takes only "none".
+        how: "clip", "tanh", or "none": env as it is.
+        low: overrides the space's bounds in the map alone; may be traced.
+        high: as low.
+
+    Returns:
+        An `Env` whose action space is Box(-1, 1) ("clip") or unbounded ("tanh") in the rescaled
+        dimensions.
+
+    Raises:
+        ValueError: for another ``how``, for actions that have no bounds, or bounds that are
+            reversed.
+    """
+    if how not in BOUNDS:
+        raise ValueError(f"action_bound must be one of {', '.join(BOUNDS)}, got {how!r}")
+    if how == "none":
+        return env
+    space = env.action_space
+    if not has_bounds(space):
+        raise ValueError(
+            f"{env.name}: the actions, {space}, have no bounds: action_bound={how!r} does not apply"
+        )
+    assert isinstance(space, Box)
+    if np.any(space.low > space.high):
+        raise ValueError(f"{env.name}: action bounds are reversed: {space.low} > {space.high}")
+    low = space.low if low is None else low
+    high = space.high if high is None else high
+    two_sided = _is_finite(space.low) & _is_finite(space.high)
+    edge = 1.0 if how == "clip" else np.inf
+
+    def bounded(raw: Array) -> Array:
+        # Unbounded dimensions get stand-in bounds, so that no infinity meets a product.
+        lowest, highest = jnp.where(two_sided, low, -1.0), jnp.where(two_sided, high, 1.0)
+        unit = jnp.where(two_sided, jnp.tanh(raw), raw) if how == "tanh" else raw
+        action = (highest + lowest) / 2 + (highest - lowest) / 2 * unit
+        # Rounding may leave tanh's image by an ulp; one-sided dimensions have their bound here.
+        return jnp.clip(action, low, high).astype(space.dtype)
+
+    def step(key: Array, state: PyTree, action: Array) -> tuple[PyTree, PyTree, Outcome]:
+        return env.step(key, state, bounded(jnp.asarray(action)))
+
+    raw_space = Box(
+        low=np.where(two_sided, -edge, space.low).astype(np.float32),
+        high=np.where(two_sided, edge, space.high).astype(np.float32),
+        shape=space.shape,
+        dtype=space.dtype,
+    )
+    return env._replace(step=step, action_space=raw_space)
+
+
+def has_bounds(space: Any) -> bool:
+    """Whether it is a Box with a finite bound."""
+    return isinstance(space, Box) and bool(np.any(_is_finite(space.low) | _is_finite(space.high)))
+
+
+def _is_finite(bound: Any) -> np.ndarray:
+    return np.abs(np.asarray(bound, np.float64)) < float(_LARGEST)

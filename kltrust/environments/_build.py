@@ -1,0 +1,135 @@
+"""An `Env` from two plain functions: auto-reset, time limit, dtypes that do not wander."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kltrust import tree
+from kltrust.types import Array, Env, Number, Outcome, PyTree, Space
+
+Reset = Callable[[Array], tuple[PyTree, PyTree]]
+Transition = Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Any, Any, Any]]
+
+
+def from_functions(
+    reset: Reset,
+    transition: Transition,
+    observation_space: Space,
+    action_space: Space,
+    *,
+    max_steps: Number | None = None,
+    name: str = "custom",
+) -> Env:
+    """An environment that resets itself, from the functions of one that does not.
+
+    ``step`` splits its key into one for the transition and one for a reset, draws both, and
+    selects the reset where the episode ended: the same work at every step, so lanes under `vmap`
+    never wait for each other. States and observations keep the dtypes of ``reset`` and lose
+    weak types, so a step's output can be its next input without a second compilation.
+
+    Args:
+        reset: ``reset(key) -> (state, obs)``.
+        transition: ``transition(key, state, action) -> (state, obs, reward, terminated,
+            truncated)``, all of it before any reset; flags and reward may be Python scalars.
+        observation_space: the space of ``obs``.
+        action_space: the space of ``action``; see `bound_actions` for a bounded Box.
+        max_steps: truncate an episode after so many steps, None for never. May be traced.
+        name: for messages and tables.
+
+    Returns:
+        An `Env`; the reward is float32, the flags are bool.
+
+    Raises:
+        ValueError: for a concrete max_steps below 1; and when ``step`` is traced, if the
+            transition's state or observation has another structure, shape or dtype than reset's.
+    """
+    if max_steps is not None:
+        if not isinstance(max_steps, jax.core.Tracer) and max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+        reset, transition = _with_time_limit(reset, transition, max_steps)
+
+    def strong_reset(key: Array) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(strong, reset(key))
+
+    def step(key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
+        key_step, key_reset = jax.random.split(key)
+        state, obs, reward, terminated, truncated = transition(key_step, state, action)
+        reset_state, reset_obs = strong_reset(key_reset)
+        state = _conform(state, reset_state, f"{name}: state")
+        obs = _conform(obs, reset_obs, f"{name}: observation")
+        outcome = Outcome(
+            reward=_scalar(reward, jnp.float32),
+            terminated=_scalar(terminated, jnp.bool_),
+            truncated=_scalar(truncated, jnp.bool_),
+            next_obs=obs,
+        )
+        done = outcome.terminated | outcome.truncated
+        state, obs = tree.where(done, (reset_state, reset_obs), (state, obs))
+        return state, obs, outcome
+
+    return Env(strong_reset, step, observation_space, action_space, name, max_steps)
+
+
+def _with_time_limit(
+    reset: Reset, transition: Transition, max_steps: Number
+) -> tuple[Reset, Transition]:
+    """The same pair over ``(state, steps taken)``, truncated after max_steps."""
+
+    def timed_reset(key: Array) -> tuple[PyTree, PyTree]:
+        state, obs = reset(key)
+        return (state, jnp.zeros((), jnp.int32)), obs
+
+    def timed_transition(
+        key: Array, timed: PyTree, action: PyTree
+    ) -> tuple[PyTree, PyTree, Any, Any, Any]:
+        state, steps = timed
+        state, obs, reward, terminated, truncated = transition(key, state, action)
+        steps = steps + 1
+        return (state, steps), obs, reward, terminated, truncated | (steps >= max_steps)
+
+    return timed_reset, timed_transition
+
+
+def strong(x: Any) -> Array:
+    """As an array without a weak type. Typed PRNG keys have none, and no cast."""
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        return x
+    return jax.lax.convert_element_type(x, x.dtype)
+
+
+def mismatch(reset: PyTree, step: PyTree) -> str:
+    """How what a step returns differs in structure, shape, dtype or weak type; "" if it doesn't."""
+    structures: list[Any] = [jax.tree.structure(reset), jax.tree.structure(step)]
+    if structures[0] != structures[1]:
+        return f" is {structures[0]} after a reset and {structures[1]} after a step"
+    before, after = (jax.tree_util.tree_leaves_with_path(x) for x in (reset, step))
+    for (path, x), (_, y) in zip(before, after, strict=True):
+        if aval(x) != aval(y):
+            where = jax.tree_util.keystr(path)
+            return f"{where} is {aval(x)} after a reset and {aval(y)} after a step"
+    return ""
+
+
+def aval(x: Any) -> str:
+    """Shape and type, to compare and to print: "float32[3]", "weak int32[]"."""
+    return f"{'weak ' if getattr(x, 'weak_type', False) else ''}{x.dtype}{list(x.shape)}"
+
+
+def _scalar(x: Any, dtype: Any) -> Array:
+    return jnp.reshape(jnp.asarray(x).astype(dtype), ())
+
+
+def _conform(x: PyTree, like: PyTree, what: str) -> PyTree:
+    """Strongly typed x, which must agree with reset's in structure, shapes and dtypes.
+
+    A cast would agree too, and silently cut a float to an integer that a reset spelled ``0``.
+    """
+    x = jax.tree.map(strong, x)
+    if difference := mismatch(like, x):
+        raise ValueError(f"{what}{difference}; return one shape and dtype from both")
+    return x

@@ -1,0 +1,166 @@
+"""A checker of the contract that `Env` states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.environments._build import aval, mismatch
+from kltrust.types import (
+    Array,
+    Box,
+    Discrete,
+    Env,
+    MultiBinary,
+    MultiDiscrete,
+    Outcome,
+    PyTree,
+    Space,
+)
+
+
+def check_env(env: Env, key: Array | None = None, *, num_steps: int = 32) -> None:
+    """Raises unless the environment can be rolled out, vmapped and scanned as it stands.
+
+    Checks, by tracing: no leaf is weakly typed, a step's state and observation have exactly the
+    shapes and dtypes of a reset's (so no chunk compiles twice), the outcome has the dtypes of
+    `Outcome`, the observation is of its space. Then, on three lanes of num_steps random actions:
+    ``next_obs`` is ``obs`` while an episode goes on, floats are finite, integers are within
+    their space, and the same keys give the same bits.
+
+    Args:
+        env: the environment.
+        key: a typed key for the episodes; ``jax.random.key(0)`` by default.
+        num_steps: steps of each lane.
+
+    Raises:
+        ValueError: naming the first promise that is broken, and what would keep it.
+    """
+    key = jax.random.key(0) if key is None else key
+    _check_types(env, key)
+    _check_episodes(env, key, num_steps)
+
+
+def sample_action(space: Space, key: Array) -> Array:
+    """A random action: uniform over integers; for a Box, standard normals clipped to its bounds."""
+    if isinstance(space, Discrete):
+        return jax.random.randint(key, (), 0, space.n, jnp.int32)
+    if isinstance(space, MultiDiscrete):
+        return jax.random.randint(key, (len(space.nvec),), 0, np.array(space.nvec), jnp.int32)
+    if isinstance(space, MultiBinary):
+        return jax.random.bernoulli(key, 0.5, (space.n,)).astype(jnp.int32)
+    normal = jax.random.normal(key, space.shape, jnp.float32)
+    return jnp.clip(normal, space.low, space.high).astype(space.dtype)
+
+
+def _check_types(env: Env, key: Array) -> None:
+    state, obs = jax.eval_shape(env.reset, key)
+    action = jax.eval_shape(lambda k: sample_action(env.action_space, k), key)
+    stepped = jax.eval_shape(env.step, key, state, action)
+    if not isinstance(stepped, tuple) or len(stepped) != 3 or not isinstance(stepped[2], Outcome):
+        raise ValueError(f"{env.name}: step must return (state, obs, Outcome)")
+    next_state, next_obs, outcome = stepped
+    _require_same(env, "state", state, next_state)
+    _require_same(env, "obs", obs, next_obs)
+    _require_same(env, "next_obs", obs, outcome.next_obs)
+    for name, expected in (
+        ("reward", "float32[]"),
+        ("terminated", "bool[]"),
+        ("truncated", "bool[]"),
+    ):
+        found = aval(getattr(outcome, name))
+        if found != expected:
+            raise ValueError(
+                f"{env.name}: {name} is {found}, it must be {expected}; "
+                "environments.from_functions casts it"
+            )
+    _check_observation(env, obs)
+
+
+def _check_observation(env: Env, obs: PyTree) -> None:
+    space = env.observation_space
+    fits = hasattr(obs, "dtype")
+    if isinstance(space, Box):
+        fits = fits and obs.shape == tuple(space.shape) and obs.dtype == np.dtype(space.dtype)
+    else:
+        fits = fits and obs.shape == np.shape(_cardinality(space))
+        fits = fits and jnp.issubdtype(obs.dtype, jnp.integer)
+    if not fits:
+        raise ValueError(
+            f"{env.name}: the observation is {jax.tree.map(aval, obs)}, and the space {space}"
+        )
+
+
+def _check_episodes(env: Env, key: Array, num_steps: int) -> None:
+    lanes = 3
+    key_reset, key_steps = jax.random.split(key)
+    # map and scan compile their bodies once: this also shows that the environment can be scanned.
+    start = jax.lax.map(env.reset, jax.random.split(key_reset, lanes))
+
+    def body(carry: Any, key: Array) -> tuple[Any, Any]:
+        key_action, key_step = jax.random.split(key)
+        actions = jax.vmap(lambda k: sample_action(env.action_space, k))(
+            jax.random.split(key_action, lanes)
+        )
+        state, obs, outcome = jax.vmap(env.step)(
+            jax.random.split(key_step, lanes), carry[0], actions
+        )
+        return (state, obs), (obs, outcome)
+
+    keys = jax.random.split(key_steps, num_steps)
+    first, second = (jax.lax.scan(body, start, keys) for _ in range(2))
+    if not _equal(first, second):
+        raise ValueError(f"{env.name}: the same keys gave different episodes; use only the key")
+    obs, outcome = jax.tree.map(np.asarray, first[1])
+    going_on = ~(outcome.terminated | outcome.truncated)
+    before, after = jax.tree.map(lambda x: x[going_on], (outcome.next_obs, obs))
+    if not _equal(before, after):
+        raise ValueError(f"{env.name}: next_obs differs from obs where no episode ended")
+    _check_values(env, (start[1], outcome.next_obs, outcome.reward))
+    space = env.observation_space
+    if not isinstance(space, Box):
+        for x in (start[1], obs, outcome.next_obs):
+            if np.any((np.asarray(x) < 0) | (np.asarray(x) >= _cardinality(space))):
+                raise ValueError(f"{env.name}: an observation lies outside {space}")
+
+
+def _check_values(env: Env, values: tuple[PyTree, ...]) -> None:
+    for name, value in zip(("obs of a reset", "next_obs", "reward"), values, strict=True):
+        for leaf in jax.tree.leaves(value):
+            if not np.all(np.isfinite(np.asarray(leaf, np.float64))):
+                raise ValueError(f"{env.name}: {name} is not finite")
+
+
+def _cardinality(space: Discrete | MultiDiscrete | MultiBinary) -> Any:
+    """The number of values of every entry, in the shape of an element."""
+    if isinstance(space, Discrete):
+        return space.n
+    return np.array(space.nvec) if isinstance(space, MultiDiscrete) else np.full(space.n, 2)
+
+
+def _require_same(env: Env, what: str, reset: PyTree, step: PyTree) -> None:
+    if difference := mismatch(reset, step):
+        raise ValueError(
+            f"{env.name}: {what}{difference}: a chunk would compile twice; "
+            "environments.from_functions keeps dtypes"
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(reset):
+        if leaf.weak_type:
+            raise ValueError(
+                f"{env.name}: {what}{jax.tree_util.keystr(path)} is weakly typed: build it with a "
+                "dtype (jnp.zeros((), jnp.int32), not 0)"
+            )
+
+
+def _equal(x: PyTree, y: PyTree) -> bool:
+    """Bit for bit, so that a NaN equals itself."""
+
+    def bits(leaf: Array) -> bytes:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
+
+    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    return all(bits(a) == bits(b) for a, b in pairs)

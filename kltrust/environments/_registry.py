@@ -1,0 +1,149 @@
+"""Environments by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kltrust.environments import _gymnax
+from kltrust.environments._actions import ActionBound, bound_actions
+from kltrust.types import Env, Number, Space
+
+_factories: dict[str, Callable[..., Env]] = {}
+
+# Environments whose construction fetches something: described without being made.
+_DOWNLOADS = {"MNISTBandit-bsuite": "downloads MNIST on first use"}
+
+
+class EnvInfo(NamedTuple):
+    """What can be said of an environment without running it.
+
+    Attributes:
+        name: for `make`.
+        source: "gymnax" or "registered".
+        observation_space, action_space, max_steps: as in `Env`; None where not known.
+        fields: traced parameters and their defaults.
+        arguments: static parameters and their defaults (``inspect.Parameter.empty`` if required).
+        note: what else to know, or "".
+    """
+
+    name: str
+    source: str
+    observation_space: Space | None
+    action_space: Space | None
+    max_steps: Number | None
+    fields: dict[str, Any]
+    arguments: dict[str, Any]
+    note: str = ""
+
+
+def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any) -> Env:
+    """The environment of that name.
+
+    Names are those given to `register`, then all that gymnax's registry holds at the time of the
+    call: a user's ``gymnax.register`` counts.
+
+    A parameter is a field of a gymnax environment's params, and may be a tracer: one compilation
+    serves all its values. Otherwise it is an argument of the environment's factory, and static.
+    Spaces are evaluated with the concrete parameters, and the defaults of traced ones, so that
+    they are never tracers; the map of `bound_actions` follows the traced ones.
+
+    Args:
+        name: such as "CartPole-v1".
+        action_bound: how actions in a bounded Box are bounded ("clip", "tanh", "none"; see
+            `bound_actions`). Default: gymnax's are clipped, a registered environment's are its
+            own matter.
+        **params: numbers of the environment.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest ones), a parameter that the environment
+            does not have (with those it has) or a value that does not fit.
+        RuntimeError: if data that the environment needs can't be loaded.
+
+    Example:
+        >>> env = make("Pendulum-v1", g=9.81, max_steps_in_episode=100)
+    """
+    if name in _factories:
+        env = _make_registered(name, params)
+        return env if action_bound is None else bound_actions(env, action_bound)
+    _check_name(name)
+    return _gymnax.make_gymnax(name, params, action_bound)
+
+
+def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False) -> None:
+    """Adds an environment of one's own: ``make(name, **params)`` is ``factory(**params)``.
+
+    A registered name is found before gymnax's of the same name.
+
+    Raises:
+        ValueError: if the name is empty, or registered and overwrite is not set.
+        TypeError: if the factory is not callable.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"an environment's name is a non-empty string, got {name!r}")
+    if not callable(factory):
+        raise TypeError(f"{name}: the factory must be callable, got {factory!r}")
+    if name in _factories and not overwrite:
+        raise ValueError(f"{name!r} is registered; pass overwrite=True to replace it")
+    _factories[name] = factory
+
+
+def available() -> tuple[str, ...]:
+    """All names that `make` knows now: registered ones, then gymnax's."""
+    return tuple(dict.fromkeys([*_factories, *_gymnax.registry()]))
+
+
+def describe(name: str) -> EnvInfo:
+    """Spaces, time limit and parameters of an environment; nothing is downloaded for it.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name in _factories:
+        arguments, _ = _gymnax.keywords(_factories[name])
+        required = [k for k, v in arguments.items() if v is inspect.Parameter.empty]
+        if required:
+            note = f"needs {', '.join(required)}"
+            return EnvInfo(name, "registered", None, None, None, {}, arguments, note)
+        env = make(name)
+        spaces = env.observation_space, env.action_space, env.max_steps
+        return EnvInfo(name, "registered", *spaces, {}, arguments)
+    _check_name(name)
+    if name in _DOWNLOADS:
+        arguments, _ = _gymnax.keywords(_gymnax.registry()[name])
+        return EnvInfo(name, "gymnax", None, None, None, {}, arguments, _DOWNLOADS[name])
+    env = make(name)
+    fields = _gymnax.params_of(name)
+    arguments, _ = _gymnax.keywords(_gymnax.registry()[name])
+    spaces = env.observation_space, env.action_space, env.max_steps
+    return EnvInfo(name, "gymnax", *spaces, fields, arguments)
+
+
+def _make_registered(name: str, params: dict[str, Any]) -> Env:
+    arguments, takes_any = _gymnax.keywords(_factories[name])
+    unknown = [k for k in params if k not in arguments]
+    if unknown and not takes_any:
+        raise ValueError(
+            f"{name} has no parameter {', '.join(map(repr, unknown))}; its factory takes "
+            f"{', '.join(arguments) or 'no arguments'}"
+        )
+    env = _factories[name](**params)
+    if not isinstance(env, Env):
+        raise TypeError(f"{name}: the factory must return a kltrust Env, got {type(env).__name__}")
+    return env._replace(name=name)
+
+
+def _check_name(name: str) -> None:
+    names = available()
+    if name in names:
+        return
+    lowered = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(lowered[n]) for n in near)}? " if near else ""
+    raise ValueError(
+        f"there is no environment {name!r}: {hint}"
+        "`kltrust envs` and kltrust.environments.available() list all names; one of your own is "
+        "registered first (on the command line by --import MODULE)"
+    )

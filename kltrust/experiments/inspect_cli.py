@@ -1,0 +1,117 @@
+"""The commands ``kltrust evaluate``, ``envs`` and ``doctor``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from kltrust.experiments import devices
+from kltrust.experiments.cli_common import WIDE, Switch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluate:
+    """Play fresh episodes with the policies of a run folder."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The run folder."""
+    episodes: int = 100
+    """Episodes of each seed."""
+    seed: int = 0
+    """Of the episodes: start states and, if sampled, actions."""
+    sampled: Switch = False
+    """Sample actions instead of taking the distribution's mode."""
+    best: Switch = False
+    """The best checkpoint instead of the last."""
+
+
+def evaluate(arguments: list[str]) -> int:
+    """``kltrust evaluate``."""
+    parsed = tyro.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
+    if parsed.episodes < 1:
+        raise ValueError(f"--episodes must be at least 1, got {parsed.episodes}")
+    from kltrust.experiments.record import Record
+
+    record = Record(parsed.run)
+    devices.use_all_cores(1)
+    from kltrust.experiments import evaluation, statistics
+
+    returns = evaluation.evaluate_run(
+        record,
+        num_episodes=parsed.episodes,
+        seed=parsed.seed,
+        deterministic=not parsed.sampled,
+        which="best" if parsed.best else "latest",
+    )
+    seeds = record.config["seeds"]
+    for seed, row in zip(seeds, returns, strict=True):
+        print(f"seed {seed}: mean {row.mean():.2f}, std {row.std():.2f}, min {row.min():.2f}")
+    if len(seeds) > 1:
+        mean, iqm = statistics.mean_and_iqm(returns.mean(axis=1))
+        print(f"over {len(seeds)} seeds: mean {mean}, IQM {iqm}")
+    return 0
+
+
+def envs(arguments: list[str]) -> int:
+    """``kltrust envs``."""
+    if set(arguments) & {"-h", "--help"}:
+        print("usage: kltrust envs [ENV]\n\nLists all environments, or the parameters of one.")
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    from kltrust import environments
+
+    _at_most(arguments, 1, "kltrust envs [ENV]")
+    console = Console(width=WIDE)
+    if arguments:
+        info = environments.describe(arguments[0])
+        console.print(f"{info.name} ({info.source}) {info.note}".rstrip(), markup=False)
+        console.print(f"observations {_space(info.observation_space)}", markup=False)
+        console.print(f"actions      {_space(info.action_space)}", markup=False)
+        if info.fields or info.arguments:
+            console.print("parameters   --env-params NAME=VALUE ...", markup=False)
+        for name, value in {**info.arguments, **info.fields}.items():
+            console.print(f"  {name} = {value}", markup=False, highlight=False)
+        return 0
+    table = Table(box=None)
+    for title in ("environment", "from", "observations", "actions", "time limit", ""):
+        table.add_column(title, no_wrap=True)
+    for name in environments.available():
+        info = environments.describe(name)
+        limit = "" if info.max_steps is None else str(info.max_steps)
+        observation, action = _space(info.observation_space), _space(info.action_space)
+        table.add_row(name, info.source, observation, action, limit, info.note)
+    console.print(table)
+    return 0
+
+
+def _space(space: Any) -> str:
+    if space is None:
+        return "?"
+    if type(space).__name__ == "Box":
+        return f"Box{list(space.shape)}"
+    return f"{type(space).__name__}({', '.join(map(str, space))})"
+
+
+def doctor(arguments: list[str]) -> int:
+    """``kltrust doctor``."""
+    if set(arguments) & {"-h", "--help"}:
+        print("usage: kltrust doctor\n\nChecks versions, devices and that they compute rightly.")
+        return 0
+    _at_most(arguments, 0, "kltrust doctor")
+    from rich.console import Console
+
+    from kltrust.experiments import doctor
+
+    checks = doctor.report()
+    Console().print(doctor.table(checks))
+    return doctor.exit_code(checks)
+
+
+def _at_most(arguments: list[str], number: int, usage: str) -> None:
+    if len(arguments) > number:
+        raise ValueError(f"too much is given ({' '.join(arguments[number:])}): it is `{usage}`")

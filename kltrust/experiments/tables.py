@@ -1,0 +1,103 @@
+"""Metrics as tables: a pytree of arrays becomes columns, and columns become Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import numpy as np
+
+from kltrust.experiments import files
+from kltrust.types import PyTree
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Columns: TypeAlias = Mapping[str, Any]
+"""One table: column names to one-dimensional arrays of one length."""
+
+
+def to_rows(
+    metrics: PyTree, seeds: Sequence[int], first_iteration: int = 0
+) -> dict[str, np.ndarray]:
+    """Metrics [seeds, iterations] as columns, one row per seed and iteration, seed by seed.
+
+    Args:
+        metrics: a pytree with leaves [S, n]; a leaf's path names its column, as in ``extra.beta``.
+        seeds: the S seeds, for the column ``seed``.
+        first_iteration: the run's index of the first of the n iterations, for ``iteration``.
+
+    Raises:
+        ValueError: if a leaf is not [S, n].
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(metrics)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    arrays = [np.asarray(leaf) for _, leaf in leaves]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[0] != len(seeds):
+        detail = {n: a.shape for n, a in zip(names, arrays, strict=True)}
+        raise ValueError(f"metrics must be [{len(seeds)} seeds, iterations], got {detail}")
+    iterations = first_iteration + np.arange(shape[1])
+    return {
+        "seed": np.repeat(np.asarray(seeds, np.int64), shape[1]),
+        "iteration": np.tile(iterations, shape[0]),
+        **{name: array.reshape(-1) for name, array in zip(names, arrays, strict=True)},
+    }
+
+
+def encode(columns: Columns) -> tuple[memoryview, dict[str, str]]:
+    """A table as Parquet bytes, and its schema as column to dtype.
+
+    Raises:
+        ValueError: if the columns are not one-dimensional, or not of one length.
+    """
+    import pyarrow as pa
+
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"columns must be one-dimensional and of one length, got {shapes}")
+    table = pa.table({name: pa.array(array) for name, array in arrays.items()})
+    return _to_parquet(table), {field.name: str(field.type) for field in table.schema}
+
+
+def read(parts: Sequence[Path]) -> pa.Table:
+    """The parts as one table, in order.
+
+    Raises:
+        StorageError: if a part is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for part in parts:
+        try:
+            with open(part, "rb") as file:
+                tables.append(pq.read_table(file, page_checksum_verification=True))
+        except FileNotFoundError as error:
+            raise files.StorageError(
+                f"{part} is missing: take it from a backup, or run again elsewhere"
+            ) from error
+        except (OSError, pa.ArrowException) as error:
+            raise files.StorageError(
+                f"{part} can't be read or is damaged ({error}): take it from a backup, "
+                "or run again elsewhere"
+            ) from error
+    return pa.concat_tables(tables)
+
+
+def join(parts: Sequence[Path]) -> memoryview:
+    """The parts as the Parquet bytes of one table."""
+    return _to_parquet(read(parts))
+
+
+def _to_parquet(table: pa.Table) -> memoryview:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    return memoryview(sink.getvalue())

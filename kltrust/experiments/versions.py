@@ -1,0 +1,83 @@
+"""What a result was computed with: versions, devices, flags. No host names, no paths."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("kltrust", "jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "chex", "numpy")
+"""The packages that a number may depend on."""
+
+
+def snapshot() -> dict[str, Any]:
+    """Versions, commit, devices and flags of this process, as plain JSON values.
+
+    Returns:
+        ``packages`` (name to version), ``python``, ``commit`` and ``dirty`` (None unless the
+        package runs from a git checkout), ``platform``, ``backend``, ``device_kind``,
+        ``device_count``, ``cpu_count``, ``x64``, ``matmul_precision``, ``XLA_FLAGS``.
+    """
+    devices = jax.devices()
+    commit, dirty = _checkout(Path(__file__).resolve().parents[2])
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "commit": commit,
+        "dirty": dirty,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "backend": jax.default_backend(),
+        "device_kind": devices[0].device_kind,
+        "device_count": len(devices),
+        "cpu_count": os.cpu_count(),
+        "x64": jax.dtypes.canonicalize_dtype(float) == "float64",
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
+        "XLA_FLAGS": without_paths(os.environ.get("XLA_FLAGS", "")),
+    }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two snapshots, as name to (then, now): a resumed run's bits may too."""
+    then, now = _flat(then), _flat(now)
+    names = [*then, *(name for name in now if name not in then)]
+    return {n: (then.get(n), now.get(n)) for n in names if then.get(n) != now.get(n)}
+
+
+def without_paths(flags: str) -> str:
+    """The flags without the values that are paths: results get published, home folders not."""
+    return re.sub(r"=\S*[/\\]\S*", "=<path>", flags)
+
+
+def _flat(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {name: value for name, value in snapshot.items() if name != "packages"}
+    return {**snapshot.get("packages", {}), **flat}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _checkout(root: Path) -> tuple[str | None, bool | None]:
+    if not (root / ".git").exists():
+        return None, None
+
+    def git(*arguments: str) -> str:
+        # A checkout may belong to someone else than who runs it (a container, say).
+        command = ["git", "-c", "safe.directory=*", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None

@@ -1,0 +1,389 @@
+"""The learner: rollout, advantages, the algorithm's update, the critic's, and the measurement.
+
+Everything but the update is the same for every algorithm, so that what differs between two runs
+is what differs between two algorithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kltrust.advantages import gae, standardize
+from kltrust.audit import measure_update
+from kltrust.checks import check, check_count
+from kltrust.critic import fit_value, measure_critic
+from kltrust.minibatch import adam
+from kltrust.normalization import (
+    Moments,
+    RewardScale,
+    init_moments,
+    init_reward_scale,
+    normalize,
+    scale_rewards,
+    update_moments,
+)
+from kltrust.rollout import (
+    count_episodes,
+    count_nonfinite,
+    episode_returns,
+    reset_batch,
+    rollout,
+)
+from kltrust.types import (
+    ActorCritic,
+    Array,
+    Env,
+    Number,
+    Params,
+    Policy,
+    PolicyBatch,
+    PolicyUpdate,
+    PyTree,
+)
+
+Schedule = Callable[[Array], Any]
+"""A setting as a function of the fraction of the planned iterations that is done, in [0, 1)."""
+
+
+class LearnerState(NamedTuple):
+    """All of a run: what is saved is resumed to the bit.
+
+    Attributes:
+        policy_params: the policy's parameters.
+        value_params: the critic's.
+        update_state: the algorithm's own (optimiser, beta), as its ``init`` made it.
+        value_state: the critic's optimiser.
+        env_state: [B, ...].
+        obs: [B, *O], not normalised.
+        normalizer: moments of the observations, part of the behaviour policy; None if off.
+        reward_scale: the reward scaling's state; None if off.
+        episode_return: [B] raw return of the episode under way.
+        episode_length: [B] its steps.
+        key: a typed key.
+        iteration: [] int32, iterations done.
+    """
+
+    policy_params: Params
+    value_params: Params
+    update_state: PyTree
+    value_state: PyTree
+    env_state: PyTree
+    obs: PyTree
+    normalizer: Moments | None
+    reward_scale: RewardScale | None
+    episode_return: Array
+    episode_length: Array
+    key: Array
+    iteration: Array
+
+
+class Deployable(Protocol):
+    """What acting takes: a `LearnerState`, or anything else that has these two."""
+
+    @property
+    def policy_params(self) -> Params:
+        """The policy's parameters."""
+
+    @property
+    def normalizer(self) -> Moments | None:
+        """The moments its observations are normalised by, if they are."""
+
+
+class Metrics(NamedTuple):
+    """One iteration, measured alike for every algorithm; scalars. All KLs exact, in nats.
+
+    Attributes:
+        kl: mean over the batch's states of KL(old || new).
+        kl_reverse: mean of KL(new || old).
+        kl_max: the largest KL(old || new) over the batch's states.
+        surrogate_gain: mean of (r - 1) A, r the ratio new / old, A as the update saw it.
+        entropy: mean entropy of the new policy.
+        max_ratio: the largest r in the batch.
+        clip_fraction: share of samples with |r - 1| > 0.2, whatever the algorithm clips at.
+        explained_variance: 1 - Var(target - V) / Var(target) of the critic before its update.
+        value_loss: mean of half the squared error of the critic before its update.
+        return_sum: sum of the raw returns of the episodes that ended in this iteration.
+        length_sum: sum of their lengths.
+        num_episodes: how many they were; it may be 0.
+        nonfinite_rewards: rewards that were NaN or infinite.
+        nonfinite_observations: transitions with a NaN or infinite observation.
+        nonfinite_update: 1 if the new parameters are not all finite.
+        extra: the algorithm's own report.
+    """
+
+    kl: Array
+    kl_reverse: Array
+    kl_max: Array
+    surrogate_gain: Array
+    entropy: Array
+    max_ratio: Array
+    clip_fraction: Array
+    explained_variance: Array
+    value_loss: Array
+    return_sum: Array
+    length_sum: Array
+    num_episodes: Array
+    nonfinite_rewards: Array
+    nonfinite_observations: Array
+    nonfinite_update: Array
+    extra: dict[str, Array]
+
+
+class Learner(NamedTuple):
+    """``init(key) -> LearnerState`` and ``step(LearnerState) -> (LearnerState, Metrics)``."""
+
+    init: Callable[[Array], LearnerState]
+    step: Callable[[LearnerState], tuple[LearnerState, Metrics]]
+
+
+def make_learner(
+    env: Env,
+    agent: ActorCritic,
+    update: PolicyUpdate | Schedule,
+    *,
+    num_envs: int = 8,
+    num_steps: int = 256,
+    gamma: Number = 0.99,
+    gae_lambda: Number = 0.95,
+    value_learning_rate: Number | Schedule = 1e-3,
+    value_epochs: int = 10,
+    value_minibatches: int = 32,
+    value_clip_eps: Number = float("inf"),
+    value_max_grad_norm: Number = 0.5,
+    normalize_advantages: bool = True,
+    normalize_observations: bool = False,
+    normalize_rewards: bool = False,
+    planned_iterations: Number | None = None,
+) -> Learner:
+    """One iteration of policy optimisation as a pure function of its state.
+
+    Args:
+        env: the environment, stepped ``num_envs`` times in parallel.
+        agent: policy and value function.
+        update: the algorithm; or a schedule, a function from the fraction of the planned
+            iterations to the algorithm: ``lambda f: trpo(max_kl=0.02 * (1 - f))``.
+        num_envs: B.
+        num_steps: T, steps of each environment in an iteration.
+        gamma: the discount.
+        gae_lambda: lambda of the advantage estimator (Schulman et al. 2016).
+        value_learning_rate: Adam's for the critic, or a schedule.
+        value_epochs: passes of the critic over the batch.
+        value_minibatches: parts of each pass.
+        value_clip_eps: half-width of the interval around the old value outside of which the
+            critic's loss has no gradient; inf is none.
+        value_max_grad_norm: bound on the global norm of the critic's gradient.
+        normalize_advantages: to mean 0 and deviation 1 over the whole batch.
+        normalize_observations: by running moments, frozen within an iteration.
+        normalize_rewards: divide by the deviation of the running discounted return.
+        planned_iterations: what a schedule's fraction is a fraction of.
+
+    Raises:
+        ValueError: on a bad setting, a batch that does not divide, a schedule without a plan.
+    """
+    check_count(
+        num_envs=num_envs,
+        num_steps=num_steps,
+        value_epochs=value_epochs,
+        value_minibatches=value_minibatches,
+    )
+    check(
+        gamma=(gamma, True),
+        gae_lambda=(gae_lambda, True),
+        value_clip_eps=(value_clip_eps, False),
+        value_max_grad_norm=(value_max_grad_norm, False),
+    )
+    if not callable(value_learning_rate):
+        check(value_learning_rate=(value_learning_rate, True))
+    for name, number in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+        if not isinstance(number, jax.core.Tracer) and float(number) > 1:
+            raise ValueError(f"{name} must be at most 1, got {number}")
+    if num_envs * num_steps % value_minibatches:
+        raise ValueError(
+            f"value_minibatches={value_minibatches} does not divide the batch of "
+            f"num_envs * num_steps = {num_envs * num_steps} rows"
+        )
+    scheduled = not isinstance(update, PolicyUpdate) or callable(value_learning_rate)
+    if scheduled and planned_iterations is None:
+        raise ValueError("a schedule needs planned_iterations: the number of iterations to run")
+    planned = 1 if planned_iterations is None else planned_iterations
+    check(planned_iterations=(planned, False))
+
+    def resolve(iteration: Array | int) -> tuple[PolicyUpdate, optax.GradientTransformation]:
+        fraction = jnp.asarray(iteration, jnp.float32) / planned
+        algorithm = update if isinstance(update, PolicyUpdate) else update(fraction)
+        rate = value_learning_rate
+        rate = rate(fraction) if callable(rate) else rate
+        return algorithm, adam(rate, value_max_grad_norm)
+
+    def init(key: Array) -> LearnerState:
+        algorithm, value_optimizer = resolve(0)
+        params_key, env_key, key = jax.random.split(key, 3)
+        policy_params, value_params = agent.init(params_key)
+        env_state, obs = reset_batch(env, env_key, num_envs)
+        one_obs = jax.tree.map(lambda x: x[0], obs)
+        return LearnerState(
+            policy_params=policy_params,
+            value_params=value_params,
+            update_state=algorithm.init(policy_params),
+            value_state=value_optimizer.init(value_params),
+            env_state=env_state,
+            obs=obs,
+            normalizer=init_moments(one_obs) if normalize_observations else None,
+            reward_scale=init_reward_scale(num_envs) if normalize_rewards else None,
+            episode_return=jnp.zeros(num_envs, jnp.float32),
+            episode_length=jnp.zeros(num_envs, jnp.int32),
+            key=key,
+            iteration=jnp.int32(0),
+        )
+
+    def step(state: LearnerState) -> tuple[LearnerState, Metrics]:
+        algorithm, value_optimizer = resolve(state.iteration)
+        rollout_key, update_key, value_key, key = jax.random.split(state.key, 4)
+
+        def act(obs: PyTree, key: Array) -> PyTree:
+            return policy_of(agent, state)(obs).sample(seed=key)
+
+        (env_state, obs), transition = rollout(
+            env, act, state.env_state, state.obs, rollout_key, num_steps
+        )
+        done = transition.terminated | transition.truncated
+        reward_scale, reward = state.reward_scale, transition.reward
+        if reward_scale is not None:
+            reward_scale, reward = scale_rewards(reward_scale, reward, done, gamma)
+
+        obs_seen = normalize(state.normalizer, transition.obs)
+        value = agent.value(state.value_params, obs_seen)
+        advantage = gae(
+            reward,
+            value,
+            agent.value(state.value_params, normalize(state.normalizer, transition.next_obs)),
+            transition.terminated,
+            transition.truncated,
+            gamma=gamma,
+            lam=gae_lambda,
+        )
+        target = advantage + value
+        if normalize_advantages:
+            advantage = standardize(advantage)
+
+        policy_batch = make_batch(
+            agent.policy, state.policy_params, obs_seen, transition.action, advantage
+        )
+        policy_params, update_state, extra = algorithm.update(
+            agent.policy, state.policy_params, state.update_state, policy_batch, update_key
+        )
+        value_params, value_state = fit_value(
+            agent.value,
+            state.value_params,
+            state.value_state,
+            (policy_batch.obs, *map(flatten, (value, target))),
+            value_key,
+            optimizer=value_optimizer,
+            num_epochs=value_epochs,
+            num_minibatches=value_minibatches,
+            clip_eps=value_clip_eps,
+        )
+
+        episode_return, episode_length, episodes = count_episodes(
+            state.episode_return, state.episode_length, transition.reward, done
+        )
+        metrics = Metrics(
+            **measure_update(agent.policy, policy_params, policy_batch),
+            **measure_critic(value, target),
+            **episodes,
+            **count_nonfinite(transition, (policy_params, value_params)),
+            extra=extra,
+        )
+        # Last, so that everything above saw the statistics that the actions were taken with.
+        normalizer = state.normalizer
+        if normalizer is not None:
+            normalizer = update_moments(normalizer, transition.obs)
+        new_state = LearnerState(
+            policy_params,
+            value_params,
+            update_state,
+            value_state,
+            env_state,
+            obs,
+            normalizer,
+            reward_scale,
+            episode_return,
+            episode_length,
+            key,
+            state.iteration + 1,
+        )
+        return new_state, metrics
+
+    return Learner(init, step)
+
+
+def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[LearnerState, Metrics]:
+    """``num_iterations`` steps as one scan: (state, Metrics of [num_iterations, ...])."""
+    return jax.lax.scan(lambda s, _: learner.step(s), state, length=num_iterations)
+
+
+def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerState, Metrics]:
+    """``init`` and ``run``. Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``."""
+    return run(learner, learner.init(key), num_iterations)
+
+
+def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Any]:
+    """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution."""
+    return lambda obs: agent.policy(state.policy_params, normalize(state.normalizer, obs))
+
+
+def evaluate(
+    env: Env,
+    agent: ActorCritic,
+    state: Deployable,
+    key: Array,
+    num_episodes: int,
+    deterministic: bool = True,
+    max_steps: Number | None = None,
+) -> Array:
+    """Undiscounted raw returns of fresh episodes: [num_episodes].
+
+    Args:
+        env: the environment.
+        agent: as trained.
+        state: its parameters and its normaliser are used.
+        key: gives the start states and, if sampled, the actions.
+        num_episodes: run in parallel.
+        deterministic: act by the distribution's mode, else sample.
+        max_steps: cuts longer episodes, whose return so far counts; by default the
+            environment's own limit.
+
+    Raises:
+        ValueError: if neither the environment nor ``max_steps`` gives a limit.
+    """
+    max_steps = env.max_steps if max_steps is None else max_steps
+    if max_steps is None:
+        raise ValueError(f"{env.name} has no time limit: pass max_steps")
+    policy = policy_of(agent, state)
+
+    def act(obs: PyTree, key: Array) -> PyTree:
+        return policy(obs).mode() if deterministic else policy(obs).sample(seed=key)
+
+    return episode_returns(env, act, key, num_episodes, max_steps)[0]
+
+
+def flatten(x: PyTree) -> PyTree:
+    """[T, B, ...] to [B * T, ...], environment-major: whole trajectories stay together."""
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), x)
+
+
+def make_batch(
+    policy: Policy, params: Params, obs: PyTree, action: PyTree, advantage: Array
+) -> PolicyBatch:
+    """What the algorithm sees of [T, B, ...] arrays; ``old`` is taken on the flat batch.
+
+    There, and not step by step in the rollout, so that the update's own first forward pass gives
+    the same log-probabilities.
+    """
+    obs, action, advantage = flatten((obs, action, advantage))
+    return PolicyBatch(obs, action, advantage, policy(params, obs))

@@ -1,0 +1,179 @@
+"""Losses as pure functions: to be minimised, elementwise over any leading shape, unreduced.
+
+``log_ratio`` is log new(a) - log old(a) at the actions a ~ old. Reduce with `weighted_mean`,
+which leaves padding out. At log_ratio = 0 every surrogate has the gradient of the policy
+gradient, -A grad log new(a). Gradients are taken of what the caller differentiates: advantages,
+targets and old values are used as they come.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.checks import check
+from kltrust.divergences import distribution_entropy
+from kltrust.tree import weighted_mean
+from kltrust.types import Array, Number
+
+__all__ = [
+    "clipped_surrogate_loss",
+    "clipped_value_loss",
+    "entropy_loss",
+    "importance_ratio",
+    "kl_constraint",
+    "penalty_surrogate_loss",
+    "surrogate_loss",
+    "value_loss",
+    "weighted_mean",
+]
+
+
+def importance_ratio(log_ratio: Array) -> Array:
+    """``r = exp(log_ratio)``, continued as a straight line where it nears overflow.
+
+    Below sqrt(largest float), 1.8e19 in float32, this is exp and nothing else. Above it exp would
+    soon be inf, and the 0 * inf of a clipped or zero-advantage sample NaN in everyone's gradient.
+
+    Args:
+        log_ratio: [*E].
+
+    Returns:
+        [*E].
+    """
+    log_ratio = jnp.asarray(log_ratio)
+    bounded = jnp.minimum(log_ratio, 0.5 * float(np.log(jnp.finfo(log_ratio.dtype).max)))
+    return jnp.exp(bounded) * (1 + (log_ratio - bounded))
+
+
+def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
+    """-r A: importance-sampled policy improvement (Schulman et al., 2015, eq. 14).
+
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+
+    Returns:
+        [*E].
+    """
+    chex.assert_equal_shape([log_ratio, advantage])
+    return -importance_ratio(log_ratio) * advantage
+
+
+def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number) -> Array:
+    """-min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7).
+
+    The gradient is that of -r A until r has left [1 - eps, 1 + eps] in the direction A asks for,
+    and 0 from there on: on the edge, and at eps = 0, it is still the former.
+
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        clip_eps: [] at least 0; inf never clips.
+
+    Returns:
+        [*E].
+
+    Raises:
+        ValueError: if clip_eps is concrete and negative.
+    """
+    chex.assert_equal_shape([log_ratio, advantage])
+    check(clip_eps=(clip_eps, True))
+    ratio = importance_ratio(log_ratio)
+    # One comparison instead of min and clip, whose ties would divide the gradient.
+    rewarded = advantage > 0
+    bound = jnp.where(rewarded, 1 + clip_eps, 1 - clip_eps)
+    inside = jnp.where(rewarded, ratio <= bound, ratio >= bound)
+    return -jnp.where(inside, ratio, bound) * advantage
+
+
+def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: Number) -> Array:
+    """-r A + beta KL(old || new) (Schulman et al., 2017, eq. 8).
+
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        kl: [*E] the KL at each state, exact (`divergences.kl_divergence`) or estimated.
+        beta: [] at least 0, relative to the advantages' scale.
+
+    Returns:
+        [*E].
+
+    Raises:
+        ValueError: if beta is concrete and negative.
+    """
+    chex.assert_equal_shape([log_ratio, advantage, kl])
+    check(beta=(beta, True))
+    return surrogate_loss(log_ratio, advantage) + beta * kl
+
+
+def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> Array:
+    """Mean KL over states, less its bound: at most 0 where the trust region holds.
+
+    Args:
+        kl: [*E] the KL at each state.
+        max_kl: [] the bound, in nats.
+        weight: [*E] or None for all ones; states of weight 0 are left out.
+
+    Returns:
+        [].
+
+    Raises:
+        ValueError: if max_kl is concrete and negative.
+    """
+    check(max_kl=(max_kl, True))
+    return weighted_mean(kl, weight) - max_kl
+
+
+def value_loss(value: Array, target: Array) -> Array:
+    """(V - target)^2 / 2.
+
+    Args:
+        value: [*E].
+        target: [*E].
+
+    Returns:
+        [*E].
+    """
+    chex.assert_equal_shape([value, target])
+    return 0.5 * jnp.square(value - target)
+
+
+def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: Number) -> Array:
+    """The larger of the losses of V and of V held within eps of the old value.
+
+    The gradient is 0 once V has moved more than eps towards the target, unless it overshot.
+
+    Args:
+        value: [*E].
+        old_value: [*E] the prediction when the data was collected.
+        target: [*E].
+        clip_eps: [] at least 0, in units of value; inf never clips.
+
+    Returns:
+        [*E].
+
+    Raises:
+        ValueError: if clip_eps is concrete and negative.
+    """
+    chex.assert_equal_shape([value, old_value, target])
+    check(clip_eps=(clip_eps, True))
+    free = value_loss(value, target)
+    held = value_loss(old_value + jnp.clip(value - old_value, -clip_eps, clip_eps), target)
+    # Not jnp.maximum: at a tie (any V within the clip) the free loss's own gradient.
+    return jnp.where(free >= held, free, held)
+
+
+def entropy_loss(dist: Any) -> Array:
+    """-H(dist), in nats: times a weight, the entropy bonus as a loss.
+
+    Args:
+        dist: a distribution of batch shape [*E].
+
+    Returns:
+        [*E].
+    """
+    return -distribution_entropy(dist)

@@ -1,0 +1,103 @@
+"""Passes over a batch in random minibatches: the one loop of all first-order updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kltrust import tree
+from kltrust.types import Array, Number, PyTree
+
+Carry = TypeVar("Carry")
+
+_ROUNDS = 6
+
+# Of the PPO authors' own code, where Adam's default is 1e-8.
+_ADAM_EPSILON = 1e-5
+
+
+def random_order(key: Array, size: int) -> Array:
+    """A pseudo-random permutation of 0 .. size - 1, without sorting: [size] int32.
+
+    A Feistel network on the smallest 2**k >= size, its round function a multiplicative hash, is a
+    bijection whatever the hash; indices that land beyond ``size`` walk on until they fall inside
+    (Black and Rogaway 2002). `jax.random.permutation` sorts, which on a CPU costs as much as the
+    gradients of a small network.
+    """
+    if size <= 1:
+        return jnp.zeros(size, jnp.int32)
+    bits = max((size - 1).bit_length(), 2)
+    low_bits = bits // 2
+    low_mask = jnp.uint32((1 << low_bits) - 1)
+    high_mask = jnp.uint32((1 << (bits - low_bits)) - 1)
+    round_keys = jax.random.bits(key, (2 * _ROUNDS,), jnp.uint32)
+
+    def mix(x: Array, round_key: Array) -> Array:
+        x = (x ^ round_key) * jnp.uint32(0x9E3779B1)  # 2**32 over the golden ratio, made odd
+        x = (x ^ (x >> 15)) * jnp.uint32(0x85EBCA77)
+        return x ^ (x >> 13)
+
+    def permute(x: Array) -> Array:
+        low, high = x & low_mask, x >> low_bits
+        for i in range(_ROUNDS):
+            low = low ^ (mix(high, round_keys[2 * i]) & low_mask)
+            high = high ^ (mix(low, round_keys[2 * i + 1]) & high_mask)
+        return (high << low_bits) | low
+
+    order = permute(jnp.arange(size, dtype=jnp.uint32))
+    if size < 1 << bits:
+        outside = lambda x: x >= size  # noqa: E731
+        order = jax.lax.while_loop(
+            lambda x: jnp.any(outside(x)), lambda x: jnp.where(outside(x), permute(x), x), order
+        )
+    return order.astype(jnp.int32)
+
+
+def minibatch_epoch(
+    step: Callable[[Carry, PyTree], tuple[Carry, Any]],
+    carry: Carry,
+    data: PyTree,
+    key: Array,
+    num_minibatches: int,
+) -> tuple[Carry, Any]:
+    """One pass over the data: ``step(carry, minibatch) -> (carry, out)`` for each part of it.
+
+    Args:
+        step: called with ``N / num_minibatches`` rows of ``data``.
+        carry: parameters, optimiser state, ...
+        data: a pytree of [N, ...]; distributions are pytrees too.
+        key: gives the order.
+        num_minibatches: 1 passes the whole batch in its own order.
+
+    Returns:
+        (carry, outs stacked over minibatches).
+
+    Raises:
+        ValueError: if N does not divide.
+    """
+    size = tree.leading_size(data)
+    if num_minibatches < 1 or size % num_minibatches:
+        divisors = [d for d in range(1, size + 1) if size % d == 0]
+        nearest = sorted(sorted(divisors, key=lambda d: abs(d - num_minibatches))[:2])
+        raise ValueError(
+            f"a batch of {size} rows (num_envs * num_steps) does not divide into "
+            f"{num_minibatches} minibatches: choose num_minibatches among the divisors of {size}, "
+            f"{' or '.join(map(str, nearest))}, say"
+        )
+    if num_minibatches == 1:
+        carry, out = step(carry, data)
+        return carry, jax.tree.map(lambda x: x[None], out)
+    order = random_order(key, size).reshape(num_minibatches, -1)
+    return jax.lax.scan(lambda c, index: step(c, tree.take(data, index)), carry, order)
+
+
+def adam(learning_rate: Number, max_grad_norm: Number) -> optax.GradientTransformation:
+    """Adam after a bound on the gradient's global norm; both numbers may be traced."""
+    return optax.chain(
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.adam(learning_rate, eps=_ADAM_EPSILON),
+    )

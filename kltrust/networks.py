@@ -1,0 +1,256 @@
+"""Policies and value functions as flax (linen) modules, behind the `ActorCritic` protocol.
+
+One's own network, in any framework, needs none of this: an `ActorCritic` is three functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.types import (
+    ActorCritic,
+    Array,
+    Box,
+    Discrete,
+    Env,
+    MultiBinary,
+    MultiDiscrete,
+    PyTree,
+    Space,
+)
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+}
+
+# Far outside anything useful: exp(-10) and exp(2) only keep a diverging run finite.
+LOG_STD_RANGE = (-10.0, 2.0)
+
+_NEWTON_SCHULZ_STEPS = 45
+
+
+def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
+    """An initialiser: scale * Q, Q the orthogonal polar factor of a Gaussian matrix.
+
+    For a kernel [..., in, out], reshaped to [prod(... in), out], the rows or the columns
+    (whichever are fewer) are orthonormal, and Q is uniformly (Haar) distributed, as it is with
+    the usual QR decomposition (Saxe et al. 2013). It is computed by the Newton-Schulz iteration
+    X <- X (3 I - X'X) / 2, because batched QR factorisations, which a `vmap` over seeds makes of
+    several initialisers, can deadlock in XLA's CPU backend on small machines.
+    """
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        x = jax.random.normal(key, (max(rows, columns), min(rows, columns)), jnp.float32)
+        # Every singular value must start in (0, sqrt 3); none exceeds the Frobenius norm.
+        x = x / jnp.linalg.norm(x)
+
+        def newton_schulz(_: int, x: Array) -> Array:
+            gram = jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
+            return 1.5 * x - 0.5 * jnp.matmul(x, gram, precision=jax.lax.Precision.HIGHEST)
+
+        x = jax.lax.fori_loop(0, _NEWTON_SCHULZ_STEPS, newton_schulz, x)
+        return (scale * (x if rows >= columns else x.T)).reshape(shape).astype(dtype)
+
+    return init
+
+
+def features(space: Any, obs: PyTree) -> Array:
+    """What a network sees of an observation: float32, [*E, H, W, C] of an image, else [*E, F].
+
+    Discrete observations become one-hot vectors, integer boxes are mapped by their bounds to
+    [-1, 1], images keep their shape, everything else is flattened; a pytree of spaces gives the
+    concatenation of its flattened leaves.
+    """
+    leaves = jax.tree.leaves(space, is_leaf=_is_space)
+    parts = jax.tree.leaves(obs)
+    if len(leaves) != len(parts):
+        raise ValueError(f"an observation of {len(parts)} leaves for {len(leaves)} spaces")
+    if len(leaves) == 1:
+        return _leaf_features(leaves[0], parts[0], keep_image=True)
+    return jnp.concatenate(
+        [_leaf_features(s, x, keep_image=False) for s, x in zip(leaves, parts, strict=True)], -1
+    )
+
+
+def _is_space(x: Any) -> bool:
+    return isinstance(x, Discrete | MultiDiscrete | MultiBinary | Box)
+
+
+def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
+    if isinstance(space, MultiDiscrete):
+        one_hots = [
+            jax.nn.one_hot(x[..., i], n, dtype=jnp.float32) for i, n in enumerate(space.nvec)
+        ]
+        return jnp.concatenate(one_hots, -1)
+    if isinstance(space, MultiBinary):
+        return x.astype(jnp.float32)
+    low, high = np.asarray(space.low), np.asarray(space.high)
+    is_integer = jnp.issubdtype(x.dtype, jnp.integer)
+    x = x.astype(jnp.float32)
+    if is_integer and np.all(np.isfinite(high.astype(np.float64) - low)) and np.all(high > low):
+        low, high = np.broadcast_to(low, space.shape), np.broadcast_to(high, space.shape)
+        low_f, high_f = low.astype(np.float32), high.astype(np.float32)
+        lead = (1,) * (x.ndim - len(space.shape))
+        x = (
+            2
+            * (x - low_f.reshape(lead + space.shape))
+            / (high_f - low_f).reshape(lead + space.shape)
+            - 1
+        )
+    if len(space.shape) == 3 and keep_image:
+        return x
+    return x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
+
+
+class Torso(nn.Module):
+    """Hidden layers: convolutions if the input is an image, then dense layers."""
+
+    hidden: tuple[int, ...]
+    channels: tuple[int, ...]
+    activation: str
+    is_image: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [*E, F] or [*E, H, W, C] to [*E, hidden[-1]]."""
+        activation = ACTIVATIONS[self.activation]
+        if self.is_image:
+            for channels in self.channels:
+                x = activation(nn.Conv(channels, (3, 3), kernel_init=orthogonal(2**0.5))(x))
+            x = x.reshape(*x.shape[:-3], -1)
+        for width in self.hidden:
+            x = activation(nn.Dense(width, kernel_init=orthogonal(2**0.5))(x))
+        return x
+
+
+class PolicyNetwork(nn.Module):
+    """A torso and the head that its action space asks for."""
+
+    action_space: Space
+    torso: Torso
+    init_log_std: float
+    state_dependent_std: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Any:
+        """Maps features to a distribution over actions."""
+        x = self.torso(x)
+
+        # The small last layer starts every policy near uniform (or near its mean 0): Andrychowicz
+        # et al. 2021 found it to be among the choices that matter most.
+        def dense(size: int) -> Array:
+            return nn.Dense(size, kernel_init=orthogonal(0.01))(x)
+
+        space = self.action_space
+        if isinstance(space, Discrete):
+            return distrax.Categorical(logits=dense(space.n))
+        if isinstance(space, MultiBinary):
+            return distrax.Independent(distrax.Bernoulli(logits=dense(space.n)), 1)
+        if isinstance(space, MultiDiscrete):
+            most = max(space.nvec)
+            logits = dense(len(space.nvec) * most)
+            logits = logits.reshape(*x.shape[:-1], len(space.nvec), most)
+            if min(space.nvec) < most:
+                exists = np.arange(most) < np.asarray(space.nvec)[:, None]
+                logits = jnp.where(jnp.broadcast_to(exists, logits.shape), logits, -jnp.inf)
+            return distrax.Independent(distrax.Categorical(logits=logits), 1)
+        size = math.prod(space.shape)
+        loc = dense(size)
+        if self.state_dependent_std:
+            log_std = self.init_log_std + dense(size)
+        else:
+            log_std = self.param(
+                "log_std", nn.initializers.constant(self.init_log_std), (size,), jnp.float32
+            )
+        # Every leaf has the full leading shape, so that minibatches can index it.
+        std = jnp.broadcast_to(jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE)), loc.shape)
+        shape = (*loc.shape[:-1], *space.shape)
+        normal = distrax.Normal(loc.reshape(shape), std.reshape(shape))
+        return distrax.Independent(normal, len(space.shape))
+
+
+class ValueNetwork(nn.Module):
+    """A torso and one linear output."""
+
+    torso: Torso
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps features to values [*E]."""
+        return nn.Dense(1, kernel_init=orthogonal(1.0))(self.torso(x))[..., 0]
+
+
+def actor_critic(
+    env: Env,
+    hidden: Sequence[int] = (64, 64),
+    *,
+    activation: str = "tanh",
+    channels: Sequence[int] = (16,),
+    init_log_std: float = 0.0,
+    state_dependent_std: bool = False,
+) -> ActorCritic:
+    """A policy and a value network of the same shape that fit an environment's spaces.
+
+    The defaults are PPO's for MuJoCo (Schulman et al. 2017): two hidden layers of 64 tanh units,
+    no shared parameters, a standard deviation that does not depend on the state. Heads: Discrete
+    a categorical, MultiDiscrete and MultiBinary independent ones, Box a diagonal Gaussian.
+
+    Args:
+        env: only its spaces are read.
+        hidden: widths of the dense layers.
+        activation: one of `ACTIVATIONS`.
+        channels: of the 3 x 3 convolutions before them, for observations [H, W, C].
+        init_log_std: log standard deviation of a Gaussian head at the start, in units of the
+            action space.
+        state_dependent_std: the Gaussian's standard deviation from the state, too.
+
+    Raises:
+        ValueError: on an unknown activation or a space that has no head.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is unknown: use one of {sorted(ACTIVATIONS)}")
+    if not _is_space(env.action_space):
+        raise ValueError(
+            f"no policy head for the action space {env.action_space!r}: use Discrete, "
+            "MultiDiscrete, MultiBinary or Box, or pass an ActorCritic of your own"
+        )
+    spaces = jax.tree.leaves(env.observation_space, is_leaf=_is_space)
+    is_image = len(spaces) == 1 and isinstance(spaces[0], Box) and len(spaces[0].shape) == 3
+
+    def torso() -> Torso:
+        return Torso(tuple(hidden), tuple(channels), activation, is_image)
+
+    policy_network = PolicyNetwork(env.action_space, torso(), init_log_std, state_dependent_std)
+    value_network = ValueNetwork(torso())
+    example = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0))
+
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        policy_key, value_key = jax.random.split(key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+        x = features(env.observation_space, zeros)
+        policy_params = policy_network.init(policy_key, x)["params"]
+        return policy_params, value_network.init(value_key, x)["params"]
+
+    def policy(params: PyTree, obs: PyTree) -> Any:
+        return policy_network.apply({"params": params}, features(env.observation_space, obs))
+
+    def value(params: PyTree, obs: PyTree) -> Array:
+        x = features(env.observation_space, obs)
+        return value_network.apply({"params": params}, x)  # type: ignore[return-value]
+
+    return ActorCritic(init, policy, value)

@@ -1,0 +1,71 @@
+"""Where subtraction would cancel: the terms of a KL without loss of digits, gradients without NaN.
+
+A KL is a sum of terms none of which can be negative,
+
+    KL(p || q) = sum_a p(a) phi(log q(a) - log p(a)),    phi(d) = e^d - 1 - d >= 0
+
+(the sums of p and of q, both 1, cancel), with phi by its series near 0: in float32 a KL is never
+below 0 and keeps its leading digits at 1e-10, where log p - log q has none left.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import chex
+import jax.numpy as jnp
+
+from kltrust.types import Array
+
+
+def phi_series(x: Array) -> Array:
+    """e^x - 1 - x = x^2 (1/2! + x/3! + x^2/4! + ...) to the last digit for |x| <= 0.5."""
+    tail = jnp.zeros_like(x)
+    for k in reversed(range(14 if x.dtype == jnp.float64 else 8)):
+        tail = tail * x + 1 / math.factorial(k + 2)
+    return jnp.square(x) * tail
+
+
+def log_series(x: Array) -> Array:
+    """``x - log(1 + x)`` to the last digit for |x| <= 0.25, without a logarithm.
+
+    With s = x / (2 + x): log(1 + x) = 2 (s + s^3/3 + s^5/5 + ...) and x - 2s = s x.
+    """
+    s = x / (2 + x)
+    tail = jnp.zeros_like(x)
+    for k in reversed(range(10 if x.dtype == jnp.float64 else 4)):
+        tail = tail * jnp.square(s) + 1 / (2 * k + 3)
+    return s * (x - 2 * jnp.square(s) * tail)
+
+
+def kl_terms(log_p: Array, log_q: Array) -> Array:
+    """``p phi(log q - log p)``, the terms of KL(p || q)."""
+    neither_zero = (log_p != -jnp.inf) & (log_q != -jnp.inf)
+    # The masks come before the arithmetic: a gradient of 0 times infinity would be NaN.
+    d = jnp.where(neither_zero, log_q - log_p, 0)
+    near = jnp.abs(d) < 0.5
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    # Far from 0 not p phi(d): e^d may overflow where p has underflowed.
+    terms = jnp.where(near, p * phi_series(jnp.where(near, d, 0)), q - p - p * d)
+    return jnp.where(neither_zero, terms, jnp.where(log_p == -jnp.inf, q, jnp.inf))
+
+
+def safe_log(p: Array) -> Array:
+    """``log p``, -inf with a gradient of 0 where p = 0."""
+    positive = p > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, p, 1)), -jnp.inf)
+
+
+def floats(*arrays: Any) -> tuple[Array, ...]:
+    """The arrays in their common inexact dtype."""
+    dtype = jnp.result_type(*arrays, float)
+    return tuple(jnp.asarray(x, dtype) for x in arrays)
+
+
+def rows(*arrays: Any) -> tuple[Array, ...]:
+    """Arrays of distributions over one set of outcomes, of one rank: [N] never meets [N, 1]."""
+    arrays = floats(*arrays)
+    chex.assert_equal_rank(arrays)
+    chex.assert_equal_shape_suffix(arrays, 1)
+    return arrays

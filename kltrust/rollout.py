@@ -1,0 +1,132 @@
+"""The one rollout, and deterministic or sampled episodes for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from kltrust import tree
+from kltrust.types import Array, Env, Number, PyTree, Transition
+
+_Pair: TypeAlias = tuple[Array, Array]
+
+
+def reset_batch(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
+    """Resets ``num_envs`` environments: (state [B, ...], obs [B, *O])."""
+    return jax.vmap(env.reset)(jax.random.split(key, num_envs))
+
+
+def rollout(
+    env: Env,
+    act: Callable[[PyTree, Array], PyTree],
+    state: PyTree,
+    obs: PyTree,
+    key: Array,
+    num_steps: int,
+    *,
+    record: Callable[[Transition], Any] = lambda transition: transition,
+) -> tuple[tuple[PyTree, PyTree], Any]:
+    """Steps a batch of environments ``num_steps`` times; it knows no critic.
+
+    Args:
+        env: one environment; the batch is a `vmap` of it.
+        act: ``act(obs [B, *O], key) -> action [B, ...]``.
+        state: [B, ...] environment states.
+        obs: [B, *O] their observations.
+        key: a typed key.
+        num_steps: T.
+        record: what to keep of a step's `Transition` (leaves [B, ...]); by default all of it.
+
+    Returns:
+        ((state, obs), recorded), the leaves of ``recorded`` being [T, B, ...].
+    """
+    num_envs = jax.tree.leaves(obs)[0].shape[0]
+    # All keys at once: one vectorised hash outside the loop, not two small ones in every step.
+    keys = jax.random.split(key, (num_steps, num_envs + 1))
+
+    def step(carry: tuple[PyTree, PyTree], keys: Array) -> tuple[tuple[PyTree, PyTree], Any]:
+        state, obs = carry
+        action = act(obs, keys[0])
+        state, new_obs, outcome = jax.vmap(env.step)(keys[1:], state, action)
+        return (state, new_obs), record(Transition(obs, action, *outcome))
+
+    return jax.lax.scan(step, (state, obs), keys)
+
+
+def episode_returns(
+    env: Env,
+    act: Callable[[PyTree, Array], PyTree],
+    key: Array,
+    num_episodes: int,
+    max_steps: Number,
+) -> tuple[Array, Array]:
+    """Undiscounted returns of whole fresh episodes.
+
+    Args:
+        env: one environment.
+        act: ``act(obs [n, *O], key) -> action [n, ...]``.
+        key: a typed key.
+        num_episodes: n, run in parallel.
+        max_steps: episodes that are still running then are cut; their return so far counts.
+
+    Returns:
+        (returns, lengths), each [n].
+    """
+    reset_key, step_key = jax.random.split(key)
+    state, obs = reset_batch(env, reset_key, num_episodes)
+
+    def running(carry: tuple) -> Array:
+        t, *_, done = carry
+        return (t < max_steps) & ~jnp.all(done)
+
+    def step(carry: tuple) -> tuple:
+        t, state, obs, returns, lengths, done = carry
+        keys = jax.random.split(jax.random.fold_in(step_key, t), num_episodes + 1)
+        action = act(obs, keys[0])
+        state, obs, outcome = jax.vmap(env.step)(keys[1:], state, action)
+        returns = returns + jnp.where(done, 0.0, outcome.reward)
+        lengths = lengths + jnp.where(done, 0, 1)
+        return t + 1, state, obs, returns, lengths, done | outcome.terminated | outcome.truncated
+
+    zeros = jnp.zeros(num_episodes, jnp.float32)
+    counts = jnp.zeros(num_episodes, jnp.int32)
+    start = (jnp.int32(0), state, obs, zeros, counts, jnp.zeros(num_episodes, bool))
+    _, _, _, returns, lengths, _ = jax.lax.while_loop(running, step, start)
+    return returns, lengths
+
+
+def count_episodes(
+    episode_return: Array, episode_length: Array, reward: Array, done: Array
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Sums over the episodes that ended, and the running returns and lengths [B] of the others."""
+
+    def step(carry: _Pair, xs: _Pair) -> tuple[_Pair, _Pair]:
+        (returns, lengths), (reward, done) = carry, xs
+        returns, lengths = returns + reward, lengths + 1
+        ended = (jnp.where(done, returns, 0), jnp.where(done, lengths, 0))
+        return (jnp.where(done, 0, returns), jnp.where(done, 0, lengths)), ended
+
+    running, ended = jax.lax.scan(step, (episode_return, episode_length), (reward, done))
+    sums = {
+        "return_sum": jnp.sum(ended[0]),
+        "length_sum": jnp.sum(ended[1], dtype=jnp.int32),
+        "num_episodes": jnp.sum(done, dtype=jnp.int32),
+    }
+    return *running, sums
+
+
+def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
+    """How many rewards and transitions, and whether any parameter, are NaN or infinite."""
+    batch_shape = transition.reward.shape
+    bad_obs = jnp.zeros(batch_shape, bool)
+    for leaf in jax.tree.leaves((transition.obs, transition.next_obs)):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            bad_obs |= ~jnp.all(jnp.isfinite(leaf.reshape(*batch_shape, -1)), axis=-1)
+    return {
+        "nonfinite_rewards": jnp.sum(~jnp.isfinite(transition.reward), dtype=jnp.int32),
+        "nonfinite_observations": jnp.sum(bad_obs, dtype=jnp.int32),
+        "nonfinite_update": (~tree.all_finite(params)).astype(jnp.int32),
+    }

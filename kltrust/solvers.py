@@ -1,0 +1,198 @@
+"""Conjugate gradient and line search on pytrees: for anyone's operator, loss and constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kltrust import tree
+from kltrust.types import Array, Number, Params, PyTree
+
+
+def conjugate_gradient(
+    matvec: Callable[[PyTree], PyTree],
+    b: PyTree,
+    num_iters: int,
+    *,
+    rtol: Number = 1e-6,
+) -> tuple[PyTree, Array]:
+    """Solves A x = b for a symmetric positive definite A, from x = 0.
+
+    x_k minimises x'Ax / 2 - b'x over span(b, Ab, ..., A^(k-1) b), hence x_k'Ax_k = b'x_k.
+
+    Stops before ``num_iters`` when |r| <= rtol |b|, and, keeping the x it has, at a direction
+    whose curvature p'Ap is not positive and finite: A is not positive definite there, or
+    rounding has eaten what was left. b = 0 gives x = 0. One product per iteration; a
+    ``while_loop``, so that none is spent after convergence (under ``vmap`` the slowest lane
+    decides how many run; the other lanes keep their values).
+
+    Hestenes and Stiefel 1952, "Methods of conjugate gradients for solving linear systems".
+
+    Args:
+        matvec: ``v -> A v``, pytrees like b.
+        b: a pytree of arrays.
+        num_iters: static, the most iterations.
+        rtol: relative to |b|, so that scaling b scales x and changes nothing else. The default
+            is some ten roundings of float32, below which r is noise; 0 never stops early.
+
+    Returns:
+        x, like b, and |r| [] of the recursion r <- r - alpha A p, in the units of b.
+
+    Raises:
+        ValueError: if ``num_iters`` or a concrete ``rtol`` is negative.
+    """
+    if num_iters < 0:
+        raise ValueError(f"num_iters must be 0 or more, got {num_iters}")
+    _check("rtol", rtol, lambda value: value >= 0, "0 or more")
+
+    b_norm = tree.norm(b)
+
+    def unfinished(state: _CGState) -> Array:
+        return state.going & (state.k < num_iters) & (jnp.sqrt(state.rr) > rtol * b_norm)
+
+    def iterate(state: _CGState) -> _CGState:
+        k, _, x, r, p, rr = state
+        a_p = matvec(p)
+        curvature = tree.dot(p, a_p)
+        alpha = rr / curvature
+        going = (curvature > 0) & jnp.isfinite(curvature) & jnp.isfinite(alpha)
+        r_new = tree.add_scaled(r, -alpha, a_p)
+        rr_new = tree.dot(r_new, r_new)
+        moved = _CGState(
+            k + 1,
+            going,
+            tree.add_scaled(x, alpha, p),
+            r_new,
+            tree.add_scaled(r_new, rr_new / rr, p),
+            rr_new,
+        )
+        return tree.where(going, moved, state._replace(going=going))
+
+    zero = jax.tree.map(jnp.zeros_like, b)
+    start = _CGState(jnp.zeros((), jnp.int32), jnp.asarray(True), zero, b, b, tree.dot(b, b))
+    end = jax.lax.while_loop(unfinished, iterate, start)
+    return end.x, jnp.sqrt(end.rr)
+
+
+class _CGState(NamedTuple):
+    k: Array
+    going: Array
+    x: PyTree
+    r: PyTree
+    p: PyTree
+    rr: Array
+
+
+def trust_region_scale(curvature: Array, max_kl: Number) -> tuple[Array, Array]:
+    """The scale that puts a step's quadratic model of the KL on the bound: sqrt(2 max_kl / x'Hx).
+
+    TRPO's H is F + damping I, and x the solution of H x = g (Schulman et al. 2015, appendix C).
+    A zero gradient, whose x'Hx is 0, gets the scale 0 rather than 0/0, and so does anything
+    else that yields no finite step.
+
+    Args:
+        curvature: x'Hx, [].
+        max_kl: finite, in nats.
+
+    Returns:
+        The scale [] and whether there is a step at all, [] bool.
+
+    Raises:
+        ValueError: if a concrete ``max_kl`` is negative.
+    """
+    _check("max_kl", max_kl, lambda value: value >= 0, "0 or more")
+    scale = jnp.sqrt(2 * max_kl / jnp.where(curvature > 0, curvature, 1))
+    valid = (curvature > 0) & jnp.isfinite(curvature) & jnp.isfinite(scale)
+    return jnp.where(valid, scale, 0), valid
+
+
+class LineSearchResult(NamedTuple):
+    """What a line search found.
+
+    Attributes:
+        params: the accepted candidate, or the parameters it began with, bit for bit.
+        accepted: [] bool.
+        num_backtracks: [] int32; 0 if the full step was accepted, ``max_backtracks`` if none was.
+        aux: of the last candidate evaluated: the accepted one, or the last one rejected.
+    """
+
+    params: Params
+    accepted: Array
+    num_backtracks: Array
+    aux: Any
+
+
+def backtracking_line_search(
+    evaluate: Callable[[Params], tuple[Array, Any]],
+    params: Params,
+    step: PyTree,
+    *,
+    shrink: Number = 0.8,
+    max_backtracks: int = 10,
+) -> LineSearchResult:
+    """Takes the longest acceptable of params + shrink^k step, k = 0, 1, ..., max_backtracks.
+
+    A candidate is accepted if ``evaluate`` says so and all floats in it and in its aux are
+    finite: a predicate such as ``~(kl > bound)`` would let NaN pass. No candidate is evaluated
+    after the accepted one (under ``vmap`` the slowest lane decides; the other lanes keep their
+    values). Leaves of ``params`` that are not floats stay as they are.
+
+    The defaults are those of the TRPO implementations descended from Duan et al. 2016,
+    "Benchmarking Deep Reinforcement Learning for Continuous Control".
+
+    Args:
+        evaluate: ``candidate -> (ok [] bool, aux)``, aux a pytree of arrays, the candidate's KL
+            and surrogate, say.
+        params: a pytree.
+        step: like ``params``.
+        shrink: in (0, 1).
+        max_backtracks: static; one candidate more than this is tried at most.
+
+    Raises:
+        ValueError: if ``max_backtracks`` is negative or a concrete ``shrink`` not in (0, 1).
+    """
+    if max_backtracks < 0:
+        raise ValueError(f"max_backtracks must be 0 or more, got {max_backtracks}")
+    _check("shrink", shrink, lambda value: 0 < value < 1, "in (0, 1)")
+
+    def attempt(scale: Array) -> tuple[Params, Array, Any]:
+        candidate = _moved(params, scale, step)
+        ok, aux = evaluate(candidate)
+        aux = jax.tree.map(jnp.asarray, aux)
+        return candidate, ok & tree.all_finite((candidate, aux)), aux
+
+    def unfinished(state: tuple) -> Array:
+        k, _, _, accepted, _ = state
+        return ~accepted & (k <= max_backtracks)
+
+    def backtrack(state: tuple) -> tuple:
+        k, scale, *_ = state
+        return (k + 1, scale * shrink, *attempt(scale))
+
+    # Counted from the first attempt, which always runs: what stands in its place is never seen.
+    scale = jnp.ones((), jnp.result_type(shrink, float))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, scale)[2])
+    start = (jnp.zeros((), jnp.int32), scale, params, jnp.asarray(False), nothing)
+    tried, _, candidate, accepted, aux = jax.lax.while_loop(unfinished, backtrack, start)
+    return LineSearchResult(tree.where(accepted, candidate, params), accepted, tried - 1, aux)
+
+
+def _moved(params: Params, scale: Array, step: PyTree) -> Params:
+    """The candidate params + scale * step, in the dtypes of params; only floats move."""
+
+    def move(leaf: Any, change: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return (leaf + scale * change).astype(leaf.dtype)
+
+    return jax.tree.map(move, params, step)
+
+
+def _check(name: str, value: Number, valid: Callable[[Any], bool], expected: str) -> None:
+    """A traced setting can't be looked at; a concrete one is checked before compilation."""
+    if not isinstance(value, jax.core.Tracer) and not valid(float(value)):
+        raise ValueError(f"{name} must be {expected}, got {value}")

@@ -1,0 +1,201 @@
+"""What is guaranteed about J(new) from quantities of the old policy.
+
+Policies are arrays [S, A]; d, A and V are those of the old one, d normalised. With
+
+    L(new) = J(old) + E_{s~d, a~new}[A] / (1 - gamma)
+
+every ``*_penalty`` bounds the gap: abs(J(new) - L(new)) <= penalty. L - penalty is what J(new)
+can't fall below. All of them hold the *largest* KL over states, or a total variation: the mean KL
+in their place proves nothing. Where a function takes ``solution``, it is `solve`'s for the old
+policy, for callers who have it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from kltrust.divergences import categorical_kl, total_variation
+from kltrust.tabular._mdp import MDP, Solution, expected_return, solve
+from kltrust.types import Array, Number
+
+
+def performance_difference(
+    mdp: MDP, old: Array, new: Array, solution: Solution | None = None
+) -> Array:
+    """J(new) - J(old) = E_{s~d_new, a~new}[A_old] / (1 - gamma), an identity: [].
+
+    Kakade and Langford (2002), lemma 6.1. The "objective" with d_new is the return itself: exact,
+    and not to be estimated from the old policy's data.
+    """
+    advantage = (solution or solve(mdp, old)).advantage
+    visitation = solve(mdp, new).visitation
+    return jnp.sum(visitation[:, None] * new * advantage) / (1 - mdp.gamma)
+
+
+def surrogate_return(mdp: MDP, old: Array, new: Array) -> Array:
+    """L(new) = J(old) + E_{s~d_old, a~new}[A_old] / (1 - gamma): [].
+
+    Equal to J in value and gradient at new = old (Schulman et al. 2015, eq. 3 and 4).
+    """
+    return expected_return(mdp, old) + surrogate_gain(mdp, old, new) / (1 - mdp.gamma)
+
+
+def surrogate_gain(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
+    """E_{s~d_old, a~new}[A_old]: [], what a batch estimates of L(new) - J(old)."""
+    solution = solution or solve(mdp, old)
+    # sum_a old A is zero but for rounding; without it the gain at new = old is exactly 0.
+    return jnp.sum(solution.visitation[:, None] * (new - old) * solution.advantage)
+
+
+def trpo_coefficient(mdp: MDP, old: Array, solution: Solution | None = None) -> Array:
+    """C = 4 eps gamma / (1 - gamma)^2, eps = max abs(A): [] (Schulman et al. 2015, eq. 9)."""
+    eps = jnp.max(jnp.abs((solution or solve(mdp, old)).advantage))
+    return 4 * eps * mdp.gamma / (1 - mdp.gamma) ** 2
+
+
+def trpo_tv_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
+    """C max_s TV(old, new)^2: [] (Schulman et al. 2015, theorem 1)."""
+    return trpo_coefficient(mdp, old, solution) * jnp.max(total_variation(old, new)) ** 2
+
+
+def trpo_kl_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
+    """C max_s KL(old || new): [], since TV^2 <= KL (Schulman et al. 2015, eq. 9)."""
+    return trpo_coefficient(mdp, old, solution) * jnp.max(categorical_kl(old, new))
+
+
+def trpo_pinsker_penalty(
+    mdp: MDP, old: Array, new: Array, solution: Solution | None = None
+) -> Array:
+    """C / 2 max_s KL(old || new): [], since TV^2 <= KL / 2 (Pinsker)."""
+    return trpo_kl_penalty(mdp, old, new, solution) / 2
+
+
+def trpo_coupling_penalty(
+    mdp: MDP, old: Array, new: Array, solution: Solution | None = None
+) -> Array:
+    """4 eps gamma t^2 / ((1 - gamma)(1 - gamma (1 - t))), t = max_s TV(old, new): [].
+
+    The sum over time of the paper's appendix A before it is rounded up to the theorem: the policies
+    agree through step k with probability (1 - t)^k. It stays near 4 eps t / (1 - gamma).
+    """
+    tv = jnp.max(total_variation(old, new))
+    shorter = (1 - mdp.gamma) / (1 - mdp.gamma * (1 - tv))
+    return trpo_tv_penalty(mdp, old, new, solution) * shorter
+
+
+def cpo_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
+    """2 gamma eps_new / (1 - gamma)^2 E_{s~d_old}[TV], eps_new = max_s abs(E_{a~new} A): [].
+
+    Achiam et al. (2017), theorem 1. A mean over states, but of TV. Never above `trpo_tv_penalty`,
+    since eps_new <= 2 max abs(A) max TV; with max abs(A) itself it is not tighter.
+    """
+    solution = solution or solve(mdp, old)
+    mean_tv = jnp.sum(solution.visitation * total_variation(old, new))
+    eps = expected_advantage_bound(solution.advantage, old, new)
+    return 2 * mdp.gamma * eps * mean_tv / (1 - mdp.gamma) ** 2
+
+
+def expected_advantage_bound(advantage: Array, old: Array, new: Array) -> Array:
+    """eps_new = max_s abs(E_{a~new}[A]), at most max abs(A): []."""
+    return jnp.max(jnp.abs(jnp.sum((new - old) * advantage, axis=-1)))
+
+
+def practical_guarantee(max_kl: Number, gamma: Number, eps_new: Number) -> Array:
+    """-sqrt(2 max_kl) gamma eps_new / (1 - gamma)^2 <= J(new) - J(old): [].
+
+    All that a mean KL(old || new) <= max_kl and a surrogate gain of at least 0 guarantee: CPO's
+    bound with E[TV] <= sqrt(max_kl / 2) (Achiam et al. 2017, proposition 1). It is -1,400 eps_new
+    for max_kl = 0.01 and gamma = 0.99.
+    """
+    return -jnp.sqrt(2 * jnp.asarray(max_kl)) * gamma * eps_new / (1 - gamma) ** 2
+
+
+def conservative_mixture(old: Array, target: Array, alpha: Number) -> Array:
+    """(1 - alpha) old + alpha target: [S, A] (Kakade and Langford 2002)."""
+    return (1 - alpha) * old + alpha * target
+
+
+def conservative_penalty(mdp: MDP, old: Array, target: Array, alpha: Number) -> Array:
+    """2 eps gamma alpha^2 / ((1 - gamma)(1 - gamma (1 - alpha))): [].
+
+    eps = max_s abs(E_{a~target}[A]). Kakade and Langford (2002), theorem 4.1, for the mixture of
+    the two policies.
+    """
+    eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
+    tail = (1 - mdp.gamma) * (1 - mdp.gamma * (1 - alpha))
+    return 2 * eps * mdp.gamma * jnp.square(alpha) / tail
+
+
+def conservative_step_size(mdp: MDP, old: Array, target: Array) -> Array:
+    """The alpha that maximises the guaranteed gain with 1 - gamma for 1 - gamma (1 - alpha): [].
+
+    alpha = (1 - gamma) G / (4 gamma eps), G = E_{d, target}[A], within [0, 1]. Inside, it
+    guarantees a gain of G^2 / (8 gamma eps) (Kakade and Langford 2002, corollary 4.2).
+    """
+    eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
+    scale = 4 * mdp.gamma * eps
+    alpha = (1 - mdp.gamma) * surrogate_gain(mdp, old, target) / jnp.where(scale > 0, scale, 1)
+    return jnp.clip(alpha, 0, 1)
+
+
+class Certificate(NamedTuple):
+    """One update against what theory says of it; every field is [].
+
+    Attributes:
+        improvement: J(new) - J(old).
+        surrogate_gain: L(new) - J(old), in units of the return.
+        gap: J(new) - L(new).
+        trpo_tv, trpo_kl, trpo_pinsker, trpo_coupling, cpo: the penalties, each at least abs(gap).
+        certified: the best lower bound on the improvement; above 0, the update is proven to help.
+        kl_mean: E_{d_old} KL(old || new), nats.
+        kl_max: over all states, nats.
+        practical: `practical_guarantee` at ``kl_mean``, given a surrogate gain of at least 0.
+    """
+
+    improvement: Array
+    surrogate_gain: Array
+    gap: Array
+    trpo_tv: Array
+    trpo_kl: Array
+    trpo_pinsker: Array
+    trpo_coupling: Array
+    cpo: Array
+    certified: Array
+    kl_mean: Array
+    kl_max: Array
+    practical: Array
+
+
+def certificate(mdp: MDP, old: Array, new: Array) -> Certificate:
+    """All the bounds on one update; gap / penalty is a bound's slack.
+
+    Args:
+        mdp: S states, A actions.
+        old: [S, A] probabilities.
+        new: [S, A] probabilities.
+    """
+    solution = solve(mdp, old)
+    pair = (mdp, old, new, solution)
+    improvement, gain = performance_difference(*pair), surrogate_gain(*pair) / (1 - mdp.gamma)
+    pinsker, coupling, cpo = (
+        penalty(*pair) for penalty in (trpo_pinsker_penalty, trpo_coupling_penalty, cpo_penalty)
+    )
+    kl = categorical_kl(old, new)
+    kl_mean = jnp.sum(solution.visitation * kl)
+    eps_new = expected_advantage_bound(solution.advantage, old, new)
+    return Certificate(
+        improvement=improvement,
+        surrogate_gain=gain,
+        gap=improvement - gain,
+        trpo_tv=trpo_tv_penalty(*pair),
+        trpo_kl=2 * pinsker,
+        trpo_pinsker=pinsker,
+        trpo_coupling=coupling,
+        cpo=cpo,
+        certified=gain - jnp.minimum(coupling, cpo),
+        kl_mean=kl_mean,
+        kl_max=jnp.max(kl),
+        practical=practical_guarantee(kl_mean, mdp.gamma, eps_new),
+    )

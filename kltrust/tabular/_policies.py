@@ -1,0 +1,162 @@
+"""Policies on states 0 to S - 1, exact gradients, and batches for any `PolicyUpdate`.
+
+A class of policies is a ``policy(params, obs)`` with integer observations [*E] and its parameters
+for the uniform policy. Aggregation and linear features are the classes in which states share
+parameters, so that a step that is right for one state can be wrong for another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+
+from kltrust.advantages import gae
+from kltrust.tabular._mdp import MDP, expected_return, solve
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+
+
+def softmax_policy(num_states: int, num_actions: int) -> tuple[Policy, Array]:
+    """A row of logits per state: (policy, zeros [S, A])."""
+    return aggregated_policy(jnp.arange(num_states), num_states, num_actions)
+
+
+def aggregated_policy(groups: Array, num_groups: int, num_actions: int) -> tuple[Policy, Array]:
+    """A row of logits per group of states: (policy, zeros [G, A]).
+
+    Args:
+        groups: [S] integers below G, the group of every state.
+        num_groups: G.
+        num_actions: A.
+    """
+    groups = jnp.asarray(groups)
+
+    def policy(params: Params, obs: Array) -> distrax.Categorical:
+        return distrax.Categorical(params[groups[obs]])
+
+    return policy, jnp.zeros((num_groups, num_actions), jnp.result_type(float))
+
+
+def linear_policy(features: Array) -> tuple[Policy, Array]:
+    """Logits phi(s, a)'theta: (policy, zeros [K]).
+
+    Args:
+        features: [S, A, K], phi.
+    """
+
+    def policy(params: Params, obs: Array) -> distrax.Categorical:
+        return distrax.Categorical(features[obs] @ params)
+
+    return policy, jnp.zeros(features.shape[-1], features.dtype)
+
+
+def probabilities(policy: Policy, params: Params, num_states: int) -> Array:
+    """The policy as an array: [S, A]."""
+    return policy(params, jnp.arange(num_states)).probs
+
+
+def policy_gradient(mdp: MDP, policy: Policy, params: Params) -> Params:
+    """The exact gradient of J in the parameters, through the linear solve: like ``params``."""
+    num_states = mdp.start.shape[0]
+    return jax.grad(lambda p: expected_return(mdp, probabilities(policy, p, num_states)))(params)
+
+
+def exact_batch(mdp: MDP, policy: Policy, params: Params) -> PolicyBatch:
+    """The batch without noise: one row per state and action, of weight d(s) pi(a|s).
+
+    On it the surrogate is E_{s~d, a~new}[A], whose gradient at old is (1 - gamma) times that of J,
+    and the mean KL and the Fisher matrix are averages over d: `sampled_batch` in the limit.
+    """
+    num_states, num_actions = mdp.reward.shape
+    pi = probabilities(policy, params, num_states)
+    solution = solve(mdp, pi)
+    obs = jnp.repeat(jnp.arange(num_states), num_actions)
+    return PolicyBatch(
+        obs=obs,
+        action=jnp.tile(jnp.arange(num_actions, dtype=jnp.int32), num_states),
+        advantage=solution.advantage.reshape(-1),
+        old=policy(params, obs),
+        weight=(solution.visitation[:, None] * pi).reshape(-1),
+    )
+
+
+def sampled_batch(
+    mdp: MDP,
+    policy: Policy,
+    params: Params,
+    key: Array,
+    num_samples: int,
+    *,
+    noise: Number = 0.0,
+) -> PolicyBatch:
+    """N independent draws s ~ d, a ~ pi with A(s, a): without noise the error of sampling alone.
+
+    Args:
+        mdp: S states, A actions.
+        policy: takes integer observations.
+        params: its parameters.
+        key: typed key.
+        num_samples: N, static.
+        noise: standard deviation of the Gaussian error of every advantage, in its units.
+    """
+    obs_key, action_key, noise_key = jax.random.split(key, 3)
+    solution = solve(mdp, probabilities(policy, params, mdp.start.shape[0]))
+    # A linear solve's zero may be a rounded one, of either sign.
+    log_d = jnp.log(jnp.maximum(solution.visitation, 0))
+    obs = jax.random.categorical(obs_key, log_d, shape=(num_samples,))
+    old = policy(params, obs)
+    action = old.sample(seed=action_key)
+    error = noise * jax.random.normal(noise_key, obs.shape, solution.advantage.dtype)
+    return PolicyBatch(obs, action, solution.advantage[obs, action] + error, old)
+
+
+def rollout_batch(
+    mdp: MDP,
+    policy: Policy,
+    params: Params,
+    key: Array,
+    *,
+    num_envs: int,
+    num_steps: int,
+    lam: Number,
+    value: Array,
+) -> PolicyBatch:
+    """B trajectories of T steps with generalised advantage estimates: what a learner would see.
+
+    Undiscounted states, rows environment-major, the last step bootstrapped.
+
+    Args:
+        mdp: S states, A actions.
+        policy: takes integer observations.
+        params: its parameters.
+        key: typed key.
+        num_envs: B, static.
+        num_steps: T, static.
+        lam: of the estimator; with the exact V every lam is unbiased.
+        value: [S] the critic, right or wrong.
+    """
+    start_key, step_key = jax.random.split(key)
+    start = jax.random.categorical(start_key, jnp.log(mdp.start), shape=(num_envs,))
+
+    def step(state: Array, key: Array) -> tuple[Array, Any]:
+        action_key, next_key = jax.random.split(key)
+        action = policy(params, state).sample(seed=action_key)
+        following = jax.random.categorical(next_key, jnp.log(mdp.transition[state, action]))
+        return following, (state, action, following)
+
+    _, trajectory = jax.lax.scan(step, start, jax.random.split(step_key, num_steps))
+    state, action, following = trajectory
+    never = jnp.zeros(state.shape, bool)
+    advantage = gae(
+        mdp.reward[state, action],
+        value[state],
+        value[following],
+        never,
+        never,
+        gamma=mdp.gamma,
+        lam=lam,
+    )
+    obs, action, advantage = (x.swapaxes(0, 1).reshape(-1) for x in (state, action, advantage))
+    return PolicyBatch(obs, action, advantage, policy(params, obs))

@@ -1,0 +1,87 @@
+"""Algebra on pytrees of arrays, and the one weighted mean."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kltrust.types import Array, Number, PyTree
+
+
+def add_scaled(x: PyTree, scale: Number, y: PyTree) -> PyTree:
+    """X + scale * y, in the dtypes of x."""
+    return jax.tree.map(lambda a, b: (a + scale * b).astype(a.dtype), x, y)
+
+
+def scale(factor: Number, x: PyTree) -> PyTree:
+    """Factor * x, in the dtypes of x."""
+    return jax.tree.map(lambda a: (factor * a).astype(a.dtype), x)
+
+
+def dot(x: PyTree, y: PyTree) -> Array:
+    """The inner product of two pytrees of one structure: [].
+
+    Sums at the highest matmul precision, since solvers divide by it.
+    """
+    products = jax.tree.map(lambda a, b: jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST), x, y)
+    # No strongly typed zero to start from: with x64 on it would promote float32 sums.
+    return functools.reduce(jnp.add, jax.tree.leaves(products) or [jnp.zeros(())])
+
+
+def norm(x: PyTree) -> Array:
+    """The Euclidean norm over all leaves together: []."""
+    return jnp.sqrt(dot(x, x))
+
+
+def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
+    """X if the scalar condition holds, else y, leaf by leaf: an exact selection, no arithmetic."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+
+
+def all_finite(x: PyTree) -> Array:
+    """Whether every entry of every inexact leaf is finite: [] bool."""
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(x)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return functools.reduce(jnp.logical_and, finite, jnp.asarray(True))
+
+
+def weighted_mean(x: Array, weight: Array | None = None) -> Array:
+    """sum(w x) / sum(w) over all entries: [].
+
+    Entries of weight 0 may hold anything, NaN included, as far as the value goes. A gradient is
+    another matter: 0 times the NaN derivative of what made such an entry is NaN. Pad with
+    something finite.
+
+    Args:
+        x: [*E].
+        weight: [*E] (or a shape that broadcasts to it), non-negative; None for all ones.
+    """
+    if weight is None:
+        return jnp.mean(x)
+    weight = jnp.broadcast_to(weight, x.shape).astype(x.dtype)
+    total = jnp.sum(jnp.where(weight > 0, weight * x, 0))
+    # All weights zero: 0 rather than NaN, a batch of nothing asks for no change.
+    return total / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
+
+
+def leading_size(x: PyTree) -> int:
+    """The size of the leading axis that all leaves share.
+
+    Raises:
+        ValueError: if there is no leaf, or the leaves disagree.
+    """
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(x)}
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(f"leaves must share one leading axis, got sizes {sorted(map(str, sizes))}")
+    return jax.tree.leaves(x)[0].shape[0]
+
+
+def take(x: PyTree, index: Any) -> PyTree:
+    """Rows of every leaf: distributions too, whose own indexing fails with a traced index."""
+    return jax.tree.map(lambda leaf: leaf[index], x)

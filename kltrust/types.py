@@ -1,0 +1,171 @@
+"""The vocabulary of the library: what flows between its parts.
+
+Axes, used in every docstring: T steps, B parallel environments, N = B * T rows flattened
+environment-major, A actions, ``*O`` an observation's shape, ``*E`` any leading shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array
+PyTree: TypeAlias = Any
+Params: TypeAlias = Any
+Number: TypeAlias = float | int | jax.Array
+"""A setting. It may be a tracer, so that one compilation serves every value of it."""
+
+
+class Distribution(Protocol):
+    """What the core asks of a policy's distribution: a distrax distribution has all of it.
+
+    A distribution over actions is a pytree whose every leaf has the full leading shape ``*E``:
+    minibatches index the leaves.
+    """
+
+    def log_prob(self, value: Any, /) -> Array: ...
+    def kl_divergence(self, other_dist: Any, /) -> Array: ...
+    def entropy(self) -> Array: ...
+    def sample(self, *, seed: Any) -> Any: ...
+    def mode(self) -> Any: ...
+
+
+Policy: TypeAlias = Callable[[Params, PyTree], Any]
+"""``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``."""
+
+
+class Discrete(NamedTuple):
+    """The integers 0 to n - 1."""
+
+    n: int
+
+
+class MultiDiscrete(NamedTuple):
+    """A vector of integers, entry i in 0 to ``nvec[i] - 1``."""
+
+    nvec: tuple[int, ...]
+
+
+class MultiBinary(NamedTuple):
+    """A vector of n bits."""
+
+    n: int
+
+
+class Box(NamedTuple):
+    """Arrays of one shape between two bounds (arrays of that shape; they may be infinite)."""
+
+    low: np.ndarray
+    high: np.ndarray
+    shape: tuple[int, ...]
+    dtype: Any = np.float32
+
+
+Space: TypeAlias = Discrete | MultiDiscrete | MultiBinary | Box
+
+
+class Outcome(NamedTuple):
+    """What a step brings about, for one environment.
+
+    Attributes:
+        reward: [] float32.
+        terminated: [] bool; the episode ended in a state whose value is zero.
+        truncated: [] bool; a time limit cut the episode: the future still has a value.
+        next_obs: [*O] the observation *before* any auto-reset.
+    """
+
+    reward: Array
+    terminated: Array
+    truncated: Array
+    next_obs: PyTree
+
+
+class Env(NamedTuple):
+    """One environment as a pair of pure functions over an explicit state.
+
+    Attributes:
+        reset: ``reset(key) -> (state, obs)``.
+        step: ``step(key, state, action) -> (state, obs, Outcome)``; ``state`` and ``obs`` are
+            after auto-reset, ``Outcome.next_obs`` is before it.
+        observation_space: the space of ``obs``.
+        action_space: the space of the actions that ``step`` takes. Real-valued actions outside
+            a Box are legal: the adapter bounds them.
+        name: what ``make`` was called with.
+        max_steps: the episode's time limit if there is one (it may be traced), else None.
+    """
+
+    reset: Callable[[Array], tuple[PyTree, PyTree]]
+    step: Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Outcome]]
+    observation_space: Space
+    action_space: Space
+    name: str = "custom"
+    max_steps: Number | None = None
+
+
+class Transition(NamedTuple):
+    """What a rollout records, and nothing derived. Leaves are [T, B, ...].
+
+    Attributes:
+        obs: [T, B, *O] in the environment's own dtype, not normalised.
+        action: [T, B, ...] the policy's own (raw) action, the one that has a density.
+        reward, terminated, truncated: [T, B], as in `Outcome`.
+        next_obs: [T, B, *O] before auto-reset.
+    """
+
+    obs: PyTree
+    action: PyTree
+    reward: Array
+    terminated: Array
+    truncated: Array
+    next_obs: PyTree
+
+
+class PolicyBatch(NamedTuple):
+    """All that an algorithm may look at. The leading axis counts independent units.
+
+    Attributes:
+        obs: [N, *O] as the policy takes it (normalised, if it is).
+        action: [N, ...] drawn from ``old``.
+        advantage: [N].
+        old: the behaviour policy's distribution at ``obs``, every leaf [N, ...].
+        weight: [N] non-negative, or None for all ones: rows of weight 0 are padding. Their
+            advantage may hold anything; their obs and action must be finite.
+    """
+
+    obs: PyTree
+    action: PyTree
+    advantage: Array
+    old: Any
+    weight: Array | None = None
+
+
+class PolicyUpdate(NamedTuple):
+    """An algorithm: how a batch moves the policy. Pure, like an optax transformation.
+
+    Attributes:
+        init: ``init(params) -> state``.
+        update: ``update(policy, params, state, batch, key) -> (params, state, extra)``;
+            ``extra`` is a dict of scalar arrays, the algorithm's own report.
+    """
+
+    init: Callable[[Params], PyTree]
+    update: Callable[
+        [Policy, Params, PyTree, PolicyBatch, Array], tuple[Params, PyTree, dict[str, Array]]
+    ]
+
+
+class ActorCritic(NamedTuple):
+    """A policy and a value function, with separate parameters.
+
+    Attributes:
+        init: ``init(key) -> (policy_params, value_params)``.
+        policy: ``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``.
+        value: ``value(params, obs [*E, *O]) -> [*E]``.
+    """
+
+    init: Callable[[Array], tuple[Params, Params]]
+    policy: Policy
+    value: Callable[[Params, PyTree], Array]

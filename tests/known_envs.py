@@ -1,0 +1,125 @@
+"""Environments whose values, optima or failures are known by construction."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.environments import from_functions
+from kltrust.types import Box, Discrete, Env, MultiDiscrete
+
+
+def unbounded(*shape: int) -> Box:
+    return Box(np.full(shape, -np.inf, np.float32), np.full(shape, np.inf, np.float32), shape)
+
+
+def _constant_reset(key):
+    return jnp.zeros((), jnp.int32), jnp.ones((1,), jnp.float32)
+
+
+def reward_one(
+    max_steps: int = 10, termination: float = 0.0, limit_terminates: bool = False
+) -> Env:
+    """Reward 1 for ever, cut off after max_steps: V = 1 / (1 - gamma (1 - termination)).
+
+    The observation is constant, so a critic has one number to learn. A truncating critic, or
+    ``limit_terminates``, sees (1 - gamma^k) / (1 - gamma) with k steps to go instead.
+    """
+
+    def transition(key, steps, action):
+        steps = steps + 1
+        terminated = jax.random.bernoulli(key, termination)
+        at_limit = steps >= max_steps
+        terminated = terminated | (at_limit & limit_terminates)
+        truncated = at_limit & (not limit_terminates)
+        return steps, jnp.ones((1,), jnp.float32), 1.0, terminated, truncated
+
+    return from_functions(_constant_reset, transition, unbounded(1), Discrete(2), name="reward_one")
+
+
+def reward_one_value(gamma: float, termination: float = 0.0) -> float:
+    return 1.0 / (1.0 - gamma * (1.0 - termination))
+
+
+def bandit(means: tuple[float, ...] = (0.0, 1.0), noise: float = 0.0) -> Env:
+    """One pull an episode; arm i pays means[i] plus noise N(0, 1): the optimum is max(means)."""
+
+    def transition(key, state, arm):
+        reward = jnp.asarray(means, jnp.float32)[arm] + noise * jax.random.normal(key)
+        return state, jnp.ones((1,), jnp.float32), reward, True, False
+
+    return from_functions(
+        _constant_reset, transition, unbounded(1), Discrete(len(means)), name="bandit"
+    )
+
+
+def gaussian_bandit(target: float = 2.0) -> Env:
+    """Reward -(a - target)^2, one step an episode.
+
+    For a ~ N(m, s^2) the return is -(m - target)^2 - s^2, its gradient in m is 2 (target - m).
+    """
+
+    def transition(key, state, action):
+        reward = -jnp.square(action[0] - target)
+        return state, jnp.ones((1,), jnp.float32), reward, True, False
+
+    return from_functions(
+        _constant_reset, transition, unbounded(1), unbounded(1), name="gaussian_bandit"
+    )
+
+
+def combination(target: tuple[int, ...] = (2, 0, 1), nvec: tuple[int, ...] = (3, 2, 4)) -> Env:
+    """A multi-discrete lock: the reward is the fraction of digits that are right, at best 1."""
+
+    def transition(key, state, digits):
+        reward = jnp.mean((digits == jnp.asarray(target, jnp.int32)).astype(jnp.float32))
+        return state, jnp.ones((1,), jnp.float32), reward, True, False
+
+    return from_functions(
+        _constant_reset, transition, unbounded(1), MultiDiscrete(nvec), name="combination"
+    )
+
+
+def chain(length: int = 5) -> Env:
+    """Cells 0 to length - 1 in one-hot observations; 1 goes right, 0 goes back to the start.
+
+    The last cell pays 1 and ends the episode, which is truncated after 4 length steps: the best
+    return is 1, its value at the start gamma^(length - 2).
+    """
+
+    def observe(cell):
+        return jax.nn.one_hot(cell, length, dtype=jnp.float32)
+
+    def reset(key):
+        cell = jnp.zeros((), jnp.int32)
+        return cell, observe(cell)
+
+    def transition(key, cell, action):
+        cell = jnp.where(action == 1, cell + 1, 0)
+        arrived = cell == length - 1
+        return cell, observe(cell), arrived, arrived, False
+
+    return from_functions(
+        reset, transition, unbounded(length), Discrete(2), max_steps=4 * length, name="chain"
+    )
+
+
+def nan_reward(after: int = 3) -> Env:
+    """Reward 1 for ``after`` steps, then NaN; episodes do not end."""
+
+    def transition(key, steps, action):
+        reward = jnp.where(steps < after, 1.0, jnp.nan)
+        return steps + 1, jnp.ones((1,), jnp.float32), reward, False, False
+
+    return from_functions(_constant_reset, transition, unbounded(1), Discrete(2), name="nan_reward")
+
+
+def nan_obs(after: int = 3) -> Env:
+    """Observation 1 for ``after`` steps, then NaN; episodes do not end."""
+
+    def transition(key, steps, action):
+        obs = jnp.where(steps < after, jnp.ones((1,), jnp.float32), jnp.nan)
+        return steps + 1, obs, 1.0, False, False
+
+    return from_functions(_constant_reset, transition, unbounded(1), Discrete(2), name="nan_obs")

@@ -1,0 +1,1048 @@
+"""All algorithms under one table of contracts, and one exact update of each against numpy."""
+
+import functools
+import inspect
+import math
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import chex
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from kltrust import algorithms, tree
+from kltrust.algorithms._common import mean_kl, natural_direction, surrogate
+from kltrust.audit import log_ratio, measure_update
+from kltrust.minibatch import random_order
+from kltrust.types import PolicyBatch
+
+NUM_ROWS = 24
+
+# Compiling is what these tests spend their time on.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@pytest.fixture(autouse=True)
+def _strict_ranks(rank_promotion_raise):
+    pass
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+# Small, and strong enough that every algorithm moves. The solves end by their tolerance.
+SETTINGS = MappingProxyType(
+    {
+        "vanilla_pg": {"learning_rate": 0.1},
+        "npg": {"target_kl": 0.01, "cg_iters": 100},
+        "trpo": {"max_kl": 0.01, "cg_iters": 100},
+        "ppo_clip": {"learning_rate": 0.01, "num_epochs": 3, "num_minibatches": 4},
+        "ppo_penalty": {"learning_rate": 0.01, "num_epochs": 3, "num_minibatches": 4},
+    }
+)
+ALGORITHMS = tuple(SETTINGS)
+NATURAL, PPOS = ("npg", "trpo"), ("ppo_clip", "ppo_penalty")
+
+
+def options(name: str) -> dict[str, Any]:
+    """Every option of a factory with its value here."""
+    signature = inspect.signature(getattr(algorithms, name)).parameters
+    return {k: SETTINGS[name].get(k, p.default) for k, p in signature.items()}
+
+
+def is_traced(value: Any) -> bool:
+    return isinstance(value, float)
+
+
+def numbers(name: str, **changes: float) -> dict[str, jax.Array]:
+    """The options that may be traced, all as arrays of the default float dtype."""
+    values = {k: v for k, v in options(name).items() if is_traced(v)}
+    assert set(changes) <= set(values)
+    return {k: jnp.asarray(v, float) for k, v in (values | changes).items()}
+
+
+def build(name: str, traced: dict[str, Any], **static: Any):
+    return getattr(algorithms, name)(**(options(name) | traced | static))
+
+
+# --- policies by hand -----------------------------------------------------------------------------
+
+
+def with_one(x):
+    return jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], -1)
+
+
+def outputs(params, obs):
+    return with_one(jnp.tanh(with_one(obs) @ params["hidden"])) @ params["out"]
+
+
+def categorical(params, obs):
+    return distrax.Categorical(logits=outputs(params, obs))
+
+
+def gaussian(params, obs):
+    y = outputs(params, obs)
+    return distrax.Independent(distrax.Normal(y[..., :3], jnp.exp(0.3 * y[..., 3:])), 1)
+
+
+def multi_discrete(params, obs):
+    y = outputs(params, obs)
+    # Two digits of three and two values: the padded logit is -inf.
+    logits = y.reshape(*y.shape[:-1], 2, 3)
+    exists = jnp.broadcast_to(np.array([[True] * 3, [True, True, False]]), logits.shape)
+    return distrax.Independent(distrax.Categorical(logits=jnp.where(exists, logits, -jnp.inf)), 1)
+
+
+def bernoulli(params, obs):
+    return distrax.Independent(distrax.Bernoulli(logits=outputs(params, obs)), 1)
+
+
+POLICIES = MappingProxyType(
+    {
+        "categorical": categorical,
+        "gaussian": gaussian,
+        "multi_discrete": multi_discrete,
+        "bernoulli": bernoulli,
+    }
+)
+
+
+class Case(NamedTuple):
+    params: Any
+    batch: PolicyBatch
+
+
+def case(policy: str, seed: int = 0, dtype: Any = None) -> Case:
+    return _case(policy, seed, jnp.dtype(dtype or jnp.zeros(()).dtype), jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _case(policy: str, seed: int, dtype: Any, x64: bool) -> Case:
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    params = {"hidden": 0.5 * normal(4, 5), "out": 0.5 * normal(6, 6)}
+    obs, advantage = normal(NUM_ROWS, 3), normal(NUM_ROWS)
+    old = POLICIES[policy](params, obs)
+    with jax.numpy_rank_promotion("allow"):  # distrax's Bernoulli promotes when it samples
+        action = old.sample(seed=jax.random.key(seed))
+    return Case(params, PolicyBatch(obs, action, advantage, old))
+
+
+@functools.cache
+def compiled(name: str, policy: str, **static: Any):
+    """(settings, params, state or None for a fresh one, batch, key) -> (params, state, extra)."""
+
+    def update(traced, params, state, batch, key):
+        algorithm = build(name, traced, **static)
+        state = algorithm.init(params) if state is None else state
+        return algorithm.update(POLICIES[policy], params, state, batch, key)
+
+    return jax.jit(update, compiler_options=QUICK)
+
+
+@functools.cache
+def audited(policy: str):
+    return jax.jit(functools.partial(measure_update, POLICIES[policy]), compiler_options=QUICK)
+
+
+def run(name, policy, c, *, key=0, state=None, static=MappingProxyType({}), **changes):
+    update = compiled(name, policy, **static)
+    return update(numbers(name, **changes), c.params, state, c.batch, jax.random.key(key))
+
+
+def max_difference(x, y):
+    def difference(a, b):
+        return np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)))
+
+    return max(jax.tree.leaves(jax.tree.map(difference, x, y)))
+
+
+every = pytest.mark.parametrize("policy", POLICIES)
+each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+
+
+def test_the_table_lists_every_algorithm():
+    assert set(ALGORITHMS) == set(algorithms.__all__)
+
+
+# --- contracts ------------------------------------------------------------------------------------
+
+
+@every
+@each_algorithm
+def test_one_update_in_float32(name, policy):
+    """Structure, dtype, finiteness, repeatability, the controls at the start, the bound."""
+    c = case(policy)
+    before = audited(policy)(c.params, c.batch)
+    assert abs(np.log(before["max_ratio"])) <= 1e-6
+    assert np.max(np.abs(log_ratio(POLICIES[policy](c.params, c.batch.obs), c.batch))) <= 1e-6
+    assert abs(before["kl"]) <= 1e-7
+
+    params, state, extra = run(name, policy, c)
+    chex.assert_trees_all_equal_structs(params, c.params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, c.params)
+    fresh = build(name, numbers(name)).init(c.params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, fresh)
+    chex.assert_tree_all_finite((params, state, extra))
+    assert all(isinstance(x, jax.Array) and x.shape == () for x in extra.values())
+    assert all(x.dtype in (jnp.float32, jnp.int32, bool) for x in jax.tree.leaves(extra))
+
+    chex.assert_trees_all_equal((params, state, extra), run(name, policy, c))
+
+    after = audited(policy)(params, c.batch)
+    assert after["kl"] > 1e-6
+    assert after["surrogate_gain"] > 0
+    if name == "trpo":
+        assert extra["accepted"]
+        assert after["kl"] <= 0.01 * (1 + 1e-5)
+        assert after["kl"] > 0.003  # and the region is used
+
+
+@each_algorithm
+def test_the_same_in_float64(name, x64):
+    c = case("gaussian")
+    before = audited("gaussian")(c.params, c.batch)
+    assert abs(np.log(before["max_ratio"])) <= 1e-12
+    assert abs(before["kl"]) <= 1e-12
+    params, _, extra = run(name, "gaussian", c)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float64")}
+    chex.assert_tree_all_finite((params, extra))
+    assert audited("gaussian")(params, c.batch)["kl"] > 1e-6
+
+
+@each_algorithm
+def test_float32_stays_float32_where_float64_is_on(name, x64):
+    c = case("gaussian", dtype=jnp.float32)
+    as_float32 = {k: x.astype(jnp.float32) for k, x in numbers(name).items()}
+    as_python = {k: x for k, x in options(name).items() if is_traced(x)}
+    for settings in (as_float32, as_python):
+        algorithm = build(name, settings)
+        params, state, _ = jax.eval_shape(
+            lambda c, algorithm=algorithm: algorithm.update(
+                gaussian, c.params, algorithm.init(c.params), c.batch, jax.random.key(0)
+            ),
+            c,
+        )
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+        floats = {x.dtype for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)}
+        assert floats <= {np.dtype("float32")}
+
+
+@each_algorithm
+def test_only_the_minibatches_depend_on_the_key(name):
+    c = case("categorical")
+    first, second = (run(name, "categorical", c, key=key)[0] for key in (0, 1))
+    assert (max_difference(first, second) > 0) == (name in PPOS)
+
+
+@every
+@each_algorithm
+def test_no_advantage_no_step(name, policy):
+    c = case(policy)
+    c = Case(c.params, c.batch._replace(advantage=jnp.zeros(NUM_ROWS)))
+    params, _, extra = run(name, policy, c)
+    if name == "ppo_penalty":
+        # Old is the minimum of the KL, but one that Adam does not hold: learning rate / epsilon
+        # times the curvature is far above 2, so that rounding errors grow to its usual step.
+        assert audited(policy)(params, c.batch)["kl"] < 0.01
+    else:
+        chex.assert_trees_all_equal(params, c.params)
+    chex.assert_tree_all_finite(extra)
+    if name == "trpo":
+        assert extra["zero_gradient"]
+        assert not extra["accepted"]
+    if name == "npg":
+        assert not extra["moved"]
+
+
+@each_algorithm
+def test_a_step_that_was_taken_says_so(name):
+    _, _, extra = run(name, "categorical", case("categorical"))
+    expected = {
+        "npg": {"moved": True},
+        "trpo": {"zero_gradient": False, "accepted": True},
+        "ppo_clip": {"epochs_applied": 3, "kl_stopped": False},
+        "ppo_penalty": {"epochs_applied": 3, "kl_stopped": False, "beta": 1.0},
+    }
+    for field, value in expected.get(name, {}).items():
+        assert extra[field] == value, field
+
+
+def test_trpo_rejects_bit_for_bit():
+    c = case("gaussian")
+    params, _, extra = run("trpo", "gaussian", c, static={"max_backtracks": 0}, max_kl=20.0)
+    assert not extra["accepted"]
+    assert not extra["zero_gradient"]
+    assert extra["backtracks"] == 0
+    chex.assert_trees_all_equal(params, c.params)
+    # The same step shortened is accepted: it was the length that was at fault.
+    params, _, extra = run("trpo", "gaussian", c, max_kl=20.0, shrink=0.5)
+    assert extra["accepted"]
+    assert extra["backtracks"] > 0
+    assert audited("gaussian")(params, c.batch)["surrogate_gain"] > 0
+
+
+@pytest.mark.parametrize("max_kl", [1e-6, 1e-4, 0.01, 0.1, 1.0])
+@every
+def test_trpo_keeps_every_bound(policy, max_kl):
+    for seed in range(3):
+        c = case(policy, seed)
+        params, _, extra = run("trpo", policy, c, max_kl=max_kl)
+        after = audited(policy)(params, c.batch)
+        # What float32 can resolve of a KL: a few roundings of the log-probabilities.
+        assert after["kl"] <= max_kl * (1 + 1e-5) + 1e-9
+        if extra["accepted"]:
+            assert after["surrogate_gain"] > 0
+        else:
+            chex.assert_trees_all_equal(params, c.params)
+
+
+def test_npg_does_not_keep_it():
+    """The control: without the search the same bounds are exceeded."""
+    c = case("gaussian")
+    realised = [
+        audited("gaussian")(run("npg", "gaussian", c, target_kl=kl)[0], c.batch)["kl"] / kl
+        for kl in (0.01, 1.0, 20.0)
+    ]
+    assert max(realised) > 1
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def padded(c: Case, policy: str) -> tuple[Case, Case]:
+    """A batch of which every third row is padding (garbage), and the batch without those rows."""
+    kept = np.arange(NUM_ROWS) % 3 != 0
+    batch = c.batch
+    mask = lambda x: kept.reshape(-1, *[1] * (x.ndim - 1))  # noqa: E731
+    garbage = PolicyBatch(
+        obs=jnp.where(mask(batch.obs), batch.obs, 7.0),
+        action=jnp.where(jnp.broadcast_to(mask(batch.action), batch.action.shape), batch.action, 0),
+        advantage=jnp.where(kept, batch.advantage, jnp.nan),
+        old=POLICIES[policy](c.params, jnp.where(mask(batch.obs), batch.obs, -3.0)),
+        weight=jnp.where(kept, 2.0, 0.0),
+    )
+    return Case(c.params, garbage), Case(c.params, tree.take(batch, np.flatnonzero(kept)))
+
+
+@each_algorithm
+def test_rows_of_weight_zero_are_rows_dropped(name, x64):
+    policy = "categorical" if name in PPOS else "gaussian"
+    static = {"num_minibatches": 1} if name in PPOS else {}
+    with_garbage, without = padded(case(policy), policy)
+    a = run(name, policy, with_garbage, static=static)
+    b = run(name, policy, without, static=static)
+    chex.assert_tree_all_finite(a)
+    chex.assert_trees_all_close(a[0], b[0], atol=1e-11)
+    # And what is left counts by its weight.
+    kept = with_garbage.batch.weight > 0
+    batch = with_garbage.batch._replace(weight=jnp.where(kept, jnp.linspace(1, 2, NUM_ROWS), 0))
+    assert max_difference(run(name, policy, Case(a[0], batch), static=static)[0], b[0]) > 1e-5
+
+
+def test_the_audit_leaves_padding_out(x64):
+    with_garbage, without = padded(case("gaussian"), "gaussian")
+    params, _, _ = run("vanilla_pg", "gaussian", case("gaussian"))
+    a, b = (audited("gaussian")(params, c.batch) for c in (with_garbage, without))
+    chex.assert_trees_all_close(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ppo_clip", "ppo_penalty"])
+def test_minibatches_of_nothing_but_padding(name):
+    c = case("categorical")
+    nothing = Case(c.params, c.batch._replace(weight=jnp.zeros(NUM_ROWS)))
+    params, _, _ = run(name, "categorical", nothing)
+    chex.assert_trees_all_equal(params, c.params)
+
+
+# --- sequences ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["trpo", "ppo_clip"])
+def test_the_leading_axis_may_count_sequences(name, x64):
+    """[6, 4] is [24] for all that a full-batch update computes."""
+    c = case("categorical")
+    sequences = jax.tree.map(lambda x: x.reshape(6, 4, *x.shape[1:]), c.batch)
+    static = {"num_minibatches": 1} if name in PPOS else {}
+    a = run(name, "categorical", c, static=static)
+    b = run(name, "categorical", Case(c.params, sequences), static=static)
+    chex.assert_trees_all_close(a[0], b[0], atol=1e-11)
+
+
+# --- lanes and compilations -----------------------------------------------------------------------
+
+LANES = 3
+
+
+def swept(name):
+    """Every traced option, different in every lane, all within what is legal."""
+    factors = jnp.asarray([0.5, 1.0, 1.9], float)
+    settings = {}
+    for option, value in numbers(name).items():
+        if option == "shrink":
+            settings[option] = jnp.asarray([0.3, 0.5, 0.9], float)
+        elif option == "entropy_coef":
+            settings[option] = jnp.asarray([0.0, 0.01, 0.1], float)
+        elif option in ("max_kl", "max_grad_norm") and jnp.isinf(value):
+            settings[option] = jnp.asarray([0.01, 0.1, jnp.inf], float)
+        elif option == "beta_tolerance":
+            settings[option] = jnp.asarray([1.2, 1.5, 2.0], float)
+        elif option == "beta_decrease":
+            settings[option] = jnp.asarray([0.5, 0.7, 0.9], float)
+        elif option == "beta_increase":
+            settings[option] = jnp.asarray([1.5, 2.0, 3.0], float)
+        else:
+            settings[option] = value * factors
+    return settings
+
+
+@functools.cache
+def vmapped(name, policy, **static):
+    lane = compiled(name, policy, **static).__wrapped__
+    return jax.jit(jax.vmap(lane, (0, None, None, None, 0)), compiler_options=QUICK)
+
+
+def lanes(name, policy):
+    """(A lane of a sweep over settings and keys, the same run alone), one after the other."""
+    # The usual ten: after many more a solve has amplified its first rounding error.
+    static = {"cg_iters": 10} if name in NATURAL else {}
+    c = case(policy)
+    keys = jax.random.split(jax.random.key(3), LANES)
+    together = vmapped(name, policy, **static)(swept(name), c.params, None, c.batch, keys)
+    for lane in range(LANES):
+        settings = tree.take(swept(name), lane)
+        alone = compiled(name, policy, **static)(settings, c.params, None, c.batch, keys[lane])
+        yield tree.take(together, lane), alone
+
+
+@each_algorithm
+def test_a_lane_is_a_run_alone_in_float64(name, x64):
+    distinct = []
+    for lane, alone in lanes(name, "gaussian"):
+        chex.assert_trees_all_close(lane[0], alone[0], rtol=1e-12, atol=1e-12)
+        distinct.append(lane[0])
+    assert max_difference(distinct[0], distinct[1]) > 1e-4
+
+
+@each_algorithm
+def test_a_lane_is_a_run_alone_in_float32(name):
+    for lane, alone in lanes(name, "categorical"):
+        # Stated: a float32 solve at condition 100 and a few Adam steps; measured 1e-6 at most.
+        chex.assert_trees_all_close(lane[0], alone[0], rtol=0, atol=2e-5)
+
+
+@each_algorithm
+def test_traced_settings_take_one_compilation(name):
+    c, update = case("categorical"), compiled(name, "categorical")
+    sizes, results = [], []
+    for lane in range(LANES):
+        settings, key = tree.take(swept(name), lane), jax.random.key(lane)
+        results.append(update(settings, c.params, None, c.batch, key)[0])
+        sizes.append(update._cache_size())
+    assert len(set(sizes)) == 1
+    assert max_difference(results[0], results[1]) > 0
+
+
+# --- every option counts --------------------------------------------------------------------------
+
+# option: (its other value, what else must hold for it to matter).
+NATURAL_FLIPS = {
+    "damping": (0.5, {}),
+    "cg_iters": (1, {}),
+    "cg_rtol": (0.9, {}),
+    "entropy_coef": (0.1, {}),
+    "fisher_stride": (5, {}),
+    "fisher_chunks": (4, {}),
+}
+PPO_FLIPS = {
+    "learning_rate": (0.02, {}),
+    "num_epochs": (1, {}),
+    "num_minibatches": (2, {}),
+    "max_kl": (1e-6, {}),
+    "entropy_coef": (0.1, {}),
+    "max_grad_norm": (0.01, {}),
+}
+FLIPS = {
+    "vanilla_pg": {
+        "learning_rate": (0.2, {}),
+        "entropy_coef": (0.1, {}),
+        "max_grad_norm": (0.01, {}),
+    },
+    "npg": {"target_kl": (0.02, {}), **NATURAL_FLIPS},
+    "trpo": {
+        "max_kl": (0.02, {}),
+        **NATURAL_FLIPS,
+        "shrink": (0.5, {"max_kl": 20.0}),
+        "max_backtracks": (0, {"max_kl": 20.0}),
+    },
+    "ppo_clip": {"clip_eps": (0.02, {}), **PPO_FLIPS},
+    "ppo_penalty": {
+        **PPO_FLIPS,
+        "target_kl": (10.0, {}),
+        "init_beta": (3.0, {}),
+        "adaptive": (False, {"target_kl": 1e-6}),
+        "beta_tolerance": (1e6, {"target_kl": 1e-5}),
+        "beta_increase": (3.0, {"target_kl": 1e-6}),
+        "beta_decrease": (0.7, {"target_kl": 10.0}),
+        "min_beta": (0.9, {"target_kl": 10.0}),
+        "max_beta": (1.1, {"target_kl": 1e-6}),
+    },
+}
+
+
+@each_algorithm
+def test_every_option_is_on_the_list(name):
+    assert set(FLIPS[name]) == set(options(name))
+
+
+@pytest.mark.parametrize(("name", "option"), [(n, o) for n in FLIPS for o in FLIPS[n]])
+def test_every_option_changes_the_computation(name, option):
+    value, others = FLIPS[name][option]
+    # The Gaussian's KL grows faster than its quadratic model, so that TRPO's search has work.
+    policy = "gaussian" if name == "trpo" else "categorical"
+    c = case(policy)
+    base = run(name, policy, c, **others)
+    if is_traced(options(name)[option]):
+        flipped = run(name, policy, c, **(others | {option: value}))
+    else:
+        flipped = run(name, policy, c, static={option: value}, **others)
+    if option == "fisher_chunks":  # another order of summation: the same number, to rounding
+        chex.assert_trees_all_close(flipped[0], base[0], atol=1e-5)
+        args = numbers(name), c.params, None, c.batch, jax.random.key(0)
+        programs = [
+            str(compiled(name, policy, **static).trace(*args).jaxpr)
+            for static in ({}, {option: value})
+        ]
+        assert programs[0] != programs[1]
+    else:
+        assert max_difference(flipped, base) > 1e-5
+
+
+# --- bad values -----------------------------------------------------------------------------------
+
+ZERO_IS_BAD = {
+    "target_kl",
+    "max_kl",
+    "clip_eps",
+    "shrink",
+    "max_grad_norm",
+    "beta_tolerance",
+    "beta_increase",
+    "beta_decrease",
+    "min_beta",
+    "max_beta",
+    "init_beta",
+}
+ALSO_BAD = {
+    "trpo": {"max_kl": [math.inf], "damping": [math.inf], "shrink": [1.5]},
+    "npg": {"target_kl": [math.inf], "damping": [math.inf]},
+    "ppo_penalty": {"beta_tolerance": [0.9], "beta_increase": [0.9], "beta_decrease": [1.1]},
+}
+
+
+def bad_values():
+    for name in ALGORITHMS:
+        for option, default in options(name).items():
+            bad = list(ALSO_BAD.get(name, {}).get(option, []))
+            if is_traced(default):
+                bad += [-0.1, math.nan, np.float32(-1.0), -1]
+                bad += [0.0] if option in ZERO_IS_BAD else []
+            elif isinstance(default, bool):
+                continue
+            elif option == "max_backtracks":
+                bad += [-1]
+            else:
+                bad += [0, -1, 1.5, True]
+            yield from ((name, option, value) for value in bad)
+
+
+@pytest.mark.parametrize(("name", "option", "value"), list(bad_values()))
+def test_bad_values_are_refused_at_the_door(name, option, value):
+    with pytest.raises(ValueError, match=f"{option} must be"):
+        getattr(algorithms, name)(**{option: value})
+
+
+@each_algorithm
+def test_zero_is_legal_where_it_means_off(name):
+    legal = [k for k, v in options(name).items() if is_traced(v) and k not in ZERO_IS_BAD]
+    getattr(algorithms, name)(**dict.fromkeys(legal, 0.0))
+
+
+def test_a_fixed_penalty_may_be_zero():
+    algorithms.ppo_penalty(init_beta=0.0, adaptive=False)
+
+
+def traced_update(name, **static):
+    c, algorithm = case("categorical"), build(name, {}, **static)
+    return jax.eval_shape(
+        lambda c: algorithm.update(
+            categorical, c.params, algorithm.init(c.params), c.batch, jax.random.key(0)
+        ),
+        c,
+    )
+
+
+@pytest.mark.parametrize("name", PPOS)
+def test_a_batch_that_does_not_divide_names_the_divisors(name):
+    with pytest.raises(ValueError, match=r"batch of 24 rows .* 7 minibatches: .*, 6 or 8, say"):
+        traced_update(name, num_minibatches=7)
+
+
+@pytest.mark.parametrize("name", NATURAL)
+def test_chunks_that_do_not_divide(name):
+    with pytest.raises(ValueError, match="num_chunks=7 must divide"):
+        traced_update(name, fisher_chunks=7)
+
+
+def test_a_non_finite_gradient_moves_nothing_under_a_bound():
+    """A NaN advantage: TRPO and a PPO with a bound keep the parameters, and NPG its place."""
+    c = case("categorical")
+    batch = c.batch._replace(advantage=c.batch.advantage.at[0].set(jnp.nan))
+    for name, changes in [("trpo", {}), ("ppo_clip", {"max_kl": 1.0})]:
+        params, _, extra = run(name, "categorical", Case(c.params, batch), **changes)
+        chex.assert_trees_all_equal(params, c.params)
+        assert not extra.get("accepted", False)
+        assert extra.get("epochs_applied", 0) == 0
+
+
+# --- one exact update -----------------------------------------------------------------------------
+
+FAMILIES = {"categorical": oracles.Softmax, "gaussian": oracles.Gaussian}
+families = pytest.mark.parametrize("policy", FAMILIES)
+
+
+def flat(params):
+    return np.asarray(ravel_pytree(params)[0])
+
+
+def problem(c: Case, policy: str) -> oracles.Problem:
+    return oracles.Problem(
+        FAMILIES[policy],
+        flat(c.params),
+        *(np.asarray(x) for x in (c.batch.obs, c.batch.action, c.batch.advantage)),
+    )
+
+
+@families
+def test_the_oracle_sees_the_same_policy(policy, x64):
+    c = case(policy)
+    moved = jax.tree.map(lambda x: x + 0.1, c.params)
+    p, theta = problem(c, policy), flat(moved)
+    audit = audited(policy)(moved, c.batch)
+    np.testing.assert_allclose(audit["kl"], p.mean_kl(theta), rtol=1e-12)
+    np.testing.assert_allclose(audit["kl_reverse"], p.mean_kl(theta, reverse=True), rtol=1e-12)
+    np.testing.assert_allclose(audit["entropy"], p.mean_entropy(theta), rtol=1e-12)
+    np.testing.assert_allclose(audit["max_ratio"], p.ratio(theta).max(), rtol=1e-12)
+    np.testing.assert_allclose(audit["surrogate_gain"], p.gain(theta) - p.gain(p.theta), rtol=1e-11)
+    outside = [abs(r - 1) > 0.2 for r in p.ratio(theta)]
+    assert 0 < sum(outside) < NUM_ROWS
+    np.testing.assert_allclose(audit["clip_fraction"], sum(outside) / NUM_ROWS, rtol=1e-12)
+    kls = [p.rows([i]).mean_kl(theta) for i in range(NUM_ROWS)]
+    np.testing.assert_allclose(audit["kl_max"], max(kls), rtol=1e-12)
+
+
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.05])
+@families
+def test_vanilla_pg_is_a_gradient_step(policy, max_grad_norm, x64):
+    c = case(policy)
+    settings = {"learning_rate": 0.3, "entropy_coef": 0.02, "max_grad_norm": max_grad_norm}
+    params, _, extra = run("vanilla_pg", policy, c, **settings)
+    p = problem(c, policy)
+    np.testing.assert_allclose(flat(params), oracles.vanilla_pg(p, **settings), atol=1e-13)
+    gradient = oracles.numerical_gradient(lambda t: p.gain(t, 0.02), p.theta)
+    np.testing.assert_allclose(extra["grad_norm"], np.linalg.norm(gradient), rtol=1e-7)
+    # Controls: descent instead of ascent; an entropy penalty instead of a bonus.
+    for wrong in (settings | {"learning_rate": -0.3}, settings | {"entropy_coef": -0.02}):
+        assert max_difference(flat(params), oracles.vanilla_pg(p, **wrong)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("policy", "stride"), [("categorical", 1), ("categorical", 5), ("gaussian", 1)]
+)
+def test_npg_is_the_dense_solve(policy, stride, x64):
+    c = case(policy)
+    static = {} if stride == 1 else {"fisher_stride": stride}
+    settings = {"damping": 0.1, "entropy_coef": 0.02}
+    params, _, extra = run(
+        "npg", policy, c, static=static, target_kl=0.02, cg_rtol=1e-14, **settings
+    )
+    p = problem(c, policy)
+    expected = p.theta + oracles.natural_step(p, 0.02, stride=stride, **settings)
+    np.testing.assert_allclose(flat(params), expected, atol=1e-11)
+    assert extra["cg_residual"] < 1e-13
+    # Controls: no damping to speak of; the metric of all states for that of some; no metric.
+    wrong = p.theta + oracles.natural_step(p, 0.02, stride=6 - stride, **settings)
+    assert max_difference(flat(params), wrong) > 1e-4
+    wrong = p.theta + oracles.natural_step(p, 0.02, 0.05, 0.02, stride)
+    assert max_difference(flat(params), wrong) > 1e-4
+
+
+@pytest.mark.parametrize("max_kl", [0.01, 1.0, 20.0])
+@families
+def test_trpo_is_the_dense_solve_and_a_loop(policy, max_kl, x64):
+    c = case(policy)
+    settings = {"max_kl": max_kl, "damping": 0.1, "shrink": 0.7, "entropy_coef": 0.02}
+    params, _, extra = run("trpo", policy, c, cg_rtol=1e-14, **settings)
+    p = problem(c, policy)
+    expected, backtracks = oracles.trpo(p, max_backtracks=10, **settings)
+    assert extra["accepted"]
+    assert extra["backtracks"] == backtracks
+    np.testing.assert_allclose(flat(params), expected, atol=1e-10)
+
+
+def test_trpos_oracle_can_fail(x64):
+    """A bound on the other KL accepts another candidate."""
+    p = problem(case("gaussian"), "gaussian")
+    settings = {"damping": 0.1, "shrink": 0.97, "max_backtracks": 200}
+    right, other = (
+        [oracles.trpo(p, kl, reverse=reverse, **settings) for kl in (0.1, 1.0, 5.0, 20.0)]
+        for reverse in (False, True)
+    )
+    assert any(a[1] != b[1] for a, b in zip(right, other, strict=True))
+    assert max(a[1] for a in right) > 0
+
+
+def minibatch_orders(key, num_epochs, num_minibatches):
+    """The rows of each minibatch of each epoch, as the update draws them."""
+    if num_minibatches == 1:
+        return [[np.arange(NUM_ROWS)]] * num_epochs
+    keys = jax.random.split(jax.random.key(key), num_epochs)
+    return [np.asarray(random_order(k, NUM_ROWS)).reshape(num_minibatches, -1) for k in keys]
+
+
+PPO_SETTINGS = {"learning_rate": 0.02, "entropy_coef": 0.02, "max_grad_norm": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("policy", "num_minibatches"), [("categorical", 1), ("categorical", 4), ("gaussian", 4)]
+)
+def test_ppo_clip_is_adam_by_hand(policy, num_minibatches, x64):
+    c, p = case(policy), problem(case(policy), policy)
+    static = {} if num_minibatches == 4 else {"num_minibatches": num_minibatches}
+    params, _state, extra = run(
+        "ppo_clip", policy, c, key=5, static=static, clip_eps=0.1, **PPO_SETTINGS
+    )
+
+    def by_hand(clip_eps=0.1, epsilon=1e-5, rows=None, max_grad_norm=0.3):
+        def loss(part, theta):
+            return part.clip_loss(theta, clip_eps, 0.02)
+
+        orders = minibatch_orders(5, 3, num_minibatches)
+        if rows is not None:
+            orders = [[rows[index] for index in epoch] for epoch in orders]
+        return oracles.adam_epochs(p, loss, orders, 0.02, max_grad_norm, epsilon)[-1][0]
+
+    np.testing.assert_allclose(flat(params), by_hand(), atol=1e-11)
+    assert extra["epochs_applied"] == 3
+    if policy == "gaussian" or num_minibatches == 1:
+        return
+    # Both bounds were at work, and the rows' order and Adam's epsilon count: each is caught.
+    time_major = np.arange(NUM_ROWS).reshape(4, 6).T.reshape(-1)
+    for wrong in (
+        by_hand(clip_eps=0.2),
+        by_hand(rows=time_major),
+        by_hand(max_grad_norm=math.inf),
+        by_hand(epsilon=1e-8),
+    ):
+        assert max_difference(flat(params), wrong) > 1e-7
+
+
+@pytest.mark.parametrize(
+    ("policy", "num_minibatches"), [("categorical", 1), ("categorical", 4), ("gaussian", 4)]
+)
+def test_ppo_penalty_is_adam_by_hand(policy, num_minibatches, x64):
+    c, p = case(policy), problem(case(policy), policy)
+    static = {} if num_minibatches == 4 else {"num_minibatches": num_minibatches}
+    params, state, extra = run(
+        "ppo_penalty", policy, c, key=5, static=static, init_beta=4.0, **PPO_SETTINGS
+    )
+
+    def by_hand(beta=4.0, reverse=False):
+        def loss(part, theta):
+            return part.penalty_loss(theta, beta, 0.02, reverse)
+
+        orders = minibatch_orders(5, 3, num_minibatches)
+        return oracles.adam_epochs(p, loss, orders, 0.02, 0.3)[-1][0]
+
+    expected = by_hand()
+    np.testing.assert_allclose(flat(params), expected, atol=1e-11)
+    kl = p.mean_kl(expected)
+    rule = {
+        "target": 0.01,
+        "tolerance": 1.5,
+        "increase": 2.0,
+        "decrease": 0.5,
+        "low": 1e-4,
+        "high": 1e4,
+    }
+    np.testing.assert_allclose(state.beta, oracles.adapted_beta(4.0, kl, False, **rule))
+    assert extra["beta"] == 4.0  # the one that was used, not the next one
+    for wrong in (by_hand(beta=2.0), by_hand(reverse=True)):
+        assert max_difference(flat(params), wrong) > 1e-5
+
+
+@pytest.mark.parametrize("name", PPOS)
+def test_the_epoch_that_leaves_the_region_is_undone(name, x64):
+    c, p = case("categorical"), problem(case("categorical"), "categorical")
+
+    def loss(part, theta):
+        return part.clip_loss(theta, 0.2) if name == "ppo_clip" else part.penalty_loss(theta, 1.0)
+
+    trail = oracles.adam_epochs(p, loss, minibatch_orders(0, 3, 4), 0.01, 0.5)
+    kl = [p.mean_kl(theta) for theta, *_ in trail]
+    assert kl[0] < kl[1] < kl[2]
+    fresh = build(name, {}).init(c.params)
+    for applied, max_kl in enumerate([kl[0] / 2, (kl[0] + kl[1]) / 2, (kl[1] + kl[2]) / 2]):
+        params, state, extra = run(name, "categorical", c, max_kl=max_kl)
+        assert extra["epochs_applied"] == applied
+        assert extra["kl_stopped"]
+        assert audited("categorical")(params, c.batch)["kl"] <= max_kl
+        optimizer, start = (x.optimizer if name == "ppo_penalty" else x for x in (state, fresh))
+        if applied == 0:
+            chex.assert_trees_all_equal(params, c.params)
+            chex.assert_trees_all_equal(optimizer, start)
+            continue
+        theta, first, second = trail[applied - 1]
+        np.testing.assert_allclose(flat(params), theta, atol=1e-12)
+        (moments,) = [x for x in jax.tree.leaves(optimizer, is_leaf=is_adam) if is_adam(x)]
+        assert moments.count == 4 * applied
+        np.testing.assert_allclose(flat(moments.mu), first, atol=1e-12)
+        np.testing.assert_allclose(flat(moments.nu), second, atol=1e-12)
+    whole = run(name, "categorical", c, max_kl=2 * kl[2])
+    assert whole[2]["epochs_applied"] == 3
+    assert not whole[2]["kl_stopped"]
+    chex.assert_trees_all_equal(whole[0], run(name, "categorical", c)[0])
+
+
+def is_adam(x):
+    return isinstance(x, optax.ScaleByAdamState)
+
+
+# KL / target_kl, beta, whether an epoch is undone.
+BETA_CASES = [
+    (3.0, 1.0, False),
+    (1.6, 1.0, False),
+    (1.4, 1.0, False),
+    (1.0, 1.0, False),
+    (1 / 1.4, 1.0, False),
+    (1 / 1.6, 1.0, False),
+    (1 / 3, 1.0, False),
+    (3.0, 6.0, False),  # 12 is clamped to 8
+    (1 / 3, 0.15, False),  # 0.075 is clamped to 0.125
+    (1 / 3, 1.0, True),  # what is left is small, but an epoch was undone: up
+    (1.0, 6.0, True),
+]
+
+
+@pytest.mark.parametrize(("relative_kl", "beta", "undone"), BETA_CASES)
+def test_the_rule_for_beta(relative_kl, beta, undone, x64):
+    c, policy = case("categorical"), "categorical"
+    rule = {"beta_tolerance": 1.5, "beta_increase": 2.0, "beta_decrease": 0.5}
+    clamps = {"min_beta": 0.125, "max_beta": 8.0}
+    start = build("ppo_penalty", {"init_beta": beta}).init(c.params)
+
+    def step(**changes):
+        return run("ppo_penalty", policy, c, state=start, **rule, **clamps, **changes)
+
+    params, state, _ = step()
+    if undone:
+        bound = float(audited(policy)(params, c.batch)["kl"]) * 0.9
+        params, state, extra = step(max_kl=bound)
+        assert extra["kl_stopped"]
+    kl = float(audited(policy)(params, c.batch)["kl"])
+    assert kl > 0
+    changes = {"target_kl": kl / relative_kl} | ({"max_kl": bound} if undone else {})
+    same, state, extra = step(**changes)
+    chex.assert_trees_all_equal(same, params)  # the rule is for the next iteration
+    expected = oracles.adapted_beta(
+        beta,
+        kl,
+        undone,
+        target=kl / relative_kl,
+        tolerance=1.5,
+        increase=2.0,
+        decrease=0.5,
+        low=0.125,
+        high=8.0,
+    )
+    np.testing.assert_allclose(state.beta, expected, rtol=1e-6)
+    assert state.beta.dtype == jnp.float32
+    np.testing.assert_allclose(extra["beta"], beta, rtol=1e-6)
+
+
+def test_a_fixed_penalty_stays():
+    c = case("categorical")
+    _, state, extra = run(
+        "ppo_penalty", "categorical", c, static={"adaptive": False}, target_kl=1e-9
+    )
+    assert state.beta == extra["beta"] == 1.0
+
+
+def test_the_state_carries_adam(x64):
+    """Two updates in a row are not twice the first: moments and their count go on."""
+    c = case("categorical")
+    _, state, _ = run("ppo_clip", "categorical", c)
+    steps = [x for x in jax.tree.leaves(state) if x.dtype == jnp.int32]
+    assert [int(x) for x in steps] == [12]
+    fresh = run("ppo_clip", "categorical", c)[0]
+    assert max_difference(run("ppo_clip", "categorical", c, state=state)[0], fresh) > 1e-4
+
+
+# --- identities of the natural step ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cg_iters", [1, 3])
+def test_the_curvature_is_the_slope_at_every_iteration(cg_iters, x64):
+    c = case("categorical")
+
+    def solve(params, batch):
+        gradient = jax.grad(lambda p: surrogate(categorical, p, batch, 0.0)[0])(params)
+        return gradient, natural_direction(
+            categorical,
+            params,
+            batch,
+            gradient,
+            damping=0.1,
+            cg_iters=cg_iters,
+            cg_rtol=0.0,
+            fisher_stride=1,
+            fisher_chunks=1,
+        )
+
+    gradient, natural = jax.jit(solve, compiler_options=QUICK)(c.params, c.batch)
+    slope = tree.dot(gradient, natural.direction)
+    np.testing.assert_allclose(natural.curvature, slope, rtol=1e-12)
+    assert natural.residual > 1e-3  # long before it has converged
+
+
+@pytest.mark.parametrize("policy", ["categorical", "gaussian"])
+def test_the_scale_of_the_advantages_drops_out_of_trpo(policy, x64):
+    c = case(policy)
+    base = run("trpo", policy, c)[0]
+    for factor in (1e-4, 1e4):
+        scaled = Case(c.params, c.batch._replace(advantage=factor * c.batch.advantage))
+        chex.assert_trees_all_close(run("trpo", policy, scaled)[0], base, atol=1e-12)
+        # Control: not with an entropy term.
+        with_entropy = [run("trpo", policy, x, entropy_coef=0.1)[0] for x in (c, scaled)]
+        assert max_difference(*with_entropy) > 1e-4
+
+
+@pytest.mark.parametrize("damping", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("name", NATURAL)
+def test_damping_shortens_the_step(name, damping, x64):
+    c = case("categorical")
+    params, _, _ = run(name, "categorical", c, damping=damping)
+    length = tree.norm(tree.add_scaled(params, -1.0, c.params))
+    assert length <= math.sqrt(2 * 0.01 / damping)
+    # The bound is not idle: for a large damping the step is nearly as long.
+    if damping == 10.0:
+        assert length > 0.9 * math.sqrt(2 * 0.01 / damping)
+
+
+@families
+def test_the_undamped_model_stays_below_the_bound(policy, x64):
+    c = case(policy)
+    params, _, _ = run("npg", policy, c, target_kl=1e-6)
+    kl = mean_kl(POLICIES[policy], params, c.batch)
+    assert 0.2e-6 < kl < 1e-6
+
+
+def linear_gaussian(params, obs):
+    """Means linear in 12 parameters, standard deviation 1: the Fisher matrix is regular."""
+    mean = with_one(obs) @ params.reshape(4, 3)
+    return distrax.Independent(distrax.Normal(mean, jnp.ones_like(mean)), 1)
+
+
+def test_the_natural_step_does_not_see_the_coordinates(x64):
+    rng = np.random.default_rng(1)
+    c = case("gaussian")
+    transform = jnp.asarray(np.eye(12) + 0.3 * rng.normal(size=(12, 12)))
+    offset, theta = jnp.asarray(rng.normal(size=12)), jnp.asarray(rng.normal(size=12))
+    moved = jnp.linalg.solve(transform, theta - offset)  # theta = transform @ moved + offset
+    batch = c.batch._replace(old=linear_gaussian(theta, c.batch.obs))
+
+    @functools.cache
+    def update(name):
+        def in_coordinates(traced, transform, offset, theta):
+            return build(name, traced).update(
+                lambda p, obs: linear_gaussian(transform @ p + offset, obs),
+                theta,
+                (),
+                batch,
+                jax.random.key(0),
+            )[0]
+
+        return jax.jit(in_coordinates, compiler_options=QUICK)
+
+    def difference(name, **settings):
+        traced = numbers(name, **settings)
+        new = update(name)(traced, jnp.eye(12), jnp.zeros(12), theta)
+        other = update(name)(traced, transform, offset, moved)
+        assert max_difference(new, theta) > 1e-3
+        return max_difference(transform @ other + offset, new)
+
+    assert difference("npg", damping=0.0, cg_rtol=1e-13) < 1e-9
+    assert difference("trpo", damping=0.0, cg_rtol=1e-13) < 1e-9
+    # Controls: damping, an unfinished solve and the plain gradient do see them.
+    assert difference("npg", damping=0.1, cg_rtol=1e-13) > 1e-3
+    assert difference("npg", damping=0.0, cg_rtol=0.5) > 1e-3
+    assert difference("vanilla_pg") > 1e-3
+
+
+# --- a step too large -----------------------------------------------------------------------------
+
+
+@functools.cache
+def gaussian_bandit(name, num_updates):
+    """settings -> |m - 2| over updates of N(m, 1) from m = -1 on the reward -(a - 2)^2.
+
+    Gauss-Hermite nodes as actions and their weights as weights make every mean an expectation.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(12)
+
+    def policy(mean, obs):
+        return distrax.Normal(jnp.broadcast_to(mean, obs.shape), jnp.ones_like(obs))
+
+    def distances(settings):
+        algorithm = build(name, settings)
+
+        def iterate(mean, _):
+            obs = jnp.zeros(nodes.shape)
+            action = jnp.broadcast_to(mean, nodes.shape) + nodes
+            batch = PolicyBatch(
+                obs, action, -jnp.square(action - 2), policy(mean, obs), jnp.asarray(weights)
+            )
+            mean, _, _ = algorithm.update(policy, mean, (), batch, jax.random.key(0))
+            return mean, jnp.abs(mean - 2)
+
+        return jax.lax.scan(iterate, jnp.asarray(-1.0), length=num_updates)[1]
+
+    return jax.jit(distances, compiler_options=QUICK)
+
+
+@pytest.mark.parametrize("learning_rate", [0.1, 0.9, 1.1, 2.0])
+def test_a_plain_gradient_step_above_one_diverges(learning_rate, x64):
+    """The gradient is 2 (2 - m): each step multiplies the distance by |1 - 2 rate|."""
+    distance = gaussian_bandit("vanilla_pg", 10)(numbers("vanilla_pg", learning_rate=learning_rate))
+    expected = 3 * np.abs(1 - 2 * learning_rate) ** np.arange(1, 11)
+    np.testing.assert_allclose(distance, expected, rtol=1e-8)
+    assert (distance[-1] > 3) == (learning_rate > 1)
+
+
+@pytest.mark.parametrize("max_kl", [0.01, 0.5, 5.0])
+def test_a_trust_region_does_not(max_kl, x64):
+    distance = gaussian_bandit("trpo", 40)(numbers("trpo", max_kl=max_kl, damping=0.0))
+    assert np.all(np.diff(distance) <= 0)
+    # KL = (m' - m)^2 / 2: steps of sqrt(2 max_kl), or a shrinkage less, to within one of 2.
+    longest = math.sqrt(2 * max_kl)
+    assert abs(3 - distance[0]) <= longest * (1 + 1e-12)
+    assert abs(3 - distance[0]) >= 0.8 * longest * (1 - 1e-6) or longest > 3
+    assert distance[-1] < longest / 2

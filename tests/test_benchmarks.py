@@ -1,0 +1,71 @@
+"""The benchmarks run, at toy size, and the README says what their recorded results say."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import collapse  # noqa: E402
+import learning  # noqa: E402
+import numpy as np  # noqa: E402
+import readme  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    out = tmp_path_factory.mktemp("learning")
+    options = learning.Options(
+        algorithms=("trpo",),
+        envs=("CartPole-v1",),
+        seeds=2,
+        first_seed=7,
+        episodes=3,
+        fraction=0.1,
+        out=out,
+    )
+    learning.main(options)
+    return [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+
+
+def test_learning_records_what_the_tables_need(toy):
+    for result in toy:
+        assert result["seeds"] == [7, 8]
+        assert len(result["scores"]) == 2
+        assert 0 < result["kl_median"] <= result["kl_max"]
+        assert len(result["curves"]["kl_steps"]) == len(result["curves"]["kl_median"])
+    (trpo,) = toy
+    assert trpo["algorithm"] == "trpo"
+    assert trpo["violations"] == 0
+    assert 0 < trpo["region_used_median"] <= 1
+    assert readme.region([{**r, "algorithm": a} for r in toy for a in readme.STYLES])
+
+
+def test_collapse_runs(tmp_path):
+    collapse.main(collapse.Options(seeds=2, total_steps=6 * 2048, out=tmp_path))
+    result = json.loads((tmp_path / "collapse.json").read_text())
+    assert result["vanilla_pg"]["kl_max"] > result["trpo"]["kl_max"]
+    assert (tmp_path / "collapse.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("returns", "kl", "falls"),
+    [
+        ([20, 100, 100, 40, 40], [0, 1, 0, 0, 0], True),
+        ([20, 100, 40, 40, 40], [0, 0, 1, 0, 0], True),  # shown by its own evaluation
+        ([20, 100, 100, 60, 60], [0, 1, 0, 0, 0], False),  # not below half
+        ([20, 100, 40, 100, 100], [0, 0, 0, 0, 1], False),  # nothing after the large update
+        ([20, 100, 100, 100, 40], [1, 0, 0, 0, 0], False),  # outside of the window
+    ],
+)
+def test_what_counts_as_a_fall(returns, kl, falls):
+    options = collapse.Options(window=3)
+    large = np.array(kl) > options.large_kl
+    assert collapse.falls_after(np.array(returns, float), large, options) is falls
+
+
+def test_readme_is_what_the_results_say():
+    assert readme.main(readme.Options(check=True)) == 0

@@ -1,0 +1,383 @@
+"""The command line as a person meets it: help, one training of one's own, errors, interrupts."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from rich.console import Console
+
+from kltrust.environments import _registry
+from kltrust.experiments import progress, registry, settings, training
+from kltrust.experiments.cli import main
+from kltrust.experiments.record import Record
+from kltrust.experiments.settings import Experiment
+from kltrust.experiments.store import Run
+from kltrust.experiments.training import Report
+
+MINE = """
+import jax.numpy as jnp
+import numpy as np
+import kltrust
+from kltrust import environments
+from kltrust.experiments.registry import register_algorithm
+from kltrust.types import Box, Discrete
+
+def reset(key):
+    position = jnp.zeros((1,))
+    return position, position
+
+def transition(key, position, action, goal):
+    position = position + 2 * action - 1
+    arrived = position[0] >= goal
+    return position, position, arrived, arrived, False
+
+def walk(goal=3.0, max_steps=20):
+    line = Box(np.full(1, -np.inf), np.full(1, np.inf), (1,))
+    def step(key, position, action):
+        return transition(key, position, action, goal)
+    return environments.from_functions(reset, step, line, Discrete(2), max_steps=max_steps)
+
+def plain(*, step_size: float = 0.05, twice: bool = False):
+    "A step of plain gradient ascent."
+    return kltrust.vanilla_pg(learning_rate=step_size)
+
+environments.register("walk", walk)
+register_algorithm("plain", plain)
+"""
+
+PRESET = """
+[update]
+step_size = 0.125
+[learner]
+num_envs = 4
+num_steps = 16
+value_epochs = 1
+value_minibatches = 2
+[network]
+hidden = [8]
+[budget]
+total_steps = 256
+num_evals = 2
+eval_episodes = 2
+"""
+
+LONG = """
+train vanilla_pg CartPole-v1 --preset none --num-envs 4 --num-steps 16 --value-epochs 1
+--value-minibatches 2 --hidden 8 --eval-episodes 2 --total-steps 6400000 --num-evals 50000
+--out long
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_fast():
+    """XLA's optimiser is not what is tested here."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def call(*arguments):
+    """The exit status, whether it is returned or comes from the parser of options."""
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def said(capsys):
+    """What a command prints, of one line however wide the terminal: (status, out, err)."""
+
+    def say(*arguments):
+        status = call(*arguments)
+        out, err = capsys.readouterr()
+        return status, out, " ".join(err.replace("│", " ").split())
+
+    return say
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a module of one's own and a preset, as where a person works."""
+    place = tmp_path_factory.mktemp("work")
+    (place / "mine_of_test_cli.py").write_text(MINE)
+    (place / "quick.toml").write_text(PRESET)
+    before, path = Path.cwd(), list(sys.path)
+    os.chdir(place)
+    yield place
+    os.chdir(before)
+    sys.path[:] = path
+    sys.modules.pop("mine_of_test_cli", None)
+    _registry._factories.pop("walk", None)
+    registry._factories.pop("plain", None)
+    settings.ALGORITHMS.pop("plain", None)
+
+
+OWN = ["--import", "mine_of_test_cli", "train", "plain", "walk", "--preset", "quick.toml"]
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """(folder, what was printed) of one's own algorithm in one's own environment."""
+    out, sys.stdout = sys.stdout, io.StringIO()
+    try:
+        status = call(*OWN, "--seeds", 2, "--seed", 5, "--env-params", "goal=2.0", "--out", "own")
+        printed = sys.stdout.getvalue()
+    finally:
+        sys.stdout = out
+    assert status == 0
+    return place / "own", printed
+
+
+# Help.
+
+
+def test_help_imports_nothing_heavy():
+    script = """
+import sys
+from kltrust.experiments.cli import main
+for line in ("", "--help", "train --help", "train trpo CartPole-v1 --help", "evaluate --help",
+             "train --resume x --help", "envs --help", "doctor --help", "--version"):
+    try:
+        assert main(line.split()) == 0, line
+    except SystemExit as stop:
+        assert not stop.code, line
+heavy = {"jax", "flax", "gymnax", "pandas", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    for word in ("kltrust train ALGORITHM ENV", "--episodes INT", "--max-kl FLOAT", "0.1.0"):
+        assert word in process.stdout
+
+
+def test_help_shows_the_values_of_the_preset(said, place):
+    status, out, _ = said("train", "trpo", "CartPole-v1", "--preset", "none", "--help")
+    assert status == 0
+    assert "(default: 0.01)" in out
+    assert "(default: runs/trpo-CartPole-v1-seed0)" in " ".join(out.split())
+    # Switches take no value.
+    assert "--quiet " in out
+    assert "--normalize-rewards, --no-normalize-rewards" in out
+    assert "{True,False}" not in out
+    (place / "kl.toml").write_text("[update]\nmax_kl = 0.0375\n")
+    _, out, _ = said("train", "trpo", "CartPole-v1", "--preset", "kl.toml", "--help")
+    assert "(default: 0.0375)" in out
+    assert "Values in brackets come from kl.toml." in out
+
+
+def test_no_arguments_and_half_of_them(said):
+    status, out, _ = said()
+    assert status == 0
+    assert "kltrust doctor" in out
+    status, out, _ = said("train")
+    assert status == 2
+    assert "vanilla_pg, npg, trpo, ppo_clip, ppo_penalty" in out
+
+
+# A training.
+
+
+def test_ones_own_algorithm_and_environment(trained):
+    folder, printed = trained
+    record = Record(folder)
+    experiment = Experiment.from_dict(record.config["experiment"])
+    assert record.config["seeds"] == [5, 6]
+    assert (experiment.algorithm, experiment.env) == ("plain", "walk")
+    assert experiment.update.step_size == 0.125
+    assert experiment.env_params == {"goal": 2.0}
+    assert experiment.network.hidden == (8,)
+    assert set(record.metrics().seed) == {5, 6}
+    assert (folder / "learning_curve.png").stat().st_size > 10_000
+    # Printed into a file: whole lines, no control characters.
+    assert "plain on walk, 2 seeds, 4 iterations of 64 steps each" in printed
+    assert "\x1b" not in printed
+    assert "\r" not in printed
+    assert [line.split()[0] for line in printed.splitlines() if "steps/s" in line] == ["2/4", "4/4"]
+    for name in ("final return", "KL of an update", "seconds", "run folder", "picture"):
+        assert name in printed
+    assert str(folder / "learning_curve.png") in printed
+    assert "kltrust evaluate own" in printed
+
+
+def test_a_second_training_leaves_the_first_alone(trained, said):
+    before = (trained[0] / "metrics.parquet").read_bytes()
+    status, _, err = said(*OWN[2:], "--out", "own")
+    assert status == 1
+    assert "holds another run" in err
+    assert "--resume" in err
+    assert (trained[0] / "metrics.parquet").read_bytes() == before
+
+
+def test_evaluate(trained, said):
+    status, out, _ = said("evaluate", "own", "--episodes", 3, "--best")
+    assert status == 0
+    assert [line.split(":")[0] for line in out.splitlines()] == ["seed 5", "seed 6", "over 2 seeds"]
+    assert said("evaluate", "own", "--episodes", 3, "--best") == (0, out, "")
+    _, _, err = said("evaluate", "own", "--episodes", 0)
+    assert err.endswith("--episodes must be at least 1, got 0")
+
+
+def test_resume_of_a_finished_run(trained, said):
+    status, out, _ = said("train", "--resume", "own", "--quiet")
+    assert status == 0
+    assert "is finished already" in out
+    assert "final return" in out
+
+
+def test_interrupted_and_resumed(place, trained, said, monkeypatch):
+    def interrupt(self, report):
+        raise KeyboardInterrupt
+
+    arguments = (*OWN[2:], "--seeds", 2, "--seed", 5, "--env-params", "goal=2.0", "--out", "broken")
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.ConsoleProgress, "chunk", interrupt)
+        status, _, err = said(*arguments)
+    assert status == 130
+    assert err == "kltrust: interrupted; `kltrust train --resume broken` goes on"
+    assert Record("broken").last_chunk == 0
+    status, out, _ = said("train", "--resume", "broken", "--quiet")
+    assert status == 0
+    assert "steps/s" not in out
+    assert Record("broken").metrics().equals(Record("own").metrics())
+
+
+def test_interrupt_from_the_keyboard(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kltrust.experiments.cli", *LONG.split()],
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for line in process.stdout:
+            if "steps/s" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert err == "kltrust: interrupted; `kltrust train --resume long` goes on\n"
+    assert Record(tmp_path / "long").last_chunk >= 0
+
+
+def test_a_terminal_shows_a_live_bar(tmp_path):
+    screen = io.StringIO()
+    shown = progress.ConsoleProgress(Console(file=screen, force_terminal=True, width=100))
+    experiment = Experiment("trpo", "[odd]name", settings.TRPO())
+    shown.start(experiment, [0], tmp_path)
+    shown.compiling("init")
+    shown.chunk(Report(24, 48, 49_152, 123.45, 0.0078, 54_321.0))
+    shown.end()
+    shown.end()
+    assert "\x1b[" in screen.getvalue()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert "[odd]name" in text
+    assert "━" in text
+    for part in ("123.5", "0.0078", "54,321 steps/s", "24/48"):
+        assert part in text
+
+
+# Other commands.
+
+
+def test_envs(said, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    status, out, _ = said("envs")
+    assert status == 0
+    # Names are there to be copied: never cut, however narrow the terminal.
+    assert "MountainCarContinuous-v0 " in out
+    assert "…" not in out
+    status, out, _ = said("envs", "CartPole-v1")
+    assert status == 0
+    assert "gravity = 9.8" in out
+    assert "Discrete(2)" in out
+    status, _, err = said("envs", "Cartpol")
+    assert status == 1
+    assert "did you mean 'CartPole-v1'" in err
+
+
+def test_doctor(said):
+    status, out, _ = said("doctor")
+    assert status == 0
+    assert "canary" in out
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("trian", 1, "unknown command 'trian': did you mean train?"),
+        ("train trop CartPole-v1", 1, "unknown algorithm 'trop': did you mean trpo?"),
+        ("train trpo", 1, "which environment?"),
+        ("train trpo --seeds 2", 1, "which environment?"),
+        ("train --seeds 2 trpo CartPole-v1", 1, "the algorithm and the environment come first"),
+        ("train trpo Cartpole-v1", 1, "did you mean 'CartPole-v1'"),
+        ("train trpo CartPole-v1 --max-kll 3", 2, "--max-kl FLOAT"),
+        ("train trpo CartPole-v1 --max-kl much", 2, "could not convert string to float: 'much'"),
+        ("train trpo CartPole-v1 --max-kl -1", 1, "max_kl must be greater than 0, got -1.0"),
+        ("train trpo CartPole-v1 --seeds 0", 1, "--seeds must be at least 1"),
+        ("train trpo CartPole-v1 --seed -3", 1, "a seed must be at least 0"),
+        ("train trpo CartPole-v1 --env-params gravity", 1, "takes NAME=VALUE, got 'gravity'"),
+        ("train trpo CartPole-v1 --env-params gravit=1", 1, "has no parameter 'gravit'"),
+        ("train trpo CartPole-v1 --preset absent.toml", 1, "can't read the preset absent.toml"),
+        ("train trpo CartPole-v1 --total-steps 10", 1, "total_steps=10 does not pay"),
+        ("train --resume absent", 1, "there is no run folder"),
+        ("train --resume absent --max-kl 1", 1, "leave out --max-kl 1"),
+        ("train --resume", 2, "Missing value for argument '--resume'"),
+        ("evaluate", 2, "Missing from kltrust evaluate"),
+        ("evaluate absent", 1, "there is no run folder"),
+        ("evaluate .", 1, "holds no run"),
+        ("doctor now", 1, "it is `kltrust doctor`"),
+        ("envs CartPole-v1 Pendulum-v1", 1, "it is `kltrust envs [ENV]`"),
+        ("--import absent_module train", 1, "can't import 'absent_module'"),
+        ("train trpo CartPole-v1 --import", 1, "--import takes a module's name"),
+    ],
+)
+def test_errors_name_the_remedy(line, status, message, said, place):
+    before = sorted(place.iterdir())
+    found, _, err = said(*line.split())
+    assert found == status
+    assert message in err
+    if status == 1:
+        assert err.startswith("kltrust: error: ")
+    assert sorted(place.iterdir()) == before
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("KLTRUST_DEBUG", "1")
+    with pytest.raises(ValueError, match="unknown command"):
+        main(["trian"])
+
+
+def test_a_run_folder_of_something_else(said, tmp_path):
+    with Run.create(tmp_path, {"sweep": "of something"}):
+        pass
+    for command in (["evaluate", tmp_path], ["train", "--resume", tmp_path]):
+        status, _, err = said(*command)
+        assert status == 1
+        assert "holds no training" in err
+
+
+def test_runs_use_all_cores_where_jax_has_not_started():
+    # Here it has: the devices are what they are, and nothing fails.
+    from kltrust.experiments.devices import use_all_cores
+
+    jax.devices()
+    use_all_cores(64)
+    assert training.Silent().end() is None

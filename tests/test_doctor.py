@@ -1,0 +1,194 @@
+"""The doctor finds what is broken and says what to do; the canary sings where numbers are wrong."""
+
+import errno
+import importlib
+import importlib.metadata
+import io
+import os
+
+import jax
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from rich.console import Console
+
+from kltrust.experiments import canary, doctor
+
+
+def by_name(checks):
+    return {check.name: check for check in checks}
+
+
+@pytest.fixture(scope="module")
+def checks():
+    return by_name(doctor.report())
+
+
+def test_this_installation_is_fit(checks):
+    failed = [check for check in checks.values() if check.status == "fail"]
+    assert failed == []
+    assert doctor.exit_code(list(checks.values())) == 0
+
+
+def test_every_dependency_is_looked_at(checks):
+    required = {
+        Requirement(line).name
+        for line in importlib.metadata.requires("kltrust")
+        if "extra ==" not in line
+    }
+    assert required <= set(checks)
+    assert {"jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "chex"} <= required
+    assert "pytest" not in checks
+    others = {"python", "kltrust", "devices", "canary", "precision", "jit", "environments", "disk"}
+    assert others <= set(checks)
+
+
+def test_whatever_is_not_ok_says_what_to_do(checks):
+    assert all(bool(check.remedy) == (check.status != "ok") for check in checks.values())
+
+
+@pytest.mark.parametrize(
+    ("requirement", "status", "found"),
+    [
+        (f"jax=={jax.__version__}", "ok", jax.__version__),
+        ("jax>=999", "fail", "wanted >=999"),
+        (f"jax!={jax.__version__}", "fail", "wanted !="),
+        ("no-such-package>=1", "fail", "not installed"),
+        ("tfp-nightly>=0.26.0.dev0", "ok", ""),  # a pre-release satisfies its own bound
+    ],
+)
+def test_requirements(requirement, status, found):
+    check = doctor.check_requirement(Requirement(requirement))
+    assert check.status == status
+    assert found in check.value
+    assert (f'"{Requirement(requirement)}"' in check.remedy) == (status == "fail")
+
+
+def test_the_bad_jaxlib_is_outside_the_bounds():
+    bounds = [Requirement(line) for line in importlib.metadata.requires("kltrust")]
+    bad = {r.name for r in bounds if r.name in ("jax", "jaxlib") and "0.10.2" in r.specifier}
+    assert bad == set()
+
+
+def test_a_broken_environment_library_is_a_finding(monkeypatch):
+    def broken(name):
+        raise AttributeError(f"{name} needs another jax")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    check = by_name(doctor._environments())["environments"]
+    assert (check.status, "needs another jax" in check.value) == ("fail", True)
+
+
+def test_a_folder_that_cannot_be_written_to_fails(monkeypatch, tmp_path):
+    def read_only(descriptor):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", read_only)
+    check = by_name(doctor.report(tmp_path / "not" / "there" / "yet"))["disk"]
+    assert check.status == "fail"
+    assert "read-only" in check.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_nearly_full_is_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_LITTLE_DISK", 2**80)
+    check = by_name(doctor._disk(tmp_path))["disk"]
+    assert check.status == "warn"
+    assert "free some space" in check.remedy
+
+
+def test_double_precision_is_a_warning():
+    with jax.enable_x64(True):
+        assert by_name(doctor._precision())["precision"].status == "warn"
+    assert by_name(doctor._precision())["precision"].status == "ok"
+
+
+def test_disabled_compilation_is_a_warning():
+    with jax.disable_jit():
+        assert by_name(doctor._precision())["jit"].status == "warn"
+
+
+def test_a_gpu_that_jax_does_not_use_is_a_warning(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert by_name(doctor._devices())["devices"].status == "warn"
+
+
+def test_an_unforeseen_failure_is_a_row_and_not_a_traceback(monkeypatch):
+    def broken():
+        raise ImportError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(jax, "devices", broken)
+    check = by_name(doctor.report())["devices"]
+    assert check.status == "fail"
+    assert "libcudart" in check.value
+
+
+def test_the_table_shows_brackets_and_all():
+    rows = [
+        doctor.Check("a", "ok", "1"),
+        doctor.Check("b", "fail", "[2]", "pip install jax[cuda13]"),
+    ]
+    out = io.StringIO()
+    Console(file=out, width=100).print(doctor.table(rows))
+    assert "jax[cuda13]" in out.getvalue()
+    assert "[2]" in out.getvalue()
+    assert doctor.exit_code(rows) == 1
+    assert doctor.exit_code([doctor.Check("a", "warn", "", "look")]) == 0
+
+
+def test_the_canary_is_content_here():
+    canary.check()
+    assert [finding.wrong for finding in canary.findings()] == [0.0, 0.0]
+    assert max(finding.worst for finding in canary.findings()) < 1e-5
+
+
+def forgets_to_sum(function):
+    """A compiler that is wrong in a part of the entries, as jaxlib 0.10.2 is."""
+
+    def compiled(q, u):
+        result = np.array(jax.jit(function)(q, u))
+        result[..., 600:, :] = u[..., 600:, :]
+        return result
+
+    return compiled
+
+
+def returns_nan(function):
+    return lambda q, u: np.full(u.shape, np.nan, np.float32)
+
+
+def is_inexact(function):
+    return lambda q, u: jax.jit(function)(q, u) * (1 + 1e-2)
+
+
+@pytest.mark.parametrize("broken_jit", [forgets_to_sum, returns_nan, is_inexact])
+def test_a_jit_that_is_wrong_is_refused(broken_jit):
+    with pytest.raises(RuntimeError) as caught:
+        canary.check(broken_jit)
+    message = str(caught.value)
+    assert "computes wrong numbers" in message
+    assert "jax==0.10.1" in message
+    assert "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=" in message
+    assert all(finding.wrong > 0.1 for finding in canary.findings(broken_jit))
+
+
+def test_each_expression_is_refused_by_itself():
+    def wrong_once(number):
+        count = iter(range(2))
+        return lambda f: returns_nan(f) if next(count) == number else jax.jit(f)
+
+    for number in range(2):
+        wrong = [finding.wrong > 0 for finding in canary.findings(wrong_once(number))]
+        assert wrong == [number == 0, number == 1]
+
+
+def test_a_canary_that_refuses_is_a_row_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(canary.check, "__defaults__", (returns_nan,))
+    check = by_name(doctor._canary())["canary"]
+    assert (check.status, check.remedy) == ("fail", canary.REMEDY)
+    assert "computes wrong numbers" in check.value
+
+
+def test_the_canary_sings_in_double_precision_too(x64):
+    canary.check()

@@ -1,0 +1,137 @@
+"""Lanes: at one width the same bits, whatever the devices, the neighbours and the padding."""
+
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from kltrust.experiments import lanes
+from kltrust.experiments.program import build
+from kltrust.experiments.settings import Experiment
+from kltrust.learner import run
+
+WIDTH = 2
+
+
+def tiny():
+    return Experiment.from_dict(
+        {
+            "algorithm": "trpo",
+            "env": "CartPole-v1",
+            "update": {"cg_iters": 3},
+            "learner": {"num_envs": 4, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2},
+            "network": {"hidden": [8]},
+        }
+    )
+
+
+def train_lane(_, key):
+    learner = build(tiny()).learner
+    state, metrics = run(learner, learner.init(key), 3)
+    return state._replace(key=jax.random.key_data(state.key)), metrics
+
+
+@functools.cache
+def compiled(mesh):
+    mapped = lanes.over_lanes(train_lane, mesh, WIDTH)
+    return jax.jit(mapped, compiler_options=lanes.COMPILER_OPTIONS)
+
+
+def train_seeds(seeds):
+    """A digest of each seed's whole state and metrics after three iterations."""
+    mesh = lanes.make_mesh(len(seeds), WIDTH)
+    size = lanes.padded_size(len(seeds), WIDTH, mesh)
+    keys = jax.vmap(jax.random.key)(np.asarray(seeds))
+    results = compiled(mesh)((), lanes.pad(keys, size))
+    assert all(leaf.shape[0] == size for leaf in jax.tree.leaves(results))
+    results = jax.device_get(lanes.drop_padding(results, len(seeds)))
+    return {
+        seed: hashlib.sha256(
+            b"".join(leaf[i].tobytes() for leaf in jax.tree.leaves(results))
+        ).hexdigest()
+        for i, seed in enumerate(seeds)
+    }
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    assert len(jax.devices()) == 1
+    return train_seeds([0, 1, 2, 3])
+
+
+def test_neighbours_do_not_matter(on_one_device):
+    # Every seed has another place in its block, another neighbour and other blocks around it.
+    others = train_seeds([7, 2, 1, 9])
+    assert others[1] == on_one_device[1]
+    assert others[2] == on_one_device[2]
+    assert len({*others.values(), *on_one_device.values()}) == 6
+
+
+def test_the_number_of_devices_and_padding_do_not_matter(on_one_device):
+    script = (
+        "import test_lanes\n"
+        "import jax\n"
+        "assert len(jax.devices()) == 4\n"
+        "assert test_lanes.lanes.make_mesh(4, 2).size == 2\n"
+        "assert test_lanes.lanes.make_mesh(7, 2).size == 4\n"
+        "print(test_lanes.train_seeds([0, 1, 2]))\n"
+        "print(test_lanes.train_seeds([8, 3, 7, 6, 5, 1, 2]))\n"
+    )
+    flags = "--xla_force_host_platform_device_count=4"
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    two_devices, four_devices = map(eval, process.stdout.strip().splitlines())
+    assert two_devices == {seed: on_one_device[seed] for seed in (0, 1, 2)}
+    assert {seed: four_devices[seed] for seed in (1, 2, 3)} == {
+        seed: on_one_device[seed] for seed in (1, 2, 3)
+    }
+
+
+def test_padding_repeats_the_last_lane_and_is_dropped():
+    tree = {"x": np.arange(6.0).reshape(3, 2), "key": jax.random.split(jax.random.key(0), 3)}
+    padded = lanes.pad(tree, 5)
+    assert padded["x"].tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
+    assert padded["key"][4] == tree["key"][2]
+    back = lanes.drop_padding(padded, 3)
+    assert np.array_equal(back["x"], tree["x"])
+    assert np.all(back["key"] == tree["key"])
+    # Nothing to do is not done.
+    assert lanes.pad(tree, 3) is tree
+    assert lanes.drop_padding(tree, 3) is tree
+
+
+class Devices:
+    """As much of a mesh as sizes need."""
+
+    def __init__(self, size):
+        self.size = size
+
+
+@pytest.mark.parametrize(
+    ("number", "width", "devices", "size"),
+    [(1, 1, 1, 1), (5, 2, 1, 6), (5, 2, 2, 8), (8, 2, 4, 8), (20, 4, 2, 24), (20, 4, 5, 20)],
+)
+def test_padded_size_fills_whole_blocks_on_every_device(number, width, devices, size):
+    padded = lanes.padded_size(number, width, Devices(devices))
+    assert padded == size
+    assert padded % (width * devices) == 0
+    assert 0 <= padded - number < width * devices
+
+
+def test_lanes_that_do_not_fill_the_blocks_are_refused():
+    double = lanes.over_lanes(lambda shared, x: shared * x, lanes.make_mesh(4, 2), 2)
+    assert double(2.0, np.arange(4.0)).tolist() == [0, 2, 4, 6]
+    with pytest.raises((ValueError, TypeError)):
+        double(2.0, np.arange(3.0))

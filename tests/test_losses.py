@@ -1,0 +1,306 @@
+import dataclasses
+import math
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from kltrust import losses
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def samples(seed=0, shape=(64,)):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(0.5 * rng.normal(size=shape)), jnp.asarray(rng.normal(size=shape))
+
+
+def sum_of(loss):
+    return lambda *args: jnp.sum(loss(*args))
+
+
+# --- surrogates -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("x64")
+def test_surrogates_against_case_by_case():
+    x, a = samples()
+    np.testing.assert_allclose(losses.surrogate_loss(x, a), -np.exp(x) * a, rtol=1e-14)
+    for eps in (0.0, 0.1, 0.2, 1.5):
+        expected = [oracles.clipped_surrogate(*row, eps) for row in zip(x, a, strict=True)]
+        np.testing.assert_allclose(losses.clipped_surrogate_loss(x, a, eps), expected, rtol=1e-13)
+    kl = jnp.abs(a) + 0.1
+    penalised = losses.penalty_surrogate_loss(x, a, kl, 3.0)
+    np.testing.assert_allclose(penalised, -np.exp(x) * a + 3 * np.asarray(kl), rtol=1e-13)
+    np.testing.assert_array_equal(
+        losses.penalty_surrogate_loss(x, a, kl, 0.0), losses.surrogate_loss(x, a)
+    )
+    np.testing.assert_array_equal(
+        losses.clipped_surrogate_loss(x, a, jnp.inf), losses.surrogate_loss(x, a)
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("eps", [0.0, 0.2, jnp.inf])
+def test_at_old_all_surrogates_have_one_gradient(eps):
+    _, a = samples()
+    zero, kl = jnp.zeros_like(a), jnp.zeros_like(a)
+    policy_gradient = -a
+    for loss, args in (
+        (losses.surrogate_loss, ()),
+        (losses.clipped_surrogate_loss, (eps,)),
+        (losses.penalty_surrogate_loss, (kl, 1.0)),
+    ):
+        gradient = jax.grad(sum_of(loss))(zero, a, *args)
+        np.testing.assert_array_equal(gradient, policy_gradient)
+
+
+@pytest.mark.usefixtures("x64")
+def test_min_and_clip_would_halve_a_gradient_at_a_tie():
+    # The control for the test above, and for the edges.
+    def usual(x, a, eps):
+        r = jnp.exp(x)
+        return -jnp.minimum(r * a, jnp.clip(r, 1 - eps, 1 + eps) * a)
+
+    for x, a, eps in ((0.0, 1.0, 0.0), (0.0, -1.0, 0.0), (math.log(2.0), 1.0, 1.0)):
+        args = (jnp.float64(x), jnp.float64(a), eps)
+        full = -a * math.exp(x)
+        assert jax.grad(usual)(*args) != pytest.approx(full)
+        assert jax.grad(losses.clipped_surrogate_loss)(*args) == pytest.approx(full)
+
+
+@pytest.mark.usefixtures("x64")
+def test_clipping_removes_the_gradient_exactly_where_it_should():
+    eps = 0.2
+    up, down = jnp.log(1.3), jnp.log(0.7)
+    gradient = jax.vmap(jax.grad(losses.clipped_surrogate_loss), (0, 0, None))
+    x = jnp.array([up, up, down, down, 0.1])
+    a = jnp.array([1.0, -1.0, 1.0, -1.0, 1.0])
+    np.testing.assert_allclose(gradient(x, a, eps), [0, 1.3, -0.7, 0, -math.exp(0.1)], rtol=1e-12)
+    for loss_eps, expected in ((0.2, -0.0), (0.4, -1.3)):
+        g = jax.grad(losses.clipped_surrogate_loss)(up, jnp.float64(1.0), loss_eps)
+        np.testing.assert_allclose(g, expected, rtol=1e-12)
+
+
+def test_no_nan_however_far_the_policy_moved():
+    x = jnp.array([44.0, 60.0, 89.0, 100.0, 1e4, -1e4, 100.0])
+    a = jnp.array([0.0, 0.0, 1.0, 0.0, 1.0, -1.0, -1.0])
+    for loss, args in (
+        (losses.surrogate_loss, ()),
+        (losses.clipped_surrogate_loss, (0.2,)),
+        (losses.penalty_surrogate_loss, (jnp.ones_like(a), 0.5)),
+    ):
+        value, gradient = jax.value_and_grad(sum_of(loss))(x, a, *args)
+        assert np.isfinite(value)
+        assert np.all(np.isfinite(gradient))
+        # A sample whose ratio must come down still says so.
+        assert gradient[-1] > 0
+    naive = jax.grad(
+        sum_of(lambda x, a: -jnp.minimum(jnp.exp(x) * a, jnp.clip(jnp.exp(x), 0.8, 1.2) * a))
+    )
+    assert np.any(np.isnan(naive(x, a)))
+
+
+def test_importance_ratio_is_exp_and_then_a_line():
+    x = jnp.linspace(-100.0, 44.0, 1001)
+    np.testing.assert_array_equal(losses.importance_ratio(x), jnp.exp(x))
+    far = jnp.array([44.3, 44.4, 50.0, 500.0])
+    value, slope = jax.vmap(jax.value_and_grad(losses.importance_ratio))(far)
+    assert np.all(np.diff(value) > 0)
+    assert np.all(np.diff(slope) >= 0)
+    np.testing.assert_allclose(slope[1:], slope[-1], rtol=1e-6)
+    np.testing.assert_allclose(slope[-1], math.sqrt(np.finfo(np.float32).max), rtol=1e-4)
+    with jax.enable_x64(True):
+        y = jnp.array([100.0, 300.0])
+        np.testing.assert_array_equal(losses.importance_ratio(y), jnp.exp(y))
+
+
+# --- constraint, values, entropy ------------------------------------------------------------------
+
+
+def test_kl_constraint():
+    kl = jnp.array([0.01, 0.03, jnp.nan])
+    weight = jnp.array([1.0, 3.0, 0.0])
+    np.testing.assert_allclose(losses.kl_constraint(kl, 0.02, weight=weight), 0.005, rtol=1e-5)
+    np.testing.assert_allclose(losses.kl_constraint(kl[:2], 0.02), 0.0, atol=1e-8)
+    assert losses.kl_constraint(kl[:2].reshape(2, 1), 0.02).shape == ()
+    assert losses.kl_constraint(kl[:2], 0.03) < 0 < losses.kl_constraint(kl[:2], 0.01)
+    assert losses.kl_constraint(kl[:2], jnp.inf) == -jnp.inf
+
+
+@pytest.mark.usefixtures("x64")
+def test_value_losses():
+    clipped = jax.jit(losses.clipped_value_loss)
+    rng = np.random.default_rng(1)
+    value, old, target = jnp.asarray(rng.normal(size=(3, 200)))
+    np.testing.assert_allclose(
+        losses.value_loss(value, target),
+        [(v - t) ** 2 / 2 for v, t in zip(value, target, strict=True)],
+    )
+    expected = [
+        max((v - t) ** 2, (min(max(v, o - 0.3), o + 0.3) - t) ** 2) / 2
+        for v, o, t in np.stack([value, old, target], -1)
+    ]
+    np.testing.assert_allclose(clipped(value, old, target, 0.3), expected)
+    for eps in (jnp.inf, 100.0):
+        np.testing.assert_allclose(
+            clipped(value, old, target, eps), losses.value_loss(value, target)
+        )
+    # Before the first step nothing is clipped, whatever eps.
+    for eps in (0.0, 0.2, jnp.inf):
+        gradient = jax.grad(sum_of(clipped))(old, old, target, eps)
+        np.testing.assert_allclose(gradient, old - target, rtol=1e-12)
+    # Towards the target by more than eps: nothing left to gain. Past it: a way back.
+    gradient = jax.vmap(jax.grad(clipped), (0, None, None, None))
+    value = jnp.array([0.1, 0.5, 1.5, 3.0, -0.5])
+    moved = gradient(value, jnp.float64(0.0), jnp.float64(1.0), 0.2)
+    np.testing.assert_allclose(moved, [-0.9, 0, 0, 2.0, -1.5], atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_entropy_loss():
+    logits = jnp.asarray(np.random.default_rng(2).normal(size=(5, 3)))
+    entropies = oracles.rows(oracles.entropy, oracles.softmax(logits))
+    np.testing.assert_allclose(losses.entropy_loss(distrax.Categorical(logits)), -entropies)
+    masked = distrax.Categorical(jnp.array([[0.0, 0.0, -jnp.inf]]))
+    np.testing.assert_allclose(losses.entropy_loss(masked), -math.log(2))
+
+
+# --- contracts ------------------------------------------------------------------------------------
+
+ELEMENTWISE = {
+    "surrogate_loss": (2, ()),
+    "clipped_surrogate_loss": (2, (0.2,)),
+    "penalty_surrogate_loss": (3, (0.5,)),
+    "value_loss": (2, ()),
+    "clipped_value_loss": (3, (0.2,)),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_over_any_leading_shape(name):
+    arrays, settings = ELEMENTWISE[name]
+    loss = jax.jit(getattr(losses, name))
+    rng = np.random.default_rng(3)
+    args = jnp.asarray(rng.normal(size=(arrays, 2, 3)), jnp.float32)
+    whole = loss(*args, *settings)
+    assert whole.shape == (2, 3)
+    assert whole.dtype == jnp.float32
+    np.testing.assert_allclose(loss(*args[:, 1, 2], *settings), whole[1, 2], rtol=1e-6)
+    with pytest.raises(AssertionError, match="shape"):
+        loss(*args[:-1], args[-1][:, :1], *settings)
+    with pytest.raises(AssertionError, match="shape"):
+        loss(*args[:-1], args[-1][0], *settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("clipped_surrogate_loss", jnp.linspace(0.05, 0.6, 4)),
+        ("penalty_surrogate_loss", jnp.linspace(0.0, 2.0, 4)),
+        ("clipped_value_loss", jnp.linspace(0.05, 2.0, 4)),
+    ],
+)
+def test_settings_are_traced_and_matter(name, settings):
+    arrays, _ = ELEMENTWISE[name]
+    args = jnp.asarray(np.random.default_rng(4).normal(size=(arrays, 50)), jnp.float32)
+    loss = getattr(losses, name)
+    swept = jax.jit(jax.vmap(lambda s: jnp.mean(loss(*args, s))))(settings)
+    alone = [jnp.mean(loss(*args, float(s))) for s in settings]
+    np.testing.assert_allclose(swept, alone, rtol=1e-5)
+    assert len(np.unique(swept)) == 4
+
+
+def test_bad_settings():
+    x, a = samples(shape=(3,))
+    with pytest.raises(ValueError, match="clip_eps must be at least 0"):
+        losses.clipped_surrogate_loss(x, a, -0.1)
+    with pytest.raises(ValueError, match="beta must be at least 0"):
+        losses.penalty_surrogate_loss(x, a, a, -1.0)
+    with pytest.raises(ValueError, match="max_kl must be at least 0"):
+        losses.kl_constraint(a, math.nan)
+    with pytest.raises(ValueError, match="clip_eps must be at least 0"):
+        losses.clipped_value_loss(x, a, a, -0.1)
+
+
+def test_weights_leave_padding_out():
+    x, a = samples(5, (10,))
+    weight = jnp.array([1.0] * 7 + [0.0] * 3)
+
+    @jax.jit
+    def loss(x, weight=None):
+        return losses.weighted_mean(losses.clipped_surrogate_loss(x, a[: len(x)], 0.2), weight)
+
+    np.testing.assert_allclose(loss(x, weight), loss(x[:7]), rtol=1e-5)
+    gradient = jax.grad(loss)(x, weight)
+    np.testing.assert_allclose(gradient[:7], jax.grad(loss)(x[:7]), rtol=1e-5)
+    np.testing.assert_array_equal(gradient[7:], 0)
+
+
+# --- whoever holds the parameters -----------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Linear:
+    """A model that is a pytree of its own parameters, in the manner of Equinox."""
+
+    kernel: jax.Array
+    bias: jax.Array
+
+    def __call__(self, obs):
+        return obs @ self.kernel + self.bias[None]
+
+
+def test_one_step_of_one_loss_with_nnx_a_pytree_model_and_plain_functions():
+    nnx = pytest.importorskip("flax.nnx")
+    rng = np.random.default_rng(6)
+    obs = jnp.asarray(rng.normal(size=(32, 4)), jnp.float32)
+    action = jnp.asarray(rng.integers(3, size=32))
+    advantage = jnp.asarray(rng.normal(size=32), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    bias = jnp.asarray(rng.normal(size=3), jnp.float32)
+    old = distrax.Categorical(obs @ (kernel + 0.1) + bias[None])
+
+    def loss(logits):
+        log_ratio = distrax.Categorical(logits).log_prob(action) - old.log_prob(action)
+        return jnp.mean(losses.clipped_surrogate_loss(log_ratio, advantage, 0.2))
+
+    def nnx_model():
+        model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+        model.kernel.set_value(kernel)
+        model.bias.set_value(bias)
+        value, gradient = nnx.value_and_grad(lambda m: loss(m(obs)))(model)
+        return value, nnx.to_pure_dict(gradient)
+
+    def pytree_model():
+        value, g = jax.value_and_grad(lambda m: loss(m(obs)))(Linear(kernel, bias))
+        return value, {"kernel": g.kernel, "bias": g.bias}
+
+    def plain():
+        def apply(params, obs):
+            return obs @ params["kernel"] + params["bias"][None]
+
+        params = {"kernel": kernel, "bias": bias}
+        return jax.value_and_grad(lambda p: loss(apply(p, obs)))(params)
+
+    with jax.numpy_rank_promotion("allow"):  # flax adds a bias so.
+        results = [f() for f in (nnx_model, pytree_model, plain)]
+    for value, gradient in results:
+        np.testing.assert_allclose(value, results[-1][0], rtol=1e-6)
+        for name in ("kernel", "bias"):
+            np.testing.assert_allclose(gradient[name], results[-1][1][name], rtol=1e-5, atol=1e-7)
+    assert np.max(np.abs(results[-1][1]["kernel"])) > 1e-3

@@ -1,0 +1,534 @@
+"""Initialisers, features and heads of the networks; networks of one's own in the learner."""
+
+import dataclasses
+import functools
+import math
+import subprocess
+import sys
+import textwrap
+
+import distrax
+import jax
+import jax.numpy as jnp
+import known_envs
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import stats
+
+from kltrust import tree
+from kltrust.algorithms import trpo
+from kltrust.divergences import distribution_entropy, kl_divergence
+from kltrust.environments import from_functions
+from kltrust.learner import make_learner
+from kltrust.networks import ACTIVATIONS, LOG_STD_RANGE, actor_critic, features, orthogonal
+from kltrust.types import ActorCritic, Box, Discrete, MultiBinary, MultiDiscrete
+
+# Compiling is what these tests spend their time on.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def jit(function):
+    return jax.jit(function, compiler_options=QUICK)
+
+
+# --- the initialiser ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (5, 1), (1, 5), (8, 8), (64, 64), (17, 64), (64, 3), (3, 3, 4, 16), (2, 2, 1, 32)],
+)
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_rows_or_columns_are_orthonormal(shape, scale):
+    kernel = orthogonal(scale)(jax.random.key(1), shape)
+    assert kernel.shape == shape
+    assert kernel.dtype == jnp.float32
+    q = np.asarray(kernel, np.float64).reshape(-1, shape[-1]) / scale
+    gram = q.T @ q if q.shape[0] >= q.shape[1] else q @ q.T
+    np.testing.assert_allclose(gram, np.eye(min(q.shape)), atol=1e-5)
+
+
+def test_dtype_and_key_count():
+    init = orthogonal()
+    assert init(jax.random.key(0), (4, 4), jnp.float16).dtype == jnp.float16
+    first, second = (init(jax.random.key(k), (4, 4)) for k in (0, 1))
+    assert np.max(np.abs(first - second)) > 0.1
+    np.testing.assert_array_equal(first, init(jax.random.key(0), (4, 4)))
+
+
+def test_the_worst_of_many_square_matrices():
+    """Nearly singular Gaussian matrices are what the iteration is slowest for."""
+    keys = jax.random.split(jax.random.key(0), 2000)
+    q = np.asarray(jit(jax.vmap(lambda key: orthogonal()(key, (16, 16))))(keys), np.float64)
+    errors = np.abs(np.swapaxes(q, 1, 2) @ q - np.eye(16)).max((1, 2))
+    assert errors.max() < 1e-5
+
+
+@functools.cache
+def many(shape):
+    keys = jax.random.split(jax.random.key(5), 20_000)
+    return np.asarray(jit(jax.vmap(lambda key: orthogonal()(key, shape)))(keys), np.float64)
+
+
+def test_plane_rotations_are_uniform():
+    """In two dimensions Haar means: any angle, and a reflection as often as not."""
+    q = many((2, 2))
+    angle = np.arctan2(q[:, 1, 0], q[:, 0, 0])
+    assert stats.kstest(angle, stats.uniform(-math.pi, 2 * math.pi).cdf).pvalue > 1e-3
+    reflections = int(np.sum(np.linalg.det(q) < 0))
+    assert stats.binomtest(reflections, len(q)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (4, 2)])
+def test_moments_of_the_haar_measure(shape):
+    """E q^2 = 1/n, E q^4 = 3/(n (n + 2)), E q_11^2 q_12^2 = 1/(n (n + 2)); odd moments 0."""
+    q, n, tolerance = many(shape), max(shape), 5 / math.sqrt(20_000)
+    np.testing.assert_allclose(q.mean(0), 0, atol=tolerance)
+    np.testing.assert_allclose((q**2).mean(0), 1 / n, atol=tolerance)
+    np.testing.assert_allclose((q**4).mean(0), 3 / (n * (n + 2)), atol=tolerance)
+    products = (q[:, 0, 0] * q[:, 1, 0]) ** 2
+    np.testing.assert_allclose(products.mean(), 1 / (n * (n + 2)), atol=tolerance)
+    np.testing.assert_allclose((q[:, 0, 0] * q[:, 1, 1]).mean(), 0, atol=tolerance)
+
+
+def test_qr_without_its_signs_is_not_haar():
+    """The control: a QR whose R may have any diagonal fails the test of the angle."""
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(20_000, 2, 2)))[0]
+    angle = np.arctan2(q[:, 1, 0], q[:, 0, 0])
+    assert stats.kstest(angle, stats.uniform(-math.pi, 2 * math.pi).cdf).pvalue < 1e-12
+
+
+def test_many_lanes_of_many_layers_do_not_deadlock():
+    """32 lanes x 6 layers: some hundred calls in which batched QR factorisations would hang."""
+    program = """
+        import jax
+        import known_envs
+        from kltrust.networks import actor_critic
+
+        agent = actor_critic(known_envs.chain(), hidden=(32, 32))
+        init = jax.jit(jax.vmap(agent.init))
+        assert len(jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)))) == 12
+        for i in range(100):
+            jax.block_until_ready(init(jax.random.split(jax.random.key(i), 32)))
+        print("done")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=__file__.rsplit("/", 1)[0],
+        check=False,
+    )
+    assert result.stdout.strip() == "done", result.stderr
+
+
+# --- features -------------------------------------------------------------------------------------
+
+
+def integers(low, high, *shape):
+    return Box(np.full(shape, low), np.full(shape, high), shape, np.int32)
+
+
+def lead(x, shape=(2, 3)):
+    """One observation as a block of [*shape]."""
+    return jnp.broadcast_to(x, (*shape, *jnp.shape(x)))
+
+
+@pytest.mark.parametrize(
+    ("space", "obs", "expected"),
+    [
+        (Discrete(3), jnp.int32(2), [0, 0, 1]),
+        (MultiDiscrete((2, 3)), jnp.asarray([1, 0]), [0, 1, 1, 0, 0]),
+        (MultiBinary(3), jnp.asarray([True, False, True]), [1, 0, 1]),
+        (known_envs.unbounded(2), jnp.asarray([0.5, -7.0]), [0.5, -7.0]),
+        (known_envs.unbounded(), jnp.asarray(0.5), [0.5]),
+        (integers(0, 4, 2), jnp.asarray([0, 3]), [-1, 0.5]),
+        (integers(-2, 2, 1), jnp.asarray([2]), [1]),
+        (integers(0, 2, 2, 2), jnp.asarray([[0, 1], [2, 0]]), [-1, 0, 1, -1]),
+        (known_envs.unbounded(2, 2), jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), [1, 2, 3, 4]),
+    ],
+)
+def test_features_of_one_space(space, obs, expected):
+    for shape in ((), (2, 3)):
+        x = features(space, lead(obs, shape))
+        assert x.dtype == jnp.float32
+        np.testing.assert_allclose(x, np.broadcast_to(expected, (*shape, len(expected))))
+
+
+def test_images_keep_their_shape():
+    space = Box(np.zeros((4, 4, 2), np.uint8), np.full((4, 4, 2), 255, np.uint8), (4, 4, 2))
+    image = jnp.full((4, 4, 2), 255, jnp.uint8).at[0, 0, 0].set(0)
+    x = features(space, lead(image))
+    assert x.shape == (2, 3, 4, 4, 2)
+    assert x.dtype == jnp.float32
+    assert x[1, 2, 0, 0, 0] == -1
+    assert x[1, 2, 1, 0, 0] == 1
+
+
+def test_integers_without_bounds_or_range_are_taken_as_they_are():
+    unbounded = Box(np.asarray([-np.inf]), np.asarray([np.inf]), (1,), np.int32)
+    np.testing.assert_array_equal(features(unbounded, jnp.asarray([5])), [5])
+    np.testing.assert_array_equal(features(integers(3, 3, 1), jnp.asarray([3])), [3])
+    whole = integers(np.iinfo(np.int32).min, np.iinfo(np.int32).max, 1)
+    np.testing.assert_allclose(features(whole, jnp.asarray([2**31 - 1])), [1])
+
+
+def test_a_pytree_of_spaces_is_concatenated():
+    space = {"image": known_envs.unbounded(2, 2, 1), "mode": Discrete(2), "v": integers(0, 4, 1)}
+    obs = {
+        "image": jnp.ones((2, 2, 1)),
+        "mode": jnp.int32(1),
+        "v": jnp.asarray([1]),
+    }
+    x = features(space, jax.tree.map(lead, obs))
+    np.testing.assert_allclose(x, np.broadcast_to([1, 1, 1, 1, 0, 1, -0.5], (2, 3, 7)))
+    with pytest.raises(ValueError, match="2 leaves for 3 spaces"):
+        features(space, {"mode": obs["mode"], "v": obs["v"]})
+
+
+def test_features_are_float32_in_float64_too(x64):
+    for space, obs in [
+        (Discrete(3), jnp.int32(2)),
+        (MultiDiscrete((2, 3)), jnp.asarray([1, 0])),
+        (MultiBinary(2), jnp.asarray([1, 0])),
+        (integers(0, 4, 2), jnp.asarray([0, 3])),
+    ]:
+        assert features(space, obs).dtype == jnp.float32
+
+
+# --- heads ----------------------------------------------------------------------------------------
+
+
+def environment(action_space, observation_space=None, obs=None):
+    """Nothing happens; only the spaces count."""
+    obs = jnp.zeros(3) if obs is None else obs
+
+    def reset(key):
+        return jnp.int32(0), obs
+
+    def transition(key, state, action):
+        return state, obs, 1.0, False, False
+
+    space = known_envs.unbounded(3) if observation_space is None else observation_space
+    return from_functions(reset, transition, space, action_space, max_steps=5)
+
+
+ACTION_SPACES = {
+    "discrete": Discrete(4),
+    "multi_discrete": MultiDiscrete((3, 2, 4)),
+    "even_multi_discrete": MultiDiscrete((3, 3)),
+    "multi_binary": MultiBinary(3),
+    "box": known_envs.unbounded(2),
+    "scalar_box": known_envs.unbounded(),
+    "matrix_box": known_envs.unbounded(2, 2),
+}
+EVENT_SHAPES = {
+    "discrete": (),
+    "multi_discrete": (3,),
+    "even_multi_discrete": (2,),
+    "multi_binary": (3,),
+    "box": (2,),
+    "scalar_box": (),
+    "matrix_box": (2, 2),
+}
+
+
+@functools.cache
+def agent_of(space, **options):
+    agent = actor_critic(environment(ACTION_SPACES[space]), (8,), **options)
+    return agent, *jit(agent.init)(jax.random.key(0))
+
+
+def block(shape=(2, 3), seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, 3)), jnp.float32)
+
+
+def louder(params, factor=30.0):
+    """The same network away from its start, where every policy is alike."""
+    return jax.tree.map(lambda x: factor * x, params)
+
+
+def use(agent, policy_params, value_params, obs, key):
+    dist = agent.policy(policy_params, obs)
+    action = dist.sample(seed=key)
+    return dist, action, dist.mode(), dist.log_prob(action), agent.value(value_params, obs)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3)])
+@pytest.mark.parametrize("space", ACTION_SPACES)
+def test_every_leaf_has_the_full_leading_shape(space, shape):
+    agent, *params = agent_of(space)
+    dist, action, mode, log_prob, value = jax.eval_shape(
+        functools.partial(use, agent), *params, block(shape), jax.random.key(1)
+    )
+    assert jax.tree.leaves(dist)
+    assert all(leaf.shape[: len(shape)] == shape for leaf in jax.tree.leaves(dist))
+    assert action.shape == mode.shape == (*shape, *EVENT_SHAPES[space])
+    assert log_prob.shape == value.shape == shape
+    assert log_prob.dtype == value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES)
+def test_a_minibatch_of_a_distribution_is_that_of_its_rows(space):
+    agent, *params = agent_of(space)
+
+    @jit
+    def both(policy_params, value_params, obs, index, key):
+        dist, action, _, log_prob, _ = use(agent, policy_params, value_params, obs, key)
+        return tree.take(dist, index).log_prob(action[index]), log_prob[index]
+
+    part, whole = both(*params, block((6,)), jnp.asarray([4, 1]), jax.random.key(1))
+    np.testing.assert_allclose(part, whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES)
+def test_everything_is_finite_and_so_are_its_gradients(space):
+    agent, params, _ = agent_of(space)
+    new_params = louder(params)
+
+    @jit
+    def everything(params, new_params, obs, key):
+        old = agent.policy(params, obs)
+        action = old.sample(seed=key)
+
+        def total(new_params):
+            new = agent.policy(new_params, obs)
+            parts = kl_divergence(old, new), distribution_entropy(new), new.log_prob(action)
+            return sum(jnp.sum(x) for x in parts), parts
+
+        gradient, parts = jax.grad(total, has_aux=True)(new_params)
+        return gradient, parts, action
+
+    gradient, parts, _action = everything(params, new_params, block((6,)), jax.random.key(2))
+    for x in jax.tree.leaves((gradient, parts)):
+        assert np.all(np.isfinite(x))
+    assert all(x.shape == (6,) for x in parts)
+    assert np.all(parts[0] > 0)
+    assert any(np.any(x != 0) for x in jax.tree.leaves(gradient))
+
+
+def test_multi_discrete_by_enumeration():
+    """Digits of 3, 2 and 4 values: 24 actions whose probabilities sum to one, no others."""
+    agent, params, _ = agent_of("multi_discrete")
+    params = louder(params, 300.0)
+    obs = block((1,))
+    actions = np.stack(np.meshgrid(*map(np.arange, (3, 2, 4)), indexing="ij"), -1).reshape(24, 3)
+    dist = agent.policy(params, jnp.broadcast_to(obs, (24, 3)))
+    log_prob = np.asarray(dist.log_prob(jnp.asarray(actions)), np.float64)
+    probs = np.exp(log_prob)
+    np.testing.assert_allclose(probs.sum(), 1, rtol=1e-5)
+    assert probs.max() > 2 / 24  # far from uniform: the check means something
+    entropy = distribution_entropy(agent.policy(params, obs))[0]
+    np.testing.assert_allclose(entropy, -(probs * log_prob).sum(), rtol=1e-5)
+    other = agent.policy(louder(params, 1.1), jnp.broadcast_to(obs, (24, 3)))
+    other_log_prob = np.asarray(other.log_prob(jnp.asarray(actions)), np.float64)
+    np.testing.assert_allclose(
+        kl_divergence(dist, other)[0], (probs * (log_prob - other_log_prob)).sum(), rtol=1e-3
+    )
+    samples = jit(lambda key: agent.policy(params, jnp.tile(obs, (5000, 1))).sample(seed=key))(
+        jax.random.key(0)
+    )
+    assert np.all(samples < np.asarray([3, 2, 4]))
+    np.testing.assert_array_equal(np.max(samples, 0), [2, 1, 3])
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES)
+def test_policies_start_near_uniform_or_near_zero(space):
+    agent, params, _ = agent_of(space)
+    dist = agent.policy(params, block((6,)))
+    entropy = {
+        "discrete": math.log(4),
+        "multi_discrete": math.log(24),
+        "even_multi_discrete": math.log(9),
+        "multi_binary": math.log(8),
+    }
+    if space in entropy:
+        np.testing.assert_allclose(distribution_entropy(dist), entropy[space], rtol=1e-3)
+    else:
+        assert np.max(np.abs(dist.mode())) < 0.1
+
+
+def std(agent, params, obs):
+    return agent.policy(params, obs).distribution.scale
+
+
+def test_the_standard_deviation_starts_where_it_is_told():
+    for options in ({}, {"state_dependent_std": True}):
+        agent, params, _ = agent_of("box", init_log_std=-1.0, **options)
+        np.testing.assert_allclose(std(agent, params, block()), math.exp(-1), rtol=0.1)
+
+
+@pytest.mark.parametrize(("log_std", "bound"), [(-1e4, LOG_STD_RANGE[0]), (1e4, LOG_STD_RANGE[1])])
+def test_the_standard_deviation_is_bounded(log_std, bound):
+    agent, params, _ = agent_of("box")
+    params = params | {"log_std": jnp.full(2, log_std)}
+    obs = block((6,))
+    np.testing.assert_allclose(std(agent, params, obs), math.exp(bound), rtol=1e-5)
+    gradient = jit(jax.grad(lambda p: jnp.sum(agent.policy(p, obs).log_prob(jnp.ones((6, 2))))))
+    assert tree.all_finite(gradient(params))
+
+
+def test_a_state_dependent_standard_deviation_depends_on_the_state():
+    fixed, fixed_params, _ = agent_of("box")
+    agent, params, _ = agent_of("box", state_dependent_std=True)
+    obs = block((6,))
+    assert "log_std" in fixed_params
+    assert "log_std" not in params
+    assert np.ptp(std(fixed, fixed_params, obs), axis=0).max() == 0
+    assert np.ptp(std(agent, louder(params), obs), axis=0).min() > 1e-3
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def shapes(*args, **options):
+    return jax.eval_shape(actor_critic(*args, **options).init, jax.random.key(0))
+
+
+def test_defaults_are_two_layers_of_64():
+    policy, value = shapes(environment(Discrete(4)))
+    sizes = sorted(x.shape for x in jax.tree.leaves(policy))
+    assert sizes == [(3, 64), (4,), (64,), (64,), (64, 4), (64, 64)]
+    assert sorted(x.shape for x in jax.tree.leaves(value))[-2:] == [(64, 1), (64, 64)]
+
+
+def test_policy_and_value_share_nothing():
+    first, second = (p["torso"]["Dense_0"]["kernel"] for p in agent_of("discrete")[1:])
+    assert np.max(np.abs(first - second)) > 1e-3
+
+
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - {"tanh"}))
+def test_activations_differ(activation):
+    tanh, params, _ = agent_of("discrete")
+    other = actor_critic(environment(Discrete(4)), (8,), activation=activation)
+    obs = block((4,))
+    first, second = (jit(a.policy)(louder(params), obs).logits for a in (tanh, other))
+    assert np.max(np.abs(first - second)) > 1e-2
+
+
+def test_unknown_names_and_spaces_are_refused():
+    with pytest.raises(ValueError, match=r"activation 'tahn' is unknown: use one of .*'tanh'"):
+        actor_critic(environment(Discrete(2)), activation="tahn")
+    with pytest.raises(ValueError, match=r"no policy head .*: use Discrete"):
+        actor_critic(environment(Discrete(2))._replace(action_space={"a": Discrete(2)}))
+
+
+def test_images_go_through_convolutions():
+    space = Box(np.zeros((6, 5, 2)), np.ones((6, 5, 2)), (6, 5, 2), np.uint8)
+    env = environment(Discrete(3), space, jnp.zeros((6, 5, 2), jnp.uint8))
+    agent = actor_critic(env, (8,), channels=(4, 6))
+    policy_params, value_params = jit(agent.init)(jax.random.key(0))
+    kernels = [x.shape for x in jax.tree.leaves(policy_params) if x.ndim == 4]
+    assert kernels == [(3, 3, 2, 4), (3, 3, 4, 6)]
+    images = jnp.asarray(np.random.default_rng(0).integers(2, size=(2, 3, 6, 5, 2)), jnp.uint8)
+    assert jit(agent.policy)(policy_params, images).logits.shape == (2, 3, 3)
+    values = jit(agent.value)(value_params, images)
+    assert values.shape == (2, 3)
+    assert np.ptp(values) > 0
+
+
+def test_observations_may_be_pytrees():
+    space = {"grid": integers(0, 3, 2, 2), "position": known_envs.unbounded(2), "mode": Discrete(3)}
+    obs = {
+        "grid": jnp.zeros((2, 2), jnp.int32),
+        "position": jnp.zeros(2),
+        "mode": jnp.int32(1),
+    }
+    agent = actor_critic(environment(Discrete(2), space, obs), (8,))
+    params, _ = jit(agent.init)(jax.random.key(0))
+    assert params["torso"]["Dense_0"]["kernel"].shape == (4 + 2 + 3, 8)
+    assert agent.policy(params, jax.tree.map(lead, obs)).logits.shape == (2, 3, 2)
+
+
+def test_parameters_are_float32_in_float64_too(x64):
+    for leaf in jax.tree.leaves(shapes(environment(known_envs.unbounded(2)))):
+        assert leaf.dtype == jnp.float32
+
+
+# --- networks of one's own ------------------------------------------------------------------------
+
+NUM_CELLS = 4
+
+
+def plain_functions():
+    def init(key):
+        return 0.1 * jax.random.normal(key, (NUM_CELLS, 2)), jnp.zeros(NUM_CELLS)
+
+    return ActorCritic(
+        init,
+        policy=lambda params, obs: distrax.Categorical(logits=obs @ params),
+        value=lambda params, obs: obs @ params,
+    )
+
+
+def flax_nnx():
+    def model(key, size):
+        return nnx.Linear(NUM_CELLS, size, rngs=nnx.Rngs(key))
+
+    graphs = [nnx.split(model(jax.random.key(0), size))[0] for size in (2, 1)]
+
+    def init(key):
+        keys = jax.random.split(key)
+        return tuple(nnx.state(model(k, size)) for k, size in zip(keys, (2, 1), strict=True))
+
+    return ActorCritic(
+        init,
+        policy=lambda params, obs: distrax.Categorical(logits=nnx.merge(graphs[0], params)(obs)),
+        value=lambda params, obs: nnx.merge(graphs[1], params)(obs)[..., 0],
+    )
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["weight", "bias"], meta_fields=["name"]
+)
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A model that is its own pytree of parameters, as Equinox has them."""
+
+    weight: jax.Array
+    bias: jax.Array
+    name: str
+
+    def __call__(self, x):
+        return x @ self.weight + jnp.broadcast_to(self.bias, (*x.shape[:-1], *self.bias.shape))
+
+
+def dataclasses_of_ones_own():
+    def init(key):
+        policy = Linear(0.1 * jax.random.normal(key, (NUM_CELLS, 2)), jnp.zeros(2), "policy")
+        return policy, Linear(jnp.zeros((NUM_CELLS, 1)), jnp.zeros(1), "value")
+
+    return ActorCritic(
+        init,
+        policy=lambda model, obs: distrax.Categorical(logits=model(obs)),
+        value=lambda model, obs: model(obs)[..., 0],
+    )
+
+
+@pytest.mark.parametrize("make", [plain_functions, flax_nnx, dataclasses_of_ones_own])
+def test_networks_of_ones_own_train(make):
+    learner = make_learner(
+        known_envs.chain(NUM_CELLS),
+        make(),
+        trpo(cg_iters=3),
+        num_envs=2,
+        num_steps=16,
+        value_epochs=1,
+        value_minibatches=1,
+    )
+
+    @jit
+    def one_step(key):
+        state = learner.init(key)
+        return state, *learner.step(state)
+
+    before, after, metrics = one_step(jax.random.key(0))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert metrics.extra["accepted"]
+    assert 0 < metrics.kl <= 0.01 * (1 + 1e-5)
+    assert metrics.nonfinite_update == 0
+    for name in ("policy_params", "value_params"):
+        pairs = zip(*(jax.tree.leaves(getattr(s, name)) for s in (before, after)), strict=True)
+        assert any(np.any(a != b) for a, b in pairs)

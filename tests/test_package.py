@@ -1,0 +1,127 @@
+"""The package as a newcomer's interpreter meets it: every name, lazily, and nothing else."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import kltrust
+
+PROMISED = set(
+    """
+    kl_divergence categorical_kl quadrature_kl entropy cross_entropy kl_k1 kl_k2 kl_k3
+    surrogate_loss clipped_surrogate_loss penalty_surrogate_loss kl_constraint value_loss
+    clipped_value_loss gae fisher_vector_product conjugate_gradient vanilla_pg npg trpo
+    ppo_clip ppo_penalty make actor_critic make_learner run train evaluate Env Outcome
+    Transition PolicyBatch PolicyUpdate ActorCritic Learner LearnerState Metrics types tree
+    divergences losses advantages fisher solvers networks environments rollout algorithms
+    audit learner experiments
+    """.split()  # noqa: SIM905
+)
+MATHEMATICS = ("divergences", "losses", "advantages", "fisher", "solvers")
+FOREIGN = ("flax", "optax", "gymnax")
+
+
+def in_fresh_process(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ImportWarning", "-c", code], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_promised_name_is_public():
+    assert set(kltrust.__all__) >= PROMISED
+    assert set(kltrust.__all__) <= set(dir(kltrust))
+
+
+def test_every_name_means_the_same_the_second_time():
+    """In a fresh process, alone: importing a submodule must not replace a function of its name."""
+    code = """
+import importlib, types, kltrust
+first = {name: getattr(kltrust, name) for name in kltrust.__all__}
+second = {name: getattr(kltrust, name) for name in kltrust.__all__}
+assert all(first[name] is second[name] for name in first)
+for name, home in kltrust._HOMES.items():
+    if home != "kltrust":
+        assert second[name] is getattr(importlib.import_module(home), name), name
+print(*(name for name in first if isinstance(first[name], types.ModuleType)))
+"""
+    modules = in_fresh_process(code).split()
+    stub = ast.parse(Path(kltrust.__file__).with_suffix(".pyi").read_text())
+    declared = [
+        alias.name
+        for statement in stub.body
+        if isinstance(statement, ast.ImportFrom) and statement.module == "kltrust"
+        for alias in statement.names
+    ]
+    assert modules == declared
+
+
+def test_the_stub_reexports_under_the_same_names():
+    """`from m import a as a` is what makes a name public to a type checker."""
+    stub = ast.parse(Path(kltrust.__file__).with_suffix(".pyi").read_text())
+    aliases = [a for s in stub.body if isinstance(s, ast.ImportFrom) for a in s.names]
+    assert all(alias.name == alias.asname for alias in aliases)
+
+
+def test_every_module_with_a_public_name_of_its_own_module():
+    """No lazily exported name is also a submodule, which an import would put in its place."""
+    folder = Path(kltrust.__file__).parent
+    submodules = {p.stem for p in folder.glob("*.py")} | {p.name for p in folder.iterdir()}
+    assert not {n for n, home in kltrust._HOMES.items() if home != "kltrust"} & submodules
+
+
+def test_importing_the_package_imports_nothing():
+    heavy = ("jax", "numpy", *FOREIGN)
+    code = f"import sys, kltrust; print(*(m for m in {heavy} if m in sys.modules))"
+    assert in_fresh_process(code) == ""
+
+
+def test_a_loss_imports_no_environment_and_no_network_library():
+    watched = (*FOREIGN, "matplotlib", "pandas", "orbax")
+    code = "import sys, kltrust; kltrust.surrogate_loss; kltrust.trpo_ = 0\n"
+    code += f"print(*(m for m in {watched} if m in sys.modules))"
+    assert in_fresh_process(code) == ""
+
+
+def test_the_mathematics_imports_and_runs_where_the_others_are_absent():
+    code = f"""
+import importlib, sys
+for name in {FOREIGN}:
+    sys.modules[name] = None          # an import of it raises ModuleNotFoundError
+for name in {MATHEMATICS}:
+    importlib.import_module(f"kltrust.{{name}}")
+import jax.numpy as jnp, kltrust
+x = jnp.array([0.5, 0.5])
+print(kltrust.surrogate_loss(x - x, x).sum(), kltrust.categorical_kl(x, x))
+product = kltrust.fisher_vector_product(lambda w, o: __import__("distrax").Categorical(o @ w),
+                                        jnp.zeros((2, 2)), jnp.eye(2))
+print(kltrust.conjugate_gradient(product, jnp.zeros((2, 2)), 1)[1])
+"""
+    assert in_fresh_process(code).split() == ["-1.0", "0.0", "0.0"]
+
+
+def test_absence_is_noticed():
+    """The control of the test above: a module that needs flax fails under the same conditions."""
+    code = "import sys; sys.modules['flax'] = None\nimport kltrust.networks"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ModuleNotFoundError" in done.stderr
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="'kltrust' has no attribute 'trppo'"):
+        _ = kltrust.trppo
+    assert not hasattr(kltrust, "trppo")
+
+
+def test_version_is_the_installed_one():
+    assert kltrust.__version__ == version("kltrust")
+
+
+def test_submodules_import_by_statement_and_by_attribute():
+    assert importlib.import_module("kltrust.losses") is kltrust.losses

@@ -1,0 +1,201 @@
+"""Results: frames over many runs and folders, and arrays in rliable's shape."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import kltrust
+from kltrust.experiments import plan, spec, sweep, sweep_lanes
+from kltrust.experiments.settings import INF, Experiment
+from kltrust.experiments.store import Run
+
+SPEC = """
+[sweep]
+name = "made"
+seeds = [4, 2, 9]
+envs = ["CartPole-v1", "Acrobot-v1"]
+preset = "none"
+
+[budget]
+total_steps = 8192
+num_evals = 2
+
+[[experiments]]
+algorithms = "trpo"
+grid.max_kl = [0.01, inf]
+
+[[experiments]]
+algorithms = "ppo_clip"
+"""
+ITERATIONS, CHUNK = 4, 2
+
+
+def score(run, iteration):
+    return 100.0 * run + iteration
+
+
+def write_group(path, planned, group, chunks, broken):
+    """What a sweep leaves of a group, with scores that tell the run and the iteration."""
+    runs, seeds = np.asarray(group.runs), np.asarray([planned.seed(r) for r in group.runs])
+    accepted = planned.experiment(group).algorithm == "trpo"
+    with Run.create(path, sweep.group_config(planned, group)) as run:
+        for chunk in range(chunks):
+            first = chunk * CHUNK
+            kl = (first + np.zeros((len(runs), CHUNK)) + runs[:, None] / 100).astype(np.float32)
+            metrics = {"kl": kl, "extra": {"accepted": kl > 1, "tries": kl.astype(np.int32)}}
+            if not accepted:
+                metrics["extra"] = {"epochs": kl}
+            bad = np.isin(runs, broken)[:, None] & (first + np.arange(CHUNK) >= 1)
+            metrics["nonfinite_update"] = bad.astype(np.int32)
+            reached = np.full(len(runs), 100)
+            rows = sweep_lanes.lane_rows(metrics, group.runs, seeds, first, reached, 2048)
+            done = first + CHUNK
+            means = np.asarray([score(r, done) for r in runs])
+            evaluation = {
+                "run": runs,
+                "seed": seeds,
+                "iteration": np.full(len(runs), done),
+                "mean_return": means,
+                "sampled_mean_return": -means,
+            }
+            run.commit(chunk, rows, {"w": runs}, evaluation=evaluation)
+        if chunks * CHUNK >= ITERATIONS:
+            run.finish()
+
+
+def write(path, chunks=2, broken=(), groups=None):
+    planned = plan.make_plan(spec.parse(SPEC), width=3)
+    with Run.create(path, planned.to_config()):
+        for i, group in enumerate(planned.groups[:groups]):
+            write_group(sweep.group_path(path, i), planned, group, chunks, broken)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("sweeps") / "made", broken=(7,))
+
+
+def test_one_row_per_run_with_its_resolved_settings(made):
+    runs = kltrust.results.load(made).runs
+    assert runs.run.tolist() == list(range(18))
+    assert runs.seed.tolist() == [4, 2, 9] * 6
+    # All settings of an environment, then those of the next.
+    assert runs.env.tolist() == (["CartPole-v1"] * 6 + ["Acrobot-v1"] * 6) + (
+        ["CartPole-v1"] * 3 + ["Acrobot-v1"] * 3
+    )
+    assert runs["update.max_kl"].tolist() == ([0.01] * 3 + [INF] * 3) * 2 + [INF] * 6
+    assert runs["update.damping"].isna().tolist() == [False] * 12 + [True] * 6
+    assert (runs["learner.gamma"] == 0.99).all()
+    assert (runs.width == 3).all()
+    assert (runs.iterations == ITERATIONS).all()
+    assert runs.score.tolist() == [score(run, ITERATIONS) for run in range(18)]
+    assert runs.broken.dropna().to_dict() == {7: 1}
+
+
+def test_metrics_and_evaluations(made):
+    loaded = kltrust.results.load(made)
+    metrics = loaded.metrics
+    assert list(zip(metrics.run, metrics.iteration, strict=True)) == [
+        (run, i) for run in range(18) for i in range(ITERATIONS)
+    ]
+    # A flag that only one algorithm has stays one, and is missing elsewhere.
+    assert metrics["extra.accepted"].dtype == "boolean"
+    assert metrics["extra.tries"].dtype == "Int64"
+    assert metrics["extra.accepted"].isna().sum() == 6 * ITERATIONS
+    assert metrics["kl"].dtype == np.float32
+    assert len(loaded.evaluations) == 18 * 2
+
+
+def test_scores_are_what_rliable_takes(made):
+    loaded = kltrust.results.load(made)
+    scores = loaded.scores()
+    assert loaded.tasks == ["CartPole-v1", "Acrobot-v1"]
+    assert list(scores) == ["trpo max_kl=0.01", "trpo max_kl=inf", "ppo_clip"]
+    # Row i is seed i of the list in every column: [CartPole, Acrobot].
+    firsts = {"trpo max_kl=0.01": (0, 6), "trpo max_kl=inf": (3, 9), "ppo_clip": (12, 15)}
+    for label, (cartpole, acrobot) in firsts.items():
+        expected = [
+            [score(cartpole + i, ITERATIONS), score(acrobot + i, ITERATIONS)] for i in range(3)
+        ]
+        assert scores[label].tolist() == expected
+    sampled = loaded.scores(column="sampled_mean_return")
+    assert all(np.array_equal(sampled[label], -scores[label]) for label in scores)
+    averaged = loaded.scores(last=2)
+    assert all(np.array_equal(averaged[label], scores[label] - 1) for label in scores)
+
+    from rliable import library, metrics
+
+    values, intervals = library.get_interval_estimates(
+        scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=20
+    )
+    assert set(values) == set(intervals) == set(scores)
+
+
+def test_select(made):
+    loaded = kltrust.results.load(made).select(algorithm="trpo", env="Acrobot-v1")
+    assert loaded.runs.run.tolist() == list(range(6, 12))
+    assert set(loaded.metrics.run) == set(loaded.evaluations.run) == set(range(6, 12))
+    assert {k: v.shape for k, v in loaded.scores().items()} == {
+        "trpo max_kl=0.01": (3, 1),
+        "trpo max_kl=inf": (3, 1),
+    }
+
+
+def test_what_is_not_there_yet(tmp_path):
+    # The first two groups only: ppo_clip has not begun.
+    loaded = kltrust.results.load(write(tmp_path / "part", chunks=1, groups=2))
+    assert loaded.runs.iterations.tolist() == [CHUNK] * 12 + [0] * 6
+    assert loaded.runs.score.isna().tolist() == [False] * 12 + [True] * 6
+    with pytest.raises(ValueError, match="'ppo_clip' lacks evaluated runs on CartPole-v1, Acrobot"):
+        loaded.scores()
+    assert len(loaded.select(algorithm="trpo").scores()) == 2
+    nothing = kltrust.results.load(write(tmp_path / "nothing", groups=0))
+    assert len(nothing.runs) == 18
+    assert len(nothing.metrics) == len(nothing.evaluations) == 0
+    with pytest.raises(ValueError, match="none yet"):
+        nothing.scores()
+
+
+def test_scores_that_can_not_be(made):
+    loaded = kltrust.results.load(made)
+    with pytest.raises(ValueError, match="mean_return, sampled_mean_return"):
+        loaded.scores(column="kl")
+    with pytest.raises(ValueError, match="last of 1"):
+        loaded.scores(last=0)
+    with pytest.raises(ValueError, match="or several"):
+        kltrust.results.load()
+
+
+def test_a_training_is_a_sweep_of_one_setting(made, tmp_path):
+    experiment = Experiment.from_dict(
+        {"algorithm": "npg", "env": "CartPole-v1", "budget": {"total_steps": 8192}}
+    )
+    config = {
+        "experiment": experiment.to_dict(),
+        "seeds": [9, 4],
+        "width": 1,
+        "chunk_length": CHUNK,
+    }
+    rows = {"seed": np.array([9, 4]), "iteration": np.zeros(2, int), "kl": np.array([0.1, 0.2])}
+    evaluation = {**rows, "mean_return": np.array([7.0, 8.0])}
+    with Run.create(tmp_path / "one", config) as run:
+        run.commit(0, rows, {"w": np.zeros(2)}, evaluation=evaluation)
+    alone = kltrust.results.load(tmp_path / "one")
+    assert alone.scores()["npg"].tolist() == [[7.0], [8.0]]
+    assert alone.metrics.run.tolist() == [0, 1]
+    # Beside a sweep: numbered after its runs.
+    both = kltrust.results.load(made, tmp_path / "one")
+    assert both.runs.run.tolist() == list(range(20))
+    assert both.runs["sweep"].tolist() == ["made"] * 18 + ["one"] * 2
+    tail = both.metrics[both.metrics.run >= 18]
+    assert tail.kl.tolist() == pytest.approx([0.1, 0.2])
+    cartpole = both.select(env="CartPole-v1").scores()
+    assert cartpole["npg"].tolist() == [[7.0], [8.0]]
+
+
+def test_tables_of_frames_can_be_joined(made):
+    loaded = kltrust.results.load(made)
+    joined = loaded.metrics.merge(loaded.runs[["run", "label"]], on="run", validate="many_to_one")
+    assert len(joined) == len(loaded.metrics)
+    assert isinstance(joined, pd.DataFrame)

@@ -1,0 +1,426 @@
+"""Specifications of sweeps: what they resolve into, and errors that name the line."""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kltrust.experiments import plan, spec
+from kltrust.experiments.presets import preset
+from kltrust.experiments.settings import INF, Experiment
+
+SPECS = sorted((Path(__file__).parent.parent / "benchmarks" / "specs").glob("*.toml"))
+
+TOY = """
+[sweep]
+name = "toy"
+seeds = 2
+envs = ["CartPole-v1", "Pendulum-v1"]
+preset = "none"
+
+[learner]
+num_envs = 4
+num_steps = 16
+value_epochs = 1
+value_minibatches = 2
+
+[budget]
+total_steps = 192
+"""
+
+
+def parse(text, head=TOY):
+    return spec.parse(head + textwrap.dedent(text), "toy.toml")
+
+
+def labels(parsed):
+    return [s.label for s in parsed.settings if s.experiment.env == "CartPole-v1"]
+
+
+def values(parsed, section, name):
+    chosen = [s for s in parsed.settings if s.experiment.env == "CartPole-v1"]
+    return [getattr(getattr(s.experiment, section), name) for s in chosen]
+
+
+def test_a_product_of_algorithms_and_environments():
+    parsed = parse('[[experiments]]\nalgorithms = ["trpo", "npg"]')
+    pairs = [(s.experiment.algorithm, s.experiment.env) for s in parsed.settings]
+    envs = ("CartPole-v1", "Pendulum-v1")
+    assert pairs == [(a, e) for a in ("trpo", "npg") for e in envs]
+    assert parsed.name == "toy"
+    assert parsed.seeds == (0, 1)
+    expected = Experiment.from_dict(
+        {
+            "algorithm": "trpo",
+            "env": "CartPole-v1",
+            "learner": {"num_envs": 4, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2},
+            "budget": {"total_steps": 192},
+        }
+    )
+    assert parsed.settings[0].experiment == expected
+
+
+def test_what_is_in_sweep_alone_is_one_experiment():
+    parsed = spec.parse(
+        '[sweep]\nalgorithms = "trpo"\nenvs = "CartPole-v1"\nseeds = [7, 3]', "x.toml"
+    )
+    assert parsed.name == "x"
+    assert parsed.seeds == (7, 3)
+    (only,) = parsed.settings
+    assert only.experiment == preset("trpo", "CartPole-v1")
+
+
+def test_a_grid_is_a_product_and_zip_goes_row_by_row():
+    parsed = parse("""
+        [[experiments]]
+        algorithms = "ppo_clip"
+        update.num_minibatches = 2
+        grid = { clip_eps = [0.1, 0.2], "learner.gamma" = [0.9, 0.99] }
+        zip.update.learning_rate = [1e-3, 1e-4, 1e-5]
+        zip.entropy_coef = [0, 0.01, 0.02]
+    """)
+    triples = zip(
+        values(parsed, "update", "clip_eps"),
+        values(parsed, "learner", "gamma"),
+        values(parsed, "update", "learning_rate"),
+        values(parsed, "update", "entropy_coef"),
+        strict=True,
+    )
+    rows = ((1e-3, 0.0), (1e-4, 0.01), (1e-5, 0.02))
+    assert list(triples) == [
+        (clip, gamma, *row) for clip in (0.1, 0.2) for gamma in (0.9, 0.99) for row in rows
+    ]
+    assert labels(parsed)[0] == "ppo_clip clip_eps=0.1 gamma=0.9 learning_rate=0.001 entropy_coef=0"
+    assert len(set(labels(parsed))) == 12
+    # One compilation serves them all on an environment: every swept value is a float.
+    assert [len(g.runs) for g in plan.make_plan(parsed).groups] == [24, 24]
+
+
+RANDOM = """
+[[experiments]]
+algorithms = {algorithms}
+
+[experiments.random]
+count = 400
+seed = {seed}
+learning_rate = {{ log_uniform = [1e-4, 1e-1] }}
+gamma = {{ uniform = [0.9, 0.99] }}
+{more}
+"""
+
+
+def drawn(seed=5, algorithms='"vanilla_pg"', more=""):
+    return parse(RANDOM.format(seed=seed, algorithms=algorithms, more=more))
+
+
+def test_random_draws():
+    parsed = drawn()
+    rates, gammas = values(parsed, "update", "learning_rate"), values(parsed, "learner", "gamma")
+    assert len(set(rates)) > 390
+    assert min(rates) >= 1e-4
+    assert max(rates) <= 1e-1
+    # Uniform in the logarithm: a third of them in each decade; and in the value.
+    assert np.histogram(np.log10(rates), [-4, -3, -2, -1])[0] == pytest.approx([133] * 3, abs=30)
+    assert np.mean(gammas) == pytest.approx(0.945, abs=0.005)
+    assert abs(np.corrcoef(np.log(rates), gammas)[0, 1]) < 0.15
+    assert parsed.settings == drawn().settings
+    assert values(drawn(seed=6), "update", "learning_rate") != rates
+    # Another key beside it, or another algorithm, leaves the draws of a key alone.
+    more = drawn(more="hidden = { choice = [[8], [16, 16]] }")
+    assert values(more, "update", "learning_rate") == rates
+    assert set(values(more, "network", "hidden")) == {(8,), (16, 16)}
+    both = drawn(algorithms=["vanilla_pg", "ppo_clip"])
+    assert values(both, "update", "learning_rate") == [*rates, *rates]
+    # Both environments meet the same draws.
+    assert len({s.label for s in parsed.settings}) == len(parsed.settings) / 2
+
+
+def test_a_preset_is_the_base_and_sections_go_over_it():
+    head = '[sweep]\nseeds = 1\nenvs = "CartPole-v1"\n[learner]\nnum_steps = 64\n'
+    text = '[[experiments]]\nalgorithms = "ppo_clip"\nupdate.max_kl = inf\nlearner.num_envs = 2\n'
+    (tuned,) = parse(text, head).settings
+    base = preset("ppo_clip", "CartPole-v1")
+    assert tuned.experiment.update == base.update
+    assert tuned.experiment.update.max_kl == INF
+    assert tuned.experiment.learner.num_steps == 64
+    assert tuned.experiment.learner.num_envs == 2
+    assert tuned.experiment.learner.value_minibatches == base.learner.value_minibatches
+    (bare,) = parse(text + 'preset = "none"\n', head).settings
+    assert bare.experiment.update != base.update
+
+
+def test_env_params_may_be_swept():
+    parsed = parse("""
+        [[experiments]]
+        algorithms = "trpo"
+        envs = "CartPole-v1"
+        env_params.length = 0.6
+        grid.env_params.gravity = [9.8, 1.6]
+    """)
+    assert [s.experiment.env_params["gravity"] for s in parsed.settings] == [9.8, 1.6]
+    assert parsed.settings[0].experiment.env_params["length"] == 0.6
+    assert len(plan.make_plan(parsed).groups) == 1
+
+
+FIRST = len(TOY.splitlines()) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("[sweeps]\nx = 1", 0, "unknown section 'sweeps': did you mean sweep"),
+        ("[[experiments]]\nalgoritms = 'trpo'", 1, "did you mean algorithms"),
+        ("[[experiments]]\n# a word\nalgorithms = 'trop'", 2, "did you mean trpo"),
+        ("[[experiments]]\nenvs = 'CartPole-v1'", 0, "algorithms are missing"),
+        ("[[experiments]]\nalgorithms = []", 1, "a name or a list of names"),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\n[[experiments]]\nalgorithms = 'trpo'\n"
+            "label = 'b'\n\nupdate.max_kll = 1",
+            6,
+            "unknown setting in .update. 'max_kll': did you mean max_kl",
+        ),
+        ("[[experiments]]\nalgorithms = 'trpo'\nupdate.max_kl = 'a'", 2, "max_kl must be a float"),
+        ("[[experiments]]\nalgorithms = 'trpo'\nupdate = { cg_iters = 1.5 }", 2, "must be a int"),
+        ("[[experiments]]\nalgorithms = 'trpo'\nupdate = 3", 2, "update must be a table"),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\ngrid.max_kl = [\n  0.1,\n  -0.1,\n]",
+            2,
+            "max_kl must be greater than 0, got -0.1",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\ngrid.clip_eps = [1]",
+            2,
+            "setting of trpo 'clip_eps'",
+        ),
+        ("[[experiments]]\nalgorithms = 'trpo'\ngrid.max_kl = 0.1", 2, "takes a list of values"),
+        ("[[experiments]]\nalgorithms = 'trpo'\ngrid.max_kl = []", 2, "takes a list of values"),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\ngrid = { 'a.b' = [1] }",
+            2,
+            "unknown section 'a.b'",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\nzip = { max_kl = [1.0], damping = [1.0, 2.0] }",
+            2,
+            "lists of one length",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\ngrid.max_kl = [1.0]\nzip.max_kl = [1.0]",
+            0,
+            "max_kl is swept twice",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\nupdate.max_kl = 0.1\ngrid.max_kl = [1.0]",
+            3,
+            "swept and set",
+        ),
+        ("[[experiments]]\nalgorithms = 'trpo'\nrandom.count = 3", 2, "count, at least 1"),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\n[experiments.random]\ncount = 2\n"
+            "max_kl = { log_uniform = [0.0, 1.0] }",
+            4,
+            "0 < low < high",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\n[experiments.random]\ncount = 2\n"
+            "max_kl = { normal = [0.0, 1.0] }",
+            4,
+            "takes one of uniform, log_uniform, choice",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\nenvs = 'CartPol-v1'",
+            0,
+            "did you mean 'CartPole-v1'",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\nenvs = 'CartPole-v1'\nenv_params.gravitas = 1.0",
+            3,
+            "no parameter 'gravitas'",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'ppo_clip'\nupdate.num_minibatches = 7",
+            2,
+            "num_minibatches=7 does not divide",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\npreset = 'absent.toml'",
+            2,
+            "can't read the preset",
+        ),
+        (
+            "[[experiments]]\nalgorithms = 'trpo'\n[[experiments]]\nalgorithms = 'trpo'",
+            2,
+            "'trpo' on CartPole-v1 is there twice",
+        ),
+        ("[network]\nhiden = [8]\n[[experiments]]\nalgorithms = 'trpo'", 1, "did you mean hidden"),
+        (
+            "[network]\nactivation = 'tan'\n[[experiments]]\nalgorithms = 'trpo'",
+            1,
+            "activation 'tan'",
+        ),
+    ],
+)
+def test_errors_name_the_line(text, line, message):
+    with pytest.raises(ValueError, match=rf"^toy.toml:{FIRST + line}: .*{message}"):
+        spec.parse(TOY + text, "toy.toml").check()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("seeds = 2", "seeds = 0", 4, "seeds must be"),
+        ("seeds = 2", "seeds = [1, 1]", 4, "seeds must be"),
+        ("seeds = 2", "seeds = [-1]", 4, "seeds must be"),
+        ("seeds = 2", "seeds = true", 4, "seeds must be"),
+        ('name = "toy"', 'name = "a/b"', 3, "name must be"),
+        ("total_steps = 192", "total_steps = 63", 15, "total_steps=63 does not pay"),
+        ("num_envs = 4", "num_envs = 0", 9, "num_envs must be"),
+    ],
+)
+def test_errors_of_the_common_part_name_the_line(old, new, line, message):
+    with pytest.raises(ValueError, match=rf"^toy.toml:{line}: .*{message}"):
+        parse('[[experiments]]\nalgorithms = "trpo"', TOY.replace(old, new)).check()
+
+
+def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match=r"can't read .*absent\.toml"):
+        spec.load(tmp_path / "absent.toml")
+    (tmp_path / "half.toml").write_text("[sweep]\nname = a b\n")
+    with pytest.raises(ValueError, match=r"half\.toml is not TOML.*line 2"):
+        spec.load(tmp_path / "half.toml")
+
+
+def test_lines_of_keys_within_multi_line_values():
+    text = "[a]\nx = [\n  [1],\n  [2]\n]\n\n# [b]\n[b]\ny.z = 1\n[[c]]\n[[c]]\nw = 1\n"
+    places = {
+        ("a",): 1,
+        ("a", "x"): 2,
+        ("b",): 8,
+        ("b", "y", "z"): 9,
+        ("c", 0): 10,
+        ("c", 1, "w"): 12,
+    }
+    assert {place: spec.line_of(text, place) for place in places} == places
+    # What is not there is at what would hold it.
+    assert spec.line_of(text, ("b", "q")) == 8
+    assert spec.line_of(text, ("q",)) == 1
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_the_benchmarks_specifications(path):
+    parsed = spec.load(path)
+    assert parsed.name == path.stem
+    assert len(parsed.seeds) >= 10
+    plan.make_plan(parsed)
+    # One setting of each static group and environment: the rest differ in positive floats.
+    groups = {plan.static_key(s.experiment): s for s in parsed.settings}
+    spec.Spec(parsed.name, parsed.seeds, tuple(groups.values()), parsed.source).check()
+
+
+def test_table_1_of_the_ppo_paper():
+    parsed = spec.load(next(path for path in SPECS if path.stem == "ppo_table1"))
+    names = {s.label for s in parsed.settings}
+    assert len(names) == 11 + 3
+    betas = {s.experiment.update.init_beta for s in parsed.settings if "fixed" in s.label}
+    assert betas == {0.3, 1.0, 3.0, 10.0}
+    (unbounded,) = {s.experiment.update.clip_eps for s in parsed.settings if "no " in s.label}
+    assert unbounded == INF
+
+
+def test_the_trust_regions_are_matched():
+    parsed = spec.load(next(path for path in SPECS if path.stem == "trust_region"))
+    swept = {
+        name: sorted({s.swept[name] for s in parsed.settings if name in s.swept})
+        for name in ("update.clip_eps", "update.max_kl", "update.target_kl")
+    }
+    assert swept["update.max_kl"] == swept["update.target_kl"]
+    assert np.square(swept["update.clip_eps"]) / 2 == pytest.approx(swept["update.max_kl"])
+
+
+# Plans.
+
+
+def toy_plan(**keywords):
+    parsed = parse("""
+        [[experiments]]
+        algorithms = "trpo"
+        grid.max_kl = [0.01, inf]
+        grid.cg_iters = [3, 4]
+        [[experiments]]
+        algorithms = "vanilla_pg"
+        learner.num_steps = 32
+    """)
+    return parsed, plan.make_plan(parsed, **keywords)
+
+
+def test_static_groups_differ_in_more_than_floats():
+    parsed, planned = toy_plan()
+    # trpo x two cg_iters x two environments, vanilla_pg x two environments.
+    assert len(planned.groups) == 6
+    assert sorted(run for g in planned.groups for run in g.runs) == list(range(20))
+    for group in planned.groups:
+        keys = {plan.static_key(planned.setting(run).experiment) for run in group.runs}
+        assert len(keys) == 1
+        # Common random numbers: every setting with every seed.
+        pairs = {(planned.setting(run).label, planned.seed(run)) for run in group.runs}
+        assert len(pairs) == len(group.runs)
+        assert {seed for _, seed in pairs} == set(parsed.seeds)
+    assert plan.Plan.from_config(planned.to_config()) == planned
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_shards_hold_every_run_once(n):
+    _, whole = toy_plan()
+    shards = [toy_plan(shard=(i, n))[1] for i in range(1, n + 1)]
+    runs = [run for shard in shards for group in shard.groups for run in group.runs]
+    assert runs == [run for group in whole.groups for run in group.runs]
+    assert {g.width for s in shards for g in s.groups} == {g.width for g in whole.groups}
+
+    def steps(planned):
+        return sum(
+            len(g.runs) * planned.experiment(g).num_iterations * planned.experiment(g).batch_size
+            for g in planned.groups
+        )
+
+    assert max(map(steps, shards)) - min(map(steps, shards)) <= 2 * 192
+
+
+@pytest.mark.parametrize(("shard", "message"), [((0, 2), "1 <= i <= n"), ((3, 2), "1 <= i <= n")])
+def test_shards_that_can_not_be(shard, message):
+    with pytest.raises(ValueError, match=message):
+        toy_plan(shard=shard)
+    with pytest.raises(ValueError, match="would hold no run"):
+        toy_plan(shard=(1, 50))
+    with pytest.raises(ValueError, match="width must be"):
+        toy_plan(width=-1)
+
+
+class Accelerator:
+    """As much of a device as the choice of a width asks."""
+
+    platform = "gpu"
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def memory_stats(self):
+        return {"bytes_limit": self.limit}
+
+
+def test_the_width_follows_the_memory_of_an_accelerator():
+    head = TOY.replace(', "Pendulum-v1"', "")
+    parsed = parse('[[experiments]]\nalgorithms = "trpo"\ngrid.max_kl = [0.01, inf]', head)
+
+    def width(limit, count=1):
+        return plan.make_plan(parsed, devices=[Accelerator(limit)] * count).groups[0].width
+
+    planned = plan.make_plan(parsed)
+    experiment = planned.experiment(planned.groups[0])
+    # All four lanes of the group in one block, or as many as fit.
+    assert width(2**34) == 4
+    assert width(2**34, count=2) == 2
+    memory = plan.estimate_memory(experiment, 4, 4, planned.groups[0].chunk_length)
+    assert memory.total == 4 * (memory.lane + memory.work)
+    assert width(2 * (4 * memory.lane + 2 * memory.work)) == 2
+    assert width(1) == 1

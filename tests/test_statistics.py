@@ -1,0 +1,31 @@
+"""Scores over seeds: point estimates, and intervals that are the same every time."""
+
+import numpy as np
+
+from kltrust.experiments.statistics import mean_and_iqm
+
+
+def test_estimates_and_intervals():
+    scores = np.arange(20.0)
+    mean, iqm = mean_and_iqm(scores)
+    assert mean.value == 9.5
+    assert iqm.value == np.mean(scores[5:15])
+    # The normal interval of a mean of 20: what the bootstrap tends to.
+    half = 1.96 * scores.std() / np.sqrt(20)
+    np.testing.assert_allclose([mean.low, mean.high], [9.5 - half, 9.5 + half], atol=0.3)
+    assert iqm.low < iqm.value < iqm.high
+    assert str(mean).startswith("9.5 [")
+
+
+def test_the_same_every_time_and_nobody_elses_draws_are_moved():
+    np.random.seed(5)  # noqa: NPY002
+    first = mean_and_iqm([1.0, 2.0, 7.0])
+    after = np.random.random()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    assert np.random.random() == after  # noqa: NPY002
+    assert mean_and_iqm([1.0, 2.0, 7.0]) == first
+
+
+def test_one_seed_is_its_own_estimate():
+    mean, iqm = mean_and_iqm([3.0])
+    assert mean == iqm == (3.0, 3.0, 3.0)
