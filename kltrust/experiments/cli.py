@@ -19,6 +19,7 @@ COMMANDS = {
     "sweep": "sweep_cli",
     "status": "sweep_cli",
     "merge": "sweep_cli",
+    "export": "export_cli",
 }
 
 HELP = """\
@@ -30,6 +31,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
   kltrust status DIR             how far a sweep is
   kltrust merge SHARD ...        put the shards of a sweep together
+  kltrust export DIR ...         the metrics for TensorBoard or Weights & Biases
   kltrust envs [ENV]             list environments, or the parameters of one
   kltrust doctor                 check this installation
 

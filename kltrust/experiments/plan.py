@@ -132,7 +132,7 @@ def make_plan(
     for runs in by_key.values():
         experiment = plan.setting(runs[0]).experiment
         chunk = max(1, experiment.num_iterations // experiment.budget.num_evals)
-        chosen = width or _choose_width(experiment, len(runs), chunk, devices)
+        chosen = width or choose_width(experiment, len(runs), chunk, devices)
         groups.append(Group(tuple(runs), chosen, chunk))
     return _take_shard(replace(plan, groups=tuple(groups)), shard)
 
@@ -175,7 +175,7 @@ def _bytes(tree: Any) -> int:
     return sum(size(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def _choose_width(
+def choose_width(
     experiment: Experiment, num_lanes: int, chunk_length: int, devices: list[Any]
 ) -> int:
     """All lanes of a device at once where that is fast and fits; a few on a CPU, see `training`."""

@@ -1,0 +1,225 @@
+"""Exports: what a dashboard gets is what the tables hold."""
+
+import json
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+import kltrust
+from kltrust.experiments import cli, export, plan, spec, sweep, sweep_lanes
+from kltrust.experiments.store import Run
+
+SPEC = """
+[sweep]
+name = "made"
+seeds = [4, 2]
+envs = "CartPole-v1"
+preset = "none"
+
+[learner]
+num_envs = 4
+num_steps = 8
+
+[budget]
+total_steps = 128
+num_evals = 2
+
+[[experiments]]
+algorithms = "trpo"
+grid.max_kl = [0.01, 0.02]
+"""
+CHUNK, RUNS = 2, 4
+STEPS = 4 * 8
+
+
+def values(chunk):
+    """[runs, iterations] of one chunk, that tell the run and the iteration."""
+    return (np.arange(RUNS)[:, None] * 10.0 + CHUNK * chunk + np.arange(CHUNK)).astype(np.float32)
+
+
+def write(path):
+    planned = plan.make_plan(spec.parse(SPEC), width=2)
+    (group,) = planned.groups
+    with Run.create(path, planned.to_config()):
+        pass
+    with Run.create(sweep.group_path(path, 0), sweep.group_config(planned, group)) as run:
+        seeds = np.asarray([planned.seed(r) for r in group.runs])
+        for chunk in range(2):
+            kl = values(chunk)
+            episodes = np.broadcast_to(np.asarray([0, 2]), kl.shape).astype(np.int32)
+            metrics = {
+                "kl": np.where(kl == 11, np.nan, kl),
+                "return_sum": kl * episodes,
+                "length_sum": 3 * episodes,
+                "num_episodes": episodes,
+                "nonfinite_update": np.zeros_like(episodes),
+                "extra": {"accepted": episodes > 0},
+            }
+            rows = sweep_lanes.lane_rows(
+                metrics, group.runs, seeds, CHUNK * chunk, np.full(RUNS, 100), STEPS
+            )
+            done = np.full(RUNS, CHUNK * (chunk + 1))
+            evaluation = {
+                "run": np.asarray(group.runs),
+                "seed": seeds,
+                "iteration": done,
+                "env_steps": done * STEPS,
+                "mean_return": values(chunk)[:, -1] + 0.5,
+            }
+            run.commit(chunk, rows, {"w": np.zeros(RUNS)}, evaluation=evaluation)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("sweeps") / "made")
+
+
+def test_history_is_what_the_tables_hold(made):
+    runs = list(export.exported(kltrust.results.load(made)))
+    assert [r.name for r in runs] == [
+        f"made/trpo max_kl={kl}/CartPole-v1/seed{seed}" for kl in (0.01, 0.02) for seed in (4, 2)
+    ]
+    first, second, third, _ = runs
+    assert (first.config["update.max_kl"], third.config["update.max_kl"]) == (0.01, 0.02)
+    assert list(first.history) == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    assert first.history[3 * STEPS]["train/kl"] == 2
+    assert "evaluation/mean_return" not in first.history[STEPS]
+    assert first.history[2 * STEPS]["evaluation/mean_return"] == 1.5
+    assert first.summary["score"] == 3.5
+    # Episodes ended in every second iteration only; a NaN is left out, not exported as one.
+    assert "train/episode_return" not in first.history[STEPS]
+    assert first.history[2 * STEPS]["train/episode_return"] == 1
+    assert first.history[2 * STEPS]["train/episode_length"] == 3
+    assert "train/kl" in second.history[STEPS]
+    assert "train/kl" not in second.history[2 * STEPS]
+
+
+def test_a_run_in_two_folders_is_two_runs(made):
+    runs = list(export.exported(kltrust.results.load(made, made)))
+    assert len({r.name for r in runs}) == len(runs) == 2 * RUNS
+
+
+def read_events(folder):
+    """(tag, step) to value, from TensorBoard's files: records of length, checksum, event."""
+    from tensorboardX.proto import event_pb2
+
+    (file,) = folder.glob("events*")
+    data, found = file.read_bytes(), {}
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+    return found
+
+
+def test_tensorboard_files_hold_the_same_numbers(made, tmp_path, capsys):
+    assert cli.main(["export", str(made), "--tensorboard", str(tmp_path / "tb")]) == 0
+    assert "4 runs" in capsys.readouterr().out
+    (folder,) = tmp_path.glob("tb/made/trpo_max_kl=0.02/CartPole-v1/seed2")
+    found = read_events(folder)
+    run = list(export.exported(kltrust.results.load(made)))[-1]
+    for step, tags in run.history.items():
+        for tag, value in tags.items():
+            assert found.pop((tag, step)) == pytest.approx(value, rel=1e-6)
+    assert [tag for tag, _ in found] == ["settings/text_summary"]
+
+
+def test_a_second_export_does_not_mix_with_the_first(made, tmp_path, capsys):
+    arguments = ["export", str(made), "--tensorboard", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    before = {p: p.stat().st_size for p in tmp_path.rglob("*")}
+    assert cli.main(arguments) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert {p: p.stat().st_size for p in tmp_path.rglob("*")} == before
+
+
+def wandb_records(data):
+    """The records of a W&B file: LevelDB's log format, blocks of 32 KiB after 7 bytes of header."""
+    whole, at, block = b"", 7, 1 << 15
+    while at + 7 <= len(data):
+        if block - at % block < 7:  # too short for a header: zeros
+            at += block - at % block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part of several
+            yield whole
+            whole = b""
+
+
+def read_wandb(folder):
+    """The history of an offline run, step by step."""
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = folder.glob("*.wandb")
+    history, config, name = {}, {}, None
+    for data in wandb_records(file.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        if record.HasField("history"):
+            items = record.history.item
+            row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            history[row["_step"]] = row
+        if record.HasField("run"):
+            name = record.run.display_name
+            config |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
+    return name, config, history
+
+
+def test_wandb_offline_runs_hold_the_same_numbers(made, tmp_path, capsys, monkeypatch):
+    # As a person would call it: in a folder of theirs, which W&B keeps its files in.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path))
+    assert cli.main(["export", str(made), "--wandb", "mine"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("wandb sync ") == RUNS
+    folders = sorted(tmp_path.glob("wandb/offline-run-*"))
+    assert len(folders) == RUNS
+    assert all(str(folder) in printed for folder in folders)
+    found = {name: (config, history) for name, config, history in map(read_wandb, folders)}
+    for run in export.exported(kltrust.results.load(made)):
+        config, history = found[run.name]
+        assert config["update.max_kl"] == run.config["update.max_kl"]
+        assert list(history) == list(run.history)
+        for step, tags in run.history.items():
+            logged = {k: v for k, v in history[step].items() if not k.startswith("_")}
+            assert logged == pytest.approx(tags)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "export where"),
+        (["--online", "--tensorboard", "x"], "--online goes with --wandb"),
+    ],
+)
+def test_an_export_to_nowhere_says_what_is_missing(made, capsys, arguments, message):
+    assert cli.main(["export", str(made), *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_missing_extra_is_named(made, tmp_path, capsys, monkeypatch, flag, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main(["export", str(made), f"--{flag}", str(tmp_path / "x")]) == 1
+    assert f"pip install 'kltrust[{flag}]'" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_to_export_is_an_error(tmp_path, capsys):
+    planned = plan.make_plan(spec.parse(SPEC), width=2)
+    with Run.create(tmp_path / "begun", planned.to_config()):
+        pass
+    assert cli.main(["export", str(tmp_path / "begun"), "--tensorboard", str(tmp_path / "x")]) == 1
+    assert "nothing to export yet" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_an_error(made, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main(["export", str(made), "--tensorboard", str(tmp_path / "file" / "tb")]) == 1
+    assert "can't write to" in capsys.readouterr().err
