@@ -31,7 +31,16 @@ from kltrust.algorithms import (
     vanilla_pg as vanilla_pg,
 )
 from kltrust.audit import (
+    CurvatureAudit as CurvatureAudit,
+    UpdateAudit as UpdateAudit,
+    audit_curvature as audit_curvature,
+    audit_update as audit_update,
+    bretagnolle_huber_bound as bretagnolle_huber_bound,
+    fisher_rao_length as fisher_rao_length,
+    kl_path as kl_path,
     measure_update as measure_update,
+    normalizer_kl as normalizer_kl,
+    reference_kl as reference_kl,
 )
 from kltrust.divergences import (
     categorical_kl as categorical_kl,

@@ -1,4 +1,4 @@
-"""How far an update moved the policy: measured, by one standard, for any algorithm."""
+"""The ratio, and the measurement that is part of every iteration."""
 
 from __future__ import annotations
 

@@ -1,0 +1,176 @@
+"""The quadratic model that natural gradients trust, against what an update really did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from kltrust.audit._measure import log_ratio
+from kltrust.audit._spectrum import (
+    EffectiveDimension,
+    Estimate,
+    effective_dimension,
+    largest_eigenvalue,
+)
+from kltrust.audit._update import finite_ratio
+from kltrust.checks import check, check_count
+from kltrust.divergences import kl_divergence
+from kltrust.fisher import fisher_operator
+from kltrust.solvers import conjugate_gradient
+from kltrust.tree import dot, norm, weighted_mean
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+
+
+class CurvatureAudit(NamedTuple):
+    """The model at old_params of the step s = new_params - old_params, and the outcome; scalars.
+
+    F is the Fisher matrix at old_params averaged over the batch's states, g the gradient at
+    old_params of L = mean(r A), r = new(a|s) / batch.old(a|s).
+
+    Attributes:
+        kl: the realised mean of KL(old || new), nats.
+        kl_quadratic: s'Fs / 2, what the model predicts for it.
+        kl_quadratic_damped: s'(F + damping I)s / 2, what TRPO puts on the bound.
+        surrogate_gain: the realised L(new) - L(old), in units of the advantage.
+        surrogate_gain_linear: g's, what the model predicts for it.
+        gradient_norm: |g|.
+        step_norm: |s|, in units of the parameters.
+        curvature: s'Fs / s's, nats per squared unit of the parameters; 0 for s = 0.
+        cg_residual: |g - (F + damping I)x| / |g| of the x that ``cg_iters`` conjugate-gradient
+            iterations find, by one more product and not by CG's own recursion; 0 for g = 0.
+        largest_eigenvalue: F's, by Lanczos's iteration, with the norm of its residual.
+        effective_dimension: tr(F (F + damping I)^-1), by Hutchinson's estimator, with the
+            standard error over the probes; NaN at damping = 0, None without probes.
+    """
+
+    kl: Array
+    kl_quadratic: Array
+    kl_quadratic_damped: Array
+    surrogate_gain: Array
+    surrogate_gain_linear: Array
+    gradient_norm: Array
+    step_norm: Array
+    curvature: Array
+    cg_residual: Array
+    largest_eigenvalue: Estimate
+    effective_dimension: EffectiveDimension | None
+
+
+def audit_curvature(
+    policy: Policy,
+    old_params: Params,
+    new_params: Params,
+    batch: PolicyBatch,
+    *,
+    key: Array,
+    damping: Number = 0.1,
+    cg_iters: int = 10,
+    cg_rtol: Number = 1e-5,
+    num_lanczos: int = 16,
+    num_probes: int = 8,
+    probe_iters: int = 50,
+    fisher_chunks: int = 1,
+) -> CurvatureAudit:
+    """How good the quadratic model of the KL and the linear one of the gain were for an update.
+
+    Costs some cg_iters + num_lanczos + num_probes * probe_iters Fisher products at most (some 430
+    by default, 30 without probes): on request, not in every iteration.
+    Leaves of the parameters that are not floats take no part.
+
+    Args:
+        policy: the policy.
+        old_params: before the update.
+        new_params: after it, whatever made them.
+        batch: what the update saw, or another one.
+        key: gives Lanczos's start and the probes.
+        damping: added to F's diagonal; the algorithm's own, for a comparison with it. Traced.
+        cg_iters: conjugate-gradient iterations at most, for ``cg_residual``.
+        cg_rtol: relative residual at which they end.
+        num_lanczos: iterations for the largest eigenvalue.
+        num_probes: random probes for the effective dimension, 0 (not estimated) or at least 2.
+        probe_iters: conjugate-gradient iterations of each probe at most.
+        fisher_chunks: F's products in so many parts, to bound memory.
+
+    Raises:
+        ValueError: on a bad setting.
+    """
+    check(damping=(damping, True), cg_rtol=(cg_rtol, True))
+    check_count(
+        cg_iters=cg_iters,
+        num_lanczos=num_lanczos,
+        probe_iters=probe_iters,
+        fisher_chunks=fisher_chunks,
+    )
+    if num_probes < 0 or num_probes == 1:
+        raise ValueError(
+            f"num_probes must be 0 or at least 2, got {num_probes}: a standard error takes two"
+        )
+    weight = batch.weight
+    fisher = fisher_operator(policy, old_params, batch.obs, weight=weight, num_chunks=fisher_chunks)
+    theta, restore = flatten_floats(old_params)
+    step = flatten_floats(new_params)[0] - theta
+
+    def product(v: Array) -> Array:
+        return flatten_floats(fisher.product(restore(v)))[0]
+
+    def damped(v: Array) -> Array:
+        return product(v) + damping * v
+
+    advantage = batch.advantage if weight is None else jnp.where(weight > 0, batch.advantage, 0)
+
+    def ratio(theta: Array) -> Array:
+        return finite_ratio(log_ratio(policy(restore(theta), batch.obs), batch))
+
+    gradient = jax.grad(lambda t: weighted_mean(ratio(t) * advantage, weight))(theta)
+    # L(new) - L(old) sample by sample: the two means would cancel.
+    change = ratio(flatten_floats(new_params)[0]) - ratio(theta)
+    curvature, length = fisher.quadratic_form(restore(step)), dot(step, step)
+    x, _ = conjugate_gradient(damped, gradient, cg_iters, rtol=cg_rtol)
+    lanczos_key, probe_key = jax.random.split(key)
+    start = jax.random.normal(lanczos_key, theta.shape, theta.dtype)
+    return CurvatureAudit(
+        kl=weighted_mean(
+            kl_divergence(policy(old_params, batch.obs), policy(new_params, batch.obs)), weight
+        ),
+        kl_quadratic=curvature / 2,
+        kl_quadratic_damped=(curvature + damping * length) / 2,
+        surrogate_gain=weighted_mean(change * advantage, weight),
+        surrogate_gain_linear=dot(gradient, step),
+        gradient_norm=norm(gradient),
+        step_norm=norm(step),
+        curvature=_over(curvature, length),
+        cg_residual=_over(norm(gradient - damped(x)), norm(gradient)),
+        largest_eigenvalue=largest_eigenvalue(product, start, num_lanczos),
+        effective_dimension=None
+        if num_probes == 0
+        else effective_dimension(
+            product, damping, theta, probe_key, num_probes=num_probes, num_iters=probe_iters
+        ),
+    )
+
+
+def flatten_floats(params: Params) -> tuple[Array, Callable[[Array], Params]]:
+    """The float leaves as one vector [n], and the way back, with the other leaves as they are."""
+    leaves, structure = jax.tree.flatten(params)
+    is_float = [jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating) for leaf in leaves]
+    vector, split = ravel_pytree(
+        [leaf for leaf, chosen in zip(leaves, is_float, strict=True) if chosen]
+    )
+
+    def restore(vector: Array) -> Params:
+        floats = iter(split(vector))
+        pairs = zip(leaves, is_float, strict=True)
+        return jax.tree.unflatten(
+            structure, [next(floats) if chosen else leaf for leaf, chosen in pairs]
+        )
+
+    return vector, restore
+
+
+def _over(x: Array, y: Array) -> Array:
+    """X / y, 0 where y = 0."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)

@@ -1,0 +1,164 @@
+"""Spectra of matrices that are known by their products only: symmetric and positive semidefinite.
+
+In products of small matrices and sums: no factorisation, which under ``vmap`` XLA's CPU backend
+would hand to LAPACK in batches (and can deadlock there on small machines).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from kltrust.solvers import conjugate_gradient
+from kltrust.types import Array, Number
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_SQUARINGS = 40  # eigenvalues that agree to 1 in 1e12 are one eigenvalue, in float64 too
+
+_Pair: TypeAlias = tuple[Array, Array]
+
+Product: TypeAlias = Callable[[Array], Array]
+"""``v [n] -> A v [n]``."""
+
+
+class Estimate(NamedTuple):
+    """A number and its error, both [], in the same units."""
+
+    value: Array
+    error: Array
+
+
+def largest_eigenvalue(product: Product, start: Array, num_iters: int) -> Estimate:
+    """The largest Ritz value of A over the Krylov space of ``start``, by Lanczos's iteration.
+
+    It is a Rayleigh quotient: up to rounding never above the largest eigenvalue. Every new
+    direction is made orthogonal to all earlier ones, twice, since in floating point the
+    three-term recurrence alone loses orthogonality as soon as a Ritz value converges.
+
+    Args:
+        product: of a symmetric, positive semidefinite A.
+        start: [n], not 0, with a part along the leading eigenvector: a random vector.
+        num_iters: static; more than n are not made.
+
+    Returns:
+        The Ritz value, and beta_k |y_k| = |A x - value x| of its Ritz vector x, plus what rounding
+        may add: some eigenvalue of A is within it.
+    """
+    num_iters = min(num_iters, start.size)
+    tridiagonal, last = lanczos(product, start, num_iters)
+    value, vector = dominant_eigenpair(tridiagonal)
+    rounding = num_iters * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    return Estimate(value, last * jnp.abs(vector[-1]) + rounding)
+
+
+def lanczos(product: Product, start: Array, num_iters: int) -> tuple[Array, Array]:
+    """Q'AQ for an orthonormal basis Q of the Krylov space of ``start``: [k, k], tridiagonal.
+
+    Lanczos (1950). Where the space is exhausted, rows and columns of zeros follow.
+
+    Returns:
+        The matrix, and the norm beta_k of what A makes of the last direction outside the space.
+    """
+    eps = jnp.finfo(start.dtype).eps
+
+    def step(carry: _Pair, index: Array) -> tuple[_Pair, _Pair]:
+        basis, direction = carry
+        basis = basis.at[index].set(direction)
+        image = product(direction)
+        diagonal, size = jnp.vdot(direction, image, precision=_HIGHEST), _norm(image)
+        for _ in range(2):
+            inside = jnp.matmul(basis, image, precision=_HIGHEST)
+            image = image - jnp.matmul(inside, basis, precision=_HIGHEST)
+        beta = _norm(image)
+        beta = jnp.where(beta > eps * size, beta, 0)
+        direction = jnp.where(beta > 0, image / jnp.where(beta > 0, beta, 1), 0)
+        return (basis, direction), (diagonal, beta)
+
+    carry = jnp.zeros((num_iters, start.size), start.dtype), start / _norm(start)
+    _, (diagonal, beta) = jax.lax.scan(step, carry, jnp.arange(num_iters))
+    beside = jnp.diag(beta[:-1], 1) if num_iters > 1 else jnp.zeros((1, 1), start.dtype)
+    return jnp.diag(diagonal) + beside + beside.T, beta[-1]
+
+
+def dominant_eigenpair(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalue [] and unit eigenvector [k] of the largest modulus, of a small symmetric matrix.
+
+    By repeated squaring: A^(2^m), normalised, tends to the projector on the eigenvector.
+    """
+
+    def square(_: int, power: Array) -> Array:
+        return _unit(jnp.matmul(power, power, precision=_HIGHEST))
+
+    projector = jax.lax.fori_loop(0, _SQUARINGS, square, _unit(matrix))
+    vector = _unit(projector[jnp.argmax(jnp.diag(projector))])
+    image = jnp.matmul(matrix, vector, precision=_HIGHEST)
+    return jnp.vdot(vector, image, precision=_HIGHEST), vector
+
+
+class EffectiveDimension(NamedTuple):
+    """An estimate of tr(A (A + damping I)^-1) over random probes; scalars.
+
+    Attributes:
+        value: the mean over the probes.
+        standard_error: of that mean, over the probes.
+        residual: the largest |z - (A + damping I) y| / |z| of the solves. They approach from one
+            side: where it is not small, the value is too large.
+    """
+
+    value: Array
+    standard_error: Array
+    residual: Array
+
+
+def effective_dimension(
+    product: Product,
+    damping: Number,
+    like: Array,
+    key: Array,
+    *,
+    num_probes: int,
+    num_iters: int,
+    rtol: Number = 1e-5,
+) -> EffectiveDimension:
+    """How many of n directions A outweighs the damping in: tr(A (A + damping I)^-1) <= n.
+
+    Hutchinson's estimator (1990) with Rademacher probes z: E[z'(z - damping y)], y the solution of
+    (A + damping I) y = z by conjugate gradients. One probe after the other, in the memory of one.
+
+    Args:
+        product: of a symmetric, positive semidefinite A.
+        damping: above 0; at 0 the value is the rank of A, which this can't find: NaN.
+        like: [n], for its size and dtype.
+        key: typed key.
+        num_probes: static, at least 2.
+        num_iters: static, conjugate-gradient iterations of each solve at most.
+        rtol: relative residual at which a solve ends.
+    """
+
+    def probe(key: Array) -> tuple[Array, Array]:
+        z = jax.random.rademacher(key, like.shape, like.dtype)
+        y, residual = conjugate_gradient(
+            lambda v: product(v) + damping * v, z, num_iters, rtol=rtol
+        )
+        return jnp.vdot(z, z - damping * y, precision=_HIGHEST), residual / _norm(z)
+
+    values, residuals = jax.lax.map(probe, jax.random.split(key, num_probes))
+    standard_error = jnp.std(values, ddof=1) / num_probes**0.5
+    known = jnp.asarray(damping) > 0
+    value, standard_error = (
+        jnp.where(known, x, jnp.nan) for x in (jnp.mean(values), standard_error)
+    )
+    return EffectiveDimension(value, standard_error, jnp.max(residuals))
+
+
+def _norm(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(jnp.square(x)))
+
+
+def _unit(x: Array) -> Array:
+    """X over its Euclidean norm; 0 stays 0."""
+    size = _norm(x)
+    return jnp.where(size > 0, x / jnp.where(size > 0, size, 1), 0)

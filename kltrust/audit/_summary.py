@@ -1,0 +1,121 @@
+"""A quantity of every state, or sample, in a few scalars: weights count, padding does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kltrust.tree import weighted_mean
+from kltrust.types import Array
+
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+class Summary(NamedTuple):
+    """The distribution of a quantity over a batch, in the quantity's units; scalars.
+
+    Attributes:
+        mean: sum(w x) / sum(w).
+        quantiles: {"q50": ..., "q95": ...}: "q95" is the smallest x of the batch that at least
+            95 % of the weight does not exceed. A value that occurs: nothing is interpolated.
+        max: the largest x of positive weight.
+    """
+
+    mean: Array
+    quantiles: dict[str, Array]
+    max: Array
+
+
+def summarise(x: Array, weight: Array | None, quantiles: Sequence[float] = QUANTILES) -> Summary:
+    """Mean, quantiles and maximum over all entries of x; 0 if no weight is positive.
+
+    Args:
+        x: [*E]; entries of weight 0 may hold anything.
+        weight: [*E] non-negative, or None for all ones.
+        quantiles: static, each in [0, 1].
+
+    Raises:
+        ValueError: on a quantile outside [0, 1].
+    """
+    values = weighted_quantiles(x, weight, quantiles)
+    named = {f"q{100 * q:g}": value for q, value in zip(quantiles, values, strict=True)}
+    return Summary(weighted_mean(x, weight), named, largest(x, weight))
+
+
+def summarise_bound(
+    bound: Callable[[Array], Array], x: Array, summary: Summary, weight: Array | None
+) -> Summary:
+    """`summarise` of bound(x) for an increasing function, without sorting again."""
+    quantiles = {name: bound(value) for name, value in summary.quantiles.items()}
+    return Summary(weighted_mean(bound(x), weight), quantiles, bound(summary.max))
+
+
+def weighted_quantiles(
+    x: Array, weight: Array | None, quantiles: Sequence[float]
+) -> tuple[Array, ...]:
+    """The inverse of the weighted distribution function, at each of ``quantiles``: scalars.
+
+    By bisection over the bits of a float, from the sign down, which on a CPU takes a quarter of
+    the time that XLA needs to sort; exact all the same, as it ends at a value that occurs.
+    """
+    for q in quantiles:
+        if not 0 <= q <= 1:
+            raise ValueError(f"a quantile must be between 0 and 1, got {q}: 0.95, not 95")
+    if not quantiles:
+        return ()
+    order = _ordered_bits(x.ravel())
+    if weight is None:
+        mass = jnp.ones(order.shape, jnp.int32)
+        # 0.95 * 20 may come to a little more than 19: that is still the 19th value.
+        ranks = [max(math.ceil(q * x.size * (1 - 1e-12)), 1) for q in quantiles]
+        target = jnp.array(ranks, jnp.int32)
+    else:
+        mass = jnp.broadcast_to(weight, x.shape).astype(x.dtype).ravel()
+        slack = 1 - 8 * jnp.finfo(x.dtype).eps
+        target = jnp.array(quantiles, x.dtype) * (slack * jnp.sum(mass))
+        target = jnp.maximum(target, jnp.finfo(x.dtype).tiny)
+    kept, num_bits = mass > 0, jnp.iinfo(order.dtype).bits
+    one = jnp.ones((), order.dtype)
+
+    def refine(step: Array, found: Array) -> Array:
+        """Sets the next bit where less than the target lies below the value that it makes."""
+        bit = one << (num_bits - 1 - step).astype(order.dtype)
+        below = order[None] < (found | bit)[:, None]
+        return jnp.where(jnp.sum(below * mass[None], axis=-1) < target, found | bit, found)
+
+    found = jax.lax.fori_loop(0, num_bits, refine, jnp.zeros(len(quantiles), order.dtype))
+    # Sums of weights are rounded: never beyond the largest value.
+    top = jnp.max(jnp.where(kept, order, 0))
+    values = _from_ordered_bits(jnp.minimum(found, top), x.dtype)
+    return tuple(jnp.where(jnp.any(kept), value, 0) for value in values)
+
+
+def _ordered_bits(x: Array) -> Array:
+    """Unsigned integers in the order of the floats x, any NaN above all others."""
+    unsigned = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(x), jnp.nan, x), unsigned)
+    sign = jnp.ones((), unsigned) << (jnp.iinfo(unsigned).bits - 1)
+    return jnp.where(bits & sign, ~bits, bits | sign)
+
+
+def _from_ordered_bits(order: Array, dtype: Any) -> Array:
+    """The floats that `_ordered_bits` made ``order`` of."""
+    sign = jnp.ones((), order.dtype) << (jnp.iinfo(order.dtype).bits - 1)
+    return jax.lax.bitcast_convert_type(jnp.where(order & sign, order ^ sign, ~order), dtype)
+
+
+def largest(x: Array, weight: Array | None) -> Array:
+    """The largest entry of positive weight; 0 if there is none: []."""
+    if weight is None:
+        return jnp.max(x)
+    kept = jnp.broadcast_to(weight > 0, x.shape)
+    return jnp.where(jnp.any(kept), jnp.max(jnp.where(kept, x, -jnp.inf)), 0)
+
+
+def smallest(x: Array, weight: Array | None) -> Array:
+    """The smallest entry of positive weight; 0 if there is none: []."""
+    return -largest(-x, weight)

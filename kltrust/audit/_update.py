@@ -1,0 +1,180 @@
+"""One update, measured from both ends: the policies at the states, the ratios at the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from kltrust.audit._divergence import (
+    bretagnolle_huber_bound,
+    exact_total_variation,
+    gaussian_kl_parts,
+)
+from kltrust.audit._measure import log_ratio
+from kltrust.audit._summary import QUANTILES, Summary, smallest, summarise, summarise_bound
+from kltrust.checks import check, check_count
+from kltrust.divergences import kl_divergence, pinsker_bound
+from kltrust.losses import importance_ratio
+from kltrust.tree import weighted_mean
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+
+
+class UpdateAudit(NamedTuple):
+    """What one update did, on one batch. Scalars, and `Summary` of scalars; KLs in nats.
+
+    The first part compares policy(old_params) and policy(new_params) at the batch's states and
+    looks at no action. The second part compares policy(new_params) with ``batch.old``, which the
+    actions were drawn from, at those actions: r = new(a|s) / old(a|s). All averages are weighted.
+
+    Attributes:
+        kl: KL(old || new) per state, exact (`divergences.kl_divergence`).
+        kl_reverse: KL(new || old) per state, exact.
+        kl_from_mean: the part of ``kl.mean`` that the Gaussians' means make, KL(mid || new), mid
+            with old's means and new's scales; None if the policy is not a diagonal Gaussian.
+        kl_from_scale: the rest, KL(old || mid): the two add up to ``kl.mean``. None likewise.
+        tv: total variation per state, in [0, 1]; None where it has no closed form
+            (`exact_total_variation`). Then there is ``tv_sampled``.
+        pinsker: sqrt(KL(old || new) / 2) per state, an upper bound of tv.
+        bretagnolle_huber: sqrt(1 - exp(-KL(old || new))) per state, another.
+        ratio: r per sample.
+        ratio_min: the smallest r.
+        ratio_deviation: mean of abs(r - 1). It estimates 2 TV where new has no mass that old lacks.
+        tv_sampled: mean of max(1 - r, 0), the unbiased estimate of the mean TV between
+            ``batch.old`` and new whose terms are bounded (by 1), those of abs(r - 1) / 2 are not.
+        effective_sample_size: (sum w r)^2 / (sum w sum w r^2), as a share of the batch, in (0, 1]
+            (Kish 1965); 1 where all r are equal. Estimates 1 / E[r^2] = exp(-D_2(new || old)).
+        surrogate_gain: mean of (r - 1) A, in units of the advantage.
+        inside: share of samples with 1 - eps <= r <= 1 + eps.
+        killed: share of those beyond it whose gradient PPO's clipping has removed: A > 0 and
+            r > 1 + eps, or A < 0 and r < 1 - eps (KLip-PPO, arXiv 2606.23932).
+        passing: share of those beyond it whose gradient is alive, samples with A = 0 among them.
+            The three add up to 1.
+    """
+
+    kl: Summary
+    kl_reverse: Summary
+    kl_from_mean: Array | None
+    kl_from_scale: Array | None
+    tv: Summary | None
+    pinsker: Summary
+    bretagnolle_huber: Summary
+    ratio: Summary
+    ratio_min: Array
+    ratio_deviation: Array
+    tv_sampled: Array
+    effective_sample_size: Array
+    surrogate_gain: Array
+    inside: Array
+    killed: Array
+    passing: Array
+
+
+def audit_update(
+    policy: Policy,
+    old_params: Params,
+    new_params: Params,
+    batch: PolicyBatch,
+    *,
+    clip_eps: Number = 0.2,
+    quantiles: Sequence[float] = QUANTILES,
+    max_outcomes: int = 1024,
+) -> UpdateAudit:
+    """Measures an update of any origin, exactly where the distribution allows it.
+
+    Two forward passes and no gradient. On *fresh states* it is the same function with
+    another batch, the next iteration's, say: its ``old`` is then the new policy, so that the ratios
+    are 1 and say nothing, while the first part measures the update where the new policy goes.
+
+    Args:
+        policy: the policy.
+        old_params: before the update.
+        new_params: after it.
+        batch: its leading shape is [N] or, of a recurrent policy, [B, T]; rows of weight 0 count
+            for nothing.
+        clip_eps: eps of the partition; traced, whatever the algorithm clipped at.
+        quantiles: static, each in [0, 1].
+        max_outcomes: static; up to how many joint outcomes of a discrete policy are listed for
+            the exact total variation.
+
+    Raises:
+        ValueError: on a concrete, negative ``clip_eps`` or a quantile outside [0, 1].
+        NotImplementedError: if no exact KL is known.
+    """
+    check(clip_eps=(clip_eps, True))
+    check_count(max_outcomes=max_outcomes)
+    weight = batch.weight
+    old, new = policy(old_params, batch.obs), policy(new_params, batch.obs)
+    kl_per_state = kl_divergence(old, new)
+    kl = summarise(kl_per_state, weight, quantiles)
+    parts = gaussian_kl_parts(old, new)
+    from_mean, from_scale = (
+        (None, None) if parts is None else (weighted_mean(part, weight) for part in parts)
+    )
+    tv = exact_total_variation(old, new, max_outcomes=max_outcomes)
+    ratios = log_ratio(new, batch)
+    return UpdateAudit(
+        kl=kl,
+        kl_reverse=summarise(kl_divergence(new, old), weight, quantiles),
+        kl_from_mean=from_mean,
+        kl_from_scale=from_scale,
+        tv=None if tv is None else summarise(tv, weight, quantiles),
+        pinsker=summarise_bound(pinsker_bound, kl_per_state, kl, weight),
+        bretagnolle_huber=summarise_bound(bretagnolle_huber_bound, kl_per_state, kl, weight),
+        effective_sample_size=effective_sample_size(ratios, weight),
+        **_at_samples(finite_ratio(ratios), batch, clip_eps, quantiles),
+    )
+
+
+def _at_samples(
+    ratio: Array, batch: PolicyBatch, clip_eps: Number, quantiles: Sequence[float]
+) -> dict:
+    """The fields that need r and A only."""
+
+    def mean(x: Array) -> Array:
+        return weighted_mean(x.astype(ratio.dtype), batch.weight)
+
+    inside, killed, passing = clip_partition(ratio, batch.advantage, clip_eps)
+    return {
+        "ratio": summarise(ratio, batch.weight, quantiles),
+        "ratio_min": smallest(ratio, batch.weight),
+        "ratio_deviation": mean(jnp.abs(ratio - 1)),
+        "tv_sampled": mean(jnp.maximum(1 - ratio, 0)),
+        "surrogate_gain": mean((ratio - 1) * batch.advantage),
+        "inside": mean(inside),
+        "killed": mean(killed),
+        "passing": mean(passing),
+    }
+
+
+def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Array, Array, Array]:
+    """(inside, killed, passing), [*E] bool, exactly one of them true; see `UpdateAudit`.
+
+    By the comparisons of `losses.clipped_surrogate_loss`, so that killed means what it did there.
+    """
+    above, below = ratio > 1 + clip_eps, ratio < 1 - clip_eps
+    killed = (above & (advantage > 0)) | (below & (advantage < 0))
+    return ~(above | below), killed, (above | below) & ~killed
+
+
+def effective_sample_size(log_ratio: Array, weight: Array | None = None) -> Array:
+    """(sum w r)^2 / (sum w sum w r^2), r = exp(log_ratio): [], 0 if all r are 0.
+
+    Args:
+        log_ratio: [*E].
+        weight: [*E] non-negative, or None for all ones.
+    """
+    kept = log_ratio != -jnp.inf  # which a NaN is not: it is to be seen
+    kept = kept if weight is None else kept & (weight > 0)
+    # The share is the same for c r: no r overflows here.
+    top = jnp.max(jnp.where(kept, log_ratio, -jnp.inf))
+    ratio = jnp.where(kept, jnp.exp(jnp.where(kept, log_ratio - top, 0)), 0)
+    square = weighted_mean(jnp.square(ratio), weight)
+    share = jnp.square(weighted_mean(ratio, weight)) / jnp.where(square == 0, 1, square)
+    return jnp.where(square == 0, 0, share)
+
+
+def finite_ratio(log_ratio: Array) -> Array:
+    """`importance_ratio`, and 0 for an action that the new policy rules out."""
+    return importance_ratio(jnp.maximum(log_ratio, jnp.finfo(log_ratio.dtype).min))
