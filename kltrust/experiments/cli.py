@@ -20,6 +20,7 @@ COMMANDS = {
     "status": "sweep_cli",
     "merge": "sweep_cli",
     "export": "export_cli",
+    "report": "report_cli",
 }
 
 HELP = """\
@@ -31,6 +32,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
   kltrust status DIR             how far a sweep is
   kltrust merge SHARD ...        put the shards of a sweep together
+  kltrust report DIR ...         one page of what came out, with figures, tables and presets
   kltrust export DIR ...         the metrics for TensorBoard or Weights & Biases
   kltrust envs [ENV]             list environments, or the parameters of one
   kltrust doctor                 check this installation

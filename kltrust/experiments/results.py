@@ -106,7 +106,7 @@ def load(*paths: str | Path) -> Results:
     runs, metrics, evaluations, first = [], [], [], 0
     for path in paths:
         record = Record(path)
-        plan, parts = _training(record) if "experiment" in record.config else _sweep(record)
+        plan, parts = parts_of(record)
         for group, part in parts:
             runs += [_row(plan, group, run, part, first, record.path.name) for run in group.runs]
             if part is not None and part.last_chunk >= 0:
@@ -119,6 +119,15 @@ def load(*paths: str | Path) -> Results:
     table.insert(7, "score", table.run.map(scores).astype(float))
     table.insert(8, "broken", table.run.map(_broken(frames[0])).astype("Int64"))
     return Results(table, *frames)
+
+
+def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
+    """A folder's plan, and its groups with the folder of each, None where it has not begun.
+
+    Raises:
+        StorageError: if it holds neither a sweep nor a training.
+    """
+    return _training(record) if "experiment" in record.config else _sweep(record)
 
 
 def _sweep(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:

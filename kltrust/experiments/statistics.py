@@ -37,14 +37,14 @@ def mean_and_iqm(
     def both(x: np.ndarray) -> np.ndarray:
         return np.array([metrics.aggregate_mean(x), metrics.aggregate_iqm(x)])
 
-    with _numpy_seeded(0):
+    with numpy_seeded(0):
         values, intervals = library.get_interval_estimates(table, both, reps=resamples)
     (mean, iqm), (low, high) = values["scores"], intervals["scores"]
     return Estimate(mean, low[0], high[0]), Estimate(iqm, low[1], high[1])
 
 
 @contextlib.contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
+def numpy_seeded(seed: int) -> Iterator[None]:
     """Seeds NumPy: rliable 1.2 takes a random state and draws from the global one all the same."""
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(seed)  # noqa: NPY002

@@ -181,6 +181,7 @@ def _conclude(record: Record) -> int:
     _print(status_table(record))
     shown = os.path.relpath(record.path)
     print(f"load it by  kltrust.results.load({shown!r})")
+    print(f"see it by   kltrust report {shown}")
     return 0
 
 

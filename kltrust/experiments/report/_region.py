@@ -1,0 +1,146 @@
+"""The trust region that each setting claims, and how far its updates went.
+
+What is measured is the learner's, exact and alike for every algorithm: KL(old || new) in nats over
+the states of the batch, its mean and its maximum, and the largest probability ratio.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from kltrust.experiments.report._gather import Study
+from kltrust.experiments.settings import Experiment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BOUND, SET_POINT, HEURISTIC, NONE = "bound", "set point", "heuristic", "none"
+KINDS = {
+    BOUND: "max_kl: the update is shortened or undone until its mean KL is no larger",
+    SET_POINT: "target_kl: what the mean KL is steered towards: it is meant to be met, not to hold",
+    HEURISTIC: (
+        "clip_eps² / 2, the mean KL at which log-ratios have a mean square of clip_eps²; "
+        "nobody promised it, clipping bounds neither a ratio nor a KL"
+    ),
+    NONE: "no region: the step size, or the weight of a penalty, is all that holds it back",
+}
+ROUNDING = 1e-5
+"""Relative; a bound is checked in float32 and measured again."""
+
+
+class Claim(NamedTuple):
+    """A trust region as a setting states it.
+
+    Attributes:
+        kind: `BOUND`, `SET_POINT`, `HEURISTIC` or `NONE`.
+        what: the setting's name, or the formula.
+        value: in nats; infinite if there is none.
+        stop: a bound beside it, at which epochs are undone; infinite if there is none.
+    """
+
+    kind: str
+    what: str
+    value: float
+    stop: float = np.inf
+
+    def __str__(self) -> str:
+        """Like ``bound 0.02``, or ``set point 0.01, stop 0.05``."""
+        stated = "none" if self.kind == NONE else f"{self.kind} {self.value:.3g}"
+        return stated + (f", stop {self.stop:.3g}" if np.isfinite(self.stop) else "")
+
+
+def claim_of(experiment: Experiment) -> Claim:
+    """The mean KL of an update that a setting claims to keep to.
+
+    Where there are several, it is what the method is named for: a set point that is steered towards
+    goes before clipping's heuristic, and both before the bound at which epochs are undone.
+    """
+    update = experiment.update
+    max_kl, target_kl, clip_eps = (
+        float(getattr(update, name, np.inf)) for name in ("max_kl", "target_kl", "clip_eps")
+    )
+    if np.isfinite(target_kl) and getattr(update, "adaptive", True):
+        return Claim(SET_POINT, "target_kl", target_kl, max_kl)
+    if np.isfinite(clip_eps):
+        return Claim(HEURISTIC, "clip_eps²/2", clip_eps**2 / 2, max_kl)
+    if np.isfinite(max_kl):
+        return Claim(BOUND, "max_kl", max_kl)
+    return Claim(NONE, "", np.inf)
+
+
+def updates(study: Study) -> pd.DataFrame:
+    """The study's metrics with ``claim``, the value in force at each update, and ``used``.
+
+    In force is what the algorithm reports of itself, where it does; else the setting, annealed as
+    the length of a natural step is. ``used`` is kl / claim.
+    """
+    metrics = study.metrics.reset_index(drop=True)
+    claim = np.full(len(metrics), np.nan)
+    for run, rows in metrics.groupby("run").indices.items():
+        experiment = study.setting(int(run)).experiment
+        stated = claim_of(experiment)
+        if stated.kind == NONE:
+            continue
+        claim[rows] = stated.value * _annealing(experiment, metrics.iteration.to_numpy()[rows])
+        column = f"extra.{stated.what}"
+        if column in metrics:
+            reported = metrics[column].iloc[rows].to_numpy(float, na_value=np.nan)
+            claim[rows] = np.where(np.isnan(reported), claim[rows], reported)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return metrics.assign(claim=claim, used=metrics.kl / claim)
+
+
+def _annealing(experiment: Experiment, iteration: np.ndarray) -> np.ndarray:
+    """The factor that a schedule puts on a KL: where there is a learning rate, it takes that."""
+    if hasattr(experiment.update, "learning_rate"):
+        return np.ones(len(iteration))
+    done = iteration / max(experiment.num_iterations, 1)
+    return (1 - experiment.budget.anneal * done) ** 2
+
+
+def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """One row per environment and label, from `updates`.
+
+    Columns: env, method, label, claim (`Claim`), updates, nonfinite (how many of them have a KL
+    that is no number), median, p95 and largest of the mean KL, state_median and state_largest of
+    the maximum over states, max_ratio, clip_fraction (mean), above (share of the updates beyond the
+    claim; one that is no number is beyond it), overran (how many are beyond ``claim.stop``), used
+    (median of kl / claim).
+    """
+    import pandas as pd
+
+    rows = []
+    for (env, label), part in table.groupby(["env", "label"], sort=False):
+        claim = claim_of(study.setting(int(part.run.iloc[0])).experiment)
+        finite = np.isfinite(part.kl)
+        kl = part.kl[finite].astype(float)
+        # 0 <= 0: a bound that is annealed to nothing, and an update that did not move.
+        beyond = ~(part.kl <= part.claim * (1 + ROUNDING))
+        rows.append(
+            {
+                "env": env,
+                "method": part.method.iloc[0],
+                "label": label,
+                "claim": claim,
+                "updates": len(part),
+                "nonfinite": int((~finite).sum()),
+                "median": kl.median(),
+                "p95": kl.quantile(0.95),
+                "p05": kl.quantile(0.05),
+                "largest": kl.max(),
+                "state_median": _finite(part.kl_max).median(),
+                "state_largest": _finite(part.kl_max).max(),
+                "max_ratio": _finite(part.max_ratio).max(),
+                "clip_fraction": _finite(part.clip_fraction).mean(),
+                "above": np.nan if claim.kind == NONE else beyond.mean(),
+                "overran": int((~(part.kl <= claim.stop * (1 + ROUNDING))).sum()),
+                "used": np.nan if claim.kind == NONE else _finite(part.used).median(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _finite(column: pd.Series) -> pd.Series:
+    return column[np.isfinite(column)].astype(float)

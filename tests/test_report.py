@@ -1,0 +1,480 @@
+"""The report: what it says of sweeps made by hand, whose numbers are known, and how the page is."""
+
+import errno
+import html.parser
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from importlib import resources
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kltrust.experiments import cli, files, plan, presets, report, spec, sweep, sweep_lanes
+from kltrust.experiments.report import _aggregate, _gather, _region, _summaries, _tables
+from kltrust.experiments.settings import ALGORITHMS, BudgetSettings, Experiment
+from kltrust.experiments.store import Run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+STRANGE = "<b>a & $b$ | c"
+SPEC = f"""
+[sweep]
+name = "made"
+seeds = [4, 2, 9]
+envs = ["CartPole-v1", "Acrobot-v1"]
+preset = "none"
+[budget]
+total_steps = 8192
+num_evals = 2
+[[experiments]]
+algorithms = "trpo"
+grid.max_kl = [0.01, 0.02]
+[[experiments]]
+label = {json.dumps(STRANGE)}
+algorithms = "ppo_clip"
+grid.clip_eps = [0.2, inf]
+"""
+ITERATIONS, CHUNK = 4, 2
+
+
+def score(planned, run, iteration):
+    """Known: rises with the setting's number, the seed and the iteration."""
+    setting = run // len(planned.seeds)
+    return 100.0 * iteration + 10.0 * (setting % 2) + planned.seed(run)
+
+
+def metrics_of(planned, group, first, broken):
+    """KL is 0.8 of the bound, and 1.2 of it at the last iteration for the second seed."""
+    kl = np.full((len(group.runs), CHUNK), 0.008, np.float32)
+    for i, run in enumerate(group.runs):
+        bound = getattr(planned.setting(run).experiment.update, "max_kl", np.inf)
+        kl[i] = 0.8 * bound if np.isfinite(bound) else kl[i]
+        if planned.seed(run) == 2 and first + CHUNK == ITERATIONS:
+            kl[i, -1] *= 1.5
+    kl[np.isin(group.runs, broken), -1] = np.nan
+    bad = np.isnan(kl)
+    some = {"kl": kl, "kl_max": 10 * kl, "max_ratio": 1 + kl, "clip_fraction": 0 * kl}
+    extra = {"accepted": kl > 0} if planned.experiment(group).algorithm == "trpo" else {}
+    return {**some, "nonfinite_update": bad.astype(np.int32), "extra": extra}
+
+
+def write(path, text=SPEC, *, chunks=2, groups=None, broken=(), scores=score):
+    planned = plan.make_plan(spec.parse(text), width=3)
+    with Run.create(path, planned.to_config()) as whole:
+        for i, group in enumerate(planned.groups[:groups]):
+            runs, seeds = np.asarray(group.runs), np.array([planned.seed(r) for r in group.runs])
+            config = sweep.group_config(planned, group)
+            with Run.create(sweep.group_path(path, i), config) as run:
+                for chunk in range(chunks):
+                    first, done = chunk * CHUNK, (chunk + 1) * CHUNK
+                    reached = np.full(len(runs), 100)
+                    rows = sweep_lanes.lane_rows(
+                        metrics_of(planned, group, first, broken),
+                        group.runs,
+                        seeds,
+                        first,
+                        reached,
+                        2048,
+                    )
+                    evaluation = {
+                        "run": runs,
+                        "seed": seeds,
+                        "iteration": np.full(len(runs), done),
+                        "env_steps": np.full(len(runs), 2048 * done),
+                        "mean_return": np.array([scores(planned, r, done) for r in runs]),
+                    }
+                    run.commit(
+                        chunk,
+                        rows,
+                        {"w": runs},
+                        evaluation=evaluation,
+                        seconds={"compile": 5.0, "run": 6.0},
+                    )
+                if chunks * CHUNK >= ITERATIONS:
+                    run.finish()
+        if groups is None and chunks * CHUNK >= ITERATIONS:
+            whole.finish()
+    return path
+
+
+def one_training(path, algorithm="npg", seeds=(7,), *, iterations=CHUNK, **update):
+    experiment = Experiment(
+        algorithm,
+        "CartPole-v1",
+        ALGORITHMS[algorithm](**update),
+        budget=BudgetSettings(total_steps=4096, anneal=0.5),
+    )
+    config = {
+        "experiment": experiment.to_dict(),
+        "seeds": list(seeds),
+        "width": 1,
+        "chunk_length": CHUNK,
+    }
+    size = len(seeds) * iterations
+    rows = {
+        "seed": np.repeat(seeds, iterations),
+        "iteration": np.tile(np.arange(iterations), len(seeds)),
+        "env_steps": np.tile((np.arange(iterations) + 1) * 2048, len(seeds)),
+        **{name: np.full(size, 0.02) for name in ("kl", "kl_max", "clip_fraction")},
+        "max_ratio": np.full(size, 1.5),
+        "nonfinite_update": np.zeros(size, int),
+    }
+    evaluation = {
+        "seed": np.array(seeds),
+        "iteration": np.full(len(seeds), iterations),
+        "env_steps": np.full(len(seeds), 2048 * iterations),
+        "mean_return": np.arange(1.0, len(seeds) + 1),
+    }
+    with Run.create(path, config) as run:
+        run.commit(0, rows, {"w": np.zeros(2)}, evaluation=evaluation)
+        run.finish()
+    return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_resamples():
+    """What rliable does with more is not tested here."""
+    patch = pytest.MonkeyPatch()
+    for module, name in ((_aggregate, "RESAMPLES"), (_summaries, "POINTS")):
+        patch.setattr(module, name, 50)
+    patch.setattr(_aggregate.intervals, "__kwdefaults__", {"resamples": 50})
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("report") / "made")
+
+
+@pytest.fixture(scope="module")
+def written(made):
+    return report.make_report([made])
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return (written / "index.html").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """What a page has, by tag."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def of(self, *names):
+        return [(tag, attrs) for tag, attrs in self.tags if tag in names]
+
+
+def test_all_that_is_written(made, written):
+    assert written == made / "report"
+    names = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())
+    envs = ("Acrobot-v1", "CartPole-v1")
+    pictures = [f"{n}-{e}" for n in ("kl", "learning", "sensitivity") for e in envs]
+    pictures += ["aggregates", "improvement", "profiles", "region", "score-at-kl"]
+    assert names == sorted(
+        ["index.html", "tables.md", "specs/0-made.toml"]
+        + [f"presets/{a}/{e}.toml" for a in ("trpo", "ppo_clip") for e in envs]
+        + [f"figures/{name}.png" for name in pictures]
+    )
+    assert all(p.read_bytes()[:4] == b"\x89PNG" for p in written.glob("figures/*"))
+    assert not list(made.glob("*.partial"))
+    template = resources.files("kltrust.experiments.report") / "template.html.j2"
+    assert template.is_file()
+
+
+def test_the_page_needs_nothing_beside_it_and_can_be_read_by_all(page):
+    parsed = Page(page)
+    links = [a[k] for _, a in parsed.tags for k in ("src", "href", "srcset", "data") if k in a]
+    assert links
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert "@import" not in page
+    assert "url(" not in page
+    ids = [a["id"] for _, a in parsed.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    levels = [int(tag[1]) for tag, _ in parsed.of("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    images = parsed.of("img")
+    assert len(images) == 11
+    assert all(re.search(r"\d", image["alt"]) for _, image in images)
+    frames = [a for _, a in parsed.of("div") if "scroll" in a.get("class", "")]
+    assert len(frames) == len(images) + len(parsed.of("table"))
+    assert all(a["tabindex"] == "0" and a["role"] == "region" for a in frames)
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+
+
+def test_labels_that_look_like_markup_are_text(page, written):
+    assert "<b>" not in page
+    assert "&lt;b&gt;a &amp; $b$ | c clip_eps=inf" in page
+    rows = [r for r in (written / "tables.md").read_text().splitlines() if "a & $b$" in r]
+    assert rows
+    assert all("&lt;b>a & $b$ \\| c" in row for row in rows if row.startswith("|"))
+
+
+def test_the_best_settings_are_presets_and_the_specification_is_what_ran(made, written):
+    loaded = presets.preset("trpo", "CartPole-v1", written / "presets/trpo/CartPole-v1.toml")
+    planned = plan.make_plan(spec.parse(SPEC), width=3)
+    by_name = {(s.label, s.experiment.env): s.experiment for s in planned.settings}
+    assert loaded == by_name["trpo max_kl=0.02", "CartPole-v1"]
+    file = written / "presets/ppo_clip/Acrobot-v1.toml"
+    assert presets.preset("ppo_clip", "Acrobot-v1", file).update.clip_eps == np.inf
+    again = spec.load(written / "specs/0-made.toml")
+    assert (again.name, again.seeds) == ("made", (4, 2, 9))
+    assert {(s.label, s.experiment.env): s.experiment for s in again.settings} == by_name
+
+
+def test_the_numbers_of_the_page_are_those_of_the_runs(written):
+    text = (written / "tables.md").read_text()
+    # Seeds 4, 2, 9 and 400 for four iterations; the second setting has ten more.
+    assert "| **trpo max_kl=0.02** | 3 | 415.0 [" in text
+    assert "| trpo max_kl=0.01 | 3 | 405.0 [" in text
+    # Zero: the first evaluation of all, 205 and 10 for every second setting.
+    assert "| CartPole-v1 | trpo max_kl=0.02 | 210.0 | 415.0 |" in text
+    # One update in twelve is at 1.2 of the bound; of clip_eps 0.2 it is 0.012 of 0.02.
+    assert "| trpo max_kl=0.01 | bound 0.01 | 12 | 8.3 % | 0.8 | 0.008 |" in text
+    assert "clip_eps=0.2 | heuristic 0.02 | 12 | 0 % | 0.4 | 0.008 |" in text
+    assert "clip_eps=inf | none | 12 | – | – | 0.008 |" in text
+
+
+def test_normalised_scores_and_choices(made):
+    compared = _aggregate.compare(_gather.gather([made]))
+    assert compared.tasks == ["CartPole-v1", "Acrobot-v1"]
+    best = compared.scores["trpo max_kl=0.02"]
+    assert best.mean(axis=0) == pytest.approx([1, 1])
+    assert best[:, 0] == pytest.approx((np.array([414, 412, 419]) - 210) / 205)
+    assert compared.chosen["trpo"] == "trpo max_kl=0.02"
+    assert compared.seeds["trpo max_kl=0.02"] == [4, 2, 9]
+    for x, y in itertools.combinations(compared.scores.values(), 2):
+        from rliable import metrics
+
+        expected = metrics.probability_of_improvement(x, y)
+        assert _aggregate.improvement(x, y) == pytest.approx(expected)
+    values = _aggregate.aggregates(best)
+    assert values[1].value == pytest.approx(1)
+    assert all(e.low <= e.value <= e.high for e in values)
+    assert values == _aggregate.aggregates(best)  # seeded
+
+
+def test_paired_probability_of_improvement():
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 4, (2, 6, 3)).astype(float)
+    seeds_x, seeds_y = [3, 1, 4, 5, 9, 2], [9, 2, 6, 5, 3, 8]
+    found = _aggregate.paired_improvements({"x": x, "y": y}, {"x": seeds_x, "y": seeds_y})
+    won = count = 0
+    for task in range(3):
+        for i, seed in enumerate(seeds_x):
+            if seed in seeds_y:
+                a, b = x[i, task], y[seeds_y.index(seed), task]
+                won, count = won + (1 if a > b else 0.5 if a == b else 0), count + 1
+    assert count == 4 * 3
+    estimate = found["x", "y"]
+    assert estimate.value == pytest.approx(won / count)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    # A method that is a little better on every seed: pairing sees it, the crowd does not.
+    base = np.arange(12.0)[:, None] * 10
+    scores = {"better": base + 1, "base": base}
+    same = {"better": range(12), "base": range(12)}
+    assert _aggregate.paired_improvements(scores, same)["better", "base"].low == 1.0
+    assert _aggregate.improvements(scores)["better", "base"].low < 0.5
+    # The same scores under other seeds are other pairs; strangers are none.
+    rolled = {"better": range(12), "base": [11, *range(11)]}
+    assert _aggregate.paired_improvements(scores, rolled)["better", "base"].value < 0.2
+    strangers = {"better": range(12), "base": range(100, 112)}
+    assert _aggregate.paired_improvements(scores, strangers) == {}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "update", "kind", "value", "stop"),
+    [
+        ("trpo", {"max_kl": 0.02}, _region.BOUND, 0.02, np.inf),
+        ("trpo", {"max_kl": np.inf}, _region.NONE, np.inf, np.inf),
+        ("npg", {"target_kl": 0.03}, _region.SET_POINT, 0.03, np.inf),
+        ("ppo_penalty", {"target_kl": 0.03}, _region.SET_POINT, 0.03, np.inf),
+        ("ppo_penalty", {"target_kl": 0.03, "max_kl": 0.1}, _region.SET_POINT, 0.03, 0.1),
+        ("ppo_penalty", {"adaptive": False}, _region.NONE, np.inf, np.inf),
+        ("ppo_penalty", {"adaptive": False, "max_kl": 0.1}, _region.BOUND, 0.1, np.inf),
+        ("ppo_clip", {"clip_eps": 0.2}, _region.HEURISTIC, 0.02, np.inf),
+        ("ppo_clip", {"clip_eps": np.inf}, _region.NONE, np.inf, np.inf),
+        ("vanilla_pg", {}, _region.NONE, np.inf, np.inf),
+    ],
+)
+def test_what_each_algorithm_claims(algorithm, update, kind, value, stop):
+    claim = _region.claim_of(Experiment(algorithm, "e", ALGORITHMS[algorithm](**update)))
+    assert (claim.kind, claim.stop) == (kind, stop)
+    assert claim.value == pytest.approx(value)
+
+
+def test_the_claim_in_force(tmp_path):
+    # Half annealed over two iterations: (1 - 0.5 * 0)^2 and (1 - 0.5 / 2)^2 of it.
+    study = _gather.gather([one_training(tmp_path / "npg", target_kl=0.1)])
+    assert _region.updates(study).claim.tolist() == pytest.approx([0.1, 0.1 * 0.75**2])
+    # What an algorithm reports of itself goes before; what it does not, is worked out.
+    study.metrics["extra.target_kl"] = pd.array([0.07, None], dtype="Float64")
+    table = _region.updates(study)
+    assert table.claim.tolist() == pytest.approx([0.07, 0.1 * 0.75**2])
+    table.loc[1, "kl"] = np.nan
+    (row,) = _region.measured(study, table).itertuples()
+    assert (row.nonfinite, row.above, row.median) == (1, 0.5, 0.02)
+    # A learning rate is annealed in its place.
+    study = _gather.gather([one_training(tmp_path / "ppo", "ppo_penalty", target_kl=0.1)])
+    assert _region.updates(study).claim.tolist() == [0.1, 0.1]
+
+
+def test_half_finished_sweeps_and_broken_runs(tmp_path, capsys):
+    def scores(planned, run, iteration):
+        return np.nan if run == 7 else score(planned, run, iteration)
+
+    path = write(tmp_path / "half", chunks=1, groups=3, broken=(7,), scores=scores)
+    composed = report.compose([path])
+    notes = " ".join(composed.notes)
+    assert "half is not finished: 0 of 24 runs are, 6 have not begun" in notes
+    assert "1 of 24 runs met a NaN" in notes
+    assert "trpo max_kl=0.01 on Acrobot-v1, seed 2 (iteration 1)" in notes
+    assert "1 of 18 evaluations gave no finite number" in notes
+    assert len(composed.headlines) == 2
+    assert "Left out of the comparison" in _text(composed)
+    # The run without a score counts as the worst on its environment.
+    runs = _gather.gather([path]).runs.set_index("run").score
+    assert runs[7] == runs[6:12].drop(7).min()
+    nothing = write(tmp_path / "nothing", groups=0)
+    assert cli.main(["report", str(nothing)]) == 1
+    assert "was evaluated yet: let it run" in capsys.readouterr().err
+    assert not (nothing / "report").exists()
+
+
+def _text(composed):
+    parts = [s for section in composed.sections for s in section.walk()]
+    return " ".join(getattr(block, "text", "") for part in parts for block in part.blocks)
+
+
+def test_trainings_by_themselves_and_folders_that_share_names(tmp_path, made, capsys):
+    alone = one_training(tmp_path / "alone")
+    assert cli.main(["report", str(alone), "--preset-dir", str(tmp_path / "mine")]) == 0
+    out = capsys.readouterr().out
+    assert "CartPole-v1, 1 seed: npg has the highest mean, 1.00." in out
+    assert presets.preset("npg", "CartPole-v1", tmp_path / "mine/npg/CartPole-v1.toml")
+    text = (alone / "report/tables.md").read_text()
+    assert "| **npg** | 1 | 1.00 | 1.00 | 1.00 | 4,096 |" in text  # no interval from one seed
+    # The same name for other settings: the folders tell them apart, at all seeds.
+    other = one_training(tmp_path / "other", seeds=(8, 9), target_kl=0.05)
+    study = _gather.gather([alone, other])
+    assert study.runs.label.tolist() == ["alone: npg", "other: npg", "other: npg"]
+    assert study.methods == ["alone: npg", "other: npg"]
+    # One setting that clashes takes its method's others with it.
+    wider = write(tmp_path / "wider", SPEC.replace("[0.01, 0.02]", "[0.02, 0.03]"), groups=1)
+    study = _gather.gather([made, wider])
+    trpo = study.runs[study.runs.algorithm == "trpo"]
+    assert set(trpo.method) == {"made: trpo", "wider: trpo"}
+    assert "wider: trpo max_kl=0.03" in set(trpo.label)
+    # The same name for the same settings and other seeds: more seeds.
+    more = one_training(tmp_path / "more", seeds=(8, 9))
+    study = _gather.gather([alone, more, made])
+    assert study.runs.label.tolist()[:4] == ["npg", "npg", "npg", "trpo max_kl=0.01"]
+    assert study.runs.method.iloc[3] == "trpo"
+    assert study.setting(4).label == "trpo max_kl=0.01"
+
+
+def test_a_report_replaces_a_report_and_nothing_else(tmp_path, monkeypatch, capsys):
+    alone = one_training(tmp_path / "alone")
+    out = tmp_path / "out"
+    composed = report.compose([alone])
+    report.write(composed, out)
+    (out / "stale.txt").write_text("of an earlier one")
+    report.write(composed, report.place([alone], out))
+    assert not (out / "stale.txt").exists()
+    before = {p: p.read_bytes() for p in out.rglob("*.toml")}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "publish_folder", full)
+        with pytest.raises(files.StorageError, match="the disk is full"):
+            report.write(composed, out)
+    assert {p: p.read_bytes() for p in out.rglob("*.toml")} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "out"]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/index.html").write_text("<h1>not ours</h1>")
+    assert cli.main(["report", str(alone), "--out", str(tmp_path / "theirs")]) == 1
+    assert "holds something that is no report" in capsys.readouterr().err
+    assert (tmp_path / "theirs/index.html").read_text() == "<h1>not ours</h1>"
+    assert cli.main(["report", str(alone), str(alone)]) == 1
+    assert "given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(-1012.4, "-1,012"), (93.84, "93.8"), (1.0, "1.00"), (0.5, "0.500"), (np.nan, "–")],
+)
+def test_numbers(value, shown):
+    assert _tables.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0 %"), (1e-5, "< 0.1 %"), (0.083, "8.3 %"), (0.9999, "> 99.9 %"), (1.0, "100 %")],
+)
+def test_shares_never_round_some_to_none(value, shown):
+    assert _tables.share(value) == shown
+
+
+def measured_in_browser(page, width, tmp_path):
+    """Sizes of the page in a frame of so many pixels, and what it asked the network for."""
+    frame = page.replace("&", "&amp;").replace('"', "&quot;")
+    script = """addEventListener("load", () => {
+        const inner = document.querySelector("iframe");
+        const root = inner.contentDocument.documentElement;
+        const asked = inner.contentWindow.performance.getEntriesByType("resource");
+        const tables = [...root.querySelectorAll(".scroll")];
+        document.body.dataset.found = JSON.stringify({
+            client: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight,
+            inside: tables.some(t => t.scrollWidth > t.clientWidth),
+            images: [...root.querySelectorAll("img")].every(i => i.naturalWidth > 0),
+            asked: asked.map(e => e.name).filter(n => !n.startsWith("data:")),
+        });
+    });"""
+    holder = tmp_path / f"{width}.html"
+    holder.write_text(
+        f'<!doctype html><body><iframe width={width} height=900 style="border:0" '
+        f'srcdoc="{frame}"></iframe><script>{script}</script></body>'
+    )
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width + 100},1000"]
+    done = subprocess.run(
+        [*command, holder.as_uri()], capture_output=True, text=True, timeout=120, check=False
+    )
+    (found,) = re.findall(r'data-found="([^"]*)"', done.stdout)
+    return json.loads(found.replace("&quot;", '"'))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_the_page_never_scrolls_sideways(page, width, tmp_path):
+    found = measured_in_browser(page, width, tmp_path)
+    assert width - 20 <= found["client"] <= width
+    assert found["scroll"] == found["client"]
+    assert found["height"] > 3000
+    assert found["images"]
+    assert found["asked"] == []
+    if width == 390:
+        assert found["inside"]  # its tables do
+        broken = page.replace(".scroll { overflow-x: auto;", ".scroll {")
+        assert broken != page
+        broken = broken.replace("</main>", '<img src="https://example.invalid/x.png"></main>')
+        broken = broken.replace("img-src data:", "img-src *")
+        control = measured_in_browser(broken, width, tmp_path)
+        assert control["scroll"] > control["client"]
+        assert control["asked"] == ["https://example.invalid/x.png"]
