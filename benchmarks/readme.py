@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from kltrust.experiments.plots import BLUE, VERMILION
-from kltrust.experiments.statistics import mean_and_iqm
+from kltrust.experiments.report._aggregate import intervals
+from kltrust.experiments.statistics import Estimate, mean_and_iqm
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -74,8 +76,13 @@ def tables() -> dict[str, list[str]]:
         "region": region(learning),
         "trpo": trpo(learning),
         "setting": [setting(learning)],
-        "collapse": [collapse(json.loads((RESULTS / "collapse.json").read_text()))],
+        "collapse": [collapse(recorded("collapse"))],
     }
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """One recorded result."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def by_env(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -158,6 +165,122 @@ def collapse(result: dict[str, Any]) -> str:
         f"{result['large_kl']:g} on {result['vanilla_pg']['fell_after_a_large_update']} of {seeds} "
         f"seeds of CartPole-v1; `trpo`, on the same seeds, falls so low on "
         f"{result['trpo']['fell']}."
+    )
+
+
+def by_label(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows of a recorded sweep by label and environment."""
+    labels: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        labels.setdefault(row["label"], {})[row["env"]] = row
+    return labels
+
+
+def table1(result: dict[str, Any]) -> list[str]:
+    """Scores scaled so that random actions are 0 and the best setting's mean is 1."""
+    labels, zeros = by_label(result), result["random"]
+    ones = {env: max(np.mean(rows[env]["scores"]) for rows in labels.values()) for env in zeros}
+    lines = [
+        "| surrogate | scaled score | " + " | ".join(zeros) + " |",
+        "| --- | --- |" + " --- |" * len(zeros),
+    ]
+    for label, rows in labels.items():
+        scores = np.array([rows[env]["scores"] for env in zeros]).T
+        zero, one = ([d[env] for env in zeros] for d in (random_means(result), ones))
+        scaled = (scores - zero) / np.subtract(one, zero)
+        mean = Estimate(*(float(x[0]) for x in intervals(scaled, of_all)))
+        cells = " | ".join(f"{x:.1f}" for x in scores.mean(axis=0))
+        lines.append(f"| {label} | {mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}] | {cells} |")
+    constants = " | ".join(f"{random_means(result)[env]:.1f}" for env in zeros)
+    lines.append(f"| *random actions: 0* | 0 | {constants} |")
+    lines.append(
+        "| *best setting: 1* | 1 | " + " | ".join(f"{one:.1f}" for one in ones.values()) + " |"
+    )
+    return lines
+
+
+def random_means(result: dict[str, Any]) -> dict[str, float]:
+    return {env: found["mean"] for env, found in result["random"].items()}
+
+
+def of_all(scores: np.ndarray) -> np.ndarray:
+    """The mean over seeds and environments, as a vector."""
+    return np.array([scores.mean()])
+
+
+def classic(result: dict[str, Any]) -> list[str]:
+    labels = by_label(result)
+    envs = list(result["random"])
+    lines = [
+        "| environment (steps) | random | " + " | ".join(f"`{label}`" for label in labels) + " |",
+        "| --- | --- |" + " --- |" * len(labels),
+    ]
+    for env in envs:
+        rows = [of_env[env] for of_env in labels.values()]
+        cells = " | ".join(str(mean_and_iqm(row["scores"])[0]) for row in rows)
+        lines.append(
+            f"| {env} ({rows[0]['steps']:,}) | {random_means(result)[env]:.1f} | {cells} |"
+        )
+    return lines
+
+
+def trust_region(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "| environment | setting | claims | median | 95 % | largest | above the claim | "
+        "largest ratio | score |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        claim = row["claim"]
+        claims = f"{claim['what']} = {claim['value']:g}" if claim["value"] else "nothing"
+        above = "" if row["above"] is None else f"{row['above']:.0%}"
+        lines.append(
+            f"| {row['env']} | {row['label']} | {claims} | {row['median']:.4f} | "
+            f"{row['p95']:.4f} | "
+            f"{row['largest']:.4f} | {above} | {row['max_ratio']:,.1f} | "
+            f"{mean_and_iqm(row['scores'])[0]} |"
+        )
+    return lines
+
+
+def recorded_setting(result: dict[str, Any]) -> str:
+    """One line on how a recorded sweep was obtained."""
+    v, seconds = result["versions"], result["seconds"]
+    broken = sum(row["broken"] for row in result["rows"])
+    return (
+        f"{len(result['seeds'])} seeds, scores of the last evaluation, acting by the mode, 95 % "
+        f"bootstrap intervals; {result['steps']:,} environment steps in {seconds['run'] / 60:.0f} "
+        f"minutes and {seconds['compile'] / 60:.0f} of compilation; {broken} runs broke; jax "
+        f"{v['packages']['jax']}, gymnax {v['packages']['gymnax']}, {v['cpu_count']} cores "
+        f"({v['device_kind']}). `python benchmarks/record.py benchmarks/specs/{result['spec']}`"
+    )
+
+
+def sweep_speed(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "| algorithm | steps of an iteration | one vmap | `kltrust sweep` |",
+        "| --- | --- | --- | --- |",
+    ]
+    for case in result["cases"]:
+        cells = " | ".join(
+            f"{median:.2f} ({low:.2f} to {high:.2f})"
+            for median, low, high in case["times as fast"].values()
+        )
+        lines.append(
+            f"| `{case['algorithm']}` | {case['num_envs']} x {result['num_steps']} | {cells} |"
+        )
+    return lines
+
+
+def survival(result: dict[str, Any], work: dict[str, Any]) -> str:
+    """One line on kills, and one on the host's work."""
+    ended, same = result["sweeps_ended"], sum(result["identical"])
+    return (
+        f"Killed by `kill -9` at {len(result['kills'])} random moments and gone on with each time, "
+        f"{same} of the {ended} sweeps that ended have the tables of the one left in peace, value "
+        f"by value (`python benchmarks/sweep_survival.py`). Writing, copying states and showing "
+        f"progress take {work['share']:.1%} of a sweep of {work['wall_seconds']:.0f} s, most of it "
+        f"while the devices compute (`python benchmarks/sweep_host_work.py`)."
     )
 
 

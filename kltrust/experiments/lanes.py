@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from kltrust.experiments import hosts
 from kltrust.tree import leading_size
 from kltrust.types import PyTree
 
@@ -27,8 +28,12 @@ COMPILER_OPTIONS = {"xla_disable_hlo_passes": "spmd-cleanup,spmd-simplify"}
 
 
 def make_mesh(num_lanes: int, width: int) -> Mesh:
-    """A mesh of the devices along which lanes are spread: no more of them than there are blocks."""
-    return Mesh(np.asarray(jax.devices()[: -(-num_lanes // width)]), (AXIS,))
+    """A mesh of the devices along which lanes are spread: no more of them than there are blocks.
+
+    Of several hosts all devices, since each has to take part.
+    """
+    number = None if hosts.are_several() else -(-num_lanes // width)
+    return Mesh(np.asarray(jax.devices()[:number]), (AXIS,))
 
 
 def padded_size(num_lanes: int, width: int, mesh: Mesh) -> int:
@@ -60,7 +65,7 @@ def to_host(lanes: PyTree, number: int) -> PyTree:
         data = jnp.asarray(np.array(np.asarray(jax.random.key_data(leaf))[:number]))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
-    return jax.tree.map(copy, lanes)
+    return jax.tree.map(copy, hosts.to_host(lanes) if hosts.are_several() else lanes)
 
 
 # Compiled whole: leaf by leaf, every shape would be a compilation of its own.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from kltrust.experiments import training
+from kltrust.experiments import hosts, training
 from kltrust.experiments.program import build
 from kltrust.experiments.settings import Experiment
 from kltrust.experiments.spec import Setting, Spec
@@ -182,7 +182,9 @@ def choose_width(
     per_device = -(-num_lanes // len(devices))
     if devices[0].platform == "cpu":
         return min(training.DEFAULT_WIDTH, per_device)
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    # A device of another host does not tell; all hosts take the same width.
+    mine = [d for d in devices if d.process_index == jax.process_index()]
+    limit = hosts.on_first(lambda: (mine[0].memory_stats() or {}).get("bytes_limit"))
     if not limit:
         return per_device
     memory = estimate_memory(experiment, num_lanes, per_device, chunk_length, len(devices))

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kltrust.environments import make
+from kltrust.experiments import hosts
 from kltrust.experiments.lanes import AXIS, COMPILER_OPTIONS, over_lanes
 from kltrust.experiments.registry import factory_of
 from kltrust.experiments.settings import Experiment
@@ -232,12 +233,12 @@ class Program:
 
     def put(self, lanes: PyTree) -> PyTree:
         """Spreads lanes over the devices."""
-        return jax.device_put(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
+        return hosts.put(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
     def _call(self, name: str, settings: Settings, shared: tuple, given: tuple) -> Any:
         common, own = _split(settings)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        arguments = (jax.device_put((common, shared), everywhere), self.put(own), self.put(given))
+        arguments = (hosts.put((common, shared), everywhere), self.put(own), self.put(given))
         if name not in self._compiled:
             start = time.perf_counter()
             self._compiled[name] = compiled = self._jitted(name).lower(*arguments).compile()
@@ -266,7 +267,7 @@ class Program:
 def to_host(metrics: Metrics, length: int) -> Metrics:
     """Waits for the metrics of a chunk of ``length`` iterations: [L, length, ...] NumPy arrays."""
     # Cut on the host: on the device, every length would be a compilation for every metric.
-    return jax.tree.map(lambda x: x[:, :length], jax.device_get(metrics))
+    return jax.tree.map(lambda x: x[:, :length], hosts.to_host(metrics))
 
 
 class _Deployed(NamedTuple):

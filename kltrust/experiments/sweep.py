@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kltrust.experiments import canary
+from kltrust.experiments import canary, hosts, versions
 from kltrust.experiments.plan import Group, Plan
 from kltrust.experiments.program import validate
 from kltrust.experiments.record import RUN, Record, RunError
@@ -39,8 +39,9 @@ def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> 
         RuntimeError: if this jaxlib computes wrong numbers (see `canary`).
         StorageError: if the folder can't be used; nothing was overwritten.
     """
+    hosts.check_same("the plan", plan.to_config())
     _prepare(plan)
-    with Run.create(path, plan.to_config()) as run:
+    with hosts.shared(lambda: Run.create(path, plan.to_config())) as run:
         return _run_groups(run, plan, progress or Silent())
 
 
@@ -50,10 +51,10 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
     Raises:
         StorageError: if there is no sweep, another process has it, or it is damaged.
     """
-    with Run.open(path) as run:
+    with hosts.shared(lambda: Run.open(path)) as run:
         plan = plan_of(run)
         if run.finished:
-            return Record(path)
+            return _record(run)
         _prepare(plan)
         return _run_groups(run, plan, progress or Silent())
 
@@ -96,6 +97,9 @@ def group_config(plan: Plan, group: Group) -> dict[str, Any]:
 
 
 def _prepare(plan: Plan) -> None:
+    now = versions.snapshot()
+    same = ("packages", "commit", "x64", "matmul_precision")
+    hosts.check_same("a version", {name: now[name] for name in same})
     for group in plan.groups:
         validate(plan.experiment(group))
     canary.check()
@@ -111,16 +115,25 @@ def _run_groups(run: Run, plan: Plan, progress: Progress) -> Record:
         run.finish({"broken": broken})
     finally:
         progress.end()
-    return Record(run.path)
+    return _record(run)
+
+
+def _record(run: Run) -> Record:
+    """To look at; what other hosts know of it, where only the first has the folder."""
+    return Record(run.path) if hosts.is_first() else run
 
 
 def _run_group(
     path: Path, plan: Plan, index: int, group: Group, progress: Progress
 ) -> dict[str, Any]:
     folder = group_path(path, index)
-    begun = (folder / RUN).exists()
+
+    def enter() -> Run:
+        begun = (folder / RUN).exists()
+        return Run.open(folder) if begun else Run.create(folder, group_config(plan, group))
+
     try:
-        with Run.open(folder) if begun else Run.create(folder, group_config(plan, group)) as run:
+        with hosts.shared(enter) as run:
             progress.group(index, _iterations(run, plan.experiment(group)))
             if not run.finished:
                 Lanes(plan, group).advance(run, progress)

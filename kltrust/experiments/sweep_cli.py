@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +17,7 @@ from kltrust.experiments.cli_common import Switch, naming
 if TYPE_CHECKING:
     from kltrust.experiments.plan import Plan
     from kltrust.experiments.record import Record
+    from kltrust.experiments.spec import Spec
     from kltrust.experiments.sweep_lanes import Measured
 
 
@@ -41,6 +45,14 @@ class _Sweep:
     """With --dry-run: compile every group and try two iterations, to tell time and memory."""
     quiet: Switch = False
     """Print nothing but the result."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Several hosts: where the first one listens. The same command on all, but for --host."""
+    num_hosts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Several hosts: how many there are."""
+    host: Annotated[int | None, tyro.conf.arg(metavar="I")] = None
+    """Several hosts: the number of this one, from 0, which reads and writes the folder."""
+    distributed: Switch = False
+    """Several hosts that SLURM, Open MPI or a TPU pod started: JAX finds out the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +83,11 @@ def sweep(arguments: list[str]) -> int:
     from kltrust.experiments import spec
 
     specification = spec.load(options.spec)
-    _prepare_devices(len(specification.settings) * len(specification.seeds))
+    with _devices(options, len(specification.settings) * len(specification.seeds)):
+        return _start(options, specification)
+
+
+def _start(options: _Sweep, specification: Spec) -> int:
     from kltrust.experiments import plan, sweep
     from kltrust.experiments.sweep_tables import dry_run
 
@@ -122,16 +138,18 @@ def _resume(options: _Sweep) -> int:
         raise ValueError("--resume goes on with the plan of the folder: leave the others out")
     from kltrust.experiments.record import Record
 
-    record = Record(options.resume or "")
-    _prepare_devices(sum(len(g["runs"]) for g in record.config.get("groups", [{"runs": [0]}])))
-    from kltrust.experiments import sweep
-    from kltrust.experiments.sweep_tables import dry_run
+    folder = options.resume or Path()
+    # Of several hosts, only the first has the folder.
+    config = {} if _several(options) else Record(folder).config
+    with _devices(options, sum(len(g["runs"]) for g in config.get("groups", [{"runs": [0]}]))):
+        from kltrust.experiments import sweep
+        from kltrust.experiments.sweep_tables import dry_run
 
-    if options.dry_run:
-        _print(dry_run(sweep.plan_of(record)))
-        return 0
-    with naming(record.path, "sweep"):
-        return _conclude(sweep.resume(record.path, progress=_progress(options.quiet)))
+        if options.dry_run:
+            _print(dry_run(sweep.plan_of(Record(folder))))
+            return 0
+        with naming(folder, "sweep"):
+            return _conclude(sweep.resume(folder, progress=_progress(options.quiet)))
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -148,13 +166,37 @@ def _default_out(plan: Plan) -> Path:
     return Path("runs") / f"{plan.name}{part}"
 
 
-def _prepare_devices(num_runs: int) -> None:
-    """All cores; on accelerators, compilations that a second sweep finds again, unless set."""
-    import jax
+def _several(options: _Sweep) -> bool:
+    named = (options.coordinator, options.num_hosts, options.host)
+    return options.distributed or any(option is not None for option in named)
 
+
+@contextlib.contextmanager
+def _devices(options: _Sweep, num_runs: int) -> Iterator[None]:
+    """All cores of all hosts; on accelerators, compilations that a second sweep finds again."""
     from kltrust.experiments import devices
 
-    devices.use_all_cores(num_runs)
+    if not _several(options):
+        devices.use_all_cores(num_runs)
+        _keep_compilations()
+        yield
+        return
+    # Every host makes as many devices of its cores, however many runs there are.
+    devices.use_all_cores(sys.maxsize)
+    from kltrust.experiments import hosts
+
+    if options.distributed and options.coordinator is not None:
+        raise ValueError("--distributed finds the hosts by itself: leave --coordinator out")
+    hosts.join(options.coordinator, options.num_hosts, options.host)
+    _keep_compilations()
+    with hosts.only_first_prints():
+        yield
+
+
+def _keep_compilations() -> None:
+    """On accelerators, unless another folder or none was asked for."""
+    import jax
+
     # On a CPU, XLA greets what it loads from there with pages of errors about tuning flags: who
     # wants it all the same sets JAX_COMPILATION_CACHE_DIR.
     name = "jax_compilation_cache_dir"
@@ -165,7 +207,9 @@ def _prepare_devices(num_runs: int) -> None:
 
 
 def _progress(quiet: bool) -> Any:
-    if quiet:
+    from kltrust.experiments import hosts
+
+    if quiet or not hosts.is_first():
         return None
     from kltrust.experiments.sweep_progress import SweepProgress
 
@@ -173,7 +217,11 @@ def _progress(quiet: bool) -> Any:
 
 
 def _conclude(record: Record) -> int:
+    from kltrust.experiments import hosts
     from kltrust.experiments.sweep_tables import status_table
+
+    if not hosts.is_first():
+        return 0
 
     broken = record.summary.get("broken", {})
     for run, iteration in broken.items():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kltrust.experiments import lanes, tables, training
+from kltrust.experiments import hosts, lanes, tables, training
 from kltrust.experiments.plan import Group, Plan
 from kltrust.experiments.program import Program, lane_settings, to_host
 from kltrust.experiments.store import Run
@@ -73,7 +73,7 @@ class Lanes:
             state = program.init(self.settings, self.keys)
         else:
             state = lanes.pad(training.restore_states(run, self.experiment), self.size)
-        iteration = np.asarray(state.iteration)[: self.number]
+        iteration = hosts.to_host(state.iteration)[: self.number]
         waiting: tuple[Any, ...] | None = None
         for chunk in range(run.last_chunk + 1, program.num_chunks):
             length = min(
@@ -90,7 +90,7 @@ class Lanes:
             if waiting is not None:  # while the devices compute
                 progress.chunk(self._commit(run, *waiting))
             metrics = jax.tree.map(lambda x: x[: self.number], to_host(metrics, length))
-            returns = jax.device_get(returns)
+            returns = hosts.to_host(returns)
             kept = lanes.to_host(state, self.number)  # before the next chunk takes it
             iteration = kept.iteration
             compiling = sum(program.compile_seconds.values()) - compiled

@@ -1,0 +1,282 @@
+"""Several hosts as one machine, by JAX's own distributed runtime.
+
+Every host runs the same program on its part of the devices; the first one alone reads and writes
+the run folder. What it finds there, and whether it could write, the others learn by a broadcast, so
+that all go on or all stop. On one host every function here does the plain thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from kltrust.experiments.files import StorageError
+from kltrust.experiments.record import RunError
+from kltrust.experiments.store import Run
+from kltrust.experiments.tables import Columns
+from kltrust.types import PyTree
+
+T = TypeVar("T")
+
+
+def join(coordinator: str | None = None, num_hosts: int | None = None, host: int | None = None):
+    """Joins the other hosts; before anything else of JAX is used.
+
+    Args:
+        coordinator: address of the first host, as in ``10.0.0.1:8476``; None lets JAX find all
+            three, as it does under SLURM, Open MPI, and on TPU pods.
+        num_hosts: how many processes take part.
+        host: the number of this one, from 0.
+
+    Raises:
+        ValueError: if one is missing, or can't be.
+        RuntimeError: if JAX finds no others, or can't reach them.
+    """
+    given = (coordinator, num_hosts, host)
+    if any(x is None for x in given) and any(x is not None for x in given):
+        raise ValueError("--coordinator, --num-hosts and --host go together")
+    if num_hosts is not None and host is not None and not 0 <= host < num_hosts:
+        raise ValueError(f"--host counts from 0: below --num-hosts {num_hosts}, got {host}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"--coordinator takes HOST:PORT, got {coordinator!r}")
+    try:
+        jax.distributed.initialize(coordinator, num_hosts, host)
+    except (ValueError, RuntimeError) as error:
+        raise RuntimeError(
+            f"can't join the other hosts ({error}): name them by --coordinator HOST:PORT, "
+            "--num-hosts N and, on each, --host I"
+        ) from error
+
+
+def are_several() -> bool:
+    """Whether this process is one of several."""
+    return jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that reads, writes and prints."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def only_first_prints() -> Iterator[None]:
+    """What the other hosts print within is dropped; errors are not."""
+    if is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """``function()`` of the first host; the others get its result, or its error.
+
+    Args:
+        function: returns plain data, as JSON takes it.
+
+    Raises:
+        RunError, RuntimeError, ValueError: what the first host raised, on all of them.
+    """
+    if not are_several():
+        return function()
+    raised: Exception | None = None
+    answer: dict[str, Any] = {}
+    if is_first():
+        try:
+            answer = {"result": function()}
+        except (ValueError, RuntimeError) as error:
+            raised, answer = error, {"error": str(error), "kind": _kind(error)}
+    answer = json.loads(_broadcast_text(json.dumps(answer)))
+    if raised is not None:
+        raise raised
+    if "error" in answer:
+        raise _KINDS[answer["kind"]](answer["error"])
+    return answer["result"]
+
+
+def check_same(what: str, value: Any) -> None:
+    """Refuses hosts that are not about to do the same.
+
+    Args:
+        what: is said to differ, in the message.
+        value: plain data.
+
+    Raises:
+        ValueError: on all hosts, if it is not the same on all.
+    """
+    if not are_several():
+        return
+    text = json.dumps(value, sort_keys=True).encode()
+    digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
+    different = [i for i, other in enumerate(digests) if (other != digests[0]).any()]
+    if different:
+        raise ValueError(
+            f"{what} of host {', '.join(map(str, different))} is not that of host 0: start all "
+            "hosts with the same specification, options and versions"
+        )
+
+
+def to_host(arrays: PyTree) -> PyTree:
+    """All arrays as NumPy's (keys stay JAX's, on this host alone), from whatever hosts they are."""
+    return jax.device_get(arrays) if not are_several() else jax.tree.map(_gather, arrays)
+
+
+def put(arrays: PyTree, sharding: Sharding) -> PyTree:
+    """Spreads arrays that every host has, whole, over the devices of all."""
+    if not are_several():
+        return jax.device_put(arrays, sharding)
+    return jax.tree.map(lambda x: _spread(x, sharding), arrays)
+
+
+@contextlib.contextmanager
+def shared(enter: Callable[[], Run]) -> Iterator[Run]:
+    """A run folder that the first host enters, as every host sees it; closed at the end.
+
+    Raises:
+        RunError, StorageError: what entering it raised, on all hosts.
+    """
+    if not are_several():
+        with enter() as alone:
+            yield alone
+        return
+    run: Run | None = None
+
+    def facts() -> dict[str, Any]:
+        nonlocal run
+        run = enter()
+        return {"path": str(run.path), "config": run.config, "versions": run.versions}
+
+    told = on_first(facts)
+    with _Shared(run, **told) as one_of_several:
+        yield one_of_several
+
+
+class _Shared(Run):
+    """A run folder that one host writes to, and all know the state of."""
+
+    def __init__(self, run: Run | None, path: str, config: dict, versions: dict) -> None:
+        self._run = run
+        self.path, self.config, self.versions = Path(path), config, versions
+        self._marker = on_first(lambda: self._first._marker)
+
+    @property
+    def _first(self) -> Run:
+        assert self._run is not None, "only the first host has the folder"
+        return self._run
+
+    def commit(
+        self,
+        chunk: int,
+        rows: Columns,
+        state: PyTree,
+        *,
+        evaluation: Columns | None = None,
+        score: float | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self._marked(
+            lambda: self._first.commit(
+                chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds
+            )
+        )
+
+    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
+        self._marked(lambda: self._first.finish(summary))
+
+    def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
+        state: PyTree = None
+
+        def read() -> None:
+            nonlocal state
+            state = self._first.restore(like, which)
+
+        on_first(read)
+        data = jax.tree.map(_data_like, like) if state is None else jax.tree.map(_data, state)
+        sent = multihost_utils.broadcast_one_to_all(data)
+        return jax.tree.map(lambda x, y: _from_data(np.asarray(x), y), sent, like)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.close()
+
+    def _marked(self, write: Callable[[], None]) -> None:
+        def marker() -> dict[str, Any]:
+            write()
+            return self._first._marker
+
+        self._marker = on_first(marker)
+
+
+_KINDS: dict[str, type[Exception]] = {
+    "RunError": RunError,
+    "StorageError": StorageError,
+    "ValueError": ValueError,
+    "RuntimeError": RuntimeError,
+}
+
+
+def _kind(error: Exception) -> str:
+    return next(name for name, kind in _KINDS.items() if isinstance(error, kind))
+
+
+def _broadcast_text(text: str) -> str:
+    """The first host's text, on all."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    data = np.resize(data, length) if is_first() else np.zeros(length, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(data), np.uint8).tobytes().decode()
+
+
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _data(x: Any) -> Any:
+    return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+
+
+def _data_like(x: Any) -> np.ndarray:
+    """Zeros in the place of what only the first host has."""
+    like = jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
+    return np.zeros(like.shape, like.dtype)
+
+
+def _from_data(data: np.ndarray, like: Any) -> Any:
+    if not _is_key(like):
+        return data
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(like))
+
+
+def _gather(x: Any) -> Any:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return x if isinstance(x, jax.Array) and _is_key(x) else np.asarray(x)
+    data = _key_data(x) if _is_key(x) else x
+    return _from_data(np.asarray(multihost_utils.process_allgather(data, tiled=True)), x)
+
+
+# Compiled: eagerly, nothing can be computed of an array that other hosts have parts of.
+_key_data = jax.jit(jax.random.key_data)
+
+
+def _spread(x: Any, sharding: Sharding) -> jax.Array:
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x  # it is spread already
+    if not hasattr(x, "dtype") or not _is_key(x):
+        data = np.asarray(x)
+        return jax.make_array_from_callback(data.shape, sharding, lambda i: data[i])
+    data = np.asarray(jax.random.key_data(x))
+    spread = jax.make_array_from_callback(data.shape, sharding, lambda i: data[i])
+    wrap = jax.jit(jax.random.wrap_key_data, out_shardings=sharding, static_argnames="impl")
+    return wrap(spread, impl=str(jax.random.key_impl(x)))

@@ -1,0 +1,170 @@
+"""The benchmarks of sweeps run, at toy size, and record what the README's tables need."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import readme  # noqa: E402
+import record  # noqa: E402
+import sweep_host_work  # noqa: E402
+import sweep_speed  # noqa: E402
+import sweep_survival  # noqa: E402
+
+from kltrust.experiments import store  # noqa: E402
+
+SPEC = """
+[sweep]
+name = "toy"
+seeds = [3, 5]
+envs = "CartPole-v1"
+preset = "none"
+
+[learner]
+num_envs = 4
+num_steps = 16
+value_epochs = 1
+value_minibatches = 2
+
+[network]
+hidden = [8]
+
+[budget]
+total_steps = 256
+num_evals = 2
+eval_episodes = 2
+
+[[experiments]]
+algorithms = "trpo"
+grid.max_kl = [0.01, 0.1]
+"""
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+@pytest.fixture(scope="module")
+def toy_spec(tmp_path_factory):
+    path = tmp_path_factory.mktemp("spec") / "toy.toml"
+    path.write_text(SPEC)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recorded(toy_spec, tmp_path_factory, compile_fast):
+    out = tmp_path_factory.mktemp("recorded")
+    options = record.Options(toy_spec, folder=out / "sweep", random_episodes=50, out=out)
+    assert record.main(options) == 0
+    return options, json.loads((out / "toy.json").read_text())
+
+
+def test_a_record_has_every_score_and_the_region(recorded):
+    _, result = recorded
+    assert [row["label"] for row in result["rows"]] == ["trpo max_kl=0.01", "trpo max_kl=0.1"]
+    assert result["seeds"] == [3, 5]
+    assert result["steps"] == 4 * 256
+    assert 10 < result["random"]["CartPole-v1"]["mean"] < 40
+    for row, bound in zip(result["rows"], (0.01, 0.1), strict=True):
+        assert len(row["scores"]) == 2
+        assert row["claim"] == {"kind": "bound", "what": "max_kl", "value": bound}
+        assert row["steps"] == 256
+        assert 0 < row["median"] <= row["largest"] <= bound * 1.0001
+        assert row["above"] == 0
+
+
+def test_a_record_of_a_finished_sweep_is_the_same(recorded):
+    options, result = recorded
+    assert record.main(options) == 0
+    assert json.loads((options.out / "toy.json").read_text()) == result
+
+
+def test_another_specification_in_the_folder_is_refused(recorded, tmp_path):
+    options, _ = recorded
+    other = tmp_path / "other.toml"
+    other.write_text(SPEC.replace("[3, 5]", "[3, 6]"))
+    with pytest.raises(ValueError, match="another specification"):
+        record.main(record.Options(other, folder=options.folder, out=tmp_path))
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_tables_of_a_record(recorded):
+    _, result = recorded
+    made = json.loads(json.dumps(result))
+    made["random"]["CartPole-v1"]["mean"] = 10.0
+    for row, scores in zip(made["rows"], ([20.0, 30.0], [60.0, 60.0]), strict=True):
+        row["scores"] = scores
+    first, second, zero, one = readme.table1(made)[2:]
+    assert first.startswith("| trpo max_kl=0.01 | 0.30 [0.20, 0.40] | 25.0 |")
+    assert second.startswith("| trpo max_kl=0.1 | 1.00 [1.00, 1.00] | 60.0 |")
+    assert (zero.split(" | ")[2], one.split(" | ")[2]) == ("10.0 |", "60.0 |")
+    assert readme.classic(made)[2].startswith("| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0] |")
+    assert "| max_kl = 0.1 |" in readme.trust_region(made)[3]
+    assert "2 seeds" in readme.recorded_setting(made)
+
+
+def test_random_actions_fill_a_box():
+    import jax
+
+    from kltrust.environments import make
+
+    space = make("Pendulum-v1").action_space
+    actions = np.asarray(record.random_action(space, jax.random.key(0), (4000,)))
+    assert actions.shape == (4000, *space.shape)
+    assert np.allclose(actions.mean(0), (space.low + space.high) / 2, atol=0.1)
+    assert np.allclose(actions.max(0), space.high, atol=0.01)
+
+
+def test_host_work_is_a_share_and_leaves_nothing_patched(toy_spec, tmp_path):
+    before = store.Run.commit
+    sweep_host_work.main(sweep_host_work.Options(toy_spec, out=tmp_path))
+    result = json.loads((tmp_path / "sweep_host_work.json").read_text())
+    assert set(result["host_seconds"]) == {"commits", "copies of the state", "progress"}
+    assert all(seconds > 0 for seconds in result["host_seconds"].values())
+    assert 0 < result["share"] < result["share_without_compilation"] < 1
+    assert store.Run.commit is before
+
+
+@pytest.mark.slow
+def test_a_sweep_survives_a_kill(toy_spec, tmp_path, compile_fast, monkeypatch):
+    for name, value in compile_fast.items():
+        monkeypatch.setenv(name, value)  # for the processes that are killed
+    options = sweep_survival.Options(toy_spec, kills=1, out=tmp_path)
+    assert sweep_survival.main(options) == 0
+    result = json.loads((tmp_path / "sweep_survival.json").read_text())
+    assert len(result["kills"]) == 1
+    # One that ended before its kill counts as well, and another begins.
+    assert result["identical"]
+    assert all(result["identical"])
+
+
+def test_sweeps_of_other_seeds_are_not_called_identical(recorded, toy_spec, tmp_path, compile_fast):
+    options, _ = recorded
+    other = tmp_path / "other.toml"
+    other.write_text(SPEC.replace("[3, 5]", "[3, 6]"))
+    record.main(record.Options(other, folder=tmp_path / "sweep", random_episodes=5, out=tmp_path))
+    assert sweep_survival.same(options.folder, options.folder)
+    assert not sweep_survival.same(options.folder, tmp_path / "sweep")
+
+
+@pytest.mark.slow
+def test_sweep_speed_compares_three_ways(tmp_path, compile_fast, monkeypatch):
+    for name, value in compile_fast.items():
+        monkeypatch.setenv(name, value)  # for its processes
+    options = sweep_speed.Options(
+        algorithms=("trpo",),
+        num_envs=(4,),
+        num_steps=16,
+        runs=2,
+        rounds=2,
+        steps_per_round=64,
+        out=tmp_path,
+    )
+    sweep_speed.main(options)
+    (case,) = json.loads((tmp_path / "sweep_speed.json").read_text())["cases"]
+    assert set(case["steps_per_second"]) == set(sweep_speed.WAYS)
+    assert all(len(speeds) == 2 for speeds in case["steps_per_second"].values())
+    assert all(low <= median <= high for median, low, high in case["times as fast"].values())
