@@ -95,6 +95,8 @@ class Env(NamedTuple):
             a Box are legal: the adapter bounds them.
         name: what ``make`` was called with.
         max_steps: the episode's time limit if there is one (it may be traced), else None.
+        native_action: the environment's own action for one that ``step`` takes: what a bounded
+            Box's adapter makes of the policy's raw action. For acting elsewhere.
     """
 
     reset: Callable[[Array], tuple[PyTree, PyTree]]
@@ -103,6 +105,7 @@ class Env(NamedTuple):
     action_space: Space
     name: str = "custom"
     max_steps: Number | None = None
+    native_action: Callable[[PyTree], PyTree] = lambda action: action
 
 
 class Transition(NamedTuple):

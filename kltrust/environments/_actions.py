@@ -71,13 +71,16 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
     def step(key: Array, state: PyTree, action: Array) -> tuple[PyTree, PyTree, Outcome]:
         return env.step(key, state, bounded(jnp.asarray(action)))
 
+    def native_action(action: Array) -> PyTree:
+        return env.native_action(bounded(jnp.asarray(action)))
+
     raw_space = Box(
         low=np.where(two_sided, -edge, space.low).astype(np.float32),
         high=np.where(two_sided, edge, space.high).astype(np.float32),
         shape=space.shape,
         dtype=space.dtype,
     )
-    return env._replace(step=step, action_space=raw_space)
+    return env._replace(step=step, action_space=raw_space, native_action=native_action)
 
 
 def has_bounds(space: Any) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train_cli",
     "evaluate": "inspect_cli",
+    "play": "play_cli",
     "envs": "inspect_cli",
     "doctor": "inspect_cli",
     "sweep": "sweep_cli",
@@ -29,6 +30,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust train ALGORITHM ENV    train, one run per seed, all seeds in one program
   kltrust train --resume DIR     go on with an interrupted training
   kltrust evaluate DIR           play fresh episodes with a trained policy
+  kltrust play DIR               play it in gymnasium's own environment; --out films an episode
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
   kltrust status DIR             how far a sweep is
   kltrust merge SHARD ...        put the shards of a sweep together

@@ -1,0 +1,217 @@
+"""A trained policy outside of its training: NumPy in, NumPy out, played where others play.
+
+gymnax re-implements environments; whether what was learned there is real is told by the originals,
+gymnasium's, which share no code with them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from kltrust.environments import make
+from kltrust.experiments import files
+from kltrust.experiments.program import Parts, build
+from kltrust.experiments.record import Record
+from kltrust.experiments.training import experiment_of, restore_states
+from kltrust.learner import LearnerState, policy_of
+from kltrust.types import Box, Discrete
+
+Act = Callable[..., np.ndarray]
+
+FORMATS = (".gif", ".mp4")
+_FRAMES_PER_SECOND = 30
+
+
+def numpy_policy(
+    record: Record | str | Path,
+    *,
+    seed: int | None = None,
+    which: Literal["latest", "best"] = "latest",
+    deterministic: bool = True,
+) -> Act:
+    """The policy of one trained seed as a plain function of NumPy arrays.
+
+    Its normaliser is part of it, and so is what the adapter makes of a raw action: the result is
+    an action of the original environment, within its bounds.
+
+    Args:
+        record: a run folder of ``train``, or its path.
+        seed: one of the folder's; None takes the one with the best mean return at the last
+            evaluation.
+        which: the last checkpoint or the best one.
+        deterministic: act by the mode, else sample.
+
+    Returns:
+        ``act(obs [*E, *O], key=0) -> action [*E, ...]``; ``key``, an integer, gives the samples
+        and is ignored where nothing is sampled. Every new leading shape compiles once, some
+        tenths of a second.
+
+    Raises:
+        ValueError: if the folder has no such seed; when called, on observations of another shape.
+        StorageError: if there is no checkpoint, or it is damaged.
+    """
+    record = record if isinstance(record, Record) else Record(record)
+    parts, state = _restored(record, _chosen(record, seed), which)
+    space = parts.env.observation_space
+    shape = space.shape if isinstance(space, Box) else ()
+
+    @jax.jit
+    def compiled(obs: Any, key: int) -> Any:
+        dist = policy_of(parts.agent, state)(obs)
+        raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
+        return parts.env.native_action(raw)
+
+    def act(obs: Any, key: int = 0) -> np.ndarray:
+        obs = np.asarray(obs)
+        if obs.shape[obs.ndim - len(shape) :] != shape:
+            raise ValueError(
+                f"{parts.env.name} was trained on observations of shape {shape}, possibly with "
+                f"leading axes; got {obs.shape}"
+            )
+        return np.asarray(compiled(obs, key))
+
+    return act
+
+
+def gymnasium_returns(
+    act: Act, env_name: str, num_episodes: int, *, seed: int = 0, num_envs: int = 50
+) -> np.ndarray:
+    """Undiscounted returns [num_episodes] of whole episodes in gymnasium's own environment.
+
+    Args:
+        act: from `numpy_policy`.
+        env_name: a name of gymnasium's registry.
+        num_episodes: episode i starts from gymnasium's seed ``seed + i``.
+        seed: see there.
+        num_envs: played side by side.
+
+    Raises:
+        ValueError: if gymnasium has no such environment.
+    """
+    make_one = _gymnasium(env_name)
+    envs = [make_one() for _ in range(min(num_envs, num_episodes))]
+    returns = np.zeros(num_episodes)
+    for first in range(0, num_episodes, len(envs)):
+        running = list(range(min(len(envs), num_episodes - first)))
+        starts = [env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)]
+        obs, step = np.stack(starts), 0
+        while running:
+            # All of them, ended ones too: another shape would be another compilation.
+            actions = act(obs, _key(seed + first, step))
+            step += 1
+            for i in list(running):
+                obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+                returns[first + i] += float(reward)
+                if terminated or truncated:
+                    running.remove(i)
+    for env in envs:
+        env.close()
+    return returns
+
+
+def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.ndarray]:
+    """One episode in gymnasium's own environment as pictures [H, W, 3] of bytes."""
+    env = _gymnasium(env_name)(render_mode="rgb_array")
+    obs, _ = env.reset(seed=seed)
+    ended, step = False, 0
+    while not ended:
+        yield env.render()
+        obs, _, terminated, truncated, _ = env.step(act(obs, _key(seed, step)))
+        ended, step = terminated or truncated, step + 1
+    yield env.render()
+    env.close()
+
+
+def write_film(path: str | Path, frames: Iterator[np.ndarray]) -> int:
+    """Writes a GIF or an MP4, at 30 pictures a second; returns how many there are.
+
+    Raises:
+        ValueError: for another ending of the name.
+        RuntimeError: if the extra is missing.
+        StorageError: if it can't be written.
+    """
+    path = check_film(path)
+    imageio = extra("imageio.v3")
+    shown = list(frames)
+    with files.explained(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".gif":
+            duration = 1000 / _FRAMES_PER_SECOND
+            imageio.imwrite(path, shown, duration=duration, loop=0)
+        else:
+            codec = {"plugin": "pyav", "codec": "libx264", "fps": _FRAMES_PER_SECOND}
+            imageio.imwrite(path, np.stack(shown), **codec)
+    return len(shown)
+
+
+def check_film(path: str | Path) -> Path:
+    """The path, if a film can be written there as far as its name tells."""
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{path} must end with {' or '.join(FORMATS)}")
+    return path
+
+
+def extra(module: str) -> Any:
+    """A module that the extra ``play`` brings."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RuntimeError(
+            f"films need {module.partition('.')[0]} ({error}): pip install 'kltrust[play]'"
+        ) from error
+
+
+def _key(seed: int, step: int) -> int:
+    """A key for every step: below 2**31, as JAX takes an integer."""
+    return (seed * 100_003 + step) % 2**31
+
+
+def _chosen(record: Record, seed: int | None) -> int:
+    """The place of a seed among the folder's."""
+    experiment_of(record)
+    seeds = record.config["seeds"]
+    if seed is None:
+        last = record.evaluations().groupby("seed").mean_return.last()
+        return seeds.index(int(last.idxmax())) if len(last) else 0
+    if seed not in seeds:
+        raise ValueError(f"{record.path} has no seed {seed}: it has {', '.join(map(str, seeds))}")
+    return seeds.index(seed)
+
+
+def _restored(
+    record: Record, place: int, which: Literal["latest", "best"]
+) -> tuple[Parts, LearnerState]:
+    experiment = experiment_of(record)
+    states = restore_states(record, experiment, which)
+    return build(experiment), jax.tree.map(lambda x: x[place], states)
+
+
+def _gymnasium(env_name: str) -> Callable[..., Any]:
+    """Makes gymnasium's environment of a name of ours, after a look at whether it is the same."""
+    import gymnasium
+
+    if env_name not in gymnasium.registry:
+        known = [name for name in gymnasium.registry if not name.startswith("phys2d")]
+        raise ValueError(
+            f"gymnasium has no {env_name}: it has {', '.join(sorted(known)[:8])} and others; "
+            "`kltrust evaluate` plays where the policy was trained"
+        )
+    ours = make(env_name)
+    env = gymnasium.make(env_name)
+    observation, action = env.observation_space, env.action_space
+    env.close()
+    same = observation.shape == getattr(ours.observation_space, "shape", ())
+    if isinstance(ours.action_space, Discrete):
+        same &= getattr(action, "n", None) == ours.action_space.n
+    else:
+        same &= action.shape == getattr(ours.action_space, "shape", None)
+    if not same:
+        raise ValueError(f"gymnasium's {env_name} has other observations or actions than ours")
+    return lambda **options: gymnasium.make(env_name, **options)

@@ -1,0 +1,163 @@
+"""Policies outside of their training: NumPy in and out, and gymnasium's own environments."""
+
+import sys
+
+import gymnasium
+import imageio.v3 as imageio
+import jax
+import numpy as np
+import pytest
+
+from kltrust.experiments import cli, deploy, training
+from kltrust.experiments.program import build
+from kltrust.experiments.record import Record
+from kltrust.experiments.settings import Experiment
+from kltrust.learner import policy_of
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+def train(path, env, seeds):
+    experiment = Experiment.from_dict(
+        {
+            "algorithm": "trpo",
+            "env": env,
+            "learner": {
+                "num_envs": 4,
+                "num_steps": 16,
+                "value_epochs": 1,
+                "value_minibatches": 1,
+                "normalize_observations": True,
+            },
+            "network": {"hidden": [8]},
+            "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 4},
+        }
+    )
+    return training.train(experiment, seeds, path)
+
+
+@pytest.fixture(scope="module")
+def pole(tmp_path_factory, compile_fast):
+    return train(tmp_path_factory.mktemp("runs") / "pole", "CartPole-v1", [3, 8])
+
+
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory, compile_fast):
+    return train(tmp_path_factory.mktemp("runs") / "pendulum", "Pendulum-v1", [0])
+
+
+def restored(record, place):
+    experiment = training.experiment_of(record)
+    states = training.restore_states(record, experiment)
+    parts = build(experiment)
+    return policy_of(parts.agent, jax.tree.map(lambda x: x[place], states))
+
+
+def test_it_acts_as_the_trained_policy_does(pole):
+    obs = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    for place, seed in enumerate((3, 8)):
+        action = deploy.numpy_policy(pole, seed=seed)(obs)
+        assert type(action) is np.ndarray
+        np.testing.assert_array_equal(action, restored(pole, place)(obs).mode())
+    one = deploy.numpy_policy(pole, seed=8)(obs[0])
+    assert one.shape == ()
+    assert one == action[0]
+
+
+def test_the_best_seed_plays_unless_one_is_named(pole):
+    last = pole.evaluations().groupby("seed").mean_return.last()
+    obs = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
+    best = deploy.numpy_policy(pole.path)(obs)
+    np.testing.assert_array_equal(best, deploy.numpy_policy(pole, seed=int(last.idxmax()))(obs))
+
+
+def test_samples_follow_the_key(pole):
+    obs = np.zeros((200, 4), np.float32)
+    act = deploy.numpy_policy(pole, seed=3, deterministic=False)
+    np.testing.assert_array_equal(act(obs, 5), act(obs, 5))
+    assert 0 < np.mean(act(obs, 5) != act(obs, 6)) < 1
+
+
+def test_actions_are_the_original_environments_own(pendulum):
+    act = deploy.numpy_policy(pendulum, deterministic=False)
+    obs = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    torque = act(obs, 1)
+    raw = np.asarray(restored(pendulum, 0)(obs).sample(seed=jax.random.key(1)))
+    # One unit of a raw action is the whole torque, which is 2.
+    np.testing.assert_allclose(torque, np.clip(2 * raw, -2, 2), rtol=1e-5, atol=1e-6)
+    assert np.abs(torque).max() == 2
+    assert gymnasium.make("Pendulum-v1").action_space.contains(torque[0])
+
+
+def test_returns_are_those_of_gymnasium():
+    def balance(obs, key=0):
+        return (obs[..., 2] + 0.5 * obs[..., 3] > 0).astype(np.int32)
+
+    returns = deploy.gymnasium_returns(balance, "CartPole-v1", 5, seed=11, num_envs=2)
+    env = gymnasium.make("CartPole-v1")
+    for i, expected in enumerate(returns):
+        obs, _ = env.reset(seed=11 + i)
+        total, ended = 0.0, False
+        while not ended:
+            obs, reward, terminated, truncated, _ = env.step(int(balance(obs)))
+            total, ended = total + reward, terminated or truncated
+        assert total == expected
+    # The control: pushing to one side only falls at once.
+    falling = deploy.gymnasium_returns(lambda obs, key: np.zeros(len(obs), int), "CartPole-v1", 5)
+    assert falling.max() < 15 < returns.min()
+
+
+def test_errors_name_the_remedy(pole, tmp_path):
+    with pytest.raises(ValueError, match="has no seed 4: it has 3, 8"):
+        deploy.numpy_policy(pole, seed=4)
+    with pytest.raises(ValueError, match=r"shape \(4,\).*got \(7, 3\)"):
+        deploy.numpy_policy(pole, seed=3)(np.zeros((7, 3)))
+    with pytest.raises(ValueError, match="gymnasium has no Catch-bsuite"):
+        deploy.gymnasium_returns(lambda obs, key: obs, "Catch-bsuite", 1)
+    with pytest.raises(ValueError, match=r"must end with \.gif or \.mp4"):
+        deploy.write_film(tmp_path / "film.avi", iter(()))
+
+
+@pytest.mark.parametrize("ending", deploy.FORMATS)
+def test_a_film_shows_every_frame(ending, tmp_path):
+    # Colours change, since a GIF joins frames that are equal.
+    frames = [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(10)]
+    path = tmp_path / "new" / f"film{ending}"
+    assert deploy.write_film(path, iter(frames)) == 10
+    shown = imageio.imread(path, index=None, plugin="pillow" if ending == ".gif" else "pyav")
+    assert shown.shape == (10, 64, 96, 3)
+    assert np.abs(shown.astype(int) - np.stack(frames)).mean() < 8
+
+
+def test_the_command(pole, tmp_path, capsys):
+    film = tmp_path / "episode.gif"
+    line = ["play", str(pole.path), "--episodes", "3", "--seed", "1", "--out", str(film)]
+    assert cli.main(line) == 0
+    printed = capsys.readouterr().out
+    assert "gymnasium's CartPole-v1, 3 episodes: mean" in printed
+    expected = deploy.gymnasium_returns(
+        deploy.numpy_policy(Record(pole.path)), "CartPole-v1", 1, seed=1
+    )
+    # A frame before every step, and the last state.
+    assert f"{int(expected[0]) + 1} frames" in printed
+    assert film.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--episodes", "0"], "at least 1"),
+        (["--out", "film.avi"], "must end with"),
+        (["--trained-seed", "5"], "has no seed 5"),
+    ],
+)
+def test_errors_of_the_command(pole, options, message, capsys):
+    assert cli.main(["play", str(pole.path), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(pole, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    assert cli.main(["play", str(pole.path), "--out", str(tmp_path / "x.gif")]) == 1
+    assert "pip install 'kltrust[play]'" in capsys.readouterr().err
+    assert not (tmp_path / "x.gif").exists()
