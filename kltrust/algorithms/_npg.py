@@ -38,6 +38,10 @@ def npg(
         fisher_stride: F over every so-many-th state of the batch.
         fisher_chunks: F's products in so many parts, to bound memory.
 
+    Extra:
+        - ``cg_residual``: |g - (F + damping I)x| / |g| when the conjugate gradients ended.
+        - ``moved``: 1 if a step was taken, 0 if the gradient was 0 or the step not finite.
+
     Raises:
         ValueError: on a negative or zero setting that must not be.
     """

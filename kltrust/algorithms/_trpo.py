@@ -47,6 +47,13 @@ def trpo(
         fisher_stride: F over every so-many-th state (10: the paper's 10 % of the data).
         fisher_chunks: F's products in so many parts, to bound memory.
 
+    Extra:
+        - ``max_kl``: the bound in force, nats; a schedule may move it.
+        - ``accepted``: 1 if the line search took a step, 0 if the parameters stayed.
+        - ``backtracks``: how often the step was shortened.
+        - ``cg_residual``: |g - (F + damping I)x| / |g| when the conjugate gradients ended.
+        - ``zero_gradient``: 1 if there was no step to try: the gradient was 0, or the step not finite.
+
     Raises:
         ValueError: on a negative or zero setting that must not be.
     """

@@ -28,6 +28,9 @@ def vanilla_pg(
         entropy_coef: weight of the mean entropy (nats).
         max_grad_norm: bound on the global norm of g; inf is no bound.
 
+    Extra:
+        - ``grad_norm``: |g|, the gradient's global norm before ``max_grad_norm`` cuts it.
+
     Raises:
         ValueError: on a negative setting.
     """

@@ -1,0 +1,204 @@
+"""Tables made of what the source says: a page holds ``<!-- table: NAME ARGUMENT -->``.
+
+settings CLASS-OR-ALGORITHM, extra ALGORITHM, metrics, algorithms, names, presets, options COMMAND.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docstrings
+import griffe
+from mkdocs.exceptions import PluginError
+
+from kltrust.experiments import cli, presets, settings
+
+_PLACE = re.compile(r"<!-- table: (\w+) ?(.*?) -->")
+_SECTIONS = {
+    "learner": (settings.LearnerSettings, "learner.make_learner"),
+    "network": (settings.NetworkSettings, None),
+    "budget": (settings.BudgetSettings, None),
+}
+_ROOT = Path(__file__).parent.parent.parent
+
+
+def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> str:
+    """The page with its places filled."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, argument = match.groups()
+        try:
+            return _TABLES[name](argument, page.meta.get("ranges", {}))
+        except (KeyError, ValueError) as error:
+            raise PluginError(f"{page.file.src_uri}: {match.group()}: {error}") from error
+
+    return _PLACE.sub(fill, markdown)
+
+
+@functools.cache
+def package() -> griffe.Module:
+    """The package as its source is."""
+    return docstrings.load(_ROOT)
+
+
+def section(path: str, kind: type) -> dict[str, str]:
+    """What a docstring says of each argument or attribute, by name."""
+    found: dict[str, str] = {}
+    item = package()[path]
+    assert item.docstring is not None, path
+    for part in item.docstring.parse("google"):
+        if isinstance(part, kind):
+            for entry in part.value:
+                for name in entry.name.split(", "):
+                    found[name] = entry.description
+    return found
+
+
+def extra(algorithm: str) -> dict[str, str]:
+    """What an algorithm reports of itself, from the list "Extra:" of its docstring, by name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    item = package()[f"algorithms.{algorithm}"]
+    text = item.docstring.value if item.docstring else ""
+    block = re.search(r"^Extra:\n((?:    .*\n)+)", text + "\n", re.MULTILINE)
+    entries = re.findall(r"^    - ``(\w+)``: (.*(?:\n      .*)*)", block.group(1) if block else "", re.M)
+    if not entries:
+        raise ValueError(f"the docstring of {algorithm} has no list 'Extra:'")
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _settings_table(name: str, ranges: dict[str, str]) -> str:
+    cls, factory = _SECTIONS.get(name) or (settings.settings_of(name), f"algorithms.{name}")
+    said = section(factory, griffe.DocstringSectionParameters) if factory else {}
+    usual = {**_usual(), **ranges}
+    rows = []
+    for field in dataclasses.fields(cls):
+        if field.name not in usual:
+            raise ValueError(
+                f"no usual range of {field.name}: put it under 'ranges' at the page's top, or into "
+                "docs/ranges.toml if several share it"
+            )
+        meaning = said.get(field.name) or _attribute(cls, field.name)
+        kind = "traced" if isinstance(field.default, float) else "static"
+        default = "inf" if field.default == settings.INF else f"{field.default}"
+        rows.append(
+            [f"`{field.name}`", f"`{default}`<br>{kind}", _text(meaning), usual[field.name]]
+        )
+    return _table(["setting", "default", "what it is", "usual range, and whose"], rows)
+
+
+def _attribute(cls: type, name: str) -> str:
+    docstring = package()[f"experiments.settings.{cls.__name__}.{name}"].docstring
+    assert docstring is not None, name
+    return docstring.value
+
+
+@functools.cache
+def _usual() -> dict[str, str]:
+    return tomllib.loads((_ROOT / "docs/ranges.toml").read_text())
+
+
+def _extra_table(algorithm: str, _: Any) -> str:
+    return _table(
+        ["metric", "definition"], [[f"`extra.{k}`", _text(v)] for k, v in extra(algorithm).items()]
+    )
+
+
+def _metrics_table(_: str, __: Any) -> str:
+    fields = section("learner.Metrics", griffe.DocstringSectionAttributes)
+    return _table(["metric", "definition"], [[f"`{k}`", _text(v)] for k, v in fields.items()])
+
+
+def _extras_table(_: str, __: Any) -> str:
+    rows = [
+        [f"`extra.{key}`", f"[`{algorithm}`](algorithms/{algorithm}.md)", _text(definition)]
+        for algorithm in settings.ALGORITHMS
+        for key, definition in extra(algorithm).items()
+    ]
+    return _table(["metric", "algorithm", "definition"], sorted(rows))
+
+
+def _algorithms_table(_: str, __: Any) -> str:
+    rows = [
+        [f"[`{name}`]({name}.md)", _text(_summary(package()[f"algorithms.{name}"]))]
+        for name in settings.ALGORITHMS
+    ]
+    return _table(["algorithm", "what it does"], rows)
+
+
+def _names_table(module: str, _: Any) -> str:
+    rows = []
+    for name, path in sorted(docstrings.public_names(package()).items()):
+        if "." not in name and path.startswith(f"kltrust.{module}."):
+            item = package()[path.removeprefix("kltrust.")]
+            rows.append([f"[`{name}`][{path}]", _text(_summary(item))])
+    return _table(["name", "what it is"], rows)
+
+
+def _presets_table(_: str, __: Any) -> str:
+    found: dict[str, list[str]] = {}
+    for algorithm, env in presets.available():
+        found.setdefault(algorithm, []).append(f"`{env}`")
+    return _table(["algorithm", "presets"], [[f"`{a}`", ", ".join(e)] for a, e in found.items()])
+
+
+def _options(arguments: str, _: Any) -> str:
+    return f"```text\n{help_of(arguments.split())}```"
+
+
+def help_of(arguments: list[str]) -> str:
+    """What ``kltrust ... --help`` prints, 80 columns wide."""
+    printed = io.StringIO()
+    with _columns(80), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        cli.main([*arguments, "--help"])
+    return printed.getvalue()
+
+
+@contextlib.contextmanager
+def _columns(width: int) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ["COLUMNS"] = str(width)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _summary(item: griffe.Object | griffe.Alias) -> str:
+    assert item.docstring is not None, item.path
+    return item.docstring.value.split("\n\n")[0]
+
+
+def _text(docstring: str) -> str:
+    return docstrings.to_markdown(" ".join(docstring.split()), docstrings.public_names(package()))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    # A bar would end a cell, and an escaped one shows its backslash within code.
+    cells = [[cell.replace("|", "&#124;") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+_TABLES = {
+    "algorithms": _algorithms_table,
+    "extra": _extra_table,
+    "extras": _extras_table,
+    "metrics": _metrics_table,
+    "names": _names_table,
+    "options": _options,
+    "presets": _presets_table,
+    "settings": _settings_table,
+}
