@@ -137,7 +137,14 @@ def renyi(p: Array, q: Array, alpha: Number) -> Array:
 
 
 def pinsker_bound(kl: Array) -> Array:
-    """sqrt(KL / 2), which TV(p, q) never exceeds; the KL of either direction, elementwise."""
+    """sqrt(KL / 2), which TV(p, q) never exceeds; the KL of either direction, elementwise.
+
+    Args:
+        kl: [*E] nats.
+
+    Returns:
+        [*E].
+    """
     return jnp.sqrt(0.5 * jnp.asarray(kl))
 
 

@@ -323,17 +323,37 @@ def make_learner(
 
 
 def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[LearnerState, Metrics]:
-    """``num_iterations`` steps as one scan: (state, Metrics of [num_iterations, ...])."""
+    """``num_iterations`` steps as one scan: (state, Metrics of [num_iterations, ...]).
+
+    Args:
+        learner: of `make_learner`.
+        state: where to go on, of ``learner.init`` or an earlier `run`.
+        num_iterations: static.
+    """
     return jax.lax.scan(lambda s, _: learner.step(s), state, length=num_iterations)
 
 
 def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerState, Metrics]:
-    """``init`` and ``run``. Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``."""
+    """``init`` and ``run``. Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``.
+
+    Args:
+        learner: of `make_learner`.
+        key: a typed key, of the seed.
+        num_iterations: static.
+
+    Returns:
+        As `run`.
+    """
     return run(learner, learner.init(key), num_iterations)
 
 
 def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Any]:
-    """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution."""
+    """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution.
+
+    Args:
+        agent: as trained.
+        state: its policy's parameters and its normaliser are used.
+    """
     return lambda obs: agent.policy(state.policy_params, normalize(state.normalizer, obs))
 
 
@@ -373,7 +393,11 @@ def evaluate(
 
 
 def flatten(x: PyTree) -> PyTree:
-    """[T, B, ...] to [B * T, ...], environment-major: whole trajectories stay together."""
+    """[T, B, ...] to [B * T, ...], environment-major: whole trajectories stay together.
+
+    Args:
+        x: a pytree of arrays.
+    """
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), x)
 
 
@@ -384,6 +408,16 @@ def make_batch(
 
     There, and not step by step in the rollout, so that the update's own first forward pass gives
     the same log-probabilities.
+
+    Args:
+        policy: the behaviour policy.
+        params: its parameters.
+        obs: [T, B, *O] as the policy takes it.
+        action: [T, B, ...].
+        advantage: [T, B].
+
+    Returns:
+        N = B * T rows, environment-major.
     """
     obs, action, advantage = flatten((obs, action, advantage))
     return PolicyBatch(obs, action, advantage, policy(params, obs))

@@ -34,9 +34,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nn.gelu,
     "silu": nn.silu,
 }
+"""The activations by name."""
 
-# Far outside anything useful: exp(-10) and exp(2) only keep a diverging run finite.
 LOG_STD_RANGE = (-10.0, 2.0)
+"""Far outside anything useful: exp(-10) and exp(2) only keep a diverging run finite."""
 
 _NEWTON_SCHULZ_STEPS = 45
 
@@ -49,6 +50,12 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     the usual QR decomposition (Saxe et al. 2013). It is computed by the Newton-Schulz iteration
     X <- X (3 I - X'X) / 2, because batched QR factorisations, which a `vmap` over seeds makes of
     several initialisers, can deadlock in XLA's CPU backend on small machines.
+
+    Args:
+        scale: the singular values.
+
+    Returns:
+        ``init(key, shape, dtype) -> kernel``, as flax takes it.
     """
 
     def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
@@ -73,6 +80,10 @@ def features(space: Any, obs: PyTree) -> Array:
     Discrete observations become one-hot vectors, integer boxes are mapped by their bounds to
     [-1, 1], images keep their shape, everything else is flattened; a pytree of spaces gives the
     concatenation of its flattened leaves.
+
+    Args:
+        space: of the observation; a pytree of spaces for one of arrays.
+        obs: [*E, *O].
     """
     leaves = jax.tree.leaves(space, is_leaf=_is_space)
     parts = jax.tree.leaves(obs)

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 
 from kltrust.types import Array, PyTree
 
-CLIP = 10.0  # normalised observations and scaled rewards are bounded so (Engstrom et al. 2020)
+CLIP = 10.0
+"""Normalised observations and scaled rewards are bounded so (Engstrom et al. 2020)."""
+
 _EPSILON = 1e-8
 
 
@@ -34,7 +36,11 @@ def _is_float(leaf: Array) -> bool:
 
 
 def init_moments(example: PyTree) -> Moments:
-    """Mean 0 and variance 1 of no samples: normalising with it changes nothing (but clips)."""
+    """Mean 0 and variance 1 of no samples: normalising with it changes nothing (but clips).
+
+    Args:
+        example: one observation, of which only the shapes matter.
+    """
     return Moments(
         jnp.zeros((), jnp.float32),
         jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), example),
@@ -43,7 +49,12 @@ def init_moments(example: PyTree) -> Moments:
 
 
 def update_moments(moments: Moments, samples: PyTree) -> Moments:
-    """Adds samples [*E, *O]: the parallel update of Chan, Golub and LeVeque (1979)."""
+    """Adds samples [*E, *O]: the parallel update of Chan, Golub and LeVeque (1979).
+
+    Args:
+        moments: so far; float32, whatever the samples are.
+        samples: a pytree of arrays.
+    """
     example, mean = jax.tree.leaves(samples)[0], jax.tree.leaves(moments.mean)[0]
     added = jnp.float32(example.size // mean.size)
     total = moments.num_samples + added
@@ -68,7 +79,15 @@ def update_moments(moments: Moments, samples: PyTree) -> Moments:
 
 
 def normalize(moments: Moments | None, x: PyTree) -> PyTree:
-    """clip((x - mean) / std, -10, 10) of every float leaf; other leaves, or no moments: x."""
+    """clip((x - mean) / std, -10, 10) of every float leaf; other leaves, or no moments: x.
+
+    Args:
+        moments: of such x, or None.
+        x: [*E, *O].
+
+    Returns:
+        As x, in its dtypes.
+    """
     if moments is None:
         return x
 
@@ -96,7 +115,11 @@ class RewardScale(NamedTuple):
 
 
 def init_reward_scale(num_envs: int) -> RewardScale:
-    """The state before any reward."""
+    """The state before any reward.
+
+    Args:
+        num_envs: B.
+    """
     return RewardScale(init_moments(jnp.zeros(())), jnp.zeros(num_envs, jnp.float32))
 
 

@@ -15,7 +15,13 @@ _Pair: TypeAlias = tuple[Array, Array]
 
 
 def reset_batch(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
-    """Resets ``num_envs`` environments: (state [B, ...], obs [B, *O])."""
+    """Resets ``num_envs`` environments: (state [B, ...], obs [B, *O]).
+
+    Args:
+        env: one environment.
+        key: a typed key.
+        num_envs: B.
+    """
     return jax.vmap(env.reset)(jax.random.split(key, num_envs))
 
 
@@ -101,7 +107,17 @@ def episode_returns(
 def count_episodes(
     episode_return: Array, episode_length: Array, reward: Array, done: Array
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Sums over the episodes that ended, and the running returns and lengths [B] of the others."""
+    """Sums over the episodes that ended, and the running returns and lengths [B] of the others.
+
+    Args:
+        episode_return: [B] of the episodes under way before the first step.
+        episode_length: [B] likewise.
+        reward: [T, B].
+        done: [T, B], terminated or truncated.
+
+    Returns:
+        (episode_return, episode_length, {"return_sum", "length_sum", "num_episodes"}).
+    """
 
     def step(carry: _Pair, xs: _Pair) -> tuple[_Pair, _Pair]:
         (returns, lengths), (reward, done) = carry, xs
@@ -119,7 +135,15 @@ def count_episodes(
 
 
 def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
-    """How many rewards and transitions, and whether any parameter, are NaN or infinite."""
+    """How many rewards and transitions, and whether any parameter, are NaN or infinite.
+
+    Args:
+        transition: leaves [T, B, ...].
+        params: all parameters, after the update.
+
+    Returns:
+        {"nonfinite_rewards", "nonfinite_observations", "nonfinite_update"}, each [] int32.
+    """
     batch_shape = transition.reward.shape
     bad_obs = jnp.zeros(batch_shape, bool)
     for leaf in jax.tree.leaves((transition.obs, transition.next_obs)):

@@ -12,17 +12,17 @@ from kltrust.types import Array, Number, PyTree
 
 
 def add_scaled(x: PyTree, scale: Number, y: PyTree) -> PyTree:
-    """X + scale * y, in the dtypes of x."""
+    """``x + scale * y``: a pytree like ``x``, in its dtypes."""
     return jax.tree.map(lambda a, b: (a + scale * b).astype(a.dtype), x, y)
 
 
 def scale(factor: Number, x: PyTree) -> PyTree:
-    """Factor * x, in the dtypes of x."""
+    """``factor * x``: a pytree like ``x``, in its dtypes."""
     return jax.tree.map(lambda a: (factor * a).astype(a.dtype), x)
 
 
 def dot(x: PyTree, y: PyTree) -> Array:
-    """The inner product of two pytrees of one structure: [].
+    """The inner product of two pytrees ``x`` and ``y`` of one structure: [].
 
     Sums at the highest matmul precision, since solvers divide by it.
     """
@@ -32,17 +32,17 @@ def dot(x: PyTree, y: PyTree) -> Array:
 
 
 def norm(x: PyTree) -> Array:
-    """The Euclidean norm over all leaves together: []."""
+    """The Euclidean norm over all leaves of ``x`` together: []."""
     return jnp.sqrt(dot(x, x))
 
 
 def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
-    """X if the scalar condition holds, else y, leaf by leaf: an exact selection, no arithmetic."""
+    """``x`` if the scalar ``condition`` holds, else ``y``: an exact selection, like ``x``."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
 
 
 def all_finite(x: PyTree) -> Array:
-    """Whether every entry of every inexact leaf is finite: [] bool."""
+    """Whether every entry of every inexact leaf of ``x`` is finite: [] bool."""
     finite = [
         jnp.all(jnp.isfinite(leaf))
         for leaf in jax.tree.leaves(x)
@@ -71,7 +71,7 @@ def weighted_mean(x: Array, weight: Array | None = None) -> Array:
 
 
 def leading_size(x: PyTree) -> int:
-    """The size of the leading axis that all leaves share.
+    """The size of the leading axis that all leaves of ``x`` share.
 
     Raises:
         ValueError: if there is no leaf, or the leaves disagree.
@@ -83,5 +83,5 @@ def leading_size(x: PyTree) -> int:
 
 
 def take(x: PyTree, index: Any) -> PyTree:
-    """Rows of every leaf: distributions too, whose own indexing fails with a traced index."""
+    """Rows ``index`` of every leaf, like ``x``: a distribution's own indexing can't be traced."""
     return jax.tree.map(lambda leaf: leaf[index], x)

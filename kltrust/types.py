@@ -13,8 +13,11 @@ import jax
 import numpy as np
 
 Array: TypeAlias = jax.Array
+"""An array, or a tracer of one."""
 PyTree: TypeAlias = Any
+"""Arrays in nested tuples, dicts, and whatever else JAX knows the leaves of."""
 Params: TypeAlias = Any
+"""Parameters: a pytree of float arrays."""
 Number: TypeAlias = float | int | jax.Array
 """A setting. It may be a tracer, so that one compilation serves every value of it."""
 
@@ -26,11 +29,20 @@ class Distribution(Protocol):
     minibatches index the leaves.
     """
 
-    def log_prob(self, value: Any, /) -> Array: ...
-    def kl_divergence(self, other_dist: Any, /) -> Array: ...
-    def entropy(self) -> Array: ...
-    def sample(self, *, seed: Any) -> Any: ...
-    def mode(self) -> Any: ...
+    def log_prob(self, value: Any, /) -> Array:
+        """Log density of a value of the batch shape: [*E]."""
+
+    def kl_divergence(self, other_dist: Any, /) -> Array:
+        """KL(self || other_dist), nats: [*E]."""
+
+    def entropy(self) -> Array:
+        """Nats: [*E]."""
+
+    def sample(self, *, seed: Any) -> Any:
+        """One value for each entry of the batch, by the typed key ``seed``: [*E, ...]."""
+
+    def mode(self) -> Any:
+        """The most probable value: [*E, ...]."""
 
 
 Policy: TypeAlias = Callable[[Params, PyTree], Any]
@@ -65,6 +77,7 @@ class Box(NamedTuple):
 
 
 Space: TypeAlias = Discrete | MultiDiscrete | MultiBinary | Box
+"""What observations and actions are taken from."""
 
 
 class Outcome(NamedTuple):

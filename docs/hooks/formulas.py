@@ -14,6 +14,7 @@ from typing import Any
 
 from fontTools import subset
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 
 # What pymdownx.arithmatex leaves in its generic mode: \(inline\) in a span, \[display\] in a div.
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
@@ -51,6 +52,12 @@ def write_font(path: Path, unicodes: set[int]) -> None:
 
 def _convert(match: re.Match[str]) -> str:
     display = "block" if match.group(1) == "div" else "inline"
-    formula = convert(html.unescape(match.group(2)).strip(), display=display)
+    tex = html.unescape(match.group(2)).strip()
+    try:
+        formula = convert(tex, display=display)
+    except Exception as error:  # it has a class for each mistake, and none for all
+        raise PluginError(f"not a formula: {tex}: {type(error).__name__}") from error
+    if unknown := re.search(r"\\\w+", formula):
+        raise PluginError(f"{unknown.group()} is not known to latex2mathml, in {tex}")
     _used.update(map(ord, html.unescape(re.sub("<[^>]*>", "", formula))))
     return f'<div class="formula">{formula}</div>' if display == "block" else formula

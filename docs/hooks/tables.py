@@ -72,7 +72,9 @@ def extra(algorithm: str) -> dict[str, str]:
     item = package()[f"algorithms.{algorithm}"]
     text = item.docstring.value if item.docstring else ""
     block = re.search(r"^Extra:\n((?:    .*\n)+)", text + "\n", re.MULTILINE)
-    entries = re.findall(r"^    - ``(\w+)``: (.*(?:\n      .*)*)", block.group(1) if block else "", re.M)
+    entries = re.findall(
+        r"^    - ``(\w+)``: (.*(?:\n      .*)*)", block.group(1) if block else "", re.M
+    )
     if not entries:
         raise ValueError(f"the docstring of {algorithm} has no list 'Extra:'")
     return {name: " ".join(text.split()) for name, text in entries}

@@ -52,7 +52,8 @@ def trpo(
         - ``accepted``: 1 if the line search took a step, 0 if the parameters stayed.
         - ``backtracks``: how often the step was shortened.
         - ``cg_residual``: |g - (F + damping I)x| / |g| when the conjugate gradients ended.
-        - ``zero_gradient``: 1 if there was no step to try: the gradient was 0, or the step not finite.
+        - ``zero_gradient``: 1 if there was no step to try: the gradient was 0, or the step was not
+          finite.
 
     Raises:
         ValueError: on a negative or zero setting that must not be.

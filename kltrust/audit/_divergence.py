@@ -19,6 +19,12 @@ def bretagnolle_huber_bound(kl: Array) -> Array:
 
     Below 1 at every finite KL; Pinsker's bound, sqrt(KL / 2), is the lower one up to KL = 1.59 and
     says nothing from 2 on. Bretagnolle and Huber (1979), "Estimation des densites: risque minimax".
+
+    Args:
+        kl: [*E] nats.
+
+    Returns:
+        [*E].
     """
     return jnp.sqrt(-jnp.expm1(-jnp.asarray(kl)))
 

@@ -18,7 +18,16 @@ def log_ratio(new: Any, batch: PolicyBatch) -> Array:
 
 
 def measure_update(policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
-    """How far the policy moved, exactly, on the whole batch; see `Metrics`."""
+    """How far the policy moved, exactly, on the whole batch; see `Metrics`.
+
+    Args:
+        policy: the policy.
+        params: after the update.
+        batch: what the update saw.
+
+    Returns:
+        The fields kl to clip_fraction of `Metrics`, each [].
+    """
     new = policy(params, batch.obs)
     kl = kl_divergence(batch.old, new)
     ratio = jnp.exp(log_ratio(new, batch))

@@ -152,6 +152,11 @@ def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Ar
     """(inside, killed, passing), [*E] bool, exactly one of them true; see `UpdateAudit`.
 
     By the comparisons of `losses.clipped_surrogate_loss`, so that killed means what it did there.
+
+    Args:
+        ratio: [*E] new / old at the actions.
+        advantage: [*E].
+        clip_eps: half-width of the clipping interval.
     """
     above, below = ratio > 1 + clip_eps, ratio < 1 - clip_eps
     killed = (above & (advantage > 0)) | (below & (advantage < 0))

@@ -11,6 +11,7 @@ import numpy as np
 from kltrust.types import Array, Box, Env, Outcome, PyTree
 
 ActionBound = Literal["clip", "tanh", "none"]
+"""How a policy's real-valued action is brought within bounds; see `bound_actions`."""
 BOUNDS: tuple[str, ...] = typing.get_args(ActionBound)
 
 # gymnax spells "no bound" as the largest float.

@@ -45,7 +45,15 @@ def check_env(env: Env, key: Array | None = None, *, num_steps: int = 32) -> Non
 
 
 def sample_action(space: Space, key: Array) -> Array:
-    """A random action: uniform over integers; for a Box, standard normals clipped to its bounds."""
+    """A random action: uniform over integers; for a Box, standard normals clipped to its bounds.
+
+    Args:
+        space: of the actions.
+        key: a typed key.
+
+    Returns:
+        One action, of the space's shape and dtype.
+    """
     if isinstance(space, Discrete):
         return jax.random.randint(key, (), 0, space.n, jnp.int32)
     if isinstance(space, MultiDiscrete):

@@ -91,7 +91,11 @@ def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False)
 
 
 def available() -> tuple[str, ...]:
-    """All names that `make` knows now: registered ones, then gymnax's."""
+    """All names that `make` knows now: registered ones, then gymnax's.
+
+    Returns:
+        Each name once.
+    """
     return tuple(dict.fromkeys([*_factories, *_gymnax.registry()]))
 
 

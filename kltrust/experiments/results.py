@@ -77,7 +77,11 @@ class Results:
         return list(dict.fromkeys(self.runs.env))
 
     def select(self, **values: Any) -> Results:
-        """The runs whose column has a value, as in ``select(algorithm="trpo")``."""
+        """The runs whose column has a value, as in ``select(algorithm="trpo")``.
+
+        Args:
+            **values: what the columns of ``runs`` are to hold, by name.
+        """
         runs = self.runs
         for column, value in values.items():
             runs = runs[runs[column] == value]

@@ -28,6 +28,12 @@ def performance_difference(
 
     Kakade and Langford (2002), lemma 6.1. The "objective" with d_new is the return itself: exact,
     and not to be estimated from the old policy's data.
+
+    Args:
+        mdp: S states, A actions.
+        old: [S, A] probabilities.
+        new: [S, A] probabilities.
+        solution: `solve`'s for ``old``, if it is there already.
     """
     advantage = (solution or solve(mdp, old)).advantage
     visitation = solve(mdp, new).visitation
@@ -38,37 +44,54 @@ def surrogate_return(mdp: MDP, old: Array, new: Array) -> Array:
     """L(new) = J(old) + E_{s~d_old, a~new}[A_old] / (1 - gamma): [].
 
     Equal to J in value and gradient at new = old (Schulman et al. 2015, eq. 3 and 4).
+
+    Arguments as in `performance_difference`.
     """
     return expected_return(mdp, old) + surrogate_gain(mdp, old, new) / (1 - mdp.gamma)
 
 
 def surrogate_gain(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
-    """E_{s~d_old, a~new}[A_old]: [], what a batch estimates of L(new) - J(old)."""
+    """E_{s~d_old, a~new}[A_old]: [], what a batch estimates of L(new) - J(old).
+
+    Arguments as in `performance_difference`.
+    """
     solution = solution or solve(mdp, old)
     # sum_a old A is zero but for rounding; without it the gain at new = old is exactly 0.
     return jnp.sum(solution.visitation[:, None] * (new - old) * solution.advantage)
 
 
 def trpo_coefficient(mdp: MDP, old: Array, solution: Solution | None = None) -> Array:
-    """C = 4 eps gamma / (1 - gamma)^2, eps = max abs(A): [] (Schulman et al. 2015, eq. 9)."""
+    """C = 4 eps gamma / (1 - gamma)^2, eps = max abs(A): [] (Schulman et al. 2015, eq. 9).
+
+    Arguments as in `performance_difference`.
+    """
     eps = jnp.max(jnp.abs((solution or solve(mdp, old)).advantage))
     return 4 * eps * mdp.gamma / (1 - mdp.gamma) ** 2
 
 
 def trpo_tv_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
-    """C max_s TV(old, new)^2: [] (Schulman et al. 2015, theorem 1)."""
+    """C max_s TV(old, new)^2: [] (Schulman et al. 2015, theorem 1).
+
+    Arguments as in `performance_difference`.
+    """
     return trpo_coefficient(mdp, old, solution) * jnp.max(total_variation(old, new)) ** 2
 
 
 def trpo_kl_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
-    """C max_s KL(old || new): [], since TV^2 <= KL (Schulman et al. 2015, eq. 9)."""
+    """C max_s KL(old || new): [], since TV^2 <= KL (Schulman et al. 2015, eq. 9).
+
+    Arguments as in `performance_difference`.
+    """
     return trpo_coefficient(mdp, old, solution) * jnp.max(categorical_kl(old, new))
 
 
 def trpo_pinsker_penalty(
     mdp: MDP, old: Array, new: Array, solution: Solution | None = None
 ) -> Array:
-    """C / 2 max_s KL(old || new): [], since TV^2 <= KL / 2 (Pinsker)."""
+    """C / 2 max_s KL(old || new): [], since TV^2 <= KL / 2 (Pinsker).
+
+    Arguments as in `performance_difference`.
+    """
     return trpo_kl_penalty(mdp, old, new, solution) / 2
 
 
@@ -79,6 +102,8 @@ def trpo_coupling_penalty(
 
     The sum over time of the paper's appendix A before it is rounded up to the theorem: the policies
     agree through step k with probability (1 - t)^k. It stays near 4 eps t / (1 - gamma).
+
+    Arguments as in `performance_difference`.
     """
     tv = jnp.max(total_variation(old, new))
     shorter = (1 - mdp.gamma) / (1 - mdp.gamma * (1 - tv))
@@ -90,6 +115,8 @@ def cpo_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = No
 
     Achiam et al. (2017), theorem 1. A mean over states, but of TV. Never above `trpo_tv_penalty`,
     since eps_new <= 2 max abs(A) max TV; with max abs(A) itself it is not tighter.
+
+    Arguments as in `performance_difference`.
     """
     solution = solution or solve(mdp, old)
     mean_tv = jnp.sum(solution.visitation * total_variation(old, new))
@@ -98,7 +125,13 @@ def cpo_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = No
 
 
 def expected_advantage_bound(advantage: Array, old: Array, new: Array) -> Array:
-    """eps_new = max_s abs(E_{a~new}[A]), at most max abs(A): []."""
+    """eps_new = max_s abs(E_{a~new}[A]), at most max abs(A): [].
+
+    Args:
+        advantage: [S, A] of ``old``.
+        old: [S, A] probabilities.
+        new: [S, A] probabilities.
+    """
     return jnp.max(jnp.abs(jnp.sum((new - old) * advantage, axis=-1)))
 
 
@@ -113,7 +146,13 @@ def practical_guarantee(max_kl: Number, gamma: Number, eps_new: Number) -> Array
 
 
 def conservative_mixture(old: Array, target: Array, alpha: Number) -> Array:
-    """(1 - alpha) old + alpha target: [S, A] (Kakade and Langford 2002)."""
+    """(1 - alpha) old + alpha target: [S, A] (Kakade and Langford 2002).
+
+    Args:
+        old: [S, A] probabilities.
+        target: [S, A] probabilities.
+        alpha: the target's share, within [0, 1].
+    """
     return (1 - alpha) * old + alpha * target
 
 
@@ -122,6 +161,8 @@ def conservative_penalty(mdp: MDP, old: Array, target: Array, alpha: Number) -> 
 
     eps = max_s abs(E_{a~target}[A]). Kakade and Langford (2002), theorem 4.1, for the mixture of
     the two policies.
+
+    Arguments as in `conservative_mixture`; ``mdp`` is theirs.
     """
     eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
     tail = (1 - mdp.gamma) * (1 - mdp.gamma * (1 - alpha))
@@ -133,6 +174,8 @@ def conservative_step_size(mdp: MDP, old: Array, target: Array) -> Array:
 
     alpha = (1 - gamma) G / (4 gamma eps), G = E_{d, target}[A], within [0, 1]. Inside, it
     guarantees a gain of G^2 / (8 gamma eps) (Kakade and Langford 2002, corollary 4.2).
+
+    Arguments as in `conservative_mixture`; ``mdp`` is theirs.
     """
     eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
     scale = 4 * mdp.gamma * eps

@@ -47,7 +47,12 @@ class Solution(NamedTuple):
 
 
 def induced(mdp: MDP, pi: Array) -> tuple[Array, Array]:
-    """The Markov chain of a policy: its transition matrix [S, S] and expected reward [S]."""
+    """The Markov chain of a policy: its transition matrix [S, S] and expected reward [S].
+
+    Args:
+        mdp: S states, A actions.
+        pi: [S, A] probabilities.
+    """
     return jnp.einsum("sa,sax->sx", pi, mdp.transition), jnp.sum(pi * mdp.reward, axis=-1)
 
 
@@ -103,7 +108,12 @@ def _inverse(system: Array) -> Array:
 
 
 def expected_return(mdp: MDP, pi: Array) -> Array:
-    """J(pi) = E sum_t gamma^t r_t: []."""
+    """J(pi) = E sum_t gamma^t r_t: [].
+
+    Args:
+        mdp: S states, A actions.
+        pi: [S, A] probabilities.
+    """
     return solve(mdp, pi).expected_return
 
 
@@ -124,7 +134,13 @@ def state_distributions(mdp: MDP, pi: Array, num_steps: int) -> Array:
 
 
 def undiscounted_visitation(mdp: MDP, pi: Array, num_steps: int) -> Array:
-    """The share of the first ``num_steps`` steps spent in each state: [S]; what a batch has."""
+    """The share of the first ``num_steps`` steps spent in each state: [S]; what a batch has.
+
+    Args:
+        mdp: S states, A actions.
+        pi: [S, A] probabilities.
+        num_steps: static.
+    """
     return jnp.mean(state_distributions(mdp, pi, num_steps), axis=0)
 
 
@@ -133,6 +149,10 @@ def optimal_policy(mdp: MDP, max_iters: int = 1000) -> Array:
 
     An action is replaced only by one that is better beyond rounding, so that ties end the search.
     J* and V* are those of `solve` at it.
+
+    Args:
+        mdp: S states, A actions.
+        max_iters: of policy iteration, at most.
     """
     num_actions = mdp.reward.shape[-1]
     rounding = 64 * jnp.finfo(mdp.reward.dtype).eps
@@ -217,6 +237,11 @@ def cliff_walk(num_rows: int = 4, num_columns: int = 12, *, gamma: Number = 0.99
 
     The start is the lower left corner, the goal the lower right one, absorbing; between them the
     cliff: stepping off costs 100 and leads back to the start. States are row-major, top row first.
+
+    Args:
+        num_rows: of the grid.
+        num_columns: of the grid.
+        gamma: the discount.
 
     Raises:
         ValueError: if gamma is not in [0, 1).

@@ -19,7 +19,12 @@ from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 
 
 def softmax_policy(num_states: int, num_actions: int) -> tuple[Policy, Array]:
-    """A row of logits per state: (policy, zeros [S, A])."""
+    """A row of logits per state: (policy, zeros [S, A]).
+
+    Args:
+        num_states: S.
+        num_actions: A.
+    """
     return aggregated_policy(jnp.arange(num_states), num_states, num_actions)
 
 
@@ -53,12 +58,27 @@ def linear_policy(features: Array) -> tuple[Policy, Array]:
 
 
 def probabilities(policy: Policy, params: Params, num_states: int) -> Array:
-    """The policy as an array: [S, A]."""
+    """The policy as an array: [S, A].
+
+    Args:
+        policy: takes integer observations.
+        params: its parameters.
+        num_states: S.
+    """
     return policy(params, jnp.arange(num_states)).probs
 
 
 def policy_gradient(mdp: MDP, policy: Policy, params: Params) -> Params:
-    """The exact gradient of J in the parameters, through the linear solve: like ``params``."""
+    """The exact gradient of J in the parameters, through the linear solve: like ``params``.
+
+    Args:
+        mdp: S states, A actions.
+        policy: takes integer observations.
+        params: its parameters.
+
+    Returns:
+        A pytree like ``params``.
+    """
     num_states = mdp.start.shape[0]
     return jax.grad(lambda p: expected_return(mdp, probabilities(policy, p, num_states)))(params)
 
@@ -68,6 +88,11 @@ def exact_batch(mdp: MDP, policy: Policy, params: Params) -> PolicyBatch:
 
     On it the surrogate is E_{s~d, a~new}[A], whose gradient at old is (1 - gamma) times that of J,
     and the mean KL and the Fisher matrix are averages over d: `sampled_batch` in the limit.
+
+    Args:
+        mdp: S states, A actions.
+        policy: takes integer observations.
+        params: its parameters.
     """
     num_states, num_actions = mdp.reward.shape
     pi = probabilities(policy, params, num_states)

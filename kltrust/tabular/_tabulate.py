@@ -100,7 +100,12 @@ def frozen_lake(
 
 
 def four_rooms(*, fail_prob: float = 1 / 3, gamma: Number = 0.99) -> Tabulated:
-    """FourRooms of gymnax: ``fail_prob`` is the chance of another direction than the chosen one."""
+    """FourRooms of gymnax: the chosen direction, or now and then another.
+
+    Args:
+        fail_prob: of one of the other three directions.
+        gamma: the discount.
+    """
     rooms = tabulate(make("FourRooms-misc", fail_prob=0.0), gamma=gamma)
     mixture = (1 - fail_prob) * np.eye(4) + fail_prob / 3 * (1 - np.eye(4))
     return rooms._replace(mdp=mix_actions(rooms.mdp, mixture))

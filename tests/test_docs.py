@@ -1,0 +1,447 @@
+"""The documentation: it builds without a warning, and leaves nothing public unsaid."""
+
+import base64
+import dataclasses
+import html
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import distrax
+import griffe
+import jax
+import jax.numpy as jnp
+import nbformat.v4 as notebook
+import pytest
+import yaml
+from mkdocs.exceptions import PluginError
+
+from kltrust import algorithms
+from kltrust.experiments import cli, settings
+from kltrust.learner import Metrics
+from kltrust.types import PolicyBatch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs/hooks"))
+
+import docstrings  # noqa: E402
+import formulas  # noqa: E402
+import pages  # noqa: E402
+import tables  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+# -- Docstrings: what every public name has to say.
+
+
+def lacking(item, said):
+    """What the docstring of a class, function or attribute leaves out.
+
+    A function's has to name each argument, itself or in the docstring that it refers to ("see `x`",
+    "as in `x`"), and to say what comes back: by a section, by a shape in brackets, by "like ``x``",
+    or by a type that says it, which a class with a docstring does.
+    """
+    text = item.docstring.value if item.docstring else ""
+    if not text.strip():
+        return ["a docstring"]
+    if item.is_class:
+        methods = [m for m in item.members.values() if m.is_function and m.name[0] != "_"]
+        return [f"{m.name}: {what}" for m in methods for what in lacking(m, said)]
+    if not item.is_function:
+        return []
+    referred = [said.get(name, "") for name in re.findall(r"(?:see|as in) `([\w.]+)`", text)]
+    names = "\n".join([text, *referred])
+    arguments = [p.name for p in item.parameters if p.name not in ("self", "cls")]
+    found = [name for name in arguments if not re.search(rf"\b{name}\b", names)]
+    kind, first = str(item.returns), text.split("\n\n")[0]
+    clear = kind in ("None", "bool", "int", "float", "str") or kind in said
+    shape = re.search(r"\[[^\]]*\]|->|like ``\w+``", first)
+    return found if clear or shape or "Returns:" in text else [*found, "what it returns"]
+
+
+def public(package):
+    """Everything that the public modules offer, by path: where it is defined, imported or not."""
+    found = {}
+    for part in docstrings.public_modules(package):
+        for name, member in package.modules[part].members.items():
+            if member.is_public and not member.is_module:
+                item = member.final_target if member.is_alias else member
+                found[f"kltrust.{part}.{name}"] = item
+    return found
+
+
+@pytest.fixture(scope="module")
+def package():
+    return docstrings.load(ROOT)
+
+
+@pytest.fixture(scope="module")
+def said(package):
+    """The docstrings of all public names, short and dotted."""
+    names = docstrings.public_names(package)
+    return {n: package[p.removeprefix("kltrust.")].docstring.value for n, p in names.items()}
+
+
+def test_every_public_name_has_a_docstring_that_says_it_all(package, said):
+    items = public(package)
+    assert len(items) > 150
+    assert {path: gaps for path, item in items.items() if (gaps := lacking(item, said))} == {}
+
+
+def test_the_public_names_are_those_of_the_package(package):
+    import kltrust
+
+    ours = {path.removeprefix("kltrust.") for path in public(package)}
+    homes = {f"{home.removeprefix('kltrust.')}.{n}" for n, home in kltrust._HOMES.items()}
+    promised = {path for path in homes if not path.startswith("kltrust")}
+    for part in ("tabular", "audit"):
+        promised |= {f"{part}.{name}" for name in getattr(kltrust, part).__all__}
+    assert promised <= ours
+
+
+@pytest.mark.parametrize(
+    ("code", "gaps"),
+    [
+        ("def f(x: Array) -> Array: ...", ["a docstring"]),
+        ('def f(x: Array) -> Array:\n "Twice x: [*E]."', []),
+        ('def f(x: Array) -> Array:\n "Twice the maximum: [*E]."', ["x"]),
+        ('def f(x: Array) -> Array:\n "Twice x."', ["what it returns"]),
+        ('def f(x: Array) -> Array:\n "Twice x, like ``x``."', []),
+        ('def f(x: Array) -> None:\n "Prints x."', []),
+        ('def f(x: Array) -> Known:\n "All of x."', []),
+        ('def f(x: Array) -> Unknown:\n "All of x."', ["what it returns"]),
+        ('def f(x: Array, y: Array) -> Array:\n "[*E]; see `Known`."', ["y"]),
+        ('class f:\n "A."\n def g(self, x: int) -> None:\n  "B."', ["g: x"]),
+        ('class f:\n "A."\n def g(self) -> None: ...', ["g: a docstring"]),
+        ("f = 1", ["a docstring"]),
+        ('f = 1\n"One."', []),
+    ],
+)
+def test_the_checker_of_docstrings_finds_what_is_missing(code, gaps):
+    with griffe.temporary_visited_module(code) as module:
+        assert lacking(module["f"], {"Known": "Has an x."}) == gaps
+
+
+def test_a_docstring_in_markdown():
+    names = {"trpo": "kltrust.algorithms.trpo"}
+    text = "[*E] of `trpo`, `other`, ``a*b``; 1 < 2::\n\n    x = a[0] * 2\n\nArgs:\n    *x: [*E]."
+    shown = docstrings.to_markdown(text, names)
+    assert "&#91;&#42;E] of [`trpo`][kltrust.algorithms.trpo], `other`, ``a*b``; 1 &lt; 2:" in shown
+    assert "```python\nx = a[0] * 2\n```" in shown
+    assert shown.endswith("Args:\n    *x: &#91;&#42;E].")
+
+
+# -- Metrics, settings, options: what is logged and what can be set is in the documentation.
+
+
+def reported(name):
+    """The keys of an algorithm's extra, from an update that is traced and not run."""
+
+    def policy(params, obs):
+        return distrax.Categorical(logits=obs @ params)
+
+    def update():
+        params, obs = jnp.zeros((2, 3)), jnp.ones((8, 2))
+        batch = PolicyBatch(obs, jnp.zeros(8, int), jnp.ones(8), policy(params, obs))
+        sizes = {"num_minibatches": 1} if "num_minibatches" in fields else {}
+        algorithm = getattr(algorithms, name)(**sizes)
+        state = algorithm.init(params)
+        return algorithm.update(policy, params, state, batch, jax.random.key(0))[2]
+
+    fields = {f.name for f in dataclasses.fields(settings.ALGORITHMS[name])}
+    return set(jax.eval_shape(update))
+
+
+@pytest.mark.parametrize("name", sorted(algorithms.__all__))
+def test_what_an_algorithm_reports_is_defined(name, site):
+    assert set(tables.extra(name)) == reported(name)
+    page, metrics = (site / f"algorithms/{name}.html").read_text(), site / "metrics.html"
+    for key in reported(name):
+        assert f"extra.{key}</code>" in page
+        assert f"extra.{key}</code>" in metrics.read_text()
+    for field in dataclasses.fields(settings.ALGORITHMS[name]):
+        assert f"<td><code>{field.name}</code></td>" in page
+
+
+def test_every_metric_is_defined_in_one_line(site):
+    page = (site / "metrics.html").read_text()
+    defined = dict(re.findall(r"<td><code>([\w.]+)</code></td>\s*<td>([^<]+)", page))
+    assert set(Metrics._fields) <= set(defined)
+    assert all(len(text) > 10 for text in defined.values())
+
+
+def test_a_report_that_is_not_said_is_an_error(package, monkeypatch):
+    monkeypatch.setattr(tables, "package", lambda: {"algorithms.gae": package["advantages.gae"]})
+    with pytest.raises(ValueError, match="the docstring of gae has no list 'Extra:'"):
+        tables.extra("gae")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("settings trpo", "page.md: .*: no usual range of shrink: put it under 'ranges'"),
+        ("settings trppo", "page.md: .*did you mean trpo"),
+        ("setting trpo", "page.md: .*'setting'"),
+    ],
+)
+def test_a_table_that_cannot_be_made_is_an_error(table, message):
+    page = SimpleNamespace(meta={}, file=SimpleNamespace(src_uri="page.md"))
+    with pytest.raises(PluginError, match=message):
+        tables.on_page_markdown(f"<!-- table: {table} -->", page=page)
+
+
+def test_every_shared_setting_has_a_row(site):
+    page = (site / "settings.html").read_text()
+    for cls in (settings.LearnerSettings, settings.NetworkSettings, settings.BudgetSettings):
+        for field in dataclasses.fields(cls):
+            assert f"<td><code>{field.name}</code></td>" in page
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def test_every_option_of_every_command_appears(site):
+    page = words(html.unescape(re.sub("<[^>]*>", "", (site / "cli.html").read_text())))
+    asked = [[command] for command in cli.COMMANDS]
+    for command in [*asked, ["train", "trpo", "CartPole-v1"], ["train", "--resume", "DIR"], []]:
+        shown = tables.help_of(command)
+        options = set(re.findall(r"--[a-z][a-z-]+", shown))
+        assert "usage" in shown or not command
+        assert options == {option for option in options if option in page}
+        assert words(shown) in page
+    assert len(set(re.findall(r"--[a-z][a-z-]+", page))) > 50
+
+
+# -- The site.
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT / "mkdocs.yml", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def build(config, folder):
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", folder],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+class Links(html.parser.HTMLParser):
+    """What a page links to, what it loads to be shown, and the places in it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.loaded, self.ids = set(), set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids |= {attrs["id"]} if "id" in attrs else set()
+        if tag == "a" and "href" in attrs:
+            self.links.add(attrs["href"])
+        elif tag == "link" and attrs.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loaded.add(attrs["href"])
+        elif "src" in attrs:
+            self.loaded.add(attrs["src"])
+
+
+def broken(folder):
+    """Links and resources that lead nowhere, or out of the site where they must not."""
+    read = {path.resolve(): Links(path.read_text()) for path in folder.rglob("*.html")}
+    found = set()
+    for path, page in read.items():
+        for target in page.links | page.loaded:
+            address, place = urldefrag(target)
+            outside = urlsplit(address).scheme or address.startswith("//")
+            if outside:
+                found |= {(path.name, target)} if target in page.loaded else set()
+                continue
+            file = (path.parent / unquote(address)).resolve() if address else path
+            # The page for an address that is not found is written for a site's root.
+            if path.name != "404.html" and (
+                not file.is_file() or (place and file in read and place not in read[file].ids)
+            ):
+                found.add((path.name, target))
+    return found
+
+
+def test_no_link_is_broken_and_no_page_needs_a_network(site):
+    assert len(list(site.rglob("*.html"))) > 30
+    assert broken(site) == set()
+
+
+def test_the_checker_of_links_finds_what_is_broken(tmp_path):
+    bad = {"b.html", "a.html#there", "https://x.invalid/y.js", "//x.invalid/z.css"}
+    (tmp_path / "a.html").write_text(
+        '<h1 id="here"></h1><a href="#here"></a><a href="a.html#here"></a>'
+        '<a href="https://x.invalid"></a><a href="b.html"></a><a href="a.html#there"></a>'
+        '<script src="https://x.invalid/y.js"></script>'
+        '<link rel="stylesheet" href="//x.invalid/z.css">'
+    )
+    assert broken(tmp_path) == {("a.html", target) for target in bad}
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("fine", None),
+        ("[x](nowhere.md)", "nowhere.md"),
+        ("[x](#nowhere)", "no such anchor"),
+        ("[x][kltrust.nothing]", "kltrust.nothing"),
+    ],
+)
+def test_a_strict_build_is_strict(text, warning, tmp_path):
+    """With our configuration, less what takes long."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/index.md").write_text(f"# Title\n\n{text}\n")
+    config = yaml.safe_load(re.sub(r"!!python\S+", "", (ROOT / "mkdocs.yml").read_text()))
+    config |= {"docs_dir": "docs", "nav": ["index.md"], "hooks": [], "plugins": ["autorefs"]}
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(config))
+    done = build(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert (done.returncode == 0) is (warning is None), done.stderr
+    assert warning is None or warning in done.stderr
+
+
+def test_every_page_is_in_the_navigation():
+    nav = ["a.md", {"B": "b/*.md"}, {"C": ["c/x.md", "c/*.md"]}, {"D": ["d*.md"]}, "e*.md"]
+    uris = ["a.md", "b/1.md", "b/2.md", "c/a.md", "c/x.md"]
+    assert pages.expand(nav, uris) == [
+        "a.md",
+        {"B": ["b/1.md", "b/2.md"]},
+        {"C": ["c/x.md", "c/a.md"]},
+    ]
+    assert pages.expand(["gone.md"], uris) == ["gone.md"]  # for mkdocs to complain of
+
+
+def test_formulas_are_mathml(site):
+    page = (site / "algorithms/trpo.html").read_text()
+    assert page.count("<math") > 20
+    assert "arithmatex" not in page
+    assert 20_000 < (site / "assets/math.ttf").stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("tex", [r"\left( x", r"\nosuch x", "x^"])
+def test_a_formula_that_is_none_is_an_error(tex):
+    with pytest.raises(PluginError, match=re.escape(tex)):
+        formulas.on_page_content(f'<span class="arithmatex">\\({tex}\\)</span>')
+
+
+def test_a_notebook_becomes_a_page(tmp_path):
+    image = base64.b64encode(b"\x89PNG and so on").decode()
+    display = notebook.new_output("display_data", data={"image/png": image})
+    stream = notebook.new_output("stream", text="seen")
+    made = notebook.new_notebook(
+        cells=[
+            notebook.new_markdown_cell("# A notebook\n\n$x$"),
+            notebook.new_code_cell("1 + 1", outputs=[stream, display]),
+        ]
+    )
+    (tmp_path / "n.ipynb").write_text(json.dumps(made))
+    found = pages.notebook_pages(tmp_path)
+    (picture,) = found.keys() - {"notebooks/n.md"}
+    text = found["notebooks/n.md"]
+    assert text.startswith("# A notebook\n\n$x$")
+    assert "1 + 1" in text
+    assert "seen" in text
+    assert f"({picture.removeprefix('notebooks/')})" in text
+    assert found[picture] == b"\x89PNG and so on"
+    assert pages.notebook_pages(tmp_path / "none") == {}
+
+
+def asked_and_widths(path, width, tmp_path):
+    """The page in a frame of so many pixels: its widths, and what it asked a network for."""
+    script = """addEventListener("load", () => setTimeout(() => {
+        const inner = document.querySelector("iframe");
+        const root = inner.contentDocument.documentElement;
+        document.body.dataset.found = JSON.stringify({
+            client: root.clientWidth, scroll: root.scrollWidth,
+            asked: inner.contentWindow.performance.getEntriesByType("resource")
+                .map(e => e.name).filter(n => !n.startsWith("file:")),
+        });
+    }, 500));"""
+    holder = tmp_path / "holder.html"
+    holder.write_text(
+        f'<!doctype html><body><iframe width={width} height=900 style="border:0" '
+        f'src="{path.as_uri()}"></iframe><script>{script}</script></body>'
+    )
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--allow-file-access-from-files", "--virtual-time-budget=3000"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width + 200},1000"]
+    done = subprocess.run(
+        [*command, holder.as_uri()], capture_output=True, text=True, timeout=120, check=False
+    )
+    (found,) = re.findall(r'data-found="([^"]*)"', done.stdout)
+    return json.loads(html.unescape(found))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+def test_in_a_browser_no_page_scrolls_sideways_or_asks_a_network(site, tmp_path):
+    for page in ("index", "design", "algorithms/ppo_penalty", "metrics", "cli", "api/audit"):
+        found = asked_and_widths(site / f"{page}.html", 390, tmp_path)
+        assert found["scroll"] == found["client"], page
+        assert found["asked"] == [], page
+    bad = site / "bad.html"
+    wide = '<p style="width:900px">x</p><img src="https://example.invalid/x.png"></body>'
+    bad.write_text((site / "index.html").read_text().replace("</body>", wide))
+    found = asked_and_widths(bad, 390, tmp_path)
+    bad.unlink()
+    assert found["scroll"] > found["client"]
+    assert found["asked"] == ["https://example.invalid/x.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["index", "howto/algorithm", "howto/environment", "howto/network"])
+def test_the_examples_run(page, compile_fast):
+    """All Python of a page, in one go, as printed."""
+    text = (ROOT / f"docs/{page}.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    names = {}
+    exec(compile("\n".join(blocks), f"{page}.md", "exec"), names)
+    if "metrics" in names:
+        assert jnp.isfinite(names["metrics"].kl).all()
+
+
+# -- What a project keeps beside its code.
+
+
+def test_the_citation_has_the_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+
+
+def test_issue_templates_and_hooks_are_what_they_should_be():
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    for path in forms:
+        form = yaml.safe_load(path.read_text())
+        if path.stem != "config":
+            assert {"name", "description", "body"} <= set(form)
+            assert any(part.get("validations", {}).get("required") for part in form["body"])
+    assert len(forms) == 4
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    parts = (ROOT / ".ci/run").read_text()
+    assert all(hook["entry"].removesuffix(" --fix") in parts for hook in repository["hooks"])
