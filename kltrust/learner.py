@@ -167,7 +167,7 @@ def make_learner(
         agent: policy and value function.
         update: the algorithm; or a schedule, a function from the fraction of the planned
             iterations to the algorithm: ``lambda f: trpo(max_kl=0.02 * (1 - f))``.
-        num_envs: B.
+        num_envs: B, environments in parallel.
         num_steps: T, steps of each environment in an iteration.
         gamma: the discount.
         gae_lambda: lambda of the advantage estimator (Schulman et al. 2016).

@@ -138,6 +138,9 @@ def test_a_docstring_in_markdown():
     assert "&#91;&#42;E] of [`trpo`][kltrust.algorithms.trpo], `other`, ``a*b``; 1 &lt; 2:" in shown
     assert "```python\nx = a[0] * 2\n```" in shown
     assert shown.endswith("Args:\n    *x: &#91;&#42;E].")
+    several = "x, y: z.\n\nAttributes:\n    a, b: both\n        of them.\n    c: one."
+    each = "x, y: z.\n\nAttributes:\n" + "".join(f"    {n}: both\n        of them.\n" for n in "ab")
+    assert docstrings.to_markdown(several, names) == each + "    c: one."
 
 
 # -- Metrics, settings, options: what is logged and what can be set is in the documentation.

@@ -17,6 +17,8 @@ import griffe
 _MARKUP = str.maketrans({"*": "&#42;", "[": "&#91;", "<": "&lt;", "$": "&#36;"})
 # Code stays as it is, and so does the name of an argument: griffe looks for it.
 _VERBATIM = re.compile(r"``.+?``|`[^`\n]+`|^ *\*{0,2}\w+:", re.DOTALL | re.MULTILINE)
+_ENTRIES = re.compile(r"^(?:Args|Attributes):\n(?: .*\n?)+", re.MULTILINE)
+_SEVERAL = re.compile(r"^    (\w+(?:, \w+)+):((?: .*(?:\n      .*)*))", re.MULTILINE)
 _BLOCK = re.compile(r"(:?:?)\n\n((?:    .+(?:\n+|$))+)")
 
 
@@ -68,13 +70,22 @@ def public_names(pkg: griffe.Module) -> dict[str, str]:
 
 def to_markdown(text: str, names: dict[str, str]) -> str:
     """A docstring as Markdown that shows what help() does."""
-    first, *rest = _BLOCK.split(text)
+    first, *rest = _BLOCK.split(_ENTRIES.sub(_one_by_one, text))
     out = [_prose(first, names)]
     for colons, block, prose in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
         language = "python" if colons == "::" else "text"
         code = textwrap.dedent(block).rstrip()
         out.append(f"{colons[:1]}\n\n```{language}\n{code}\n```\n\n{_prose(prose, names)}")
     return "".join(out)
+
+
+def _one_by_one(entries: re.Match[str]) -> str:
+    """Entries "a, b: ..." of a list as one of each, which is what griffe reads."""
+
+    def separate(entry: re.Match[str]) -> str:
+        return "\n".join(f"    {name}:{entry.group(2)}" for name in entry.group(1).split(", "))
+
+    return _SEVERAL.sub(separate, entries.group())
 
 
 def _prose(text: str, names: dict[str, str]) -> str:

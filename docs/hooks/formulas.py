@@ -41,7 +41,7 @@ def on_post_build(config: Any, **kwargs: Any) -> None:
 
 def write_font(path: Path, unicodes: set[int]) -> None:
     """STIX Two Math with these characters, and what stretches and shrinks them."""
-    options = subset.Options(layout_features=["*"], notdef_outline=True)
+    options = subset.Options(layout_features=["*"], notdef_outline=True, hinting=False)
     with resources.as_file(resources.files("ziamath") / "fonts/STIXTwoMath-Regular.ttf") as source:
         font = subset.load_font(str(source), options)
     subsetter = subset.Subsetter(options)

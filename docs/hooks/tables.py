@@ -57,9 +57,7 @@ def section(path: str, kind: type) -> dict[str, str]:
     assert item.docstring is not None, path
     for part in item.docstring.parse("google"):
         if isinstance(part, kind):
-            for entry in part.value:
-                for name in entry.name.split(", "):
-                    found[name] = entry.description
+            found |= {entry.name: entry.description for entry in part.value}
     return found
 
 
