@@ -20,6 +20,7 @@ import griffe
 import jax
 import jax.numpy as jnp
 import nbformat.v4 as notebook
+import pandas as pd
 import pytest
 import yaml
 from mkdocs.exceptions import PluginError
@@ -352,10 +353,12 @@ def test_a_notebook_becomes_a_page(tmp_path):
     image = base64.b64encode(b"\x89PNG and so on").decode()
     display = notebook.new_output("display_data", data={"image/png": image})
     stream = notebook.new_output("stream", text="seen")
+    frame = pd.DataFrame({"kl": [0.5]}).to_html()
+    table = notebook.new_output("display_data", data={"text/html": frame})
     made = notebook.new_notebook(
         cells=[
             notebook.new_markdown_cell("# A notebook\n\n$x$"),
-            notebook.new_code_cell("1 + 1", outputs=[stream, display]),
+            notebook.new_code_cell("1 + 1", outputs=[stream, table, display]),
         ]
     )
     (tmp_path / "n.ipynb").write_text(json.dumps(made))
@@ -363,8 +366,9 @@ def test_a_notebook_becomes_a_page(tmp_path):
     (picture,) = found.keys() - {"notebooks/n.md"}
     text = found["notebooks/n.md"]
     assert text.startswith("# A notebook\n\n$x$")
-    assert "1 + 1" in text
+    assert "```python\n1 + 1\n```" in text
     assert "seen" in text
+    assert "<table>" in text
     assert f"({picture.removeprefix('notebooks/')})" in text
     assert found[picture] == b"\x89PNG and so on"
     assert pages.notebook_pages(tmp_path / "none") == {}

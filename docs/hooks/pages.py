@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import docstrings
+import nbformat
 from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
@@ -40,9 +41,13 @@ def notebook_pages(folder: Path) -> dict[str, str | bytes]:
     """Each notebook as Markdown with the outputs that it holds, and its pictures."""
     pages: dict[str, str | bytes] = {}
     for path in sorted(folder.glob("*.ipynb")):
-        text, resources = MarkdownExporter().from_filename(
-            str(path), resources={"unique_key": path.stem, "output_files_dir": path.stem}
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata.setdefault("language_info", {"name": "python"})
+        text, resources = MarkdownExporter().from_notebook_node(
+            notebook, resources={"unique_key": path.stem, "output_files_dir": path.stem}
         )
+        # A table of pandas as the site's other tables are.
+        text = text.replace('<table border="1" class="dataframe">', "<table>")
         pages[f"notebooks/{path.stem}.md"] = text
         pages |= {f"notebooks/{name}": data for name, data in resources["outputs"].items()}
     return pages
