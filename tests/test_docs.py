@@ -26,7 +26,7 @@ import yaml
 from mkdocs.exceptions import PluginError
 
 from kltrust import algorithms
-from kltrust.experiments import cli, settings
+from kltrust.experiments import cli, settings, spec
 from kltrust.learner import Metrics
 from kltrust.types import PolicyBatch
 
@@ -416,7 +416,10 @@ def test_in_a_browser_no_page_scrolls_sideways_or_asks_a_network(site, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["index", "howto/algorithm", "howto/environment", "howto/network"])
+@pytest.mark.parametrize(
+    "page",
+    ["index", "howto/algorithm", "howto/environment", "howto/network", "howto/resume"],
+)
 def test_the_examples_run(page, compile_fast):
     """All Python of a page, in one go, as printed."""
     text = (ROOT / f"docs/{page}.md").read_text()
@@ -429,6 +432,16 @@ def test_the_examples_run(page, compile_fast):
 
 
 # -- What a project keeps beside its code.
+
+
+def test_the_example_of_a_sweep_is_one(tmp_path):
+    (example,) = re.findall(
+        r"```toml\n(.*?)```", (ROOT / "docs/howto/sweep.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "bounds.toml").write_text(example)
+    sweep = spec.load(tmp_path / "bounds.toml")
+    sweep.check()
+    assert len(sweep.settings) == 2 * (3 + 8)
 
 
 def test_the_citation_has_the_version():
