@@ -41,7 +41,7 @@ import tables  # noqa: E402
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-# -- Docstrings: what every public name has to say.
+# Docstrings: what every public name has to say.
 
 
 def lacking(item, said):
@@ -144,7 +144,7 @@ def test_a_docstring_in_markdown():
     assert docstrings.to_markdown(several, names) == each + "    c: one."
 
 
-# -- Metrics, settings, options: what is logged and what can be set is in the documentation.
+# Metrics, settings, options: what is logged and what can be set is in the documentation.
 
 
 def reported(name):
@@ -226,7 +226,7 @@ def test_every_option_of_every_command_appears(site):
     assert len(set(re.findall(r"--[a-z][a-z-]+", page))) > 50
 
 
-# -- The site.
+# The site.
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +318,7 @@ def test_a_strict_build_is_strict(text, warning, tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/index.md").write_text(f"# Title\n\n{text}\n")
     config = yaml.safe_load(re.sub(r"!!python\S+", "", (ROOT / "mkdocs.yml").read_text()))
+    del config["watch"]
     config |= {"docs_dir": "docs", "nav": ["index.md"], "hooks": [], "plugins": ["autorefs"]}
     (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(config))
     done = build(tmp_path / "mkdocs.yml", tmp_path / "site")
@@ -431,7 +432,7 @@ def test_the_examples_run(page, compile_fast):
         assert jnp.isfinite(names["metrics"].kl).all()
 
 
-# -- What a project keeps beside its code.
+# What a project keeps beside its code.
 
 
 def test_the_example_of_a_sweep_is_one(tmp_path):

@@ -1,6 +1,7 @@
 """Tables made of what the source says: a page holds ``<!-- table: NAME ARGUMENT -->``.
 
-settings CLASS-OR-ALGORITHM, extra ALGORITHM, metrics, algorithms, names, presets, options COMMAND.
+settings ALGORITHM (or learner, network, budget), extra ALGORITHM, extras, metrics, algorithms,
+names MODULE, presets, options COMMAND.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import io
 import os
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import docstrings
 import griffe
@@ -50,7 +51,7 @@ def package() -> griffe.Module:
     return docstrings.load(_ROOT)
 
 
-def section(path: str, kind: type) -> dict[str, str]:
+def section(path: str, kind: Any) -> dict[str, str]:
     """What a docstring says of each argument or attribute, by name."""
     found: dict[str, str] = {}
     item = package()[path]
@@ -160,20 +161,10 @@ def _options(arguments: str, _: Any) -> str:
 def help_of(arguments: list[str]) -> str:
     """What ``kltrust ... --help`` prints, 80 columns wide."""
     printed = io.StringIO()
-    with _columns(80), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+    narrow = mock.patch.dict(os.environ, COLUMNS="80")
+    with narrow, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         cli.main([*arguments, "--help"])
     return printed.getvalue()
-
-
-@contextlib.contextmanager
-def _columns(width: int) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ["COLUMNS"] = str(width)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _summary(item: griffe.Object | griffe.Alias) -> str:
