@@ -24,9 +24,12 @@ from kltrust.advantages import (
     standardize as standardize,
 )
 from kltrust.algorithms import (
+    mdpo as mdpo,
     npg as npg,
+    ppo_adaptive_lr as ppo_adaptive_lr,
     ppo_clip as ppo_clip,
     ppo_penalty as ppo_penalty,
+    ppo_reverse_kl as ppo_reverse_kl,
     trpo as trpo,
     vanilla_pg as vanilla_pg,
 )

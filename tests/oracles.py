@@ -280,10 +280,10 @@ def adam_epochs(problem, loss, orders, learning_rate, max_grad_norm, epsilon=1e-
     return trail
 
 
-def adapted_beta(beta, kl, stopped, *, target, tolerance, increase, decrease, low, high):
-    """The penalty's weight for the next iteration."""
+def steered(value, kl, stopped, *, target, tolerance, if_above, if_below, low, high):
+    """What follows the KL (a penalty's weight, a learning rate), for the next iteration."""
     if stopped or kl > target * tolerance:
-        beta = beta * increase
+        value = value * if_above
     elif kl < target / tolerance:
-        beta = beta * decrease
-    return min(max(beta, low), high)
+        value = value * if_below
+    return min(max(value, low), high)

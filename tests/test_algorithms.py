@@ -43,10 +43,20 @@ SETTINGS = MappingProxyType(
         "trpo": {"max_kl": 0.01, "cg_iters": 100},
         "ppo_clip": {"learning_rate": 0.01, "num_epochs": 3, "num_minibatches": 4},
         "ppo_penalty": {"learning_rate": 0.01, "num_epochs": 3, "num_minibatches": 4},
+        "ppo_reverse_kl": {"learning_rate": 0.01, "num_epochs": 3, "num_minibatches": 4},
+        "ppo_adaptive_lr": {
+            "init_learning_rate": 0.01,
+            "max_learning_rate": 0.1,
+            "num_epochs": 3,
+            "num_minibatches": 4,
+        },
+        "mdpo": {"learning_rate": 0.01, "num_epochs": 3, "num_minibatches": 4},
     }
 )
 ALGORITHMS = tuple(SETTINGS)
-NATURAL, PPOS = ("npg", "trpo"), ("ppo_clip", "ppo_penalty")
+NATURAL = ("npg", "trpo")
+PENALISED = ("ppo_penalty", "ppo_reverse_kl", "mdpo")
+FITTED = ("ppo_clip", "ppo_adaptive_lr", *PENALISED)  # by epochs of minibatches
 
 
 def options(name: str) -> dict[str, Any]:
@@ -240,7 +250,7 @@ def test_float32_stays_float32_where_float64_is_on(name, x64):
 def test_only_the_minibatches_depend_on_the_key(name):
     c = case("categorical")
     first, second = (run(name, "categorical", c, key=key)[0] for key in (0, 1))
-    assert (max_difference(first, second) > 0) == (name in PPOS)
+    assert (max_difference(first, second) > 0) == (name in FITTED)
 
 
 @every
@@ -249,7 +259,7 @@ def test_no_advantage_no_step(name, policy):
     c = case(policy)
     c = Case(c.params, c.batch._replace(advantage=jnp.zeros(NUM_ROWS)))
     params, _, extra = run(name, policy, c)
-    if name == "ppo_penalty":
+    if name in PENALISED:
         # Old is the minimum of the KL, but one that Adam does not hold: learning rate / epsilon
         # times the curvature is far above 2, so that rounding errors grow to its usual step.
         assert audited(policy)(params, c.batch)["kl"] < 0.01
@@ -271,6 +281,9 @@ def test_a_step_that_was_taken_says_so(name):
         "trpo": {"zero_gradient": False, "accepted": True},
         "ppo_clip": {"epochs_applied": 3, "kl_stopped": False},
         "ppo_penalty": {"epochs_applied": 3, "kl_stopped": False, "beta": 1.0},
+        "ppo_reverse_kl": {"epochs_applied": 3, "kl_stopped": False, "beta": 1.0},
+        "ppo_adaptive_lr": {"epochs_applied": 3, "learning_rate": np.float32(0.01)},
+        "mdpo": {"epochs_applied": 3, "kl_stopped": False, "step_size": 1.0},
     }
     for field, value in expected.get(name, {}).items():
         assert extra[field] == value, field
@@ -335,8 +348,8 @@ def padded(c: Case, policy: str) -> tuple[Case, Case]:
 
 @each_algorithm
 def test_rows_of_weight_zero_are_rows_dropped(name, x64):
-    policy = "categorical" if name in PPOS else "gaussian"
-    static = {"num_minibatches": 1} if name in PPOS else {}
+    policy = "categorical" if name in FITTED else "gaussian"
+    static = {"num_minibatches": 1} if name in FITTED else {}
     with_garbage, without = padded(case(policy), policy)
     a = run(name, policy, with_garbage, static=static)
     b = run(name, policy, without, static=static)
@@ -355,7 +368,7 @@ def test_the_audit_leaves_padding_out(x64):
     chex.assert_trees_all_close(a, b, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ppo_clip", "ppo_penalty"])
+@pytest.mark.parametrize("name", FITTED)
 def test_minibatches_of_nothing_but_padding(name):
     c = case("categorical")
     nothing = Case(c.params, c.batch._replace(weight=jnp.zeros(NUM_ROWS)))
@@ -371,7 +384,7 @@ def test_the_leading_axis_may_count_sequences(name, x64):
     """[6, 4] is [24] for all that a full-batch update computes."""
     c = case("categorical")
     sequences = jax.tree.map(lambda x: x.reshape(6, 4, *x.shape[1:]), c.batch)
-    static = {"num_minibatches": 1} if name in PPOS else {}
+    static = {"num_minibatches": 1} if name in FITTED else {}
     a = run(name, "categorical", c, static=static)
     b = run(name, "categorical", Case(c.params, sequences), static=static)
     chex.assert_trees_all_close(a[0], b[0], atol=1e-11)
@@ -393,7 +406,7 @@ def swept(name):
             settings[option] = jnp.asarray([0.0, 0.01, 0.1], float)
         elif option in ("max_kl", "max_grad_norm") and jnp.isinf(value):
             settings[option] = jnp.asarray([0.01, 0.1, jnp.inf], float)
-        elif option == "beta_tolerance":
+        elif option in ("beta_tolerance", "kl_tolerance", "learning_rate_factor"):
             settings[option] = jnp.asarray([1.2, 1.5, 2.0], float)
         elif option == "beta_decrease":
             settings[option] = jnp.asarray([0.5, 0.7, 0.9], float)
@@ -470,6 +483,17 @@ PPO_FLIPS = {
     "entropy_coef": (0.1, {}),
     "max_grad_norm": (0.01, {}),
 }
+PENALTY_FLIPS = {
+    **PPO_FLIPS,
+    "target_kl": (10.0, {}),
+    "init_beta": (3.0, {}),
+    "adaptive": (False, {"target_kl": 1e-6}),
+    "beta_tolerance": (1e6, {"target_kl": 1e-5}),
+    "beta_increase": (3.0, {"target_kl": 1e-6}),
+    "beta_decrease": (0.7, {"target_kl": 10.0}),
+    "min_beta": (0.9, {"target_kl": 10.0}),
+    "max_beta": (1.1, {"target_kl": 1e-6}),
+}
 FLIPS = {
     "vanilla_pg": {
         "learning_rate": (0.2, {}),
@@ -484,17 +508,19 @@ FLIPS = {
         "max_backtracks": (0, {"max_kl": 20.0}),
     },
     "ppo_clip": {"clip_eps": (0.02, {}), **PPO_FLIPS},
-    "ppo_penalty": {
-        **PPO_FLIPS,
+    "ppo_penalty": PENALTY_FLIPS,
+    "ppo_reverse_kl": PENALTY_FLIPS,
+    "ppo_adaptive_lr": {
+        **{k: v for k, v in PPO_FLIPS.items() if k != "learning_rate"},
+        "init_learning_rate": (0.02, {}),
+        "clip_eps": (0.02, {}),
         "target_kl": (10.0, {}),
-        "init_beta": (3.0, {}),
-        "adaptive": (False, {"target_kl": 1e-6}),
-        "beta_tolerance": (1e6, {"target_kl": 1e-5}),
-        "beta_increase": (3.0, {"target_kl": 1e-6}),
-        "beta_decrease": (0.7, {"target_kl": 10.0}),
-        "min_beta": (0.9, {"target_kl": 10.0}),
-        "max_beta": (1.1, {"target_kl": 1e-6}),
+        "kl_tolerance": (1e6, {"target_kl": 1e-5}),
+        "learning_rate_factor": (2.0, {"target_kl": 1e-6}),
+        "min_learning_rate": (0.009, {"target_kl": 1e-6}),
+        "max_learning_rate": (0.011, {"target_kl": 10.0}),
     },
+    "mdpo": {"step_size": (0.1, {}), **PPO_FLIPS},
 }
 
 
@@ -540,11 +566,20 @@ ZERO_IS_BAD = {
     "min_beta",
     "max_beta",
     "init_beta",
+    "step_size",
+    "init_learning_rate",
+    "min_learning_rate",
+    "max_learning_rate",
+    "kl_tolerance",
+    "learning_rate_factor",
 }
+BAD_RULES = {"beta_tolerance": [0.9], "beta_increase": [0.9], "beta_decrease": [1.1]}
 ALSO_BAD = {
     "trpo": {"max_kl": [math.inf], "damping": [math.inf], "shrink": [1.5]},
     "npg": {"target_kl": [math.inf], "damping": [math.inf]},
-    "ppo_penalty": {"beta_tolerance": [0.9], "beta_increase": [0.9], "beta_decrease": [1.1]},
+    "ppo_penalty": BAD_RULES,
+    "ppo_reverse_kl": BAD_RULES,
+    "ppo_adaptive_lr": {"kl_tolerance": [0.9], "learning_rate_factor": [0.9]},
 }
 
 
@@ -576,8 +611,22 @@ def test_zero_is_legal_where_it_means_off(name):
     getattr(algorithms, name)(**dict.fromkeys(legal, 0.0))
 
 
-def test_a_fixed_penalty_may_be_zero():
-    algorithms.ppo_penalty(init_beta=0.0, adaptive=False)
+@pytest.mark.parametrize("name", ["ppo_penalty", "ppo_reverse_kl"])
+def test_a_fixed_penalty_may_be_zero(name):
+    getattr(algorithms, name)(init_beta=0.0, adaptive=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("ppo_penalty", "beta"),
+        ("ppo_reverse_kl", "beta"),
+        ("ppo_adaptive_lr", "learning_rate"),
+    ],
+)
+def test_bounds_in_the_wrong_order(name, what):
+    with pytest.raises(ValueError, match=f"min_{what} must not exceed max_{what}, got 2.0 and 1.0"):
+        getattr(algorithms, name)(**{f"min_{what}": 2.0, f"max_{what}": 1.0})
 
 
 def traced_update(name, **static):
@@ -590,7 +639,7 @@ def traced_update(name, **static):
     )
 
 
-@pytest.mark.parametrize("name", PPOS)
+@pytest.mark.parametrize("name", FITTED)
 def test_a_batch_that_does_not_divide_names_the_divisors(name):
     with pytest.raises(ValueError, match=r"batch of 24 rows .* 7 minibatches: .*, 6 or 8, say"):
         traced_update(name, num_minibatches=7)
@@ -758,14 +807,15 @@ def test_ppo_clip_is_adam_by_hand(policy, num_minibatches, x64):
 @pytest.mark.parametrize(
     ("policy", "num_minibatches"), [("categorical", 1), ("categorical", 4), ("gaussian", 4)]
 )
-def test_ppo_penalty_is_adam_by_hand(policy, num_minibatches, x64):
+@pytest.mark.parametrize("name", PENALISED)
+def test_a_penalty_is_adam_by_hand(name, policy, num_minibatches, x64):
     c, p = case(policy), problem(case(policy), policy)
     static = {} if num_minibatches == 4 else {"num_minibatches": num_minibatches}
-    params, state, extra = run(
-        "ppo_penalty", policy, c, key=5, static=static, init_beta=4.0, **PPO_SETTINGS
-    )
+    weight = {"step_size": 0.25} if name == "mdpo" else {"init_beta": 4.0}
+    params, state, extra = run(name, policy, c, key=5, static=static, **weight, **PPO_SETTINGS)
+    reverse = name != "ppo_penalty"
 
-    def by_hand(beta=4.0, reverse=False):
+    def by_hand(beta=4.0, reverse=reverse):
         def loss(part, theta):
             return part.penalty_loss(theta, beta, 0.02, reverse)
 
@@ -774,38 +824,90 @@ def test_ppo_penalty_is_adam_by_hand(policy, num_minibatches, x64):
 
     expected = by_hand()
     np.testing.assert_allclose(flat(params), expected, atol=1e-11)
-    kl = p.mean_kl(expected)
+    for wrong in (by_hand(beta=2.0), by_hand(reverse=not reverse)):
+        assert max_difference(flat(params), wrong) > 1e-5
+    if name == "mdpo":
+        assert extra["step_size"] == 0.25
+        return
     rule = {
         "target": 0.01,
         "tolerance": 1.5,
-        "increase": 2.0,
-        "decrease": 0.5,
+        "if_above": 2.0,
+        "if_below": 0.5,
         "low": 1e-4,
         "high": 1e4,
     }
-    np.testing.assert_allclose(state.beta, oracles.adapted_beta(4.0, kl, False, **rule))
+    np.testing.assert_allclose(state.beta, oracles.steered(4.0, p.mean_kl(expected), False, **rule))
     assert extra["beta"] == 4.0  # the one that was used, not the next one
-    for wrong in (by_hand(beta=2.0), by_hand(reverse=True)):
-        assert max_difference(flat(params), wrong) > 1e-5
 
 
-@pytest.mark.parametrize("name", PPOS)
+def test_a_fixed_weight_is_a_fixed_step_size(x64):
+    """`ppo_reverse_kl` that does not adapt is `mdpo`; `ppo_penalty`, the other KL, is not."""
+    c = case("categorical")
+    fixed = {"static": {"adaptive": False}, "init_beta": 8.0}
+    one, other = (
+        run(name, "categorical", c, **fixed)[0] for name in ("ppo_reverse_kl", "ppo_penalty")
+    )
+    mirror = run("mdpo", "categorical", c, step_size=0.125)[0]
+    chex.assert_trees_all_close(mirror, one, rtol=0, atol=1e-14)
+    assert max_difference(mirror, other) > 1e-5
+
+
+@pytest.mark.parametrize("policy", ["categorical", "gaussian"])
+def test_ppo_adaptive_lr_is_adam_by_hand(policy, x64):
+    c, p = case(policy), problem(case(policy), policy)
+    rate = 2.0**-6  # one that float32, in which the state holds it, has
+    settings = {k: v for k, v in PPO_SETTINGS.items() if k != "learning_rate"}
+    params, state, extra = run(
+        "ppo_adaptive_lr", policy, c, key=5, init_learning_rate=rate, clip_eps=0.1, **settings
+    )
+
+    def by_hand(rate):
+        def loss(part, theta):
+            return part.clip_loss(theta, 0.1, 0.02)
+
+        return oracles.adam_epochs(p, loss, minibatch_orders(5, 3, 4), rate, 0.3)[-1][0]
+
+    expected = by_hand(rate)
+    np.testing.assert_allclose(flat(params), expected, atol=1e-11)
+    assert max_difference(flat(params), by_hand(1.5 * rate)) > 1e-4
+    rule = {"target": 0.01, "tolerance": 2.0, "if_above": 1 / 1.5, "if_below": 1.5}
+    following = oracles.steered(rate, p.mean_kl(expected), False, **rule, low=1e-5, high=0.1)
+    np.testing.assert_allclose(state.learning_rate, following, rtol=1e-6)
+    assert extra["learning_rate"] == rate  # the one that was used
+    # It is the state's rate that the next update takes, whatever the setting says.
+    c = Case(params, c.batch)
+    faster = state._replace(learning_rate=4 * state.learning_rate)
+    moved = [
+        run("ppo_adaptive_lr", policy, c, key=6, state=s, init_learning_rate=rate)[0]
+        for s in (state, faster)
+    ]
+    assert max_difference(*moved) > 1e-3
+
+
+@pytest.mark.parametrize("name", FITTED)
 def test_the_epoch_that_leaves_the_region_is_undone(name, x64):
     c, p = case("categorical"), problem(case("categorical"), "categorical")
 
     def loss(part, theta):
-        return part.clip_loss(theta, 0.2) if name == "ppo_clip" else part.penalty_loss(theta, 1.0)
+        if name in PENALISED:
+            return part.penalty_loss(theta, 1.0, reverse=name != "ppo_penalty")
+        return part.clip_loss(theta, 0.2)
 
-    trail = oracles.adam_epochs(p, loss, minibatch_orders(0, 3, 4), 0.01, 0.5)
+    # One that float32, in which a state may hold it, has.
+    rate, bound = 2.0**-7, 0.5
+    option = "init_learning_rate" if name == "ppo_adaptive_lr" else "learning_rate"
+    settings = {option: rate, "max_grad_norm": bound}
+    trail = oracles.adam_epochs(p, loss, minibatch_orders(0, 3, 4), rate, bound)
     kl = [p.mean_kl(theta) for theta, *_ in trail]
     assert kl[0] < kl[1] < kl[2]
     fresh = build(name, {}).init(c.params)
     for applied, max_kl in enumerate([kl[0] / 2, (kl[0] + kl[1]) / 2, (kl[1] + kl[2]) / 2]):
-        params, state, extra = run(name, "categorical", c, max_kl=max_kl)
+        params, state, extra = run(name, "categorical", c, max_kl=max_kl, **settings)
         assert extra["epochs_applied"] == applied
         assert extra["kl_stopped"]
         assert audited("categorical")(params, c.batch)["kl"] <= max_kl
-        optimizer, start = (x.optimizer if name == "ppo_penalty" else x for x in (state, fresh))
+        optimizer, start = (getattr(x, "optimizer", x) for x in (state, fresh))
         if applied == 0:
             chex.assert_trees_all_equal(params, c.params)
             chex.assert_trees_all_equal(optimizer, start)
@@ -816,18 +918,60 @@ def test_the_epoch_that_leaves_the_region_is_undone(name, x64):
         assert moments.count == 4 * applied
         np.testing.assert_allclose(flat(moments.mu), first, atol=1e-12)
         np.testing.assert_allclose(flat(moments.nu), second, atol=1e-12)
-    whole = run(name, "categorical", c, max_kl=2 * kl[2])
+    whole = run(name, "categorical", c, max_kl=2 * kl[2], **settings)
     assert whole[2]["epochs_applied"] == 3
     assert not whole[2]["kl_stopped"]
-    chex.assert_trees_all_equal(whole[0], run(name, "categorical", c)[0])
+    chex.assert_trees_all_equal(whole[0], run(name, "categorical", c, **settings)[0])
 
 
 def is_adam(x):
     return isinstance(x, optax.ScaleByAdamState)
 
 
-# KL / target_kl, beta, whether an epoch is undone.
-BETA_CASES = [
+class Rule(NamedTuple):
+    """What follows the KL, and the settings of its rule: unlike each other and the defaults."""
+
+    what: str
+    unit: float
+    settings: dict[str, float]
+    tolerance: float
+    if_above: float
+    if_below: float
+
+
+BETA = Rule(
+    "beta",
+    1.0,
+    {
+        "beta_tolerance": 1.5,
+        "beta_increase": 3.0,
+        "beta_decrease": 0.25,
+        "min_beta": 0.125,
+        "max_beta": 8.0,
+    },
+    tolerance=1.5,
+    if_above=3.0,
+    if_below=0.25,
+)
+RULES = {
+    "ppo_penalty": BETA,
+    "ppo_reverse_kl": BETA,
+    "ppo_adaptive_lr": Rule(
+        "learning_rate",
+        2.0**-8,
+        {
+            "kl_tolerance": 1.5,
+            "learning_rate_factor": 2.0,
+            "min_learning_rate": 2.0**-11,
+            "max_learning_rate": 2.0**-5,
+        },
+        tolerance=1.5,
+        if_above=0.5,
+        if_below=2.0,
+    ),
+}
+# KL / target_kl, the value in its unit, whether an epoch is undone.
+STEERED = [
     (3.0, 1.0, False),
     (1.6, 1.0, False),
     (1.4, 1.0, False),
@@ -835,22 +979,24 @@ BETA_CASES = [
     (1 / 1.4, 1.0, False),
     (1 / 1.6, 1.0, False),
     (1 / 3, 1.0, False),
-    (3.0, 6.0, False),  # 12 is clamped to 8
-    (1 / 3, 0.15, False),  # 0.075 is clamped to 0.125
-    (1 / 3, 1.0, True),  # what is left is small, but an epoch was undone: up
+    (3.0, 6.0, False),  # clamped, where it grows
+    (1 / 3, 6.0, False),
+    (3.0, 0.15, False),
+    (1 / 3, 0.15, False),
+    (1 / 3, 1.0, True),  # what is left is small, but an epoch was undone: as if it were large
     (1.0, 6.0, True),
 ]
 
 
-@pytest.mark.parametrize(("relative_kl", "beta", "undone"), BETA_CASES)
-def test_the_rule_for_beta(relative_kl, beta, undone, x64):
-    c, policy = case("categorical"), "categorical"
-    rule = {"beta_tolerance": 1.5, "beta_increase": 2.0, "beta_decrease": 0.5}
-    clamps = {"min_beta": 0.125, "max_beta": 8.0}
-    start = build("ppo_penalty", {"init_beta": beta}).init(c.params)
+@pytest.mark.parametrize(("relative_kl", "units", "undone"), STEERED)
+@pytest.mark.parametrize("name", RULES)
+def test_the_rule_that_follows_the_kl(name, relative_kl, units, undone, x64):
+    c, policy, rule = case("categorical"), "categorical", RULES[name]
+    value = units * rule.unit
+    start = build(name, {f"init_{rule.what}": value}).init(c.params)
 
     def step(**changes):
-        return run("ppo_penalty", policy, c, state=start, **rule, **clamps, **changes)
+        return run(name, policy, c, state=start, **rule.settings, **changes)
 
     params, state, _ = step()
     if undone:
@@ -862,27 +1008,41 @@ def test_the_rule_for_beta(relative_kl, beta, undone, x64):
     changes = {"target_kl": kl / relative_kl} | ({"max_kl": bound} if undone else {})
     same, state, extra = step(**changes)
     chex.assert_trees_all_equal(same, params)  # the rule is for the next iteration
-    expected = oracles.adapted_beta(
-        beta,
+    expected = oracles.steered(
+        value,
         kl,
         undone,
         target=kl / relative_kl,
-        tolerance=1.5,
-        increase=2.0,
-        decrease=0.5,
-        low=0.125,
-        high=8.0,
+        tolerance=rule.tolerance,
+        if_above=rule.if_above,
+        if_below=rule.if_below,
+        low=0.125 * rule.unit,
+        high=8.0 * rule.unit,
     )
-    np.testing.assert_allclose(state.beta, expected, rtol=1e-6)
-    assert state.beta.dtype == jnp.float32
-    np.testing.assert_allclose(extra["beta"], beta, rtol=1e-6)
+    following = getattr(state, rule.what)
+    np.testing.assert_allclose(following, expected, rtol=1e-6)
+    assert following.dtype == jnp.float32
+    np.testing.assert_allclose(extra[rule.what], value, rtol=1e-6)
 
 
-def test_a_fixed_penalty_stays():
+@pytest.mark.parametrize("name", RULES)
+def test_the_kl_that_is_followed_is_that_of_old_to_new(name, x64):
+    """With a target between the two KLs, and no tolerance, they ask for opposite steps."""
+    c, policy, rule = case("gaussian"), "gaussian", RULES[name]
+    exactly = rule.settings | {next(k for k in rule.settings if "tolerance" in k): 1.0}
+    params, _, extra = run(name, policy, c, **exactly)
+    audit = audited(policy)(params, c.batch)
+    assert abs(audit["kl"] / audit["kl_reverse"] - 1) > 1e-3
+    target = math.sqrt(audit["kl"] * audit["kl_reverse"])
+    _, state, extra = run(name, policy, c, target_kl=target, **exactly)
+    factor = rule.if_above if audit["kl"] > target else rule.if_below
+    np.testing.assert_allclose(getattr(state, rule.what), factor * extra[rule.what], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ppo_penalty", "ppo_reverse_kl"])
+def test_a_fixed_penalty_stays(name):
     c = case("categorical")
-    _, state, extra = run(
-        "ppo_penalty", "categorical", c, static={"adaptive": False}, target_kl=1e-9
-    )
+    _, state, extra = run(name, "categorical", c, static={"adaptive": False}, target_kl=1e-9)
     assert state.beta == extra["beta"] == 1.0
 
 

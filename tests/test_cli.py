@@ -182,7 +182,9 @@ def test_no_arguments_and_half_of_them(said):
     assert "kltrust doctor" in out
     status, out, _ = said("train")
     assert status == 2
-    assert "vanilla_pg, npg, trpo, ppo_clip, ppo_penalty" in out
+    assert (
+        "vanilla_pg, npg, trpo, ppo_clip, ppo_penalty, ppo_reverse_kl, ppo_adaptive_lr, mdpo" in out
+    )
 
 
 # A training.

@@ -25,13 +25,23 @@ from kltrust.types import ActorCritic, Number, PolicyUpdate
 ENVS = ("CartPole-v1", "Pendulum-v1")
 NUM_ITERATIONS = 6
 # Steps that move the policy by more than rounding within a few iterations.
-LEARNING_RATES = {"vanilla_pg": 1.0, "ppo_clip": 0.02, "ppo_penalty": 0.02}
+FASTER = {
+    "vanilla_pg": {"learning_rate": 1.0},
+    "ppo_clip": {"learning_rate": 0.02},
+    "ppo_penalty": {"learning_rate": 0.02},
+    "ppo_reverse_kl": {"learning_rate": 0.02},
+    "ppo_adaptive_lr": {"init_learning_rate": 0.01},
+    "mdpo": {"learning_rate": 0.02},
+}
 STATIC = {  # small, and more than one of everything
     "vanilla_pg": {},
     "npg": {},
     "trpo": {},
     "ppo_clip": {"num_epochs": 2, "num_minibatches": 2},
     "ppo_penalty": {"num_epochs": 2, "num_minibatches": 2},
+    "ppo_reverse_kl": {"num_epochs": 2, "num_minibatches": 2},
+    "ppo_adaptive_lr": {"num_epochs": 2, "num_minibatches": 2},
+    "mdpo": {"num_epochs": 2, "num_minibatches": 2},
 }
 SIZES = {"num_envs": 4, "num_steps": 16, "value_epochs": 2, "value_minibatches": 2}
 # Programs whose bits and rounding are looked at are compiled as users' are, the rest in less time.
@@ -153,9 +163,7 @@ def settings_of(algorithm, factor=1.0):
             return number if factor == 1 else 1.0
         return number * factor if number else 0.01 * (1 - factor)
 
-    update = numbers_of(getattr(algorithms, algorithm))
-    if algorithm in LEARNING_RATES:
-        update["learning_rate"] = LEARNING_RATES[algorithm]
+    update = numbers_of(getattr(algorithms, algorithm)) | FASTER.get(algorithm, {})
     update = {k: moved(v) for k, v in update.items()}
     learner = {
         k: moved(NUM_ITERATIONS if v is None else v) for k, v in numbers_of(make_learner).items()

@@ -16,7 +16,8 @@ PROMISED = set(
     kl_divergence categorical_kl quadrature_kl entropy cross_entropy kl_k1 kl_k2 kl_k3
     surrogate_loss clipped_surrogate_loss penalty_surrogate_loss kl_constraint value_loss
     clipped_value_loss gae fisher_vector_product conjugate_gradient vanilla_pg npg trpo
-    ppo_clip ppo_penalty make actor_critic make_learner run train evaluate Env Outcome
+    ppo_clip ppo_penalty ppo_reverse_kl ppo_adaptive_lr mdpo
+    make actor_critic make_learner run train evaluate Env Outcome
     Transition PolicyBatch PolicyUpdate ActorCritic Learner LearnerState Metrics types tree
     divergences losses advantages fisher solvers networks environments rollout algorithms
     audit learner experiments

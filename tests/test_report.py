@@ -306,6 +306,13 @@ def test_paired_probability_of_improvement():
         ("ppo_penalty", {"target_kl": 0.03, "max_kl": 0.1}, _region.SET_POINT, 0.03, 0.1),
         ("ppo_penalty", {"adaptive": False}, _region.NONE, np.inf, np.inf),
         ("ppo_penalty", {"adaptive": False, "max_kl": 0.1}, _region.BOUND, 0.1, np.inf),
+        ("ppo_reverse_kl", {"target_kl": 0.03}, _region.SET_POINT, 0.03, np.inf),
+        ("ppo_reverse_kl", {"adaptive": False}, _region.NONE, np.inf, np.inf),
+        # The rate that follows the KL is what this one is named for, not its clipping.
+        ("ppo_adaptive_lr", {"target_kl": 0.03}, _region.SET_POINT, 0.03, np.inf),
+        ("ppo_adaptive_lr", {"target_kl": np.inf}, _region.HEURISTIC, 0.02, np.inf),
+        ("mdpo", {"step_size": 0.5}, _region.NONE, np.inf, np.inf),
+        ("mdpo", {"max_kl": 0.1}, _region.BOUND, 0.1, np.inf),
         ("ppo_clip", {"clip_eps": 0.2}, _region.HEURISTIC, 0.02, np.inf),
         ("ppo_clip", {"clip_eps": np.inf}, _region.NONE, np.inf, np.inf),
         ("vanilla_pg", {}, _region.NONE, np.inf, np.inf),
@@ -328,9 +335,10 @@ def test_the_claim_in_force(tmp_path):
     table.loc[1, "kl"] = np.nan
     (row,) = _region.measured(study, table).itertuples()
     assert (row.nonfinite, row.above, row.median) == (1, 0.5, 0.02)
-    # A learning rate is annealed in its place.
-    study = _gather.gather([one_training(tmp_path / "ppo", "ppo_penalty", target_kl=0.1)])
-    assert _region.updates(study).claim.tolist() == [0.1, 0.1]
+    # A learning rate is annealed in its place, where it is a setting and not what follows the KL.
+    for name, last in (("ppo_penalty", 0.1), ("ppo_adaptive_lr", 0.1 * 0.75**2)):
+        study = _gather.gather([one_training(tmp_path / name, name, target_kl=0.1)])
+        assert _region.updates(study).claim.tolist() == pytest.approx([0.1, last])
 
 
 def test_half_finished_sweeps_and_broken_runs(tmp_path, capsys):

@@ -106,6 +106,22 @@ def test_a_preset_of_ones_own(tmp_path):
         presets.preset("trpo", "CartPole-v1", tmp_path / "absent.toml")
 
 
+def test_what_annealing_shrinks():
+    """One step of every algorithm: a KL only where there is no step size and no learning rate."""
+    expected = {
+        "vanilla_pg": {"learning_rate": 1},
+        "npg": {"target_kl": 2},
+        "trpo": {"max_kl": 2},
+        "ppo_clip": {"learning_rate": 1},
+        "ppo_penalty": {"learning_rate": 1},
+        "ppo_reverse_kl": {"learning_rate": 1},
+        "ppo_adaptive_lr": {"max_kl": 2, "target_kl": 2},
+        "mdpo": {"step_size": 1},
+    }
+    for name, kind in settings.ALGORITHMS.items():
+        assert settings.annealed(f.name for f in dataclasses.fields(kind)) == expected[name]
+
+
 def test_an_algorithm_of_ones_own():
     def mine(*, step: float = 0.1, rounds: int = 2, plain: bool = False):
         return algorithms.vanilla_pg(learning_rate=step)

@@ -313,6 +313,9 @@ SETTINGS = {
     "trpo": {},
     "ppo_clip": {"learning_rate": 0.1, "num_epochs": 4, "num_minibatches": 3},
     "ppo_penalty": {"learning_rate": 0.1, "num_epochs": 4, "num_minibatches": 3},
+    "ppo_reverse_kl": {"learning_rate": 0.1, "num_epochs": 4, "num_minibatches": 3},
+    "ppo_adaptive_lr": {"init_learning_rate": 0.1, "num_epochs": 4, "num_minibatches": 3},
+    "mdpo": {"learning_rate": 0.1, "num_epochs": 4, "num_minibatches": 3},
 }
 
 

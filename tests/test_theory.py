@@ -565,6 +565,36 @@ def test_npg_takes_the_mirror_step():
     np.testing.assert_allclose(jax.nn.softmax(update()), expected, rtol=1e-8)
 
 
+def test_mdpo_with_many_epochs_takes_the_mirror_step():
+    """Per state, from any policy: what a network's ten epochs are on the way to."""
+    mdp, old, _ = a_pair(9, 0.9)
+    policy, _ = tabular.softmax_policy(*old.shape)
+    params = jnp.log(old)
+    eta = 3.0
+
+    def reached(algorithm):
+        @quick
+        def update():
+            batch = tabular.exact_batch(mdp, policy, params)
+            state = algorithm.init(params)
+            return algorithm.update(policy, params, state, batch, jax.random.key(0))[0]
+
+        expected = tabular.mirror_step(old, solve(mdp, old).advantage, eta)
+        return float(jnp.max(categorical_kl(expected, jax.nn.softmax(update()))))
+
+    many = {"learning_rate": 0.003, "num_epochs": 4000, "max_grad_norm": jnp.inf}
+    assert reached(algorithms.mdpo(step_size=eta, **many)) < 1e-6
+    # Controls: no epoch to speak of; another step size; the other KL, whose optimum is another.
+    other = algorithms.ppo_penalty(init_beta=1 / eta, adaptive=False, num_minibatches=1, **many)
+    few = {**many, "num_epochs": 10}
+    for wrong in (
+        algorithms.mdpo(step_size=eta, **few),
+        algorithms.mdpo(step_size=1.2 * eta, **many),
+        other,
+    ):
+        assert reached(wrong) > 1e-3
+
+
 def test_natural_policy_gradient_converges_at_its_rate():
     """J* - J_T <= log A / (eta T) + 1 / ((1 - gamma)^2 T), monotonically (Agarwal et al. 2021)."""
     gamma, eta = 0.9, 1.0

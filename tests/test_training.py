@@ -27,7 +27,7 @@ from kltrust.experiments.training import NonFiniteError, Silent, check_finite, r
 
 SEEDS = (3, 4)
 ITERATIONS, CHUNK = 7, 2
-PASSES = {"ppo_clip", "ppo_penalty"}
+PASSES = {"ppo_clip", "ppo_penalty", "ppo_reverse_kl", "ppo_adaptive_lr", "mdpo"}
 
 
 def tiny(algorithm="trpo", env="CartPole-v1", **sections):
@@ -174,6 +174,22 @@ def lowered(experiment, settings):
         return learner.step(learner.init(key))
 
     return jax.jit(step).lower(settings, jax.random.key(0)).as_text()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reported", "whole", "power"),
+    [("mdpo", "step_size", 1.0, 1), ("trpo", "max_kl", 0.01, 2)],
+)
+def test_annealing_is_linear_in_the_step(algorithm, reported, whole, power):
+    one = tiny(algorithm, budget={"anneal": 0.5})
+
+    def two_steps(key):
+        learner = build(one).learner
+        state, first = learner.step(learner.init(key))
+        return [m.extra[reported] for m in (first, learner.step(state)[1])]
+
+    expected = [whole, whole * (1 - 0.5 / ITERATIONS) ** power]
+    np.testing.assert_allclose(jax.jit(two_steps)(jax.random.key(0)), expected, rtol=1e-6)
 
 
 def test_what_is_closed_over_is_another_program():

@@ -1,4 +1,4 @@
-"""What several algorithms share: the objective, its natural direction."""
+"""What several algorithms share: objectives, the natural direction, epochs of minibatches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kltrust import tree
 from kltrust.audit import log_ratio
 from kltrust.divergences import distribution_entropy, kl_divergence
 from kltrust.fisher import fisher_operator
-from kltrust.losses import surrogate_loss
+from kltrust.losses import clipped_surrogate_loss, surrogate_loss
 from kltrust.minibatch import minibatch_epoch
 from kltrust.solvers import conjugate_gradient
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
@@ -32,6 +32,21 @@ def surrogate(
     loss = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
     gain = -tree.weighted_mean(loss, batch.weight)
     return gain + entropy_coef * mean_entropy(new, batch.weight), new
+
+
+def clipped_loss(
+    policy: Policy, clip_eps: Number, entropy_coef: Number
+) -> Callable[[Params, PolicyBatch], Array]:
+    """``loss(params, batch)``: mean clipped surrogate - entropy_coef * mean entropy."""
+
+    def loss(params: Params, batch: PolicyBatch) -> Array:
+        new = policy(params, batch.obs)
+        losses = clipped_surrogate_loss(log_ratio(new, batch), known_advantage(batch), clip_eps)
+        return tree.weighted_mean(losses, batch.weight) - entropy_coef * mean_entropy(
+            new, batch.weight
+        )
+
+    return loss
 
 
 def known_advantage(batch: PolicyBatch) -> Array:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from kltrust import tree
-from kltrust.algorithms._common import fit_by_minibatches, known_advantage, mean_entropy
-from kltrust.audit import log_ratio
+from kltrust.algorithms._common import clipped_loss, fit_by_minibatches
 from kltrust.checks import check, check_count
-from kltrust.losses import clipped_surrogate_loss
 from kltrust.minibatch import adam
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate, PyTree
 
@@ -57,15 +54,8 @@ def ppo_clip(
     def update(
         policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
     ) -> tuple[Params, PyTree, dict[str, Array]]:
-        def loss(params: Params, batch: PolicyBatch) -> Array:
-            new = policy(params, batch.obs)
-            losses = clipped_surrogate_loss(log_ratio(new, batch), known_advantage(batch), clip_eps)
-            return tree.weighted_mean(losses, batch.weight) - entropy_coef * mean_entropy(
-                new, batch.weight
-            )
-
         return fit_by_minibatches(
-            loss,
+            clipped_loss(policy, clip_eps, entropy_coef),
             policy,
             params,
             state,

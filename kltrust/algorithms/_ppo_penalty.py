@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-from math import inf
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-
-from kltrust import tree
-from kltrust.algorithms._common import (
-    fit_by_minibatches,
-    known_advantage,
-    mean_entropy,
-    mean_kl,
-)
-from kltrust.audit import log_ratio
-from kltrust.checks import check, check_count, check_range
+from kltrust.algorithms._penalty import penalty_update
 from kltrust.divergences import kl_divergence
-from kltrust.losses import penalty_surrogate_loss
-from kltrust.minibatch import adam
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate, PyTree
-
-
-class PenaltyState(NamedTuple):
-    """Adam's state and the penalty's weight: [] float."""
-
-    optimizer: PyTree
-    beta: Array
+from kltrust.types import Number, PolicyUpdate
 
 
 def ppo_penalty(
@@ -81,69 +58,20 @@ def ppo_penalty(
         ValueError: on a negative or zero setting that must not be; when traced, on a batch that
             does not divide into ``num_minibatches``.
     """
-    check(
-        learning_rate=(learning_rate, True),
-        target_kl=(target_kl, False),
-        init_beta=(init_beta, not adaptive),
-        max_kl=(max_kl, False),
-        beta_decrease=(beta_decrease, False),
-        min_beta=(min_beta, False),
-        max_beta=(max_beta, False),
-        entropy_coef=(entropy_coef, True),
-        max_grad_norm=(max_grad_norm, False),
+    return penalty_update(
+        kl_divergence,
+        learning_rate=learning_rate,
+        target_kl=target_kl,
+        init_beta=init_beta,
+        adaptive=adaptive,
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+        max_kl=max_kl,
+        beta_tolerance=beta_tolerance,
+        beta_increase=beta_increase,
+        beta_decrease=beta_decrease,
+        min_beta=min_beta,
+        max_beta=max_beta,
+        entropy_coef=entropy_coef,
+        max_grad_norm=max_grad_norm,
     )
-    check_range(
-        beta_tolerance=(beta_tolerance, 1, inf),
-        beta_increase=(beta_increase, 1, inf),
-        beta_decrease=(beta_decrease, 0, 1),
-    )
-    known = not any(isinstance(b, jax.core.Tracer) for b in (min_beta, max_beta))
-    if known and min_beta > max_beta:
-        raise ValueError(f"min_beta must not exceed max_beta, got {min_beta} and {max_beta}")
-    check_count(num_epochs=num_epochs, num_minibatches=num_minibatches)
-    optimizer = adam(learning_rate, max_grad_norm)
-
-    def init(params: Params) -> PenaltyState:
-        return PenaltyState(optimizer.init(params), jnp.asarray(init_beta, jnp.float32))
-
-    def adapt(beta: Array, kl: Array, stopped: Array) -> Array:
-        # An undone epoch leaves a small KL behind, but it was undone because the KL was large.
-        factor = jnp.where(
-            stopped | (kl > target_kl * beta_tolerance),
-            beta_increase,
-            jnp.where(kl < target_kl / beta_tolerance, beta_decrease, 1.0),
-        )
-        return jnp.clip(beta * factor, min_beta, max_beta).astype(beta.dtype)
-
-    def update(
-        policy: Policy, params: Params, state: PenaltyState, batch: PolicyBatch, key: Array
-    ) -> tuple[Params, PenaltyState, dict[str, Array]]:
-        beta = state.beta
-
-        def loss(params: Params, batch: PolicyBatch) -> Array:
-            new = policy(params, batch.obs)
-            kl = kl_divergence(batch.old, new)
-            losses = penalty_surrogate_loss(log_ratio(new, batch), known_advantage(batch), kl, beta)
-            return tree.weighted_mean(losses, batch.weight) - entropy_coef * mean_entropy(
-                new, batch.weight
-            )
-
-        params, opt_state, extra = fit_by_minibatches(
-            loss,
-            policy,
-            params,
-            state.optimizer,
-            batch,
-            key,
-            optimizer=optimizer,
-            num_epochs=num_epochs,
-            num_minibatches=num_minibatches,
-            max_kl=max_kl,
-        )
-        if adaptive:
-            next_beta = adapt(beta, mean_kl(policy, params, batch), extra["kl_stopped"])
-        else:
-            next_beta = beta
-        return params, PenaltyState(opt_state, next_beta), {**extra, "beta": beta}
-
-    return PolicyUpdate(init, update)

@@ -21,7 +21,7 @@ from kltrust.environments import make
 from kltrust.experiments import hosts
 from kltrust.experiments.lanes import AXIS, COMPILER_OPTIONS, over_lanes
 from kltrust.experiments.registry import factory_of
-from kltrust.experiments.settings import Experiment
+from kltrust.experiments.settings import Experiment, annealed
 from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
 from kltrust.networks import actor_critic
 from kltrust.tree import where
@@ -77,13 +77,10 @@ def build(experiment: Experiment, settings: Settings | None = None) -> Parts:
     update_keywords, learner_keywords = keywords("update"), keywords("learner")
 
     def update(fraction: Array) -> PolicyUpdate:
-        annealed, left = dict(update_keywords), 1 - anneal * fraction
-        if "learning_rate" in annealed:
-            annealed["learning_rate"] *= left
-        else:  # the length of a natural step is the square root of its KL
-            for name in {"max_kl", "target_kl"} & set(annealed):
-                annealed[name] *= left**2
-        return factory(**annealed)
+        now, left = dict(update_keywords), 1 - anneal * fraction
+        for name, power in annealed(now).items():
+            now[name] *= left**power
+        return factory(**now)
 
     value_learning_rate = learner_keywords.pop("value_learning_rate")
     learner = make_learner(

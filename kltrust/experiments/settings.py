@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +128,63 @@ class PPOPenalty:
 
 
 @dataclass(frozen=True)
+class PPOReverseKL(PPOPenalty):
+    """PPO with a penalty on KL(new || old), fixed or adaptive; beta's rule and all settings are
+    those of ppo_penalty.
+    """
+
+
+@dataclass(frozen=True)
+class PPOAdaptiveLR:
+    """PPO with the clipped surrogate and a learning rate that follows the KL."""
+
+    init_learning_rate: float = 1e-3
+    """Adam's learning rate at the start."""
+    target_kl: float = 0.01
+    """Set point of the mean KL(old || new) of an iteration, nats."""
+    clip_eps: float = 0.2
+    """Half-width of the interval outside of which a ratio has no incentive."""
+    num_epochs: int = 5
+    """Passes over the batch."""
+    num_minibatches: int = 4
+    """Parts of each pass; they must divide num_envs * num_steps."""
+    max_kl: float = INF
+    """An epoch that ends at a larger mean KL is undone and is the last."""
+    kl_tolerance: float = 2.0
+    """Factor around target_kl within which the learning rate stays."""
+    learning_rate_factor: float = 1.5
+    """One step of the learning rate, up or down."""
+    min_learning_rate: float = 1e-5
+    """The learning rate never falls below it."""
+    max_learning_rate: float = 1e-2
+    """The learning rate never rises above it."""
+    entropy_coef: float = 0.0
+    """Weight of the mean entropy (nats)."""
+    max_grad_norm: float = 1.0
+    """Bound on the gradient's global norm."""
+
+
+@dataclass(frozen=True)
+class MDPO:
+    """Mirror descent policy optimisation: a penalty KL(new || old) / step_size."""
+
+    step_size: float = 1.0
+    """Of mirror descent, in 1 / advantage; what anneal shrinks, the learning rate stays."""
+    learning_rate: float = 3e-4
+    """Adam's learning rate, of the steps within an iteration."""
+    num_epochs: int = 10
+    """Passes over the batch."""
+    num_minibatches: int = 1
+    """Parts of each pass; they must divide num_envs * num_steps."""
+    max_kl: float = INF
+    """An epoch that ends at a larger mean KL is undone and is the last."""
+    entropy_coef: float = 0.0
+    """Weight of the mean entropy (nats)."""
+    max_grad_norm: float = 0.5
+    """Bound on the gradient's global norm."""
+
+
+@dataclass(frozen=True)
 class LearnerSettings:
     """Rollout, advantages and critic: the same for every algorithm."""
 
@@ -179,8 +237,9 @@ class BudgetSettings:
     total_steps: int = 100_000
     """Environment steps of each run; at most this many are taken."""
     anneal: float = 0.0
-    """Steps shrink linearly to (1 - anneal) of themselves, 0 constant, 1 to zero: learning rates;
-    for trpo and npg, which have none, the square root of max_kl or target_kl."""
+    """Steps shrink linearly to (1 - anneal) of themselves, 0 constant, 1 to zero: mdpo's step_size,
+    learning rates; for trpo, npg and ppo_adaptive_lr, which have none of these, the square root of
+    max_kl or target_kl."""
     num_evals: int = 10
     """How often the policy is evaluated during training, about: always after so many iterations."""
     eval_episodes: int = 20
@@ -193,6 +252,9 @@ ALGORITHMS: dict[str, type] = {
     "trpo": TRPO,
     "ppo_clip": PPOClip,
     "ppo_penalty": PPOPenalty,
+    "ppo_reverse_kl": PPOReverseKL,
+    "ppo_adaptive_lr": PPOAdaptiveLR,
+    "mdpo": MDPO,
 }
 
 
@@ -247,6 +309,19 @@ class Experiment:
     def digest(self) -> str:
         """A canonical text of the settings, equal for equal experiments."""
         return json.dumps(self.to_dict(), sort_keys=True)
+
+
+def annealed(names: Iterable[str]) -> dict[str, int]:
+    """Which of an algorithm's settings `BudgetSettings.anneal` shrinks, by which power of the step.
+
+    Its own step size before the learning rate of an optimiser within it; where there is neither,
+    the KL: the length of a natural step is its square root.
+    """
+    known = set(names)
+    for step in ("step_size", "learning_rate"):
+        if step in known:
+            return {step: 1}
+    return {name: 2 for name in ("max_kl", "target_kl") if name in known}
 
 
 def register_settings(name: str, settings: type) -> None:

@@ -6,12 +6,13 @@ the states of the batch, its mean and its maximum, and the largest probability r
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from kltrust.experiments.report._gather import Study
-from kltrust.experiments.settings import Experiment
+from kltrust.experiments.settings import Experiment, annealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,8 +74,8 @@ def claim_of(experiment: Experiment) -> Claim:
 def updates(study: Study) -> pd.DataFrame:
     """The study's metrics with ``claim``, the value in force at each update, and ``used``.
 
-    In force is what the algorithm reports of itself, where it does; else the setting, annealed as
-    the length of a natural step is. ``used`` is kl / claim.
+    In force is what the algorithm reports of itself, where it does; else the setting, annealed if
+    it is. ``used`` is kl / claim.
     """
     metrics = study.metrics.reset_index(drop=True)
     claim = np.full(len(metrics), np.nan)
@@ -83,7 +84,8 @@ def updates(study: Study) -> pd.DataFrame:
         stated = claim_of(experiment)
         if stated.kind == NONE:
             continue
-        claim[rows] = stated.value * _annealing(experiment, metrics.iteration.to_numpy()[rows])
+        left = _annealing(experiment, stated.what, metrics.iteration.to_numpy()[rows])
+        claim[rows] = stated.value * left
         column = f"extra.{stated.what}"
         if column in metrics:
             reported = metrics[column].iloc[rows].to_numpy(float, na_value=np.nan)
@@ -92,12 +94,11 @@ def updates(study: Study) -> pd.DataFrame:
         return metrics.assign(claim=claim, used=metrics.kl / claim)
 
 
-def _annealing(experiment: Experiment, iteration: np.ndarray) -> np.ndarray:
-    """The factor that a schedule puts on a KL: where there is a learning rate, it takes that."""
-    if hasattr(experiment.update, "learning_rate"):
-        return np.ones(len(iteration))
+def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> np.ndarray:
+    """The factor that the schedule puts on a setting: 1 where it is another that is annealed."""
+    power = annealed(f.name for f in dataclasses.fields(experiment.update)).get(setting, 0)
     done = iteration / max(experiment.num_iterations, 1)
-    return (1 - experiment.budget.anneal * done) ** 2
+    return (1 - experiment.budget.anneal * done) ** power
 
 
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
