@@ -14,6 +14,7 @@ from kltrust import (
     normalization as normalization,
     results as results,
     rollout as rollout,
+    sequences as sequences,
     solvers as solvers,
     tabular as tabular,
     tree as tree,
@@ -48,17 +49,22 @@ from kltrust.audit import (
 from kltrust.divergences import (
     categorical_kl as categorical_kl,
     categorical_kl_from_logits as categorical_kl_from_logits,
+    control_variate_coefficient as control_variate_coefficient,
     cross_entropy as cross_entropy,
     distribution_entropy as distribution_entropy,
     entropy as entropy,
     jensen_shannon as jensen_shannon,
+    kl_control_variate as kl_control_variate,
     kl_divergence as kl_divergence,
     kl_k1 as kl_k1,
     kl_k2 as kl_k2,
     kl_k3 as kl_k3,
+    kl_reverse_k1 as kl_reverse_k1,
+    kl_reverse_k3 as kl_reverse_k3,
     masked_logits as masked_logits,
     pinsker_bound as pinsker_bound,
     quadrature_kl as quadrature_kl,
+    ratio_weighted as ratio_weighted,
     renyi as renyi,
     total_variation as total_variation,
     wasserstein2 as wasserstein2,
@@ -100,6 +106,16 @@ from kltrust.losses import (
 )
 from kltrust.networks import (
     actor_critic as actor_critic,
+)
+from kltrust.sequences import (
+    rewards_to_go as rewards_to_go,
+    sequence_kl as sequence_kl,
+    sequence_kl_exact as sequence_kl_exact,
+    sequence_mean as sequence_mean,
+    sequence_sum as sequence_sum,
+    token_kl as token_kl,
+    token_kl_exact as token_kl_exact,
+    token_log_probs as token_log_probs,
 )
 from kltrust.solvers import (
     LineSearchResult as LineSearchResult,

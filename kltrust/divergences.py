@@ -25,24 +25,38 @@ from kltrust.discrete import (
     renyi,
     total_variation,
 )
-from kltrust.estimators import kl_k1, kl_k2, kl_k3
+from kltrust.estimators import (
+    control_variate_coefficient,
+    kl_control_variate,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    kl_reverse_k1,
+    kl_reverse_k3,
+    ratio_weighted,
+)
 from kltrust.numerics import floats, kl_terms, log_series, phi_series, rows, safe_log
 from kltrust.types import Array, Number
 
 __all__ = [
     "categorical_kl",
     "categorical_kl_from_logits",
+    "control_variate_coefficient",
     "cross_entropy",
     "distribution_entropy",
     "entropy",
     "jensen_shannon",
+    "kl_control_variate",
     "kl_divergence",
     "kl_k1",
     "kl_k2",
     "kl_k3",
+    "kl_reverse_k1",
+    "kl_reverse_k3",
     "masked_logits",
     "pinsker_bound",
     "quadrature_kl",
+    "ratio_weighted",
     "renyi",
     "total_variation",
     "wasserstein2",

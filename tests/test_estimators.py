@@ -6,7 +6,17 @@ import numpy as np
 import oracles
 import pytest
 
-from kltrust.divergences import categorical_kl_from_logits, kl_k1, kl_k2, kl_k3
+from kltrust.divergences import (
+    categorical_kl_from_logits,
+    control_variate_coefficient,
+    kl_control_variate,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    kl_reverse_k1,
+    kl_reverse_k3,
+    ratio_weighted,
+)
 
 
 def grad(f, *args):
@@ -76,11 +86,43 @@ def test_a_k2_is_biased_and_its_gradient_wrong_away_from_old():
     np.testing.assert_allclose(fisher, hessian(categorical_kl_from_logits, 1)(old, old), atol=1e-12)
 
 
-def test_a_ratio_times_log_ratio_is_the_other_direction():
+@pytest.mark.parametrize("k", [kl_reverse_k1, kl_reverse_k3])
+def test_a_ratio_weighted_ones_are_the_other_direction(k):
     old, new = logits(0), logits(1)
-    value, gradient = value_and_grad(lambda t: setting_a(lambda x: jnp.exp(x) * x, t, old))(new)
+    value, gradient = value_and_grad(lambda t: setting_a(k, t, old))(new)
     np.testing.assert_allclose(value, categorical_kl_from_logits(new, old), rtol=1e-12)
     np.testing.assert_allclose(gradient, kl_gradients(new, old)[1], atol=1e-13)
+    assert abs(value / categorical_kl_from_logits(old, new) - 1) > 0.05
+    assert np.max(np.abs(gradient - kl_gradients(new, old)[0])) > 0.01
+
+
+@pytest.mark.parametrize("c", [-1.0, 0.3, 2.0])
+def test_a_control_variate_changes_neither_value_nor_gradient(c):
+    old, new = logits(0), logits(1)
+
+    def loss(t):
+        return setting_a(lambda x: kl_control_variate(x, c), t, old)
+
+    value, gradient = value_and_grad(loss)(new)
+    np.testing.assert_allclose(value, categorical_kl_from_logits(old, new), rtol=1e-12)
+    np.testing.assert_allclose(gradient, kl_gradients(new, old)[0], atol=1e-13)
+
+
+def test_a_the_best_coefficient_is_the_one_of_least_variance():
+    old, new = logits(0), logits(1)
+    p, log_ratio = jax.nn.softmax(old), jax.nn.log_softmax(new) - jax.nn.log_softmax(old)
+
+    def variance(c):
+        x = kl_control_variate(log_ratio, c)
+        return p @ x**2 - (p @ x) ** 2
+
+    best = control_variate_coefficient(log_ratio, p)
+    np.testing.assert_allclose(grad(variance)(best), 0, atol=1e-13)
+    assert variance(best) < min(variance(0.0), variance(1.0), variance(best + 0.01))
+    # A constant to gradients, 1 at old (k3), and close to 1 near it.
+    np.testing.assert_array_equal(grad(lambda x: control_variate_coefficient(x, p))(log_ratio), 0)
+    assert control_variate_coefficient(jnp.zeros(3)) == 1
+    np.testing.assert_allclose(control_variate_coefficient(1e-3 * log_ratio, p), 1, atol=1e-2)
 
 
 # --- B: samples from the current pi, differentiate pi ---------------------------------------------
@@ -116,6 +158,28 @@ def test_b_gradients_as_a_loss_term():
     assert np.max(np.abs(to_pi - to_ref)) > 0.01
 
 
+@pytest.mark.parametrize("c", [0.3, 2.0])
+def test_b_a_control_variate_is_not_free_as_a_gradient(c):
+    pi, ref = logits(2), logits(3)
+    to_pi, to_ref = kl_gradients(pi, ref)
+    k = lambda x: kl_control_variate(x, c)  # noqa: E731
+    np.testing.assert_allclose(setting_b(k, pi, ref), categorical_kl_from_logits(pi, ref))
+    np.testing.assert_allclose(grad(lambda t: setting_b(k, t, ref))(pi), c * to_pi, atol=1e-13)
+    as_reward = grad(lambda t: setting_b_reward(k, t, ref))(pi)
+    np.testing.assert_allclose(as_reward, to_ref - c * to_pi, atol=1e-13)
+
+
+@pytest.mark.parametrize("k", [kl_reverse_k1, kl_reverse_k3])
+def test_b_reversed_ones_estimate_the_other_value_and_no_gradient(k):
+    pi, ref = logits(2), logits(3)
+    value = setting_b(k, pi, ref)
+    np.testing.assert_allclose(value, categorical_kl_from_logits(ref, pi), rtol=1e-12)
+    for setting in (setting_b, setting_b_reward):
+        gradient = grad(lambda t, f=setting: f(k, t, ref))(pi)
+        for kl in kl_gradients(pi, ref):
+            assert np.max(np.abs(gradient - kl)) > 0.01
+
+
 def test_b_gradients_as_a_detached_reward():
     pi, ref = logits(2), logits(3)
 
@@ -136,8 +200,8 @@ def test_b_with_the_ratio_differentiated_is_right_on_and_off_policy(name, behavi
 
     def loss(theta):
         log_pi, log_ref = jax.nn.log_softmax(theta), jax.nn.log_softmax(ref)
-        ratio = jnp.exp(log_pi - log_mu)
-        return expectation(jnp.exp(log_mu), ratio * ESTIMATORS[name](log_ref - log_pi))
+        estimate = ESTIMATORS[name](log_ref - log_pi)
+        return expectation(jnp.exp(log_mu), ratio_weighted(estimate, log_pi - log_mu))
 
     value, gradient = value_and_grad(loss)(pi)
     np.testing.assert_allclose(value, categorical_kl_from_logits(pi, ref), rtol=1e-12)
@@ -178,8 +242,8 @@ def test_gaussian_closed_forms(mu):
     expected = 2 * np.sqrt(np.exp(mu**2) - 1 - mu**2) / mu**2
     np.testing.assert_allclose(std / kl, expected, rtol=1e-8)
     # The best multiple of (r - 1) as control variate does no worse than k3's 1.
-    best = -(mu**2) / (np.exp(mu**2) - 1)
-    _, std_best = moments(lambda x: -x - best * np.expm1(x))
+    best = mu**2 / (np.exp(mu**2) - 1)
+    _, std_best = moments(lambda x: kl_control_variate(x, best))
     expected = 2 * np.sqrt(mu**2 - mu**4 / (np.exp(mu**2) - 1)) / mu**2
     np.testing.assert_allclose(std_best / kl, expected, rtol=1e-7)
     assert std_best <= std * (1 + 1e-9)
@@ -202,8 +266,41 @@ def test_k3_in_float32_is_accurate_and_never_negative():
         assert np.min(jnp.exp(x) - 1 - x) < 0
 
 
+def test_reverse_k3_in_float32_is_accurate_and_never_negative():
+    with jax.enable_x64(False):
+        x = np.concatenate([s * np.logspace(-12, 1.5, 2000) for s in (-1, 1)]).astype(np.float32)
+        value, slope = jax.vmap(jax.value_and_grad(kl_reverse_k3))(x)
+        wide = x.astype(np.longdouble)
+        taylor = x.astype(np.float64) ** 2 * (0.5 + x / 3.0 + x.astype(np.float64) ** 2 / 8)
+        exact = np.where(np.abs(x) < 1e-3, taylor, wide * np.exp(wide) - np.expm1(wide))
+        np.testing.assert_allclose(value, exact.astype(np.float64), rtol=4e-6)
+        slopes = (wide * np.exp(wide)).astype(np.float64)
+        np.testing.assert_allclose(slope, slopes, rtol=4e-6, atol=1e-7)
+        assert np.all(value >= 0)
+        assert np.min(jnp.exp(x) * x - (jnp.exp(x) - 1)) < 0  # the formula as it is printed
+
+
+def test_actions_that_the_new_policy_has_given_up():
+    never = jnp.asarray(-jnp.inf)
+    for k, value in ((kl_reverse_k1, 0), (kl_reverse_k3, 1), (kl_k1, np.inf), (kl_k3, np.inf)):
+        assert k(never) == value
+    for k in (kl_reverse_k1, kl_reverse_k3):
+        assert np.isfinite(grad(k)(never))
+    weighted = lambda x: ratio_weighted(kl_k1(-x), x)  # noqa: E731  log ref - log pi = inf
+    assert weighted(never) == 0
+    assert np.isfinite(grad(weighted)(never))
+    with pytest.raises(AssertionError):
+        ratio_weighted(jnp.zeros(3), jnp.zeros(()))
+
+
 def test_shapes_and_dtypes_are_kept():
-    for k in ESTIMATORS.values():
+    for k in (
+        *ESTIMATORS.values(),
+        kl_reverse_k1,
+        kl_reverse_k3,
+        lambda x: kl_control_variate(x, 0.5),
+        lambda x: ratio_weighted(x, x),
+    ):
         for shape in ((), (3,), (2, 3)):
             x = jnp.ones(shape, jnp.float32)
             assert k(x).shape == shape

@@ -21,6 +21,7 @@ LAYERS = {
     "estimators": 1,
     "divergences": 1,
     "losses": 1,
+    "sequences": 1,
     "advantages": 1,
     "fisher": 1,
     "solvers": 1,
@@ -44,6 +45,8 @@ SAME_LAYER = {
     ("numerics", "types"),
     ("divergences", "discrete"),  # one door to all of them
     ("divergences", "estimators"),
+    ("sequences", "discrete"),
+    ("sequences", "estimators"),  # token by token
     ("losses", "divergences"),  # an entropy is an entropy
     ("algorithms", "audit"),  # the ratio that is measured is the ratio that is optimised
 }

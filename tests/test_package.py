@@ -23,7 +23,7 @@ PROMISED = set(
     audit learner experiments
     """.split()  # noqa: SIM905
 )
-MATHEMATICS = ("divergences", "losses", "advantages", "fisher", "solvers")
+MATHEMATICS = ("divergences", "losses", "sequences", "advantages", "fisher", "solvers")
 FOREIGN = ("flax", "optax", "gymnax")
 
 
