@@ -1,0 +1,255 @@
+"""The KL estimators, their moments and gradients, by listing all outcomes: nothing is sampled.
+
+In the precision that is on: work within ``jax.enable_x64(True)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from kltrust.divergences import categorical_kl_from_logits
+from kltrust.estimators import (
+    control_variate_coefficient,
+    kl_control_variate,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    kl_reverse_k1,
+    kl_reverse_k3,
+    ratio_weighted,
+)
+from kltrust.sequences import (
+    sequence_kl,
+    sequence_kl_exact,
+    token_kl,
+    token_kl_exact,
+    token_log_probs,
+)
+
+Loss = Callable[[Any], jax.Array]
+"""``loss(theta)``, [K] one per outcome."""
+
+
+class Facts(NamedTuple):
+    """All about one estimator, of one sample: exact.
+
+    Attributes:
+        value: its mean.
+        std: its standard deviation.
+        gradient: the mean of its gradients, [P].
+        noise: the root of their mean squared distance from that.
+    """
+
+    value: float
+    std: float
+    gradient: np.ndarray
+    noise: float
+
+
+def facts(losses: Loss, theta: Any, probs: Any) -> Facts:
+    """The moments of ``losses(theta)``, [K] one per outcome, and of their gradients."""
+    flat, unflatten = ravel_pytree(theta)
+    by_outcome = lambda x: losses(unflatten(x))  # noqa: E731
+    values, slopes = np.asarray(by_outcome(flat)), np.asarray(jax.jacobian(by_outcome)(flat))
+    p = np.asarray(probs)
+    value, gradient = p @ values, p @ slopes
+    noise = np.sqrt(p @ np.sum((slopes - gradient) ** 2, axis=-1))
+    return Facts(value, np.sqrt(p @ (values - value) ** 2), gradient, noise)
+
+
+class Both(NamedTuple):
+    """An estimator as a term of the loss, and as a reward that is not differentiated."""
+
+    loss: Facts
+    reward: Facts
+
+
+def with_best_coefficient(log_ratio: jax.Array, log_p: jax.Array) -> jax.Array:
+    best = control_variate_coefficient(log_ratio, jnp.exp(log_p))
+    return kl_control_variate(log_ratio, jax.lax.stop_gradient(best))
+
+
+def elementwise(k: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    return lambda log_ratio, log_p: k(log_ratio)
+
+
+ESTIMATORS: dict[str, Callable[..., jax.Array]] = {
+    "`kl_k1`": elementwise(kl_k1),
+    "`kl_k2`": elementwise(kl_k2),
+    "`kl_k3`": elementwise(kl_k3),
+    "`kl_control_variate`, best c": with_best_coefficient,
+    "`kl_reverse_k1`": elementwise(kl_reverse_k1),
+    "`kl_reverse_k3`": elementwise(kl_reverse_k3),
+}
+"""``k(log_ratio, log_p)``, p the policy that the samples are those of."""
+EXACT = "exact (`kl_divergence`)"
+
+
+def setting_a(old: np.ndarray, new: np.ndarray) -> dict[str, Both]:
+    """a ~ old; log_ratio = log new - log old; differentiated in new.
+
+    As a reward: ratio * stop_gradient(k), the surrogate's.
+    """
+    log_old, p = jax.nn.log_softmax(old), jax.nn.softmax(old)
+
+    def both(estimate: Loss) -> Both:
+        def reward(theta: jax.Array) -> jax.Array:
+            ratio = jnp.exp(jax.nn.log_softmax(theta) - log_old)
+            return ratio * jax.lax.stop_gradient(estimate(theta))
+
+        return Both(facts(estimate, new, p), facts(reward, new, p))
+
+    found = {
+        name: both(lambda t, k=k: k(jax.nn.log_softmax(t) - log_old, log_old))
+        for name, k in ESTIMATORS.items()
+    }
+    return found | {EXACT: both(lambda t: jnp.broadcast_to(kl(old, t), p.shape))}
+
+
+def setting_b(
+    pi: np.ndarray, ref: np.ndarray, behaviour: np.ndarray | None = None
+) -> dict[str, Both]:
+    """a ~ pi (or ``behaviour``); log_ratio = log ref - log pi; differentiated in pi.
+
+    As a reward: stop_gradient(k) log pi, with ratio * stop_gradient(k) where there is a ratio.
+    """
+    log_ref = jax.nn.log_softmax(ref)
+    log_mu = jax.nn.log_softmax(pi if behaviour is None else behaviour)
+    p, detach = jnp.exp(log_mu), jax.lax.stop_gradient
+
+    def both(estimate: Loss) -> Both:
+        reward = lambda t: jax.nn.log_softmax(t) * detach(estimate(t))  # noqa: E731
+        return Both(facts(estimate, pi, p), facts(reward, pi, p))
+
+    def weighted(estimate: Loss) -> Both:
+        log_importance = lambda t: jax.nn.log_softmax(t) - log_mu  # noqa: E731
+        return Both(
+            facts(lambda t: ratio_weighted(estimate(t), log_importance(t)), pi, p),
+            facts(lambda t: ratio_weighted(detach(estimate(t)), log_importance(t)), pi, p),
+        )
+
+    def estimate(k: Callable[..., jax.Array]) -> Loss:
+        def of(theta: jax.Array) -> jax.Array:
+            log_pi = jax.nn.log_softmax(theta)
+            return k(log_ref - log_pi, log_pi)
+
+        return of
+
+    found = {name: both(estimate(k)) for name, k in ESTIMATORS.items()}
+    for name in ("`kl_k1`", "`kl_k3`"):
+        found[f"`ratio_weighted` {name}"] = weighted(estimate(ESTIMATORS[name]))
+    return found | {EXACT: both(lambda t: jnp.broadcast_to(kl(t, ref), p.shape))}
+
+
+def kl(p: jax.Array, q: jax.Array) -> jax.Array:
+    return categorical_kl_from_logits(p, q)
+
+
+def both_kls(fixed: np.ndarray, moving: np.ndarray) -> tuple[tuple[float, np.ndarray], ...]:
+    """Value and gradient in ``moving`` of KL(fixed || moving) and of KL(moving || fixed)."""
+    toward = jax.value_and_grad(lambda x: kl(fixed, x))(moving)
+    away = jax.value_and_grad(lambda x: kl(x, fixed))(moving)
+    return tuple((float(value), np.asarray(slope)) for value, slope in (toward, away))
+
+
+# --- N(0, 1) against N(mu, 1) ---------------------------------------------------------------------
+
+
+def gaussian(mu: float) -> dict[str, tuple[float, float]]:
+    """Bias / KL and std / KL of samples of N(0, 1), log_ratio that of N(mu, 1) to it.
+
+    By the trapezoidal rule, which converges faster than any power here.
+    """
+    x = np.linspace(-14, 14, 4001)
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi) * (x[1] - x[0])
+    log_ratio, kl = mu * x - mu**2 / 2, mu**2 / 2
+    best = control_variate_coefficient(log_ratio, density)
+    found = {}
+    for name, k in {
+        "`kl_k1`": kl_k1,
+        "`kl_k2`": kl_k2,
+        "`kl_k3`": kl_k3,
+        "`kl_control_variate`, best c": lambda r: kl_control_variate(r, best),
+    }.items():
+        values = np.asarray(k(log_ratio))
+        mean = density @ values
+        found[name] = (mean / kl - 1, np.sqrt(density @ (values - mean) ** 2) / kl)
+    return found
+
+
+def gaussian_closed_forms(mu: float) -> dict[str, tuple[float, float]]:
+    """The same as formulas."""
+    grown = np.expm1(mu**2)
+    return {
+        "`kl_k1`": (0.0, 2 / abs(mu)),
+        "`kl_k2`": (mu**2 / 4, np.sqrt(2 + mu**2)),
+        "`kl_k3`": (0.0, 2 * np.sqrt(grown - mu**2) / mu**2),
+        "`kl_control_variate`, best c": (0.0, 2 * np.sqrt(mu**2 - mu**4 / grown) / mu**2),
+    }
+
+
+# --- sequences of two tokens ----------------------------------------------------------------------
+
+TOKENS = np.array([(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)])
+MASK = np.array([(True, token > 0) for token, _ in TOKENS])
+"""All sequences over three tokens, of which 0 ends them."""
+
+
+def sequence_policy(seed: float) -> dict[str, np.ndarray]:
+    """Logits of the first token and of the second after each first: made up, and fixed.
+
+    Policies differ much in what follows a 1, and little in what follows a 2.
+    """
+    waves = np.sin(seed + 2.3 * np.arange(12))
+    reach = np.array([0.0, 2.0, 0.2])
+    return {"first": waves[:3], "second": reach[:, None] * waves[3:].reshape(3, 3)}
+
+
+def next_logits(theta: dict[str, jax.Array]) -> jax.Array:
+    first = jnp.broadcast_to(theta["first"], (len(TOKENS), 3))
+    return jnp.stack([first, theta["second"][TOKENS[:, 0]]], axis=1)
+
+
+def chosen(theta: dict[str, jax.Array]) -> jax.Array:
+    return token_log_probs(next_logits(theta), TOKENS)
+
+
+def sequence_probs(theta: dict[str, jax.Array]) -> jax.Array:
+    return jnp.exp(jnp.sum(jnp.where(MASK, chosen(theta), 0), axis=-1))
+
+
+def sequences(off_policy: bool) -> tuple[dict[str, Facts], float, np.ndarray]:
+    """Facts of all losses, and the value and gradient of the KL between whole sequences."""
+    pi, ref, mu = sequence_policy(0.0), sequence_policy(1.0), sequence_policy(2.0)
+    drawn_from = mu if off_policy else pi
+    probs, log_ref, ref_logits = sequence_probs(drawn_from), chosen(ref), next_logits(ref)
+    behaviour = {"log_behaviour": chosen(mu)} if off_policy else {}
+
+    def tokens(k: Callable) -> Loss:
+        return lambda t: token_kl(chosen(t), log_ref, MASK, k)
+
+    losses: dict[str, Loss] = {
+        "`token_kl`, `kl_k1`": tokens(kl_k1),
+        "`token_kl`, `kl_k2`": tokens(kl_k2),
+        "`token_kl`, `kl_k3`": tokens(kl_k3),
+        "`token_kl_exact`": lambda t: token_kl_exact(next_logits(t), ref_logits, MASK),
+        "`sequence_kl`": lambda t: sequence_kl(chosen(t), log_ref, MASK, **behaviour),
+        "`sequence_kl_exact`": lambda t: sequence_kl_exact(
+            next_logits(t), ref_logits, TOKENS, MASK, **behaviour
+        ),
+    }
+
+    def whole(t: Any) -> jax.Array:
+        p, q = sequence_probs(t), sequence_probs(ref)
+        return jnp.sum(p * jnp.log(p / q))
+
+    theta = jax.tree.map(jnp.asarray, pi)
+    value, slope = jax.value_and_grad(whole)(theta)
+    found = {name: facts(loss, theta, probs) for name, loss in losses.items()}
+    return found, float(value), np.asarray(ravel_pytree(slope)[0])

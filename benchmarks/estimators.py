@@ -1,0 +1,201 @@
+"""Bias, variance and gradients of the KL estimators: writes the tables of docs/estimators.md.
+
+python benchmarks/estimators.py            rewrites what stands between the markers on that page
+python benchmarks/estimators.py --check    fails if that would change anything
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from enumerated import (
+    Both,
+    both_kls,
+    gaussian,
+    gaussian_closed_forms,
+    sequences,
+    setting_a,
+    setting_b,
+)
+from readme import between
+
+PAGE = Path(__file__).parent.parent / "docs" / "estimators.md"
+
+# Four actions; the other policy lies at three distances in one direction.
+CENTRE = np.array([0.6, -0.3, 0.1, -0.4])
+DIRECTION = np.array([-0.8, 0.5, 0.9, -0.6])
+DISTANCES = (0.1, 0.5, 2.0)
+BEHAVIOUR = np.array([0.2, 0.4, -0.5, 0.1])
+GAUSSIANS = (0.1, 0.5, 1.0)
+EQUAL = 1e-9
+"""Relative error below which a value or a gradient is called that of a KL."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to do."""
+
+    check: bool = False
+    """Change nothing; fail if the page is not what this command makes."""
+
+
+def main(options: Options) -> int:
+    old = PAGE.read_text("utf-8")
+    new = old
+    for name, lines in tables().items():
+        new = between(new, name, lines)
+    if options.check:
+        print(f"{PAGE.name} is up to date" if new == old else f"{PAGE.name}: run {__file__}")
+        return int(new != old)
+    PAGE.write_text(new, "utf-8")
+    print(f"wrote {PAGE.name}")
+    return 0
+
+
+def tables() -> dict[str, list[str]]:
+    """Every generated table, as Markdown lines."""
+    with jax.enable_x64(True):
+        others = [CENTRE + h * DIRECTION for h in DISTANCES]
+        kls = [both_kls(CENTRE, other) for other in others]
+        a, b = ("KL(old‖new)", "KL(new‖old)"), ("KL(ref‖pi)", "KL(pi‖ref)")
+        return {
+            "a": setting_table([setting_a(CENTRE, new) for new in others], kls, a, a[0]),
+            "b": setting_table([setting_b(pi, CENTRE) for pi in others], kls, b, b[1]),
+            "off-policy": setting_table(
+                [setting_b(pi, CENTRE, BEHAVIOUR) for pi in others], kls, b, b[1]
+            ),
+            "gaussian": gaussian_table(),
+            "sequences": sequence_table(),
+        }
+
+
+def number(x: float, digits: int = 2) -> str:
+    """What is 0 but for rounding is 0."""
+    return "0" if abs(x) < EQUAL else f"{x:.{digits}g}"
+
+
+def numbers(xs: Sequence[float], digits: int = 2) -> str:
+    return "0" if all(abs(x) < EQUAL for x in xs) else ", ".join(number(x, digits) for x in xs)
+
+
+def is_same(x: np.ndarray, y: np.ndarray) -> bool:
+    return bool(np.linalg.norm(x - y) <= EQUAL * np.linalg.norm(y))
+
+
+def cosine_and_length(gradient: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """With the target, and relative to it."""
+    size, whole = np.linalg.norm(gradient), np.linalg.norm(target)
+    return gradient @ target / (size * whole), size / whole
+
+
+def whose(gradients: Sequence[np.ndarray], kls: dict[str, Sequence[np.ndarray]], right: str) -> str:
+    """The KL whose gradients these are, at every distance; else how they compare with the right."""
+    sizes = [np.linalg.norm(target) for target in kls[right]]
+    if all(np.linalg.norm(g) < EQUAL * size for g, size in zip(gradients, sizes, strict=True)):
+        return "0"
+    for name, targets in kls.items():
+        for sign, mark in ((1, ""), (-1, "−")):
+            if all(is_same(g, sign * t) for g, t in zip(gradients, targets, strict=True)):
+                return mark + name
+    pairs = [cosine_and_length(g, t) for g, t in zip(gradients, kls[right], strict=True)]
+    cosines, lengths = zip(*pairs, strict=True)
+    return f"of no KL: cos {numbers(cosines, 3)}; length {numbers(lengths)}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def setting_table(
+    found: Sequence[dict[str, Both]],
+    kls: Sequence[tuple[tuple[float, np.ndarray], ...]],
+    names: tuple[str, str],
+    right: str,
+) -> list[str]:
+    """A row per estimator.
+
+    Args:
+        found: by distance.
+        kls: by distance, `both_kls`.
+        names: of the two.
+        right: the one that the estimators are for.
+    """
+    values = {name: np.array([pair[i][0] for pair in kls]) for i, name in enumerate(names)}
+    slopes = {name: [pair[i][1] for pair in kls] for i, name in enumerate(names)}
+    sizes = np.array([np.linalg.norm(slope) for slope in slopes[right]])
+    rows = []
+    for name in found[0]:
+        loss, reward = ([one[name][i] for one in found] for i in (0, 1))
+        value, std, noise = (
+            np.array([getattr(x, f) for x in loss]) for f in ("value", "std", "noise")
+        )
+        of = next((k for k, v in values.items() if np.allclose(value, v, rtol=EQUAL, atol=0)), None)
+        scale = values[of or right]
+        rows.append(
+            [
+                name,
+                of or "of no KL",
+                numbers(value / scale - 1),
+                numbers(std / scale),
+                whose([x.gradient for x in loss], slopes, right),
+                numbers(noise / sizes),
+                whose([x.gradient for x in reward], slopes, right),
+            ]
+        )
+    header = ["estimator", "value", "bias / KL", "std / KL", "gradient as a loss term"]
+    header += ["its noise", "gradient as a detached reward"]
+    return [f"{right} = {numbers(values[right])}:", "", *table(header, rows)]
+
+
+def gaussian_table() -> list[str]:
+    formulas = {
+        "`kl_k1`": ("0", "2 / mu"),
+        "`kl_k2`": ("mu² / 4", "√(2 + mu²)"),
+        "`kl_k3`": ("0", "2 √(exp(mu²) − 1 − mu²) / mu²"),
+        "`kl_control_variate`, best c": ("0", "2 √(mu² − mu⁴ / (exp(mu²) − 1)) / mu²"),
+    }
+    found = [gaussian(mu) for mu in GAUSSIANS]
+    for one, mu in zip(found, GAUSSIANS, strict=True):
+        for name, closed in gaussian_closed_forms(mu).items():
+            np.testing.assert_allclose(one[name], closed, rtol=1e-6, atol=EQUAL)
+    rows = [
+        [
+            name,
+            bias,
+            numbers([x[name][0] for x in found]),
+            std,
+            numbers([x[name][1] for x in found]),
+        ]
+        for name, (bias, std) in formulas.items()
+    ]
+    header = ["estimator", "bias / KL", "computed", "std / KL", "computed"]
+    return [f"mu = {numbers(GAUSSIANS)}:", "", *table(header, rows)]
+
+
+def sequence_table() -> list[str]:
+    on, value, slope = sequences(off_policy=False)
+    off, _, _ = sequences(off_policy=True)
+    whole = "KL of the sequences"
+    rows = [
+        [
+            name,
+            number(fact.value / value - 1),
+            number(fact.std / value),
+            whose([fact.gradient], {whole: [slope]}, whole),
+            number(fact.noise / np.linalg.norm(slope)),
+            number(off[name].value / value - 1),
+            whose([off[name].gradient], {whole: [slope]}, whole),
+        ]
+        for name, fact in on.items()
+    ]
+    header = ["loss", "bias / KL", "std / KL", "gradient", "its noise"]
+    return table([*header, "off policy: bias / KL", "off policy: gradient"], rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(tyro.cli(Options)))
