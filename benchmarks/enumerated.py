@@ -204,11 +204,11 @@ MASK = np.array([(True, token > 0) for token, _ in TOKENS])
 def sequence_policy(seed: float) -> dict[str, np.ndarray]:
     """Logits of the first token and of the second after each first: made up, and fixed.
 
-    Policies differ much in what follows a 1, and little in what follows a 2.
+    Policies differ much in what follows a 1, and little in the first token and what follows a 2.
     """
     waves = np.sin(seed + 2.3 * np.arange(12))
     reach = np.array([0.0, 2.0, 0.2])
-    return {"first": waves[:3], "second": reach[:, None] * waves[3:].reshape(3, 3)}
+    return {"first": 0.2 * waves[:3], "second": reach[:, None] * waves[3:].reshape(3, 3)}
 
 
 def next_logits(theta: dict[str, jax.Array]) -> jax.Array:
