@@ -45,6 +45,11 @@ def mdpo(
         entropy_coef: weight of the mean entropy (nats).
         max_grad_norm: bound on the gradient's global norm (0.5: the authors' code); inf is none.
 
+    Extra:
+        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
+        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
+        - ``step_size``: the one in force; a schedule may move it.
+
     Raises:
         ValueError: on a negative or zero setting that must not be; when traced, on a batch that
             does not divide into ``num_minibatches``.

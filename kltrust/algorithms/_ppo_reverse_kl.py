@@ -52,6 +52,11 @@ def ppo_reverse_kl(
         entropy_coef: weight of the mean entropy (nats).
         max_grad_norm: bound on the gradient's global norm; inf is none.
 
+    Extra:
+        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
+        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
+        - ``beta``: the weight that this update was made with; the next one logs what became of it.
+
     Raises:
         ValueError: on a negative or zero setting that must not be; when traced, on a batch that
             does not divide into ``num_minibatches``.
