@@ -47,7 +47,12 @@ def token_log_probs(logits: Array, tokens: Array) -> Array:
 
 
 def sequence_sum(x: Array, mask: Array) -> Array:
-    """The sum over the tokens that count: [*E, L] -> [*E]."""
+    """The sum over the tokens that count: [*E, L] -> [*E].
+
+    Args:
+        x: [*E, L], of every token.
+        mask: [*E, L], true for the tokens that count.
+    """
     return jnp.sum(_kept(x, mask), axis=-1)
 
 
@@ -57,6 +62,10 @@ def sequence_mean(x: Array, mask: Array) -> Array:
     Of a KL no longer one: a token weighs 1 / the length of its sequence, and the policy can make
     the mean smaller by making sequences longer. `losses.weighted_mean` with the mask as its weight
     counts all tokens of a batch alike.
+
+    Args:
+        x: [*E, L], of every token.
+        mask: [*E, L], true for the tokens that count.
     """
     return sequence_sum(x, mask) / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(x.dtype)
 
@@ -66,6 +75,10 @@ def rewards_to_go(x: Array, mask: Array) -> Array:
 
     With x = log pi - log ref, k1 per token and detached, sum_t rewards_to_go_t grad log pi(y_t) is
     the gradient of `sequence_kl`: k1 as a cost in the reward, with return-to-go.
+
+    Args:
+        x: [*E, L], of every token.
+        mask: [*E, L], true for the tokens that count.
     """
     return _kept(jnp.flip(jnp.cumsum(jnp.flip(_kept(x, mask), -1), -1), -1), mask)
 
