@@ -126,8 +126,8 @@ def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _key_data(key: Any) -> tuple[jax.ShapeDtypeStruct, str]:
-    """What a typed key consists of, concrete or abstract: its data, and its implementation."""
+def key_layout(key: Any) -> tuple[jax.ShapeDtypeStruct, str]:
+    """What typed keys consist of, concrete or abstract: data and implementation's name."""
     names: list[str] = []
 
     def look(key: jax.Array) -> jax.Array:
@@ -139,7 +139,7 @@ def _key_data(key: Any) -> tuple[jax.ShapeDtypeStruct, str]:
 
 def _describe(name: str, leaf: Any) -> _Leaf:
     if _is_key(leaf):
-        data, implementation = _key_data(leaf)
+        data, implementation = key_layout(leaf)
         return _Leaf(data.shape, str(data.dtype), implementation)
     if not hasattr(leaf, "dtype"):
         leaf = np.asarray(leaf)
@@ -222,11 +222,9 @@ def _read_manifest(path: Path) -> tuple[dict[str, _Leaf], dict[str, list[int]]]:
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    import orbax.checkpoint as ocp  # a second to import: only those who save pay it
-
     if not arrays:  # which orbax would refuse
         return
-    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer:
         checkpointer.save(path, arrays)
 
 
@@ -236,8 +234,18 @@ def _load_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     if not names:
         return {}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer:
         return checkpointer.restore(path, restore_args=as_numpy)
+
+
+def _checkpointer() -> Any:
+    """Orbax's, for this process alone: by default it would wait for those of all other hosts."""
+    import orbax.checkpoint as ocp  # a second to import: only those who save pay it
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from kltrust.experiments.checkpoint import key_layout
 from kltrust.experiments.files import StorageError
 from kltrust.experiments.record import RunError
 from kltrust.experiments.store import Run
@@ -29,8 +34,17 @@ from kltrust.types import PyTree
 
 T = TypeVar("T")
 
+_FAREWELL = 60
+"""Seconds that a host which is done, or gave up, waits for the others before it ends them."""
 
-def join(coordinator: str | None = None, num_hosts: int | None = None, host: int | None = None):
+
+def join(
+    coordinator: str | None = None,
+    num_hosts: int | None = None,
+    host: int | None = None,
+    *,
+    timeout: int = 300,
+) -> None:
     """Joins the other hosts; before anything else of JAX is used.
 
     Args:
@@ -38,10 +52,11 @@ def join(coordinator: str | None = None, num_hosts: int | None = None, host: int
             three, as it does under SLURM, Open MPI, and on TPU pods.
         num_hosts: how many processes take part.
         host: the number of this one, from 0.
+        timeout: seconds to wait for the others to come; then this process ends, with a message.
 
     Raises:
         ValueError: if one is missing, or can't be.
-        RuntimeError: if JAX finds no others, or can't reach them.
+        RuntimeError: if JAX finds no others, can't reach them, or they have other devices.
     """
     given = (coordinator, num_hosts, host)
     if any(x is None for x in given) and any(x is not None for x in given):
@@ -50,13 +65,46 @@ def join(coordinator: str | None = None, num_hosts: int | None = None, host: int
         raise ValueError(f"--host counts from 0: below --num-hosts {num_hosts}, got {host}")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise ValueError(f"--coordinator takes HOST:PORT, got {coordinator!r}")
+    if timeout < 1:
+        raise ValueError(f"--wait takes at least 1 second, got {timeout}")
+    # JAX's preemption service, which nothing here asks, would take SIGTERM for itself.
+    jax.config.update("jax_enable_preemption_service", False)
+    # Past its own limit JAX aborts the process, and with a stack trace at that.
+    watch = threading.Timer(timeout, _give_up, [coordinator, timeout])
+    watch.daemon = True
+    watch.start()
     try:
-        jax.distributed.initialize(coordinator, num_hosts, host)
+        jax.distributed.initialize(
+            coordinator,
+            num_hosts,
+            host,
+            initialization_timeout=timeout + _FAREWELL,
+            shutdown_timeout_seconds=_FAREWELL,
+        )
     except (ValueError, RuntimeError) as error:
         raise RuntimeError(
             f"can't join the other hosts ({error}): name them by --coordinator HOST:PORT, "
             "--num-hosts N and, on each, --host I"
         ) from error
+    finally:
+        watch.cancel()
+    counts = Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        raise RuntimeError(
+            f"the hosts have {', '.join(str(counts[i]) for i in sorted(counts))} devices: give "
+            "each as many (CPU cores count as devices: see XLA_FLAGS in docs/hosts.md)"
+        )
+
+
+def _give_up(coordinator: str | None, timeout: int) -> None:
+    where = f"at {coordinator}" if coordinator else "where JAX looked for them"
+    message = (
+        f"the hosts did not all meet {where} within {timeout} s: start the same command on every "
+        "host, each with its own --host, and see that the first one's port can be reached; --wait "
+        "gives them longer"
+    )
+    print(f"kltrust: error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def are_several() -> bool:
@@ -86,7 +134,8 @@ def on_first(function: Callable[[], T]) -> T:
         function: returns plain data, as JSON takes it.
 
     Raises:
-        RunError, RuntimeError, ValueError: what the first host raised, on all of them.
+        Exception: what the first host raised; on the others a RunError, a StorageError, a
+            ValueError or else a RuntimeError that says the same.
     """
     if not are_several():
         return function()
@@ -95,9 +144,9 @@ def on_first(function: Callable[[], T]) -> T:
     if is_first():
         try:
             answer = {"result": function()}
-        except (ValueError, RuntimeError) as error:
-            raised, answer = error, {"error": str(error), "kind": _kind(error)}
-    answer = json.loads(_broadcast_text(json.dumps(answer)))
+        except Exception as error:  # whatever it is: the others wait
+            raised, answer = error, _described(error)
+    answer = json.loads(_broadcast(json.dumps(answer).encode()))
     if raised is not None:
         raise raised
     if "error" in answer:
@@ -156,20 +205,24 @@ def shared(enter: Callable[[], Run]) -> Iterator[Run]:
     def facts() -> dict[str, Any]:
         nonlocal run
         run = enter()
-        return {"path": str(run.path), "config": run.config, "versions": run.versions}
+        return {
+            "path": str(run.path),
+            "config": run.config,
+            "versions": run.versions,
+            "marker": run._marker,
+        }
 
-    told = on_first(facts)
-    with _Shared(run, **told) as one_of_several:
+    with _Shared(on_first(facts), run) as one_of_several:
         yield one_of_several
 
 
 class _Shared(Run):
     """A run folder that one host writes to, and all know the state of."""
 
-    def __init__(self, run: Run | None, path: str, config: dict, versions: dict) -> None:
+    def __init__(self, facts: dict[str, Any], run: Run | None) -> None:
         self._run = run
-        self.path, self.config, self.versions = Path(path), config, versions
-        self._marker = on_first(lambda: self._first._marker)
+        self.path, self._marker = Path(facts["path"]), facts["marker"]
+        self.config, self.versions = facts["config"], facts["versions"]
 
     @property
     def _first(self) -> Run:
@@ -203,9 +256,9 @@ class _Shared(Run):
             state = self._first.restore(like, which)
 
         on_first(read)
-        data = jax.tree.map(_data_like, like) if state is None else jax.tree.map(_data, state)
-        sent = multihost_utils.broadcast_one_to_all(data)
-        return jax.tree.map(lambda x, y: _from_data(np.asarray(x), y), sent, like)
+        # As bytes: a sum over hosts, which a broadcast is, would turn -0.0 into 0.0.
+        data = jax.tree.map(_zeros, like) if state is None else jax.tree.map(_to_bytes, state)
+        return jax.tree.map(_from_bytes, multihost_utils.broadcast_one_to_all(data), like)
 
     def close(self) -> None:
         if self._run is not None:
@@ -227,43 +280,57 @@ _KINDS: dict[str, type[Exception]] = {
 }
 
 
-def _kind(error: Exception) -> str:
-    return next(name for name, kind in _KINDS.items() if isinstance(error, kind))
+def _described(error: Exception) -> dict[str, str]:
+    for name, kind in _KINDS.items():
+        if isinstance(error, kind):
+            return {"error": str(error), "kind": name}
+    return {"error": f"{type(error).__name__}: {error}", "kind": "RuntimeError"}
 
 
-def _broadcast_text(text: str) -> str:
-    """The first host's text, on all."""
-    data = np.frombuffer(text.encode(), np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    data = np.resize(data, length) if is_first() else np.zeros(length, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(data), np.uint8).tobytes().decode()
+def _broadcast(data: bytes) -> bytes:
+    """The first host's bytes, on all; the others' are of no account."""
+    length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(data))))
+    # Of few sizes, since each is a compilation.
+    buffer = np.zeros(1 << max(length - 1, 1023).bit_length(), np.uint8)
+    if is_first():
+        buffer[:length] = np.frombuffer(data, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer))[:length].tobytes()
 
 
 def _is_key(x: Any) -> bool:
     return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _data(x: Any) -> Any:
-    return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+def _layout(x: Any) -> tuple[tuple[int, ...], np.dtype]:
+    data = key_layout(x)[0] if _is_key(x) else x
+    return data.shape, np.dtype(data.dtype)
 
 
-def _data_like(x: Any) -> np.ndarray:
-    """Zeros in the place of what only the first host has."""
-    like = jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
-    return np.zeros(like.shape, like.dtype)
+def _zeros(like: Any) -> np.ndarray:
+    shape, dtype = _layout(like)
+    return np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
 
 
-def _from_data(data: np.ndarray, like: Any) -> Any:
+def _to_bytes(x: Any) -> np.ndarray:
+    data = np.asarray(jax.random.key_data(x) if _is_key(x) else x, order="C")
+    return data.reshape(-1).view(np.uint8)
+
+
+def _from_bytes(data: np.ndarray, like: Any) -> Any:
+    shape, dtype = _layout(like)
+    values = np.asarray(data).view(dtype).reshape(shape)
     if not _is_key(like):
-        return data
-    return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(like))
+        return values
+    return jax.random.wrap_key_data(jnp.asarray(values), impl=key_layout(like)[1])
 
 
 def _gather(x: Any) -> Any:
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return x if isinstance(x, jax.Array) and _is_key(x) else np.asarray(x)
-    data = _key_data(x) if _is_key(x) else x
-    return _from_data(np.asarray(multihost_utils.process_allgather(data, tiled=True)), x)
+    if not _is_key(x):
+        return multihost_utils.process_allgather(x, tiled=True)
+    data = multihost_utils.process_allgather(_key_data(x), tiled=True)
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(x))
 
 
 # Compiled: eagerly, nothing can be computed of an array that other hosts have parts of.
@@ -273,10 +340,5 @@ _key_data = jax.jit(jax.random.key_data)
 def _spread(x: Any, sharding: Sharding) -> jax.Array:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return x  # it is spread already
-    if not hasattr(x, "dtype") or not _is_key(x):
-        data = np.asarray(x)
-        return jax.make_array_from_callback(data.shape, sharding, lambda i: data[i])
-    data = np.asarray(jax.random.key_data(x))
-    spread = jax.make_array_from_callback(data.shape, sharding, lambda i: data[i])
-    wrap = jax.jit(jax.random.wrap_key_data, out_shardings=sharding, static_argnames="impl")
-    return wrap(spread, impl=str(jax.random.key_impl(x)))
+    data = x if hasattr(x, "dtype") and _is_key(x) else np.asarray(x)
+    return jax.make_array_from_callback(data.shape, sharding, lambda index: data[index])

@@ -118,16 +118,17 @@ def make_plan(
         devices: None takes JAX's.
 
     Raises:
-        ValueError: on a width or a shard that can't be.
+        ValueError: on a width or a shard that can't be, or if hosts are given different ones.
     """
     devices = list(devices or jax.devices())
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
+    plan = Plan(spec.name, spec.seeds, spec.settings, ())
+    hosts.check_same("the sweep", [plan.to_config(), width, shard])
     by_key: dict[str, list[int]] = {}
     for i, setting in enumerate(spec.settings):
         mine = range(i * len(spec.seeds), (i + 1) * len(spec.seeds))
         by_key.setdefault(static_key(setting.experiment), []).extend(mine)
-    plan = Plan(spec.name, spec.seeds, spec.settings, ())
     groups = []
     for runs in by_key.values():
         experiment = plan.setting(runs[0]).experiment

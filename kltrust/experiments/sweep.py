@@ -39,7 +39,6 @@ def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> 
         RuntimeError: if this jaxlib computes wrong numbers (see `canary`).
         StorageError: if the folder can't be used; nothing was overwritten.
     """
-    hosts.check_same("the plan", plan.to_config())
     _prepare(plan)
     with hosts.shared(lambda: Run.create(path, plan.to_config())) as run:
         return _run_groups(run, plan, progress or Silent())

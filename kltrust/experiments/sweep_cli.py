@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from kltrust.experiments.cli_common import Switch, naming
+from kltrust.experiments.cli_common import HostFlags, Switch, all_hosts, are_several, naming
 
 if TYPE_CHECKING:
     from kltrust.experiments.plan import Plan
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sweep:
+class _Sweep(HostFlags):
     """Run a grid of experiments, each static group in one compilation.
 
     The runs are spread over all devices. SPEC is a TOML file (see benchmarks/specs); an interrupted
@@ -45,14 +44,6 @@ class _Sweep:
     """With --dry-run: compile every group and try two iterations, to tell time and memory."""
     quiet: Switch = False
     """Print nothing but the result."""
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """Several hosts: where the first one listens. The same command on all, but for --host."""
-    num_hosts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Several hosts: how many there are."""
-    host: Annotated[int | None, tyro.conf.arg(metavar="I")] = None
-    """Several hosts: the number of this one, from 0, which reads and writes the folder."""
-    distributed: Switch = False
-    """Several hosts that SLURM, Open MPI or a TPU pod started: JAX finds out the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +131,14 @@ def _resume(options: _Sweep) -> int:
 
     folder = options.resume or Path()
     # Of several hosts, only the first has the folder.
-    config = {} if _several(options) else Record(folder).config
+    config = {} if are_several(options) else Record(folder).config
     with _devices(options, sum(len(g["runs"]) for g in config.get("groups", [{"runs": [0]}]))):
-        from kltrust.experiments import sweep
+        from kltrust.experiments import hosts, sweep
         from kltrust.experiments.sweep_tables import dry_run
 
         if options.dry_run:
-            _print(dry_run(sweep.plan_of(Record(folder))))
+            if hosts.is_first():
+                _print(dry_run(sweep.plan_of(Record(folder))))
             return 0
         with naming(folder, "sweep"):
             return _conclude(sweep.resume(folder, progress=_progress(options.quiet)))
@@ -166,30 +158,18 @@ def _default_out(plan: Plan) -> Path:
     return Path("runs") / f"{plan.name}{part}"
 
 
-def _several(options: _Sweep) -> bool:
-    named = (options.coordinator, options.num_hosts, options.host)
-    return options.distributed or any(option is not None for option in named)
-
-
 @contextlib.contextmanager
 def _devices(options: _Sweep, num_runs: int) -> Iterator[None]:
     """All cores of all hosts; on accelerators, compilations that a second sweep finds again."""
     from kltrust.experiments import devices
 
-    if not _several(options):
+    if are_several(options):
+        with all_hosts(options):
+            _keep_compilations()
+            yield
+    else:
         devices.use_all_cores(num_runs)
         _keep_compilations()
-        yield
-        return
-    # Every host makes as many devices of its cores, however many runs there are.
-    devices.use_all_cores(sys.maxsize)
-    from kltrust.experiments import hosts
-
-    if options.distributed and options.coordinator is not None:
-        raise ValueError("--distributed finds the hosts by itself: leave --coordinator out")
-    hosts.join(options.coordinator, options.num_hosts, options.host)
-    _keep_compilations()
-    with hosts.only_first_prints():
         yield
 
 
