@@ -24,6 +24,7 @@ def fit_value(
     num_epochs: int,
     num_minibatches: int,
     clip_eps: Number,
+    num_blocks: int = 1,
 ) -> tuple[Params, PyTree]:
     """Regression of the critic on its targets; ``data`` is (obs, old value, target) of [N, ...]."""
 
@@ -38,7 +39,7 @@ def fit_value(
         return (optax.apply_updates(params, updates), opt_state), None
 
     def epoch(carry: tuple, key: Array) -> tuple:
-        return minibatch_epoch(step, carry, data, key, num_minibatches)
+        return minibatch_epoch(step, carry, data, key, num_minibatches, num_blocks)
 
     return jax.lax.scan(epoch, (params, opt_state), jax.random.split(key, num_epochs))[0]
 

@@ -37,6 +37,7 @@ from kltrust.rollout import (
 from kltrust.types import (
     ActorCritic,
     Array,
+    Blocks,
     Env,
     Number,
     Params,
@@ -158,6 +159,7 @@ def make_learner(
     normalize_advantages: bool = True,
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
+    minibatch_blocks: int = 1,
     planned_iterations: Number | None = None,
 ) -> Learner:
     """One iteration of policy optimisation as a pure function of its state.
@@ -180,6 +182,8 @@ def make_learner(
         normalize_advantages: to mean 0 and deviation 1 over the whole batch.
         normalize_observations: by running moments, frozen within an iteration.
         normalize_rewards: divide by the deviation of the running discounted return.
+        minibatch_blocks: the environments in so many blocks, of each of which every minibatch
+            takes as many rows. For one run that is spread over devices, at least one a device.
         planned_iterations: what a schedule's fraction is a fraction of.
 
     Raises:
@@ -190,6 +194,7 @@ def make_learner(
         num_steps=num_steps,
         value_epochs=value_epochs,
         value_minibatches=value_minibatches,
+        minibatch_blocks=minibatch_blocks,
     )
     check(
         gamma=(gamma, True),
@@ -202,10 +207,17 @@ def make_learner(
     for name, number in (("gamma", gamma), ("gae_lambda", gae_lambda)):
         if not isinstance(number, jax.core.Tracer) and float(number) > 1:
             raise ValueError(f"{name} must be at most 1, got {number}")
-    if num_envs * num_steps % value_minibatches:
+    if num_envs % minibatch_blocks:
+        raise ValueError(
+            f"minibatch_blocks={minibatch_blocks} does not divide num_envs={num_envs}: take "
+            "a multiple of it"
+        )
+    block_size = num_envs * num_steps // minibatch_blocks
+    if block_size % value_minibatches:
+        part = "" if minibatch_blocks == 1 else f" / minibatch_blocks = {minibatch_blocks}"
         raise ValueError(
             f"value_minibatches={value_minibatches} does not divide the batch of "
-            f"num_envs * num_steps = {num_envs * num_steps} rows"
+            f"num_envs * num_steps{part} = {block_size} rows"
         )
     scheduled = not isinstance(update, PolicyUpdate) or callable(value_learning_rate)
     if scheduled and planned_iterations is None:
@@ -273,7 +285,7 @@ def make_learner(
 
         policy_batch = make_batch(
             agent.policy, state.policy_params, obs_seen, transition.action, advantage
-        )
+        )._replace(blocks=Blocks(minibatch_blocks))
         policy_params, update_state, extra = algorithm.update(
             agent.policy, state.policy_params, state.update_state, policy_batch, update_key
         )
@@ -287,6 +299,7 @@ def make_learner(
             num_epochs=value_epochs,
             num_minibatches=value_minibatches,
             clip_eps=value_clip_eps,
+            num_blocks=minibatch_blocks,
         )
 
         episode_return, episode_length, episodes = count_episodes(

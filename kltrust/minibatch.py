@@ -63,6 +63,7 @@ def minibatch_epoch(
     data: PyTree,
     key: Array,
     num_minibatches: int,
+    num_blocks: int = 1,
 ) -> tuple[Carry, Any]:
     """One pass over the data: ``step(carry, minibatch) -> (carry, out)`` for each part of it.
 
@@ -72,6 +73,8 @@ def minibatch_epoch(
         data: a pytree of [N, ...]; distributions are pytrees too.
         key: gives the order.
         num_minibatches: 1 passes the whole batch in its own order.
+        num_blocks: the rows fall into so many blocks, one after the other, and a minibatch takes
+            as many of each: where a device has whole blocks, it takes its own rows alone.
 
     Returns:
         (carry, outs stacked over minibatches).
@@ -80,19 +83,36 @@ def minibatch_epoch(
         ValueError: if N does not divide.
     """
     size = tree.leading_size(data)
-    if num_minibatches < 1 or size % num_minibatches:
+    if size % num_blocks:
+        raise ValueError(f"a batch of {size} rows does not fall into {num_blocks} equal blocks")
+    if num_minibatches < 1 or size // num_blocks % num_minibatches:
+        size //= num_blocks
         divisors = [d for d in range(1, size + 1) if size % d == 0]
         nearest = sorted(sorted(divisors, key=lambda d: abs(d - num_minibatches))[:2])
+        what, per = ("a batch", "") if num_blocks == 1 else ("a block", f" / {num_blocks}")
         raise ValueError(
-            f"a batch of {size} rows (num_envs * num_steps) does not divide into "
+            f"{what} of {size} rows (num_envs * num_steps{per}) does not divide into "
             f"{num_minibatches} minibatches: choose num_minibatches among the divisors of {size}, "
             f"{' or '.join(map(str, nearest))}, say"
         )
     if num_minibatches == 1:
         carry, out = step(carry, data)
         return carry, jax.tree.map(lambda x: x[None], out)
-    order = random_order(key, size).reshape(num_minibatches, -1)
-    return jax.lax.scan(lambda c, index: step(c, tree.take(data, index)), carry, order)
+    if num_blocks == 1:
+        order = random_order(key, size).reshape(num_minibatches, -1)
+        return jax.lax.scan(lambda c, index: step(c, tree.take(data, index)), carry, order)
+
+    blocks = jax.tree.map(lambda x: x.reshape(num_blocks, -1, *x.shape[1:]), data)
+    keys = jax.random.split(key, num_blocks)
+    orders = jax.vmap(lambda k: random_order(k, size // num_blocks))(keys)
+    orders = orders.reshape(num_blocks, num_minibatches, -1).swapaxes(0, 1)
+
+    def of_blocks(carry: Carry, index: Array) -> tuple[Carry, Any]:
+        # Block by block, so that no index can point into another device's rows.
+        parts = jax.vmap(tree.take)(blocks, index)
+        return step(carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts))
+
+    return jax.lax.scan(of_blocks, carry, orders)
 
 
 def adam(learning_rate: Number, max_grad_norm: Number) -> optax.GradientTransformation:

@@ -52,14 +52,17 @@ def rollout(
     num_envs = jax.tree.leaves(obs)[0].shape[0]
     # All keys at once: one vectorised hash outside the loop, not two small ones in every step.
     keys = jax.random.split(key, (num_steps, num_envs + 1))
+    # Told apart out here: where environments are spread over devices, a cut through their keys
+    # is communication.
+    act_keys, env_keys = keys[:, 0], keys[:, 1:]
 
-    def step(carry: tuple[PyTree, PyTree], keys: Array) -> tuple[tuple[PyTree, PyTree], Any]:
+    def step(carry: tuple[PyTree, PyTree], keys: _Pair) -> tuple[tuple[PyTree, PyTree], Any]:
         state, obs = carry
         action = act(obs, keys[0])
-        state, new_obs, outcome = jax.vmap(env.step)(keys[1:], state, action)
+        state, new_obs, outcome = jax.vmap(env.step)(keys[1], state, action)
         return (state, new_obs), record(Transition(obs, action, *outcome))
 
-    return jax.lax.scan(step, (state, obs), keys)
+    return jax.lax.scan(step, (state, obs), (act_keys, env_keys))
 
 
 def episode_returns(

@@ -6,6 +6,7 @@ environment-major, A actions, ``*O`` an observation's shape, ``*E`` any leading 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -139,6 +140,17 @@ class Transition(NamedTuple):
     next_obs: PyTree
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How many equal parts the rows of a batch fall into, one after the other; static.
+
+    Of a run whose environments are spread over devices, every device has whole blocks.
+    """
+
+    number: int = 1
+
+
 class PolicyBatch(NamedTuple):
     """All that an algorithm may look at. The leading axis counts independent units.
 
@@ -149,6 +161,7 @@ class PolicyBatch(NamedTuple):
         old: the behaviour policy's distribution at ``obs``, every leaf [N, ...].
         weight: [N] non-negative, or None for all ones: rows of weight 0 are padding. Their
             advantage may hold anything; their obs and action must be finite.
+        blocks: minibatches take as many rows of each.
     """
 
     obs: PyTree
@@ -156,6 +169,7 @@ class PolicyBatch(NamedTuple):
     advantage: Array
     old: Any
     weight: Array | None = None
+    blocks: Blocks = Blocks()
 
 
 class PolicyUpdate(NamedTuple):

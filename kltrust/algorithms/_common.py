@@ -148,7 +148,9 @@ def fit_by_minibatches(
     def epoch(carry: tuple, key: Array) -> tuple:
         def advance(carry: tuple) -> tuple:
             current, applied, _ = carry
-            proposal, _ = minibatch_epoch(step, current, batch, key, num_minibatches)
+            proposal, _ = minibatch_epoch(
+                step, current, batch, key, num_minibatches, batch.blocks.number
+            )
             kl = jax.lax.cond(
                 jnp.isposinf(max_kl),
                 lambda: jnp.zeros((), batch.advantage.dtype),

@@ -25,9 +25,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from kltrust.experiments import versions
 from kltrust.experiments.checkpoint import key_layout
 from kltrust.experiments.files import StorageError
-from kltrust.experiments.record import RunError
+from kltrust.experiments.record import Record, RunError
 from kltrust.experiments.store import Run
 from kltrust.experiments.tables import Columns
 from kltrust.types import PyTree
@@ -177,16 +178,32 @@ def check_same(what: str, value: Any) -> None:
         )
 
 
+def check_versions() -> None:
+    """Refuses hosts that would compute something else.
+
+    Raises:
+        ValueError: on all hosts, if they differ in a version or in JAX's precision.
+    """
+    now = versions.snapshot()
+    same = ("packages", "commit", "x64", "matmul_precision")
+    check_same("a version", {name: now[name] for name in same})
+
+
 def to_host(arrays: PyTree) -> PyTree:
     """All arrays as NumPy's (keys stay JAX's, on this host alone), from whatever hosts they are."""
     return jax.device_get(arrays) if not are_several() else jax.tree.map(_gather, arrays)
 
 
-def put(arrays: PyTree, sharding: Sharding) -> PyTree:
-    """Spreads arrays that every host has, whole, over the devices of all."""
+def put(arrays: PyTree, shardings: PyTree) -> PyTree:
+    """Spreads arrays that every host has, whole, over the devices of all.
+
+    Args:
+        arrays: a pytree; what is spread already stays as it is.
+        shardings: a prefix of it.
+    """
     if not are_several():
-        return jax.device_put(arrays, sharding)
-    return jax.tree.map(lambda x: _spread(x, sharding), arrays)
+        return jax.device_put(arrays, shardings)
+    return jax.tree.map(_spread, arrays, jax.tree.broadcast(shardings, arrays))
 
 
 @contextlib.contextmanager
@@ -214,6 +231,11 @@ def shared(enter: Callable[[], Run]) -> Iterator[Run]:
 
     with _Shared(on_first(facts), run) as one_of_several:
         yield one_of_several
+
+
+def record_of(run: Run) -> Record:
+    """To look at; on other hosts than the first, which has the folder, what they know of it."""
+    return Record(run.path) if is_first() else run
 
 
 class _Shared(Run):

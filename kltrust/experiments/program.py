@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kltrust.environments import make
 from kltrust.experiments import hosts
-from kltrust.experiments.lanes import AXIS, COMPILER_OPTIONS, over_lanes
+from kltrust.experiments.lanes import AXIS, COMPILER_OPTIONS, over_lanes, padded_size
 from kltrust.experiments.registry import factory_of
 from kltrust.experiments.settings import Experiment, annealed
 from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
@@ -117,10 +117,12 @@ def check_values(experiment: Experiment) -> Parts:
     if parts.env.max_steps is None:
         raise ValueError(f"{experiment.env} has no time limit: wrap it with one to evaluate on it")
     minibatches = getattr(experiment.update, "num_minibatches", 1)
-    if experiment.batch_size % minibatches:
+    blocks = experiment.learner.minibatch_blocks
+    if experiment.batch_size // blocks % minibatches:
+        part = "" if blocks == 1 else f" / minibatch_blocks = {blocks}"
         raise ValueError(
-            f"num_minibatches={minibatches} does not divide the batch of num_envs * num_steps = "
-            f"{experiment.batch_size} rows: choose one of its divisors"
+            f"num_minibatches={minibatches} does not divide the batch of num_envs * num_steps"
+            f"{part} = {experiment.batch_size // blocks} rows: choose one of its divisors"
         )
     return parts
 
@@ -202,6 +204,10 @@ class Program:
     def num_chunks(self) -> int:
         """Chunks until the budget is spent; the last may be shorter."""
         return -(-self.experiment.num_iterations // self.chunk_length)
+
+    def padded_size(self, number: int) -> int:
+        """How many lanes it takes so many as: see `lanes.padded_size`."""
+        return padded_size(number, self.width, self.mesh)
 
     def init(self, settings: Settings, keys: Array) -> LearnerState:
         """Fresh states for lanes with these keys [L]."""

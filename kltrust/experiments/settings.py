@@ -212,6 +212,8 @@ class LearnerSettings:
     """Standardise observations by running moments, frozen within an iteration."""
     normalize_rewards: bool = False
     """Divide rewards by the deviation of the running discounted return."""
+    minibatch_blocks: int = 1
+    """Environments in so many blocks, of each of which every minibatch takes as many rows."""
 
 
 @dataclass(frozen=True)

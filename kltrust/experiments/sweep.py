@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kltrust.experiments import canary, hosts, versions
+from kltrust.experiments import canary, hosts
 from kltrust.experiments.plan import Group, Plan
 from kltrust.experiments.program import validate
 from kltrust.experiments.record import RUN, Record, RunError
@@ -53,7 +53,7 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
     with hosts.shared(lambda: Run.open(path)) as run:
         plan = plan_of(run)
         if run.finished:
-            return _record(run)
+            return hosts.record_of(run)
         _prepare(plan)
         return _run_groups(run, plan, progress or Silent())
 
@@ -96,9 +96,7 @@ def group_config(plan: Plan, group: Group) -> dict[str, Any]:
 
 
 def _prepare(plan: Plan) -> None:
-    now = versions.snapshot()
-    same = ("packages", "commit", "x64", "matmul_precision")
-    hosts.check_same("a version", {name: now[name] for name in same})
+    hosts.check_versions()
     for group in plan.groups:
         validate(plan.experiment(group))
     canary.check()
@@ -114,12 +112,7 @@ def _run_groups(run: Run, plan: Plan, progress: Progress) -> Record:
         run.finish({"broken": broken})
     finally:
         progress.end()
-    return _record(run)
-
-
-def _record(run: Run) -> Record:
-    """To look at; what other hosts know of it, where only the first has the folder."""
-    return Record(run.path) if hosts.is_first() else run
+    return hosts.record_of(run)
 
 
 def _run_group(

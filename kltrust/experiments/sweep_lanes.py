@@ -56,7 +56,7 @@ class Lanes:
         self.number = len(group.runs)
         mesh = lanes.make_mesh(self.number, group.width)
         self.program = Program(self.experiment, mesh, group.width, group.chunk_length, freeze=True)
-        self.size = lanes.padded_size(self.number, group.width, mesh)
+        self.size = self.program.padded_size(self.number)
         # By the seed alone: common random numbers for all settings and algorithms.
         seeds = np.asarray([plan.seed(run) for run in group.runs])
         experiments = [plan.setting(run).experiment for run in group.runs]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from kltrust.experiments import devices, presets, settings
-from kltrust.experiments.cli_common import WIDE, Switch, naming
+from kltrust.experiments.cli_common import (
+    WIDE,
+    HostFlags,
+    Switch,
+    all_hosts,
+    are_several,
+    naming,
+)
 from kltrust.experiments.settings import (
     BudgetSettings,
     Experiment,
@@ -41,13 +49,13 @@ _CONFIG = (tyro.conf.OmitArgPrefixes,)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Resume:
+class _Resume(HostFlags):
     """Go on with an interrupted training; it ends with the bits of one that never stopped.
 
     Its settings and seeds are those of the run folder.
     """
 
-    resume: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    resume: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path()
     """The run folder."""
     quiet: Switch = False
     """Print nothing but the result."""
@@ -96,14 +104,30 @@ def train(arguments: list[str]) -> int:
         raise ValueError(f"--seeds must be at least 1, got {parsed.seeds}")
     seeds = [parsed.seed + i for i in range(parsed.seeds)]
     out = parsed.out or _default_out(start, parsed.seed)
-    devices.use_all_cores(len(seeds))
+    parts = experiment.learner.num_envs if parsed.spread_envs else len(seeds)
+    with _devices(parsed, parts):
+        from kltrust.experiments import training
 
-    from kltrust.experiments import training
+        with naming(out, "train"):
+            record = training.train(
+                experiment,
+                seeds,
+                out,
+                width=parsed.width or None,
+                spread=parsed.spread_envs,
+                progress=_progress(parsed.quiet),
+            )
+        return _conclude(record)
 
-    width, progress = parsed.width or None, _progress(parsed.quiet)
-    with naming(out, "train"):
-        record = training.train(experiment, seeds, out, width=width, progress=progress)
-    return _conclude(record)
+
+@contextlib.contextmanager
+def _devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
+    if are_several(flags):
+        with all_hosts(flags):
+            yield
+    else:
+        devices.use_all_cores(num_parts)
+        yield
 
 
 def _explain_missing(arguments: list[str]) -> None:
@@ -175,6 +199,16 @@ def _train_options(start: Experiment, origin: str) -> type:
             ],
             0,
         ),
+        (
+            "spread_envs",
+            Annotated[
+                Switch,
+                tyro.conf.arg(
+                    help="One large run: its environments, not its seeds, over all devices."
+                ),
+            ],
+            False,
+        ),
         ("quiet", Annotated[Switch, tyro.conf.arg(help="Print nothing but the result.")], False),
         ("update", type(start.update), start.update),
         ("budget", BudgetSettings, start.budget),
@@ -182,7 +216,7 @@ def _train_options(start: Experiment, origin: str) -> type:
         ("network", NetworkSettings, start.network),
     ]
     made = [(name, kind, dataclasses.field(default=value)) for name, kind, value in fields]
-    return dataclasses.make_dataclass("Train", made, frozen=True)
+    return dataclasses.make_dataclass("Train", made, bases=(HostFlags,), frozen=True)
 
 
 def _shown(env_params: dict[str, Any]) -> str:
@@ -200,20 +234,34 @@ def _resume(arguments: list[str]) -> int:
         )
     from kltrust.experiments.record import Record
 
-    record = Record(parsed.resume)
-    devices.use_all_cores(len(record.config.get("seeds", [0])))
-    from kltrust.experiments import training
+    several, num_parts = are_several(parsed), 1
+    if not several:  # of several hosts, only the first has the folder
+        config = Record(parsed.resume).config
+        num_parts = len(config.get("seeds", [0]))
+        if config.get("spread"):
+            num_parts = config["experiment"]["learner"]["num_envs"]
+    with _devices(parsed, num_parts):
+        from kltrust.experiments import hosts, training
 
+        if hosts.is_first() and (Path(parsed.resume) / "run.json").exists():
+            _tell_changes(Record(parsed.resume))
+        with naming(parsed.resume, "train"):
+            finished = training.resume(parsed.resume, progress=_progress(parsed.quiet))
+        return _conclude(finished)
+
+
+def _tell_changes(record: Any) -> None:
     if record.finished:
         print(f"{record.path} is finished already")
     for name, (then, now) in record.changes().items():
         print(f"note: {name} was {then!r}, is {now!r}: the bits may differ", file=sys.stderr)
-    with naming(parsed.resume, "train"):
-        finished = training.resume(parsed.resume, progress=_progress(parsed.quiet))
-    return _conclude(finished)
 
 
 def _conclude(record: Any) -> int:
+    from kltrust.experiments import hosts
+
+    if not hosts.is_first():
+        return 0
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -264,7 +312,9 @@ def _env_params(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _progress(quiet: bool) -> Any:
-    if quiet:
+    from kltrust.experiments import hosts
+
+    if quiet or not hosts.is_first():
         return None
     from kltrust.experiments.progress import ConsoleProgress
 

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from kltrust.experiments import canary, lanes, tables
+from kltrust.experiments import canary, hosts, lanes, tables
 from kltrust.experiments.program import Program, build, traced_settings, validate
 from kltrust.experiments.record import Record, RunError
 from kltrust.experiments.settings import Experiment
+from kltrust.experiments.spread import SpreadProgram, with_blocks
 from kltrust.experiments.store import Run
 from kltrust.types import Array, PyTree
 
@@ -84,6 +85,7 @@ def train(
     path: str | Path,
     *,
     width: int | None = None,
+    spread: bool = False,
     progress: Progress | None = None,
 ) -> Record:
     """Trains one run per seed in one program and keeps everything in the folder ``path``.
@@ -94,6 +96,7 @@ def train(
         path: a folder that does not exist, or is empty.
         width: lanes per block, see `lanes`; part of what decides the bits. None chooses and
             records it.
+        spread: one run, its environments over all devices; see `spread`.
         progress: is told what happens.
 
     Returns:
@@ -111,17 +114,22 @@ def train(
         raise ValueError(f"a seed must be at least 0 and below 2^31, got {bad[0]}")
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
-    validate(experiment)
-    canary.check()
+    if spread and (len(seeds) > 1 or width):
+        raise ValueError(
+            "a run is spread alone: give it one seed and no width, or spread the runs instead"
+        )
+    experiment = with_blocks(experiment) if spread else experiment
     width = width or min(DEFAULT_WIDTH, -(-len(seeds) // len(jax.devices())))
-    program = Program(experiment, lanes.make_mesh(len(seeds), width), width)
     config = {
         "experiment": experiment.to_dict(),
         "seeds": list(seeds),
         "width": width,
-        "chunk_length": program.chunk_length,
+        "spread": spread,
     }
-    with Run.create(path, config) as run:
+    hosts.check_same("the training", config)
+    program = _prepare(config, experiment)
+    config["chunk_length"] = program.chunk_length
+    with hosts.shared(lambda: Run.create(path, config)) as run:
         return _advance(run, program, seeds, None, progress or Silent())
 
 
@@ -132,17 +140,25 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
         StorageError: if there is no run, another process has it, or its checkpoint is damaged.
         NonFiniteError: as in `train`.
     """
-    with Run.open(path) as run:
+    with hosts.shared(lambda: Run.open(path)) as run:
         if run.finished:
-            return Record(path)
+            return hosts.record_of(run)
         experiment, seeds = experiment_of(run), run.config["seeds"]
-        validate(experiment)
-        canary.check()
-        width = run.config["width"]
-        mesh = lanes.make_mesh(len(seeds), width)
-        program = Program(experiment, mesh, width, run.config["chunk_length"])
+        program = _prepare(run.config, experiment)
         state = restore_states(run, experiment) if run.last_chunk >= 0 else None
         return _advance(run, program, seeds, state, progress or Silent())
+
+
+def _prepare(config: dict[str, Any], experiment: Experiment) -> Program:
+    """All checks, and then the program, which has compiled nothing yet."""
+    validate(experiment)
+    hosts.check_versions()
+    canary.check()
+    chunk_length = config.get("chunk_length")
+    if config.get("spread"):
+        return SpreadProgram(experiment, chunk_length)
+    mesh = lanes.make_mesh(len(config["seeds"]), config["width"])
+    return Program(experiment, mesh, config["width"], chunk_length)
 
 
 def experiment_of(record: Record) -> Experiment:
@@ -174,7 +190,7 @@ def _advance(
     run: Run, program: Program, seeds: Sequence[int], state: PyTree, progress: Progress
 ) -> Record:
     experiment, settings = program.experiment, traced_settings(program.experiment)
-    size = lanes.padded_size(len(seeds), program.width, program.mesh)
+    size = program.padded_size(len(seeds))
     train_keys, eval_keys = lane_keys(np.asarray(seeds))
     eval_keys = lanes.pad(eval_keys, size)
     progress.start(experiment, seeds, run.path)
@@ -196,7 +212,7 @@ def _advance(
             metrics = jax.tree.map(lambda x: x[: len(seeds)], metrics)
             train_seconds, train_compile = clock.lap()
             check_finite(metrics, seeds, done)
-            returns = jax.device_get(program.evaluate(settings, state, eval_keys))
+            returns = hosts.to_host(program.evaluate(settings, state, eval_keys))
             eval_seconds, eval_compile = clock.lap()
             rows = tables.to_rows(metrics, seeds, done)
             rows["env_steps"] = (rows["iteration"] + 1) * experiment.batch_size
@@ -205,7 +221,7 @@ def _advance(
             run.commit(
                 chunk,
                 rows,
-                lanes.drop_padding(state, len(seeds)),
+                lanes.to_host(state, len(seeds)),
                 evaluation=evaluation,
                 score=score,
                 seconds={
@@ -226,10 +242,10 @@ def _advance(
                     steps_per_second=steps / train_seconds,
                 )
             )
-        run.finish(_summary(run))
+        run.finish(_summary(run) if hosts.is_first() else None)
     finally:
         progress.end()
-    return Record(run.path)
+    return hosts.record_of(run)
 
 
 class _Clock:
