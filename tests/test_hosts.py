@@ -170,6 +170,30 @@ def test_a_host_is_killed_and_both_go_on_later(alone, toy, tmp_path):
     assert_same_states(Record(path), alone)
 
 
+LARGE = """
+train trpo CartPole-v1 --preset none --spread-envs --minibatch-blocks 4 --num-envs 8 --num-steps 16
+--total-steps 128 --num-evals 1 --eval-episodes 2 --value-epochs 1 --value-minibatches 4
+--hidden 8 --cg-iters 3 --quiet
+"""
+
+
+def test_a_large_run_over_two_hosts(tmp_path):
+    paths = tmp_path / "alone", tmp_path / "two"
+    assert cli.main([*LARGE.split(), "--out", str(paths[0])]) == 0
+    (status, out, err), (status1, out1, err1) = on_two_hosts(
+        COMMAND, *LARGE.split(), "--out", str(paths[1]), *FLAGS
+    )
+    assert (status, status1) == (0, 0), err + err1
+    assert "final return" in out
+    assert out1 == ""
+    one, two = map(Record, paths)
+    assert one.config == two.config
+    assert one.summary["final_mean_return"] == two.summary["final_mean_return"]
+    difference = two.metrics().astype(float) - one.metrics().astype(float)
+    assert difference.abs().max().max() < 1e-5
+    assert one.metrics().kl[0] > 1e-3
+
+
 def raising(error):
     raise error
 
