@@ -39,7 +39,7 @@ def train_lane(_, key):
 @functools.cache
 def compiled(mesh):
     mapped = lanes.over_lanes(train_lane, mesh, WIDTH)
-    return jax.jit(mapped, compiler_options=lanes.COMPILER_OPTIONS)
+    return jax.jit(mapped, compiler_options=lanes.compiler_options(mesh))
 
 
 def train_seeds(seeds):

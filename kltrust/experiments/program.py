@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kltrust.environments import make
 from kltrust.experiments import hosts
-from kltrust.experiments.lanes import AXIS, COMPILER_OPTIONS, over_lanes, padded_size
+from kltrust.experiments.lanes import AXIS, compiler_options, over_lanes, padded_size
 from kltrust.experiments.registry import factory_of
 from kltrust.experiments.settings import Experiment, annealed
 from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
@@ -263,7 +263,7 @@ class Program:
         return jax.jit(
             lambda everywhere, own, given: mapped(everywhere, (own, given)),
             donate_argnums=(2,) if name == "chunk" else (),
-            compiler_options=COMPILER_OPTIONS,
+            compiler_options=compiler_options(self.mesh),
         )
 
 
