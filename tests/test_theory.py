@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from kltrust import algorithms, tabular, tree
+from kltrust.advantages import gae
 from kltrust.divergences import categorical_kl, total_variation
 from kltrust.fisher import fisher_vector_product
 from kltrust.solvers import conjugate_gradient
@@ -456,6 +457,60 @@ def test_sixteen_pulls_of_a_bandit(noise, least, most):
     assert least <= (change < -1e-15).mean() <= most
 
 
+@functools.cache
+def harms(num_samples):
+    """`tabular.harm` against the region and the step size, for a policy that two states share.
+
+    It has climbed a while: from the uniform policy most directions lead up.
+    """
+
+    def curves():
+        mdp = tabular.garnet(jax.random.key(2), 3, 3, branching=2, gamma=0.9)
+        policy, uniform = tabular.aggregated_policy(jnp.array([0, 1, 1]), 2, 3)
+
+        def climb(p, _):
+            return p + 0.3 * tabular.policy_gradient(mdp, policy, p), None
+
+        params, _ = jax.lax.scan(climb, uniform, length=50)
+        sizes = {"num_updates": 300, "num_samples": num_samples, "noise": 0.3}
+
+        def against(factory, setting, values):
+            def at(value):
+                algorithm = factory(**{setting: value})
+                return tabular.harm(mdp, policy, params, algorithm, jax.random.key(3), **sizes)
+
+            return jax.vmap(at)(jnp.asarray(values))
+
+        return (
+            against(algorithms.npg, "target_kl", [1e-4, 1e-2, 0.5]),
+            against(algorithms.vanilla_pg, "learning_rate", [0.0, 0.1, 30.0]),
+        )
+
+    return quick(curves)()
+
+
+def test_larger_regions_and_smaller_batches_hurt_more_often():
+    (few, _), (many, _) = harms(16), harms(256)
+    for curve in (few, many):
+        assert curve.share[0] <= curve.share[1] < curve.share[2]
+        assert (np.diff(curve.mean_kl) > 0).all()
+        assert (np.diff(curve.worst_change) < 0).all()
+    assert (few.share > many.share + 0.1).all()
+    # A region too large for what sixteen samples know: on average it hurts. Not for 256.
+    assert few.mean_change[2] < 0 < few.mean_change[1]
+    assert many.mean_change[2] > many.mean_change[1]
+
+
+def test_no_step_no_harm():
+    _, curve = harms(16)
+    assert curve.share[0] == curve.mean_kl[0] == 0
+    assert abs(curve.mean_change[0]) < 1e-13
+    # But however small the step is: some are in the wrong direction, and only its size is small.
+    assert curve.share[1] > 0.1
+    assert curve.share[2] >= curve.share[1]
+    assert abs(curve.worst_change[1]) < 0.1 * abs(curve.worst_change[2])
+
+
 @pytest.mark.parametrize(("step", "diverges"), [(0.9, False), (1.1, True)])
 def test_a_gaussian_bandit_diverges_beyond_a_step_of_one(step, diverges):
     """E[-(a - 2)^2] over a ~ N(m, 1) is -(m - 2)^2 - 1; its curvature bounds the step."""
@@ -783,3 +838,140 @@ def test_the_natural_step_does_not_see_an_affine_change_of_parameters():
     (natural, vanilla), (other_natural, other_vanilla) = steps(features), steps(features @ change)
     np.testing.assert_allclose(other_natural, natural, rtol=1e-7)
     assert total_variation(other_vanilla, vanilla).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["ppo_clip", "ppo_penalty", "mdpo"])
+def test_the_optimiser_of_the_ppos_does_see_it(name):
+    """The control of the test above: their objectives don't see the parameters, but Adam does."""
+    mdp, _, _ = a_pair(1, 0.9)
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(4, 3, 4)))
+    change = rng.normal(size=(4, 4)) + 2 * np.eye(4)
+    settings = {"learning_rate": 0.05, "num_epochs": 5, "num_minibatches": 1}
+    algorithm = getattr(algorithms, name)(max_grad_norm=jnp.inf, **settings)
+
+    @quick
+    def step(phi):
+        policy, params = tabular.linear_policy(phi)
+        batch = tabular.exact_batch(mdp, policy, params)
+        new, _, _ = algorithm.update(
+            policy, params, algorithm.init(params), batch, jax.random.key(0)
+        )
+        return tabular.probabilities(policy, new, 4)
+
+    plain = step(features)
+    assert total_variation(step(features @ change), plain).max() > 0.01
+    # A rotation is enough, which leaves every length what it was.
+    rotation, _ = np.linalg.qr(change)
+    assert total_variation(step(features @ rotation), plain).max() > 0.01
+    # Not so the order of the coordinates.
+    np.testing.assert_allclose(step(features[..., ::-1]), plain, rtol=1e-9)
+
+
+# --- what sampling does ---------------------------------------------------------------------------
+
+
+@functools.cache
+def moments():
+    return jax.jit(tabular.gae_moments, static_argnums=4, compiler_options=QUICK)
+
+
+def wrong_critic(mdp, pi):
+    return solve(mdp, pi).value + jnp.asarray(np.random.default_rng(0).normal(size=4))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.6, 1.0])
+def test_gaes_moments_by_listing_trajectories(lam):
+    """All continuations of three steps, each with `gae` and its probability."""
+    mdp, pi, _ = a_pair(4, 0.9)
+    value = wrong_critic(mdp, pi)
+    found = moments()(mdp, pi, value, lam, 3)
+    transition, reward, p, v = (np.asarray(x) for x in (mdp.transition, mdp.reward, pi, value))
+    paths = np.array(list(np.ndindex(3, 4, 3, 4, 3, 4)))  # a0 s1 a1 s2 a2 s3
+    never = jnp.zeros((3, len(paths)), bool)
+    for s0 in range(4):
+        states = np.stack([np.full(len(paths), s0), *paths[:, 1::2].T])
+        actions = paths[:, ::2].T
+        estimate = gae(
+            jnp.asarray(reward[states[:-1], actions]),
+            jnp.asarray(v[states[:-1]]),
+            jnp.asarray(v[states[1:]]),
+            never,
+            never,
+            gamma=mdp.gamma,
+            lam=lam,
+        )[0]
+        weight = np.prod(transition[states[:-1], actions, states[1:]], axis=0)
+        weight = weight * np.prod(p[states[1:-1], actions[1:]], axis=0)
+        for a0 in range(3):
+            w, x = weight[actions[0] == a0], np.asarray(estimate)[actions[0] == a0]
+            np.testing.assert_allclose(w.sum(), 1, rtol=1e-12)
+            np.testing.assert_allclose(found.mean[s0, a0], w @ x, rtol=1e-10, atol=1e-12)
+            variance = w @ (x - w @ x) ** 2
+            np.testing.assert_allclose(found.variance[s0, a0], variance, rtol=1e-9, atol=1e-12)
+
+
+def test_lambda_trades_bias_for_variance():
+    mdp, pi, _ = a_pair(4, 0.9)
+    right, wrong = solve(mdp, pi).value, wrong_critic(mdp, pi)
+    lams = (0.0, 0.5, 0.9, 1.0)
+    exact, found = ([moments()(mdp, pi, v, lam, 400) for lam in lams] for v in (right, wrong))
+    for one in exact:  # with the right critic there is nothing to trade
+        np.testing.assert_allclose(one.bias, 0, atol=1e-10)
+    # Its deltas are uncorrelated: each adds (gamma lam)^2k times its own variance.
+    assert all((a.variance < b.variance).all() for a, b in itertools.pairwise(exact))
+    # A wrong one has noise of its own at small lam; what lam buys is the bias of the gradient.
+    bias = [float(jnp.sqrt(jnp.mean(one.gradient_bias**2))) for one in found]
+    assert bias[0] > bias[1] > bias[2] > bias[3]
+    assert bias[0] > 0.1
+    assert bias[3] < 1e-10
+    # lam = 1: all of the critic's error is a baseline, and the noise is that of the returns.
+    # lam = 0: the bias is one step's own.
+    error = np.asarray(wrong - right)
+    np.testing.assert_allclose(found[3].bias, np.tile(-error[:, None], 3), atol=1e-10)
+    np.testing.assert_allclose(found[3].variance, exact[3].variance, rtol=1e-9)
+    one_step = mdp.gamma * np.asarray(mdp.transition) @ error - error[:, None]
+    np.testing.assert_allclose(found[0].bias, one_step, atol=1e-10)
+
+
+def test_compatible_features_regress_to_the_natural_gradient():
+    mdp, _, _ = a_pair(1, 0.9)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 4)))
+    policy, _ = tabular.linear_policy(features)
+    params = jnp.asarray(np.random.default_rng(1).normal(size=4))
+
+    @quick
+    def both():
+        batch = tabular.exact_batch(mdp, policy, params)
+        other = batch._replace(weight=jnp.ones(12))
+        steps = [natural_step(policy, params, b, 1.0) - params for b in (batch, other)]
+        pi = tabular.probabilities(policy, params, 4)
+        centred = features - jnp.einsum("sa,sak->sk", pi, features)[:, None]
+        return tabular.compatible_weights(mdp, policy, params), steps, centred, batch
+
+    weights, (natural, elsewhere), phi, batch = both()
+    np.testing.assert_allclose(weights, natural, rtol=1e-8)
+    # By hand, and with a baseline that changes nothing: Q in the place of A.
+    d = np.asarray(batch.weight)
+    phi, pi = np.asarray(phi).reshape(12, 4), batch.old.probs[::3]
+    for target in (batch.advantage, solve(mdp, pi).action_value.reshape(-1)):
+        by_hand = np.linalg.solve(phi.T @ (d[:, None] * phi), phi.T @ (d * np.asarray(target)))
+        np.testing.assert_allclose(weights, by_hand, rtol=1e-8)
+    # Controls: other weights than d pi; features that are not grad log pi.
+    assert np.max(np.abs(weights - elsewhere)) > 0.01
+    raw = np.asarray(features).reshape(12, 4)
+    wrong = np.linalg.solve(raw.T @ (d[:, None] * raw), raw.T @ (d * np.asarray(batch.advantage)))
+    assert np.max(np.abs(weights - wrong)) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda *x: tabular.gae_moments(*x, 1.1, 3), "lam must be"),
+        (lambda *x: tabular.gae_moments(*x, 0.5, 0), "num_steps must be"),
+    ],
+)
+def test_bad_settings_of_the_moments(call, message):
+    mdp, pi, _ = a_pair(4, 0.9)
+    with pytest.raises(ValueError, match=message):
+        call(mdp, pi, jnp.zeros(4))

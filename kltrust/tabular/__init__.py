@@ -38,6 +38,13 @@ from kltrust.tabular._bounds import (
     trpo_pinsker_penalty,
     trpo_tv_penalty,
 )
+from kltrust.tabular._estimation import (
+    GaeMoments,
+    Harm,
+    compatible_weights,
+    gae_moments,
+    harm,
+)
 from kltrust.tabular._mdp import (
     MDP,
     Solution,
@@ -78,6 +85,8 @@ from kltrust.tabular._tabulate import Tabulated, deep_sea, four_rooms, frozen_la
 __all__ = [
     "MDP",
     "Certificate",
+    "GaeMoments",
+    "Harm",
     "PenalisedStep",
     "RegularisedOptimum",
     "Solution",
@@ -86,6 +95,7 @@ __all__ = [
     "certificate",
     "chain",
     "cliff_walk",
+    "compatible_weights",
     "conservative_mixture",
     "conservative_penalty",
     "conservative_step_size",
@@ -98,7 +108,9 @@ __all__ = [
     "forward_kl_step",
     "four_rooms",
     "frozen_lake",
+    "gae_moments",
     "garnet",
+    "harm",
     "induced",
     "kl_regularised_optimum",
     "linear_policy",
