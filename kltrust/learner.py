@@ -14,7 +14,18 @@ import jax.numpy as jnp
 import optax
 
 from kltrust.advantages import gae, standardize
-from kltrust.audit import measure_update
+from kltrust.audit import (
+    AUDITS,
+    IterationAudit,
+    KLPath,
+    Reference,
+    apart,
+    audit_by_default,
+    audit_iteration,
+    measure_update,
+    recording_path,
+    take_path,
+)
 from kltrust.checks import check, check_count
 from kltrust.critic import fit_value, measure_critic
 from kltrust.minibatch import adam
@@ -45,7 +56,11 @@ from kltrust.types import (
     PolicyBatch,
     PolicyUpdate,
     PyTree,
+    Transition,
 )
+
+# Folded into an iteration's key for the audit: none of the four that the key is split into.
+_AUDIT = 0x6B6C
 
 Schedule = Callable[[Array], Any]
 """A setting as a function of the fraction of the planned iterations that is done, in [0, 1)."""
@@ -67,6 +82,8 @@ class LearnerState(NamedTuple):
         episode_length: [B] its steps.
         key: a typed key.
         iteration: [] int32, iterations done.
+        reference: the frozen policy that an audit on request measures the distance from: the first
+            one, unless it is replaced; None without such an audit.
     """
 
     policy_params: Params
@@ -81,6 +98,7 @@ class LearnerState(NamedTuple):
     episode_length: Array
     key: Array
     iteration: Array
+    reference: Reference | None = None
 
 
 class Deployable(Protocol):
@@ -114,6 +132,7 @@ class Metrics(NamedTuple):
         nonfinite_rewards: rewards that were NaN or infinite.
         nonfinite_observations: transitions with a NaN or infinite observation.
         nonfinite_update: 1 if the new parameters are not all finite.
+        audit: how the update moved the policy, in more detail; more of it on request.
         extra: the algorithm's own report.
     """
 
@@ -132,6 +151,7 @@ class Metrics(NamedTuple):
     nonfinite_rewards: Array
     nonfinite_observations: Array
     nonfinite_update: Array
+    audit: IterationAudit
     extra: dict[str, Array]
 
 
@@ -160,6 +180,8 @@ def make_learner(
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
     minibatch_blocks: int = 1,
+    audit: str = "default",
+    audit_damping: Number = 0.1,
     planned_iterations: Number | None = None,
 ) -> Learner:
     """One iteration of policy optimisation as a pure function of its state.
@@ -184,6 +206,10 @@ def make_learner(
         normalize_rewards: divide by the deviation of the running discounted return.
         minibatch_blocks: the environments in so many blocks, of each of which every minibatch
             takes as many rows. For one run that is spread over devices, at least one a device.
+        audit: how much is measured, see `IterationAudit`: "default"; "extended" with the fresh
+            states, the path, the reference; "full" with the curvature too. It changes no bit of
+            the training, only its cost.
+        audit_damping: of the full audit's curvature part; the algorithm's own, say.
         planned_iterations: what a schedule's fraction is a fraction of.
 
     Raises:
@@ -201,7 +227,10 @@ def make_learner(
         gae_lambda=(gae_lambda, True),
         value_clip_eps=(value_clip_eps, False),
         value_max_grad_norm=(value_max_grad_norm, False),
+        audit_damping=(audit_damping, True),
     )
+    if audit not in AUDITS:
+        raise ValueError(f"audit must be one of {', '.join(AUDITS)}, got {audit!r}")
     if not callable(value_learning_rate):
         check(value_learning_rate=(value_learning_rate, True))
     for name, number in (("gamma", gamma), ("gae_lambda", gae_lambda)):
@@ -238,6 +267,9 @@ def make_learner(
         policy_params, value_params = agent.init(params_key)
         env_state, obs = reset_batch(env, env_key, num_envs)
         one_obs = jax.tree.map(lambda x: x[0], obs)
+        normalizer = init_moments(one_obs) if normalize_observations else None
+        # Copies: a state that is donated must not hold a buffer twice.
+        first = jax.tree.map(jnp.copy, Reference(policy_params, normalizer))
         return LearnerState(
             policy_params=policy_params,
             value_params=value_params,
@@ -245,24 +277,51 @@ def make_learner(
             value_state=value_optimizer.init(value_params),
             env_state=env_state,
             obs=obs,
-            normalizer=init_moments(one_obs) if normalize_observations else None,
+            normalizer=normalizer,
             reward_scale=init_reward_scale(num_envs) if normalize_rewards else None,
             episode_return=jnp.zeros(num_envs, jnp.float32),
             episode_length=jnp.zeros(num_envs, jnp.int32),
             key=key,
             iteration=jnp.int32(0),
+            reference=None if audit == "default" else first,
+        )
+
+    def play(state: LearnerState, key: Array) -> tuple[tuple[PyTree, PyTree], Transition]:
+        def act(obs: PyTree, key: Array) -> PyTree:
+            return policy_of(agent, state)(obs).sample(seed=key)
+
+        return rollout(env, act, state.env_state, state.obs, key, num_steps)
+
+    def audit_on_request(
+        old: LearnerState,
+        new: LearnerState,
+        batch: PolicyBatch,
+        transition: Transition,
+        path: KLPath | None,
+    ) -> IterationAudit:
+        """With a rollout of the new policy that nothing else sees."""
+        play_key, key = jax.random.split(jax.random.fold_in(old.key, _AUDIT))
+        _, fresh = play(new._replace(normalizer=old.normalizer), play_key)
+        return audit_iteration(
+            agent.policy,
+            old.policy_params,
+            new.policy_params,
+            batch,
+            raw_obs=flatten(transition.obs),
+            fresh_obs=flatten(fresh.obs),
+            normalizer=old.normalizer,
+            new_normalizer=new.normalizer,
+            reference=old.reference,
+            path=path,
+            damping=audit_damping if audit == "full" else None,
+            key=key,
         )
 
     def step(state: LearnerState) -> tuple[LearnerState, Metrics]:
         algorithm, value_optimizer = resolve(state.iteration)
         rollout_key, update_key, value_key, key = jax.random.split(state.key, 4)
 
-        def act(obs: PyTree, key: Array) -> PyTree:
-            return policy_of(agent, state)(obs).sample(seed=key)
-
-        (env_state, obs), transition = rollout(
-            env, act, state.env_state, state.obs, rollout_key, num_steps
-        )
+        (env_state, obs), transition = play(state, rollout_key)
         done = transition.terminated | transition.truncated
         reward_scale, reward = state.reward_scale, transition.reward
         if reward_scale is not None:
@@ -286,9 +345,11 @@ def make_learner(
         policy_batch = make_batch(
             agent.policy, state.policy_params, obs_seen, transition.action, advantage
         )._replace(blocks=Blocks(minibatch_blocks))
-        policy_params, update_state, extra = algorithm.update(
-            agent.policy, state.policy_params, state.update_state, policy_batch, update_key
-        )
+        with recording_path(audit != "default"):
+            policy_params, update_state, extra = algorithm.update(
+                agent.policy, state.policy_params, state.update_state, policy_batch, update_key
+            )
+        extra, path = take_path(extra)
         value_params, value_state = fit_value(
             agent.value,
             state.value_params,
@@ -304,13 +365,6 @@ def make_learner(
 
         episode_return, episode_length, episodes = count_episodes(
             state.episode_return, state.episode_length, transition.reward, done
-        )
-        metrics = Metrics(
-            **measure_update(agent.policy, policy_params, policy_batch),
-            **measure_critic(value, target),
-            **episodes,
-            **count_nonfinite(transition, (policy_params, value_params)),
-            extra=extra,
         )
         # Last, so that everything above saw the statistics that the actions were taken with.
         normalizer = state.normalizer
@@ -329,6 +383,20 @@ def make_learner(
             episode_length,
             key,
             state.iteration + 1,
+            state.reference,
+        )
+        new_state, policy_batch, transition = apart((new_state, policy_batch, transition))
+        if audit == "default":
+            audited = audit_by_default(agent.policy, new_state.policy_params, policy_batch)
+        else:
+            audited = audit_on_request(state, new_state, policy_batch, transition, path)
+        metrics = Metrics(
+            **measure_update(agent.policy, new_state.policy_params, policy_batch),
+            **measure_critic(value, target),
+            **episodes,
+            **count_nonfinite(transition, (new_state.policy_params, new_state.value_params)),
+            audit=audited,
+            extra=extra,
         )
         return new_state, metrics
 

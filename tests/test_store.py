@@ -138,7 +138,8 @@ def test_evaluations_are_a_table_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"kl": np.zeros((2, 2))}, "one-dimensional"),
+        ({"kl": np.zeros((2, 2, 2))}, "or \\[n, K\\]"),
+        ({"kl": np.zeros((2, 2))}, "columns of metrics changed"),
         ({"kl": np.zeros(2), "x": np.zeros(3)}, "of one length"),
         ({"other": np.zeros(2)}, "columns of metrics changed"),
         ({"kl": np.zeros(2, np.int32)}, "columns of metrics changed"),

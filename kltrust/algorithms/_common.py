@@ -10,18 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from kltrust import tree
-from kltrust.audit import log_ratio
-from kltrust.divergences import distribution_entropy, kl_divergence
+from kltrust.audit import KL_PATH, KLPath, apart, log_ratio, mean_kl, recording_path
+from kltrust.divergences import distribution_entropy
 from kltrust.fisher import fisher_operator
 from kltrust.losses import clipped_surrogate_loss, surrogate_loss
 from kltrust.minibatch import minibatch_epoch
 from kltrust.solvers import conjugate_gradient
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
-
-
-def mean_kl(policy: Policy, params: Params, batch: PolicyBatch) -> Array:
-    """Mean over states of KL(old || new), nats: []."""
-    return tree.weighted_mean(kl_divergence(batch.old, policy(params, batch.obs)), batch.weight)
 
 
 def surrogate(
@@ -136,32 +131,47 @@ def fit_by_minibatches(
     stops and computes no KL.
 
     Returns:
-        (params, opt_state, {"epochs_applied", "kl_stopped"}).
+        (params, opt_state, {"epochs_applied", "kl_stopped"}), and the `KLPath` where it is asked
+        for (`audit.recording_path`).
     """
+    dtype, recording = batch.advantage.dtype, recording_path.value
+
+    def measured(params: Params, batch: PolicyBatch) -> Array | None:
+        return mean_kl(policy, *apart((params, batch))).astype(dtype) if recording else None
 
     def step(carry: tuple[Params, PyTree], minibatch: PolicyBatch) -> tuple:
         params, opt_state = carry
         gradient = jax.grad(loss)(params, minibatch)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), None
+        kl = measured(params, minibatch)
+        return (optax.apply_updates(params, updates), opt_state), kl
 
     def epoch(carry: tuple, key: Array) -> tuple:
         def advance(carry: tuple) -> tuple:
             current, applied, _ = carry
-            proposal, _ = minibatch_epoch(
+            proposal, along = minibatch_epoch(
                 step, current, batch, key, num_minibatches, batch.blocks.number
             )
             kl = jax.lax.cond(
                 jnp.isposinf(max_kl),
-                lambda: jnp.zeros((), batch.advantage.dtype),
-                lambda: mean_kl(policy, proposal[0], batch).astype(batch.advantage.dtype),
+                lambda: jnp.zeros((), dtype),
+                lambda: mean_kl(policy, proposal[0], batch).astype(dtype),
             )
             inside = kl <= max_kl
-            return tree.where(inside, proposal, current), applied + inside, ~inside
+            after = tree.where(inside, proposal, current), applied + inside, ~inside
+            return after, (along, measured(proposal[0], batch))
 
-        return jax.lax.cond(carry[-1], lambda c: c, advance, carry), None
+        def stay(carry: tuple) -> tuple:
+            unknown = jnp.full(num_minibatches + 1, jnp.nan, dtype)
+            return carry, (unknown[1:], unknown[0]) if recording else (None, None)
 
+        return jax.lax.cond(carry[-1], stay, advance, carry)
+
+    path: Any
     start = ((params, opt_state), jnp.int32(0), jnp.asarray(False))
     keys = jax.random.split(key, num_epochs)
-    ((params, opt_state), applied, stopped), _ = jax.lax.scan(epoch, start, keys)
-    return params, opt_state, {"epochs_applied": applied, "kl_stopped": stopped}
+    ((params, opt_state), applied, stopped), path = jax.lax.scan(epoch, start, keys)
+    extra: dict[str, Any] = {"epochs_applied": applied, "kl_stopped": stopped}
+    if recording:
+        extra[KL_PATH] = KLPath(path[0].ravel(), path[1])
+    return params, opt_state, extra

@@ -28,13 +28,22 @@ from kltrust.audit._divergence import (
     gaussian_kl_parts,
     normal_total_variation,
 )
+from kltrust.audit._iteration import (
+    AUDITS,
+    IterationAudit,
+    Reference,
+    audit_by_default,
+    audit_iteration,
+)
 from kltrust.audit._measure import log_ratio, measure_update
+from kltrust.audit._path import KL_PATH, KLPath, apart, recording_path, take_path
 from kltrust.audit._spectrum import (
     EffectiveDimension,
     Estimate,
     effective_dimension,
     largest_eigenvalue,
 )
+from kltrust.audit._states import StateAudit, audit_states
 from kltrust.audit._summary import Summary, summarise
 from kltrust.audit._training import (
     ReferenceKL,
@@ -52,13 +61,23 @@ from kltrust.audit._update import (
 )
 
 __all__ = [
+    "AUDITS",
+    "KL_PATH",
     "CurvatureAudit",
     "EffectiveDimension",
     "Estimate",
+    "IterationAudit",
+    "KLPath",
+    "Reference",
     "ReferenceKL",
+    "StateAudit",
     "Summary",
     "UpdateAudit",
+    "apart",
+    "audit_by_default",
     "audit_curvature",
+    "audit_iteration",
+    "audit_states",
     "audit_update",
     "bretagnolle_huber_bound",
     "clip_partition",
@@ -74,6 +93,8 @@ __all__ = [
     "measure_update",
     "normal_total_variation",
     "normalizer_kl",
+    "recording_path",
     "reference_kl",
     "summarise",
+    "take_path",
 ]

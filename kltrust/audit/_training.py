@@ -34,6 +34,7 @@ def reference_kl(
     obs: PyTree,
     weight: Array | None = None,
     *,
+    reference_obs: PyTree = None,
     quantiles: Sequence[float] = QUANTILES,
 ) -> ReferenceKL:
     """The exact KL to a frozen reference policy, in both directions.
@@ -44,9 +45,12 @@ def reference_kl(
         reference_params: the frozen ones; the first of a training, say.
         obs: [*E, *O].
         weight: [*E] or None for all ones.
+        reference_obs: the same observations as the reference takes them, where its normaliser is
+            another one; None takes ``obs``.
         quantiles: static, each in [0, 1].
     """
-    current, reference = policy(params, obs), policy(reference_params, obs)
+    current = policy(params, obs)
+    reference = policy(reference_params, obs if reference_obs is None else reference_obs)
     return ReferenceKL(
         summarise(kl_divergence(current, reference), weight, quantiles),
         summarise(kl_divergence(reference, current), weight, quantiles),
@@ -87,8 +91,8 @@ def kl_path(policy: Policy, path: Params, batch: PolicyBatch) -> Array:
     """The whole batch's mean KL(batch.old || .) at every point of a path of parameters: [M], nats.
 
     What the epochs and minibatches of one update went through: a minibatch step sees the KL of its
-    own rows only. To record it without keeping the parameters, let the loop's step return
-    ``mean_kl(policy, params, batch)`` of the whole batch.
+    own rows only. The library's own minibatch loop records its path without keeping the parameters:
+    see `KLPath`.
 
     Args:
         policy: the policy.

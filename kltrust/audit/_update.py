@@ -7,15 +7,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from kltrust.audit._divergence import (
-    bretagnolle_huber_bound,
-    exact_total_variation,
-    gaussian_kl_parts,
-)
 from kltrust.audit._measure import log_ratio
-from kltrust.audit._summary import QUANTILES, Summary, smallest, summarise, summarise_bound
-from kltrust.checks import check, check_count
-from kltrust.divergences import kl_divergence, pinsker_bound
+from kltrust.audit._states import audit_states
+from kltrust.audit._summary import QUANTILES, Summary, smallest, summarise
+from kltrust.checks import check
 from kltrust.losses import importance_ratio
 from kltrust.tree import weighted_mean
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
@@ -24,20 +19,18 @@ from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 class UpdateAudit(NamedTuple):
     """What one update did, on one batch. Scalars, and `Summary` of scalars; KLs in nats.
 
-    The first part compares policy(old_params) and policy(new_params) at the batch's states and
-    looks at no action. The second part compares policy(new_params) with ``batch.old``, which the
-    actions were drawn from, at those actions: r = new(a|s) / old(a|s). All averages are weighted.
+    The first seven fields are those of `StateAudit`: policy(old_params) and policy(new_params) at
+    the batch's states. The others compare policy(new_params) with ``batch.old``, which the actions
+    were drawn from, at those actions: r = new(a|s) / old(a|s). All averages are weighted.
 
     Attributes:
-        kl: KL(old || new) per state, exact (`divergences.kl_divergence`).
+        kl: KL(old || new) per state, exact.
         kl_reverse: KL(new || old) per state, exact.
-        kl_from_mean: the part of ``kl.mean`` that the Gaussians' means make, KL(mid || new), mid
-            with old's means and new's scales; None if the policy is not a diagonal Gaussian.
-        kl_from_scale: the rest, KL(old || mid): the two add up to ``kl.mean``. None likewise.
-        tv: total variation per state, in [0, 1]; None where it has no closed form
-            (`exact_total_variation`). Then there is ``tv_sampled``.
-        pinsker: sqrt(KL(old || new) / 2) per state, an upper bound of tv.
-        bretagnolle_huber: sqrt(1 - exp(-KL(old || new))) per state, another.
+        kl_from_mean: the part of ``kl.mean`` that a Gaussian's means make; else None.
+        kl_from_scale: the part that its scales make; else None.
+        tv: total variation per state, where it has a closed form; else there is ``tv_sampled``.
+        pinsker: sqrt(KL / 2) per state, an upper bound of tv.
+        bretagnolle_huber: sqrt(1 - exp(-KL)) per state, another.
         ratio: r per sample.
         ratio_min: the smallest r.
         ratio_deviation: mean of abs(r - 1). It estimates 2 TV where new has no mass that old lacks.
@@ -73,7 +66,7 @@ class UpdateAudit(NamedTuple):
 
 def audit_update(
     policy: Policy,
-    old_params: Params,
+    old_params: Params | None,
     new_params: Params,
     batch: PolicyBatch,
     *,
@@ -89,7 +82,8 @@ def audit_update(
 
     Args:
         policy: the policy.
-        old_params: before the update.
+        old_params: before the update; None takes ``batch.old`` for old at the states too, and
+            saves its forward pass.
         new_params: after it.
         batch: its leading shape is [N] or, of a recurrent policy, [B, T]; rows of weight 0 count
             for nothing.
@@ -103,26 +97,13 @@ def audit_update(
         NotImplementedError: if no exact KL is known.
     """
     check(clip_eps=(clip_eps, True))
-    check_count(max_outcomes=max_outcomes)
-    weight = batch.weight
-    old, new = policy(old_params, batch.obs), policy(new_params, batch.obs)
-    kl_per_state = kl_divergence(old, new)
-    kl = summarise(kl_per_state, weight, quantiles)
-    parts = gaussian_kl_parts(old, new)
-    from_mean, from_scale = (
-        (None, None) if parts is None else (weighted_mean(part, weight) for part in parts)
-    )
-    tv = exact_total_variation(old, new, max_outcomes=max_outcomes)
+    old = batch.old if old_params is None else policy(old_params, batch.obs)
+    new = policy(new_params, batch.obs)
+    states = audit_states(old, new, batch.weight, quantiles=quantiles, max_outcomes=max_outcomes)
     ratios = log_ratio(new, batch)
     return UpdateAudit(
-        kl=kl,
-        kl_reverse=summarise(kl_divergence(new, old), weight, quantiles),
-        kl_from_mean=from_mean,
-        kl_from_scale=from_scale,
-        tv=None if tv is None else summarise(tv, weight, quantiles),
-        pinsker=summarise_bound(pinsker_bound, kl_per_state, kl, weight),
-        bretagnolle_huber=summarise_bound(bretagnolle_huber_bound, kl_per_state, kl, weight),
-        effective_sample_size=effective_sample_size(ratios, weight),
+        **states._asdict(),
+        effective_sample_size=effective_sample_size(ratios, batch.weight),
         **_at_samples(finite_ratio(ratios), batch, clip_eps, quantiles),
     )
 

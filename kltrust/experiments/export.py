@@ -158,7 +158,8 @@ def _with_episodes(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _add(history: dict[int, dict[str, float]], section: str, table: pd.DataFrame) -> None:
-    columns = [c for c in table.columns if c not in _KEYS]
+    # A column of vectors, the path of an update, has no place on a dashboard.
+    columns = [c for c in table.columns if c not in _KEYS and table[c].dtype != object]
     rows = table[columns].to_numpy(float, na_value=float("nan"))
     for step, row in zip(table.env_steps, rows, strict=True):
         values = zip(columns, row.tolist(), strict=True)

@@ -108,7 +108,9 @@ def _columns(tables: list[Any]) -> dict[str, np.ndarray]:
     import pandas as pd
 
     table = pd.concat(tables, ignore_index=True).sort_values(["iteration", "run"])
-    return {name: table[name].to_numpy() for name in table.columns}
+    columns = {name: table[name].to_numpy() for name in table.columns}
+    # A column of vectors is one of objects to pandas.
+    return {name: np.stack(c) if c.dtype == object else c for name, c in columns.items()}
 
 
 def _seconds(parts: list[Record]) -> dict[str, float]:

@@ -58,7 +58,7 @@ def _draw_returns(axes: Any, evaluations: pd.DataFrame, metrics: pd.DataFrame) -
         label += ": mean and range of seeds"
         axes.fill_between(steps, by_step.min(), by_step.max(), color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(steps, by_step.mean(), color=BLUE, marker=".", label=label)
-    _dress(axes, "What was learned", "return")
+    dress(axes, "What was learned", "return")
 
 
 def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
@@ -84,11 +84,11 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
             style = {"color": "black", "linestyle": "--", "linewidth": 1}
             axes.plot(steps, in_force, label=f"{name} {bound:g}", **style)
     if (metrics.kl > 0).any():
-        _logarithmic(axes, [*metrics.kl, *(b for b in bounds if b is not None)])
-    _dress(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
+        logarithmic(axes, [*metrics.kl, *(b for b in bounds if b is not None)])
+    dress(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
 
 
-def _logarithmic(axes: Any, values: Sequence[float]) -> None:
+def logarithmic(axes: Any, values: Sequence[float]) -> None:
     """A logarithmic axis labelled with plain numbers, some within a decade if there are few."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -100,7 +100,8 @@ def _logarithmic(axes: Any, values: Sequence[float]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _dress(axes: Any, title: str, ylabel: str) -> None:
+def dress(axes: Any, title: str, ylabel: str) -> None:
+    """Title, labels, legend and grid, against environment steps."""
     axes.set(xlabel="environment steps of each run", ylabel=ylabel, title=title)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.locator_params(axis="x", nbins=6)

@@ -89,6 +89,7 @@ def build(experiment: Experiment, settings: Settings | None = None) -> Parts:
         update,
         **learner_keywords,
         value_learning_rate=lambda fraction: value_learning_rate * (1 - anneal * fraction),
+        audit_damping=update_keywords.get("damping", 0.1),
         planned_iterations=max(experiment.num_iterations, 1),
     )
     return Parts(env, agent, learner)

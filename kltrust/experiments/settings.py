@@ -214,6 +214,9 @@ class LearnerSettings:
     """Divide rewards by the deviation of the running discounted return."""
     minibatch_blocks: int = 1
     """Environments in so many blocks, of each of which every minibatch takes as many rows."""
+    audit: str = "default"
+    """How much is measured of every update: default, extended (fresh states, path, reference) or
+    full (curvature too)."""
 
 
 @dataclass(frozen=True)

@@ -25,41 +25,52 @@ def to_rows(
     """Metrics [seeds, iterations] as columns, one row per seed and iteration, seed by seed.
 
     Args:
-        metrics: a pytree with leaves [S, n]; a leaf's path names its column, as in ``extra.beta``.
+        metrics: a pytree with leaves [S, n], or [S, n, K] for a column of vectors; a leaf's path
+            names its column, as in ``extra.beta``.
         seeds: the S seeds, for the column ``seed``.
         first_iteration: the run's index of the first of the n iterations, for ``iteration``.
 
     Raises:
-        ValueError: if a leaf is not [S, n].
+        ValueError: if a leaf is neither.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(metrics)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     arrays = [np.asarray(leaf) for _, leaf in leaves]
-    shapes = {array.shape for array in arrays}
-    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[0] != len(seeds):
+    shapes = {array.shape[:2] for array in arrays}
+    shape = shapes.pop()
+    vectors = all(array.ndim in (2, 3) for array in arrays)
+    if shapes or not vectors or shape[0] != len(seeds):
         detail = {n: a.shape for n, a in zip(names, arrays, strict=True)}
         raise ValueError(f"metrics must be [{len(seeds)} seeds, iterations], got {detail}")
     iterations = first_iteration + np.arange(shape[1])
     return {
         "seed": np.repeat(np.asarray(seeds, np.int64), shape[1]),
         "iteration": np.tile(iterations, shape[0]),
-        **{name: array.reshape(-1) for name, array in zip(names, arrays, strict=True)},
+        **{n: a.reshape(-1, *a.shape[2:]) for n, a in zip(names, arrays, strict=True)},
     }
 
 
 def encode(columns: Columns) -> tuple[memoryview, dict[str, str]]:
-    """A table as Parquet bytes, and its schema as column to dtype.
+    """A table as Parquet bytes, and its schema as column to dtype; a row of [n, K] is a list.
 
     Raises:
-        ValueError: if the columns are not one-dimensional, or not of one length.
+        ValueError: if the columns are not one- or two-dimensional, or not of one length.
     """
     import pyarrow as pa
 
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
-    if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"columns must be one-dimensional and of one length, got {shapes}")
-    table = pa.table({name: pa.array(array) for name, array in arrays.items()})
+    ranks, lengths = {len(s) for s in shapes.values()}, {s[:1] for s in shapes.values()}
+    if len(lengths) != 1 or not ranks <= {1, 2}:
+        raise ValueError(f"columns must be [n] or [n, K] and of one length, got {shapes}")
+
+    def column(array: np.ndarray) -> pa.Array:
+        values = pa.array(array.reshape(-1))
+        if array.ndim == 1:
+            return values
+        return pa.FixedSizeListArray.from_arrays(values, array.shape[1])
+
+    table = pa.table({name: column(array) for name, array in arrays.items()})
     return _to_parquet(table), {field.name: str(field.type) for field in table.schema}
 
 

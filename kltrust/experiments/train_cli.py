@@ -266,9 +266,9 @@ def _conclude(record: Any) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from kltrust.experiments import plots, statistics
+    from kltrust.experiments import audit_plots, plots, statistics
 
-    picture = plots.learning_curve(record)
+    pictures = [plots.learning_curve(record), audit_plots.audit_picture(record)]
     summary = record.summary
     mean, iqm = statistics.mean_and_iqm(summary["final_mean_return_by_seed"])
     seeds = len(record.config["seeds"])
@@ -280,7 +280,7 @@ def _conclude(record: Any) -> int:
         "KL of an update": kl,
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in record.seconds.items()),
         "run folder": str(record.path),
-        "picture": str(picture),
+        "pictures": ", ".join(str(picture) for picture in pictures if picture is not None),
         "play it": f"kltrust evaluate {shlex.quote(os.path.relpath(record.path))}",
     }.items():
         # As text: a folder's name may look like markup.

@@ -1,0 +1,82 @@
+"""Two policies at the same states: how far apart they are, whatever was done there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from kltrust.audit._divergence import (
+    bretagnolle_huber_bound,
+    exact_total_variation,
+    gaussian_kl_parts,
+)
+from kltrust.audit._summary import QUANTILES, Summary, summarise, summarise_bound
+from kltrust.checks import check_count
+from kltrust.divergences import kl_divergence, pinsker_bound
+from kltrust.tree import weighted_mean
+from kltrust.types import Array
+
+
+class StateAudit(NamedTuple):
+    """Old and new at some states; no action is looked at. `Summary` over states; KLs in nats.
+
+    Attributes:
+        kl: KL(old || new) per state, exact (`divergences.kl_divergence`).
+        kl_reverse: KL(new || old) per state, exact.
+        kl_from_mean: the part of ``kl.mean`` that the Gaussians' means make, KL(mid || new), mid
+            with old's means and new's scales; None if the policy is not a diagonal Gaussian.
+        kl_from_scale: the rest, KL(old || mid): the two add up to ``kl.mean``. None likewise.
+        tv: total variation per state, in [0, 1]; None where it has no closed form
+            (`exact_total_variation`).
+        pinsker: sqrt(KL(old || new) / 2) per state, an upper bound of tv.
+        bretagnolle_huber: sqrt(1 - exp(-KL(old || new))) per state, another.
+    """
+
+    kl: Summary
+    kl_reverse: Summary
+    kl_from_mean: Array | None
+    kl_from_scale: Array | None
+    tv: Summary | None
+    pinsker: Summary
+    bretagnolle_huber: Summary
+
+
+def audit_states(
+    old: Any,
+    new: Any,
+    weight: Array | None = None,
+    *,
+    quantiles: Sequence[float] = QUANTILES,
+    max_outcomes: int = 1024,
+) -> StateAudit:
+    """Measures two distributions of one batch shape against each other, state by state.
+
+    Args:
+        old: a distribution of batch shape [*E].
+        new: another of the same kind.
+        weight: [*E] or None for all ones.
+        quantiles: static, each in [0, 1].
+        max_outcomes: static; up to how many joint outcomes of a discrete policy are listed for
+            the exact total variation.
+
+    Raises:
+        ValueError: on a quantile outside [0, 1].
+        NotImplementedError: if no exact KL is known.
+    """
+    check_count(max_outcomes=max_outcomes)
+    kl_per_state = kl_divergence(old, new)
+    kl = summarise(kl_per_state, weight, quantiles)
+    parts = gaussian_kl_parts(old, new)
+    from_mean, from_scale = (
+        (None, None) if parts is None else (weighted_mean(part, weight) for part in parts)
+    )
+    tv = exact_total_variation(old, new, max_outcomes=max_outcomes)
+    return StateAudit(
+        kl=kl,
+        kl_reverse=summarise(kl_divergence(new, old), weight, quantiles),
+        kl_from_mean=from_mean,
+        kl_from_scale=from_scale,
+        tv=None if tv is None else summarise(tv, weight, quantiles),
+        pinsker=summarise_bound(pinsker_bound, kl_per_state, kl, weight),
+        bretagnolle_huber=summarise_bound(bretagnolle_huber_bound, kl_per_state, kl, weight),
+    )
