@@ -632,10 +632,14 @@ STATIC_CHANGES = {
 }
 
 
+# They change what is measured: test_learner_audit.py.
+MEASURING = {"audit", "audit_damping"}
+
+
 def test_every_option_of_the_learner_is_tested():
     options = set(inspect.signature(make_learner).parameters) - {"env", "agent", "update"}
-    assert options == TRACED_CHANGES.keys() | STATIC_CHANGES.keys()
-    assert numbers_of(make_learner).keys() == TRACED_CHANGES.keys()
+    assert options == TRACED_CHANGES.keys() | STATIC_CHANGES.keys() | MEASURING
+    assert numbers_of(make_learner).keys() == TRACED_CHANGES.keys() | {"audit_damping"}
 
 
 @pytest.mark.parametrize("name", TRACED_CHANGES)
@@ -680,6 +684,8 @@ def test_every_flag_and_count_changes_the_computation(name):
         ({"value_clip_eps": 0.0}, "value_clip_eps"),
         ({"value_max_grad_norm": -1.0}, "value_max_grad_norm"),
         ({"planned_iterations": 0}, "planned_iterations"),
+        ({"audit": "deep"}, "audit must be one of default, extended, full, got 'deep'"),
+        ({"audit_damping": -1.0}, "audit_damping"),
         ({"value_learning_rate": lambda fraction: fraction}, "planned_iterations"),
         ({"update": lambda fraction: algorithms.trpo()}, "planned_iterations"),
     ],

@@ -11,7 +11,7 @@ from kltrust.experiments import presets, registry, settings
 from kltrust.experiments.settings import Experiment, LearnerSettings, NetworkSettings
 
 # Arguments that are no settings, and settings that the experiment resolves itself.
-NOT_SETTINGS = {"env", "agent", "update", "planned_iterations"}
+NOT_SETTINGS = {"env", "agent", "update", "planned_iterations", "audit_damping"}
 
 
 def defaults(function):

@@ -15,7 +15,7 @@ from kltrust.experiments.settings import Experiment
 if TYPE_CHECKING:
     import pandas as pd
 
-GREEN, BLACK = "#009E73", "#000000"
+GREEN = "#009E73"
 
 
 def audit_picture(record: Record, path: Path | None = None) -> Path | None:
@@ -59,6 +59,13 @@ def path_of(metrics: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return minibatch.reshape(*epoch.shape, -1), epoch
 
 
+def percentiles(values: np.ndarray) -> np.ndarray:
+    """5th, 50th and 95th over the rows that have a number; NaN where none has."""
+    none = np.isnan(values).all(axis=0)
+    found = np.nanpercentile(np.where(none, 0, values), (5, 50, 95), axis=0)
+    return np.where(none, np.nan, found)
+
+
 def _line(
     axes: Any, metrics: pd.DataFrame, values: pd.Series, color: str, label: str, **style: Any
 ) -> None:
@@ -81,6 +88,7 @@ def _draw_distance(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> 
     clip_eps = getattr(experiment.update, "clip_eps", np.inf)
     if np.isfinite(clip_eps):
         axes.axhline(clip_eps / 2, color="black", linewidth=1, label="clip_eps / 2")
+    axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
     dress(axes, "How far, in total variation", "TV(old, new)")
 
 
@@ -108,19 +116,13 @@ def _draw_path(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     minibatch, epoch = path_of(metrics)
     num_epochs, per_epoch = minibatch.shape[1:]
     before = np.arange(num_epochs * per_epoch) / per_epoch
-    low, middle, high = _percentiles(minibatch.reshape(len(metrics), -1))
+    low, middle, high = percentiles(minibatch.reshape(len(metrics), -1))
     axes.fill_between(before, low, high, color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(before, middle, color=BLUE, linewidth=1, label="minibatch, before its step")
     after = np.arange(1, num_epochs + 1)
-    axes.plot(after, _percentiles(epoch)[1], "o", color=VERMILION, label="whole batch, after it")
+    axes.plot(after, percentiles(epoch)[1], "o", color=VERMILION, label="whole batch, after it")
     dress(axes, "Along an update: median of all", "mean KL(old || now), nats")
     axes.set_xlabel("epochs of the update")
-
-
-def _percentiles(values: np.ndarray) -> np.ndarray:
-    """5th, 50th and 95th over rows, of epochs that some row has run."""
-    known = np.where(np.isnan(values).all(axis=0), 0, values)
-    return np.nanpercentile(known, (5, 50, 95), axis=0)
 
 
 def _draw_fresh(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:

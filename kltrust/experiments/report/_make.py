@@ -9,6 +9,7 @@ from pathlib import Path
 from kltrust.experiments import files
 from kltrust.experiments.report import (
     _aggregate,
+    _audit_section,
     _comparison_section,
     _env_sections,
     _export,
@@ -110,6 +111,7 @@ def compose(paths: Sequence[str | Path]) -> Report:
             _comparison_section.section(study, _aggregate.compare(study), looks),
             _env_sections.section(study, scores, looks),
             _region_sections.section(study, updates, measured, looks),
+            *filter(None, [_audit_section.section(updates)]),
             *filter(None, [_region_sections.equal_kl(measured, scores, looks)]),
         ]
     sections += [

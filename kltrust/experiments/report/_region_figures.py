@@ -65,7 +65,7 @@ def training(updates: pd.DataFrame) -> Any:
     Above the mean over states, below the largest; median over seeds with the 5th to the 95th
     percentile. Dotted: the claim in force, which is about the mean.
     """
-    updates = updates[updates.label.isin(_shown(updates))]
+    updates = updates[updates.label.isin(shown(updates))]
     methods = list(dict.fromkeys(updates.method))
     entries = updates.groupby("method").label.nunique().max() + 1
     height = 2.6 + 0.1 * entries  # half of it for each row: the legend is below
@@ -124,7 +124,7 @@ def score_at_kl(table: pd.DataFrame, styles: Mapping[str, Style]) -> Any:
 _FIELDS = ("value", "low", "high")
 
 
-def _shown(updates: pd.DataFrame) -> set[str]:
+def shown(updates: pd.DataFrame) -> set[str]:
     """At most `SHOWN` labels of each method, from the one that moved least to that which most."""
     found: set[str] = set()
     for _, rows in updates.groupby("method", sort=False):

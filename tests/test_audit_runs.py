@@ -1,0 +1,143 @@
+"""The audit of trained runs: stored, drawn, reported; and folders from before there was one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kltrust.experiments import audit_plots, results, tables, training
+from kltrust.experiments.export import exported
+from kltrust.experiments.merge import _columns
+from kltrust.experiments.report._make import compose
+from kltrust.experiments.settings import Experiment
+from kltrust.experiments.store import Run
+
+EPOCHS, MINIBATCHES, ITERATIONS = 3, 2, 4
+SETTINGS = {
+    "algorithm": "ppo_clip",
+    "env": "Pendulum-v1",
+    "update": {"num_epochs": EPOCHS, "num_minibatches": MINIBATCHES, "learning_rate": 0.01},
+    "learner": {
+        "num_envs": 2,
+        "num_steps": 16,
+        "value_epochs": 1,
+        "value_minibatches": 2,
+        "normalize_observations": True,
+        "audit": "full",
+    },
+    "network": {"hidden": [4]},
+    "budget": {"total_steps": 32 * ITERATIONS, "num_evals": 2, "eval_episodes": 1},
+}
+ON_REQUEST = ("fresh", "path", "reference", "normalizer", "curvature")
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory, compile_fast):
+    path = tmp_path_factory.mktemp("runs") / "audited"
+    return training.train(Experiment.from_dict(SETTINGS), [0, 1], path)
+
+
+@pytest.fixture(scope="module")
+def before_audits(audited, tmp_path_factory):
+    """The same run as a version without an audit would have left it."""
+    path = tmp_path_factory.mktemp("runs") / "old"
+    old, metrics = audited.config, audited.metrics()
+    settings = {k: v for k, v in old["experiment"]["learner"].items() if k != "audit"}
+    config = {**old, "experiment": {**old["experiment"], "learner": settings}}
+    rows = {name: metrics[name] for name in metrics if not name.startswith("audit.")}
+    evaluation = dict(audited.evaluations().items())
+    with Run.create(path, config) as run:
+        run.commit(0, rows, {"w": np.zeros(2)}, evaluation=evaluation, score=0.0)
+        run.finish(audited.summary)
+    return run
+
+
+def test_every_level_is_a_setting_whose_columns_are_stored(audited):
+    metrics = results.load(audited.path).metrics
+    assert len(metrics) == 2 * ITERATIONS
+    for part in ("update", *ON_REQUEST):
+        assert any(name.startswith(f"audit.{part}") for name in metrics), part
+    np.testing.assert_allclose(metrics["audit.update.kl.mean"], metrics.kl, rtol=1e-4, atol=1e-8)
+    minibatch, epoch = audit_plots.path_of(metrics)
+    assert minibatch.shape == (2 * ITERATIONS, EPOCHS, MINIBATCHES)
+    # The last epoch ends where the update ended.
+    np.testing.assert_allclose(epoch[:, -1], metrics.kl, rtol=1e-3, atol=1e-7)
+    assert results.load(audited.path).runs["learner.audit"].tolist() == ["full"] * 2
+    # Vectors stay out of dashboards, everything else is in them.
+    (first, _) = exported(results.load(audited.path))
+    tags = set(first.history[32])
+    assert "train/audit.update.killed" in tags
+    assert not any("path" in tag for tag in tags)
+
+
+def test_the_way_is_the_sum_of_the_steps_of_each_run(audited):
+    metrics = audited.metrics()
+    way = audit_plots.lengths(metrics)
+    for seed in (0, 1):
+        by_hand = np.cumsum(np.sqrt(2 * metrics.kl[metrics.seed == seed]))
+        np.testing.assert_allclose(way[metrics.seed == seed], by_hand, rtol=1e-6)
+
+
+def test_vectors_survive_the_table_and_the_merge(audited, tmp_path):
+    metrics = {"kl": np.arange(6.0).reshape(2, 3), "path": np.arange(12.0).reshape(2, 3, 2)}
+    rows = tables.to_rows(metrics, [5, 7])
+    (tmp_path / "t.parquet").write_bytes(tables.encode(rows)[0])
+    read = tables.read([tmp_path / "t.parquet"]).to_pandas()
+    np.testing.assert_array_equal(np.stack(read.path), rows["path"])
+    again = _columns([read.assign(run=read.seed)])
+    assert again["path"].shape == (6, 2)
+    np.testing.assert_array_equal(again["path"][:, 0], 2 * again["kl"])
+    for bad in ({"kl": np.zeros((2, 3)), "x": np.zeros((2, 4, 2))}, {"x": np.zeros((2, 3, 1, 1))}):
+        with pytest.raises(ValueError, match="metrics must be"):
+            tables.to_rows(bad, [5, 7])
+
+
+def test_the_picture_shows_every_part_that_there_is(audited, before_audits, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures, savefig = [], Figure.savefig
+
+    def keep(figure, *arguments, **keywords):
+        savefig(figure, *arguments, **keywords)
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    path = audit_plots.audit_picture(audited)
+    assert path == audited.path / "audit.png"
+    titles = [axes.get_title() for axes in figures[0].axes if axes.axison]
+    assert len(titles) == len(audit_plots._PANELS) == 7
+    legend = [t.get_text() for t in figures[0].axes[0].get_legend().get_texts()]
+    assert "clip_eps / 2" in legend
+    assert audit_plots.audit_picture(before_audits) is None
+
+
+def test_the_report_says_it_and_old_folders_report_without(audited, before_audits):
+    (section,) = (s for s in compose([audited.path]).sections if s.name == "audit")
+    inner = section.sections[0]
+    names = [table.name for table in inner.tables]
+    assert names == ["audit-0", "audit-requested-0"]
+    assert "fresh / batch KL" in inner.tables[1].columns
+    assert [p.name for p in inner.pictures] == ["audit-Pendulum-v1", "audit-path-Pendulum-v1"]
+    metrics = audited.metrics()
+    killed = f"{metrics['audit.update.killed'].mean():.1%}".replace("%", " %").replace(".0 ", " ")
+    assert killed in inner.tables[0].rows[0]
+    assert not [s for s in compose([before_audits.path]).sections if s.name == "audit"]
+    # Both together: the audit is of those that have one.
+    both = compose([audited.path, before_audits.path])
+    (section,) = (s for s in both.sections if s.name == "audit")
+    assert len(section.sections[0].tables[0].rows) == 1
+
+
+def test_an_unknown_level_is_refused_before_anything_is_written(tmp_path):
+    experiment = Experiment.from_dict(SETTINGS)
+    learner = dataclasses.replace(experiment.learner, audit="deep")
+    with pytest.raises(ValueError, match="audit must be one of default, extended, full"):
+        training.train(dataclasses.replace(experiment, learner=learner), [0], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_percentiles_of_epochs_that_no_update_ran():
+    path = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
+    middle = audit_plots.percentiles(path)[1]
+    assert middle[:2].tolist() == [2, 5]
+    assert np.isnan(middle[2])
