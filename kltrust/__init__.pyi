@@ -36,8 +36,11 @@ from kltrust.algorithms import (
 )
 from kltrust.audit import (
     CurvatureAudit as CurvatureAudit,
+    IterationAudit as IterationAudit,
+    StateAudit as StateAudit,
     UpdateAudit as UpdateAudit,
     audit_curvature as audit_curvature,
+    audit_states as audit_states,
     audit_update as audit_update,
     bretagnolle_huber_bound as bretagnolle_huber_bound,
     fisher_rao_length as fisher_rao_length,

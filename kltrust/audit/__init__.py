@@ -18,7 +18,9 @@ own, is audited alike, at no cost to the update itself::
     print(model.kl / model.kl_quadratic, model.largest_eigenvalue.value)
 
 All of it is pure: compile it with ``jax.jit``, batch it over lanes with ``jax.vmap``. What it
-returns is a pytree of scalars, which becomes columns where it becomes a table.
+returns is a pytree of scalars, which becomes columns where it becomes a table. The learner's
+metrics hold `audit_update` of every update; ``make_learner(..., audit="full")`` adds the rest, see
+`IterationAudit`.
 """
 
 from kltrust.audit._curvature import CurvatureAudit, audit_curvature
