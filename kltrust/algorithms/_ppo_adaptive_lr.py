@@ -44,9 +44,8 @@ def ppo_adaptive_lr(
 
     The rule is that of the legged-robot trainings (Rudin et al. 2021 and their rsl_rl), where it is
     applied before every minibatch step, to that minibatch's KL so far; rl_games has it either so or
-    after every epoch. Then the first steps of each iteration, whose KL is 0 or nearly so, always
-    raise the rate, and it saws up and down within an iteration; here the rule sees what the
-    iteration came to, once.
+    after every epoch. Within an iteration the KL grows from 0: the first steps raise the rate,
+    whatever it is, and the last ones lower it. Here the rule sees what the iteration came to, once.
 
     Args:
         init_learning_rate: Adam's at the start (1e-3: rsl_rl).
