@@ -27,7 +27,7 @@ from jax.sharding import Sharding
 
 from kltrust.experiments import versions
 from kltrust.experiments.checkpoint import key_layout
-from kltrust.experiments.files import StorageError
+from kltrust.experiments.files import StorageError, to_json
 from kltrust.experiments.record import Record, RunError
 from kltrust.experiments.store import Run
 from kltrust.experiments.tables import Columns
@@ -141,13 +141,13 @@ def on_first(function: Callable[[], T]) -> T:
     if not are_several():
         return function()
     raised: Exception | None = None
-    answer: dict[str, Any] = {}
+    data = b""
     if is_first():
         try:
-            answer = {"result": function()}
+            data = to_json({"result": function()})
         except Exception as error:  # whatever it is: the others wait
-            raised, answer = error, _described(error)
-    answer = json.loads(_broadcast(json.dumps(answer).encode()))
+            raised, data = error, to_json(_described(error))
+    answer = json.loads(_broadcast(data))
     if raised is not None:
         raise raised
     if "error" in answer:
