@@ -385,6 +385,7 @@ def make_learner(
             state.iteration + 1,
             state.reference,
         )
+        # So that the training has the same bits whatever is measured after it.
         new_state, policy_batch, transition = apart((new_state, policy_batch, transition))
         if audit == "default":
             audited = audit_by_default(agent.policy, new_state.policy_params, policy_batch)

@@ -85,7 +85,7 @@ def test_rows_are_plain_scalars_one_per_seed_and_iteration():
 
 
 @pytest.mark.parametrize(
-    "metrics", [{"kl": np.zeros((3, 4))}, {"kl": np.zeros(2)}, {"a": np.zeros((2, 4, 1))}, {}]
+    "metrics", [{"kl": np.zeros((3, 4))}, {"kl": np.zeros(2)}, {"a": np.zeros((2, 4, 1, 1))}, {}]
 )
 def test_rows_of_the_wrong_shape_are_refused(metrics):
     with pytest.raises(ValueError, match="2 seeds, iterations"):

@@ -36,10 +36,9 @@ def to_rows(
     leaves, _ = jax.tree_util.tree_flatten_with_path(metrics)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     arrays = [np.asarray(leaf) for _, leaf in leaves]
-    shapes = {array.shape[:2] for array in arrays}
-    shape = shapes.pop()
-    vectors = all(array.ndim in (2, 3) for array in arrays)
-    if shapes or not vectors or shape[0] != len(seeds):
+    shapes = {array.shape[:2] for array in arrays if array.ndim in (2, 3)}
+    shapes |= {() for array in arrays if array.ndim not in (2, 3)}
+    if len(shapes) != 1 or not (shape := shapes.pop()) or shape[0] != len(seeds):
         detail = {n: a.shape for n, a in zip(names, arrays, strict=True)}
         raise ValueError(f"metrics must be [{len(seeds)} seeds, iterations], got {detail}")
     iterations = first_iteration + np.arange(shape[1])
