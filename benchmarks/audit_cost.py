@@ -33,6 +33,7 @@ class Options:
     levels: tuple[str, ...] = ("default", "extended", "full")
     num_envs: int = 64
     num_steps: int = 128
+    hidden: tuple[int, ...] = (64, 64)
     rounds: int = 21
     iterations: int = 3
     """Of a round."""
@@ -85,7 +86,7 @@ def prepare(algorithm: str, level: str, options: Options) -> Callable[[], None]:
     env = kltrust.make(options.env)
     learner = kltrust.make_learner(
         env,
-        kltrust.actor_critic(env),
+        kltrust.actor_critic(env, options.hidden),
         getattr(kltrust, algorithm)(),
         num_envs=options.num_envs,
         num_steps=options.num_steps,

@@ -113,7 +113,9 @@ def toy(tmp_path_factory, compile_fast):
     options = laboratory.Options(
         parts=("search", "hurt"), specs=folder, draws=6, samples=(32,), out=folder
     )
-    laboratory.main(options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laboratory, "SIZES", {"vanilla_pg": ("learning_rate", (0.1, 30.0))})
+        laboratory.main(options)
     return folder
 
 
@@ -126,15 +128,13 @@ def test_a_sweep_becomes_a_result_and_a_figure(toy):
 
 def test_updates_that_hurt(toy):
     result = json.loads((toy / "laboratory_hurt.json").read_text())
-    sizes = sum(len(sizes) for _, sizes in laboratory.SIZES.values())
-    assert len(result["rows"]) == 2 * 2 * sizes  # starts, 32 samples and exact
+    assert len(result["rows"]) == 2 * 2 * 2  # starts, 32 samples and exact, sizes
     exact = [row for row in result["rows"] if row["samples"] == "exact"]
     sampled = [row for row in result["rows"] if row["samples"] != "exact"]
-    # Small exact steps follow the gradient of J; 32 steps of one trajectory need not.
-    assert all(row["hurt"] == 0 for row in exact if row.get("learning_rate", 1) < 1)
+    # A small exact step follows the gradient of J; 32 steps of one trajectory need not.
+    assert all(row["hurt"] == 0 for row in exact if row["learning_rate"] < 1)
     assert max(row["hurt"] for row in sampled) > 0
-    assert all(row["kl_median"] <= row["max_kl"] for row in exact if "max_kl" in row)
-    assert len(readme.laboratory_hurt(result)) == 2 + 2 * sizes
+    assert len(readme.laboratory_hurt(result)) == 2 + 2 * 2
     assert (toy / "laboratory_hurt.png").read_bytes().startswith(PNG)
 
 
@@ -172,10 +172,17 @@ def test_the_specifications_are_valid_and_ask_for_what_is_read():
 
 def test_the_cost_is_a_ratio_to_measuring_nothing(tmp_path, compile_fast):
     options = audit_cost.Options(
-        algorithms=("trpo",), levels=("default",), num_envs=8, rounds=2, iterations=1, out=tmp_path
+        algorithms=("vanilla_pg",),
+        levels=("default",),
+        num_envs=8,
+        num_steps=32,
+        hidden=(4,),
+        rounds=2,
+        iterations=1,
+        out=tmp_path,
     )
     audit_cost.main(options)
-    case = json.loads((tmp_path / "audit_cost.json").read_text())["cases"]["trpo"]
+    case = json.loads((tmp_path / "audit_cost.json").read_text())["cases"]["vanilla_pg"]
     assert set(case["milliseconds"]) == {audit_cost.BARE, "default"}
     median, low, high = case["times"]["default"]
     assert 0 < low <= median <= high
