@@ -77,6 +77,8 @@ def tables() -> dict[str, list[str]]:
         "trpo": trpo(learning),
         "setting": [setting(learning)],
         "collapse": [collapse(recorded("collapse"))],
+        "trust_region": trust_region(recorded("trust_region")),
+        "trust_region_setting": [recorded_setting(recorded("trust_region"))],
     }
 
 
@@ -230,7 +232,7 @@ def trust_region(result: dict[str, Any]) -> list[str]:
         "largest ratio | score |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in result["rows"]:
+    for row in sorted(result["rows"], key=lambda row: row["env"]):
         claim = row["claim"]
         claims = f"{claim['what']} = {claim['value']:g}" if claim["value"] else "nothing"
         above = "" if row["above"] is None else f"{row['above']:.0%}"
@@ -318,12 +320,11 @@ def laboratory_hurt(result: dict[str, Any]) -> list[str]:
 
 def recorded_setting(result: dict[str, Any]) -> str:
     """One line on how a recorded sweep was obtained."""
-    v, seconds = result["versions"], result["seconds"]
+    v = result["versions"]
     broken = sum(row["broken"] for row in result["rows"])
     return (
         f"{len(result['seeds'])} seeds, scores of the last evaluation, acting by the mode, 95 % "
-        f"bootstrap intervals; {result['steps']:,} environment steps in {seconds['run'] / 60:.0f} "
-        f"minutes and {seconds['compile'] / 60:.0f} of compilation; {broken} runs broke; jax "
+        f"bootstrap intervals; {result['steps']:,} environment steps; {broken} runs broke; jax "
         f"{v['packages']['jax']}, gymnax {v['packages']['gymnax']}, {v['cpu_count']} cores "
         f"({v['device_kind']}). `python benchmarks/record.py benchmarks/specs/{result['spec']}`"
     )
