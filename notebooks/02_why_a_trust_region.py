@@ -343,7 +343,7 @@ print(f"KL of the gradient steps: {plain_kl.min():.4f} to {plain_kl.max():.4f} n
 # TRPO's theorem (eq. 9 of Schulman et al., 2015):
 # $J(\text{new})\ge L(\text{new})-C\max_s\mathrm{KL}$ with $C=4\epsilon\gamma/(1-\gamma)^2$,
 # $\epsilon=\max|A|$; by Pinsker's inequality $C/2$ will do. CPO's (Achiam et al., 2017) has the
-# mean total variation and is never worse. The practical constraint, *mean* KL $\le\delta$,
+# mean total variation in its place. The practical constraint, *mean* KL $\le\delta$,
 # guarantees only
 # $J(\text{new})-J(\text{old})\ge-\sqrt{2\delta}\,\gamma\,\epsilon_\text{new}/(1-\gamma)^2$. TRPO
 # steps of many sizes, on the exact batch of the MDP above, against all of these:
