@@ -689,7 +689,7 @@ def test_every_flag_and_count_changes_the_computation(name):
         ({"value_learning_rate": lambda fraction: fraction}, "planned_iterations"),
         ({"update": lambda fraction: algorithms.trpo()}, "planned_iterations"),
     ],
-    ids=str,
+    ids=lambda x: ", ".join(x) if isinstance(x, dict) else "",
 )
 def test_bad_options_are_refused_before_anything_is_traced(keywords, message):
     untraceable = ActorCritic(*(lambda *args: pytest.fail("traced"),) * 3)
