@@ -54,13 +54,20 @@ class Options:
 
 
 def main(options: Options) -> None:
+    from kltrust.experiments.versions import snapshot
+
     options.out.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
         if part not in FINDERS:
             raise ValueError(f"--parts are among {', '.join(FINDERS)}, got {part!r}")
     for part in options.parts:
         find, draw = FINDERS[part]
-        result = find(swept(options, part) if part in SWEEPS else options)
+        if part in SWEEPS:
+            updates = swept(options, part)
+            result = {**find(updates), "seeds": int(updates.seed.nunique())}
+        else:
+            result = find(options)
+        result["versions"] = snapshot()
         (options.out / f"laboratory_{part}.json").write_text(json.dumps(result, indent=1) + "\n")
         figure = draw(result)
         figure.savefig(options.out / f"laboratory_{part}.png")
