@@ -81,7 +81,6 @@ def tables() -> dict[str, list[str]]:
             f"laboratory_{part}": table(recorded(f"laboratory_{part}"))
             for part, table in LABORATORY
         },
-        "laboratory": [laboratory([recorded(f"laboratory_{part}") for part, _ in LABORATORY])],
         "trust_region": trust_region(recorded("trust_region")),
         "trust_region_setting": [recorded_setting(recorded("trust_region"))],
     }
@@ -321,18 +320,6 @@ def laboratory_hurt(result: dict[str, Any]) -> list[str]:
     for (start, update), found in cells.items():
         lines.append(f"| {start} | {update} | " + " | ".join(found[n] for n in columns) + " |")
     return lines
-
-
-def laboratory(results: list[dict[str, Any]]) -> str:
-    """One line on how the findings were obtained."""
-    *swept, drawn = results
-    v = drawn["versions"]
-    seeds = ", ".join(str(result["seeds"]) for result in swept)
-    return (
-        f"Seeds of the first three: {seeds}; draws for each number of the last: {drawn['draws']}; "
-        f"jax {v['packages']['jax']}, gymnax {v['packages']['gymnax']}, {v['cpu_count']} cores "
-        f"({v['device_kind']})."
-    )
 
 
 LABORATORY = (
