@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def notebook_pages(folder: Path) -> dict[str, str | bytes]:
         text, resources = MarkdownExporter().from_notebook_node(
             notebook, resources={"unique_key": path.stem, "output_files_dir": path.stem}
         )
+        # They lead from one to the next by their files' names.
+        text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", text)
         # A table of pandas as the site's other tables are.
         text = text.replace('<table border="1" class="dataframe">', "<table>")
         pages[f"notebooks/{path.stem}.md"] = text

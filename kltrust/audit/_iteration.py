@@ -57,7 +57,13 @@ class IterationAudit(NamedTuple):
 
 
 def audit_by_default(policy: Policy, new_params: Params, batch: PolicyBatch) -> IterationAudit:
-    """The part that every run has: one forward pass, no gradient, nothing sorted."""
+    """The part that every run has: one forward pass, no gradient, nothing sorted.
+
+    Args:
+        policy: the policy.
+        new_params: after the update.
+        batch: what the update saw; ``batch.old`` is the policy before it.
+    """
     return IterationAudit(audit_update(policy, None, new_params, batch, max_outcomes=_MAX_OUTCOMES))
 
 

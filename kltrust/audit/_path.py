@@ -14,6 +14,7 @@ its `KLPath` to what the algorithm reports, under `KL_PATH`, whichever algorithm
 anew where the context differs: a compiled update never serves the other case."""
 
 KL_PATH = "kl_path"
+"""Where in an algorithm's report the path is, until `take_path` takes it out."""
 
 
 class KLPath(NamedTuple):
@@ -41,5 +42,12 @@ def apart(x: PyTree) -> PyTree:
 
 
 def take_path(extra: dict[str, Any]) -> tuple[dict[str, Any], KLPath | None]:
-    """An algorithm's report, and the path that the loop put into it, None if there is none."""
+    """An algorithm's report without the path, and the path.
+
+    Args:
+        extra: what the algorithm's update returned.
+
+    Returns:
+        (the rest of the report, the `KLPath` that the loop put into it or None).
+    """
     return {k: v for k, v in extra.items() if k != KL_PATH}, extra.get(KL_PATH)
