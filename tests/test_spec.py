@@ -311,7 +311,8 @@ def test_lines_of_keys_within_multi_line_values():
 def test_the_benchmarks_specifications(path):
     parsed = spec.load(path)
     assert parsed.name == path.stem
-    assert len(parsed.seeds) >= 10
+    # What a table of scores is made from needs seeds; a finding about updates has one for each.
+    assert len(parsed.seeds) >= (3 if parsed.name.startswith("laboratory") else 10)
     plan.make_plan(parsed)
     # One setting of each static group and environment: the rest differ in positive floats.
     groups = {plan.static_key(s.experiment): s for s in parsed.settings}
@@ -400,6 +401,7 @@ class Accelerator:
     """As much of a device as the choice of a width asks."""
 
     platform = "gpu"
+    process_index = 0
 
     def __init__(self, limit):
         self.limit = limit
