@@ -122,8 +122,8 @@ def recording(inner):
     return PolicyUpdate(inner.init, update)
 
 
-# The rollout's passes, of B rows, are compiled apart from the update's, of N: they may differ by some
-# roundings of log-probabilities, which are sums of several units.
+# The rollout's passes, of B rows, are compiled apart from the update's, of N: they may differ by
+# some roundings of log-probabilities, which are sums of several units.
 def assert_starts_at_old(seen, ratio_tolerance=2e-6, kl_tolerance=1e-7):
     assert np.max(np.abs(seen["log_ratio"])) <= ratio_tolerance
     assert np.max(np.abs(seen["log_ratio_old"])) <= ratio_tolerance
