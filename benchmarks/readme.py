@@ -83,6 +83,9 @@ def tables() -> dict[str, list[str]]:
         },
         "trust_region": trust_region(recorded("trust_region")),
         "trust_region_setting": [recorded_setting(recorded("trust_region"))],
+        "audit_cost": [audit_cost(recorded("audit_cost"))],
+        "sweep_speed": sweep_speed(recorded("sweep_speed")),
+        "survival": [survival(recorded("sweep_survival"), recorded("sweep_host_work"))],
     }
 
 
@@ -361,12 +364,33 @@ def sweep_speed(result: dict[str, Any]) -> list[str]:
 def survival(result: dict[str, Any], work: dict[str, Any]) -> str:
     """One line on kills, and one on the host's work."""
     ended, same = result["sweeps_ended"], sum(result["identical"])
+    cpu, cores = sum(work["host_cpu_seconds"].values()), work["versions"]["cpu_count"]
+    wall, clock = work["wall_seconds"], sum(work["host_seconds"].values())
     return (
         f"Killed by `kill -9` at {len(result['kills'])} random moments and gone on with each time, "
         f"{same} of the {ended} sweeps that ended have the tables of the one left in peace, value "
-        f"by value (`python benchmarks/sweep_survival.py`). Writing, copying states and showing "
-        f"progress take {work['share']:.1%} of a sweep of {work['wall_seconds']:.0f} s, most of it "
-        f"while the devices compute (`python benchmarks/sweep_host_work.py`)."
+        f"by value (`python benchmarks/sweep_survival.py`). In a sweep of {wall:.0f} s, writing, "
+        f"copying states and showing progress take {cpu:.1f} CPU seconds, {cpu / cores / wall:.1%} "
+        f"of what {cores} cores have; by the clock they take {clock / wall:.1%} of it, while the "
+        f"devices compute (`python benchmarks/sweep_host_work.py`)."
+    )
+
+
+def audit_cost(result: dict[str, Any]) -> str:
+    """One line on what every level of the audit adds to an iteration."""
+    costs = []
+    for algorithm, case in result["cases"].items():
+        levels = ", ".join(
+            f"{level} {median - 1:.1%} ({low - 1:.1%} to {high - 1:.1%})"
+            for level, (median, low, high) in case["times"].items()
+        )
+        costs.append(f"`{algorithm}` {levels}")
+    v = result["versions"]
+    return (
+        f"What measuring adds to an iteration of {result['num_envs']} x {result['num_steps']} "
+        f"steps of {result['env']} that measures nothing, median and quartiles of "
+        f"{result['rounds']} rounds in turns: {'; '.join(costs)} (jax {v['packages']['jax']}, "
+        f"{v['cpu_count']} cores, {v['device_kind']}; `python benchmarks/audit_cost.py`)."
     )
 
 

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 class Options:
     """What is killed, and how often."""
 
-    spec: Path = HERE / "specs" / "quickstart.toml"
+    spec: Path = HERE / "specs" / "survival.toml"
     kills: int = 10
     seed: int = 0
     out: Path = HERE / "results"
