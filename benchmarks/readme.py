@@ -177,6 +177,37 @@ def collapse(result: dict[str, Any]) -> str:
     )
 
 
+def gymnasium_scores(result: dict[str, Any]) -> list[str]:
+    """What the presets' policies score in gymnasium's own environments, from `gymnasium_scores`."""
+    lines = [
+        "| environment | algorithm | gymnasium | each seed | gymnax | aimed at |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        theirs, ours = (
+            Estimate(found["mean"], found["low"], found["high"])
+            for found in (row["gymnasium"], row["gymnax"])
+        )
+        each = ", ".join(f"{mean:.1f}" for mean, _, _ in row["gymnasium"]["by_seed"])
+        target = "" if row["target"] is None else f"{row['target']:g}"
+        lines.append(
+            f"| {row['env']} | `{row['algorithm']}` | {theirs} | {each} | {ours} | {target} |"
+        )
+    return lines
+
+
+def gymnasium_setting(result: dict[str, Any]) -> str:
+    """One line on how those were obtained."""
+    row = result["rows"][0]
+    packages = row["versions"]["packages"]
+    return (
+        f"Seeds {row['seeds'][0]} to {row['seeds'][-1]}, {row['episodes']:,} episodes each, acting "
+        f"by the mode; 95 % bootstrap intervals over seeds and episodes; gymnasium "
+        f"{row['versions']['gymnasium']}, gymnax {packages['gymnax']}, jax {packages['jax']}. "
+        "`python benchmarks/gymnasium_scores.py`"
+    )
+
+
 def by_label(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Rows of a recorded sweep by label and environment."""
     labels: dict[str, dict[str, dict[str, Any]]] = {}

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import collapse  # noqa: E402
+import gymnasium_scores  # noqa: E402
 import learning  # noqa: E402
 import numpy as np  # noqa: E402
 import readme  # noqa: E402
@@ -49,6 +50,49 @@ def test_collapse_runs(tmp_path):
     result = json.loads((tmp_path / "collapse.json").read_text())
     assert result["vanilla_pg"]["kl_max"] > result["trpo"]["kl_max"]
     assert (tmp_path / "collapse.png").stat().st_size > 1000
+
+
+def test_gymnasium_scores_are_recorded_pair_by_pair(tmp_path, compile_fast):
+    options = gymnasium_scores.Options(
+        algorithms=("trpo",),
+        envs=("CartPole-v1",),
+        seeds=2,
+        first_seed=4,
+        episodes=6,
+        fraction=0.05,
+        out=tmp_path,
+    )
+    other = {"env": "Acrobot-v1", "algorithm": "trpo"}
+    path = tmp_path / "gymnasium_scores.json"
+    path.write_text(json.dumps({"rows": [other]}))
+    gymnasium_scores.main(options)
+    kept, row = json.loads(path.read_text())["rows"]
+    assert kept == other
+    assert row["seeds"] == [4, 5]
+    assert row["versions"]["gymnasium"]
+    for played in (row["gymnasium"], row["gymnax"]):
+        assert 1 <= played["worst_episode"] <= played["low"] <= played["mean"] <= played["high"]
+        assert len(played["by_seed"]) == 2
+    # Two simulators, two sets of episodes.
+    assert row["gymnasium"]["mean"] != row["gymnax"]["mean"]
+    table = readme.gymnasium_scores({"rows": [row]})
+    assert table[-1].startswith("| CartPole-v1 | `trpo` | ")
+    assert table[-1].endswith(" | 490 |")
+    assert len(table[-1].split("|")) == len(table[0].split("|"))
+    assert "Seeds 4 to 5, 6 episodes each" in readme.gymnasium_setting({"rows": [row]})
+
+
+def test_the_interval_knows_what_seeds_differ_by():
+    rng = np.random.default_rng(0)
+    alike = rng.normal(size=(4, 500))
+    apart = alike + np.array([[-30.0], [-10.0], [10.0], [30.0]])
+    (mean, low, high), (_, lower, higher) = map(gymnasium_scores.interval, (alike, apart))
+    assert low < mean < high
+    # Over episodes alone: 2 standard errors each way, of 2,000 and of 500 episodes.
+    assert 3 < (high - low) * 2000**0.5 < 7
+    assert higher - lower > 20
+    _, low, high = gymnasium_scores.interval(apart[:1])
+    assert 3 < (high - low) * 500**0.5 < 5
 
 
 @pytest.mark.parametrize(
