@@ -28,6 +28,7 @@ from kltrust.audit import (
 )
 from kltrust.checks import check, check_count
 from kltrust.critic import fit_value, measure_critic
+from kltrust.masks import count_fully_masked
 from kltrust.minibatch import adam
 from kltrust.normalization import (
     Moments,
@@ -132,6 +133,7 @@ class Metrics(NamedTuple):
         nonfinite_rewards: rewards that were NaN or infinite.
         nonfinite_observations: transitions with a NaN or infinite observation.
         nonfinite_update: 1 if the new parameters are not all finite.
+        fully_masked: observations whose mask allowed no action, and so all of them; see `Masked`.
         audit: how the update moved the policy, in more detail; more of it on request.
         extra: the algorithm's own report.
     """
@@ -151,6 +153,7 @@ class Metrics(NamedTuple):
     nonfinite_rewards: Array
     nonfinite_observations: Array
     nonfinite_update: Array
+    fully_masked: Array
     audit: IterationAudit
     extra: dict[str, Array]
 
@@ -396,6 +399,7 @@ def make_learner(
             **measure_critic(value, target),
             **episodes,
             **count_nonfinite(transition, (new_state.policy_params, new_state.value_params)),
+            fully_masked=count_fully_masked(env.action_space, transition.obs),
             audit=audited,
             extra=extra,
         )

@@ -15,6 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.divergences import masked_logits
+from kltrust.masks import (
+    allowed_actions,
+    check_masks,
+    existing_actions,
+    mask_of,
+    without_mask,
+)
 from kltrust.types import (
     ActorCritic,
     Array,
@@ -82,9 +90,10 @@ def features(space: Any, obs: PyTree) -> Array:
     concatenation of its flattened leaves.
 
     Args:
-        space: of the observation; a pytree of spaces for one of arrays.
+        space: of the observation; a pytree of spaces for one of arrays. A mask is no feature.
         obs: [*E, *O].
     """
+    space, obs = without_mask(space), without_mask(obs)
     leaves = jax.tree.leaves(space, is_leaf=_is_space)
     parts = jax.tree.leaves(obs)
     if len(leaves) != len(parts):
@@ -158,8 +167,8 @@ class PolicyNetwork(nn.Module):
     state_dependent_std: bool
 
     @nn.compact
-    def __call__(self, x: Array) -> Any:
-        """Maps features to a distribution over actions."""
+    def __call__(self, x: Array, mask: Array | None = None) -> Any:
+        """Maps features, and the mask of `Masked`, to a distribution over actions."""
         x = self.torso(x)
 
         # The small last layer starts every policy near uniform (or near its mean 0): Andrychowicz
@@ -169,16 +178,21 @@ class PolicyNetwork(nn.Module):
 
         space = self.action_space
         if isinstance(space, Discrete):
-            return distrax.Categorical(logits=dense(space.n))
+            logits = dense(space.n)
+            return distrax.Categorical(
+                logits=logits if mask is None else masked_logits(logits, mask)
+            )
         if isinstance(space, MultiBinary):
             return distrax.Independent(distrax.Bernoulli(logits=dense(space.n)), 1)
         if isinstance(space, MultiDiscrete):
             most = max(space.nvec)
             logits = dense(len(space.nvec) * most)
             logits = logits.reshape(*x.shape[:-1], len(space.nvec), most)
-            if min(space.nvec) < most:
-                exists = np.arange(most) < np.asarray(space.nvec)[:, None]
-                logits = jnp.where(jnp.broadcast_to(exists, logits.shape), logits, -jnp.inf)
+            if mask is not None:
+                logits = masked_logits(logits, allowed_actions(space, mask))
+            elif min(space.nvec) < most:
+                exists = jnp.broadcast_to(existing_actions(space), logits.shape)
+                logits = masked_logits(logits, exists)
             return distrax.Independent(distrax.Categorical(logits=logits), 1)
         size = math.prod(space.shape)
         loc = dense(size)
@@ -219,7 +233,8 @@ def actor_critic(
 
     The defaults are PPO's for MuJoCo (Schulman et al. 2017): two hidden layers of 64 tanh units,
     no shared parameters, a standard deviation that does not depend on the state. Heads: Discrete
-    a categorical, MultiDiscrete and MultiBinary independent ones, Box a diagonal Gaussian.
+    a categorical, MultiDiscrete and MultiBinary independent ones, Box a diagonal Gaussian. Where
+    observations are `Masked`, what the mask forbids has the probability 0.
 
     Args:
         env: only its spaces are read.
@@ -231,7 +246,8 @@ def actor_critic(
         state_dependent_std: the Gaussian's standard deviation from the state, too.
 
     Raises:
-        ValueError: on an unknown activation or a space that has no head.
+        ValueError: on an unknown activation, a space that has no head, or a mask that does not fit
+            the actions.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is unknown: use one of {sorted(ACTIVATIONS)}")
@@ -249,6 +265,7 @@ def actor_critic(
     policy_network = PolicyNetwork(env.action_space, torso(), init_log_std, state_dependent_std)
     value_network = ValueNetwork(torso())
     example = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0))
+    check_masks(env, example)
 
     def init(key: Array) -> tuple[PyTree, PyTree]:
         policy_key, value_key = jax.random.split(key)
@@ -258,7 +275,8 @@ def actor_critic(
         return policy_params, value_network.init(value_key, x)["params"]
 
     def policy(params: PyTree, obs: PyTree) -> Any:
-        return policy_network.apply({"params": params}, features(env.observation_space, obs))
+        x = features(env.observation_space, obs)
+        return policy_network.apply({"params": params}, x, mask_of(obs))
 
     def value(params: PyTree, obs: PyTree) -> Array:
         x = features(env.observation_space, obs)

@@ -81,6 +81,31 @@ Space: TypeAlias = Discrete | MultiDiscrete | MultiBinary | Box
 """What observations and actions are taken from."""
 
 
+class Masked(NamedTuple):
+    """An observation, and which actions its state allows: what a `MaskedSpace` holds.
+
+    Attributes:
+        obs: [*O], any pytree of arrays.
+        mask: bool, true for an allowed action: [n] of Discrete(n), [k, max(nvec)] of a
+            MultiDiscrete of k entries, each with a row of its own; what lies beyond an entry's
+            ``nvec[i]`` is not looked at. A row that allows nothing allows everything, and is
+            counted (`Metrics.fully_masked`).
+    """
+
+    obs: PyTree
+    mask: Array
+
+
+class MaskedSpace(NamedTuple):
+    """Observations of a space beside a mask over the environment's actions: `Masked`.
+
+    Attributes:
+        obs: the space of ``Masked.obs``.
+    """
+
+    obs: Any
+
+
 class Outcome(NamedTuple):
     """What a step brings about, for one environment.
 
@@ -104,7 +129,8 @@ class Env(NamedTuple):
         reset: ``reset(key) -> (state, obs)``.
         step: ``step(key, state, action) -> (state, obs, Outcome)``; ``state`` and ``obs`` are
             after auto-reset, ``Outcome.next_obs`` is before it.
-        observation_space: the space of ``obs``.
+        observation_space: the space of ``obs``; a `MaskedSpace` where the state decides which
+            actions there are.
         action_space: the space of the actions that ``step`` takes. Real-valued actions outside
             a Box are legal: the adapter bounds them.
         name: what ``make`` was called with.
@@ -115,7 +141,7 @@ class Env(NamedTuple):
 
     reset: Callable[[Array], tuple[PyTree, PyTree]]
     step: Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Outcome]]
-    observation_space: Space
+    observation_space: Space | MaskedSpace
     action_space: Space
     name: str = "custom"
     max_steps: Number | None = None

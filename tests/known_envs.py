@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.environments import from_functions
-from kltrust.types import Box, Discrete, Env, MultiDiscrete
+from kltrust.types import Box, Discrete, Env, Masked, MaskedSpace, MultiDiscrete
 
 
 def unbounded(*shape: int) -> Box:
@@ -78,6 +78,33 @@ def combination(target: tuple[int, ...] = (2, 0, 1), nvec: tuple[int, ...] = (3,
 
     return from_functions(
         _constant_reset, transition, unbounded(1), MultiDiscrete(nvec), name="combination"
+    )
+
+
+def legal_arms(num_arms: int = 4, barren: float = 0.0, masked: bool = True) -> Env:
+    """One pull an episode, of the arms that are allowed: the first, and each other at even odds.
+
+    The last allowed arm pays 1, the others of them 0, a forbidden one -1: the optimum is 1. Without
+    the mask the observation says nothing, and the best of four arms is the first: 1/8. With
+    probability ``barren`` the mask allows nothing, and every arm pays 0.
+    """
+
+    def reset(key):
+        arms_key, barren_key = jax.random.split(key)
+        allowed = jax.random.bernoulli(arms_key, 0.5, (num_arms,)).at[0].set(True)
+        allowed &= ~jax.random.bernoulli(barren_key, barren)
+        obs = jnp.ones((1,), jnp.float32)
+        return allowed, Masked(obs, allowed) if masked else obs
+
+    def transition(key, allowed, arm):
+        last = num_arms - 1 - jnp.argmax(allowed[::-1])
+        reward = jnp.where(allowed[arm], (arm == last).astype(jnp.float32), -1.0)
+        reward = jnp.where(jnp.any(allowed), reward, 0.0)
+        return *reset(key), reward, True, False
+
+    space = MaskedSpace(unbounded(1)) if masked else unbounded(1)
+    return from_functions(
+        reset, transition, space, Discrete(num_arms), max_steps=1, name="legal_arms"
     )
 
 

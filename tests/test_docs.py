@@ -419,7 +419,14 @@ def test_in_a_browser_no_page_scrolls_sideways_or_asks_a_network(site, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["index", "howto/algorithm", "howto/environment", "howto/network", "howto/resume"],
+    [
+        "index",
+        "howto/algorithm",
+        "howto/environment",
+        "howto/masks",
+        "howto/network",
+        "howto/resume",
+    ],
 )
 def test_the_examples_run(page, compile_fast, monkeypatch):
     """All Python of a page, in one go, as printed; what it registers is forgotten."""

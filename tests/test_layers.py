@@ -19,6 +19,7 @@ LAYERS = {
     "numerics": 0,
     "discrete": 1,
     "estimators": 1,
+    "masks": 1,
     "divergences": 1,
     "losses": 1,
     "sequences": 1,

@@ -404,10 +404,11 @@ def test_lines_where_there_is_no_terminal(capsys):
     shown.start(planned, None)
     shown.group(1, 0)
     shown.compiling("init")
-    shown.chunk(sweep_report.Report(2, 3, 128, 1234.5, ("a [label]", 7.25), {5: 1}))
+    shown.chunk(sweep_report.Report(2, 3, 128, 1234.5, ("a [label]", 7.25), {5: 1}, 9))
     shown.end()
-    compiling, line = capsys.readouterr().out.splitlines()
+    compiling, warning, line = capsys.readouterr().out.splitlines()
     assert compiling == "vanilla_pg CartPole-v1 x 2: compiling init ..."
+    assert "warning: 9 observations of this chunk allow no action by their mask" in warning
     assert (
         line
         == "vanilla_pg CartPole-v1 x 2:      2/3   1,234 steps/s   best a [label] 7.2   1 broken"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
-from kltrust.types import Array, Env, Number, Outcome, PyTree, Space
+from kltrust.types import Array, Env, MaskedSpace, Number, Outcome, PyTree, Space
 
 Reset = Callable[[Array], tuple[PyTree, PyTree]]
 Transition = Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Any, Any, Any]]
@@ -18,7 +18,7 @@ Transition = Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Any, Any, A
 def from_functions(
     reset: Reset,
     transition: Transition,
-    observation_space: Space,
+    observation_space: Space | MaskedSpace,
     action_space: Space,
     *,
     max_steps: Number | None = None,

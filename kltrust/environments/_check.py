@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.environments._build import aval, mismatch
+from kltrust.masks import allowed_actions, check_masks, mask_of, without_mask
 from kltrust.types import (
     Array,
     Box,
@@ -44,16 +45,20 @@ def check_env(env: Env, key: Array | None = None, *, num_steps: int = 32) -> Non
     _check_episodes(env, key, num_steps)
 
 
-def sample_action(space: Space, key: Array) -> Array:
+def sample_action(space: Space, key: Array, mask: Array | None = None) -> Array:
     """A random action: uniform over integers; for a Box, standard normals clipped to its bounds.
 
     Args:
         space: of the actions.
         key: a typed key.
+        mask: of one observation, as in `Masked`: only allowed actions are drawn.
 
     Returns:
         One action, of the space's shape and dtype.
     """
+    if mask is not None and isinstance(space, Discrete | MultiDiscrete):
+        log_weight = jnp.where(allowed_actions(space, mask), 0.0, -jnp.inf)
+        return jax.random.categorical(key, log_weight).astype(jnp.int32)
     if isinstance(space, Discrete):
         return jax.random.randint(key, (), 0, space.n, jnp.int32)
     if isinstance(space, MultiDiscrete):
@@ -89,7 +94,8 @@ def _check_types(env: Env, key: Array) -> None:
 
 
 def _check_observation(env: Env, obs: PyTree) -> None:
-    space = env.observation_space
+    check_masks(env, obs)
+    space, obs = without_mask(env.observation_space), without_mask(obs)
     fits = hasattr(obs, "dtype")
     if isinstance(space, Box):
         fits = fits and obs.shape == tuple(space.shape) and obs.dtype == np.dtype(space.dtype)
@@ -110,8 +116,8 @@ def _check_episodes(env: Env, key: Array, num_steps: int) -> None:
 
     def body(carry: Any, key: Array) -> tuple[Any, Any]:
         key_action, key_step = jax.random.split(key)
-        actions = jax.vmap(lambda k: sample_action(env.action_space, k))(
-            jax.random.split(key_action, lanes)
+        actions = jax.vmap(lambda k, obs: sample_action(env.action_space, k, mask_of(obs)))(
+            jax.random.split(key_action, lanes), carry[1]
         )
         state, obs, outcome = jax.vmap(env.step)(
             jax.random.split(key_step, lanes), carry[0], actions
@@ -128,9 +134,9 @@ def _check_episodes(env: Env, key: Array, num_steps: int) -> None:
     if not _equal(before, after):
         raise ValueError(f"{env.name}: next_obs differs from obs where no episode ended")
     _check_values(env, (start[1], outcome.next_obs, outcome.reward))
-    space = env.observation_space
+    space = without_mask(env.observation_space)
     if not isinstance(space, Box):
-        for x in (start[1], obs, outcome.next_obs):
+        for x in map(without_mask, (start[1], obs, outcome.next_obs)):
             if np.any((np.asarray(x) < 0) | (np.asarray(x) >= _cardinality(space))):
                 raise ValueError(f"{env.name}: an observation lies outside {space}")
 

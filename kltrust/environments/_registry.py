@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from kltrust.environments import _gymnax
 from kltrust.environments._actions import ActionBound, bound_actions
-from kltrust.types import Env, Number, Space
+from kltrust.types import Env, MaskedSpace, Number, Space
 
 _factories: dict[str, Callable[..., Env]] = {}
 
@@ -31,7 +31,7 @@ class EnvInfo(NamedTuple):
 
     name: str
     source: str
-    observation_space: Space | None
+    observation_space: Space | MaskedSpace | None
     action_space: Space | None
     max_steps: Number | None
     fields: dict[str, Any]

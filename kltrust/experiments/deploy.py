@@ -20,7 +20,7 @@ from kltrust.experiments.program import Parts, build
 from kltrust.experiments.record import Record
 from kltrust.experiments.training import experiment_of, restore_states
 from kltrust.learner import LearnerState, policy_of
-from kltrust.types import Box, Discrete
+from kltrust.types import Discrete, PyTree
 
 Act = Callable[..., np.ndarray]
 
@@ -49,8 +49,8 @@ def numpy_policy(
 
     Returns:
         ``act(obs [*E, *O], key=0) -> action [*E, ...]``; ``key``, an integer, gives the samples
-        and is ignored where nothing is sampled. Every new leading shape compiles once, some
-        tenths of a second.
+        and is ignored where nothing is sampled. Where observations are `Masked`, so is ``obs``.
+        Every new leading shape compiles once, some tenths of a second.
 
     Raises:
         ValueError: if the folder has no such seed; when called, on observations of another shape.
@@ -58,8 +58,7 @@ def numpy_policy(
     """
     record = record if isinstance(record, Record) else Record(record)
     parts, state = _restored(record, _chosen(record, seed), which)
-    space = parts.env.observation_space
-    shape = space.shape if isinstance(space, Box) else ()
+    example = jax.eval_shape(lambda: parts.env.reset(jax.random.key(0))[1])
 
     @jax.jit
     def compiled(obs: Any, key: int) -> Any:
@@ -68,13 +67,7 @@ def numpy_policy(
         return parts.env.native_action(raw)
 
     def act(obs: Any, key: int = 0) -> np.ndarray:
-        obs = np.asarray(obs)
-        if obs.shape[obs.ndim - len(shape) :] != shape:
-            raise ValueError(
-                f"{parts.env.name} was trained on observations of shape {shape}, possibly with "
-                f"leading axes; got {obs.shape}"
-            )
-        return np.asarray(compiled(obs, key))
+        return np.asarray(compiled(_observation(parts.env.name, example, obs), key))
 
     return act
 
@@ -165,6 +158,29 @@ def extra(module: str) -> Any:
     except ImportError as error:
         raise RuntimeError(
             f"films need {module.partition('.')[0]} ({error}): pip install 'kltrust[play]'"
+        ) from error
+
+
+def _observation(env_name: str, example: PyTree, obs: PyTree) -> PyTree:
+    """The observation as arrays, if it is one of the environment, leading axes aside."""
+    leading: set[tuple[int, ...]] = set()
+
+    def as_array(like: Any, x: Any) -> np.ndarray:
+        # Elsewhere a mask is often of integers.
+        x = np.asarray(x, bool if like.dtype == bool else None)
+        cut = max(x.ndim - like.ndim, 0)
+        leading.add(x.shape[:cut])
+        if x.shape[cut:] != like.shape or len(leading) > 1:
+            raise ValueError(f"{x.shape} for {like.shape}")
+        return x
+
+    try:
+        return jax.tree.map(as_array, example, obs)
+    except (TypeError, ValueError) as error:
+        expected = jax.tree.map(lambda x: x.shape, example)
+        raise ValueError(
+            f"{env_name} was trained on observations of shape {expected}, possibly with leading "
+            f"axes; got {jax.tree.map(np.shape, obs)}"
         ) from error
 
 

@@ -94,6 +94,8 @@ def _space(space: Any) -> str:
         return "?"
     if type(space).__name__ == "Box":
         return f"Box{list(space.shape)}"
+    if type(space).__name__ == "MaskedSpace":
+        return f"Masked({_space(space.obs)})"
     return f"{type(space).__name__}({', '.join(map(str, space))})"
 
 

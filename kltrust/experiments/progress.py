@@ -21,6 +21,14 @@ from kltrust.experiments.settings import Experiment
 from kltrust.experiments.training import Report
 
 
+def fully_masked(number: int) -> str:
+    """What a warning says of so many observations whose mask allowed no action."""
+    return (
+        f"{number:,} observations of this chunk allow no action by their mask, and so allowed all: "
+        "check the environment's masks"
+    )
+
+
 class ConsoleProgress:
     """Return, KL and env-steps/s after every chunk."""
 
@@ -58,7 +66,10 @@ class ConsoleProgress:
             self.console.print(f"compiling {what} ...")
 
     def chunk(self, report: Report) -> None:
-        """Shows where the training stands."""
+        """Shows where the training stands, and warns of masks that forbid everything."""
+        if report.fully_masked:
+            warning = f"[yellow]warning:[/] {fully_masked(report.fully_masked)}"
+            self.console.print(warning, soft_wrap=True)
         text = (
             f"return {report.evaluation:8.1f}   KL {report.kl:<8.2g}   "
             f"{report.steps_per_second:10,.0f} steps/s"

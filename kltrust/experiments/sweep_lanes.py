@@ -125,6 +125,7 @@ class Lanes:
             steps_per_second=length * batch * self.number / seconds["run"],
             best=self._best(evaluation["mean_return"]),
             broken=self._broken(reached, first + length),
+            fully_masked=int(np.sum(rows["fully_masked"])),
         )
 
     def _best(self, scores: np.ndarray) -> tuple[str, float]:

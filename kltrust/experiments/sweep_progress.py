@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from kltrust.experiments.plan import Plan
+from kltrust.experiments.progress import fully_masked
 from kltrust.experiments.sweep_report import Report
 
 
@@ -69,6 +70,8 @@ class SweepProgress:
 
     def chunk(self, report: Report) -> None:
         """Shows where the group stands."""
+        if report.fully_masked:
+            self._say(f"warning: {fully_masked(report.fully_masked)}")
         label, score = report.best
         text = f"{report.steps_per_second:,.0f} steps/s   best {label} {score:.1f}"
         if report.broken:

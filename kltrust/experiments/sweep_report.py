@@ -37,6 +37,7 @@ class Report(NamedTuple):
         steps_per_second: environment steps of all runs together, compilation apart.
         best: label and score of the best setting now: return by the mode, mean over seeds.
         broken: the first bad iteration of each run that met a NaN or an infinity.
+        fully_masked: observations of the chunk whose mask allowed no action, of all runs.
     """
 
     iterations: int
@@ -45,6 +46,7 @@ class Report(NamedTuple):
     steps_per_second: float
     best: tuple[str, float]
     broken: dict[int, int]
+    fully_masked: int = 0
 
 
 class Silent:

@@ -53,6 +53,7 @@ class Report(NamedTuple):
         evaluation: mean return acting by the mode.
         kl: mean KL(old || new) of the chunk's updates, nats.
         steps_per_second: environment steps of all runs together, training alone.
+        fully_masked: observations of the chunk whose mask allowed no action, of all seeds.
     """
 
     iterations: int
@@ -61,6 +62,7 @@ class Report(NamedTuple):
     evaluation: float
     kl: float
     steps_per_second: float
+    fully_masked: int = 0
 
 
 class Silent:
@@ -240,6 +242,7 @@ def _advance(
                     evaluation=score,
                     kl=float(np.mean(metrics.kl)),
                     steps_per_second=steps / train_seconds,
+                    fully_masked=int(np.sum(metrics.fully_masked)),
                 )
             )
         run.finish(_summary(run) if hosts.is_first() else None)
