@@ -21,7 +21,7 @@ def mask_of(obs: PyTree) -> Array | None:
 
 
 def without_mask(x: Any) -> Any:
-    """The observation, or its space, ``x`` without the mask: like ``x.obs``; else ``x`` itself."""
+    """``x``, an observation [*E, *O] or a space of them, without the mask, if it has one."""
     return x.obs if isinstance(x, Masked | MaskedSpace) else x
 
 

@@ -1,6 +1,5 @@
 """Every kind of action space against one dense oracle, and masks from the environment to play."""
 
-import contextlib
 import functools
 import io
 import itertools
@@ -13,12 +12,14 @@ import known_envs
 import numpy as np
 import oracles
 import pytest
+from rich.console import Console
 
 from kltrust import algorithms, masks
 from kltrust.divergences import categorical_kl_from_logits, distribution_entropy, kl_divergence
 from kltrust.environments import _registry, check_env, from_functions, register, sample_action
-from kltrust.experiments import cli, deploy
-from kltrust.experiments.record import Record
+from kltrust.experiments import cli, deploy, training
+from kltrust.experiments.progress import ConsoleProgress
+from kltrust.experiments.settings import Experiment
 from kltrust.fisher import fisher_operator
 from kltrust.learner import evaluate, make_batch, make_learner, train
 from kltrust.networks import LOG_STD_RANGE, actor_critic, features
@@ -439,7 +440,7 @@ def updated():
         found = {}
         for name in ALGORITHMS:
             passes = {"num_epochs": 2, "num_minibatches": 2} if name in PASSES else {}
-            algorithm = getattr(algorithms, name)(**passes)
+            algorithm = getattr(algorithms, name)(entropy_coef=0.01, **passes)
             new, _, extra = algorithm.update(
                 agent.policy, params, algorithm.init(params), batch, keys[3]
             )
@@ -472,41 +473,56 @@ def test_the_batch_of_those_updates_holds_what_it_should(updated):
     assert len(set(action[barren])) == 4
 
 
-def learner_of(env, **options):
+@pytest.fixture(scope="module")
+def learned(compile_fast):
+    """Thirty iterations with the whole audit and a normaliser, and what the policy scores then."""
+    env = known_envs.legal_arms(barren=0.2)
     agent = actor_critic(env, (8,))
-    sizes = {"num_envs": 16, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2}
-    return agent, make_learner(env, agent, algorithms.trpo(max_kl=0.1), **sizes, **options)
-
-
-def test_a_learner_counts_them_and_measures_all_the_same():
-    """The whole audit, with a normaliser: finite at states that allow one action, or none."""
-    _, learner = learner_of(
-        known_envs.legal_arms(barren=0.2), normalize_observations=True, audit="full"
+    learner = make_learner(
+        env,
+        agent,
+        algorithms.trpo(max_kl=0.1),
+        num_envs=16,
+        num_steps=16,
+        value_epochs=1,
+        value_minibatches=2,
+        normalize_observations=True,
+        audit="full",
     )
-    state, metrics = jit(lambda key: train(learner, key, 2))(jax.random.key(1))
+    blind = agent._replace(
+        policy=lambda params, obs: agent.policy(params, obs._replace(mask=obs.mask | True))
+    )
+
+    @jit
+    def run(key):
+        state, metrics = train(learner, key, 30)
+        arms = known_envs.legal_arms()
+        scores = [evaluate(arms, a, state, key, 500).mean() for a in (agent, blind)]
+        return state, metrics, scores
+
+    return run(jax.random.key(1))
+
+
+def test_a_learner_counts_them_and_measures_all_the_same(learned):
+    """Finite at states that allow one action, or none."""
+    state, metrics, _ = learned
     for leaf in jax.tree.leaves((state.policy_params, state.value_params, metrics)):
         assert np.all(np.isfinite(leaf))
+    assert metrics.fully_masked.shape == (30,)
     assert np.all((metrics.fully_masked > 256 * 0.1) & (metrics.fully_masked < 256 * 0.3))
-    assert metrics.fully_masked.shape == (2,)
-    assert np.all(metrics.kl > 0)
+    assert np.all(metrics.kl[:10] > 0)
 
 
-def test_the_mask_is_what_is_learned_with():
-    """Whoever does not see it can't do better than the first arm, 1/8."""
-    scores = {}
-    for masked in (True, False):
-        env = known_envs.legal_arms(masked=masked)
-        agent, learner = learner_of(env)
-
-        @jit
-        def score(key, env=env, agent=agent, learner=learner):
-            state, metrics = train(learner, key, 30)
-            return evaluate(env, agent, state, key, 500).mean(), metrics.fully_masked
-
-        scores[masked], count = score(jax.random.key(0))
-        assert np.all(count == 0)
-    assert scores[True] > 0.97
-    assert scores[False] < 0.3
+def test_the_mask_is_what_was_learned_with(learned):
+    """With the mask the optimum; the same policy without it, like any that is blind, loses."""
+    *_, (seeing, blind) = learned
+    assert seeing > 0.97
+    arms = known_envs.legal_arms()
+    _, obs = jit(lambda key: reset_batch(arms, key, 4000))(jax.random.key(0))
+    last = 3 - np.argmax(np.asarray(obs.mask)[:, ::-1], 1)
+    constant = [np.mean(np.where(obs.mask[:, arm], last == arm, -1.0)) for arm in range(4)]
+    assert max(constant) < 0.2
+    assert blind < 0.2
 
 
 # --- from the command line to play ----------------------------------------------------------------
@@ -514,16 +530,27 @@ def test_the_mask_is_what_is_learned_with():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, compile_fast):
-    """A run folder of the command line, and what it printed."""
+    """A run folder, and what the command line prints of it."""
     register("legal-arms", known_envs.legal_arms)
-    folder = tmp_path_factory.mktemp("runs") / "arms"
-    sizes = "--num-envs 8 --num-steps 16 --value-epochs 1 --value-minibatches 2 --hidden 8"
-    budget = "--total-steps 512 --num-evals 2 --eval-episodes 4"
-    line = f"train trpo legal-arms --env-params barren=0.2 {sizes} {budget} --out {folder}"
+    experiment = Experiment.from_dict(
+        {
+            "algorithm": "trpo",
+            "env": "legal-arms",
+            "env_params": {"barren": 0.2},
+            "learner": {
+                "num_envs": 8,
+                "num_steps": 16,
+                "value_epochs": 1,
+                "value_minibatches": 2,
+            },
+            "network": {"hidden": [8]},
+            "budget": {"total_steps": 512, "num_evals": 2, "eval_episodes": 4},
+        }
+    )
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        assert cli.main(line.split()) == 0
-    yield Record(folder), printed.getvalue()
+    progress = ConsoleProgress(Console(file=printed))
+    folder = tmp_path_factory.mktemp("runs") / "arms"
+    yield training.train(experiment, [0, 1], folder, progress=progress), printed.getvalue()
     del _registry._factories["legal-arms"]
 
 
