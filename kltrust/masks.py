@@ -45,8 +45,7 @@ def allowed_actions(space: Discrete | MultiDiscrete, mask: Array) -> Array:
     Returns:
         bool, like the mask; never a row without a true entry.
     """
-    exists = jnp.broadcast_to(existing_actions(space), mask.shape)
-    legal = jnp.asarray(mask, bool) & exists
+    legal, exists = _legal(space, mask)
     return jnp.where(jnp.any(legal, axis=-1, keepdims=True), legal, exists)
 
 
@@ -60,8 +59,7 @@ def count_fully_masked(space: Space, obs: PyTree) -> Array:
     mask = mask_of(obs)
     if mask is None or not isinstance(space, Discrete | MultiDiscrete):
         return jnp.int32(0)
-    exists = jnp.broadcast_to(existing_actions(space), mask.shape)
-    nothing = ~jnp.any(jnp.asarray(mask, bool) & exists, axis=-1)
+    nothing = ~jnp.any(_legal(space, mask)[0], axis=-1)
     if isinstance(space, MultiDiscrete):
         nothing = jnp.any(nothing, axis=-1)
     return jnp.sum(nothing, dtype=jnp.int32)
@@ -95,3 +93,9 @@ def check_masks(env: Env, obs: PyTree) -> None:
             f"{env.name}: the mask is {obs.mask.dtype}{list(obs.mask.shape)}; over the actions "
             f"{space} it must be bool{list(shape)}, true for an allowed action"
         )
+
+
+def _legal(space: Discrete | MultiDiscrete, mask: Array) -> tuple[Array, Array]:
+    """What exists of the mask's actions, and what exists at all."""
+    exists = jnp.broadcast_to(existing_actions(space), mask.shape)
+    return jnp.asarray(mask, bool) & exists, exists
