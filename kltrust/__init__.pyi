@@ -13,6 +13,7 @@ from kltrust import (
     masks as masks,
     networks as networks,
     normalization as normalization,
+    recurrent as recurrent,
     results as results,
     rollout as rollout,
     sequences as sequences,
@@ -77,6 +78,7 @@ from kltrust.environments import (
     bound_actions as bound_actions,
     check_env as check_env,
     from_functions as from_functions,
+    hide_observations as hide_observations,
     make as make,
     register as register,
 )
@@ -94,6 +96,7 @@ from kltrust.learner import (
     evaluate as evaluate,
     make_learner as make_learner,
     policy_of as policy_of,
+    policy_step_of as policy_step_of,
     run as run,
     train as train,
 )
@@ -110,6 +113,9 @@ from kltrust.losses import (
 )
 from kltrust.networks import (
     actor_critic as actor_critic,
+)
+from kltrust.recurrent import (
+    recurrent_agent as recurrent_agent,
 )
 from kltrust.sequences import (
     rewards_to_go as rewards_to_go,
@@ -136,6 +142,7 @@ from kltrust.types import (
     Env as Env,
     Masked as Masked,
     MaskedSpace as MaskedSpace,
+    Memory as Memory,
     MultiBinary as MultiBinary,
     MultiDiscrete as MultiDiscrete,
     Number as Number,
@@ -145,6 +152,7 @@ from kltrust.types import (
     PolicyBatch as PolicyBatch,
     PolicyUpdate as PolicyUpdate,
     PyTree as PyTree,
+    Sequences as Sequences,
     Space as Space,
     Transition as Transition,
 )

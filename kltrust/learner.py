@@ -7,7 +7,7 @@ is what differs between two algorithms.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,31 @@ from kltrust.advantages import gae, standardize
 from kltrust.audit import (
     AUDITS,
     IterationAudit,
-    KLPath,
     Reference,
     apart,
     audit_by_default,
-    audit_iteration,
+    audit_on_request,
     measure_update,
     recording_path,
     take_path,
 )
 from kltrust.checks import check, check_count
 from kltrust.critic import fit_value, measure_critic
+from kltrust.experience import (
+    Deployable,
+    acting,
+    arrange,
+    check_minibatches,
+    episode_starts,
+    first_carries,
+    flatten,
+    make_batch,
+    play,
+    policy_of,
+    policy_step_of,
+    sampled,
+    values,
+)
 from kltrust.masks import count_fully_masked
 from kltrust.minibatch import adam
 from kltrust.normalization import (
@@ -39,29 +53,24 @@ from kltrust.normalization import (
     scale_rewards,
     update_moments,
 )
-from kltrust.rollout import (
-    count_episodes,
-    count_nonfinite,
-    episode_returns,
-    reset_batch,
-    rollout,
-)
-from kltrust.types import (
-    ActorCritic,
-    Array,
-    Blocks,
-    Env,
-    Number,
-    Params,
-    Policy,
-    PolicyBatch,
-    PolicyUpdate,
-    PyTree,
-    Transition,
-)
+from kltrust.rollout import count_episodes, count_nonfinite, episode_returns, reset_batch
+from kltrust.types import ActorCritic, Array, Blocks, Env, Number, Params, PolicyUpdate, PyTree
 
-# Folded into an iteration's key for the audit: none of the four that the key is split into.
-_AUDIT = 0x6B6C
+__all__ = [
+    "Deployable",
+    "Learner",
+    "LearnerState",
+    "Metrics",
+    "Schedule",
+    "evaluate",
+    "flatten",
+    "make_batch",
+    "make_learner",
+    "policy_of",
+    "policy_step_of",
+    "run",
+    "train",
+]
 
 Schedule = Callable[[Array], Any]
 """A setting as a function of the fraction of the planned iterations that is done, in [0, 1)."""
@@ -85,6 +94,9 @@ class LearnerState(NamedTuple):
         iteration: [] int32, iterations done.
         reference: the frozen policy that an audit on request measures the distance from: the first
             one, unless it is replaced; None without such an audit.
+        policy_carry: [B, ...] what the policy remembers of the episodes under way; () without
+            memory.
+        value_carry: [B, ...] likewise the critic; of no account where an episode begins.
     """
 
     policy_params: Params
@@ -100,18 +112,8 @@ class LearnerState(NamedTuple):
     key: Array
     iteration: Array
     reference: Reference | None = None
-
-
-class Deployable(Protocol):
-    """What acting takes: a `LearnerState`, or anything else that has these two."""
-
-    @property
-    def policy_params(self) -> Params:
-        """The policy's parameters."""
-
-    @property
-    def normalizer(self) -> Moments | None:
-        """The moments its observations are normalised by, if they are."""
+    policy_carry: PyTree = ()
+    value_carry: PyTree = ()
 
 
 class Metrics(NamedTuple):
@@ -191,7 +193,7 @@ def make_learner(
 
     Args:
         env: the environment, stepped ``num_envs`` times in parallel.
-        agent: policy and value function.
+        agent: policy and value function, with or without memory.
         update: the algorithm; or a schedule, a function from the fraction of the planned
             iterations to the algorithm: ``lambda f: trpo(max_kl=0.02 * (1 - f))``.
         num_envs: B, environments in parallel.
@@ -200,7 +202,7 @@ def make_learner(
         gae_lambda: lambda of the advantage estimator (Schulman et al. 2016).
         value_learning_rate: Adam's for the critic, or a schedule.
         value_epochs: passes of the critic over the batch.
-        value_minibatches: parts of each pass.
+        value_minibatches: parts of each pass; of an agent with memory, of whole sequences.
         value_clip_eps: half-width of the interval around the old value outside of which the
             critic's loss has no gradient; inf is none.
         value_max_grad_norm: bound on the global norm of the critic's gradient.
@@ -244,13 +246,9 @@ def make_learner(
             f"minibatch_blocks={minibatch_blocks} does not divide num_envs={num_envs}: take "
             "a multiple of it"
         )
-    block_size = num_envs * num_steps // minibatch_blocks
-    if block_size % value_minibatches:
-        part = "" if minibatch_blocks == 1 else f" / minibatch_blocks = {minibatch_blocks}"
-        raise ValueError(
-            f"value_minibatches={value_minibatches} does not divide the batch of "
-            f"num_envs * num_steps{part} = {block_size} rows"
-        )
+    check_minibatches(
+        agent, num_envs, num_steps, minibatch_blocks, value_minibatches=value_minibatches
+    )
     scheduled = not isinstance(update, PolicyUpdate) or callable(value_learning_rate)
     if scheduled and planned_iterations is None:
         raise ValueError("a schedule needs planned_iterations: the number of iterations to run")
@@ -270,6 +268,7 @@ def make_learner(
         policy_params, value_params = agent.init(params_key)
         env_state, obs = reset_batch(env, env_key, num_envs)
         one_obs = jax.tree.map(lambda x: x[0], obs)
+        carries = first_carries(agent, (policy_params, value_params), obs)
         normalizer = init_moments(one_obs) if normalize_observations else None
         # Copies: a state that is donated must not hold a buffer twice.
         first = jax.tree.map(jnp.copy, Reference(policy_params, normalizer))
@@ -287,55 +286,30 @@ def make_learner(
             key=key,
             iteration=jnp.int32(0),
             reference=None if audit == "default" else first,
-        )
-
-    def play(state: LearnerState, key: Array) -> tuple[tuple[PyTree, PyTree], Transition]:
-        def act(obs: PyTree, key: Array) -> PyTree:
-            return policy_of(agent, state)(obs).sample(seed=key)
-
-        return rollout(env, act, state.env_state, state.obs, key, num_steps)
-
-    def audit_on_request(
-        old: LearnerState,
-        new: LearnerState,
-        batch: PolicyBatch,
-        transition: Transition,
-        path: KLPath | None,
-    ) -> IterationAudit:
-        """With a rollout of the new policy that nothing else sees."""
-        play_key, key = jax.random.split(jax.random.fold_in(old.key, _AUDIT))
-        _, fresh = play(new._replace(normalizer=old.normalizer), play_key)
-        return audit_iteration(
-            agent.policy,
-            old.policy_params,
-            new.policy_params,
-            batch,
-            raw_obs=flatten(transition.obs),
-            fresh_obs=flatten(fresh.obs),
-            normalizer=old.normalizer,
-            new_normalizer=new.normalizer,
-            reference=old.reference,
-            path=path,
-            damping=audit_damping if audit == "full" else None,
-            key=key,
+            policy_carry=carries[0],
+            value_carry=carries[1],
         )
 
     def step(state: LearnerState) -> tuple[LearnerState, Metrics]:
         algorithm, value_optimizer = resolve(state.iteration)
         rollout_key, update_key, value_key, key = jax.random.split(state.key, 4)
 
-        (env_state, obs), transition = play(state, rollout_key)
+        (env_state, obs, policy_carry), transition = play(env, agent, state, rollout_key, num_steps)
         done = transition.terminated | transition.truncated
+        start = episode_starts(agent, state.episode_length, done)
         reward_scale, reward = state.reward_scale, transition.reward
         if reward_scale is not None:
             reward_scale, reward = scale_rewards(reward_scale, reward, done, gamma)
 
         obs_seen = normalize(state.normalizer, transition.obs)
-        value = agent.value(state.value_params, obs_seen)
+        next_seen = normalize(state.normalizer, transition.next_obs)
+        value, next_value, value_carry = values(
+            agent, state.value_params, obs_seen, next_seen, start, state.value_carry
+        )
         advantage = gae(
             reward,
             value,
-            agent.value(state.value_params, normalize(state.normalizer, transition.next_obs)),
+            next_value,
             transition.terminated,
             transition.truncated,
             gamma=gamma,
@@ -346,7 +320,13 @@ def make_learner(
             advantage = standardize(advantage)
 
         policy_batch = make_batch(
-            agent.policy, state.policy_params, obs_seen, transition.action, advantage
+            agent.policy,
+            state.policy_params,
+            obs_seen,
+            transition.action,
+            advantage,
+            start,
+            state.policy_carry,
         )._replace(blocks=Blocks(minibatch_blocks))
         with recording_path(audit != "default"):
             policy_params, update_state, extra = algorithm.update(
@@ -357,7 +337,7 @@ def make_learner(
             agent.value,
             state.value_params,
             state.value_state,
-            (policy_batch.obs, *map(flatten, (value, target))),
+            arrange(obs_seen, start, state.value_carry, value, target),
             value_key,
             optimizer=value_optimizer,
             num_epochs=value_epochs,
@@ -387,13 +367,18 @@ def make_learner(
             key,
             state.iteration + 1,
             state.reference,
+            policy_carry,
+            value_carry,
         )
         # So that the training has the same bits whatever is measured after it.
         new_state, policy_batch, transition = apart((new_state, policy_batch, transition))
         if audit == "default":
             audited = audit_by_default(agent.policy, new_state.policy_params, policy_batch)
         else:
-            audited = audit_on_request(state, new_state, policy_batch, transition, path)
+            damping = audit_damping if audit == "full" else None
+            audited = audit_on_request(
+                env, agent, state, new_state, policy_batch, transition, path, damping=damping
+            )
         metrics = Metrics(
             **measure_update(agent.policy, new_state.policy_params, policy_batch),
             **measure_critic(value, target),
@@ -433,16 +418,6 @@ def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerSta
     return run(learner, learner.init(key), num_iterations)
 
 
-def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Any]:
-    """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution.
-
-    Args:
-        agent: as trained.
-        state: its policy's parameters and its normaliser are used.
-    """
-    return lambda obs: agent.policy(state.policy_params, normalize(state.normalizer, obs))
-
-
 def evaluate(
     env: Env,
     agent: ActorCritic,
@@ -470,40 +445,6 @@ def evaluate(
     max_steps = env.max_steps if max_steps is None else max_steps
     if max_steps is None:
         raise ValueError(f"{env.name} has no time limit: pass max_steps")
-    policy = policy_of(agent, state)
-
-    def act(obs: PyTree, key: Array) -> PyTree:
-        return policy(obs).mode() if deterministic else policy(obs).sample(seed=key)
-
+    choose = (lambda distribution, key: distribution.mode()) if deterministic else sampled
+    env, act = acting(env, agent, state, choose)
     return episode_returns(env, act, key, num_episodes, max_steps)[0]
-
-
-def flatten(x: PyTree) -> PyTree:
-    """[T, B, ...] to [B * T, ...], environment-major: whole trajectories stay together.
-
-    Args:
-        x: a pytree of arrays.
-    """
-    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), x)
-
-
-def make_batch(
-    policy: Policy, params: Params, obs: PyTree, action: PyTree, advantage: Array
-) -> PolicyBatch:
-    """What the algorithm sees of [T, B, ...] arrays; ``old`` is taken on the flat batch.
-
-    There, and not step by step in the rollout, so that the update's own first forward pass gives
-    the same log-probabilities.
-
-    Args:
-        policy: the behaviour policy.
-        params: its parameters.
-        obs: [T, B, *O] as the policy takes it.
-        action: [T, B, ...].
-        advantage: [T, B].
-
-    Returns:
-        N = B * T rows, environment-major.
-    """
-    obs, action, advantage = flatten((obs, action, advantage))
-    return PolicyBatch(obs, action, advantage, policy(params, obs))

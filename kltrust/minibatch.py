@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from kltrust import tree
-from kltrust.types import Array, Number, PyTree
+from kltrust.types import Array, Number, PyTree, Sequences
 
 Carry = TypeVar("Carry")
 
@@ -68,7 +68,7 @@ def minibatch_epoch(
     """One pass over the data: ``step(carry, minibatch) -> (carry, out)`` for each part of it.
 
     Args:
-        step: called with ``N / num_minibatches`` rows of ``data``.
+        step: called with ``N / num_minibatches`` rows of ``data``, or sequences.
         carry: parameters, optimiser state, ...
         data: a pytree of [N, ...]; distributions are pytrees too.
         key: gives the order.
@@ -90,8 +90,9 @@ def minibatch_epoch(
         divisors = [d for d in range(1, size + 1) if size % d == 0]
         nearest = sorted(sorted(divisors, key=lambda d: abs(d - num_minibatches))[:2])
         what, per = ("a batch", "") if num_blocks == 1 else ("a block", f" / {num_blocks}")
+        units = "sequences (num_envs" if _has_sequences(data) else "rows (num_envs * num_steps"
         raise ValueError(
-            f"{what} of {size} rows (num_envs * num_steps{per}) does not divide into "
+            f"{what} of {size} {units}{per}) does not divide into "
             f"{num_minibatches} minibatches: choose num_minibatches among the divisors of {size}, "
             f"{' or '.join(map(str, nearest))}, say"
         )
@@ -113,6 +114,13 @@ def minibatch_epoch(
         return step(carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts))
 
     return jax.lax.scan(of_blocks, carry, orders)
+
+
+def _has_sequences(data: PyTree) -> bool:
+    def found(node: Any) -> bool:
+        return isinstance(node, Sequences)
+
+    return any(map(found, jax.tree.leaves(data, is_leaf=found)))
 
 
 def adam(learning_rate: Number, max_grad_norm: Number) -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """Policies and value functions as flax (linen) modules, behind the `ActorCritic` protocol.
 
-One's own network, in any framework, needs none of this: an `ActorCritic` is three functions.
+One's own network, in any framework, needs none of this: an `ActorCritic` is three functions, with
+memory two more.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.cells import CELLS, Cell
 from kltrust.divergences import masked_logits
 from kltrust.masks import (
     allowed_actions,
@@ -29,9 +31,11 @@ from kltrust.types import (
     Box,
     Discrete,
     Env,
+    Memory,
     MultiBinary,
     MultiDiscrete,
     PyTree,
+    Sequences,
     Space,
 )
 
@@ -228,6 +232,7 @@ def actor_critic(
     channels: Sequence[int] = (16,),
     init_log_std: float = 0.0,
     state_dependent_std: bool = False,
+    cell: str = "none",
 ) -> ActorCritic:
     """A policy and a value network of the same shape that fit an environment's spaces.
 
@@ -244,11 +249,18 @@ def actor_critic(
         init_log_std: log standard deviation of a Gaussian head at the start, in units of the
             action space.
         state_dependent_std: the Gaussian's standard deviation from the state, too.
+        cell: "none", or a memory behind the dense layers, as wide as the last of them: one of
+            `cells.CELLS`, "gru" or "mingru". Policy and critic have one each.
 
     Raises:
-        ValueError: on an unknown activation, a space that has no head, or a mask that does not fit
-            the actions.
+        ValueError: on an unknown activation or cell, a space that has no head, or a mask that does
+            not fit the actions.
     """
+    if cell != "none" and (cell not in CELLS or not hidden):
+        raise ValueError(
+            f"cell must be none, {', '.join(CELLS)}, and hidden hold at least one width, which is "
+            f"the cell's too; got cell={cell!r}, hidden={hidden!r}"
+        )
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is unknown: use one of {sorted(ACTIVATIONS)}")
     if not _is_space(env.action_space):
@@ -259,27 +271,92 @@ def actor_critic(
     spaces = jax.tree.leaves(env.observation_space, is_leaf=_is_space)
     is_image = len(spaces) == 1 and isinstance(spaces[0], Box) and len(spaces[0].shape) == 3
 
-    def torso() -> Torso:
-        return Torso(tuple(hidden), tuple(channels), activation, is_image)
+    def heads(torso: Torso) -> tuple[PolicyNetwork, ValueNetwork]:
+        policy = PolicyNetwork(env.action_space, torso, init_log_std, state_dependent_std)
+        return policy, ValueNetwork(torso)
 
-    policy_network = PolicyNetwork(env.action_space, torso(), init_log_std, state_dependent_std)
-    value_network = ValueNetwork(torso())
-    example = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0))
-    check_masks(env, example)
+    def observe(obs: PyTree) -> Array:
+        return features(env.observation_space, obs)
 
+    first = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0))
+    check_masks(env, first)
+
+    def example() -> Array:
+        return observe(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first))
+
+    torso = Torso(tuple(hidden), tuple(channels), activation, is_image)
+    if cell == "none":
+        return _without_memory(observe, example, *heads(torso))
+    linear = Torso((), (), activation, is_image=False)
+    return _with_memory(
+        observe, example, torso, CELLS[cell](hidden[-1], orthogonal()), *heads(linear)
+    )
+
+
+def _without_memory(
+    observe: Callable[[PyTree], Array],
+    example: Callable[[], Array],
+    policy_network: PolicyNetwork,
+    value_network: ValueNetwork,
+) -> ActorCritic:
     def init(key: Array) -> tuple[PyTree, PyTree]:
         policy_key, value_key = jax.random.split(key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-        x = features(env.observation_space, zeros)
+        x = example()
         policy_params = policy_network.init(policy_key, x)["params"]
         return policy_params, value_network.init(value_key, x)["params"]
 
     def policy(params: PyTree, obs: PyTree) -> Any:
-        x = features(env.observation_space, obs)
-        return policy_network.apply({"params": params}, x, mask_of(obs))
+        return policy_network.apply({"params": params}, observe(obs), mask_of(obs))
 
     def value(params: PyTree, obs: PyTree) -> Array:
-        x = features(env.observation_space, obs)
-        return value_network.apply({"params": params}, x)  # type: ignore[return-value]
+        return value_network.apply({"params": params}, observe(obs))  # type: ignore[return-value]
 
     return ActorCritic(init, policy, value)
+
+
+def _with_memory(
+    observe: Callable[[PyTree], Array],
+    example: Callable[[], Array],
+    torso: Torso,
+    cell: Cell,
+    policy: PolicyNetwork,
+    value: ValueNetwork,
+) -> ActorCritic:
+    """Torso, cell and head, of policy and critic; only the cell goes step by step."""
+
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        policy_key, value_key = jax.random.split(key)
+        return of_one(policy_key, policy), of_one(value_key, value)
+
+    def of_one(key: Array, head: nn.Module) -> PyTree:
+        torso_key, cell_key, head_key = jax.random.split(key, 3)
+        x, variables = torso.init_with_output(torso_key, example())
+        cell_params = cell.init(cell_key, x)
+        y = cell.step(cell_params, cell.carry, x)[1]
+        head_params = head.init(head_key, y)["params"]
+        return {"torso": variables["params"], "cell": cell_params, "head": head_params}
+
+    def policy_head(params: PyTree, y: Array, obs: PyTree) -> Any:
+        return policy.apply({"params": params}, y, mask_of(obs))
+
+    def value_head(params: PyTree, y: Array, _: PyTree) -> Any:
+        return value.apply({"params": params}, y)
+
+    def along(head: Callable[..., Any]) -> Callable[[PyTree, Sequences], Any]:
+        def function(params: PyTree, sequences: Sequences) -> Any:
+            x = torso.apply({"params": params["torso"]}, observe(sequences.obs))
+            y = cell.along(params["cell"], sequences._replace(obs=x))
+            return head(params["head"], y, sequences.obs)
+
+        return function
+
+    def step(head: Callable[..., Any]) -> Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Any]]:
+        def function(params: PyTree, carry: PyTree, obs: PyTree) -> tuple[PyTree, Any]:
+            x: Any = torso.apply({"params": params["torso"]}, observe(obs))
+            carry, y = cell.step(params["cell"], carry, x)
+            return carry, head(params["head"], y, obs)
+
+        return function
+
+    memory = Memory(step(policy_head), step(value_head), cell.carry, cell.carry)
+    return ActorCritic(init, along(policy_head), along(value_head), memory)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kltrust.types import Array, PyTree
+from kltrust.types import Array, PyTree, Sequences
 
 CLIP = 10.0
 """Normalised observations and scaled rewards are bounded so (Engstrom et al. 2020)."""
@@ -83,13 +83,15 @@ def normalize(moments: Moments | None, x: PyTree) -> PyTree:
 
     Args:
         moments: of such x, or None.
-        x: [*E, *O].
+        x: [*E, *O], or `Sequences` of these, whose carries are left as they are.
 
     Returns:
         As x, in its dtypes.
     """
     if moments is None:
         return x
+    if isinstance(x, Sequences):
+        return x._replace(obs=normalize(moments, x.obs))
 
     def one(x: Array, mean: Array, variance: Array) -> Array:
         if not _is_float(x):

@@ -47,7 +47,8 @@ class Distribution(Protocol):
 
 
 Policy: TypeAlias = Callable[[Params, PyTree], Any]
-"""``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``."""
+"""``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``; a recurrent one takes
+`Sequences` and returns a batch shape of [B, T]."""
 
 
 class Discrete(NamedTuple):
@@ -180,6 +181,9 @@ class Blocks:
 class PolicyBatch(NamedTuple):
     """All that an algorithm may look at. The leading axis counts independent units.
 
+    They are N = B T rows or, of a recurrent policy, B sequences: then obs is `Sequences`, and every
+    [N, ...] below is [B, T, ...].
+
     Attributes:
         obs: [N, *O] as the policy takes it (normalised, if it is).
         action: [N, ...] drawn from ``old``.
@@ -187,7 +191,7 @@ class PolicyBatch(NamedTuple):
         old: the behaviour policy's distribution at ``obs``, every leaf [N, ...].
         weight: [N] non-negative, or None for all ones: rows of weight 0 are padding. Their
             advantage may hold anything; their obs and action must be finite.
-        blocks: minibatches take as many rows of each.
+        blocks: minibatches take as many units of each.
     """
 
     obs: PyTree
@@ -213,15 +217,52 @@ class PolicyUpdate(NamedTuple):
     ]
 
 
+class Sequences(NamedTuple):
+    """What a recurrent policy or value function takes where others take observations.
+
+    Attributes:
+        obs: [B, T, *O].
+        start: [B, T] bool; an episode begins here: the carry is the initial one before this step.
+        carry: [B, ...] before the first step, a constant.
+    """
+
+    obs: PyTree
+    start: Array
+    carry: PyTree
+
+
+class Memory(NamedTuple):
+    """How a recurrent agent takes one step; policy and critic remember apart.
+
+    A carry is any pytree of arrays, () where nothing is remembered. Resets are not the steps'
+    business: at the start of an episode they are given the initial carry.
+
+    Attributes:
+        policy_step: ``policy_step(params, carry [*E, ...], obs [*E, *O]) -> (carry, dist [*E])``.
+        value_step: ``value_step(params, carry [*E, ...], obs [*E, *O]) -> (carry, value [*E])``.
+        policy_carry: the policy's carry at the start of an episode, of one environment.
+        value_carry: the critic's.
+    """
+
+    policy_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Any]]
+    value_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Array]]
+    policy_carry: PyTree
+    value_carry: PyTree
+
+
 class ActorCritic(NamedTuple):
     """A policy and a value function, with separate parameters.
 
     Attributes:
         init: ``init(key) -> (policy_params, value_params)``.
-        policy: ``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``.
-        value: ``value(params, obs [*E, *O]) -> [*E]``.
+        policy: ``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``; with a
+            memory, of `Sequences`: batch shape [B, T].
+        value: ``value(params, obs [*E, *O]) -> [*E]``; with a memory, of `Sequences`: [B, T].
+        memory: None, or the steps that ``policy`` and ``value`` go through along a sequence;
+            `recurrent.recurrent_agent` makes these two of the steps.
     """
 
     init: Callable[[Array], tuple[Params, Params]]
     policy: Policy
     value: Callable[[Params, PyTree], Array]
+    memory: Memory | None = None

@@ -26,11 +26,14 @@ LAYERS = {
     "advantages": 1,
     "fisher": 1,
     "solvers": 1,
+    "recurrent": 1,
+    "cells": 2,
     "networks": 2,
     "environments": 2,
     "rollout": 2,
     "normalization": 2,
     "minibatch": 2,
+    "experience": 2,
     "algorithms": 3,
     "audit": 3,
     "critic": 3,
@@ -48,6 +51,9 @@ SAME_LAYER = {
     ("divergences", "estimators"),
     ("sequences", "discrete"),
     ("sequences", "estimators"),  # token by token
+    ("networks", "cells"),
+    ("experience", "rollout"),  # what becomes of one
+    ("experience", "normalization"),
     ("losses", "divergences"),  # an entropy is an entropy
     ("algorithms", "audit"),  # the ratio that is measured is the ratio that is optimised
 }

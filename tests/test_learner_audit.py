@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kltrust import algorithms, learner as learner_module
+from kltrust import algorithms
 from kltrust.audit import (
     KL_PATH,
+    _request,
     audit_update,
     mean_kl,
     normalizer_kl,
@@ -122,7 +123,7 @@ def test_every_part_is_what_it_says(env_name, algorithm, audit, compile_fast):
         close(got.update.effective_sample_size, update.effective_sample_size)
         close(1 - got.update.inside, metrics.clip_fraction[i], atol=1e-6)
         # Fresh states: those of the new policy, from where the training goes on.
-        key = jax.random.split(jax.random.fold_in(old.key, learner_module._AUDIT))[0]
+        key = jax.random.split(jax.random.fold_in(old.key, _request._AUDIT))[0]
         fresh = play(new._replace(normalizer=old.normalizer), key)
         obs = normalize(old.normalizer, flatten(fresh.obs))
         kl = kl_divergence(*(agent.policy(s.policy_params, obs) for s in (old, new)))

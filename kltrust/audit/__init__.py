@@ -39,6 +39,7 @@ from kltrust.audit._iteration import (
 )
 from kltrust.audit._measure import log_ratio, measure_update
 from kltrust.audit._path import KL_PATH, KLPath, apart, recording_path, take_path
+from kltrust.audit._request import audit_on_request
 from kltrust.audit._spectrum import (
     EffectiveDimension,
     Estimate,
@@ -79,6 +80,7 @@ __all__ = [
     "audit_by_default",
     "audit_curvature",
     "audit_iteration",
+    "audit_on_request",
     "audit_states",
     "audit_update",
     "bretagnolle_huber_bound",

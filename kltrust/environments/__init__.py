@@ -34,6 +34,7 @@ gymnax; the first name that is not a registered one does.
 from kltrust.environments._actions import ActionBound, bound_actions
 from kltrust.environments._build import from_functions
 from kltrust.environments._check import check_env, sample_action
+from kltrust.environments._observations import hide_observations
 from kltrust.environments._registry import EnvInfo, available, describe, make, register
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "check_env",
     "describe",
     "from_functions",
+    "hide_observations",
     "make",
     "register",
     "sample_action",

@@ -19,7 +19,7 @@ from kltrust.experiments import files
 from kltrust.experiments.program import Parts, build
 from kltrust.experiments.record import Record
 from kltrust.experiments.training import experiment_of, restore_states
-from kltrust.learner import LearnerState, policy_of
+from kltrust.learner import LearnerState, policy_step_of
 from kltrust.types import Discrete, PyTree
 
 Act = Callable[..., np.ndarray]
@@ -50,7 +50,8 @@ def numpy_policy(
     Returns:
         ``act(obs [*E, *O], key=0) -> action [*E, ...]``; ``key``, an integer, gives the samples
         and is ignored where nothing is sampled. Where observations are `Masked`, so is ``obs``.
-        Every new leading shape compiles once, some tenths of a second.
+        Every new leading shape compiles once, some tenths of a second. A recurrent policy
+        remembers from call to call, until ``act.reset()``.
 
     Raises:
         ValueError: if the folder has no such seed; when called, on observations of another shape.
@@ -59,17 +60,58 @@ def numpy_policy(
     record = record if isinstance(record, Record) else Record(record)
     parts, state = _restored(record, _chosen(record, seed), which)
     example = jax.eval_shape(lambda: parts.env.reset(jax.random.key(0))[1])
+    memory = parts.agent.memory
+    initial = () if memory is None else memory.policy_carry
 
     @jax.jit
-    def compiled(obs: Any, key: int) -> Any:
-        dist = policy_of(parts.agent, state)(obs)
+    def compiled(carry: Any, obs: Any, key: int) -> Any:
+        carry, dist = policy_step_of(parts.agent, state)(carry, obs)
         raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
-        return parts.env.native_action(raw)
+        return carry, parts.env.native_action(raw)
 
-    def act(obs: Any, key: int = 0) -> np.ndarray:
-        return np.asarray(compiled(_observation(parts.env.name, example, obs), key))
+    return NumpyPolicy(compiled, initial, example, parts.env.name)
 
-    return act
+
+class NumpyPolicy:
+    """What `numpy_policy` returns: a function, and its memory of the episodes under way."""
+
+    def __init__(self, step: Callable[..., Any], initial: PyTree, example: PyTree, name: str):
+        """At the start of an episode.
+
+        Args:
+            step: ``step(carry, obs, key) -> (carry, action)``.
+            initial: the carry of one environment at the start of an episode.
+            example: one observation; shapes and dtypes are enough.
+            name: the environment's, for messages.
+        """
+        self._step, self._initial, self._example, self._name = step, initial, example, name
+        self.reset()
+
+    def reset(self) -> None:
+        """New episodes begin: forgets all that was seen."""
+        self._lead: tuple[int, ...] | None = None
+        self._carry: Any = None
+
+    def __call__(self, obs: Any, key: int = 0) -> np.ndarray:
+        """The action for each observation [*E, *O]: [*E, ...].
+
+        Raises:
+            ValueError: on observations of another shape, or of other episodes than before.
+        """
+        obs, lead = _observation(self._name, self._example, obs)
+        if self._lead != lead:
+            remembers = bool(jax.tree.leaves(self._initial))
+            if self._lead is not None and remembers:
+                raise ValueError(
+                    f"the policy remembers episodes of leading shape {self._lead}, and got {lead}: "
+                    "call reset() before other episodes begin"
+                )
+            self._lead = lead
+            self._carry = jax.tree.map(
+                lambda x: np.broadcast_to(x, (*lead, *np.shape(x))), self._initial
+            )
+        self._carry, action = self._step(self._carry, obs, key)
+        return np.asarray(action)
 
 
 def gymnasium_returns(
@@ -94,6 +136,7 @@ def gymnasium_returns(
         running = list(range(min(len(envs), num_episodes - first)))
         starts = [env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)]
         obs, step = np.stack(starts), 0
+        _begin(act)
         while running:
             # All of them, ended ones too: another shape would be another compilation.
             actions = act(obs, _key(seed + first, step))
@@ -112,6 +155,7 @@ def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.n
     """One episode in gymnasium's own environment as pictures [H, W, 3] of bytes."""
     env = _gymnasium(env_name)(render_mode="rgb_array")
     obs, _ = env.reset(seed=seed)
+    _begin(act)
     ended, step = False, 0
     while not ended:
         yield env.render()
@@ -161,8 +205,8 @@ def extra(module: str) -> Any:
         ) from error
 
 
-def _observation(env_name: str, example: PyTree, obs: PyTree) -> PyTree:
-    """The observation as arrays, if it is one of the environment, leading axes aside."""
+def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, tuple[int, ...]]:
+    """The observation as arrays, if it is one of the environment, and its leading axes."""
     leading: set[tuple[int, ...]] = set()
 
     def as_array(like: Any, x: Any) -> np.ndarray:
@@ -175,13 +219,19 @@ def _observation(env_name: str, example: PyTree, obs: PyTree) -> PyTree:
         return x
 
     try:
-        return jax.tree.map(as_array, example, obs)
+        arrays = jax.tree.map(as_array, example, obs)
     except (TypeError, ValueError) as error:
         expected = jax.tree.map(lambda x: x.shape, example)
         raise ValueError(
             f"{env_name} was trained on observations of shape {expected}, possibly with leading "
             f"axes; got {jax.tree.map(np.shape, obs)}"
         ) from error
+    return arrays, leading.pop()
+
+
+def _begin(act: Act) -> None:
+    if isinstance(act, NumpyPolicy):
+        act.reset()
 
 
 def _key(seed: int, step: int) -> int:

@@ -160,8 +160,10 @@ def estimate_memory(
     lane = 2 * _bytes(state) + chunk_length * _bytes(metrics)
     observation = _bytes(state.obs) // experiment.learner.num_envs
     # Per row: observations before and after, raw and normalised; two networks' activations,
-    # forwards and backwards; some ten scalars.
-    row = 4 * observation + 4 * (4 * sum(experiment.network.hidden) + 10)
+    # forwards and backwards, a cell's as those of four layers; some ten scalars.
+    hidden = experiment.network.hidden
+    cell = 4 * hidden[-1] if experiment.network.cell != "none" else 0
+    row = 4 * observation + 4 * (4 * (sum(hidden) + cell) + 10)
     work = row * experiment.batch_size
     blocks = min(num_devices, -(-num_lanes // width))
     lanes = -(-num_lanes // (width * blocks)) * width

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kltrust.environments import make
+from kltrust.experience import check_minibatches
 from kltrust.experiments import hosts
 from kltrust.experiments.lanes import AXIS, compiler_options, over_lanes, padded_size
 from kltrust.experiments.registry import factory_of
@@ -117,14 +118,14 @@ def check_values(experiment: Experiment) -> Parts:
         raise ValueError("num_evals and eval_episodes must be at least 1")
     if parts.env.max_steps is None:
         raise ValueError(f"{experiment.env} has no time limit: wrap it with one to evaluate on it")
-    minibatches = getattr(experiment.update, "num_minibatches", 1)
-    blocks = experiment.learner.minibatch_blocks
-    if experiment.batch_size // blocks % minibatches:
-        part = "" if blocks == 1 else f" / minibatch_blocks = {blocks}"
-        raise ValueError(
-            f"num_minibatches={minibatches} does not divide the batch of num_envs * num_steps"
-            f"{part} = {experiment.batch_size // blocks} rows: choose one of its divisors"
-        )
+    sizes = experiment.learner
+    check_minibatches(
+        parts.agent,
+        sizes.num_envs,
+        sizes.num_steps,
+        sizes.minibatch_blocks,
+        num_minibatches=getattr(experiment.update, "num_minibatches", 1),
+    )
     return parts
 
 

@@ -84,7 +84,7 @@ class PPOClip:
     num_epochs: int = 10
     """Passes over the batch."""
     num_minibatches: int = 32
-    """Parts of each pass; they must divide num_envs * num_steps."""
+    """Parts of each pass; they must divide num_envs * num_steps, with a cell num_envs."""
     max_kl: float = INF
     """An epoch that ends at a larger mean KL is undone and is the last."""
     entropy_coef: float = 0.0
@@ -108,7 +108,7 @@ class PPOPenalty:
     num_epochs: int = 10
     """Passes over the batch."""
     num_minibatches: int = 32
-    """Parts of each pass; they must divide num_envs * num_steps."""
+    """Parts of each pass; they must divide num_envs * num_steps, with a cell num_envs."""
     max_kl: float = INF
     """An epoch that ends at a larger mean KL is undone and is the last."""
     beta_tolerance: float = 1.5
@@ -147,7 +147,7 @@ class PPOAdaptiveLR:
     num_epochs: int = 5
     """Passes over the batch."""
     num_minibatches: int = 4
-    """Parts of each pass; they must divide num_envs * num_steps."""
+    """Parts of each pass; they must divide num_envs * num_steps, with a cell num_envs."""
     max_kl: float = INF
     """An epoch that ends at a larger mean KL is undone and is the last."""
     kl_tolerance: float = 2.0
@@ -175,7 +175,7 @@ class MDPO:
     num_epochs: int = 10
     """Passes over the batch."""
     num_minibatches: int = 1
-    """Parts of each pass; they must divide num_envs * num_steps."""
+    """Parts of each pass; they must divide num_envs * num_steps, with a cell num_envs."""
     max_kl: float = INF
     """An epoch that ends at a larger mean KL is undone and is the last."""
     entropy_coef: float = 0.0
@@ -201,7 +201,7 @@ class LearnerSettings:
     value_epochs: int = 10
     """Passes of the critic over the batch."""
     value_minibatches: int = 32
-    """Parts of each pass."""
+    """Parts of each pass; they must divide as num_minibatches do."""
     value_clip_eps: float = INF
     """The critic's loss has no gradient further than this from the old value."""
     value_max_grad_norm: float = 0.5
@@ -233,6 +233,8 @@ class NetworkSettings:
     """Log standard deviation of a Gaussian policy at the start."""
     state_dependent_std: bool = False
     """The Gaussian's standard deviation from the state, too."""
+    cell: str = "none"
+    """Memory behind the dense layers, as wide as the last one: none, gru or mingru."""
 
 
 @dataclass(frozen=True)

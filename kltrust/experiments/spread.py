@@ -57,6 +57,8 @@ def shardings(state: LearnerState, mesh: Mesh, *, axis: int = 0) -> LearnerState
         episode_return=spread,
         episode_length=spread,
         reward_scale=state.reward_scale and RewardScale(everywhere, spread),
+        policy_carry=spread,
+        value_carry=spread,
     )
 
 
