@@ -425,6 +425,61 @@ def audit_cost(result: dict[str, Any]) -> str:
     )
 
 
+def speed(parts: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each comparison of benchmarks/speed.py: median and quartiles of the ratios."""
+    lines = ["| what | against | |", "| --- | --- | --- |"]
+
+    def add(what: str, against: str, ratio: list[float], ending: str) -> None:
+        median, low, high, _ = ratio
+        lines.append(f"| {what} | {against} | {median:.2f} ({low:.2f} to {high:.2f}) {ending} |")
+
+    for case in parts["loop"]["cases"]:
+        size = f"{case['num_envs']} x {case['num_steps']}"
+        add(f"`ppo_clip`, {size}", "textbook loop", case["times as fast"], "times as fast")
+    seeds = parts["sweep"]["seeds"]
+    for case in parts["sweep"]["cases"]:
+        what = f"`kltrust sweep`, {seeds} seeds, {case['num_envs']} x 128"
+        add(what, "textbook loop, one `vmap`", case["times as fast"], "times as fast")
+    ratio = parts["default"]["trpo takes times"]
+    add("`trpo`, an iteration at its defaults", "`ppo_clip` at its own", ratio, "of its time")
+    for case in parts["fisher"]["cases"]:
+        ratio = case["takes times"]["gauss-newton, 1 chunks"]
+        what = f"ten CG iterations by Gauss-Newton products, {case['rows']:,} rows"
+        add(what, "the Hessian's, forward over reverse", ratio, "of the time")
+    for case in parts["update"]["cases"]:
+        for name, ratio in case["takes times"].items():
+            what = f"`trpo`'s {name} in F, {case['rows']:,} rows"
+            add(what, "a surrogate gradient", ratio, "times as long")
+    for name, ratio in parts["start"]["takes times the textbook's"].items():
+        add(f"compiling a training by `{name}`", "textbook loop's", ratio, "times as long")
+    return lines
+
+
+def speed_setting(parts: dict[str, dict[str, Any]]) -> str:
+    """What is no ratio, and how all of it was measured."""
+    shares = ", ".join(
+        f"{of['share']:.1%} (`{name}`)" for name, of in parts["evaluation"]["algorithms"].items()
+    )
+    start, v = parts["start"], parts["loop"]["versions"]
+
+    def seconds(of: dict[str, list[float]]) -> str:
+        return ", ".join(f"`{name}` {np.median(ms) / 1e3:.2f} s" for name, ms in of.items())
+
+    low, high = parts["learning"]["difference, 95 %"]
+    means = {name: np.mean(of) for name, of in parts["learning"]["scores"].items()}
+    return (
+        f"Median and quartiles of {parts['loop']['rounds']} rounds in turns, compiled; kltrust "
+        f"measures the trust region all the while. Both loops learn alike: mean training return at "
+        f"the end, {len(parts['learning']['scores']['kltrust'])} seeds of "
+        f"{parts['learning']['steps']:,} steps, {means['kltrust']:.1f} and {means['textbook']:.1f} "
+        f"(difference {low:.1f} to {high:.1f}, 95 %). Evaluating during training takes {shares} of "
+        f"the training's time. From a warm compilation cache a training starts in: "
+        f"{seconds(start['warm cache milliseconds'])}. Commands: "
+        f"{seconds(start['commands milliseconds'])}. jax {v['packages']['jax']}, "
+        f"{v['cpu_count']} cores ({v['device_kind']}). `python benchmarks/speed.py`"
+    )
+
+
 def draw_learning(results: list[dict[str, Any]]) -> None:
     """Returns above, the KL of every update below; one column per environment."""
     from matplotlib.figure import Figure
