@@ -62,10 +62,13 @@ SAME_LAYER = {
 FORBIDDEN_PARTS = {("algorithms", "environments"), ("algorithms", "rollout")}
 """Lower layers that a part is to know nothing about all the same."""
 
+ADAPTED = {"brax", "craftax", "jumanji", "mujoco_playground", "navix", "pgx"}
+"""Libraries of environments, each imported by its own adapter alone."""
+
 LIBRARIES = {
     0: {"jax", "numpy", "chex"},
     1: {"jax", "numpy", "chex", "distrax"},
-    2: {"jax", "numpy", "chex", "distrax", "flax", "optax", "gymnax"},
+    2: {"jax", "numpy", "chex", "distrax", "flax", "optax", "gymnax", *ADAPTED},
     3: {"jax", "numpy", "chex", "distrax", "optax"},
     4: {"jax", "numpy", "chex", "distrax", "optax"},
 }

@@ -468,7 +468,7 @@ def test_a_snapshot_is_plain_complete_and_without_paths(monkeypatch):
     assert snapshot["XLA_FLAGS"] == "--xla_dump_to=<path> --xla_flag=2"
     assert snapshot["packages"]["jax"] == jax.__version__
     assert snapshot["device_count"] == jax.device_count()
-    assert set(versions.PACKAGES) == set(snapshot["packages"])
+    assert set(versions.PACKAGES) <= set(snapshot["packages"])
     text = json.dumps(snapshot)
     assert os.uname().nodename not in text
     assert "someone" not in text

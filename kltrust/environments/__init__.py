@@ -28,18 +28,27 @@ a walk on the line that ends at +3 and pays 1 there::
 
 An environment that ends in a state without a future is ``terminated``; one that a clock cut off
 is ``truncated``, and its last state still has a value. Importing this package does not import
-gymnax; the first name that is not a registered one does.
+gymnax; the first name that is not a registered one does. The environments of other libraries have
+a prefix, "brax/hopper", say, and each prefix is an extra: `adapters` says which are installed.
 """
 
 from kltrust.environments._actions import ActionBound, bound_actions
 from kltrust.environments._build import from_functions
 from kltrust.environments._check import check_env, sample_action
 from kltrust.environments._observations import hide_observations
-from kltrust.environments._registry import EnvInfo, available, describe, make, register
+from kltrust.environments._registry import (
+    EnvInfo,
+    adapters,
+    available,
+    describe,
+    make,
+    register,
+)
 
 __all__ = [
     "ActionBound",
     "EnvInfo",
+    "adapters",
     "available",
     "bound_actions",
     "check_env",

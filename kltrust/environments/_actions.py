@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.types import Array, Box, Env, Outcome, PyTree
+from kltrust.types import Array, Box, Env, MultiDiscrete, Outcome, PyTree, Space
 
 ActionBound = Literal["clip", "tanh", "none"]
 """How a policy's real-valued action is brought within bounds; see `bound_actions`."""
@@ -87,6 +87,22 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
 def has_bounds(space: Any) -> bool:
     """Whether it is a Box with a finite bound."""
     return isinstance(space, Box) and bool(np.any(_is_finite(space.low) | _is_finite(space.high)))
+
+
+def fit_action(name: str, space: Space, action: Any) -> Array:
+    """The action in the dtype and shape that other libraries' code is written for.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    if isinstance(space, Box):
+        dtype, shape = space.dtype, tuple(space.shape)
+    else:
+        dtype, shape = jnp.int32, np.shape(space[0]) if isinstance(space, MultiDiscrete) else ()
+    action = jnp.asarray(action)
+    if action.shape != shape:
+        raise ValueError(f"{name}: an action has shape {shape}, got {action.shape}; vmap over more")
+    return action.astype(dtype)
 
 
 def _is_finite(bound: Any) -> np.ndarray:

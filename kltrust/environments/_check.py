@@ -96,16 +96,23 @@ def _check_types(env: Env, key: Array) -> None:
 def _check_observation(env: Env, obs: PyTree) -> None:
     check_masks(env, obs)
     space, obs = without_mask(env.observation_space), without_mask(obs)
-    fits = hasattr(obs, "dtype")
-    if isinstance(space, Box):
-        fits = fits and obs.shape == tuple(space.shape) and obs.dtype == np.dtype(space.dtype)
-    else:
-        fits = fits and obs.shape == np.shape(_cardinality(space))
-        fits = fits and jnp.issubdtype(obs.dtype, jnp.integer)
-    if not fits:
+    spaces, parts = _leaves(space), jax.tree.leaves(obs)
+    if len(spaces) != len(parts) or not all(map(_fits, spaces, parts)):
         raise ValueError(
             f"{env.name}: the observation is {jax.tree.map(aval, obs)}, and the space {space}"
         )
+
+
+def _fits(space: Space, obs: Any) -> bool:
+    if isinstance(space, Box):
+        return obs.shape == tuple(space.shape) and obs.dtype == np.dtype(space.dtype)
+    same_shape = obs.shape == np.shape(_cardinality(space))
+    return same_shape and bool(jnp.issubdtype(obs.dtype, jnp.integer))
+
+
+def _leaves(space: Any) -> list[Space]:
+    """The spaces in a pytree of them."""
+    return jax.tree.leaves(space, is_leaf=lambda x: isinstance(x, Space))
 
 
 def _check_episodes(env: Env, key: Array, num_steps: int) -> None:
@@ -134,9 +141,11 @@ def _check_episodes(env: Env, key: Array, num_steps: int) -> None:
     if not _equal(before, after):
         raise ValueError(f"{env.name}: next_obs differs from obs where no episode ended")
     _check_values(env, (start[1], outcome.next_obs, outcome.reward))
-    space = without_mask(env.observation_space)
-    if not isinstance(space, Box):
-        for x in map(without_mask, (start[1], obs, outcome.next_obs)):
+    spaces = _leaves(without_mask(env.observation_space))
+    for seen in map(without_mask, (start[1], obs, outcome.next_obs)):
+        for space, x in zip(spaces, jax.tree.leaves(seen), strict=True):
+            if isinstance(space, Box):
+                continue
             if np.any((np.asarray(x) < 0) | (np.asarray(x) >= _cardinality(space))):
                 raise ValueError(f"{env.name}: an observation lies outside {space}")
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.environments._actions import ActionBound, bound_actions, has_bounds
+from kltrust.environments._actions import ActionBound, bound_actions, fit_action, has_bounds
 from kltrust.environments._build import from_functions, strong
+from kltrust.environments._parameters import (
+    cast,
+    jax_defaults,
+    keywords,
+    require_known,
+    require_static,
+    time_limit,
+)
 from kltrust.types import Array, Box, Discrete, Env, PyTree, Space
 
 
 def registry() -> dict[str, Callable[..., Any]]:
     """What gymnax's own registry holds now, its users' registrations included."""
     # Modules of gymnax hold arrays, whose precision is that of the moment they are imported.
-    with _gymnax_rules():
+    with jax_defaults():
         from gymnax import registration
 
     return dict(registration._registry)
@@ -41,18 +47,18 @@ def make_gymnax(name: str, params: dict[str, Any], action_bound: ActionBound | N
         ValueError: for a parameter that is neither, or whose value does not fit.
         RuntimeError: if the environment's data can't be loaded.
     """
-    with _gymnax_rules(), jax.ensure_compile_time_eval():
+    with jax_defaults(), jax.ensure_compile_time_eval():
         core, fields = _construct(name, params)
         default = core.default_params
     traced = {k for k, v in fields.items() if isinstance(v, jax.core.Tracer)}
     static_params = _replace(name, default, {k: v for k, v in fields.items() if k not in traced})
     observation_space, action_space = _spaces(name, core, static_params)
-    with _gymnax_rules():
-        cast = {k: _cast(name, k, v, getattr(default, k)) for k, v in fields.items()}
-    env_params = _replace(name, default, cast)
+    with jax_defaults():
+        given = {k: cast(name, k, v, getattr(default, k)) for k, v in fields.items()}
+    env_params = _replace(name, default, given)
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
-        with _gymnax_rules():
+        with jax_defaults():
             obs, state = core.reset_env(key, env_params)
             # Python's 0 and 0.0 become arrays here, where they are of 32 bits.
             return jax.tree.map(strong, (state, obs))
@@ -60,8 +66,8 @@ def make_gymnax(name: str, params: dict[str, Any], action_bound: ActionBound | N
     def transition(
         key: Array, state: PyTree, action: Array
     ) -> tuple[PyTree, PyTree, Array, Array, Array]:
-        with _gymnax_rules():
-            action = _action(name, action_space, action)
+        with jax_defaults():
+            action = fit_action(name, action_space, action)
             obs, state, reward, terminated, _ = core.step_env(key, state, action, env_params)
             truncated = core.is_truncated(state, env_params)
             return jax.tree.map(strong, (state, obs, reward, terminated, truncated))
@@ -73,7 +79,7 @@ def make_gymnax(name: str, params: dict[str, Any], action_bound: ActionBound | N
     if action_bound == "none" or not traced:
         return bound_actions(env, action_bound)
     # Bounds may depend on a traced parameter (Pendulum's on max_torque): the map follows it.
-    with _gymnax_rules():
+    with jax_defaults():
         space = core.action_space(env_params)
     low, high = getattr(space, "low", None), getattr(space, "high", None)
     return bound_actions(env, action_bound, low=low, high=high)
@@ -81,28 +87,9 @@ def make_gymnax(name: str, params: dict[str, Any], action_bound: ActionBound | N
 
 def params_of(name: str) -> dict[str, Any]:
     """The fields of the environment's params, and their defaults."""
-    with _gymnax_rules(), jax.ensure_compile_time_eval():
+    with jax_defaults(), jax.ensure_compile_time_eval():
         core, _ = _construct(name, {})
         return _fields(core.default_params)
-
-
-def keywords(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """A factory's named arguments with their defaults, and whether it takes any others."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(factory).parameters.values()
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    return {p.name: p.default for p in parameters if p.kind in named}, takes_any
-
-
-@contextlib.contextmanager
-def _gymnax_rules() -> Iterator[None]:
-    """JAX's defaults, whatever the caller set: gymnax needs 32 bits and free promotion."""
-    with (
-        jax.enable_x64(False),
-        jax.numpy_rank_promotion("allow"),
-        jax.numpy_dtype_promotion("standard"),
-    ):
-        yield
 
 
 def _construct(name: str, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -115,13 +102,8 @@ def _construct(name: str, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     core = _call(name, factory, first)
     names = _fields(core.default_params)
     static = {k: v for k, v in params.items() if k not in names}
-    unknown = [k for k in static if k not in arguments]
-    if unknown and not takes_any:
-        raise ValueError(
-            f"{name} has no parameter {', '.join(map(repr, unknown))}. Its params have "
-            f"{', '.join(names) or 'no fields'}; its factory takes "
-            f"{', '.join(arguments) or 'no arguments'}"
-        )
+    if not takes_any:
+        require_known(name, params, names, arguments)
     if static.keys() != first.keys():
         # Only an instance tells its fields: a name that is one of them goes to the params alone.
         core = _call(name, factory, static)
@@ -129,12 +111,7 @@ def _construct(name: str, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _call(name: str, factory: Callable[..., Any], static: dict[str, Any]) -> Any:
-    for key, value in static.items():
-        if isinstance(value, jax.core.Tracer):
-            raise ValueError(
-                f"{name}: {key!r} is an argument of the factory, so it is static: pass a concrete "
-                "value, and make one environment per value"
-            )
+    require_static(name, static)
     try:
         core = factory(**static)
     except (OSError, EOFError) as error:
@@ -172,46 +149,14 @@ def _replace(name: str, default: Any, values: dict[str, Any]) -> Any:
     return dataclasses.replace(params, **(derived | values))
 
 
-def _cast(name: str, key: str, value: Any, default: Any) -> Array:
-    """The value as a strongly typed array of the field's dtype and shape.
-
-    Python's 0.1, ``jnp.float32(0.1)`` and ``jnp.asarray(0.1)`` would be three compilations.
-    """
-    dtype = jnp.result_type(default)
-    if np.shape(value) != np.shape(default):
-        raise ValueError(
-            f"{name}: {key} has shape {np.shape(value)}, the field has {np.shape(default)}"
-        )
-    if not isinstance(value, jax.core.Tracer):
-        given = np.asarray(value)
-        if not np.issubdtype(dtype, np.inexact) and np.any(given.astype(dtype) != given):
-            raise ValueError(f"{name}: {key} is {dtype}, and {value!r} is not")
-        if key == "max_steps_in_episode" and np.any(given < 1):
-            raise ValueError(f"{name}: {key} must be at least 1, got {value!r}")
-        with jax.ensure_compile_time_eval():
-            return jnp.asarray(given.astype(dtype))
-    return value.astype(dtype)
-
-
 def _max_steps(params: Any) -> int | Array | None:
     limit = getattr(params, "max_steps_in_episode", None)
-    if limit is None:
-        return None
-    return limit.astype(jnp.int32) if isinstance(limit, jax.core.Tracer) else int(limit)
-
-
-def _action(name: str, space: Space, action: Any) -> Array:
-    """The action in the dtype and shape that gymnax's code is written for."""
-    dtype, shape = (space.dtype, space.shape) if isinstance(space, Box) else (jnp.int32, ())
-    action = jnp.asarray(action)
-    if action.shape != shape:
-        raise ValueError(f"{name}: an action has shape {shape}, got {action.shape}; vmap over more")
-    return action.astype(dtype)
+    return None if limit is None else time_limit(limit)
 
 
 def _spaces(name: str, core: Any, params: Any) -> tuple[Space, Space]:
     """The spaces of observations and actions, concrete even inside a trace."""
-    with _gymnax_rules():
+    with jax_defaults():
         with jax.ensure_compile_time_eval():
             spaces = core.observation_space(params), core.action_space(params)
         # An observation is what it is: Catch declares integers and gives floats, FourRooms the

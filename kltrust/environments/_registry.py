@@ -9,6 +9,15 @@ from typing import Any, NamedTuple
 
 from kltrust.environments import _gymnax
 from kltrust.environments._actions import ActionBound, bound_actions
+from kltrust.environments._adapters import (
+    ADAPTERS,
+    adapted_names,
+    adapted_parameters,
+    installed,
+    make_adapted,
+    prefix_of,
+)
+from kltrust.environments._parameters import keywords
 from kltrust.types import Env, MaskedSpace, Number, Space
 
 _factories: dict[str, Callable[..., Env]] = {}
@@ -22,7 +31,7 @@ class EnvInfo(NamedTuple):
 
     Attributes:
         name: for `make`.
-        source: "gymnax" or "registered".
+        source: "gymnax", "registered", or the prefix of an adapter.
         observation_space, action_space, max_steps: as in `Env`; None where not known.
         fields: traced parameters and their defaults.
         arguments: static parameters and their defaults (``inspect.Parameter.empty`` if required).
@@ -42,25 +51,26 @@ class EnvInfo(NamedTuple):
 def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any) -> Env:
     """The environment of that name.
 
-    Names are those given to `register`, then all that gymnax's registry holds at the time of the
-    call: a user's ``gymnax.register`` counts.
+    Names are those given to `register`; those of other libraries after a prefix, "brax/hopper",
+    say, each an extra of its own (see `adapters`); then all that gymnax's registry holds at the
+    time of the call: a user's ``gymnax.register`` counts.
 
-    A parameter is a field of a gymnax environment's params, and may be a tracer: one compilation
+    A parameter is a field of an environment's params, and may be a tracer: one compilation
     serves all its values. Otherwise it is an argument of the environment's factory, and static.
     Spaces are evaluated with the concrete parameters, and the defaults of traced ones, so that
     they are never tracers; the map of `bound_actions` follows the traced ones.
 
     Args:
-        name: such as "CartPole-v1".
+        name: such as "CartPole-v1" or "brax/hopper".
         action_bound: how actions in a bounded Box are bounded ("clip", "tanh", "none"; see
-            `bound_actions`). Default: gymnax's are clipped, a registered environment's are its
-            own matter.
+            `bound_actions`). Default: they are clipped; a registered environment's are its own
+            matter.
         **params: numbers of the environment.
 
     Raises:
         ValueError: for an unknown name (with the nearest ones), a parameter that the environment
             does not have (with those it has) or a value that does not fit.
-        RuntimeError: if data that the environment needs can't be loaded.
+        RuntimeError: if a package or data that the environment needs can't be loaded.
 
     Example:
         >>> env = make("Pendulum-v1", g=9.81, max_steps_in_episode=100)
@@ -68,6 +78,8 @@ def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any
     if name in _factories:
         env = _make_registered(name, params)
         return env if action_bound is None else bound_actions(env, action_bound)
+    if prefix_of(name):
+        return make_adapted(name, params, action_bound)
     _check_name(name)
     return _gymnax.make_gymnax(name, params, action_bound)
 
@@ -90,12 +102,34 @@ def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False)
     _factories[name] = factory
 
 
-def available() -> tuple[str, ...]:
+def adapters() -> dict[str, str | None]:
+    """The prefixes of other libraries' environments; nothing is imported.
+
+    ``pip install 'kltrust[brax]'`` installs what "brax/..." needs, and so on.
+
+    Returns:
+        Of each prefix the version of its library that is installed, or None.
+    """
+    return {prefix: installed(prefix) for prefix in ADAPTERS}
+
+
+def available(prefix: str | None = None) -> tuple[str, ...]:
     """All names that `make` knows now: registered ones, then gymnax's.
+
+    Args:
+        prefix: one of `adapters`, for its names in their place; this imports its library.
 
     Returns:
         Each name once.
+
+    Raises:
+        ValueError: for an unknown prefix.
+        RuntimeError: if its library is missing.
     """
+    if prefix is not None:
+        if prefix not in ADAPTERS:
+            raise ValueError(f"there is no adapter {prefix!r}: there are {', '.join(ADAPTERS)}")
+        return adapted_names(prefix)
     return tuple(dict.fromkeys([*_factories, *_gymnax.registry()]))
 
 
@@ -106,7 +140,7 @@ def describe(name: str) -> EnvInfo:
         ValueError: for an unknown name.
     """
     if name in _factories:
-        arguments, _ = _gymnax.keywords(_factories[name])
+        arguments, _ = keywords(_factories[name])
         required = [k for k, v in arguments.items() if v is inspect.Parameter.empty]
         if required:
             note = f"needs {', '.join(required)}"
@@ -114,19 +148,23 @@ def describe(name: str) -> EnvInfo:
         env = make(name)
         spaces = env.observation_space, env.action_space, env.max_steps
         return EnvInfo(name, "registered", *spaces, {}, arguments)
+    if prefix := prefix_of(name):
+        env = make(name)
+        spaces = env.observation_space, env.action_space, env.max_steps
+        return EnvInfo(name, prefix, *spaces, *adapted_parameters(name))
     _check_name(name)
     if name in _DOWNLOADS:
-        arguments, _ = _gymnax.keywords(_gymnax.registry()[name])
+        arguments, _ = keywords(_gymnax.registry()[name])
         return EnvInfo(name, "gymnax", None, None, None, {}, arguments, _DOWNLOADS[name])
     env = make(name)
     fields = _gymnax.params_of(name)
-    arguments, _ = _gymnax.keywords(_gymnax.registry()[name])
+    arguments, _ = keywords(_gymnax.registry()[name])
     spaces = env.observation_space, env.action_space, env.max_steps
     return EnvInfo(name, "gymnax", *spaces, fields, arguments)
 
 
 def _make_registered(name: str, params: dict[str, Any]) -> Env:
-    arguments, takes_any = _gymnax.keywords(_factories[name])
+    arguments, takes_any = keywords(_factories[name])
     unknown = [k for k in params if k not in arguments]
     if unknown and not takes_any:
         raise ValueError(
@@ -149,5 +187,6 @@ def _check_name(name: str) -> None:
     raise ValueError(
         f"there is no environment {name!r}: {hint}"
         "`kltrust envs` and kltrust.environments.available() list all names; one of your own is "
-        "registered first (on the command line by --import MODULE)"
+        "registered first (on the command line by --import MODULE); those of other libraries have "
+        f"a prefix ({', '.join(f'{prefix}/' for prefix in ADAPTERS)})"
     )

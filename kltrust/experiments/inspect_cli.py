@@ -58,7 +58,10 @@ def evaluate(arguments: list[str]) -> int:
 def envs(arguments: list[str]) -> int:
     """``kltrust envs``."""
     if set(arguments) & {"-h", "--help"}:
-        print("usage: kltrust envs [ENV]\n\nLists all environments, or the parameters of one.")
+        print(
+            "usage: kltrust envs [ENV | PREFIX]\n\nLists all environments, the parameters of one, "
+            "or those of another library (brax, say)."
+        )
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -67,6 +70,10 @@ def envs(arguments: list[str]) -> int:
 
     _at_most(arguments, 1, "kltrust envs [ENV]")
     console = Console(width=WIDE)
+    installed = environments.adapters()
+    if arguments and (prefix := arguments[0].removesuffix("/")) in installed:
+        console.print("\n".join(environments.available(prefix)), markup=False, highlight=False)
+        return 0
     if arguments:
         info = environments.describe(arguments[0])
         console.print(f"{info.name} ({info.source}) {info.note}".rstrip(), markup=False)
@@ -85,6 +92,12 @@ def envs(arguments: list[str]) -> int:
         limit = "" if info.max_steps is None else str(info.max_steps)
         observation, action = _space(info.observation_space), _space(info.action_space)
         table.add_row(name, info.source, observation, action, limit, info.note)
+    for prefix, version in installed.items():
+        # Their names are another command's: importing them all takes half a minute.
+        missing = version is None
+        note = f"pip install 'kltrust[{prefix}]'" if missing else f"`kltrust envs {prefix}`"
+        source = prefix if missing else f"{prefix} {version}"
+        table.add_row(f"{prefix}/...", source, "", "", "", note)
     console.print(table)
     return 0
 
@@ -96,6 +109,8 @@ def _space(space: Any) -> str:
         return f"Box{list(space.shape)}"
     if type(space).__name__ == "MaskedSpace":
         return f"Masked({_space(space.obs)})"
+    if isinstance(space, dict):
+        return ", ".join(f"{key}: {_space(part)}" for key, part in space.items())
     return f"{type(space).__name__}({', '.join(map(str, space))})"
 
 

@@ -92,7 +92,8 @@ class Record:
         A run that goes on under other ones is sound, but its bits need not be those of a run that
         was never interrupted.
         """
-        return versions.differences(self.versions, versions.snapshot())
+        now = versions.snapshot(self.versions["packages"])
+        return versions.differences(self.versions, now)
 
     def metrics(self) -> pd.DataFrame:
         """All committed rows: one per seed and iteration."""

@@ -7,28 +7,36 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from kltrust.environments._adapters import packages_in_use
+
 PACKAGES = ("kltrust", "jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "chex", "numpy")
-"""The packages that a number may depend on."""
+"""The packages that every number may depend on."""
 
 
-def snapshot() -> dict[str, Any]:
+def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
     """Versions, commit, devices and flags of this process, as plain JSON values.
 
+    Args:
+        also: packages of another snapshot, to be compared with.
+
     Returns:
-        ``packages`` (name to version), ``python``, ``commit`` and ``dirty`` (None unless the
+        ``packages`` (name to version; of environments' libraries those that this process uses),
+        ``python``, ``commit`` and ``dirty`` (None unless the
         package runs from a git checkout), ``platform``, ``backend``, ``device_kind``,
         ``device_count``, ``cpu_count``, ``x64``, ``matmul_precision``, ``XLA_FLAGS``.
     """
     devices = jax.devices()
     commit, dirty = _checkout(Path(__file__).resolve().parents[2])
     return {
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {
+            name: _version(name) for name in dict.fromkeys([*PACKAGES, *packages_in_use(), *also])
+        },
         "python": platform.python_version(),
         "commit": commit,
         "dirty": dirty,

@@ -1,0 +1,204 @@
+"""Other libraries' environments by prefix, "brax/hopper" and so on: each prefix an extra.
+
+The module of a prefix, ``_brax`` for "brax/", imports its library, and is itself imported when a
+name of that prefix is first asked for. It has three functions::
+
+    names() -> tuple[str, ...]               what its library's registry holds now
+    parameters(name) -> (fields, arguments)  traced and static ones, with their defaults
+    build(name, arguments, fields) -> Core   of those that were given, fields cast and maybe traced
+
+Everything else is here and the same for all: auto-reset, time limit, steady dtypes, 32 bits,
+bounded actions, and what is said of a package that is missing or a parameter that is unknown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from kltrust.environments._actions import ActionBound, bound_actions, fit_action, has_bounds
+from kltrust.environments._build import Reset, Transition, from_functions, strong
+from kltrust.environments._parameters import (
+    cast,
+    jax_defaults,
+    require_known,
+    require_static,
+    time_limit,
+)
+from kltrust.types import Array, Box, Env, Number, PyTree, Space
+
+
+class Adapter(NamedTuple):
+    """A prefix of names.
+
+    Attributes:
+        packages: what has to be installed, the library itself first; a result depends on their
+            versions.
+        what: the kind of environments.
+    """
+
+    packages: tuple[str, ...]
+    what: str
+
+
+ADAPTERS = {
+    "brax": Adapter(("brax", "mujoco", "mujoco-mjx"), "rigid bodies (actions in [-1, 1])"),
+    "craftax": Adapter(("craftax",), "survival and crafting, symbolic observations"),
+    "jumanji": Adapter(("jumanji",), "games, packing and routing"),
+    "navix": Adapter(("navix",), "MiniGrid's grid worlds"),
+    "pgx": Adapter(("pgx",), "the games of one player"),
+    "playground": Adapter(("playground", "mujoco", "mujoco-mjx"), "MuJoCo's robots and bodies"),
+}
+"""By prefix."""
+
+
+class Core(NamedTuple):
+    """An environment as its library has it: no auto-reset, no time limit of ours.
+
+    Attributes:
+        reset: ``reset(key) -> (state, obs)``.
+        transition: ``transition(key, state, action) -> (state, obs, reward, terminated,
+            truncated)``; it may not change the state that it is given.
+        observation_space: the space of ``obs``; a pytree of spaces for one of arrays.
+        action_space: the space of ``action``.
+        max_steps: the time limit; may be traced.
+    """
+
+    reset: Reset
+    transition: Transition
+    observation_space: Space
+    action_space: Space
+    max_steps: Number
+
+
+def prefix_of(name: str) -> str | None:
+    """The adapter's prefix if the name has one."""
+    prefix, slash, _ = str(name).partition("/")
+    return prefix if slash and prefix in ADAPTERS else None
+
+
+def installed(prefix: str) -> str | None:
+    """The version of a prefix's library, or None; imports nothing."""
+    try:
+        return importlib.metadata.version(ADAPTERS[prefix].packages[0])
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def packages_in_use() -> tuple[str, ...]:
+    """The packages of the prefixes that this process has asked for environments of."""
+    used = (prefix for prefix in ADAPTERS if _module(prefix) in sys.modules)
+    return tuple(dict.fromkeys(p for prefix in used for p in ADAPTERS[prefix].packages))
+
+
+def adapted_names(prefix: str) -> tuple[str, ...]:
+    """All names of a prefix, which imports its library.
+
+    Raises:
+        RuntimeError: if that is missing.
+    """
+    return tuple(f"{prefix}/{name}" for name in _load(prefix).names())
+
+
+def adapted_parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The traced and the static parameters of an environment, with their defaults."""
+    module, inner = _find(name)
+    return module.parameters(inner)
+
+
+def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | None) -> Env:
+    """The environment of a name with a prefix.
+
+    Args:
+        name: such as "brax/hopper".
+        params: fields (traced or not) and arguments.
+        action_bound: see `bound_actions`; None clips where there is something to clip.
+
+    Raises:
+        ValueError: for an unknown name or parameter, or a value that does not fit.
+        RuntimeError: if the library is missing.
+    """
+    module, inner = _find(name)
+    defaults, arguments = module.parameters(inner)
+    require_known(name, params, defaults, arguments)
+    static = {k: v for k, v in params.items() if k in arguments}
+    require_static(name, static)
+    with jax_defaults():
+        # A default of None is the environment's own, of integers: a time limit.
+        like = {k: 0 if v is None else v for k, v in defaults.items()}
+        fields = {k: cast(name, k, v, like[k]) for k, v in params.items() if k in like}
+        with jax.ensure_compile_time_eval():
+            core = module.build(inner, static, fields)
+
+    def reset(key: Array) -> tuple[PyTree, PyTree]:
+        with jax_defaults():
+            return jax.tree.map(strong, core.reset(key))
+
+    def transition(
+        key: Array, state: PyTree, action: Any
+    ) -> tuple[PyTree, PyTree, Array, Array, Array]:
+        with jax_defaults():
+            action = fit_action(name, core.action_space, action)
+            return jax.tree.map(strong, core.transition(key, state, action))
+
+    spaces = core.observation_space, core.action_space
+    limit = time_limit(core.max_steps)
+    env = from_functions(reset, transition, *spaces, max_steps=limit, name=name)
+    if action_bound is None:
+        action_bound = "clip" if has_bounds(core.action_space) else "none"
+    return bound_actions(env, action_bound)
+
+
+def unbounded(obs: PyTree) -> Any:
+    """Boxes without bounds for the arrays of an observation, or their shapes and dtypes."""
+
+    def box(x: Any) -> Box:
+        return Box(np.full(x.shape, -np.inf), np.full(x.shape, np.inf), x.shape, np.dtype(x.dtype))
+
+    return jax.tree.map(box, obs)
+
+
+def shapes_of(reset: Reset) -> Any:
+    """The shapes and dtypes of a reset's observation; computes nothing."""
+    return jax.eval_shape(lambda: reset(jax.random.key(0))[1])
+
+
+def _module(prefix: str) -> str:
+    return f"kltrust.environments._{prefix}"
+
+
+def _load(prefix: str) -> Any:
+    try:
+        # Modules of the libraries hold arrays, whose precision is that of their import.
+        with jax_defaults():
+            return importlib.import_module(_module(prefix))
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "kltrust":
+            raise
+        package = ADAPTERS[prefix].packages[0]
+        raise RuntimeError(
+            f"the environments {prefix}/... need the package {package}, which does not import "
+            f"({error}): pip install 'kltrust[{prefix}]'"
+        ) from error
+
+
+def _find(name: str) -> tuple[Any, str]:
+    """The module of a name's prefix, and the name that it knows."""
+    prefix, _, inner = name.partition("/")
+    module = _load(prefix)
+    names = module.names()
+    if inner in names:
+        return module, inner
+    lowered = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(inner.lower(), lowered, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(f'{prefix}/{lowered[n]}') for n in near)}? "
+    raise ValueError(
+        f"{prefix} has no environment {inner!r}: {hint if near else ''}"
+        f"`kltrust envs {prefix}` lists its names"
+    )

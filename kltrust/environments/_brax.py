@@ -1,0 +1,77 @@
+"""brax's environments (Freeman et al. 2021) as `Env`.
+
+The raw environment is stepped, none of brax's wrappers: its `AutoResetWrapper` starts every
+episode of a lane from one and the same state, and hides the last observation of an episode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from brax import envs
+
+from kltrust.environments._adapters import Core, shapes_of, unbounded
+from kltrust.environments._parameters import keywords
+from kltrust.types import Array, Box, Number, PyTree
+
+MAX_STEPS = 1000
+"""brax's own: the default ``episode_length`` of its ``envs.create``."""
+
+BACKEND = "spring"
+"""brax's default, "generalized", takes several times as long a step and to compile."""
+
+
+def names() -> tuple[str, ...]:
+    """What brax's registry holds now, its users' registrations included."""
+    return tuple(envs._envs)
+
+
+def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and scales are traced: brax's constructors keep their floats for the steps.
+
+    ``n_frames``, physics steps of an action, is None for the environment's own.
+    """
+    found, _ = keywords(envs._envs[name])
+    fields = {k: v for k, v in found.items() if isinstance(v, float)}
+    arguments = {k: v for k, v in found.items() if k not in fields}
+    if "backend" in arguments:
+        arguments |= {"backend": BACKEND, "n_frames": None}
+    return {"max_steps": MAX_STEPS, **fields}, arguments
+
+
+def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
+    """Of a name of brax's registry; see `parameters`."""
+    backend = {"backend": BACKEND} if "backend" in parameters(name)[1] else {}
+    given = {k: v for k, v in fields.items() if k != "max_steps"}
+    env = envs.get_environment(name, **{**backend, **arguments, **given})
+    return core_of(env, fields.get("max_steps", MAX_STEPS))
+
+
+def core_of(env: Any, max_steps: Number, repeats: int = 1) -> Core:
+    """Of an object with ``reset(key)`` and ``step(state, action)`` over a State in brax's manner.
+
+    Args:
+        env: brax's, or MuJoCo Playground's.
+        max_steps: the time limit.
+        repeats: steps of ``env`` with one action; their rewards are added up.
+    """
+
+    def reset(key: Array) -> tuple[PyTree, PyTree]:
+        state = env.reset(key)
+        return state, state.obs
+
+    def transition(
+        key: Array, state: PyTree, action: Array
+    ) -> tuple[PyTree, PyTree, Array, Array, bool]:
+        reward = 0.0
+        for _ in range(repeats):
+            # Some write into the metrics of the state that they are given: they get a copy.
+            state = env.step(jax.tree.map(lambda leaf: leaf, state), action)
+            reward = reward + state.reward
+        return state, state.obs, reward, state.done > 0, False
+
+    size = (env.action_size,)
+    action_space = Box(-np.ones(size, np.float32), np.ones(size, np.float32), size)
+    return Core(reset, transition, unbounded(shapes_of(reset)), action_space, max_steps)

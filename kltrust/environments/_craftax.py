@@ -1,0 +1,73 @@
+"""Craftax and Craftax-Classic (Matthews et al. 2024) as `Env`, with symbolic observations."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import craftax  # noqa: F401
+import jax
+import numpy as np
+
+from kltrust.environments._adapters import Core, shapes_of, unbounded
+from kltrust.types import Array, Discrete, PyTree
+
+CLASSIC, FULL = "Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"
+
+_NEVER = np.iinfo(np.int32).max
+
+
+def names() -> tuple[str, ...]:
+    """Both; their variants of pixels have no adapter."""
+    return CLASSIC, FULL
+
+
+def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers of its ``EnvParams`` are traced, its ``StaticEnvParams`` are static.
+
+    ``max_timesteps`` is called max_steps, as everywhere.
+    """
+    env = _class(name)
+    static = _fields(env.default_static_params())
+    fields = {k: v for k, v in _fields(env().default_params).items() if np.isscalar(v)}
+    return {"max_steps": fields.pop("max_timesteps"), **fields}, static
+
+
+def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
+    """Of one of `names`; see `parameters`."""
+    cls = _class(name)
+    env = cls(dataclasses.replace(cls.default_static_params(), **arguments))
+    given = {k: v for k, v in fields.items() if k != "max_steps"}
+    # Its own limit would end the episode as if the player had died.
+    params = dataclasses.replace(env.default_params, **given, max_timesteps=_NEVER)
+
+    def reset(key: Array) -> tuple[PyTree, PyTree]:
+        obs, state = env.reset_env(jax.random.key_data(key), params)
+        return state, obs
+
+    def transition(
+        key: Array, state: PyTree, action: Array
+    ) -> tuple[PyTree, PyTree, Array, Array, bool]:
+        # It splits its keys by the functions of the old, untyped ones.
+        key = jax.random.key_data(key)
+        obs, state, reward, terminated, _ = env.step_env(key, state, action, params)
+        return state, obs, reward, terminated, False
+
+    space = unbounded(shapes_of(reset))
+    limit = {**parameters(name)[0], **fields}["max_steps"]
+    return Core(reset, transition, space, Discrete(env.num_actions), limit)
+
+
+def _class(name: str) -> Any:
+    # Only the one that is asked for: they load their textures.
+    if name == CLASSIC:
+        from craftax.craftax_classic.envs import craftax_symbolic_env as classic
+
+        return classic.CraftaxClassicSymbolicEnvNoAutoReset
+    from craftax.craftax.envs import craftax_symbolic_env as full
+
+    return full.CraftaxSymbolicEnvNoAutoReset
+
+
+def _fields(data: Any) -> dict[str, Any]:
+    return {f.name: getattr(data, f.name) for f in dataclasses.fields(data)}

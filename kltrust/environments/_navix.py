@@ -1,0 +1,70 @@
+"""navix's grid worlds (Pignatelli et al. 2024) as `Env`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import navix
+import numpy as np
+from navix import observations, rewards, terminations, transitions
+
+from kltrust.environments._adapters import Core, shapes_of
+from kltrust.types import Array, Box, Discrete, PyTree
+
+MAX_STEPS = 100
+"""navix's own: the default of its ``make``."""
+
+_FUNCTIONS = {
+    "observation_fn": observations,
+    "reward_fn": rewards,
+    "termination_fn": terminations,
+    "transitions_fn": transitions,
+}
+
+
+def names() -> tuple[str, ...]:
+    """What navix's registry holds now."""
+    return tuple(navix.registry())
+
+
+def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Functions are given as such or by their names in navix; None is the environment's own."""
+    fields = {"max_steps": MAX_STEPS, "penality_coeff": 0.0}
+    return fields, dict.fromkeys(_FUNCTIONS)
+
+
+def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
+    """Of a name of navix's registry; see `parameters`."""
+    functions = {k: _function(k, v) for k, v in arguments.items() if v is not None}
+    env = navix.make(name, **functions)
+    env = env.replace(max_steps=MAX_STEPS)
+    env = env.replace(**fields)
+
+    def reset(key: Array) -> tuple[PyTree, PyTree]:
+        timestep = env.reset(key)
+        return timestep, timestep.observation
+
+    def transition(
+        key: Array, timestep: PyTree, action: Array
+    ) -> tuple[PyTree, PyTree, Array, Array, Array]:
+        # Not `step`, which resets first where an episode ended: under vmap, a reset every step.
+        timestep = env._step(timestep, action)
+        ends = timestep.is_termination(), timestep.is_truncation()
+        return timestep, timestep.observation, timestep.reward, *ends
+
+    declared, real = env.observation_space, shapes_of(reset)
+    low, high = (
+        np.broadcast_to(np.asarray(bound), real.shape)
+        for bound in (declared.minimum, declared.maximum)
+    )
+    space = Box(low, high, real.shape, np.dtype(real.dtype))
+    return Core(reset, transition, space, Discrete(int(env.action_space.n)), env.max_steps)
+
+
+def _function(kind: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = getattr(_FUNCTIONS[kind], value, None)
+    if not callable(found):
+        raise ValueError(f"{_FUNCTIONS[kind].__name__} has no function {value!r} for {kind}")
+    return found

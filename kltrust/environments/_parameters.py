@@ -1,0 +1,97 @@
+"""Parameters by name: which are traced, which are static, and what other libraries' code needs."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.types import Array
+
+LIMITS = ("max_steps", "max_steps_in_episode")
+"""The parameters that are time limits."""
+
+
+@contextlib.contextmanager
+def jax_defaults() -> Iterator[None]:
+    """JAX's defaults, whatever the caller set: environments need 32 bits and free promotion."""
+    with (
+        jax.enable_x64(False),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        yield
+
+
+def keywords(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """A factory's named arguments with their defaults, and whether it takes any others."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(factory).parameters.values()
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return {p.name: p.default for p in parameters if p.kind in named}, takes_any
+
+
+def require_static(name: str, arguments: dict[str, Any]) -> None:
+    """Refuses a tracer as an argument of a factory.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for key, value in arguments.items():
+        if isinstance(value, jax.core.Tracer):
+            raise ValueError(
+                f"{name}: {key!r} is an argument of the factory, so it is static: pass a concrete "
+                "value, and make one environment per value"
+            )
+
+
+def require_known(
+    name: str, params: Iterable[str], fields: Iterable[str], arguments: Iterable[str]
+) -> None:
+    """Refuses parameters that an environment does not have.
+
+    Raises:
+        ValueError: with those that it has.
+    """
+    fields, arguments = list(fields), list(arguments)
+    unknown = [k for k in params if k not in fields and k not in arguments]
+    if unknown:
+        raise ValueError(
+            f"{name} has no parameter {', '.join(map(repr, unknown))}. Its params have "
+            f"{', '.join(fields) or 'no fields'}; its factory takes "
+            f"{', '.join(arguments) or 'no arguments'}"
+        )
+
+
+def cast(name: str, key: str, value: Any, default: Any) -> Array:
+    """The value as a strongly typed array of the field's dtype and shape.
+
+    Python's 0.1, ``jnp.float32(0.1)`` and ``jnp.asarray(0.1)`` would be three compilations.
+
+    Raises:
+        ValueError: for another shape, a fraction for an integer, or a time limit below 1.
+    """
+    dtype = jnp.result_type(default)
+    if np.shape(value) != np.shape(default):
+        raise ValueError(
+            f"{name}: {key} has shape {np.shape(value)}, the field has {np.shape(default)}"
+        )
+    if not isinstance(value, jax.core.Tracer):
+        given = np.asarray(value)
+        if not np.issubdtype(dtype, np.inexact) and np.any(given.astype(dtype) != given):
+            raise ValueError(f"{name}: {key} is {dtype}, and {value!r} is not")
+        if key in LIMITS and np.any(given < 1):
+            raise ValueError(f"{name}: {key} must be at least 1, got {value!r}")
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(given.astype(dtype))
+    return value.astype(dtype)
+
+
+def time_limit(value: Any) -> int | Array:
+    """A time limit as `Env` has it: an integer, or an int32 tracer."""
+    return value.astype(jnp.int32) if isinstance(value, jax.core.Tracer) else int(value)
