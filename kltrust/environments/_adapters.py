@@ -31,7 +31,7 @@ from kltrust.environments._parameters import (
     require_static,
     time_limit,
 )
-from kltrust.types import Array, Box, Env, Number, PyTree, Space
+from kltrust.types import Array, Box, Env, MaskedSpace, Number, PyTree, Space
 
 
 class Adapter(NamedTuple):
@@ -72,7 +72,7 @@ class Core(NamedTuple):
 
     reset: Reset
     transition: Transition
-    observation_space: Space
+    observation_space: Space | MaskedSpace
     action_space: Space
     max_steps: Number
 

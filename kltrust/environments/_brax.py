@@ -65,7 +65,7 @@ def core_of(env: Any, max_steps: Number, repeats: int = 1) -> Core:
     def transition(
         key: Array, state: PyTree, action: Array
     ) -> tuple[PyTree, PyTree, Array, Array, bool]:
-        reward = 0.0
+        reward: Any = 0.0
         for _ in range(repeats):
             # Some write into the metrics of the state that they are given: they get a copy.
             state = env.step(jax.tree.map(lambda leaf: leaf, state), action)
