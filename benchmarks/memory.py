@@ -3,9 +3,9 @@
     python benchmarks/memory.py                    some twenty minutes on two cores
     python benchmarks/memory.py --envs MemoryChain-bsuite
 
-Runs benchmarks/specs/memory.toml, TRPO and PPO-clip each with no cell, a GRU and a minGRU, and
-writes memory.json to benchmarks/results/: the score of every seed (the last evaluation, acting by
-the mode), the curves, and beside them what can be known:
+Runs benchmarks/specs/memory.toml, TRPO and PPO-clip each with no cell and with a GRU, and writes
+memory.json to benchmarks/results/: the score of every seed (the last evaluation, acting by the
+mode), the curves, and beside them what can be known:
 
 - MemoryChain: the context is shown in the first step only and asked for in the last. Guessing is
   worth 0, remembering 1.

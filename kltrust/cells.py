@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,17 @@ from kltrust.recurrent import scan_sequences
 from kltrust.types import Array, Params, PyTree, Sequences
 
 Initializer = Callable[..., Array]
+
+_LONGEST = 100.0
+
+
+def time_scales(key: Array, size: int) -> Array:
+    """Biases of a gate that keeps, whose units forget within 1 to 100 steps: [size].
+
+    A gate sigmoid(b) keeps for 1 + exp(b) steps or so: with b = 0, all is lost after ten. Tallec and
+    Ollivier (2018) draw exp(b) uniformly; log-uniformly, short scales are as frequent as long ones.
+    """
+    return jax.random.uniform(key, (size,), jnp.float32, maxval=math.log(_LONGEST))
 
 
 class Cell(NamedTuple):
@@ -42,7 +54,10 @@ def gru(size: int, recurrent_init: Initializer) -> Cell:
     carry = jnp.zeros(size, jnp.float32)
 
     def init(key: Array, x: Array) -> Params:
-        return module.init(key, jnp.zeros((*x.shape[:-1], size), jnp.float32), x)["params"]
+        kernel_key, bias_key = jax.random.split(key)
+        zeros = jnp.zeros((*x.shape[:-1], size), jnp.float32)
+        params = module.init(kernel_key, zeros, x)["params"]
+        return {**params, "iz": {**params["iz"], "bias": time_scales(bias_key, size)}}
 
     def step(params: Params, carry: Array, x: Array) -> tuple[Array, Array]:
         return module.apply({"params": params}, carry, x)  # type: ignore[return-value]
@@ -80,7 +95,9 @@ def min_gru(size: int, kernel_init: Initializer) -> Cell:
     module = _MinGRU(size, kernel_init)
 
     def init(key: Array, x: Array) -> Params:
-        return module.init(key, x)["params"]
+        kernel_key, bias_key = jax.random.split(key)
+        params = module.init(kernel_key, x)["params"]
+        return {**params, "gate": {**params["gate"], "bias": -time_scales(bias_key, size)}}
 
     def gates(params: Params, x: Array) -> tuple[Array, Array]:
         return module.apply({"params": params}, x)  # type: ignore[return-value]

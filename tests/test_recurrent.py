@@ -357,9 +357,8 @@ def test_no_initialiser_is_a_qr_decomposition(cell):
 # --- the start of an update, and what is the same bits --------------------------------------------
 
 
-def starts(cell):
+def starts(env, agent):
     """What four updates saw and the acting noted, parameters and normaliser moving in between."""
-    env, agent = small(cell)
     env, noted = test_learner.noting(env, agent)
 
     def policy_step(params, carry, obs):
@@ -375,20 +374,21 @@ def starts(cell):
 
 @cells
 def test_every_update_starts_at_the_policy_that_acted(cell):
-    seen = starts(cell)
+    seen = starts(*small(cell))
     assert seen["log_ratio"].shape == (4, 4, 24)
     test_learner.assert_starts_at_old(seen)
     assert np.max(np.abs(seen["log_ratio"] - seen["log_ratio_old"])) <= 1e-6
 
 
 def test_a_wrong_reset_moves_the_start(monkeypatch):
+    test_learner.assert_starts_at_old(starts(known_envs.chain(CELLS), fading()))
     monkeypatch.setattr(recurrent, "restart", lambda start, initial, carry: carry)
     with pytest.raises(AssertionError):
-        test_learner.assert_starts_at_old(starts("gru"))
+        test_learner.assert_starts_at_old(starts(known_envs.chain(CELLS), fading()))
 
 
-def test_a_carry_of_the_end_moves_the_start(monkeypatch):
-    """The carry that the rollout leaves, in place of the one that it began with."""
+def test_another_carry_moves_the_start(monkeypatch):
+    """Another environment's, in place of one's own."""
     make_batch = learner_module.make_batch
 
     def shifted(*arguments):
@@ -397,21 +397,14 @@ def test_a_carry_of_the_end_moves_the_start(monkeypatch):
 
     monkeypatch.setattr(learner_module, "make_batch", shifted)
     with pytest.raises(AssertionError):
-        test_learner.assert_starts_at_old(starts("gru"))
+        test_learner.assert_starts_at_old(starts(known_envs.chain(CELLS), fading()))
 
 
-@functools.cache
-def compiled_run(num_iterations):
-    """States after so many iterations from a state: a GRU, and all that is optional on."""
-    learner = gru_learner(1.0)
-    return jax.jit(learner.init), jax.jit(lambda state: run(learner, state, num_iterations))
-
-
-def gru_learner(learning_rate):
-    env, agent = small("gru")
+def learner_of(learning_rate):
+    """With all that is optional on."""
     return make_learner(
-        env,
-        agent,
+        known_envs.chain(CELLS),
+        fading(),
         algorithms.vanilla_pg(learning_rate=learning_rate),
         **SIZES,
         normalize_observations=True,
@@ -420,7 +413,8 @@ def gru_learner(learning_rate):
 
 
 def test_a_run_that_was_saved_goes_on_to_the_bit(tmp_path):
-    init, two = compiled_run(2)
+    learner = learner_of(1.0)
+    init, two = jax.jit(learner.init), jax.jit(lambda state: run(learner, state, 2))
     state = init(jax.random.key(0))
     expected, _ = two(two(state)[0])
     half, _ = two(state)
@@ -436,7 +430,7 @@ def test_a_run_that_was_saved_goes_on_to_the_bit(tmp_path):
 
 def test_a_lane_is_a_run_alone():
     def one(learning_rate, key):
-        return train(gru_learner(learning_rate), key, 1)
+        return train(learner_of(learning_rate), key, 1)
 
     rates, keys = jnp.array([1.0, 0.1]), jax.random.split(jax.random.key(1))
     lanes = jax.jit(jax.vmap(one))(rates, keys)
@@ -449,7 +443,7 @@ def test_a_lane_is_a_run_alone():
 
 
 def test_a_run_that_is_spread_spreads_its_carries():
-    state = jax.eval_shape(gru_learner(1.0).init, jax.random.key(0))
+    state = jax.eval_shape(learner_of(1.0).init, jax.random.key(0))
     placed = spread.shardings(state, spread.make_mesh(1))
     for name in ("policy_carry", "value_carry", "obs"):
         assert getattr(placed, name).spec == PartitionSpec(spread.AXIS)
