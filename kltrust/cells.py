@@ -21,8 +21,12 @@ _LONGEST = 100.0
 def time_scales(key: Array, size: int) -> Array:
     """Biases of a gate that keeps, whose units forget within 1 to 100 steps: [size].
 
-    A gate sigmoid(b) keeps for 1 + exp(b) steps or so: with b = 0, all is lost after ten. Tallec and
-    Ollivier (2018) draw exp(b) uniformly; log-uniformly, short scales are as frequent as long ones.
+    A gate sigmoid(b) keeps for 1 + exp(b) steps or so: at b = 0 little is left after ten. Tallec
+    and Ollivier (2018) draw exp(b) uniformly; here short scales are as frequent as long ones.
+
+    Args:
+        key: a typed key.
+        size: the number of units.
     """
     return jax.random.uniform(key, (size,), jnp.float32, maxval=math.log(_LONGEST))
 
@@ -86,7 +90,8 @@ def min_gru(size: int, kernel_init: Initializer) -> Cell:
 
         h' = (1 - z) h + z g,  z = sigmoid(W x + b), g = U x + c
 
-    Linear in h, so that a sequence takes about log T steps one after the other instead of T.
+    Linear in h, so that a sequence takes about log T steps one after the other instead of T: for
+    long sequences on an accelerator. It compiles longer.
 
     Args:
         size: H.

@@ -352,6 +352,9 @@ def test_no_initialiser_is_a_qr_decomposition(cell):
     kernel = params["cell"]["hn" if cell == "gru" else "new"]["kernel"]
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(6), atol=1e-5)
     assert set(map(str, {x.dtype for x in jax.tree.leaves(params)})) == {"float32"}
+    # A gate that keeps half at every step would let nothing through ten of them.
+    bias = params["cell"]["iz"]["bias"] if cell == "gru" else -params["cell"]["gate"]["bias"]
+    assert 0 <= bias.min() < bias.max() <= np.log(100)
 
 
 # --- the start of an update, and what is the same bits --------------------------------------------
