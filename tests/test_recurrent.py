@@ -343,11 +343,12 @@ def test_no_initialiser_is_a_qr_decomposition(cell):
     agent = actor_critic(make("CartPole-v1"), (6,), cell=cell)
     program = str(jax.make_jaxpr(agent.init)(jax.random.key(0)))
     assert "while" in program or "scan" in program
-    assert not re.search(r"\b(qr|geqrf|householder_product)\b", program)
+    decomposition = re.compile(r"= (qr|geqrf|householder_product)[\[ ]")  # not a variable's name
+    assert not decomposition.search(program)
     usual = jax.make_jaxpr(lambda key: jax.nn.initializers.orthogonal()(key, (6, 6)))(
         jax.random.key(0)
     )
-    assert re.search(r"\b(qr|geqrf|householder_product)\b", str(usual))
+    assert decomposition.search(str(usual))
     params, _ = jax.jit(agent.init)(jax.random.key(0))
     kernel = params["cell"]["hn" if cell == "gru" else "new"]["kernel"]
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(6), atol=1e-5)
