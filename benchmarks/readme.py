@@ -83,8 +83,13 @@ def tables() -> dict[str, list[str]]:
         },
         "trust_region": trust_region(recorded("trust_region")),
         "trust_region_setting": [recorded_setting(recorded("trust_region"))],
+        "classic": classic(recorded("classic")),
+        "classic_setting": [recorded_setting(recorded("classic"))],
         "audit_cost": [audit_cost(recorded("audit_cost"))],
         "sweep_speed": sweep_speed(recorded("sweep_speed")),
+        "gymnasium_scores": gymnasium_scores(recorded("gymnasium_scores")),
+        "gymnasium_setting": [gymnasium_setting(recorded("gymnasium_scores"))],
+        "memory": memory(recorded("memory")),
         "survival": [survival(recorded("sweep_survival"), recorded("sweep_host_work"))],
     }
 
@@ -206,6 +211,25 @@ def gymnasium_setting(result: dict[str, Any]) -> str:
         f"{row['versions']['gymnasium']}, gymnax {packages['gymnax']}, jax {packages['jax']}. "
         "`python benchmarks/gymnasium_scores.py`"
     )
+
+
+def memory(result: dict[str, Any]) -> list[str]:
+    """Mean score of all seeds, without and with a memory, beside what is known of the task."""
+    lines = [
+        '| environment (steps) | algorithm | without memory | `cell = "gru"` | known |',
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for env, found in result.items():
+        known = ", ".join(f"{what} {value:g}" for what, value in found["known"].items())
+        scores = {(row["algorithm"], row["cell"]): row["scores"] for row in found["rows"]}
+        for algorithm in dict.fromkeys(name for name, _ in scores):
+            cells = [
+                f"{np.mean(of):.2f} ({', '.join(f'{x:g}' for x in of)})"
+                for of in (scores[algorithm, "none"], scores[algorithm, "gru"])
+            ]
+            steps = found["rows"][0]["steps"][-1]
+            lines.append(f"| {env} ({steps:,}) | `{algorithm}` | {' | '.join(cells)} | {known} |")
+    return lines
 
 
 def by_label(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -34,7 +34,7 @@ from kltrust.minibatch import minibatch_epoch
 from kltrust.networks import actor_critic
 from kltrust.normalization import init_moments, normalize
 from kltrust.recurrent import recurrent_agent, swap_axes
-from kltrust.types import ActorCritic, Discrete, Memory, Sequences
+from kltrust.types import ActorCritic, Discrete, Masked, Memory, Sequences
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -335,6 +335,31 @@ def test_a_sequence_is_its_steps(cell):
     # What came before the first start matters, and only up to there.
     other = agent.value(value_params, Sequences(obs, start, carry + 1)) != value
     np.testing.assert_array_equal(other, np.cumsum(start, 1) == 0)
+
+
+@cells
+def test_a_mask_goes_along_the_sequence(cell):
+    env = known_envs.legal_arms(barren=0.2)
+    agent = actor_critic(env, hidden=(4,), cell=cell)
+    learner = make_learner(
+        env, agent, algorithms.trpo(), num_envs=4, num_steps=8, value_epochs=1, value_minibatches=2
+    )
+    state, metrics = jax.jit(lambda key: train(learner, key, 1))(jax.random.key(0))
+    assert metrics.fully_masked.sum() > 0
+    assert np.all(np.isfinite(metrics.kl))
+    assert metrics.nonfinite_update.sum() == 0
+
+    mask = jnp.asarray([[[1, 0, 1, 0], [0, 1, 0, 0]], [[1, 1, 1, 1], [0, 0, 0, 0]]], bool)
+    obs = Masked(jnp.ones((2, 2, 1)), mask)
+    carry = jnp.zeros((2, 4))
+    sequences = Sequences(obs, jnp.zeros((2, 2), bool), carry)
+    along = agent.policy(state.policy_params, sequences).probs
+    allowed = mask | ~mask.any(-1, keepdims=True)
+    np.testing.assert_array_equal(along > 0, allowed)
+    _, first = agent.memory.policy_step(
+        state.policy_params, carry, jax.tree.map(lambda x: x[:, 0], obs)
+    )
+    np.testing.assert_allclose(first.probs, along[:, 0], rtol=1e-6)
 
 
 @cells
