@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kltrust.environments import make
+from kltrust.environments import _registry, make
 from kltrust.experiments import spec
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +18,8 @@ import memory  # noqa: E402
 RECORDED = json.loads((ROOT / "benchmarks/results/memory.json").read_text())
 
 
-def test_the_specification_is_one():
+def test_the_specification_is_one(monkeypatch):
+    monkeypatch.setattr(_registry, "_factories", dict(_registry._factories))
     memory.register()
     sweep = spec.load(memory.Options().spec)
     sweep.check()
