@@ -85,7 +85,7 @@ def check_contract(
         return (state, obs, jax.tree.map(strong, raw_state)), raw_obs
 
     first, own = start(jax.random.split(jax.random.key(1), LANES))
-    _assert_equal(first[1], own, "the first observation is the library's")
+    _assert_close(first[1], own, "the first observation is the library's")
     keys = jax.random.split(jax.random.key(2), (2, STEPS, LANES))
     between, one = chunk(first, keys[0], limit)
     _, two = chunk(between, keys[1], limit)
@@ -94,8 +94,7 @@ def check_contract(
     _assert_equal(one, again, "the same keys give the same bits")
     backwards = jax.tree.map(lambda x: x[::-1], first)
     _, others = chunk(backwards, keys[0][:, ::-1], limit)
-    for x, y in zip(_floats(one), _floats(others), strict=True):
-        np.testing.assert_allclose(x, y[:, ::-1], 1e-4, 1e-5, err_msg="lanes are independent")
+    _assert_close(one, jax.tree.map(lambda x: x[:, ::-1], others), "lanes are independent")
     steps = jax.tree.map(lambda *x: np.concatenate(x), one, two)
     check_steps(steps, limit)
     assert steps.outcome.terminated.any() == ends, "random actions end an episode"
@@ -104,8 +103,8 @@ def check_contract(
 def check_steps(steps: Step, limit: int) -> None:
     """Of arrays [T, B, ...]: terminal observations, ends, fresh starts."""
     outcome, (raw_obs, raw_reward, raw_done) = steps.outcome, steps.raw
-    _assert_equal(outcome.next_obs, raw_obs, "next_obs is the library's, before any reset")
-    np.testing.assert_allclose(outcome.reward, raw_reward, rtol=1e-6, err_msg="reward")
+    _assert_close(outcome.next_obs, raw_obs, "next_obs is the library's, before any reset")
+    _assert_close(outcome.reward, raw_reward, "reward")
     np.testing.assert_array_equal(outcome.terminated, raw_done > 0, "terminated is the library's")
 
     done = outcome.terminated | outcome.truncated
@@ -118,7 +117,7 @@ def check_steps(steps: Step, limit: int) -> None:
     assert (outcome.truncated & ~outcome.terminated).any(), "an episode is cut: lower the limit"
     assert not done.all()
 
-    _assert_equal(_at(steps.obs, done), _at(steps.fresh, done), "a reset by the key where it ends")
+    _assert_close(_at(steps.obs, done), _at(steps.fresh, done), "a reset by the key where it ends")
     _assert_equal(_at(steps.obs, ~done), _at(outcome.next_obs, ~done), "no reset where it goes on")
     starts = [x.reshape(done.sum(), -1) for x in _floats(_at(steps.obs, done))]
     assert len(np.unique(np.concatenate(starts, 1), axis=0)) > 1, "episodes start differently"
@@ -135,3 +134,9 @@ def _floats(x: Any) -> list[np.ndarray]:
 def _assert_equal(x: Any, y: Any, what: str) -> None:
     for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
         np.testing.assert_array_equal(a, b, what)
+
+
+def _assert_close(x: Any, y: Any, what: str) -> None:
+    """Up to rounding: one computation, twice in a program, may be compiled in two ways."""
+    for a, b in zip(_floats(x), _floats(y), strict=True):
+        np.testing.assert_allclose(a, b, 1e-4, 1e-5, err_msg=what)

@@ -19,7 +19,10 @@ from test_layers import ADAPTED, imports
 from kltrust import environments
 from kltrust.environments import _adapters, _check, from_functions, make
 from kltrust.experiments.cli import main
+from kltrust.experiments.plan import static_key
+from kltrust.experiments.program import traced_settings
 from kltrust.experiments.record import Record
+from kltrust.experiments.settings import Experiment
 from kltrust.masks import without_mask
 from kltrust.types import Box, Discrete, MaskedSpace, MultiDiscrete, Outcome
 
@@ -30,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("compile_fast")
 
 def needs(prefix: str) -> None:
     if environments.adapters()[prefix] is None:
-        pytest.skip(f"{_adapters.ADAPTERS[prefix].packages[0]} is not installed")
+        pytest.skip(f"{_adapters.ADAPTERS[prefix][0]} is not installed")
 
 
 # The libraries' own environments, beside which the contract is checked.
@@ -333,8 +336,8 @@ def test_an_error_of_our_own_is_not_a_missing_package(monkeypatch):
 def test_every_prefix_is_an_extra_that_the_tests_install():
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = pyproject["optional-dependencies"]
-    for prefix, adapter in _adapters.ADAPTERS.items():
-        assert [r.partition(">")[0] for r in extras[prefix]] == [adapter.packages[0]]
+    for prefix, packages in _adapters.ADAPTERS.items():
+        assert [r.partition(">")[0] for r in extras[prefix]] == [packages[0]]
     assert f"kltrust[{','.join(_adapters.ADAPTERS)}]" in extras["dev"]
 
 
@@ -433,7 +436,7 @@ def toy(monkeypatch):
     class Toy(envs.Env):
         action_size, observation_size, backend = 2, 2, "none"
 
-        def __init__(self, weight: float = 1.0, reverse: bool = False):
+        def __init__(self, weight: float = 1.0, reverse: bool = False, scale=None):
             self._weight, self._sign = weight, -1.0 if reverse else 1.0
 
         def reset(self, rng):
@@ -455,7 +458,7 @@ def test_what_brax_registers_is_found(toy):
     assert "brax/toy" in environments.available("brax")
     info = environments.describe("brax/toy")
     assert info.fields == {"max_steps": 1000, "weight": 1.0}
-    assert info.arguments == {"reverse": False}
+    assert info.arguments == {"reverse": False, "scale": None}
     assert (info.source, info.max_steps) == ("brax", 1000)
 
 
@@ -484,6 +487,33 @@ def test_a_weight_of_brax_sweeps_in_one_compilation(toy):
     assert len(traces) == 1
     with pytest.raises(ValueError, match=r"'reverse'.*static"):
         jax.jit(lambda x: make("brax/toy", reverse=x).reset(jax.random.key(0)))(True)
+
+
+def test_made_inside_a_trace_first(absent, monkeypatch):
+    """What a library's modules hold is no tracer of whoever imported them."""
+    needs("pgx")
+    absent("pgx")
+    monkeypatch.delitem(sys.modules, "pgx")
+
+    @jax.jit
+    def limits(n):
+        return make("pgx/2048", max_steps=n).max_steps
+
+    assert limits(7) == 7
+    jax.eval_shape(make("pgx/2048").reset, jax.random.key(0))
+
+
+def test_a_static_float_is_not_traced(toy):
+    """Experiments that differ in it are two groups; those that differ in a weight are one."""
+
+    def of(**env_params):
+        plain = {"algorithm": "trpo", "env": "brax/toy", "env_params": env_params}
+        return Experiment.from_dict(plain)
+
+    one, other = of(weight=0.5, scale=2.0), of(weight=0.7, scale=2.0)
+    assert list(traced_settings(one)["env_params"]) == ["weight"]
+    assert static_key(one) == static_key(other)
+    assert static_key(one) != static_key(of(weight=0.5, scale=3.0))
 
 
 def test_32_bits_under_x64(toy, x64):

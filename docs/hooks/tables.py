@@ -1,7 +1,7 @@
 """Tables made of what the source says: a page holds ``<!-- table: NAME ARGUMENT -->``.
 
 settings ALGORITHM (or learner, network, budget), extra ALGORITHM, extras, metrics, algorithms,
-names MODULE, presets, options COMMAND.
+names MODULE, presets, options COMMAND, adapters.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 import os
 import re
 import tomllib
@@ -154,6 +155,32 @@ def _presets_table(_: str, __: Any) -> str:
     return _table(["algorithm", "presets"], [[f"`{a}`", ", ".join(e)] for a, e in found.items()])
 
 
+def _adapters_table(_: str, __: Any) -> str:
+    """Every recorded run of benchmarks/adapters.py: mean score, worst and best seed."""
+    runs = json.loads((_ROOT / "benchmarks/results/adapters.json").read_text())
+    rows = [
+        [
+            f"`{run['env']}`",
+            f"`{run['algorithm']}`",
+            f"{_steps(run):,}",
+            str(len(run["seeds"])),
+            f"{sum(run['scores']) / len(run['scores']):.4g} "
+            f"({min(run['scores']):.4g} to {max(run['scores']):.4g})",
+            f"{run['random']['mean']:.4g}",
+        ]
+        for run in runs
+    ]
+    return _table(
+        ["environment", "method", "steps", "seeds", "score (worst to best seed)", "random"], rows
+    )
+
+
+def _steps(run: dict[str, Any]) -> int:
+    task = run["task"]
+    batch = task["num_envs"] * task["num_steps"]
+    return task["steps"] // batch * batch
+
+
 def _options(arguments: str, _: Any) -> str:
     return f"```text\n{help_of(arguments.split())}```"
 
@@ -184,6 +211,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 _TABLES = {
+    "adapters": _adapters_table,
     "algorithms": _algorithms_table,
     "extra": _extra_table,
     "extras": _extras_table,

@@ -43,6 +43,7 @@ from kltrust.environments._registry import (
     describe,
     make,
     register,
+    static_parameters,
 )
 
 __all__ = [
@@ -58,4 +59,5 @@ __all__ = [
     "make",
     "register",
     "sample_action",
+    "static_parameters",
 ]

@@ -13,10 +13,12 @@ bounded actions, and what is said of a package that is missing or a parameter th
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.metadata
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -31,31 +33,19 @@ from kltrust.environments._parameters import (
     require_static,
     time_limit,
 )
-from kltrust.types import Array, Box, Env, MaskedSpace, Number, PyTree, Space
+from kltrust.types import Array, Box, Env, Number, PyTree, Space
 
-
-class Adapter(NamedTuple):
-    """A prefix of names.
-
-    Attributes:
-        packages: what has to be installed, the library itself first; a result depends on their
-            versions.
-        what: the kind of environments.
-    """
-
-    packages: tuple[str, ...]
-    what: str
-
+_MUJOCO = ("mujoco", "mujoco-mjx")
 
 ADAPTERS = {
-    "brax": Adapter(("brax", "mujoco", "mujoco-mjx"), "rigid bodies (actions in [-1, 1])"),
-    "craftax": Adapter(("craftax",), "survival and crafting, symbolic observations"),
-    "jumanji": Adapter(("jumanji",), "games, packing and routing"),
-    "navix": Adapter(("navix",), "MiniGrid's grid worlds"),
-    "pgx": Adapter(("pgx",), "the games of one player"),
-    "playground": Adapter(("playground", "mujoco", "mujoco-mjx"), "MuJoCo's robots and bodies"),
+    "brax": ("brax", *_MUJOCO),
+    "craftax": ("craftax",),
+    "jumanji": ("jumanji",),
+    "navix": ("navix",),
+    "pgx": ("pgx",),
+    "playground": ("playground", *_MUJOCO),
 }
-"""By prefix."""
+"""By prefix the packages whose versions a result depends on, the library itself first."""
 
 
 class Core(NamedTuple):
@@ -65,14 +55,14 @@ class Core(NamedTuple):
         reset: ``reset(key) -> (state, obs)``.
         transition: ``transition(key, state, action) -> (state, obs, reward, terminated,
             truncated)``; it may not change the state that it is given.
-        observation_space: the space of ``obs``; a pytree of spaces for one of arrays.
+        observation_space: the space of ``obs``, a `MaskedSpace` or a pytree of spaces perhaps.
         action_space: the space of ``action``.
         max_steps: the time limit; may be traced.
     """
 
     reset: Reset
     transition: Transition
-    observation_space: Space | MaskedSpace
+    observation_space: Any
     action_space: Space
     max_steps: Number
 
@@ -86,7 +76,7 @@ def prefix_of(name: str) -> str | None:
 def installed(prefix: str) -> str | None:
     """The version of a prefix's library, or None; imports nothing."""
     try:
-        return importlib.metadata.version(ADAPTERS[prefix].packages[0])
+        return importlib.metadata.version(ADAPTERS[prefix][0])
     except importlib.metadata.PackageNotFoundError:
         return None
 
@@ -94,7 +84,7 @@ def installed(prefix: str) -> str | None:
 def packages_in_use() -> tuple[str, ...]:
     """The packages of the prefixes that this process has asked for environments of."""
     used = (prefix for prefix in ADAPTERS if _module(prefix) in sys.modules)
-    return tuple(dict.fromkeys(p for prefix in used for p in ADAPTERS[prefix].packages))
+    return tuple(dict.fromkeys(p for prefix in used for p in ADAPTERS[prefix]))
 
 
 def adapted_names(prefix: str) -> tuple[str, ...]:
@@ -109,7 +99,8 @@ def adapted_names(prefix: str) -> tuple[str, ...]:
 def adapted_parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The traced and the static parameters of an environment, with their defaults."""
     module, inner = _find(name)
-    return module.parameters(inner)
+    with _at_rest():
+        return module.parameters(inner)
 
 
 def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | None) -> Env:
@@ -124,8 +115,7 @@ def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | 
         ValueError: for an unknown name or parameter, or a value that does not fit.
         RuntimeError: if the library is missing.
     """
-    module, inner = _find(name)
-    defaults, arguments = module.parameters(inner)
+    defaults, arguments = adapted_parameters(name)
     require_known(name, params, defaults, arguments)
     static = {k: v for k, v in params.items() if k in arguments}
     require_static(name, static)
@@ -133,8 +123,9 @@ def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | 
         # A default of None is the environment's own, of integers: a time limit.
         like = {k: 0 if v is None else v for k, v in defaults.items()}
         fields = {k: cast(name, k, v, like[k]) for k, v in params.items() if k in like}
-        with jax.ensure_compile_time_eval():
-            core = module.build(inner, static, fields)
+    module, inner = _find(name)
+    with _at_rest():
+        core = module.build(inner, static, fields)
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
         with jax_defaults():
@@ -173,15 +164,21 @@ def _module(prefix: str) -> str:
     return f"kltrust.environments._{prefix}"
 
 
+@contextlib.contextmanager
+def _at_rest() -> Iterator[None]:
+    """Arrays that a library makes for itself are of 32 bits, and no tracers inside a trace."""
+    with jax_defaults(), jax.ensure_compile_time_eval():
+        yield
+
+
 def _load(prefix: str) -> Any:
     try:
-        # Modules of the libraries hold arrays, whose precision is that of their import.
-        with jax_defaults():
+        with _at_rest():
             return importlib.import_module(_module(prefix))
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "kltrust":
             raise
-        package = ADAPTERS[prefix].packages[0]
+        package = ADAPTERS[prefix][0]
         raise RuntimeError(
             f"the environments {prefix}/... need the package {package}, which does not import "
             f"({error}): pip install 'kltrust[{prefix}]'"

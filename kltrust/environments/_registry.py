@@ -163,6 +163,20 @@ def describe(name: str) -> EnvInfo:
     return EnvInfo(name, "gymnax", *spaces, fields, arguments)
 
 
+def static_parameters(name: str) -> frozenset[str]:
+    """The parameters of which a float may not be a tracer: an adapter's arguments.
+
+    Whether one of gymnax's or of a registered factory may be, only its use tells.
+
+    Args:
+        name: as for `make`.
+
+    Returns:
+        Their names.
+    """
+    return frozenset(adapted_parameters(name)[1]) if prefix_of(name) else frozenset()
+
+
 def _make_registered(name: str, params: dict[str, Any]) -> Env:
     arguments, takes_any = keywords(_factories[name])
     unknown = [k for k in params if k not in arguments]

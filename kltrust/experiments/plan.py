@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from kltrust.environments import static_parameters
 from kltrust.experiments import hosts, training
 from kltrust.experiments.program import build
 from kltrust.experiments.settings import Experiment
@@ -147,7 +148,10 @@ def static_key(experiment: Experiment) -> str:
         # An infinity is a text in plain data, but no less a float.
         return "float" if isinstance(value, float) or value in ("inf", "-inf") else value
 
-    return json.dumps(static(experiment.to_dict()), sort_keys=True)
+    data = experiment.to_dict()
+    key, kept = static(data), static_parameters(experiment.env)
+    key["env_params"] |= {k: v for k, v in data["env_params"].items() if k in kept}
+    return json.dumps(key, sort_keys=True)
 
 
 def estimate_memory(

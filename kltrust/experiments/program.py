@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kltrust.environments import make
+from kltrust.environments import make, static_parameters
 from kltrust.experience import check_minibatches
 from kltrust.experiments import hosts
 from kltrust.experiments.lanes import AXIS, compiler_options, over_lanes, padded_size
@@ -40,10 +40,14 @@ class Parts(NamedTuple):
 
 
 def traced_settings(experiment: Experiment) -> Settings:
-    """The float settings by section, as float32 scalars: cast once, so that all have one type."""
+    """The float settings by section, as float32 scalars: cast once, so that all have one type.
+
+    Without those of an environment whose library can't trace them.
+    """
     sections = {name: _section(experiment, name) for name in ("update", "learner", "network")}
     sections["budget"] = {"anneal": experiment.budget.anneal}
-    sections["env_params"] = experiment.env_params
+    static = static_parameters(experiment.env)
+    sections["env_params"] = {k: v for k, v in experiment.env_params.items() if k not in static}
     return {
         section: {k: np.float32(v) for k, v in values.items() if type(v) is float}
         for section, values in sections.items()
