@@ -85,6 +85,8 @@ def tables() -> dict[str, list[str]]:
         "trust_region_setting": [recorded_setting(recorded("trust_region"))],
         "classic": classic(recorded("classic")),
         "classic_setting": [recorded_setting(recorded("classic"))],
+        "table1": table1(recorded("ppo_table1")),
+        "table1_setting": [recorded_setting(recorded("ppo_table1"))],
         "audit_cost": [audit_cost(recorded("audit_cost"))],
         "sweep_speed": sweep_speed(recorded("sweep_speed")),
         "gymnasium_scores": gymnasium_scores(recorded("gymnasium_scores")),
