@@ -26,6 +26,7 @@ import yaml
 from mkdocs.exceptions import PluginError
 
 from kltrust import algorithms
+from kltrust.environments import _registry as environments
 from kltrust.experiments import cli, registry, settings, spec
 from kltrust.learner import Metrics
 from kltrust.types import PolicyBatch
@@ -432,7 +433,8 @@ def test_in_a_browser_no_page_scrolls_sideways_or_asks_a_network(site, tmp_path)
 def test_the_examples_run(page, compile_fast, monkeypatch):
     """All Python of a page, in one go, as printed; what it registers is forgotten."""
     monkeypatch.setattr(settings, "ALGORITHMS", dict(settings.ALGORITHMS))
-    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    for names_of in (registry, environments):
+        monkeypatch.setattr(names_of, "_factories", dict(names_of._factories))
     text = (ROOT / f"docs/{page}.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
