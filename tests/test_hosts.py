@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -96,9 +97,11 @@ def on_two_hosts(script, *arguments, environment=lambda host, port: {}):
     finally:
         for process in processes:
             process.kill()
+    # Gloo, which carries the messages between CPUs, prints by itself, and its threads into each
+    # other's lines.
+    gloo = re.compile(r"\[Gloo\]|peer rank|ranks is : \d")
     return [
-        # Gloo, which carries the messages between CPUs, prints by itself.
-        (p.returncode, "".join(x for x in out.splitlines(True) if "[Gloo]" not in x), err)
+        (p.returncode, "".join(x for x in out.splitlines(True) if not gloo.search(x)), err)
         for p, (out, err) in zip(processes, said, strict=True)
     ]
 
