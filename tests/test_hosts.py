@@ -101,7 +101,11 @@ def on_two_hosts(script, *arguments, environment=lambda host, port: {}):
     # other's lines.
     gloo = re.compile(r"\[Gloo\]|peer rank|ranks is : \d")
     return [
-        (p.returncode, "".join(x for x in out.splitlines(True) if not gloo.search(x)), err)
+        (
+            p.returncode,
+            "".join(x for x in out.splitlines(True) if x.strip() and not gloo.search(x)),
+            err,
+        )
         for p, (out, err) in zip(processes, said, strict=True)
     ]
 
