@@ -12,13 +12,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
+from timing import in_turns
 
 RESULTS = Path(__file__).parent / "results"
 BARE = "nothing"
@@ -53,12 +53,7 @@ def main(options: Options) -> None:
 def compare(algorithm: str, options: Options) -> dict[str, Any]:
     """Milliseconds of an iteration at every level, and how many times the bare one it takes."""
     rounds = {name: prepare(algorithm, name, options) for name in (BARE, *options.levels)}
-    seconds: dict[str, list[float]] = {name: [] for name in rounds}
-    for _ in range(options.rounds):
-        for name, run in rounds.items():
-            begin = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - begin)
+    seconds = in_turns(rounds, options.rounds)
     ratios = {name: np.divide(seconds[name], seconds[BARE]) for name in options.levels}
     found = {
         # Median, and the quartiles: of ratios within a round.

@@ -327,6 +327,27 @@ def gaussian(rows: int) -> tuple[Any, Any, Any]:
     return agent.policy, params, jax.random.normal(jax.random.key(1), (rows, 17))
 
 
+def against_the_first(
+    functions: dict[str, Any], arguments: tuple[Any, ...], rounds: int, of: str
+) -> dict[str, Any]:
+    """The rounds of compiled functions of the same arguments, and the others' time in the first's.
+
+    Returns:
+        What is recorded: "milliseconds", "takes times".
+    """
+    import jax
+
+    def turn(function: Any) -> Callable[[], object]:
+        return lambda: jax.block_until_ready(function(*arguments))
+
+    found = in_turns({name: turn(function) for name, function in functions.items()}, rounds)
+    first, *others = functions
+    ratios = {name: times(found[name], found[first]) for name in others}
+    for name, ratio in ratios.items():
+        print(f"{of}, {name}: {shown(ratio)} the time of the {first}", flush=True)
+    return {"milliseconds": milliseconds(found), "takes times": ratios}
+
+
 def fisher(options: Options) -> dict[str, Any]:
     """The same ten iterations: no tolerance ends them."""
     cases = [fisher_case(rows, options.rounds) for rows in options.rows]
@@ -366,20 +387,9 @@ def fisher_case(rows: int, rounds: int) -> dict[str, Any]:
         f"gauss-newton, {n} chunks": jax.jit(gauss_newton(n)) for n in chunks
     }
     solutions = {name: solver(params, obs) for name, solver in solvers.items()}
-    found = in_turns(
-        {
-            name: lambda solver=solver: jax.block_until_ready(solver(params, obs))
-            for name, solver in solvers.items()
-        },
-        rounds,
-    )
-    ratios = {name: times(found[name], found["hessian"]) for name in list(solvers)[1:]}
-    for name, ratio in ratios.items():
-        print(f"{rows} rows, {name}: {shown(ratio)} the Hessian's time", flush=True)
     return {
         "rows": rows,
-        "milliseconds": milliseconds(found),
-        "takes times": ratios,
+        **against_the_first(solvers, (params, obs), rounds, f"{rows} rows"),
         "solutions apart, relative": {
             name: float(tree.norm(tree.add_scaled(x, -1.0, solutions["hessian"])) / tree.norm(x))
             for name, x in solutions.items()
@@ -420,21 +430,12 @@ def update_case(rows: int, rounds: int) -> dict[str, Any]:
         f"update, 1/{stride} of the states": jax.jit(trpo(stride)) for stride in (1, 10)
     }
     results = {name: function(params, batch) for name, function in functions.items()}
-    found = in_turns(
-        {
-            name: lambda function=function: jax.block_until_ready(function(params, batch))
-            for name, function in functions.items()
-        },
-        rounds,
-    )
-    ratios = {name: times(found[name], found["gradient"]) for name in list(functions)[1:]}
-    for name, ratio in ratios.items():
-        print(f"{rows} rows, {name}: {shown(ratio)} a surrogate gradient's time", flush=True)
     return {
         "rows": rows,
-        "milliseconds": milliseconds(found),
-        "takes times": ratios,
-        "backtracks": {name: int(results[name][2]["backtracks"]) for name in ratios},
+        **against_the_first(functions, (params, batch), rounds, f"{rows} rows"),
+        "backtracks": {
+            name: int(results[name][2]["backtracks"]) for name in results if name != "gradient"
+        },
     }
 
 
