@@ -27,6 +27,8 @@ from kltrust.types import Array, Params, Policy, PyTree
 
 _Linear = Callable[[PyTree], PyTree]
 
+_CHUNK_STATES = 4096
+
 
 @functools.singledispatch
 def fisher_root(dist: Any) -> PyTree:
@@ -168,6 +170,20 @@ def fisher_operator(
         product=lambda v: over_chunks(lambda fisher: fisher.product(v)),
         quadratic_form=lambda v: over_chunks(lambda fisher: fisher.quadratic_form(v)),
     )
+
+
+def fitting_chunks(size: int, states: int) -> int:
+    """A number of chunks that makes `fisher_operator` fast: most of those that leave 4096 states.
+
+    On CPUs, where a chunk's activations then stay in the cache, which more than pays for the
+    forward pass that each product repeats (benchmarks/speed.py); elsewhere 1.
+
+    Args:
+        size: of the leading axis of ``obs``, which the chunks divide.
+        states: how many there are, ``size`` or, of sequences, more.
+    """
+    most = max(states // _CHUNK_STATES, 1) if jax.default_backend() == "cpu" else 1
+    return max(n for n in range(1, most + 1) if size % n == 0)
 
 
 def fisher_vector_product(

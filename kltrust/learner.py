@@ -249,6 +249,10 @@ def make_learner(
     check_minibatches(
         agent, num_envs, num_steps, minibatch_blocks, value_minibatches=value_minibatches
     )
+    if minibatch_blocks > 1:
+        # Its ``batch`` may ask all devices at every step whether an episode has ended.
+        alone = env.step
+        env = env._replace(step=lambda key, state, action: alone(key, state, action))
     scheduled = not isinstance(update, PolicyUpdate) or callable(value_learning_rate)
     if scheduled and planned_iterations is None:
         raise ValueError("a schedule needs planned_iterations: the number of iterations to run")

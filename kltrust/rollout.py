@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
-from kltrust.types import Array, Env, Number, PyTree, Transition
+from kltrust.types import Array, Env, Number, Outcome, PyTree, Transition
 
 _Pair: TypeAlias = tuple[Array, Array]
 
@@ -23,6 +23,15 @@ def reset_batch(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
         num_envs: B.
     """
     return jax.vmap(env.reset)(jax.random.split(key, num_envs))
+
+
+def step_all(env: Env) -> Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Outcome]]:
+    """A step of a batch, leaves [B, ...]: the step's own ``batch`` if it has one, else its vmap.
+
+    Args:
+        env: one environment.
+    """
+    return getattr(env.step, "batch", jax.vmap(env.step))
 
 
 def rollout(
@@ -59,7 +68,7 @@ def rollout(
     def step(carry: tuple[PyTree, PyTree], keys: _Pair) -> tuple[tuple[PyTree, PyTree], Any]:
         state, obs = carry
         action = act(obs, keys[0])
-        state, new_obs, outcome = jax.vmap(env.step)(keys[1], state, action)
+        state, new_obs, outcome = step_all(env)(keys[1], state, action)
         return (state, new_obs), record(Transition(obs, action, *outcome))
 
     return jax.lax.scan(step, (state, obs), (act_keys, env_keys))
@@ -95,7 +104,7 @@ def episode_returns(
         t, state, obs, returns, lengths, done = carry
         keys = jax.random.split(jax.random.fold_in(step_key, t), num_episodes + 1)
         action = act(obs, keys[0])
-        state, obs, outcome = jax.vmap(env.step)(keys[1:], state, action)
+        state, obs, outcome = step_all(env)(keys[1:], state, action)
         returns = returns + jnp.where(done, 0.0, outcome.reward)
         lengths = lengths + jnp.where(done, 0, 1)
         return t + 1, state, obs, returns, lengths, done | outcome.terminated | outcome.truncated

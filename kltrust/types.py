@@ -129,7 +129,8 @@ class Env(NamedTuple):
     Attributes:
         reset: ``reset(key) -> (state, obs)``.
         step: ``step(key, state, action) -> (state, obs, Outcome)``; ``state`` and ``obs`` are
-            after auto-reset, ``Outcome.next_obs`` is before it.
+            after auto-reset, ``Outcome.next_obs`` is before it. A callable object may have a
+            method ``batch``, its `vmap` by cheaper means, which `rollout` then takes.
         observation_space: the space of ``obs``; a `MaskedSpace` where the state decides which
             actions there are.
         action_space: the space of the actions that ``step`` takes. Real-valued actions outside

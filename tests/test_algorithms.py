@@ -592,7 +592,7 @@ def bad_values():
                 bad += [0.0] if option in ZERO_IS_BAD else []
             elif isinstance(default, bool):
                 continue
-            elif option == "max_backtracks":
+            elif option in ("max_backtracks", "fisher_chunks"):  # 0: none; the library's choice
                 bad += [-1]
             else:
                 bad += [0, -1, 1.5, True]

@@ -518,6 +518,41 @@ def test_a_traced_time_limit():
         lengths(0)
 
 
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Catch-bsuite"])
+def test_a_batch_of_steps_is_a_vmap_of_steps(name):
+    env = make(name, **({"max_steps_in_episode": 3} if name == "Pendulum-v1" else {}))
+    state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 8))
+    batch, alone = jax.jit(env.step.batch), jax.jit(jax.vmap(env.step))
+    ended = []
+    for t in range(40):
+        key, act_key = jax.random.split(jax.random.key(t))
+        keys = jax.random.split(key, 8)
+        action = jax.vmap(functools.partial(sample_action, env.action_space))(
+            jax.random.split(act_key, 8)
+        )
+        expected = alone(keys, state, action)
+        jax.tree.map(np.testing.assert_array_equal, batch(keys, state, action), expected)
+        state, _, outcome = expected
+        ended.append(int(np.sum(outcome.terminated | outcome.truncated)))
+    assert 0 in ended  # with and without a reset
+    assert max(ended) > 0
+
+
+def test_a_batch_resets_nothing_where_no_episode_ended():
+    env = known_envs.chain()
+    keys = jax.random.split(jax.random.key(0), 2)
+    state, _ = jax.vmap(env.reset)(keys)
+    args = keys, state, jnp.zeros(2, jnp.int32)
+    # Lanes of one program do the same work at every step.
+    lanes = jax.tree.map(lambda x: jnp.stack([x, x]), args)
+    for step, arguments, branches in (
+        (env.step.batch, args, True),
+        (jax.vmap(env.step.batch), lanes, False),
+    ):
+        program = jax.jit(step).lower(*arguments).compile().as_text()
+        assert (" conditional(" in program) == branches
+
+
 def test_typed_keys_and_pytrees_in_the_state():
     def reset(key):
         return {"key": key, "count": 0}, jnp.zeros(1)

@@ -23,6 +23,7 @@ from kltrust.fisher import (
     fisher_quadratic_form,
     fisher_root,
     fisher_vector_product,
+    fitting_chunks,
 )
 
 NUM_STATES, NUM_INPUTS, NUM_OUTPUTS = 12, 3, 6
@@ -509,6 +510,17 @@ def test_chunks_bound_the_memory():
         return jax.jit(product).lower(obs).compile().memory_analysis().temp_size_in_bytes
 
     assert memory(16) < memory(1) / 4
+
+
+def test_the_library_chooses_chunks_that_divide_and_are_not_small():
+    for size in (7, 2048, 8192, 16384, 50_000, 65_536):
+        chunks = fitting_chunks(size, size)
+        assert size % chunks == 0
+        assert chunks == 1 or size // chunks >= 4096
+    assert fitting_chunks(4096, 4096) == 1
+    assert fitting_chunks(16_384, 16_384) == 4
+    assert fitting_chunks(64, 64 * 128) == 2  # sequences are not cut
+    assert fitting_chunks(99_991, 99_991) == 1  # a prime
 
 
 @pytest.mark.parametrize("num_chunks", [5, 24, 0, -1])

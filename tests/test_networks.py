@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import distrax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import known_envs
@@ -21,7 +22,14 @@ from kltrust.algorithms import trpo
 from kltrust.divergences import distribution_entropy, kl_divergence
 from kltrust.environments import from_functions
 from kltrust.learner import make_learner
-from kltrust.networks import ACTIVATIONS, LOG_STD_RANGE, actor_critic, features, orthogonal
+from kltrust.networks import (
+    ACTIVATIONS,
+    LOG_STD_RANGE,
+    actor_critic,
+    features,
+    narrow_dot,
+    orthogonal,
+)
 from kltrust.types import ActorCritic, Box, Discrete, MultiBinary, MultiDiscrete
 
 # Compiling is what these tests spend their time on.
@@ -406,6 +414,31 @@ def test_activations_differ(activation):
     obs = block((4,))
     first, second = (jit(a.policy)(louder(params), obs).logits for a in (tanh, other))
     assert np.max(np.abs(first - second)) > 1e-2
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_heads_are_dense_layers(size):
+    x = jax.random.normal(jax.random.key(0), (96, 16))
+    ours = nn.Dense(size, dot_general=narrow_dot)
+    theirs = nn.Dense(size)
+    params = theirs.init(jax.random.key(1), x)
+
+    def outcome(module):
+        def loss(params, x):
+            y = module.apply(params, x)
+            return jnp.mean(jnp.exp(y)), y
+
+        function = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        _, tangent = jax.jvp(lambda p: module.apply(p, x), (params,), (params,))
+        return function(params, x), tangent
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7),
+        jit(lambda: outcome(ours))(),
+        jit(lambda: outcome(theirs))(),
+    )
+    lead = narrow_dot(x.reshape(4, 24, 16), params["params"]["kernel"])
+    np.testing.assert_allclose(lead, (x @ params["params"]["kernel"]).reshape(4, 24, size), 1e-5)
 
 
 def test_unknown_names_and_spaces_are_refused():

@@ -12,7 +12,7 @@ import optax
 from kltrust import tree
 from kltrust.audit import KL_PATH, KLPath, apart, log_ratio, mean_kl, recording_path
 from kltrust.divergences import distribution_entropy
-from kltrust.fisher import fisher_operator
+from kltrust.fisher import fisher_operator, fitting_chunks
 from kltrust.losses import clipped_surrogate_loss, surrogate_loss
 from kltrust.minibatch import minibatch_epoch
 from kltrust.solvers import conjugate_gradient
@@ -96,10 +96,12 @@ def natural_direction(
         cg_iters: conjugate-gradient iterations at most.
         cg_rtol: the residual, relative to |g|, at which they end.
         fisher_stride: 1 takes all states; 10 is the 10 % of the data of Schulman et al. (2015).
-        fisher_chunks: the product in so many parts, to bound memory.
+        fisher_chunks: the product in so many parts; 0: `fitting_chunks`.
     """
     obs, weight = jax.tree.map(lambda x: x[::fisher_stride], (batch.obs, batch.weight))
-    fisher = fisher_operator(policy, params, obs, weight=weight, num_chunks=fisher_chunks)
+    states = batch.advantage[::fisher_stride].size // batch.blocks.number
+    chunks = fisher_chunks or fitting_chunks(tree.leading_size(obs), states)
+    fisher = fisher_operator(policy, params, obs, weight=weight, num_chunks=chunks)
 
     def damped_fisher(v: Params) -> Params:
         return tree.add_scaled(fisher.product(v), damping, v)

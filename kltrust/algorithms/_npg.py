@@ -21,7 +21,7 @@ def npg(
     cg_rtol: Number = 1e-5,
     entropy_coef: Number = 0.0,
     fisher_stride: int = 1,
-    fisher_chunks: int = 1,
+    fisher_chunks: int = 0,
 ) -> PolicyUpdate:
     """The natural gradient step of a given length, with no line search.
 
@@ -36,7 +36,8 @@ def npg(
         cg_rtol: relative residual at which they end early.
         entropy_coef: weight of the mean entropy (nats) in the objective.
         fisher_stride: F over every so-many-th state of the batch.
-        fisher_chunks: F's products in so many parts, to bound memory.
+        fisher_chunks: F's products in so many parts, to bound memory and, on CPUs, time; 0 leaves
+            the number to the library (`fisher.fitting_chunks`).
 
     Extra:
         - ``cg_residual``: |g - (F + damping I)x| / |g| when the conjugate gradients ended.
@@ -52,7 +53,9 @@ def npg(
         entropy_coef=(entropy_coef, True),
     )
     check_range(target_kl=(target_kl, 0, inf), damping=(damping, 0, inf))
-    check_count(cg_iters=cg_iters, fisher_stride=fisher_stride, fisher_chunks=fisher_chunks)
+    check_count(cg_iters=cg_iters, fisher_stride=fisher_stride)
+    if fisher_chunks != 0:  # 0: the library's choice
+        check_count(fisher_chunks=fisher_chunks)
 
     def init(params: Params) -> tuple:
         return ()

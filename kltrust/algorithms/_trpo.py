@@ -25,7 +25,7 @@ def trpo(
     max_backtracks: int = 10,
     entropy_coef: Number = 0.0,
     fisher_stride: int = 1,
-    fisher_chunks: int = 1,
+    fisher_chunks: int = 0,
 ) -> PolicyUpdate:
     """The step that improves the surrogate the most while the mean KL stays within a bound.
 
@@ -45,7 +45,8 @@ def trpo(
         max_backtracks: how often the step is shortened before it is given up.
         entropy_coef: weight of the mean entropy (nats) in L.
         fisher_stride: F over every so-many-th state (10: the paper's 10 % of the data).
-        fisher_chunks: F's products in so many parts, to bound memory.
+        fisher_chunks: F's products in so many parts, to bound memory and, on CPUs, time; 0 leaves
+            the number to the library (`fisher.fitting_chunks`).
 
     Extra:
         - ``max_kl``: the bound in force, nats; a schedule may move it.
@@ -71,7 +72,9 @@ def trpo(
         shrink=(shrink, 0, 1),
         max_backtracks=(max_backtracks, 0, inf),
     )
-    check_count(cg_iters=cg_iters, fisher_stride=fisher_stride, fisher_chunks=fisher_chunks)
+    check_count(cg_iters=cg_iters, fisher_stride=fisher_stride)
+    if fisher_chunks != 0:  # 0: the library's choice
+        check_count(fisher_chunks=fisher_chunks)
 
     def init(params: Params) -> tuple:
         return ()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.environments._build import AutoReset
 from kltrust.types import Array, Box, Env, MultiDiscrete, Outcome, PyTree, Space
 
 ActionBound = Literal["clip", "tanh", "none"]
@@ -69,11 +70,14 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         # Rounding may leave tanh's image by an ulp; one-sided dimensions have their bound here.
         return jnp.clip(action, low, high).astype(space.dtype)
 
+    def of_raw(action: Array) -> Array:
+        return bounded(jnp.asarray(action))
+
     def step(key: Array, state: PyTree, action: Array) -> tuple[PyTree, PyTree, Outcome]:
-        return env.step(key, state, bounded(jnp.asarray(action)))
+        return env.step(key, state, of_raw(action))
 
     def native_action(action: Array) -> PyTree:
-        return env.native_action(bounded(jnp.asarray(action)))
+        return env.native_action(of_raw(action))
 
     raw_space = Box(
         low=np.where(two_sided, -edge, space.low).astype(np.float32),
@@ -81,7 +85,8 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         shape=space.shape,
         dtype=space.dtype,
     )
-    return env._replace(step=step, action_space=raw_space, native_action=native_action)
+    steps = env.step.after_actions(of_raw) if isinstance(env.step, AutoReset) else step
+    return env._replace(step=steps, action_space=raw_space, native_action=native_action)
 
 
 def has_bounds(space: Any) -> bool:

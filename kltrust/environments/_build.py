@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +27,8 @@ def from_functions(
 ) -> Env:
     """An environment that resets itself, from the functions of one that does not.
 
-    ``step`` splits its key into one for the transition and one for a reset, draws both, and
-    selects the reset where the episode ended: the same work at every step, so lanes under `vmap`
-    never wait for each other. States and observations keep the dtypes of ``reset`` and lose
-    weak types, so a step's output can be its next input without a second compilation.
+    ``step`` is an `AutoReset`. States and observations keep the dtypes of ``reset`` and lose weak
+    types, so a step's output can be its next input without a second compilation.
 
     Args:
         reset: ``reset(key) -> (state, obs)``.
@@ -52,26 +51,90 @@ def from_functions(
             raise ValueError(f"max_steps must be at least 1, got {max_steps}")
         reset, transition = _with_time_limit(reset, transition, max_steps)
 
-    def strong_reset(key: Array) -> tuple[PyTree, PyTree]:
-        return jax.tree.map(strong, reset(key))
+    step = AutoReset(reset, transition, name)
+    return Env(step.fresh, step, observation_space, action_space, name, max_steps)
 
-    def step(key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
-        key_step, key_reset = jax.random.split(key)
-        state, obs, reward, terminated, truncated = transition(key_step, state, action)
-        reset_state, reset_obs = strong_reset(key_reset)
-        state = _conform(state, reset_state, f"{name}: state")
-        obs = _conform(obs, reset_obs, f"{name}: observation")
-        outcome = Outcome(
-            reward=_scalar(reward, jnp.float32),
-            terminated=_scalar(terminated, jnp.bool_),
-            truncated=_scalar(truncated, jnp.bool_),
-            next_obs=obs,
-        )
+
+@dataclasses.dataclass(frozen=True)
+class AutoReset:
+    """``Env.step`` of functions that know of no reset: of one environment, and of a batch.
+
+    A step splits its key into one for the transition and one for a reset, and selects the reset
+    where the episode ended.
+
+    Attributes:
+        reset: as `from_functions` takes it.
+        transition: likewise.
+        name: for messages.
+    """
+
+    reset: Reset
+    transition: Transition
+    name: str
+
+    def __call__(self, key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
+        """A step; the same work at every one, so lanes under `vmap` never wait for each other."""
+        state, obs, outcome = self._before_reset(key, state, action)
         done = outcome.terminated | outcome.truncated
-        state, obs = tree.where(done, (reset_state, reset_obs), (state, obs))
+        state, obs = tree.where(done, self._after_reset(key), (state, obs))
         return state, obs, outcome
 
-    return Env(strong_reset, step, observation_space, action_space, name, max_steps)
+    def batch(self, key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
+        """``vmap`` of the step, the same bits; on a CPU nothing is reset where no episode ended.
+
+        There a reset and the hashing of its key often cost more than the step itself. Other
+        devices would have to tell their host, and wait for it, before they go on.
+
+        Args:
+            key: [B].
+            state: leaves [B, ...].
+            action: leaves [B, ...].
+        """
+        state, obs, outcome = jax.vmap(self._before_reset)(key, state, action)
+        done = outcome.terminated | outcome.truncated
+        after = (state, obs)
+
+        def select() -> tuple[PyTree, PyTree]:
+            return jax.vmap(tree.where)(done, jax.vmap(self._after_reset)(key), after)
+
+        needed = jax.lax.platform_dependent(done, cpu=jnp.any, default=lambda _: jnp.bool_(True))
+        state, obs = jax.lax.cond(needed, select, lambda: after)
+        return state, obs, outcome
+
+    def after_actions(self, change: Callable[[PyTree], PyTree]) -> AutoReset:
+        """The step of the environment that takes ``change``'s arguments for actions."""
+
+        def transition(key: Array, state: PyTree, action: PyTree) -> Any:
+            return self.transition(key, state, change(action))
+
+        return dataclasses.replace(self, transition=transition)
+
+    def fresh(self, key: Array) -> tuple[PyTree, PyTree]:
+        """(state, obs) of a new episode, without weak types."""
+        return jax.tree.map(strong, self.reset(key))
+
+    def _before_reset(
+        self, key: Array, state: PyTree, action: PyTree
+    ) -> tuple[PyTree, PyTree, Outcome]:
+        state, obs, reward, terminated, truncated = self.transition(
+            jax.random.split(key)[0], state, action
+        )
+        fresh = jax.eval_shape(self.fresh, key)
+        state = _conform(state, fresh[0], f"{self.name}: state")
+        obs = _conform(obs, fresh[1], f"{self.name}: observation")
+        return (
+            state,
+            obs,
+            Outcome(
+                reward=_scalar(reward, jnp.float32),
+                terminated=_scalar(terminated, jnp.bool_),
+                truncated=_scalar(truncated, jnp.bool_),
+                next_obs=obs,
+            ),
+        )
+
+    def _after_reset(self, key: Array) -> tuple[PyTree, PyTree]:
+        return self.fresh(jax.random.split(key)[1])
 
 
 def _with_time_limit(

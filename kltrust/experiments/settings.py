@@ -45,8 +45,8 @@ class NPG:
     """Weight of the mean entropy (nats)."""
     fisher_stride: int = 1
     """Fisher matrix over every so-many-th state."""
-    fisher_chunks: int = 1
-    """Fisher products in so many parts, to bound memory."""
+    fisher_chunks: int = 0
+    """Fisher products in so many parts, to bound memory; 0 leaves the number to the library."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class TRPO:
     """Weight of the mean entropy (nats)."""
     fisher_stride: int = 1
     """Fisher matrix over every so-many-th state."""
-    fisher_chunks: int = 1
-    """Fisher products in so many parts, to bound memory."""
+    fisher_chunks: int = 0
+    """Fisher products in so many parts, to bound memory; 0 leaves the number to the library."""
 
 
 @dataclass(frozen=True)
