@@ -5,14 +5,17 @@ import sys
 import gymnasium
 import imageio.v3 as imageio
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kltrust.environments import _registry, from_functions, register
 from kltrust.experiments import cli, deploy, training
 from kltrust.experiments.program import build
 from kltrust.experiments.record import Record
 from kltrust.experiments.settings import Experiment
 from kltrust.learner import policy_of
+from kltrust.types import Box, Discrete
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -87,6 +90,59 @@ def test_actions_are_the_original_environments_own(pendulum):
     np.testing.assert_allclose(torque, np.clip(2 * raw, -2, 2), rtol=1e-5, atol=1e-6)
     assert np.abs(torque).max() == 2
     assert gymnasium.make("Pendulum-v1").action_space.contains(torque[0])
+
+
+def test_whole_numbers_are_floats_where_it_was_trained_on_them(pendulum):
+    act = deploy.numpy_policy(pendulum)
+    # The third has the bounds -8 and 8, by which an integer would be scaled.
+    np.testing.assert_array_equal(act([1, 0, 4]), act([1.0, 0.0, 4.0]))
+    assert act([1, 0, 4]) != act([1, 0, 0.5])
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory, compile_fast):
+    """Trained on a dict of bounded integers and of floats."""
+
+    def observe(count):
+        return {"count": count[None], "place": jnp.ones(2) * count}
+
+    def reset(key):
+        count = jax.random.randint(key, (), 0, 10, jnp.int32)
+        return count, observe(count)
+
+    def transition(key, count, action):
+        count = (count + action) % 10
+        return count, observe(count), count == 0, False, False
+
+    space = {
+        "count": Box(np.zeros(1, np.int32), np.full(1, 9, np.int32), (1,), np.int32),
+        "place": Box(np.full(2, -np.inf), np.full(2, np.inf), (2,)),
+    }
+    register("counter", lambda: from_functions(reset, transition, space, Discrete(3), max_steps=5))
+    yield train(tmp_path_factory.mktemp("runs") / "counter", "counter", [0])
+    del _registry._factories["counter"]
+
+
+def test_observations_of_several_arrays(counter):
+    count = np.arange(6).reshape(2, 3)
+    obs = {"count": count[..., None], "place": np.stack([count, count], -1)}
+    act = deploy.numpy_policy(counter, deterministic=False)
+    action = act(obs, 3)
+    assert action.shape == (2, 3)
+    given = {"count": obs["count"].astype(np.int32), "place": obs["place"].astype(np.float32)}
+    expected = restored(counter, 0)(given).sample(seed=jax.random.key(3))
+    np.testing.assert_array_equal(action, expected)
+    assert act({"count": [4], "place": [4, 4]}).shape == ()
+    with pytest.raises(ValueError, match="trained on observations of int32, got float64"):
+        act({"count": [4.0], "place": [4, 4]})
+    for wrong in (
+        {"count": [4], "place": [4]},
+        {"count": [4], "place": [[4, 4]]},  # leading axes differ
+        {"count": [4]},
+        [4],
+    ):
+        with pytest.raises(ValueError, match=r"shape \{'count': \(1,\), 'place': \(2,\)\}"):
+            act(wrong)
 
 
 def test_returns_are_those_of_gymnasium():

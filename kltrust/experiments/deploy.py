@@ -49,12 +49,13 @@ def numpy_policy(
 
     Returns:
         ``act(obs [*E, *O], key=0) -> action [*E, ...]``; ``key``, an integer, gives the samples
-        and is ignored where nothing is sampled. Where observations are `Masked`, so is ``obs``.
-        Every new leading shape compiles once, some tenths of a second. A recurrent policy
-        remembers from call to call, until ``act.reset()``.
+        and is ignored where nothing is sampled. ``obs`` is what the environment gives, `Masked`,
+        say, or a dict of arrays. Every new leading shape compiles once, some tenths of a second.
+        A recurrent policy remembers from call to call, until ``act.reset()``.
 
     Raises:
-        ValueError: if the folder has no such seed; when called, on observations of another shape.
+        ValueError: if the folder has no such seed; when called, on observations of another shape,
+            or of floats where it was trained on integers.
         StorageError: if there is no checkpoint, or it is damaged.
     """
     record = record if isinstance(record, Record) else Record(record)
@@ -210,13 +211,21 @@ def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, t
     leading: set[tuple[int, ...]] = set()
 
     def as_array(like: Any, x: Any) -> np.ndarray:
-        # Elsewhere a mask is often of integers.
-        x = np.asarray(x, bool if like.dtype == bool else None)
+        x = np.asarray(x)
         cut = max(x.ndim - like.ndim, 0)
         leading.add(x.shape[:cut])
         if x.shape[cut:] != like.shape or len(leading) > 1:
             raise ValueError(f"{x.shape} for {like.shape}")
         return x
+
+    def as_trained(like: Any, x: np.ndarray) -> np.ndarray:
+        # A network reads integers otherwise than floats, and whole numbers of a list are integers;
+        # elsewhere a mask is often of integers, too.
+        if np.issubdtype(like.dtype, np.integer) and np.issubdtype(x.dtype, np.floating):
+            raise ValueError(
+                f"{env_name} was trained on observations of {like.dtype}, got {x.dtype}"
+            )
+        return x.astype(like.dtype)
 
     try:
         arrays = jax.tree.map(as_array, example, obs)
@@ -226,7 +235,7 @@ def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, t
             f"{env_name} was trained on observations of shape {expected}, possibly with leading "
             f"axes; got {jax.tree.map(np.shape, obs)}"
         ) from error
-    return arrays, leading.pop()
+    return jax.tree.map(as_trained, example, arrays), leading.pop()
 
 
 def _begin(act: Act) -> None:
