@@ -7,26 +7,37 @@
 Each pair of environment and method is trained on the same seeds with the same number of steps and
 written to benchmarks/results/adapters.json as soon as it is done, beside those that are there. All
 are scored by the same function: episodes from fresh states, acting by the mode, by the adapter's
-environment. `brax_ppo` is brax.training.agents.ppo with the batch, epochs, learning rate, clipping,
-discount and network of our ppo_clip; its own are the loss's other details, the reuse of one
-initial state for all episodes of a lane, and the log-probabilities of its squashed actions.
+environment.
+
+`brax_ppo` is brax.training.agents.ppo with what our ppo_clip has: environments in parallel, steps
+of each in an iteration, passes, minibatches of as many steps, Adam's rate, clipping, discount,
+lambda, hidden layers, normalised observations, no entropy term. What is its own: a minibatch is of
+whole unrolls, and advantages are standardised and estimated anew in each, with the critic of the
+moment; observations are normalised by moments that the batch itself has moved already; rewards are
+multiplied by a constant (see `Task`), ours divided by a running deviation; no bound on gradients;
+actions are squashed by tanh, ours clipped; initial weights; and every episode of a lane starts from
+the same state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import record
 import tyro
+from jax.experimental.compilation_cache import compilation_cache
 
 RESULTS = Path(__file__).parent / "results" / "adapters.json"
 OURS = ("ppo_clip", "trpo")
@@ -44,6 +55,8 @@ class Task:
     params: tuple[tuple[str, Any], ...] = ()
     brax: bool = False
     """Whether brax's own PPO can be trained on it."""
+    brax_reward_scale: float = 1.0
+    """The constant of brax's own PPO; 1 is its default."""
     one_by_one: bool = False
     """Seeds one after the other: on CPUs a convolution with weights of several seeds is slow."""
 
@@ -52,19 +65,19 @@ class Task:
         return self.steps // (self.num_envs * self.num_steps)
 
 
-IMAGES = {"num_envs": 64, "num_steps": 32, "one_by_one": True}
-PHYSICS = {"normalize_observations": True, "brax": True}
+MANY = {"num_envs": 64, "num_steps": 32}
+IMAGES = {**MANY, "one_by_one": True}
+PHYSICS = {**MANY, "normalize_observations": True}
+BRAX = {**PHYSICS, "brax": True}
 TASKS = {
-    "brax/inverted_pendulum": Task(steps=204_800, **PHYSICS),
-    "brax/hopper": Task(steps=1_024_000, **PHYSICS),
-    "brax/halfcheetah": Task(steps=1_024_000, **PHYSICS),
+    "brax/inverted_pendulum": Task(steps=204_800, **BRAX),
+    "brax/hopper": Task(steps=1_024_000, **BRAX),
+    "brax/halfcheetah": Task(steps=1_024_000, **BRAX),
     "craftax/Craftax-Classic-Symbolic-v1": Task(steps=204_800, params=(("max_steps", 500),)),
     "jumanji/Game2048-v1": Task(steps=204_800),
     "navix/Navix-Empty-5x5-v0": Task(steps=102_400, **IMAGES),
     "pgx/2048": Task(steps=204_800, **IMAGES),
-    "playground/CartpoleBalance": Task(
-        steps=204_800, normalize_observations=True, params=(("max_steps", 500),)
-    ),
+    "playground/CartpoleBalance": Task(steps=102_400, params=(("max_steps", 500),), **PHYSICS),
 }
 LEARNING_RATE, EPOCHS, MINIBATCHES, CLIP_EPS = 1e-3, 4, 8, 0.2
 GAMMA, GAE_LAMBDA, MAX_KL = 0.99, 0.95, 0.02
@@ -78,58 +91,60 @@ class Options:
     algorithms: tuple[str, ...] = (*OURS, "brax_ppo")
     seeds: int = 3
     episodes: int = 32
+    """Of each seed; as many are played by random actions for each seed."""
     fraction: float = 1.0
     """Of the tasks' steps: a smaller one tries the benchmark out."""
     out: Path = RESULTS
 
 
 def main(options: Options) -> int:
-    cache = tempfile.TemporaryDirectory()
-    # brax's PPO compiles the same program anew for each seed.
-    jax.config.update("jax_compilation_cache_dir", cache.name)
     for name in options.only:
         task = TASKS[name]
         task = dataclasses.replace(task, steps=int(task.steps * options.fraction))
-        for algorithm in options.algorithms:
-            if algorithm == "brax_ppo" and not task.brax:
-                continue
-            result = measure(name, algorithm, task, options)
-            seconds = result.pop("seconds")  # no result: compilation is nearly all of it
+        algorithms = [a for a in options.algorithms if a in OURS or task.brax]
+        random = random_baseline(name, task, options) if algorithms else {}
+        for algorithm in algorithms:
+            start = time.perf_counter()
+            result = measure(name, algorithm, task, options) | {"random": random}
             write(options.out, result)
             print(
                 f"{algorithm:9} {name:36} {np.mean(result['scores']):9.2f} "
-                f"random {result['random']['mean']:9.2f}  {seconds:.0f} s",
+                f"random {random['mean']:9.2f}  {time.perf_counter() - start:.0f} s",
                 flush=True,
             )
     return 0
+
+
+def random_baseline(name: str, task: Task, options: Options) -> dict[str, float]:
+    """What uniformly random (allowed) actions return."""
+    import kltrust
+
+    env = kltrust.make(name, **dict(task.params))
+    episodes = options.seeds * options.episodes
+    play = functools.partial(record.random_returns, env, num_episodes=episodes)
+    return record.baseline(jax.jit(play)(jax.random.key(0)))
 
 
 def measure(name: str, algorithm: str, task: Task, options: Options) -> dict[str, Any]:
     """Trains one pair on all seeds; what the table needs, as plain numbers."""
     from kltrust.experiments.versions import snapshot
 
-    start = time.perf_counter()
     train = brax_ppo if algorithm == "brax_ppo" else ours
-    scores, random = train(name, algorithm, task, options)
+    scores = train(name, algorithm, task, options)
     return {
         "env": name,
         "algorithm": algorithm,
         "task": dataclasses.asdict(task),
+        "steps": task.iterations * task.num_envs * task.num_steps,
         "seeds": list(range(options.seeds)),
         "episodes_per_seed": options.episodes,
         "scores": [round(float(x), 3) for x in scores.mean(axis=1)],
-        "random": {
-            "mean": round(float(random.mean()), 3),
-            "standard_error": round(float(random.std(ddof=1) / np.sqrt(random.size)), 3),
-            "episodes": random.size,
-        },
-        "seconds": round(time.perf_counter() - start, 1),
         "versions": snapshot(),
     }
 
 
-def ours(name: str, algorithm: str, task: Task, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Returns [seeds, episodes] of the trained policies, and of random actions."""
+def ours(name: str, algorithm: str, task: Task, options: Options) -> np.ndarray:
+    """Returns [seeds, episodes] of the trained policies."""
     import kltrust
 
     env = kltrust.make(name, **dict(task.params))
@@ -158,38 +173,16 @@ def ours(name: str, algorithm: str, task: Task, options: Options) -> tuple[np.nd
         normalize_rewards=True,
     )
 
-    def run(seed: Any) -> tuple[Any, Any]:
+    def run(seed: Any) -> Any:
         key, evaluation_key = jax.random.split(jax.random.key(seed))
         state, _ = kltrust.train(learner, key, task.iterations)
-        scores = kltrust.evaluate(env, agent, state, evaluation_key, options.episodes)
-        return scores, random_returns(env, evaluation_key, options.episodes)
+        return kltrust.evaluate(env, agent, state, evaluation_key, options.episodes)
 
     over_seeds = functools.partial(jax.lax.map, run) if task.one_by_one else jax.vmap(run)
-    scores, random = jax.jit(over_seeds)(jnp.arange(options.seeds))
-    return np.asarray(scores), np.asarray(random)
+    return np.asarray(jax.jit(over_seeds)(jnp.arange(options.seeds)))
 
 
-def random_returns(env: Any, key: Any, episodes: int) -> Any:
-    """Returns [episodes] of uniformly random (allowed) actions."""
-    from kltrust.environments import sample_action
-    from kltrust.masks import mask_of
-    from kltrust.rollout import episode_returns
-    from kltrust.types import Box
-
-    def one(obs: Any, key: Any) -> Any:
-        if isinstance(env.action_space, Box):
-            return jax.random.uniform(key, env.action_space.shape, minval=-1.0, maxval=1.0)
-        return sample_action(env.action_space, key, mask_of(obs))
-
-    def act(obs: Any, key: Any) -> Any:
-        return jax.vmap(one)(obs, jax.random.split(key, episodes))
-
-    return episode_returns(env, act, key, episodes, env.max_steps)[0]
-
-
-def brax_ppo(
-    name: str, algorithm: str, task: Task, options: Options
-) -> tuple[np.ndarray, np.ndarray]:
+def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndarray:
     """The same of brax's own PPO, on the same backend."""
     from brax import envs
     from brax.training.agents.ppo import networks, train
@@ -199,55 +192,70 @@ def brax_ppo(
     from kltrust.rollout import episode_returns
 
     env = kltrust.make(name, **dict(task.params))
-    raw = envs.get_environment(name.partition("/")[2], backend=BACKEND)
-    unroll = task.num_steps // MINIBATCHES
-    found = []
-    for seed in range(options.seeds):
-        make_policy, params, _ = train.train(
-            environment=raw,
-            num_timesteps=task.iterations * task.num_envs * task.num_steps,
-            episode_length=env.max_steps,
-            num_envs=task.num_envs,
-            unroll_length=unroll,
-            batch_size=task.num_envs,
-            num_minibatches=MINIBATCHES,
-            num_updates_per_batch=EPOCHS,
-            learning_rate=LEARNING_RATE,
-            discounting=GAMMA,
-            gae_lambda=GAE_LAMBDA,
-            clipping_epsilon=CLIP_EPS,
-            entropy_cost=0.0,
-            normalize_observations=task.normalize_observations,
-            network_factory=functools.partial(
-                networks.make_ppo_networks,
-                policy_hidden_layer_sizes=task.hidden,
-                value_hidden_layer_sizes=task.hidden,
-                activation=jnp.tanh,
-            ),
-            seed=seed,
-            run_evals=False,
-        )
+    train_seed = functools.partial(
+        train.train,
+        environment=envs.get_environment(name.partition("/")[2], backend=BACKEND),
+        num_timesteps=task.iterations * task.num_envs * task.num_steps,
+        episode_length=env.max_steps,
+        num_envs=task.num_envs,
+        unroll_length=task.num_steps,
+        batch_size=task.num_envs // MINIBATCHES,  # unrolls
+        num_minibatches=MINIBATCHES,
+        num_updates_per_batch=EPOCHS,
+        learning_rate=LEARNING_RATE,
+        discounting=GAMMA,
+        gae_lambda=GAE_LAMBDA,
+        clipping_epsilon=CLIP_EPS,
+        entropy_cost=0.0,
+        reward_scaling=task.brax_reward_scale,
+        normalize_observations=task.normalize_observations,
+        network_factory=functools.partial(
+            networks.make_ppo_networks,
+            policy_hidden_layer_sizes=task.hidden,
+            value_hidden_layer_sizes=task.hidden,
+            activation=jnp.tanh,
+        ),
+        run_evals=False,
+    )
+    with compiled_once():
+        trained = [train_seed(seed=seed) for seed in range(options.seeds)]
+    make_policy = trained[0][0]
 
-        def play(params: Any, key: Any, make_policy: Any = make_policy) -> Any:
-            policy = make_policy(params, deterministic=True)
-            act = lambda obs, key: policy(obs, key)[0]  # noqa: E731
-            returns, _ = episode_returns(env, act, key, options.episodes, env.max_steps)
-            return returns, random_returns(env, key, options.episodes)
-
+    def play(params: Any, seed: Any) -> Any:
+        policy = make_policy(params, deterministic=True)
         _, key = jax.random.split(jax.random.key(seed))
-        found.append(jax.tree.map(np.asarray, jax.jit(play)(params, key)))
-    scores, random = zip(*found, strict=True)
-    return np.stack(scores), np.stack(random)
+        act = lambda obs, key: policy(obs, key)[0]  # noqa: E731
+        return episode_returns(env, act, key, options.episodes, env.max_steps)[0]
+
+    policies = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(params for _, params, _ in trained)
+    )
+    return np.asarray(jax.jit(jax.vmap(play))(policies, jnp.arange(options.seeds)))
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+    """A compilation cache: brax's PPO compiles the same program anew for each seed."""
+    name = "jax_compilation_cache_dir"
+    if jax.config.values[name]:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update(name, folder)
+        try:
+            yield
+        finally:
+            jax.config.update(name, None)
+            compilation_cache.reset_cache()
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
     """Puts a result in the place of that of the same pair."""
-    results = json.loads(path.read_text()) if path.exists() else []
-    pair = result["env"], result["algorithm"]
-    results = [r for r in results if (r["env"], r["algorithm"]) != pair]
-    results = sorted([*results, result], key=lambda r: (r["env"], r["algorithm"]))
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    found = {(row["env"], row["algorithm"]): row for row in [*rows, result]}
+    rows = [row for _, row in sorted(found.items())]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

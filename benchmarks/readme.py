@@ -92,6 +92,8 @@ def tables() -> dict[str, list[str]]:
         "gymnasium_scores": gymnasium_scores(recorded("gymnasium_scores")),
         "gymnasium_setting": [gymnasium_setting(recorded("gymnasium_scores"))],
         "memory": memory(recorded("memory")),
+        "adapters": adapters(recorded("adapters")),
+        "adapters_setting": [adapters_setting(recorded("adapters"))],
         "survival": [survival(recorded("sweep_survival"), recorded("sweep_host_work"))],
     }
 
@@ -232,6 +234,44 @@ def memory(result: dict[str, Any]) -> list[str]:
             steps = found["rows"][0]["steps"][-1]
             lines.append(f"| {env} ({steps:,}) | `{algorithm}` | {' | '.join(cells)} | {known} |")
     return lines
+
+
+def adapters(result: dict[str, Any]) -> list[str]:
+    """Mean score, and the worst and the best seed's, from `adapters.py`."""
+    methods = {"ppo_clip": "`ppo_clip`", "trpo": "`trpo`", "brax_ppo": "brax's PPO"}
+    lines = [
+        "| environment (steps) | random | " + " | ".join(methods.values()) + " |",
+        "| --- | --- |" + " --- |" * len(methods),
+    ]
+    for env, row in by_env(result["rows"]).items():
+        first = next(iter(row.values()))
+        cells = []
+        for method in methods:
+            scores = row[method]["scores"] if method in row else []
+            cells.append(
+                f"{np.mean(scores):.4g} ({min(scores):.4g} to {max(scores):.4g})" if scores else ""
+            )
+        lines.append(
+            f"| `{env}` ({first['steps']:,}) | {first['random']['mean']:.4g} | "
+            f"{' | '.join(cells)} |"
+        )
+    return lines
+
+
+def adapters_setting(result: dict[str, Any]) -> str:
+    """One line on how those were obtained."""
+    rows = result["rows"]
+    packages: dict[str, str] = {}
+    for row in rows:
+        packages |= row["versions"]["packages"]
+    libraries = dict.fromkeys(row["env"].partition("/")[0] for row in rows)
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("jax", *libraries))
+    v = rows[0]["versions"]
+    return (
+        f"{len(rows[0]['seeds'])} seeds, the worst's and the best's mean in brackets, "
+        f"{rows[0]['episodes_per_seed']} episodes each, acting by the mode; {versions}, "
+        f"{v['cpu_count']} cores ({v['device_kind']}). `python benchmarks/adapters.py`"
+    )
 
 
 def by_label(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:

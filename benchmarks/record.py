@@ -13,6 +13,7 @@ README's tables from it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -45,7 +46,7 @@ def main(options: Options) -> int:
     result = {
         "spec": options.spec.name,
         "seeds": list(specification.seeds),
-        "random": random_returns(specification, options.random_episodes),
+        "random": random_baselines(specification, options.random_episodes),
         **measured(folder),
         "steps": sum(
             s.experiment.num_iterations * s.experiment.batch_size for s in specification.settings
@@ -118,41 +119,55 @@ def plain(value: Any) -> Any:
     return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.5g}")
 
 
-def random_returns(specification: Any, num_episodes: int) -> dict[str, dict[str, float]]:
-    """Mean return of uniformly random actions, and its standard error, by environment."""
+def random_baselines(specification: Any, num_episodes: int) -> dict[str, dict[str, float]]:
+    """What uniformly random actions return, by environment."""
     import jax
 
     from kltrust.environments import make
-    from kltrust.rollout import episode_returns
 
     found = {}
     for env_name in dict.fromkeys(s.experiment.env for s in specification.settings):
-        env = make(env_name)
-
-        def act(obs: Any, key: Any, env: Any = env) -> Any:
-            return random_action(env.action_space, key, (num_episodes,))
-
-        def play(key: Any, env: Any = env, act: Any = act) -> Any:
-            return episode_returns(env, act, key, num_episodes, env.max_steps)[0]
-
-        returns = np.asarray(jax.jit(play)(jax.random.key(0)))
-        found[env_name] = {
-            "mean": round(float(returns.mean()), 4),
-            "standard_error": round(float(returns.std(ddof=1) / np.sqrt(len(returns))), 4),
-            "episodes": num_episodes,
-        }
+        play = functools.partial(random_returns, make(env_name), num_episodes=num_episodes)
+        found[env_name] = baseline(jax.jit(play)(jax.random.key(0)))
     return found
 
 
-def random_action(space: Any, key: Any, batch: tuple[int, ...]) -> Any:
-    """Uniform over a space of a finite number of actions, or of finite bounds."""
+def baseline(returns: Any) -> dict[str, float]:
+    """The mean of returns [episodes] and its standard error."""
+    returns = np.asarray(returns)
+    return {
+        "mean": round(float(returns.mean()), 4),
+        "standard_error": round(float(returns.std(ddof=1) / np.sqrt(len(returns))), 4),
+        "episodes": len(returns),
+    }
+
+
+def random_returns(env: Any, key: Any, num_episodes: int) -> Any:
+    """Returns [num_episodes] of uniformly random actions, of the allowed ones where others are."""
     import jax
 
-    if type(space).__name__ == "Discrete":
-        return jax.random.randint(key, batch, 0, space.n)
-    if type(space).__name__ == "Box" and np.isfinite([space.low, space.high]).all():
-        return jax.random.uniform(key, (*batch, *space.shape), minval=space.low, maxval=space.high)
-    raise ValueError(f"no uniform distribution over {space}")
+    from kltrust.masks import mask_of
+    from kltrust.rollout import episode_returns
+
+    def act(obs: Any, key: Any) -> Any:
+        draw = functools.partial(random_action, env.action_space)
+        return jax.vmap(draw)(jax.random.split(key, num_episodes), mask_of(obs))
+
+    return episode_returns(env, act, key, num_episodes, env.max_steps)[0]
+
+
+def random_action(space: Any, key: Any, mask: Any = None) -> Any:
+    """Uniform over a space of finitely many actions, or of finite bounds."""
+    import jax
+
+    from kltrust.environments import sample_action
+    from kltrust.types import Box
+
+    if not isinstance(space, Box):
+        return sample_action(space, key, mask)
+    if not np.isfinite([space.low, space.high]).all():
+        raise ValueError(f"no uniform distribution over {space}: its bounds must be finite")
+    return jax.random.uniform(key, space.shape, minval=space.low, maxval=space.high)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import adapters  # noqa: E402
 import collapse  # noqa: E402
 import gymnasium_scores  # noqa: E402
 import learning  # noqa: E402
@@ -93,6 +94,74 @@ def test_the_interval_knows_what_seeds_differ_by():
     assert higher - lower > 20
     _, low, high = gymnasium_scores.interval(apart[:1])
     assert 3 < (high - low) * 500**0.5 < 5
+
+
+TOY = {
+    "CartPole-v1": adapters.Task(steps=256, num_envs=8, num_steps=16, hidden=(8,)),
+    "Catch-bsuite": adapters.Task(256, 8, 16, (8,), one_by_one=True),
+    "brax/inverted_pendulum": adapters.Task(
+        256, 8, 16, (8,), normalize_observations=True, params=(("max_steps", 20),), brax=True
+    ),
+}
+
+
+def adapters_rows(path, **keywords):
+    assert adapters.main(adapters.Options(seeds=2, episodes=4, out=path, **keywords)) == 0
+    return json.loads(path.read_text())["rows"]
+
+
+def test_adapters_are_recorded_pair_by_pair(tmp_path, monkeypatch, compile_fast):
+    monkeypatch.setattr(adapters, "TASKS", TOY)
+    path = tmp_path / "adapters.json"
+    rows = adapters_rows(path, only=("CartPole-v1",))
+    assert [row["algorithm"] for row in rows] == ["ppo_clip", "trpo"]  # brax's has no CartPole
+    assert all(8 < x < 500 for row in rows for x in (*row["scores"], row["random"]["mean"]))
+    assert rows[0]["scores"] != rows[1]["scores"]
+    assert rows[0]["random"]["episodes"] == 8
+    *same, other = adapters_rows(path, only=("Catch-bsuite",), algorithms=("trpo",))
+    assert same == rows
+    assert (other["env"], other["algorithm"]) == ("Catch-bsuite", "trpo")
+    adapters.write(path, again := {**rows[0], "scores": [1.0]})
+    assert json.loads(path.read_text())["rows"] == [again, rows[1], other]
+
+
+@pytest.mark.slow  # brax's physics are compiled five times
+def test_brax_own_ppo_learns_beside_ours(tmp_path, monkeypatch, compile_fast):
+    pytest.importorskip("brax")
+    monkeypatch.setattr(adapters, "TASKS", TOY)
+    path = tmp_path / "adapters.json"
+    (row,) = adapters_rows(path, only=("brax/inverted_pendulum",), algorithms=("brax_ppo",))
+    assert row["steps"] == 256
+    assert all(1 <= x <= 20 for x in row["scores"])
+    assert row["versions"]["packages"]["brax"]
+
+
+def test_the_table_of_the_adapters():
+    def row(env, algorithm, scores):
+        packages = {"jax": "1.2", "navix": "3.4", "pgx": "5.6"}
+        return {
+            "env": env,
+            "algorithm": algorithm,
+            "steps": 2048,
+            "seeds": [0, 1],
+            "episodes_per_seed": 9,
+            "scores": scores,
+            "random": {"mean": 0.25},
+            "versions": {"packages": packages, "cpu_count": 2, "device_kind": "cpu"},
+        }
+
+    result = {
+        "rows": [
+            row("navix/Empty", "ppo_clip", [0.5, 1.0]),
+            row("pgx/2048", "brax_ppo", [1234.56, 1000.0]),
+            row("pgx/2048", "trpo", [2.0, 3.0]),
+        ]
+    }
+    assert readme.adapters(result)[2:] == [
+        "| `navix/Empty` (2,048) | 0.25 | 0.75 (0.5 to 1) |  |  |",
+        "| `pgx/2048` (2,048) | 0.25 |  | 2.5 (2 to 3) | 1117 (1000 to 1235) |",
+    ]
+    assert "navix 3.4, pgx 5.6, 2 cores" in readme.adapters_setting(result)
 
 
 @pytest.mark.parametrize(

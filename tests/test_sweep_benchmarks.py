@@ -4,8 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from known_envs import legal_arms
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -16,7 +18,9 @@ import sweep_host_work  # noqa: E402
 import sweep_speed  # noqa: E402
 import sweep_survival  # noqa: E402
 
+from kltrust.environments import make  # noqa: E402
 from kltrust.experiments import store  # noqa: E402
+from kltrust.types import Box  # noqa: E402
 
 SPEC = """
 [sweep]
@@ -107,15 +111,25 @@ def test_tables_of_a_record(recorded):
 
 
 def test_random_actions_fill_a_box():
-    import jax
-
-    from kltrust.environments import make
-
     space = make("Pendulum-v1").action_space
-    actions = np.asarray(record.random_action(space, jax.random.key(0), (4000,)))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    actions = np.asarray(jax.vmap(lambda key: record.random_action(space, key))(keys))
     assert actions.shape == (4000, *space.shape)
     assert np.allclose(actions.mean(0), (space.low + space.high) / 2, atol=0.1)
     assert np.allclose(actions.max(0), space.high, atol=0.01)
+    endless = Box(np.full(2, -np.inf), np.ones(2), (2,))
+    with pytest.raises(ValueError, match="bounds must be finite"):
+        record.random_action(endless, keys[0])
+
+
+def test_random_actions_are_allowed_ones():
+    returns = jax.jit(lambda key: record.random_returns(legal_arms(), key, 4000))(jax.random.key(0))
+    found = record.baseline(returns)
+    # One of K allowed arms pays; K - 1 is binomial(3, 1/2), and the mean of 1/K is 15/32.
+    assert returns.min() == 0
+    assert found["episodes"] == 4000
+    assert 0.007 < found["standard_error"] < 0.009
+    assert abs(found["mean"] - 15 / 32) < 4 * found["standard_error"]
 
 
 def test_host_work_is_a_share_and_leaves_nothing_patched(toy_spec, tmp_path):

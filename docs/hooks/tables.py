@@ -10,9 +10,9 @@ import contextlib
 import dataclasses
 import functools
 import io
-import json
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,17 @@ from mkdocs.exceptions import PluginError
 
 from kltrust.experiments import cli, presets, settings
 
+_ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(_ROOT / "benchmarks"))
+
+import readme  # noqa: E402
+
 _PLACE = re.compile(r"<!-- table: (\w+) ?(.*?) -->")
 _SECTIONS = {
     "learner": (settings.LearnerSettings, "learner.make_learner"),
     "network": (settings.NetworkSettings, None),
     "budget": (settings.BudgetSettings, None),
 }
-_ROOT = Path(__file__).parent.parent.parent
 
 
 def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> str:
@@ -156,29 +160,8 @@ def _presets_table(_: str, __: Any) -> str:
 
 
 def _adapters_table(_: str, __: Any) -> str:
-    """Every recorded run of benchmarks/adapters.py: mean score, worst and best seed."""
-    runs = json.loads((_ROOT / "benchmarks/results/adapters.json").read_text())
-    rows = [
-        [
-            f"`{run['env']}`",
-            f"`{run['algorithm']}`",
-            f"{_steps(run):,}",
-            str(len(run["seeds"])),
-            f"{sum(run['scores']) / len(run['scores']):.4g} "
-            f"({min(run['scores']):.4g} to {max(run['scores']):.4g})",
-            f"{run['random']['mean']:.4g}",
-        ]
-        for run in runs
-    ]
-    return _table(
-        ["environment", "method", "steps", "seeds", "score (worst to best seed)", "random"], rows
-    )
-
-
-def _steps(run: dict[str, Any]) -> int:
-    task = run["task"]
-    batch = task["num_envs"] * task["num_steps"]
-    return task["steps"] // batch * batch
+    """The README's, of every recorded run of benchmarks/adapters.py."""
+    return "\n".join(readme.adapters(readme.recorded("adapters")))
 
 
 def _options(arguments: str, _: Any) -> str:
