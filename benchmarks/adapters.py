@@ -28,9 +28,10 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -217,7 +218,9 @@ def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndar
         ),
         run_evals=False,
     )
-    with compiled_once():
+    # brax 0.14 calls what jax 0.10 has no more.
+    replicated = mock.patch.object(jax, "device_put_replicated", replicate, create=True)
+    with compiled_once(), replicated:
         trained = [train_seed(seed=seed) for seed in range(options.seeds)]
     make_policy = trained[0][0]
 
@@ -231,6 +234,12 @@ def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndar
         lambda *leaves: jnp.stack(leaves), *(params for _, params, _ in trained)
     )
     return np.asarray(jax.jit(jax.vmap(play))(policies, jnp.arange(options.seeds)))
+
+
+def replicate(tree: Any, devices: Sequence[Any]) -> Any:
+    """A copy on each device, of which there is one here."""
+    (device,) = devices
+    return jax.tree.map(lambda leaf: jax.device_put(jnp.expand_dims(leaf, 0), device), tree)
 
 
 @contextlib.contextmanager
