@@ -72,8 +72,8 @@ PHYSICS = {**MANY, "normalize_observations": True}
 BRAX = {**PHYSICS, "brax": True}
 TASKS = {
     "brax/inverted_pendulum": Task(steps=204_800, **BRAX),
-    "brax/hopper": Task(steps=1_024_000, **BRAX),
-    "brax/halfcheetah": Task(steps=1_024_000, **BRAX),
+    "brax/hopper": Task(steps=512_000, **BRAX),
+    "brax/halfcheetah": Task(steps=512_000, **BRAX),
     "craftax/Craftax-Classic-Symbolic-v1": Task(steps=204_800, params=(("max_steps", 500),)),
     "jumanji/Game2048-v1": Task(steps=204_800),
     "navix/Navix-Empty-5x5-v0": Task(steps=102_400, **IMAGES),
