@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kltrust.environments import adapters
 from kltrust.experiments import plan, spec
 from kltrust.experiments.presets import preset
 from kltrust.experiments.settings import INF, Experiment
@@ -314,6 +315,8 @@ def test_lines_of_keys_within_multi_line_values():
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_the_benchmarks_specifications(path):
+    if '"brax/' in path.read_text() and adapters()["brax"] is None:
+        pytest.skip("brax is not installed")
     parsed = spec.load(path)
     assert parsed.name == path.stem
     # What a table of scores is made from needs seeds; a finding about updates has one for each,
@@ -326,7 +329,12 @@ def test_the_benchmarks_specifications(path):
 
 
 def test_table_1_of_the_ppo_paper():
-    parsed = spec.load(next(path for path in SPECS if path.stem == "ppo_table1"))
+    texts = {path.stem: path.read_text() for path in SPECS if path.stem.startswith("ppo_table1")}
+    # brax's, which may be missing, has the same settings.
+    settings = {text.partition("[[experiments]]")[2] for text in texts.values()}
+    assert len(texts) == 2
+    assert len(settings) == 1
+    parsed = spec.parse(texts["ppo_table1"], "ppo_table1.toml")
     names = {s.label for s in parsed.settings}
     assert len(names) == 11 + 3
     betas = {s.experiment.update.init_beta for s in parsed.settings if "fixed" in s.label}
