@@ -52,6 +52,8 @@ class Task:
     num_envs: int = 16
     num_steps: int = 128
     hidden: tuple[int, ...] = (64, 64)
+    channels: tuple[int, ...] = (16,)
+    """Convolutions, where observations are images."""
     normalize_observations: bool = False
     params: tuple[tuple[str, Any], ...] = ()
     brax: bool = False
@@ -67,18 +69,17 @@ class Task:
 
 
 MANY = {"num_envs": 64, "num_steps": 32}
-IMAGES = {**MANY, "one_by_one": True}
 PHYSICS = {**MANY, "normalize_observations": True}
 BRAX = {**PHYSICS, "brax": True}
 TASKS = {
     "brax/inverted_pendulum": Task(steps=204_800, **BRAX),
     "brax/hopper": Task(steps=512_000, **BRAX),
     "brax/halfcheetah": Task(steps=512_000, **BRAX),
-    "craftax/Craftax-Classic-Symbolic-v1": Task(steps=204_800, params=(("max_steps", 500),)),
+    "craftax/Craftax-Classic-Symbolic-v1": Task(steps=102_400, params=(("max_steps", 500),)),
     "jumanji/Game2048-v1": Task(steps=204_800),
-    "navix/Navix-Empty-5x5-v0": Task(steps=102_400, **IMAGES),
-    "pgx/2048": Task(steps=204_800, **IMAGES),
-    "playground/CartpoleBalance": Task(steps=102_400, params=(("max_steps", 500),), **PHYSICS),
+    "navix/Navix-Empty-5x5-v0": Task(steps=102_400, one_by_one=True, **MANY),
+    "pgx/2048": Task(steps=204_800, channels=(), **MANY),
+    "playground/CartpoleBalance": Task(steps=204_800, params=(("max_steps", 500),), **PHYSICS),
 }
 LEARNING_RATE, EPOCHS, MINIBATCHES, CLIP_EPS = 1e-3, 4, 8, 0.2
 GAMMA, GAE_LAMBDA, MAX_KL = 0.99, 0.95, 0.02
@@ -149,7 +150,7 @@ def ours(name: str, algorithm: str, task: Task, options: Options) -> np.ndarray:
     import kltrust
 
     env = kltrust.make(name, **dict(task.params))
-    agent = kltrust.actor_critic(env, task.hidden)
+    agent = kltrust.actor_critic(env, task.hidden, channels=task.channels)
     update = {
         "ppo_clip": kltrust.ppo_clip(
             learning_rate=LEARNING_RATE,

@@ -98,9 +98,9 @@ def test_the_interval_knows_what_seeds_differ_by():
 
 TOY = {
     "CartPole-v1": adapters.Task(steps=256, num_envs=8, num_steps=16, hidden=(8,)),
-    "Catch-bsuite": adapters.Task(256, 8, 16, (8,), one_by_one=True),
+    "Catch-bsuite": adapters.Task(256, 8, 16, (8,), (2,), one_by_one=True),
     "brax/inverted_pendulum": adapters.Task(
-        256, 8, 16, (8,), normalize_observations=True, params=(("max_steps", 20),), brax=True
+        256, 8, 16, (8,), (), normalize_observations=True, params=(("max_steps", 20),), brax=True
     ),
 }
 
