@@ -244,17 +244,15 @@ def adapters(result: dict[str, Any]) -> list[str]:
         "| --- | --- |" + " --- |" * len(methods),
     ]
     for env, row in by_env(result["rows"]).items():
-        first = next(iter(row.values()))
+        (steps,) = {result["steps"] for result in row.values()}  # or they can't be compared
+        random = next(iter(row.values()))["random"]["mean"]
         cells = []
         for method in methods:
             scores = row[method]["scores"] if method in row else []
             cells.append(
                 f"{np.mean(scores):.4g} ({min(scores):.4g} to {max(scores):.4g})" if scores else ""
             )
-        lines.append(
-            f"| `{env}` ({first['steps']:,}) | {first['random']['mean']:.4g} | "
-            f"{' | '.join(cells)} |"
-        )
+        lines.append(f"| `{env}` ({steps:,}) | {random:.4g} | {' | '.join(cells)} |")
     return lines
 
 
