@@ -489,13 +489,21 @@ def audit_cost(result: dict[str, Any]) -> str:
     )
 
 
+COMPARED = ("| what | against | |", "| --- | --- | --- |")
+
+
+def compared(what: str, against: str, ratio: list[float], ending: str) -> str:
+    """A line of a table of ratios: median and quartiles."""
+    median, low, high, _ = ratio
+    return f"| {what} | {against} | {median:.2f} ({low:.2f} to {high:.2f}) {ending} |"
+
+
 def speed(parts: dict[str, dict[str, Any]]) -> list[str]:
     """A line for each comparison of benchmarks/speed.py: median and quartiles of the ratios."""
-    lines = ["| what | against | |", "| --- | --- | --- |"]
+    lines = list(COMPARED)
 
     def add(what: str, against: str, ratio: list[float], ending: str) -> None:
-        median, low, high, _ = ratio
-        lines.append(f"| {what} | {against} | {median:.2f} ({low:.2f} to {high:.2f}) {ending} |")
+        lines.append(compared(what, against, ratio, ending))
 
     for case in parts["loop"]["cases"]:
         size = f"{case['num_envs']} x {case['num_steps']}"
@@ -542,6 +550,59 @@ def speed_setting(parts: dict[str, dict[str, Any]]) -> str:
         f"{seconds(start['commands milliseconds'])}. jax {v['packages']['jax']}, "
         f"{v['cpu_count']} cores ({v['device_kind']}). `python benchmarks/speed.py`"
     )
+
+
+def peers(parts: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each comparison of benchmarks/peers.py, of the parts that are recorded."""
+    lines = list(COMPARED)
+
+    def add(job: str, found: dict[str, Any], of: str = "") -> None:
+        for ours, ratios in found["times as fast"].items():
+            name = ours.replace("kltrust", "`kltrust`")
+            for peer, ratio in ratios.items():
+                # A run alone is compared with a run alone.
+                if "seeds" in ours or not peer.endswith("per core"):
+                    lines.append(compared(f"{job}: {name}", peer + of, ratio, "times as fast"))
+
+    for case in parts.get("ppo", {}).get("cases", ()):
+        job = f"PPO-clip, {case['num_envs']} x {case['num_steps']}"
+        if case["seeds"] > 1:
+            add(f"{job}, {case['seeds']} seeds", case, ", one `vmap`")
+        else:
+            add(job, case)
+    for case in parts.get("trpo", {}).get("cases", ()):
+        add(f"TRPO, {case['num_envs']} x {parts['trpo']['num_steps']}", case)
+    if "solve" in parts:
+        add("CartPole-v1 solved, with compilation", parts["solve"])
+    return lines
+
+
+def peers_setting(parts: dict[str, dict[str, Any]]) -> str:
+    """What was installed, how long solving takes by the clock, and on what."""
+    versions: dict[str, str] = {}
+    for part in parts.values():
+        for peer, of in part["peers"].items():
+            shown = ("rejax", "gymnax", "sb3-contrib", "torch")
+            named = [f"{name} {version}" for name, version in of.items() if name in shown]
+            versions[peer] = f"{peer}: {', '.join(named)}"
+    v = next(iter(parts.values()))["versions"]
+    lines = [
+        "Processes in turns, median and quartiles of the rounds; kltrust measures the trust region "
+        f"all the while; jax {v['packages']['jax']}, {v['cpu_count']} cores ({v['device_kind']}). "
+        f"The peers' environments, {'; '.join(versions.values())}."
+    ]
+    if "solve" in parts:
+        target = parts["solve"]["target"]
+        clocks = [
+            f"{name} {np.median([max(r['seconds']) for r in runs]):.1f} s "
+            f"({sum(sum(r['solved']) for r in runs)} of {sum(len(r['solved']) for r in runs)})"
+            for name, runs in parts["solve"]["runs"].items()
+        ]
+        lines.append(
+            f"Until 100 episodes by the mode have a mean of {target:g}, from a process that has "
+            f"imported all it needs, median (runs solved): {', '.join(clocks)}."
+        )
+    return " ".join([*lines, "`python benchmarks/peers.py`"])
 
 
 def draw_learning(results: list[dict[str, Any]]) -> None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from typing import Any
 import numpy as np
 import textbook
 import tyro
-from timing import in_turns, milliseconds, shown, times
+from timing import Call, in_turns, milliseconds, processes_in_turns, shown, times
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -189,9 +188,19 @@ def sweep(options: Options) -> dict[str, Any]:
     """Each in a process of its own: the number of host devices is chosen before JAX starts."""
     cases = []
     for num_envs in options.num_envs:
-        seconds = processes_in_turns(
-            {"textbook": _textbook_seeds, "kltrust": _kltrust_seeds}, (num_envs, options), options
-        )
+        settings = textbook.Settings(num_envs=num_envs)
+        iterations = max(1, options.steps_per_round // (num_envs * settings.num_steps * 8))
+        size = {"iterations": iterations}
+        calls = {
+            "textbook": Call(
+                "speed:textbook_seeds", size | {"num_envs": num_envs, "seeds": options.seeds}
+            ),
+            "kltrust": Call(
+                "workers.ours:train",
+                size | {"experiment": textbook_experiment(settings), "runs": options.seeds},
+            ),
+        }
+        seconds = processes_in_turns(calls, options.rounds)
         ratio = times(seconds["textbook"], seconds["kltrust"])
         print(f"ppo_clip {num_envs} x 128, {options.seeds} seeds: {shown(ratio)} one vmap's speed")
         cases.append(
@@ -200,94 +209,38 @@ def sweep(options: Options) -> dict[str, Any]:
     return {"seeds": options.seeds, "cases": cases}
 
 
-def processes_in_turns(
-    workers: dict[str, Any], arguments: tuple[Any, ...], options: Options
-) -> dict[str, list[float]]:
-    """As `in_turns`, of what ``workers[name](*arguments)`` makes in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for name, worker in workers.items():
-        pipes[name], theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, worker, arguments), daemon=True)
-        process.start()
-        theirs.close()
-        pipes[name].recv()  # one at a time: they would compile in each other's way
-        processes.append(process)
-
-    def turn(pipe: Any) -> None:
-        pipe.send("go")
-        pipe.recv()
-
-    seconds = in_turns({n: lambda p=p: turn(p) for n, p in pipes.items()}, options.rounds)
-    for pipe in pipes.values():
-        pipe.send("stop")
-    for process in processes:
-        process.join()
-    return seconds
+def textbook_seeds(num_envs: int, iterations: int, seeds: int) -> Callable[[], None]:
+    """A worker of the textbook's loop: all seeds in one vmap."""
+    return repeated(*textbook.make(textbook.Settings(num_envs=num_envs)), iterations, seeds)
 
 
-def _serve(pipe: Any, worker: Any, arguments: tuple[Any, ...]) -> None:
-    function = worker(*arguments)
-    pipe.send("ready")
-    while pipe.recv() == "go":
-        pipe.send(function())
-
-
-def _textbook_seeds(num_envs: int, options: Options) -> Callable[[], None]:
-    settings = textbook.Settings(num_envs=num_envs)
-    iterations = max(1, options.steps_per_round // (num_envs * settings.num_steps * 8))
-    return repeated(*textbook.make(settings), iterations, options.seeds)
-
-
-def _kltrust_seeds(num_envs: int, options: Options) -> Callable[[], None]:
-    """As `kltrust sweep` does it: blocks of lanes on a host device per core."""
-    from kltrust.experiments import devices
-
-    devices.use_all_cores(options.seeds)
-    import jax
-
-    from kltrust.experiments import lanes, plan, training
-    from kltrust.experiments.program import Program, traced_settings
-    from kltrust.experiments.settings import Experiment
-
-    s = textbook.Settings(num_envs=num_envs)
-    batch = num_envs * s.num_steps
-    iterations = max(1, options.steps_per_round // (batch * 8))
-    experiment = Experiment.from_dict(
-        {
-            "algorithm": "ppo_clip",
-            "env": s.env,
-            "update": {
-                "learning_rate": s.learning_rate,
-                "num_epochs": s.num_epochs,
-                "num_minibatches": s.num_minibatches,
-                "entropy_coef": s.entropy_coef,
-            },
-            "learner": {
-                "num_envs": num_envs,
-                "num_steps": s.num_steps,
-                "value_learning_rate": s.learning_rate,
-                "value_epochs": s.num_epochs,
-                "value_minibatches": s.num_minibatches,
-                "value_clip_eps": s.clip_eps,
-            },
-            "budget": {"total_steps": 1000 * iterations * batch},
-        }
-    )
-    width = plan.choose_width(experiment, options.seeds, iterations, jax.devices())
-    program = Program(experiment, lanes.make_mesh(options.seeds, width), width, iterations)
-    settings = traced_settings(experiment)
-    keys = lanes.pad(
-        training.lane_keys(np.arange(options.seeds))[0], program.padded_size(options.seeds)
-    )
-    states = [program.init(settings, keys)]
-
-    def run() -> None:
-        states[0], metrics = program.start_chunk(settings, states[0], iterations)
-        jax.block_until_ready((states[0], metrics))
-
-    run()
-    return run
+def textbook_experiment(settings: textbook.Settings) -> dict[str, Any]:
+    """The textbook's settings as `kltrust` takes them."""
+    s = settings
+    return {
+        "algorithm": "ppo_clip",
+        "env": s.env,
+        "update": {
+            "learning_rate": s.learning_rate,
+            "clip_eps": s.clip_eps,
+            "num_epochs": s.num_epochs,
+            "num_minibatches": s.num_minibatches,
+            "entropy_coef": s.entropy_coef,
+            "max_grad_norm": s.max_grad_norm,
+        },
+        "learner": {
+            "num_envs": s.num_envs,
+            "num_steps": s.num_steps,
+            "gamma": s.gamma,
+            "gae_lambda": s.gae_lambda,
+            "value_learning_rate": s.learning_rate,
+            "value_epochs": s.num_epochs,
+            "value_minibatches": s.num_minibatches,
+            "value_clip_eps": s.clip_eps,
+            "value_max_grad_norm": s.max_grad_norm,
+        },
+        "network": {"hidden": s.hidden},
+    }
 
 
 def default(options: Options) -> dict[str, Any]:

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
+from timing import Call, processes_in_turns
+from workers.ours import WAYS
 
 RESULTS = Path(__file__).parent / "results"
-WAYS = ("one after another", "one vmap", "sweep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,86 +68,28 @@ def main(options: Options) -> None:
 
 def compare(algorithm: str, num_envs: int, options: Options) -> dict[str, Any]:
     """Steps per second of all three ways in turns, and the ratios to the first."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
-    for way in WAYS:
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=worker, args=(theirs, way, algorithm, num_envs, options), daemon=True
-        )
-        process.start()
-        theirs.close()
-        compile_seconds = ours.recv()  # one at a time: they would compile in each other's way
-        pipes.append((way, ours, compile_seconds))
-        processes.append(process)
-    speeds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(options.rounds):
-        for way, pipe, _ in pipes:
-            pipe.send("go")
-            speeds[way].append(pipe.recv())
-    for _, pipe, _ in pipes:
-        pipe.send("stop")
-    for process in processes:
-        process.join()
-    ratios = {way: np.divide(speeds[way], speeds[WAYS[0]]) for way in WAYS[1:]}
+    batch = num_envs * options.num_steps
+    iterations = max(1, options.steps_per_round // (batch * options.runs))
+    experiment = {
+        "algorithm": algorithm,
+        "env": options.env,
+        "learner": {"num_envs": num_envs, "num_steps": options.num_steps},
+    }
+    settings = {"experiment": experiment, "runs": options.runs, "iterations": iterations}
+    calls = {way: Call("workers.ours:train", {**settings, "way": way}) for way in WAYS}
+    seconds = processes_in_turns(calls, options.rounds)
+    speeds = {way: np.divide(options.runs * iterations * batch, seconds[way]) for way in WAYS}
+    ratios = {way: speeds[way] / speeds[WAYS[0]] for way in WAYS[1:]}
     return {
         "algorithm": algorithm,
         "num_envs": num_envs,
         "steps_per_second": {way: [round(s) for s in speeds[way]] for way in WAYS},
-        "compile_seconds": {way: round(seconds, 2) for way, _, seconds in pipes},
         # Median, smallest and largest of the rounds.
         "times as fast": {
             way: [round(float(f(r)), 3) for f in (np.median, np.min, np.max)]
             for way, r in ratios.items()
         },
     }
-
-
-def worker(pipe: Any, way: str, algorithm: str, num_envs: int, options: Options) -> None:
-    """Compiles, then trains a round whenever it is told to."""
-    import jax
-
-    from kltrust.experiments import devices, lanes, plan, training
-    from kltrust.experiments.program import Program, traced_settings
-    from kltrust.experiments.settings import Experiment
-
-    if way == "sweep":
-        devices.use_all_cores(options.runs)
-    batch = num_envs * options.num_steps
-    iterations = max(1, options.steps_per_round // (batch * options.runs))
-    experiment = Experiment.from_dict(
-        {
-            "algorithm": algorithm,
-            "env": options.env,
-            "learner": {"num_envs": num_envs, "num_steps": options.num_steps},
-            "budget": {"total_steps": 1000 * iterations * batch},
-        }
-    )
-    lanes_together = 1 if way == WAYS[0] else options.runs
-    width = {
-        "one after another": 1,
-        "one vmap": options.runs,
-        "sweep": plan.choose_width(experiment, options.runs, iterations, jax.devices()),
-    }[way]
-    mesh = lanes.make_mesh(lanes_together, width)
-    program = Program(experiment, mesh, width, iterations)
-    settings = traced_settings(experiment)
-    keys, _ = training.lane_keys(np.arange(options.runs))
-    parts = [keys[i : i + lanes_together] for i in range(0, options.runs, lanes_together)]
-    size = lanes.padded_size(lanes_together, width, mesh)
-    states = [program.init(settings, lanes.pad(part, size)) for part in parts]
-
-    def round_of_all() -> None:
-        for i, state in enumerate(states):
-            states[i], metrics = program.start_chunk(settings, state, iterations)
-        jax.block_until_ready((states, metrics))
-
-    round_of_all()
-    pipe.send(sum(program.compile_seconds.values()))
-    while pipe.recv() == "go":
-        start = time.perf_counter()
-        round_of_all()
-        pipe.send(options.runs * iterations * batch / (time.perf_counter() - start))
 
 
 if __name__ == "__main__":

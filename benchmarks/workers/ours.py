@@ -1,0 +1,111 @@
+"""kltrust's processes: rounds of training, and trainings until they solve their task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from kltrust.experiments import devices, lanes, plan, training
+from kltrust.experiments.program import Program, traced_settings
+from kltrust.experiments.settings import Experiment
+
+WAYS = ("one after another", "one vmap", "sweep")
+
+
+def train(
+    experiment: dict[str, Any], runs: int, iterations: int, way: str = "sweep"
+) -> Callable[[], None]:
+    """A round: so many more iterations of every run, by the program that `kltrust` compiles.
+
+    Args:
+        experiment: its settings; it trains for as many rounds as there are.
+        runs: as many seeds.
+        iterations: of each run.
+        way: one of `WAYS`; "sweep" is the library's own, with a host device per core.
+    """
+    if way == "sweep":
+        devices.use_all_cores(runs)
+    batch = Experiment.from_dict(experiment).batch_size
+    budget = {**experiment.get("budget", {}), "total_steps": 1000 * iterations * batch}
+    settings_of_all = Experiment.from_dict({**experiment, "budget": budget})
+    together = 1 if way == "one after another" else runs
+    width = {
+        "one after another": 1,
+        "one vmap": runs,
+        "sweep": plan.choose_width(settings_of_all, runs, iterations, jax.devices()),
+    }[way]
+    program = Program(settings_of_all, lanes.make_mesh(together, width), width, iterations)
+    settings = traced_settings(settings_of_all)
+    keys, _ = training.lane_keys(np.arange(runs))
+    size = program.padded_size(together)
+    states = [
+        program.init(settings, lanes.pad(keys[i : i + together], size))
+        for i in range(0, runs, together)
+    ]
+
+    def turn() -> None:
+        for i, state in enumerate(states):
+            states[i], metrics = program.start_chunk(settings, state, iterations)
+        jax.block_until_ready((states, metrics))
+
+    turn()
+    return turn
+
+
+def solve(
+    experiment: dict[str, Any], seeds: Sequence[int], every: int, target: float, confirm: int
+) -> Callable[[], dict[str, Any]]:
+    """A round: runs from nothing, compilation included, until all are solved or the budget ends.
+
+    Args:
+        experiment: its settings, with the episodes of an evaluation.
+        seeds: of the runs.
+        every: environment steps between two evaluations, about.
+        target: a run is solved at an evaluation whose mean return, acting by the mode, reaches it,
+            if that of ``confirm`` further evaluations does so, too.
+        confirm: see ``target``.
+    """
+    devices.use_all_cores(len(seeds))
+    made = Experiment.from_dict(experiment)
+    length = max(1, every // made.batch_size)
+
+    def turn() -> dict[str, Any]:
+        begin = time.perf_counter()
+        width = plan.choose_width(made, len(seeds), length, jax.devices())
+        program = Program(made, lanes.make_mesh(len(seeds), width), width, length)
+        settings = traced_settings(made)
+        size = program.padded_size(len(seeds))
+
+        def keys(which: int) -> tuple[Any, Any]:
+            of_seeds = training.lane_keys(np.asarray(seeds) + which * 100_000)
+            return tuple(lanes.pad(of, size) for of in of_seeds)  # type: ignore[return-value]
+
+        def score(state: Any, which: int) -> np.ndarray:
+            returns, _ = program.evaluate(settings, state, keys(which)[1])
+            return np.asarray(returns)[: len(seeds)].mean(1)
+
+        state = program.init(settings, keys(0)[0])
+        seconds, steps, solved = (np.zeros(len(seeds), t) for t in (float, int, bool))
+        for chunk in range(1, made.num_iterations // length + 1):
+            state, _ = program.start_chunk(settings, state, length)
+            first = chunk * (confirm + 1)
+            reached = ~solved & (score(state, first) >= target)
+            if reached.any():
+                again = [score(state, first + 1 + i) for i in range(confirm)]
+                reached &= np.mean(again, 0) >= target
+            seconds[~solved] = time.perf_counter() - begin
+            steps[~solved] = chunk * length * made.batch_size
+            solved |= reached
+            if solved.all():
+                break
+        return {
+            "seconds": seconds.round(3).tolist(),
+            "steps": steps.tolist(),
+            "solved": solved.tolist(),
+        }
+
+    return turn

@@ -1,0 +1,221 @@
+"""The benchmark beside other libraries, with none of them installed: protocol, settings, tables."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import peers  # noqa: E402
+import readme  # noqa: E402
+import timing  # noqa: E402
+from workers import ours  # noqa: E402
+
+from kltrust.experiments import program  # noqa: E402
+from kltrust.experiments.settings import Experiment  # noqa: E402
+
+WORKERS = """
+import os
+import time
+from pathlib import Path
+
+def sleeping(seconds):
+    print("libraries print")
+    def turn():
+        print("all the while")
+        time.sleep(seconds)
+        return {"slept": seconds}
+    return turn
+
+def meeting(folder, number):
+    # Returns when so many processes are in their round, which one after another never are.
+    rounds = []
+    def turn():
+        rounds.append(0)
+        there = Path(folder) / str(len(rounds))
+        there.mkdir(exist_ok=True, parents=True)
+        (there / str(os.getpid())).touch()
+        while len(list(there.iterdir())) < number:
+            time.sleep(0.01)
+    return turn
+
+def broken():
+    raise ValueError("no such setting")
+"""
+SMALL = {
+    "algorithm": "trpo",
+    "env": "CartPole-v1",
+    "learner": {"num_envs": 2, "num_steps": 16, "value_epochs": 1, "value_minibatches": 1},
+    "network": {"hidden": (4,)},
+    "budget": {"total_steps": 128, "eval_episodes": 2},
+}
+
+
+@pytest.fixture
+def toys(tmp_path, monkeypatch):
+    """Workers that need neither JAX nor a library."""
+    (tmp_path / "toys.py").write_text(WORKERS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_processes_take_turns(toys):
+    calls = {
+        "once": timing.Call("toys:sleeping", {"seconds": 0.05}),
+        "twice": timing.Call(
+            "toys:meeting", {"folder": str(toys / "meeting"), "number": 2}, processes=2
+        ),
+    }
+    seconds = timing.processes_in_turns(calls, 2)
+    assert [len(of) for of in seconds.values()] == [2, 2]
+    assert min(seconds["once"]) >= 0.05
+    assert [len(list((toys / "meeting" / i).iterdir())) for i in "12"] == [2, 2]
+
+
+def test_a_worker_answers_with_what_its_round_returns(toys):
+    with timing.worker(timing.Call("toys:sleeping", {"seconds": 0})) as process:
+        process.send("go")
+        assert process.receive() == {"slept": 0}
+
+
+def test_a_worker_that_fails_is_named(toys, capfd):
+    with (
+        pytest.raises(RuntimeError, match=r"toys:broken ended \(1\)"),
+        timing.worker(timing.Call("toys:broken", {})),
+    ):
+        pass
+    assert "no such setting" in capfd.readouterr().err
+
+
+def test_nobody_waits_for_ever(toys, monkeypatch):
+    with timing.worker(timing.Call("toys:sleeping", {"seconds": 60})) as process:
+        monkeypatch.setattr(timing.Worker, "LIMIT", 0.1)
+        process.send("go")
+        with pytest.raises(RuntimeError, match="no answer within"):
+            process.receive()
+
+
+def compared(toys, **steps):
+    calls = {
+        "kltrust": timing.Call("toys:sleeping", {"seconds": 0.01}),
+        "other": timing.Call("toys:sleeping", {"seconds": 0.3}),
+    }
+    contenders = {name: peers.Contender(call, steps[name]) for name, call in calls.items()}
+    return peers.compare(contenders, 2, "toy")
+
+
+def test_what_is_compared_is_the_time_of_a_step(toys):
+    result = compared(toys, kltrust=100, other=100)
+    assert result["times as fast"]["kltrust"]["other"][0] > 2
+    result = compared(toys, kltrust=100, other=10_000)
+    assert result["times as fast"]["kltrust"]["other"][0] < 1
+    assert [len(of) for of in result["steps_per_second"].values()] == [2, 2]
+
+
+def test_the_table(toys):
+    lone = {"num_envs": 4, "num_steps": 128, "seeds": 1, **compared(toys, kltrust=9, other=9)}
+    lone["times as fast"] = {"kltrust": {"rejax": [1.5, 1.25, 2.0, 1.6]}}
+    many = {
+        "kltrust": {"sb3-contrib": [9.0] * 4, "sb3-contrib, a run per core": [7.0] * 4},
+        "kltrust, 32 seeds": {"sb3-contrib, a run per core": [20.0] * 4},
+    }
+    runs = [{"seconds": [9.0], "steps": [4096], "solved": [True]}]
+    parts = {
+        "ppo": {"cases": [lone, {**lone, "seeds": 32}]},
+        "trpo": {"num_steps": 2048, "cases": [{"num_envs": 8, "times as fast": many}]},
+        "solve": {"target": 475.0, "times as fast": {}, "runs": {"kltrust": runs * 2}},
+    }
+    about = {
+        "versions": {"packages": {"jax": "0.10.1"}, "cpu_count": 2, "device_kind": "cpu"},
+        "peers": {"rejax": {"jax": "0.10.1", "gymnax": "0.0.9", "rejax": "0.1.3"}},
+    }
+    parts = {name: {**part, **about} for name, part in parts.items()}
+    assert readme.peers(parts)[2:] == [
+        "| PPO-clip, 4 x 128: `kltrust` | rejax | 1.50 (1.25 to 2.00) times as fast |",
+        "| PPO-clip, 4 x 128, 32 seeds: `kltrust` | rejax, one `vmap` "
+        "| 1.50 (1.25 to 2.00) times as fast |",
+        "| TRPO, 8 x 2048: `kltrust` | sb3-contrib | 9.00 (9.00 to 9.00) times as fast |",
+        "| TRPO, 8 x 2048: `kltrust`, 32 seeds | sb3-contrib, a run per core "
+        "| 20.00 (20.00 to 20.00) times as fast |",
+    ]
+    setting = readme.peers_setting(parts)
+    assert "rejax: gymnax 0.0.9, rejax 0.1.3." in setting
+    assert "kltrust 9.0 s (2 of 2)" in setting
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parts": ("pop",)}, "no part pop: take some of ppo"),
+        ({"peers": ("sb3",)}, "no peer sb3: take some of rejax"),
+        ({"purejaxrl": Path("nowhere")}, "nowhere is no checkout of purejaxrl"),
+    ],
+)
+def test_what_is_asked_for_is_checked_before_anything_is_installed(changes, message, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        peers.main(peers.Options(out=tmp_path / "out", envs=tmp_path / "envs", **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_environment_is_made_once(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(peers.venv, "create", lambda path, **_: path.mkdir(exist_ok=True))
+    monkeypatch.setattr(peers.subprocess, "run", lambda command, **_: commands.append(command))
+    pythons = {peers.environment("rejax", tmp_path) for _ in range(2)}
+    assert pythons == {commands[0][0]}
+    assert len(commands) == 1
+    assert commands[0][-1] == "rejax==0.1.3"
+    monkeypatch.setitem(peers.REQUIREMENTS, "rejax", ("rejax==0.1.2",))
+    peers.environment("rejax", tmp_path)
+    assert len(commands) == 2
+
+
+def test_the_peers_settings_are_ours():
+    own = Experiment.from_dict(peers.same_as_sb3(peers.SB3_DEFAULTS, 8, fisher_stride=10))
+    program.check_values(own)
+    assert (own.batch_size, own.learner.value_minibatches) == (8 * 2048, 128)
+    assert (own.update.cg_iters, own.update.damping, own.update.fisher_stride) == (15, 0.1, 10)
+    assert own.learner.value_max_grad_norm == np.inf
+    zoo = Experiment.from_dict(peers.same_as_sb3(peers.ZOO, peers.ZOO_ENVS))
+    program.check_values(zoo)
+    assert (zoo.batch_size, zoo.learner.value_minibatches, zoo.learner.value_epochs) == (
+        1024,
+        2,
+        20,
+    )
+    assert (zoo.update.damping, zoo.learner.gae_lambda, zoo.update.max_kl) == (1e-3, 0.98, 0.01)
+
+
+def test_solved_when_the_target_is_reached_twice_and_not_before(compile_fast):
+    protocol = {"every": 64, "confirm": 2}
+    run = ours.solve(SMALL, seeds=[3, 5], target=1.0, **protocol)()
+    assert run["solved"] == [True, True]
+    assert run["steps"] == [64, 64]
+    run = ours.solve(SMALL, seeds=[3, 5], target=501.0, **protocol)()
+    assert run["solved"] == [False, False]
+    assert run["steps"] == [128, 128]
+    assert min(run["seconds"]) > 0
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_without_peers(tmp_path, compile_fast, monkeypatch):
+    for name, value in compile_fast.items():
+        monkeypatch.setenv(name, value)  # for its processes
+    options = peers.Options(
+        parts=("ppo",),
+        peers=(),
+        rounds=2,
+        seeds=2,
+        ppo_envs=(2,),
+        steps_per_round=512,
+        out=tmp_path,
+    )
+    peers.main(options)
+    result = json.loads((tmp_path / "peers_ppo.json").read_text())
+    assert [case["seeds"] for case in result["cases"]] == [1, 2]
+    assert all(min(case["steps_per_second"]["kltrust"]) > 0 for case in result["cases"])
+    assert result["peers"] == {}
