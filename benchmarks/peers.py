@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
-from timing import Call, processes_in_turns, shown, times, worker
+from timing import Call, processes_in_turns, shown, times, variables, worker
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,6 +46,7 @@ _JAX = (
     "distrax==0.1.9",
     "chex==0.1.92",
     "tfp-nightly==0.26.0.dev20261027",
+    "numpy==2.4.6",
 )
 REQUIREMENTS = {
     "rejax": (*_JAX, "rejax==0.1.3"),
@@ -55,6 +56,7 @@ REQUIREMENTS = {
         "stable-baselines3==2.9.2",
         "sb3-contrib==2.9.2",
         "gymnasium==1.3.0",
+        "numpy==2.4.6",
     ),
 }
 """By peer. purejaxrl itself is no package: `Options.purejaxrl`."""
@@ -107,6 +109,8 @@ class Options:
     """Of 2,048 steps."""
     steps_per_round: int = 50_000
     """Environment steps of a run, about."""
+    torch_threads: int = 1
+    """Of a lone process of sb3-contrib: whatever is fastest there."""
     solve_seeds: int = 5
     """Of each lone training."""
     target: float = 475.0
@@ -124,10 +128,13 @@ def main(options: Options) -> None:
     checkout = options.purejaxrl
     if checkout is not None and not (checkout / "purejaxrl" / "ppo.py").is_file():
         raise SystemExit(f"{checkout} is no checkout of purejaxrl: it has no purejaxrl/ppo.py")
+    parts = options.parts or tuple(PARTS)
+    if "solve" in parts and "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        raise SystemExit("unset JAX_COMPILATION_CACHE_DIR: compiling is part of what is timed")
     options.out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         folder = options.envs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for name in options.parts or PARTS:
+        for name in parts:
             part, wanted = PARTS[name]
             peers = [p for p in wanted if p in options.peers and (p != "purejaxrl" or checkout)]
             pythons = {peer: environment(peer, folder) for peer in peers}
@@ -140,16 +147,16 @@ def main(options: Options) -> None:
 def environment(peer: str, folder: Path) -> str:
     """The Python of a peer's environment, which is made unless the folder has it already."""
     path = folder.absolute() / peer
-    python = path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = str(path / "bin" / "python")
     wanted = "\n".join(REQUIREMENTS[peer])
     made = path / "installed"
     if not made.exists() or made.read_text() != wanted:
         print(f"installing {peer}", flush=True)
         venv.create(path, clear=True, with_pip=True)
-        command = [str(python), "-m", "pip", "install", "-q", "--no-compile", *REQUIREMENTS[peer]]
-        subprocess.run(command, check=True, env=without_ours())
+        command = [python, "-m", "pip", "install", "-q", "--no-compile", *REQUIREMENTS[peer]]
+        subprocess.run(command, check=True, env=variables(python))
         made.write_text(wanted)
-    return str(python)
+    return python
 
 
 def installed(peer: str, python: str) -> dict[str, str]:
@@ -160,13 +167,8 @@ def installed(peer: str, python: str) -> dict[str, str]:
         "print(json.dumps({name: m.version(name) for name in sys.argv[1:]}))"
     )
     command = [python, "-c", code, *names]
-    found = subprocess.run(command, check=True, capture_output=True, env=without_ours())
+    found = subprocess.run(command, check=True, capture_output=True, env=variables(python))
     return json.loads(found.stdout)
-
-
-def without_ours() -> dict[str, str]:
-    """The variables of another environment."""
-    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
 
 class Contender(NamedTuple):
@@ -223,8 +225,9 @@ def ppo_case(
 
     s = textbook.Settings(num_envs=num_envs)
     batch = num_envs * s.num_steps
-    # A sweep's round has some four times as many steps.
-    iterations = max(1, options.steps_per_round // batch // (8 if seeds > 1 else 1))
+    iterations = max(1, options.steps_per_round // batch)
+    if seeds > 1:  # of each run: a round has more steps
+        iterations = max(2, iterations // 8)  # 2: the peers begin each round anew
     steps = iterations * batch
     ours = {
         "experiment": {**textbook_experiment(s), "budget": {"anneal": 1.0}},
@@ -337,15 +340,13 @@ def trpo(options: Options, pythons: dict[str, str]) -> dict[str, Any]:
             f"kltrust, {options.seeds} seeds": ours(options.seeds, 1),
         }
         if "sb3-contrib" in pythons:
-            call = Call(
-                "workers.sb3_trpo:train",
-                {"env": ENV, "num_envs": num_envs, "settings": SB3_DEFAULTS},
-                pythons["sb3-contrib"],
-            )
+            settings = {"env": ENV, "num_envs": num_envs, "settings": SB3_DEFAULTS, "threads": 1}
+            each = Call("workers.sb3_trpo:train", settings, pythons["sb3-contrib"])
+            lone = each._replace(settings=settings | {"threads": options.torch_threads})
             cores = os.cpu_count() or 1
-            contenders["sb3-contrib"] = Contender(call, batch)
+            contenders["sb3-contrib"] = Contender(lone, batch)
             contenders["sb3-contrib, a run per core"] = Contender(
-                call._replace(processes=cores), cores * batch
+                each._replace(processes=cores), cores * batch
             )
         what = f"trpo {num_envs} x {SB3_DEFAULTS['n_steps']}"
         cases.append({"num_envs": num_envs, **compare(contenders, options.rounds, what)})
@@ -380,7 +381,12 @@ def solve(options: Options, pythons: dict[str, str]) -> dict[str, Any]:
         calls[f"kltrust, {options.seeds} seeds"] = ours("kltrust", many)
         if "sb3-contrib" in pythons:
             settings = {"env": ENV, "num_envs": ZOO_ENVS, "settings": ZOO, "seed": i}
-            settings |= {"total_steps": ZOO_STEPS, "episodes": episodes, **protocol}
+            settings |= {
+                "threads": options.torch_threads,
+                "total_steps": ZOO_STEPS,
+                "episodes": episodes,
+                **protocol,
+            }
             peer = Call("workers.sb3_trpo:solve", settings, pythons["sb3-contrib"])
             calls["sb3-contrib"] = peer
         return calls
@@ -394,8 +400,13 @@ def solve(options: Options, pythons: dict[str, str]) -> dict[str, Any]:
             print(f"{name}: {max(run['seconds']):.1f} s, solved {np.mean(run['solved']):.0%}")
     found = {"target": options.target, "seeds": options.seeds, "runs": runs}
     if "sb3-contrib" in runs:
-        seconds = {name: [max(run["seconds"]) for run in of] for name, of in runs.items()}
-        alone = seconds.pop("sb3-contrib")
+        alone = [max(run["seconds"]) for run in runs["sb3-contrib"]]
+        # A budget that ended is less than it takes: that is for the peer, and never for us.
+        seconds = {
+            name: [max(run["seconds"]) if all(run["solved"]) else np.inf for run in of]
+            for name, of in runs.items()
+            if name != "sb3-contrib"
+        }
         # Of so many seeds, as those that were run take on average.
         all_of_them = np.full(len(alone), options.seeds * np.mean(alone))
         cores = os.cpu_count() or 1

@@ -91,15 +91,12 @@ class Worker:
 
     def __init__(self, call: Call):
         self._name = call.function
-        variables = dict(os.environ)
-        if call.python != sys.executable:
-            variables.pop("PYTHONPATH", None)  # what lies there is for this environment
         self._process = subprocess.Popen(
             [call.python, __file__, call.function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=variables,
+            env=variables(call.python),
         )
 
     def send(self, message: Any) -> None:
@@ -128,6 +125,12 @@ class Worker:
         """Whatever it does."""
         self._process.kill()
         self._process.communicate()
+
+
+def variables(python: str) -> dict[str, str]:
+    """The environment variables of a process: what PYTHONPATH names is for this Python alone."""
+    ours = python == sys.executable
+    return {k: v for k, v in os.environ.items() if ours or k != "PYTHONPATH"}
 
 
 def serve(name: str) -> None:

@@ -153,9 +153,11 @@ def test_the_table(toys):
         ({"parts": ("pop",)}, "no part pop: take some of ppo"),
         ({"peers": ("sb3",)}, "no peer sb3: take some of rejax"),
         ({"purejaxrl": Path("nowhere")}, "nowhere is no checkout of purejaxrl"),
+        ({"parts": ("solve",)}, "unset JAX_COMPILATION_CACHE_DIR"),
     ],
 )
-def test_what_is_asked_for_is_checked_before_anything_is_installed(changes, message, tmp_path):
+def test_what_is_asked_for_is_checked_first(changes, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "somewhere")
     with pytest.raises(SystemExit, match=message):
         peers.main(peers.Options(out=tmp_path / "out", envs=tmp_path / "envs", **changes))
     assert not list(tmp_path.iterdir())

@@ -12,9 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 
-def train(
-    env: str, num_envs: int, settings: dict[str, Any], threads: int = 1
-) -> Callable[[], None]:
+def train(env: str, num_envs: int, settings: dict[str, Any], threads: int) -> Callable[[], None]:
     """A round: one more iteration.
 
     Args:
@@ -38,13 +36,13 @@ def solve(
     env: str,
     num_envs: int,
     settings: dict[str, Any],
+    threads: int,
     seed: int,
     total_steps: int,
     episodes: int,
     every: int,
     target: float,
     confirm: int,
-    threads: int = 1,
 ) -> Callable[[], dict[str, Any]]:
     """A round: one training from nothing, until it is solved or the budget ends."""
     torch.set_num_threads(threads)
