@@ -328,6 +328,47 @@ def classic(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+PUBLISHED = {"Breakout": 28, "Asterix": 15, "SpaceInvaders": 131, "Freeway": 58}
+"""Of gymnax's own PPO on its MinAtar, as gymnax's README has them."""
+
+
+def minatar(result: dict[str, Any]) -> list[str]:
+    """Training returns at the end, and of each seed, beside the published ones."""
+    lines = [
+        "| game (steps) | algorithm | random | last tenth of training | each seed | by the mode | "
+        "published |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        seeds = ", ".join(f"{x:.1f}" for x in row["training"])
+        lines.append(
+            f"| {game(row)} ({row['steps']:,}) | `{row['label']}` | "
+            f"{random_means(result)[row['env']]:.1f} | {np.mean(row['training']):.1f} | {seeds} | "
+            f"{np.mean(row['scores']):.1f} | {PUBLISHED.get(game(row), '')} |"
+        )
+    return lines
+
+
+def minatar_short(result: dict[str, Any]) -> list[str]:
+    """Training returns of every algorithm at the end, and by the mode."""
+    labels = by_label(result)
+    lines = [
+        "| game (steps) | random | " + " | ".join(f"`{label}`" for label in labels) + " |",
+        "| --- | --- |" + " --- |" * len(labels),
+    ]
+    for env, random in random_means(result).items():
+        rows = [of_env[env] for of_env in labels.values()]
+        cells = " | ".join(
+            f"{np.mean(row['training']):.1f} ({np.mean(row['scores']):.1f})" for row in rows
+        )
+        lines.append(f"| {game(rows[0])} ({rows[0]['steps']:,}) | {random:.1f} | {cells} |")
+    return lines
+
+
+def game(row: dict[str, Any]) -> str:
+    return row["env"].removesuffix("-MinAtar")
+
+
 def trust_region(result: dict[str, Any]) -> list[str]:
     lines = [
         "| environment | setting | claims | median | 95 % | largest | above the claim | "

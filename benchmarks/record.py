@@ -4,10 +4,10 @@
     python benchmarks/record.py benchmarks/specs/classic.toml --folder runs/classic
 
 Where the folder holds that sweep already, unfinished or not, it goes on with it. Writes NAME.json
-to benchmarks/results/: the score of every seed (the last evaluation, acting by the mode), how far
-each setting's updates went and what it claims, and the return of uniformly random actions over
-1,000 episodes or more, which is the zero of the scaled scores. `benchmarks/readme.py` makes the
-README's tables from it.
+to benchmarks/results/: the score of every seed (the last evaluation, acting by the mode) and its
+training return (see `training_returns`), how far each setting's updates went and what it claims,
+and the return of uniformly random actions over 1,000 episodes or more, which is the zero of the
+scaled scores. `benchmarks/readme.py` makes the README's tables from it.
 """
 
 from __future__ import annotations
@@ -83,9 +83,11 @@ def measured(folder: Path) -> dict[str, Any]:
 
     study = gather([folder])
     region = _region.measured(study, _region.updates(study))
+    training = training_returns(study.metrics, study.runs)
     rows = []
     for row in region.to_dict("records"):
         runs = study.scored.query("env == @row['env'] and label == @row['label']")
+        runs = runs.sort_values("seed")
         claim = row.pop("claim")
         rows.append(
             {
@@ -93,7 +95,8 @@ def measured(folder: Path) -> dict[str, Any]:
                 "label": row.pop("label"),
                 "algorithm": runs.algorithm.iloc[0],
                 "steps": int(runs.planned.iloc[0] * batch_size(runs.iloc[0])),
-                "scores": [round(float(x), 4) for x in runs.sort_values("seed").score],
+                "scores": [round(float(x), 4) for x in runs.score],
+                "training": [plain(x) for x in runs.run.map(training)],
                 "broken": int(runs.broken.notna().sum()),
                 "claim": {"kind": claim.kind, "what": claim.what, "value": plain(claim.value)},
                 **{k: plain(v) for k, v in row.items() if k != "method"},
@@ -105,6 +108,17 @@ def measured(folder: Path) -> dict[str, Any]:
             for name, value in (part.seconds if part is not None else {}).items():
                 seconds[name] = round(seconds.get(name, 0.0) + value, 1)
     return {"rows": rows, "seconds": seconds, "notes": list(study.notes)}
+
+
+def training_returns(metrics: Any, runs: Any) -> Any:
+    """Mean return of the episodes that ended in the last tenth of the planned iterations, by run.
+
+    Of episodes as training plays them, by sampled actions; missing where none ended.
+    """
+    planned = metrics.run.map(runs.set_index("run").planned)
+    late = metrics[metrics.iteration >= planned - (planned // 10).clip(lower=1)]
+    sums = late.groupby("run")[["return_sum", "num_episodes"]].sum()
+    return sums.return_sum / sums.num_episodes.where(sums.num_episodes > 0)
 
 
 def batch_size(run: Any) -> int:

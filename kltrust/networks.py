@@ -160,6 +160,29 @@ def narrow_dot(x: Array, kernel: Array, *_: Any, **options: Any) -> Array:
     return jax.lax.dot_general(x, jax.lax.optimization_barrier(kernel.T), columns, **options)
 
 
+class Conv(nn.Module):
+    """A 3 x 3 convolution without padding, as one matrix product over the patches.
+
+    Parameters and values are those of ``nn.Conv(channels, (3, 3), padding="VALID")``. A `vmap`
+    over runs turns that into a grouped convolution, which XLA's CPU backend computes many times
+    slower, and this into a batched matrix product.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [*E, H, W, C] to [*E, H - 2, W - 2, channels]."""
+        height, width, depth = x.shape[-3:]
+        shape = (3, 3, depth, self.channels)
+        kernel = self.param("kernel", orthogonal(2**0.5), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        patches = [
+            x[..., i : height - 2 + i, j : width - 2 + j, :] for i in range(3) for j in range(3)
+        ]
+        return jnp.concatenate(patches, -1) @ kernel.reshape(-1, self.channels) + bias
+
+
 class Torso(nn.Module):
     """Hidden layers: convolutions if the input is an image, then dense layers."""
 
@@ -174,7 +197,7 @@ class Torso(nn.Module):
         activation = ACTIVATIONS[self.activation]
         if self.is_image:
             for channels in self.channels:
-                x = activation(nn.Conv(channels, (3, 3), kernel_init=orthogonal(2**0.5))(x))
+                x = activation(Conv(channels)(x))
             x = x.reshape(*x.shape[:-3], -1)
         for width in self.hidden:
             x = activation(nn.Dense(width, kernel_init=orthogonal(2**0.5))(x))
@@ -265,7 +288,8 @@ def actor_critic(
         env: only its spaces are read.
         hidden: widths of the dense layers.
         activation: one of `ACTIVATIONS`.
-        channels: of the 3 x 3 convolutions before them, for observations [H, W, C].
+        channels: of the 3 x 3 convolutions before them, for observations [H, W, C]. They have no
+            padding: each takes two rows and two columns off. () flattens the image instead.
         init_log_std: log standard deviation of a Gaussian head at the start, in units of the
             action space.
         state_dependent_std: the Gaussian's standard deviation from the state, too.
@@ -273,8 +297,8 @@ def actor_critic(
             `cells.CELLS`, "gru" or "mingru". Policy and critic have one each.
 
     Raises:
-        ValueError: on an unknown activation or cell, a space that has no head, or a mask that does
-            not fit the actions.
+        ValueError: on an unknown activation or cell, a space that has no head, an image too small
+            for the convolutions, or a mask that does not fit the actions.
     """
     if cell != "none" and (cell not in CELLS or not hidden):
         raise ValueError(
@@ -290,6 +314,13 @@ def actor_critic(
         )
     spaces = jax.tree.leaves(env.observation_space, is_leaf=_is_space)
     is_image = len(spaces) == 1 and isinstance(spaces[0], Box) and len(spaces[0].shape) == 3
+    if is_image and min(spaces[0].shape[:2]) <= 2 * len(channels):
+        height, width, _ = spaces[0].shape
+        raise ValueError(
+            f"channels={channels!r} are {len(channels)} convolutions, each of which takes 2 pixels "
+            f"of an image's height and width, and the image has {height} x {width}: use fewer, or "
+            "channels=() for dense layers alone"
+        )
 
     def heads(torso: Torso) -> tuple[PolicyNetwork, ValueNetwork]:
         policy = PolicyNetwork(env.action_space, torso, init_log_std, state_dependent_std)

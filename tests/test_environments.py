@@ -191,6 +191,14 @@ def test_time_limit_truncates_and_a_fall_terminates():
     np.testing.assert_array_equal(np.flatnonzero(car.truncated), [199, 399])
 
 
+@pytest.mark.parametrize("name", [name for name in OFFLINE if name.endswith("-MinAtar")])
+def test_minatar_s_time_limits_truncate(name):
+    assert make(name).max_steps == (2500 if name.startswith("Freeway") else 1000)
+    _, limit = _roll(make(name, max_steps_in_episode=3), 0, 7)
+    assert not limit.terminated.any()
+    np.testing.assert_array_equal(np.flatnonzero(limit.truncated), [2, 5])
+
+
 def test_both_flags_are_kept():
     """A fall at the very limit: which of the two wins is the advantages' matter."""
     end = int(np.flatnonzero(_falling_cartpole()(500)[1].terminated)[0])

@@ -643,6 +643,54 @@ def test_flax_nnx_model():
     chex.assert_trees_all_close(product, expected, rtol=1e-4, atol=1e-5)
 
 
+def _images(num_states):
+    """A policy with a convolution, parameters that are not at its near-uniform start, images."""
+    from kltrust.environments import from_functions
+    from kltrust.networks import actor_critic
+    from kltrust.types import Box, Discrete
+
+    zero = jnp.zeros((6, 5, 2), jnp.uint8)
+    space = Box(np.zeros((6, 5, 2)), np.ones((6, 5, 2)), (6, 5, 2), np.uint8)
+    env = from_functions(
+        lambda key: (0, zero), lambda key, s, a: (s, zero, 0.0, False, False), space, Discrete(3)
+    )
+    agent = actor_critic(env, (8,), activation="relu", channels=(4,))
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape)),
+        jax.eval_shape(agent.init, jax.random.key(0))[0],
+    )
+    obs = jnp.asarray(rng.integers(2, size=(num_states, 6, 5, 2)), jnp.uint8)
+    return agent.policy, params, obs
+
+
+def test_convolutions_chunk_by_chunk():
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        policy, params, obs = _images(NUM_STATES)
+        v = jax.tree.map(jnp.cos, params)
+        old = policy(params, obs)
+        kl = lambda p: jnp.mean(old.kl_divergence(policy(p, obs)))  # noqa: E731
+        hessian = jax.jit(lambda v: jax.jvp(jax.grad(kl), (params,), (v,))[1])(v)
+        assert jnp.max(jnp.abs(hessian["torso"]["Conv_0"]["kernel"])) > 1e-3
+        for chunks in [1, 4]:
+            product, form = _both(policy, params, obs, v, num_chunks=chunks)
+            chex.assert_trees_all_close(product, hessian, atol=1e-10, rtol=1e-10)
+            expected = ravel_pytree(v)[0] @ ravel_pytree(hessian)[0]
+            np.testing.assert_allclose(form, expected, rtol=1e-10)
+
+
+def test_chunks_bound_the_memory_of_patches():
+    with jax.numpy_rank_promotion("allow"):
+        policy, params, obs = _images(1024)
+
+        def memory(num_chunks):
+            product = lambda obs: fisher_vector_product(policy, params, obs, num_chunks=num_chunks)  # noqa: E731
+            lowered = jax.jit(lambda obs: product(obs)(params)).lower(obs)
+            return lowered.compile().memory_analysis().temp_size_in_bytes
+
+        assert memory(16) < memory(1) / 4
+
+
 # --- compilation -----------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import known_envs
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen as nn, nnx
 from scipy import stats
 
 from kltrust import tree
@@ -25,6 +25,7 @@ from kltrust.learner import make_learner
 from kltrust.networks import (
     ACTIVATIONS,
     LOG_STD_RANGE,
+    Conv,
     actor_critic,
     features,
     narrow_dot,
@@ -448,11 +449,17 @@ def test_unknown_names_and_spaces_are_refused():
         actor_critic(environment(Discrete(2))._replace(action_space={"a": Discrete(2)}))
 
 
-def test_images_go_through_convolutions():
+@functools.cache
+def image_env():
     space = Box(np.zeros((6, 5, 2)), np.ones((6, 5, 2)), (6, 5, 2), np.uint8)
-    env = environment(Discrete(3), space, jnp.zeros((6, 5, 2), jnp.uint8))
-    agent = actor_critic(env, (8,), channels=(4, 6))
+    return environment(Discrete(3), space, jnp.zeros((6, 5, 2), jnp.uint8))
+
+
+def test_images_go_through_convolutions():
+    agent = actor_critic(image_env(), (8,), channels=(4, 6))
     policy_params, value_params = jit(agent.init)(jax.random.key(0))
+    assert set(policy_params["torso"]) == {"Conv_0", "Conv_1", "Dense_0"}
+    assert policy_params["torso"]["Dense_0"]["kernel"].shape == (2 * 1 * 6, 8)
     kernels = [x.shape for x in jax.tree.leaves(policy_params) if x.ndim == 4]
     assert kernels == [(3, 3, 2, 4), (3, 3, 4, 6)]
     images = jnp.asarray(np.random.default_rng(0).integers(2, size=(2, 3, 6, 5, 2)), jnp.uint8)
@@ -460,6 +467,54 @@ def test_images_go_through_convolutions():
     values = jit(agent.value)(value_params, images)
     assert values.shape == (2, 3)
     assert np.ptp(values) > 0
+
+
+def test_a_convolution_is_flax_s_without_padding(x64):
+    ours, theirs = Conv(6), nn.Conv(6, (3, 3), padding="VALID")
+    rng = np.random.default_rng(1)
+    images = jnp.asarray(rng.normal(size=(2, 3, 6, 5, 4)))
+    params = jit(ours.init)(jax.random.key(0), images)
+    assert tree_shapes(params) == tree_shapes(
+        jax.eval_shape(theirs.init, jax.random.key(0), images)
+    )
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+
+    @jit
+    def both(params, images):
+        value_and_pull = [jax.vjp(m.apply, params, images) for m in (ours, theirs)]
+        return [(value, pull(jnp.cos(value))) for value, pull in value_and_pull]
+
+    one, other = both(params, images)
+    for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12)
+    turned = jax.tree.map(lambda x: x.swapaxes(0, 1) if x.ndim == 4 else x, params)
+    assert np.max(np.abs(both(turned, images)[0][0] - one[0])) > 0.1
+
+
+def tree_shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
+
+
+@pytest.mark.parametrize(("channels", "slow"), [((4, 6), False), (None, True)])
+def test_lanes_of_images_are_matrix_products(channels, slow):
+    """Grouped convolutions, which CPUs are slow at, are what a `vmap` over nn.Conv would be."""
+    images = jnp.zeros((2, 6, 5, 2))
+    if channels is None:
+        module = nn.Conv(4, (3, 3))
+        init, apply = lambda key: module.init(key, images), module.apply
+    else:
+        agent = actor_critic(image_env(), (8,), channels=channels)
+        init, apply = lambda key: agent.init(key)[1], agent.value
+    params = jax.eval_shape(jax.vmap(init), jax.random.split(jax.random.key(0), 3))
+    gradients = jax.vmap(jax.grad(lambda params: jnp.sum(apply(params, images))))
+    assert ("conv_general_dilated" in str(jax.make_jaxpr(gradients)(params))) is slow
+
+
+def test_images_too_small_for_the_convolutions_are_refused():
+    with pytest.raises(ValueError, match=r"are 3 convolutions, .* has 6 x 5: use fewer, or .*\(\)"):
+        actor_critic(image_env(), channels=(4, 4, 4))
+    params, _ = jit(actor_critic(image_env(), (8,), channels=()).init)(jax.random.key(0))
+    assert params["torso"]["Dense_0"]["kernel"].shape == (6 * 5 * 2, 8)
 
 
 def test_observations_may_be_pytrees():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from known_envs import legal_arms
 
@@ -74,6 +75,8 @@ def test_a_record_has_every_score_and_the_region(recorded):
     assert 10 < result["random"]["CartPole-v1"]["mean"] < 40
     for row, bound in zip(result["rows"], (0.01, 0.1), strict=True):
         assert len(row["scores"]) == 2
+        assert len(row["training"]) == 2
+        assert 8 < min(row["training"]) <= max(row["training"]) < 64
         assert row["claim"] == {"kind": "bound", "what": "max_kl", "value": bound}
         assert row["steps"] == 256
         assert 0 < row["median"] <= row["largest"] <= bound * 1.0001
@@ -108,6 +111,39 @@ def test_tables_of_a_record(recorded):
     assert readme.classic(made)[2].startswith("| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0] |")
     assert "| max_kl = 0.1 |" in readme.trust_region(made)[3]
     assert "2 seeds" in readme.recorded_setting(made)
+
+
+def test_training_returns_are_of_the_last_tenth():
+    runs = pd.DataFrame({"run": [0, 1, 2], "planned": [20, 20, 4]})
+    lengths = (20, 20, 4)
+    metrics = pd.DataFrame(
+        {
+            "run": np.repeat([0, 1, 2], lengths),
+            "iteration": np.concatenate([np.arange(n) for n in lengths]),
+            "return_sum": 100.0,
+            "num_episodes": 50,
+        }
+    )
+    late = metrics.iteration >= 18
+    # An iteration counts by its episodes: 40 of return 1 and 10 of return 6.
+    metrics.loc[late & (metrics.run == 0), "return_sum"] = [40.0, 60.0]
+    metrics.loc[late & (metrics.run == 0), "num_episodes"] = [40, 10]
+    metrics.loc[late & (metrics.run == 1), ["return_sum", "num_episodes"]] = 0
+    found = record.training_returns(metrics, runs)
+    assert found[[0, 2]].tolist() == [2.0, 2.0]
+    assert np.isnan(found[1])
+
+
+def test_tables_of_minatar(recorded):
+    _, result = recorded
+    made = json.loads(json.dumps(result).replace("CartPole-v1", "Breakout-MinAtar"))
+    made["random"]["Breakout-MinAtar"]["mean"] = 0.5
+    for row in made["rows"]:
+        row |= {"training": [20.0, 31.0], "scores": [30.0, 50.0]}
+    assert readme.minatar(made)[2] == (
+        "| Breakout (256) | `trpo max_kl=0.01` | 0.5 | 25.5 | 20.0, 31.0 | 40.0 | 28 |"
+    )
+    assert readme.minatar_short(made)[2] == "| Breakout (256) | 0.5 | 25.5 (40.0) | 25.5 (40.0) |"
 
 
 def test_random_actions_fill_a_box():

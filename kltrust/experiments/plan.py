@@ -167,11 +167,26 @@ def estimate_memory(
     # forwards and backwards, a cell's as those of four layers; some ten scalars.
     hidden = experiment.network.hidden
     cell = 4 * hidden[-1] if experiment.network.cell != "none" else 0
-    row = 4 * observation + 4 * (4 * (sum(hidden) + cell) + 10)
+    images = _image_floats(state.obs, experiment.network.channels)
+    row = 4 * observation + 4 * (4 * (sum(hidden) + cell + images) + 10)
     work = row * experiment.batch_size
     blocks = min(num_devices, -(-num_lanes // width))
     lanes = -(-num_lanes // (width * blocks)) * width
     return Memory(lane, work, lanes * lane + width * work)
+
+
+def _image_floats(obs: Any, channels: Sequence[int]) -> int:
+    """What convolutions make of one image, patches and outputs; 0 if it is none."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(obs)]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        return 0
+    _, height, width, depth = shapes[0]
+    total = 0
+    for number in channels:
+        height, width = height - 2, width - 2
+        total += height * width * (9 * depth + number)
+        depth = number
+    return total
 
 
 def _bytes(tree: Any) -> int:

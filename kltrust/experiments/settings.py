@@ -228,7 +228,7 @@ class NetworkSettings:
     activation: str = "tanh"
     """tanh, relu, elu, gelu or silu."""
     channels: tuple[int, ...] = (16,)
-    """Channels of the 3 x 3 convolutions before them, for image observations."""
+    """Channels of the 3 x 3 convolutions (no padding) before them, for image observations."""
     init_log_std: float = 0.0
     """Log standard deviation of a Gaussian policy at the start."""
     state_dependent_std: bool = False
