@@ -1,6 +1,7 @@
 """Specifications of sweeps: what they resolve into, and errors that name the line."""
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -411,6 +412,15 @@ def test_shards_that_can_not_be(shard, message):
         toy_plan(shard=(1, 50))
     with pytest.raises(ValueError, match="width must be"):
         toy_plan(width=-1)
+
+
+def test_images_take_the_memory_of_their_patches():
+    experiment = preset("ppo_clip", "Breakout-MinAtar")
+    small = replace(experiment, network=replace(experiment.network, channels=()))
+    memory, flat = (plan.estimate_memory(e, 1, 1, 60) for e in (experiment, small))
+    # What XLA says of the compiled program of a run, on CPUs.
+    assert 0.5 < memory.total / 352e6 < 2
+    assert flat.total < 0.4 * memory.total
 
 
 class Accelerator:
