@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import known_envs
 import numpy as np
 import pytest
-from flax import linen as nn, nnx
+from flax import nnx
 from scipy import stats
 
 from kltrust import tree
