@@ -308,12 +308,13 @@ def fisher(options: Options) -> dict[str, Any]:
 
 
 def fisher_case(rows: int, rounds: int) -> dict[str, Any]:
-    """Of a batch of so many states; the products in so many chunks as leave 512 rows each."""
+    """Of a batch of so many states; the products in one chunk and in more."""
     import jax
     import jax.numpy as jnp
 
     import kltrust
     from kltrust import tree
+    from kltrust.fisher import fitting_chunks
 
     policy, params, obs = gaussian(rows)
     gradient = jax.grad(lambda p: jnp.mean(policy(p, obs).mode() ** 2))(params)
@@ -335,13 +336,16 @@ def fisher_case(rows: int, rounds: int) -> dict[str, Any]:
 
         return solve(lambda v: jax.jvp(jax.grad(kl), (params,), (v,))[1])
 
-    chunks = [n for n in (1, 2, 4, 8, 16, 32) if n == 1 or (rows % n == 0 and rows // n >= 512)]
+    chosen = fitting_chunks(rows, rows)
+    fitting = [n for n in (2, 4, 8, 16, 32) if rows % n == 0 and rows // n >= 512]
+    chunks = sorted({1, chosen, *fitting})
     solvers = {"hessian": jax.jit(hessian)} | {
         f"gauss-newton, {n} chunks": jax.jit(gauss_newton(n)) for n in chunks
     }
     solutions = {name: solver(params, obs) for name, solver in solvers.items()}
     return {
         "rows": rows,
+        "chunks by default": chosen,
         **against_the_first(solvers, (params, obs), rounds, f"{rows} rows"),
         "solutions apart, relative": {
             name: float(tree.norm(tree.add_scaled(x, -1.0, solutions["hessian"])) / tree.norm(x))

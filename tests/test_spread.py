@@ -178,8 +178,12 @@ def test_a_minibatch_sends_its_gradient_and_no_row(name, on_four_devices):
 
 
 def test_minibatches_of_the_whole_batch_would_send_rows(on_four_devices):
-    """The control: without blocks, what the loops send is rows of a minibatch, all of them."""
-    said = said_in_loops(on_four_devices["whole batch"]["program"])
+    """The control: without blocks, what the loops send is rows of a minibatch, all of them.
+
+    And at every step of the rollout whether an episode has ended anywhere.
+    """
+    ended, *said = said_in_loops(on_four_devices["whole batch"]["program"])
+    assert ended == [("all-reduce", [1])]
     assert len(said) == 2
     for loop in said:
         assert max(size for _, sizes in loop for size in sizes) == ROWS // 4 * 4
