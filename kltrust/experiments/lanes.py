@@ -8,9 +8,9 @@ differently.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -83,14 +83,24 @@ def to_host(lanes: PyTree, number: int) -> PyTree:
 
 
 # Compiled whole: leaf by leaf, every shape would be a compilation of its own.
-@functools.partial(jax.jit, static_argnums=1)
+@partial(jax.jit, static_argnums=1)
 def _pad(lanes: PyTree, more: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], more, axis=0)]), lanes)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@partial(jax.jit, static_argnums=1)
 def _first(lanes: PyTree, number: int) -> PyTree:
     return jax.tree.map(lambda x: x[:number], lanes)
+
+
+def _alone(function: Callable[[PyTree, PyTree], PyTree], shared: PyTree) -> Callable:
+    """As a `vmap` over one lane, but for conditions, both sides of which a `vmap` computes."""
+
+    def of_one(lane: PyTree) -> PyTree:
+        result = function(shared, jax.tree.map(lambda x: x[0], lane))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], result)
+
+    return of_one
 
 
 def over_lanes(
@@ -110,7 +120,7 @@ def over_lanes(
 
     def on_device(shared: PyTree, lanes: PyTree) -> PyTree:
         blocks = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[1:]), lanes)
-        block = jax.vmap(lambda lane: function(shared, lane))
+        block = _alone(function, shared) if width == 1 else jax.vmap(partial(function, shared))
         results = jax.lax.map(block, blocks)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
 

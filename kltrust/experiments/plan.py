@@ -200,7 +200,7 @@ def _bytes(tree: Any) -> int:
 def choose_width(
     experiment: Experiment, num_lanes: int, chunk_length: int, devices: list[Any]
 ) -> int:
-    """All lanes of a device at once where that is fast and fits; a few on a CPU, see `training`."""
+    """All lanes of a device at once where that fits; on a CPU one by one, see `training`."""
     per_device = -(-num_lanes // len(devices))
     if devices[0].platform == "cpu":
         return min(training.DEFAULT_WIDTH, per_device)

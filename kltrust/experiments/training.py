@@ -18,9 +18,9 @@ from kltrust.experiments.spread import SpreadProgram, with_blocks
 from kltrust.experiments.store import Run
 from kltrust.types import Array, PyTree
 
-# Lanes per block on a device. Measured on two CPU cores: wider blocks are no faster there, and
-# compile longer; narrower ones waste the vector units on small batches.
-DEFAULT_WIDTH = 4
+# Lanes per block on a CPU device. One alone is no batch: products of matrices are plain, and what is
+# conditional is not computed. On two cores wider blocks were slower or equal, and compile longer.
+DEFAULT_WIDTH = 1
 
 
 class NonFiniteError(RuntimeError):
