@@ -244,7 +244,7 @@ def adapters(result: dict[str, Any]) -> list[str]:
         "| --- | --- |" + " --- |" * len(methods),
     ]
     for env, row in by_env(result["rows"]).items():
-        (steps,) = {result["steps"] for result in row.values()}  # or they can't be compared
+        (steps,) = {run["steps"] for run in row.values()}  # or they can't be compared
         random = next(iter(row.values()))["random"]["mean"]
         cells = []
         for method in methods:

@@ -162,6 +162,9 @@ def test_the_table_of_the_adapters():
         "| `pgx/2048` (2,048) | 0.25 |  | 2.5 (2 to 3) | 1117 (1000 to 1235) |",
     ]
     assert "navix 3.4, pgx 5.6, 2 cores" in readme.adapters_setting(result)
+    result["rows"][1]["steps"] = 4096
+    with pytest.raises(ValueError, match="unpack"):
+        readme.adapters(result)
 
 
 @pytest.mark.parametrize(
