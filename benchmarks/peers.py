@@ -319,38 +319,40 @@ def same_as_sb3(settings: dict[str, Any], num_envs: int, **update: Any) -> dict[
 
 
 def trpo(options: Options, pythons: dict[str, str]) -> dict[str, Any]:
-    """One run, the same with 10 % of the states in F, and a sweep; the peer on every core, too."""
-    cases = []
-    for num_envs in options.trpo_envs:
-        batch = num_envs * SB3_DEFAULTS["n_steps"]
-        iterations = max(1, options.steps_per_round // batch)
-
-        def ours(runs: int, iterations: int, num_envs: int = num_envs, **update: Any) -> Contender:
-            settings = {
-                "experiment": same_as_sb3(SB3_DEFAULTS, num_envs, **update),
-                "runs": runs,
-                "iterations": iterations,
-            }
-            steps = runs * iterations * num_envs * SB3_DEFAULTS["n_steps"]
-            return Contender(Call("workers.ours:train", settings), steps)
-
-        contenders = {
-            "kltrust": ours(1, iterations),
-            "kltrust, 10 % in F": ours(1, iterations, fisher_stride=10),
-            f"kltrust, {options.seeds} seeds": ours(options.seeds, 1),
-        }
-        if "sb3-contrib" in pythons:
-            settings = {"env": ENV, "num_envs": num_envs, "settings": SB3_DEFAULTS, "threads": 1}
-            each = Call("workers.sb3_trpo:train", settings, pythons["sb3-contrib"])
-            lone = each._replace(settings=settings | {"threads": options.torch_threads})
-            cores = os.cpu_count() or 1
-            contenders["sb3-contrib"] = Contender(lone, batch)
-            contenders["sb3-contrib, a run per core"] = Contender(
-                each._replace(processes=cores), cores * batch
-            )
-        what = f"trpo {num_envs} x {SB3_DEFAULTS['n_steps']}"
-        cases.append({"num_envs": num_envs, **compare(contenders, options.rounds, what)})
+    """At sb3-contrib's defaults."""
+    cases = [trpo_case(num_envs, options, pythons) for num_envs in options.trpo_envs]
     return {"num_steps": SB3_DEFAULTS["n_steps"], "seeds": options.seeds, "cases": cases}
+
+
+def trpo_case(num_envs: int, options: Options, pythons: dict[str, str]) -> dict[str, Any]:
+    """One run, the same with 10 % of the states in F, and a sweep; the peer on every core, too."""
+    batch = num_envs * SB3_DEFAULTS["n_steps"]
+
+    def ours(runs: int, iterations: int, **update: Any) -> Contender:
+        settings = {
+            "experiment": same_as_sb3(SB3_DEFAULTS, num_envs, **update),
+            "runs": runs,
+            "iterations": iterations,
+        }
+        return Contender(Call("workers.ours:train", settings), runs * iterations * batch)
+
+    iterations = max(1, options.steps_per_round // batch)
+    contenders = {
+        "kltrust": ours(1, iterations),
+        "kltrust, 10 % in F": ours(1, iterations, fisher_stride=10),
+        f"kltrust, {options.seeds} seeds": ours(options.seeds, 1),
+    }
+    if "sb3-contrib" in pythons:
+        settings = {"env": ENV, "num_envs": num_envs, "settings": SB3_DEFAULTS, "threads": 1}
+        each = Call("workers.sb3_trpo:train", settings, pythons["sb3-contrib"])
+        lone = each._replace(settings=settings | {"threads": options.torch_threads})
+        cores = os.cpu_count() or 1
+        contenders["sb3-contrib"] = Contender(lone, batch)
+        contenders["sb3-contrib, a run per core"] = Contender(
+            each._replace(processes=cores), cores * batch
+        )
+    what = f"trpo {num_envs} x {SB3_DEFAULTS['n_steps']}"
+    return {"num_envs": num_envs, **compare(contenders, options.rounds, what)}
 
 
 def solve(options: Options, pythons: dict[str, str]) -> dict[str, Any]:
@@ -397,8 +399,9 @@ def solve(options: Options, pythons: dict[str, str]) -> dict[str, Any]:
             with worker(call) as process:
                 process.send("go")
                 runs[name].append(run := process.receive())
-            print(f"{name}: {max(run['seconds']):.1f} s, solved {np.mean(run['solved']):.0%}")
-    found = {"target": options.target, "seeds": options.seeds, "runs": runs}
+            clock = f"{max(run['seconds']):.1f} s"
+            print(f"{name}: {clock}, solved {np.mean(run['solved']):.0%}", flush=True)
+    found = {"target": options.target, "seeds": options.seeds, "runs": runs, "times as fast": {}}
     if "sb3-contrib" in runs:
         alone = [max(run["seconds"]) for run in runs["sb3-contrib"]]
         # A budget that ended is less than it takes: that is for the peer, and never for us.
