@@ -2,12 +2,14 @@
 
     python benchmarks/record.py benchmarks/specs/ppo_table1.toml
     python benchmarks/record.py benchmarks/specs/classic.toml --folder runs/classic
+    python benchmarks/record.py benchmarks/specs/minatar_2m.toml --folder runs/part1 runs/part2
 
-Where the folder holds that sweep already, unfinished or not, it goes on with it. Writes NAME.json
-to benchmarks/results/: the score of every seed (the last evaluation, acting by the mode) and its
-training return (see `training_returns`), how far each setting's updates went and what it claims,
-and the return of uniformly random actions over 1,000 episodes or more, which is the zero of the
-scaled scores. `benchmarks/readme.py` makes the README's tables from it.
+Where the folder holds that sweep already, unfinished or not, it goes on with it. Several folders
+are shards of the sweep, taken as far as they are: recorded is what all seeds have finished. Writes
+NAME.json to benchmarks/results/: the score of every seed (the last evaluation, acting by the mode)
+and its training return (see `training_returns`), how far each setting's updates went and what it
+claims, and the return of uniformly random actions over 1,000 episodes or more, which is the zero of
+the scaled scores. `benchmarks/readme.py` makes the README's tables from it.
 """
 
 from __future__ import annotations
@@ -31,28 +33,28 @@ class Options:
     """Which sweep, and where."""
 
     spec: tyro.conf.Positional[Path]
-    folder: Path | None = None
-    """Of the sweep; default runs/NAME."""
+    folder: tuple[Path, ...] = ()
+    """Of the sweep, or of shards of it; default runs/NAME."""
     random_episodes: int = 1000
     out: Path = HERE / "results"
 
 
 def main(options: Options) -> int:
     from kltrust.experiments import spec
+    from kltrust.experiments.record import Record
 
     specification = spec.load(options.spec)
-    folder = options.folder or Path("runs") / specification.name
-    finished = run(specification, folder)
+    folders = options.folder or (Path("runs") / specification.name,)
+    if len(folders) == 1:
+        run(specification, folders[0])
+    found = measured(folders, specification)
     result = {
         "spec": options.spec.name,
         "seeds": list(specification.seeds),
         "random": random_baselines(specification, options.random_episodes),
-        **measured(folder),
-        "steps": sum(
-            s.experiment.num_iterations * s.experiment.batch_size for s in specification.settings
-        )
-        * len(specification.seeds),
-        "versions": finished.versions,
+        **found,
+        "steps": sum(row["steps"] * len(row["scores"]) for row in found["rows"]),
+        "versions": Record(folders[0]).versions,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{specification.name}.json"
@@ -61,27 +63,37 @@ def main(options: Options) -> int:
     return 0
 
 
-def run(specification: Any, folder: Path) -> Any:
+def run(specification: Any, folder: Path) -> None:
     """The sweep, from where it is."""
     from kltrust.experiments import devices, plan, sweep
-    from kltrust.experiments.record import RUN, Record
+    from kltrust.experiments.record import RUN
     from kltrust.experiments.sweep_progress import SweepProgress
 
     devices.use_all_cores(len(specification.settings) * len(specification.seeds))
     if not (folder / RUN).exists():
-        return sweep.start(plan.make_plan(specification), folder, progress=SweepProgress())
+        sweep.start(plan.make_plan(specification), folder, progress=SweepProgress())
+        return
+    require_same(specification, folder)
+    sweep.resume(folder, progress=SweepProgress())
+
+
+def require_same(specification: Any, folder: Path) -> None:
+    from kltrust.experiments import sweep
+    from kltrust.experiments.record import Record
+
     there = sweep.plan_of(Record(folder))
     if (there.settings, there.seeds) != (specification.settings, specification.seeds):
         raise ValueError(f"{folder} holds a sweep of another specification: take another folder")
-    return sweep.resume(folder, progress=SweepProgress())
 
 
-def measured(folder: Path) -> dict[str, Any]:
-    """Scores by seed, and the realised KL, of every environment and label."""
+def measured(folders: tuple[Path, ...], specification: Any) -> dict[str, Any]:
+    """Scores by seed, and the realised KL, of every environment and label that is finished."""
     from kltrust.experiments.report import _region
     from kltrust.experiments.report._gather import gather
 
-    study = gather([folder])
+    for folder in folders:
+        require_same(specification, folder)
+    study = without_unfinished(gather(folders), len(specification.seeds))
     region = _region.measured(study, _region.updates(study))
     training = training_returns(study.metrics, study.runs)
     rows = []
@@ -108,6 +120,15 @@ def measured(folder: Path) -> dict[str, Any]:
             for name, value in (part.seconds if part is not None else {}).items():
                 seconds[name] = round(seconds.get(name, 0.0) + value, 1)
     return {"rows": rows, "seconds": seconds, "notes": list(study.notes)}
+
+
+def without_unfinished(study: Any, num_seeds: int) -> Any:
+    """The study without the pairs of setting and environment that lack a seed's last iteration."""
+    runs = study.runs
+    done = runs[runs.iterations >= runs.planned]
+    kept = done[done.groupby(["env", "label"]).run.transform("size") == num_seeds].run
+    frames = {name: getattr(study, name) for name in ("runs", "metrics", "evaluations")}
+    return dataclasses.replace(study, **{k: f[f.run.isin(kept)] for k, f in frames.items()})
 
 
 def training_returns(metrics: Any, runs: Any) -> Any:

@@ -21,6 +21,7 @@ import sweep_survival  # noqa: E402
 
 from kltrust.environments import make  # noqa: E402
 from kltrust.experiments import store  # noqa: E402
+from kltrust.experiments.report._gather import Study  # noqa: E402
 from kltrust.types import Box  # noqa: E402
 
 SPEC = """
@@ -62,7 +63,7 @@ def toy_spec(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recorded(toy_spec, tmp_path_factory, compile_fast):
     out = tmp_path_factory.mktemp("recorded")
-    options = record.Options(toy_spec, folder=out / "sweep", random_episodes=50, out=out)
+    options = record.Options(toy_spec, folder=(out / "sweep",), random_episodes=50, out=out)
     assert record.main(options) == 0
     return options, json.loads((out / "toy.json").read_text())
 
@@ -134,16 +135,36 @@ def test_training_returns_are_of_the_last_tenth():
     assert np.isnan(found[1])
 
 
+def test_what_lacks_a_seed_is_not_recorded():
+    runs = pd.DataFrame(
+        {
+            "run": range(6),
+            "label": ["a", "a", "b", "b", "c", "a"],
+            "env": ["walk"] * 5 + ["run"],
+            # b's second run is under way; the others of c, and of a on run, are in no shard here.
+            "iterations": [4, 4, 4, 3, 4, 4],
+            "planned": 4,
+        }
+    )
+    of_runs = pd.DataFrame({"run": np.repeat(np.arange(6), 2)})
+    study = Study((), runs, of_runs, of_runs, ())
+    kept = record.without_unfinished(study, 2)
+    assert kept.runs.run.tolist() == [0, 1]
+    assert kept.metrics.run.tolist() == kept.evaluations.run.tolist() == [0, 0, 1, 1]
+
+
 def test_tables_of_minatar(recorded):
     _, result = recorded
     made = json.loads(json.dumps(result).replace("CartPole-v1", "Breakout-MinAtar"))
     made["random"]["Breakout-MinAtar"]["mean"] = 0.5
     for row in made["rows"]:
-        row |= {"training": [20.0, 31.0], "scores": [30.0, 50.0]}
-    assert readme.minatar(made)[2] == (
-        "| Breakout (256) | `trpo max_kl=0.01` | 0.5 | 25.5 | 20.0, 31.0 | 40.0 | 28 |"
-    )
-    assert readme.minatar_short(made)[2] == "| Breakout (256) | 0.5 | 25.5 (40.0) | 25.5 (40.0) |"
+        row["training"] = [20.0, 31.0]
+    both = "25.5 (20.0, 31.0)"
+    assert readme.minatar(made)[2] == f"| Breakout (256) | 0.5 | {both} | {both} | 28 |"
+    # A pair that is not recorded: what is there of the other game has no second algorithm.
+    made["rows"].append({**made["rows"][0], "env": "Seaquest-MinAtar"})
+    made["random"]["Seaquest-MinAtar"] = {"mean": 0.1}
+    assert readme.minatar(made)[3] == f"| Seaquest (256) | 0.1 | {both} | - | - |"
 
 
 def test_random_actions_fill_a_box():
@@ -195,9 +216,11 @@ def test_sweeps_of_other_seeds_are_not_called_identical(recorded, toy_spec, tmp_
     options, _ = recorded
     other = tmp_path / "other.toml"
     other.write_text(SPEC.replace("[3, 5]", "[3, 6]"))
-    record.main(record.Options(other, folder=tmp_path / "sweep", random_episodes=5, out=tmp_path))
-    assert sweep_survival.same(options.folder, options.folder)
-    assert not sweep_survival.same(options.folder, tmp_path / "sweep")
+    record.main(
+        record.Options(other, folder=(tmp_path / "sweep",), random_episodes=5, out=tmp_path)
+    )
+    assert sweep_survival.same(options.folder[0], options.folder[0])
+    assert not sweep_survival.same(options.folder[0], tmp_path / "sweep")
 
 
 @pytest.mark.slow
