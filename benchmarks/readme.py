@@ -329,7 +329,7 @@ def classic(result: dict[str, Any]) -> list[str]:
 
 
 PUBLISHED = {"Breakout": 28, "Asterix": 15, "SpaceInvaders": 131, "Freeway": 58}
-"""Scores of PPO on its MinAtar that gymnax publishes, after 10 million steps."""
+"""The scores on MinAtar that gymnax publishes."""
 
 
 def minatar(result: dict[str, Any]) -> list[str]:
@@ -338,7 +338,7 @@ def minatar(result: dict[str, Any]) -> list[str]:
     lines = [
         "| game (steps) | random | "
         + " | ".join(f"`{label}`" for label in labels)
-        + " | published (10,000,000) |",
+        + " | published |",
         "| --- | --- |" + " --- |" * (len(labels) + 1),
     ]
     for env in dict.fromkeys(row["env"] for row in result["rows"]):

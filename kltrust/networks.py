@@ -163,9 +163,9 @@ def narrow_dot(x: Array, kernel: Array, *_: Any, **options: Any) -> Array:
 class Conv(nn.Module):
     """A 3 x 3 convolution without padding, as one matrix product over the patches.
 
-    Parameters and values are those of ``nn.Conv(channels, (3, 3), padding="VALID")``. A `vmap`
-    over runs turns that into a grouped convolution, which XLA's CPU backend computes many times
-    slower, and this into a batched matrix product.
+    Parameters and values are those of ``nn.Conv(channels, (3, 3), padding="VALID")``, whose
+    gradient XLA's CPU backend computes about ten times slower, and slower still under a `vmap`
+    over runs, which makes a grouped convolution of it and a batched matrix product of this.
     """
 
     channels: int
