@@ -10,6 +10,7 @@ import optax
 
 from kltrust.losses import clipped_value_loss
 from kltrust.minibatch import minibatch_epoch
+from kltrust.tree import at_once
 from kltrust.types import Array, Number, Params, PyTree
 
 
@@ -46,9 +47,11 @@ def fit_value(
 
 def measure_critic(value: Array, target: Array) -> dict[str, Array]:
     """Fit of the critic to its targets; explained variance is 0 where the targets do not vary."""
-    variance = jnp.var(target)
-    unexplained = jnp.var(target - value) / jnp.where(variance > 0, variance, 1)
+    error = target - value
+    variance = at_once(jnp.var, {"target": target, "error": error})
+    varies = variance["target"] > 0
+    unexplained = variance["error"] / jnp.where(varies, variance["target"], 1)
     return {
-        "explained_variance": jnp.where(variance > 0, 1 - unexplained, 0),
-        "value_loss": 0.5 * jnp.mean(jnp.square(target - value)),
+        "explained_variance": jnp.where(varies, 1 - unexplained, 0),
+        "value_loss": 0.5 * jnp.mean(jnp.square(error)),
     }

@@ -384,7 +384,7 @@ def make_learner(
                 env, agent, state, new_state, policy_batch, transition, path, damping=damping
             )
         metrics = Metrics(
-            **measure_update(agent.policy, new_state.policy_params, policy_batch),
+            **measure_update(agent.policy, new_state.policy_params, policy_batch, audited.update),
             **measure_critic(value, target),
             **episodes,
             **count_nonfinite(transition, (new_state.policy_params, new_state.value_params)),

@@ -138,12 +138,8 @@ def count_episodes(
         return (jnp.where(done, 0, returns), jnp.where(done, 0, lengths)), ended
 
     running, ended = jax.lax.scan(step, (episode_return, episode_length), (reward, done))
-    sums = {
-        "return_sum": jnp.sum(ended[0]),
-        "length_sum": jnp.sum(ended[1], dtype=jnp.int32),
-        "num_episodes": jnp.sum(done, dtype=jnp.int32),
-    }
-    return *running, sums
+    counts = {"length_sum": ended[1], "num_episodes": done.astype(jnp.int32)}
+    return *running, {"return_sum": jnp.sum(ended[0]), **tree.at_once(jnp.sum, counts)}
 
 
 def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
@@ -161,8 +157,11 @@ def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
     for leaf in jax.tree.leaves((transition.obs, transition.next_obs)):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             bad_obs |= ~jnp.all(jnp.isfinite(leaf.reshape(*batch_shape, -1)), axis=-1)
+    bad = {
+        "nonfinite_rewards": ~jnp.isfinite(transition.reward),
+        "nonfinite_observations": bad_obs,
+    }
     return {
-        "nonfinite_rewards": jnp.sum(~jnp.isfinite(transition.reward), dtype=jnp.int32),
-        "nonfinite_observations": jnp.sum(bad_obs, dtype=jnp.int32),
+        **tree.at_once(jnp.sum, jax.tree.map(lambda x: x.astype(jnp.int32), bad)),
         "nonfinite_update": (~tree.all_finite(params)).astype(jnp.int32),
     }

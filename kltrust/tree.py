@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,12 +44,28 @@ def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
 
 def all_finite(x: PyTree) -> Array:
     """Whether every entry of every inexact leaf of ``x`` is finite: [] bool."""
-    finite = [
-        jnp.all(jnp.isfinite(leaf))
-        for leaf in jax.tree.leaves(x)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    floats = [
+        leaf.ravel() for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    return functools.reduce(jnp.logical_and, finite, jnp.asarray(True))
+    # One reduction, for the reason that `at_once` gives. (Of booleans XLA makes one a leaf again.)
+    return jnp.all(jnp.isfinite(jnp.concatenate(floats))) if floats else jnp.asarray(True)
+
+
+def at_once(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[str, Any]:
+    """``{name: function(x)}`` for arrays x of one shape, by one computation on all of them.
+
+    For reductions to scalars that are only reported: a compiler makes four kernels of each, and
+    kernels are what compiling spends its time on.
+
+    Args:
+        function: of an array, to a pytree of arrays; they get the dtype of x.
+        xs: at least one.
+    """
+    results = jax.vmap(function)(jnp.stack(list(xs.values())))
+    return {
+        name: jax.tree.map(lambda leaf, i=i, x=x: leaf[i].astype(x.dtype), results)
+        for i, (name, x) in enumerate(xs.items())
+    }
 
 
 def weighted_mean(x: Array, weight: Array | None = None) -> Array:

@@ -293,6 +293,18 @@ def test_quantiles_are_values_of_the_batch(size):
     np.testing.assert_array_equal(list(lost.quantiles.values()), [-np.inf, 1, np.nan])
 
 
+def test_one_loop_finds_the_quantiles_of_all():
+    """Each loop is one more to compile."""
+    c = case("categorical", dtype=np.float32)
+
+    def loops(function, *args):
+        return str(jax.make_jaxpr(function)(*args)).count("scan[")
+
+    assert loops(functools.partial(audit_update, c.policy), c.old, c.new, c.batch) == 1
+    both = lambda x: [audit.summarise(y, None) for y in (x, -x)]  # noqa: E731
+    assert loops(both, c.batch.advantage) == 2  # the control
+
+
 # --- where nothing moved, where nothing counts, where all is lost ---------------------------------
 
 

@@ -124,3 +124,19 @@ def test_rows_of_a_distribution_by_a_traced_index():
         [dist.log_prob(jnp.tile(a[None], (5, 1)))[i] for a, i in zip(action, index, strict=True)],
         rtol=1e-6,
     )
+
+
+def test_at_once_is_each_alone_and_computed_once():
+    xs = {"a": jnp.asarray([[1.0, 5.0], [2.0, 0.0]]), "b": jnp.asarray([[1, -2], [0, 3]], np.int32)}
+    function = lambda x: {"max": jnp.max(x), "sum": jnp.sum(x)}  # noqa: E731
+    for got in (tree.at_once(function, xs), jax.jit(lambda xs: tree.at_once(function, xs))(xs)):
+        for name, x in xs.items():
+            for part, value in function(x).items():
+                np.testing.assert_array_equal(got[name][part], value)
+                assert got[name][part].dtype == x.dtype
+
+    def reductions(function):
+        return str(jax.make_jaxpr(function)(xs)).count("reduce_max[")
+
+    assert reductions(lambda xs: tree.at_once(jnp.max, xs)) == 1
+    assert reductions(lambda xs: jax.tree.map(jnp.max, xs)) == 2  # the control

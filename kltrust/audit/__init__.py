@@ -37,7 +37,7 @@ from kltrust.audit._iteration import (
     audit_by_default,
     audit_iteration,
 )
-from kltrust.audit._measure import log_ratio, measure_update
+from kltrust.audit._measure import measure_update
 from kltrust.audit._path import KL_PATH, KLPath, apart, recording_path, take_path
 from kltrust.audit._request import audit_on_request
 from kltrust.audit._spectrum import (
@@ -61,6 +61,7 @@ from kltrust.audit._update import (
     audit_update,
     clip_partition,
     effective_sample_size,
+    log_ratio,
 )
 
 __all__ = [

@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from kltrust.audit._measure import log_ratio
 from kltrust.audit._spectrum import (
     EffectiveDimension,
     Estimate,
     effective_dimension,
     largest_eigenvalue,
 )
-from kltrust.audit._update import finite_ratio
+from kltrust.audit._update import finite_ratio, log_ratio
 from kltrust.checks import check, check_count
 from kltrust.divergences import kl_divergence
 from kltrust.fisher import fisher_operator

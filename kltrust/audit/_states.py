@@ -10,10 +10,9 @@ from kltrust.audit._divergence import (
     exact_total_variation,
     gaussian_kl_parts,
 )
-from kltrust.audit._summary import QUANTILES, Summary, summarise, summarise_bound
+from kltrust.audit._summary import QUANTILES, Summary, means, summarise_bound, summarise_each
 from kltrust.checks import check_count
 from kltrust.divergences import kl_divergence, pinsker_bound
-from kltrust.tree import weighted_mean
 from kltrust.types import Array
 
 
@@ -63,20 +62,49 @@ def audit_states(
         ValueError: on a quantile outside [0, 1].
         NotImplementedError: if no exact KL is known.
     """
+    return audit_states_and({}, {}, old, new, weight, quantiles, max_outcomes)[0]
+
+
+def audit_states_and(
+    summarised: dict[str, Array],
+    averaged: dict[str, Array],
+    old: Any,
+    new: Any,
+    weight: Array | None,
+    quantiles: Sequence[float],
+    max_outcomes: int,
+) -> tuple[StateAudit, dict[str, Any]]:
+    """`audit_states`, and the summaries and means of other quantities [*E], computed with it."""
     check_count(max_outcomes=max_outcomes)
-    kl_per_state = kl_divergence(old, new)
-    kl = summarise(kl_per_state, weight, quantiles)
+    kl = kl_divergence(old, new)
+    found = summarise_each(
+        {
+            "kl": kl,
+            "kl_reverse": kl_divergence(new, old),
+            "tv": exact_total_variation(old, new, max_outcomes=max_outcomes),
+            **summarised,
+        },
+        weight,
+        quantiles,
+    )
     parts = gaussian_kl_parts(old, new)
-    from_mean, from_scale = (
-        (None, None) if parts is None else (weighted_mean(part, weight) for part in parts)
+    mean = means(
+        {
+            "pinsker": pinsker_bound(kl),
+            "huber": bretagnolle_huber_bound(kl),
+            **({} if parts is None else {"from_mean": parts[0], "from_scale": parts[1]}),
+            **averaged,
+        },
+        weight,
     )
-    tv = exact_total_variation(old, new, max_outcomes=max_outcomes)
-    return StateAudit(
-        kl=kl,
-        kl_reverse=summarise(kl_divergence(new, old), weight, quantiles),
-        kl_from_mean=from_mean,
-        kl_from_scale=from_scale,
-        tv=None if tv is None else summarise(tv, weight, quantiles),
-        pinsker=summarise_bound(pinsker_bound, kl_per_state, kl, weight),
-        bretagnolle_huber=summarise_bound(bretagnolle_huber_bound, kl_per_state, kl, weight),
+    audit = StateAudit(
+        kl=found["kl"],
+        kl_reverse=found["kl_reverse"],
+        kl_from_mean=mean.get("from_mean"),
+        kl_from_scale=mean.get("from_scale"),
+        tv=found["tv"],
+        pinsker=summarise_bound(pinsker_bound, mean["pinsker"], found["kl"]),
+        bretagnolle_huber=summarise_bound(bretagnolle_huber_bound, mean["huber"], found["kl"]),
     )
+    others = {name: found[name] for name in summarised}
+    return audit, others | {name: mean[name] for name in averaged}

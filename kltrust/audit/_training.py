@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kltrust.audit._summary import QUANTILES, Summary, summarise
+from kltrust.audit._summary import QUANTILES, Summary, summarise, summarise_each
 from kltrust.divergences import kl_divergence
 from kltrust.normalization import Moments, normalize
 from kltrust.tree import weighted_mean
@@ -51,10 +51,11 @@ def reference_kl(
     """
     current = policy(params, obs)
     reference = policy(reference_params, obs if reference_obs is None else reference_obs)
-    return ReferenceKL(
-        summarise(kl_divergence(current, reference), weight, quantiles),
-        summarise(kl_divergence(reference, current), weight, quantiles),
-    )
+    both = {
+        "to_reference": kl_divergence(current, reference),
+        "from_reference": kl_divergence(reference, current),
+    }
+    return ReferenceKL(**summarise_each(both, weight, quantiles))
 
 
 def normalizer_kl(

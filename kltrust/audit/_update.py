@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from kltrust.audit._measure import log_ratio
-from kltrust.audit._states import audit_states
-from kltrust.audit._summary import QUANTILES, Summary, smallest, summarise
+from kltrust.audit._states import audit_states_and
+from kltrust.audit._summary import QUANTILES, Summary, means, smallest
 from kltrust.checks import check
 from kltrust.losses import importance_ratio
-from kltrust.tree import weighted_mean
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 
 
@@ -99,34 +98,42 @@ def audit_update(
     check(clip_eps=(clip_eps, True))
     old = batch.old if old_params is None else policy(old_params, batch.obs)
     new = policy(new_params, batch.obs)
-    states = audit_states(old, new, batch.weight, quantiles=quantiles, max_outcomes=max_outcomes)
     ratios = log_ratio(new, batch)
+    ratio = finite_ratio(ratios)
+    states, samples = audit_states_and(
+        {"ratio": ratio},
+        _per_sample(ratio, batch.advantage, clip_eps),
+        old,
+        new,
+        batch.weight,
+        quantiles,
+        max_outcomes,
+    )
     return UpdateAudit(
         **states._asdict(),
+        **samples,
+        ratio_min=smallest(ratio, batch.weight),
         effective_sample_size=effective_sample_size(ratios, batch.weight),
-        **_at_samples(finite_ratio(ratios), batch, clip_eps, quantiles),
     )
 
 
-def _at_samples(
-    ratio: Array, batch: PolicyBatch, clip_eps: Number, quantiles: Sequence[float]
-) -> dict:
-    """The fields that need r and A only."""
+def log_ratio(new: Any, batch: PolicyBatch) -> Array:
+    """Log new(a|s) - log old(a|s) at the batch's actions: [N]."""
+    return new.log_prob(batch.action) - jax.lax.stop_gradient(batch.old.log_prob(batch.action))
 
-    def mean(x: Array) -> Array:
-        return weighted_mean(x.astype(ratio.dtype), batch.weight)
 
-    inside, killed, passing = clip_partition(ratio, batch.advantage, clip_eps)
-    return {
-        "ratio": summarise(ratio, batch.weight, quantiles),
-        "ratio_min": smallest(ratio, batch.weight),
-        "ratio_deviation": mean(jnp.abs(ratio - 1)),
-        "tv_sampled": mean(jnp.maximum(1 - ratio, 0)),
-        "surrogate_gain": mean((ratio - 1) * batch.advantage),
-        "inside": mean(inside),
-        "killed": mean(killed),
-        "passing": mean(passing),
+def _per_sample(ratio: Array, advantage: Array, clip_eps: Number) -> dict[str, Array]:
+    """What the fields that are means of r and A alone are means of, [*E]."""
+    inside, killed, passing = clip_partition(ratio, advantage, clip_eps)
+    values = {
+        "ratio_deviation": jnp.abs(ratio - 1),
+        "tv_sampled": jnp.maximum(1 - ratio, 0),
+        "surrogate_gain": (ratio - 1) * advantage,
+        "inside": inside,
+        "killed": killed,
+        "passing": passing,
     }
+    return {name: x.astype(ratio.dtype) for name, x in values.items()}
 
 
 def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Array, Array, Array]:
@@ -156,9 +163,9 @@ def effective_sample_size(log_ratio: Array, weight: Array | None = None) -> Arra
     # The share is the same for c r: no r overflows here.
     top = jnp.max(jnp.where(kept, log_ratio, -jnp.inf))
     ratio = jnp.where(kept, jnp.exp(jnp.where(kept, log_ratio - top, 0)), 0)
-    square = weighted_mean(jnp.square(ratio), weight)
-    share = jnp.square(weighted_mean(ratio, weight)) / jnp.where(square == 0, 1, square)
-    return jnp.where(square == 0, 0, share)
+    mean = means({"ratio": ratio, "square": jnp.square(ratio)}, weight)
+    share = jnp.square(mean["ratio"]) / jnp.where(mean["square"] == 0, 1, mean["square"])
+    return jnp.where(mean["square"] == 0, 0, share)
 
 
 def finite_ratio(log_ratio: Array) -> Array:
