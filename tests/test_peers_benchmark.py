@@ -1,5 +1,7 @@
 """The benchmark beside other libraries, with none of them installed: protocol, settings, tables."""
 
+import ast
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import peers  # noqa: E402
 import readme  # noqa: E402
+import speed  # noqa: E402
+import sweep_speed  # noqa: E402
 import timing  # noqa: E402
 from workers import ours  # noqa: E402
 
@@ -97,6 +101,82 @@ def test_nobody_waits_for_ever(toys, monkeypatch):
         process.send("go")
         with pytest.raises(RuntimeError, match="no answer within"):
             process.receive()
+
+
+def fits(call):
+    """Whether a worker takes these settings: of peers' modules only the text can be read here."""
+    module, name = call.function.split(":")
+    text = (ROOT / "benchmarks" / f"{module.replace('.', '/')}.py").read_text()
+    (function,) = [
+        n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.name == name
+    ]
+    names = [argument.arg for argument in function.args.args]
+    given = set(json.loads(json.dumps(dict(call.settings))))
+    needed = set(names[: len(names) - len(function.args.defaults)])
+    return needed <= given <= set(names)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The calls that a benchmark makes, of which none is run."""
+    calls = []
+
+    def fake(those, rounds):
+        calls.extend(those.values())
+        return {name: [1.0] * rounds for name in those}
+
+    for module in (peers, speed, sweep_speed):
+        monkeypatch.setattr(module, "processes_in_turns", fake)
+    return calls
+
+
+def test_a_setting_too_many_does_not_fit():
+    settings = {"num_envs": 1, "iterations": 1, "seeds": 1}
+    assert fits(timing.Call("speed:textbook_seeds", settings))
+    assert not fits(timing.Call("speed:textbook_seeds", settings | {"runs": 1}))
+    assert not fits(timing.Call("speed:textbook_seeds", {"seeds": 1}))
+
+
+def test_every_call_fits_its_worker(asked):
+    pythons = dict.fromkeys(peers.REQUIREMENTS, "python")
+    options = peers.Options(purejaxrl=Path("there"), solve_seeds=1)
+    ppo, trpo = peers.ppo(options, pythons), peers.trpo(options, pythons)
+    speed.sweep(speed.Options(rounds=1))
+    sweep_speed.compare("trpo", 4, sweep_speed.Options(rounds=1))
+    called = {call.function for call in asked}
+    assert {f"workers.{name}:train" for name in ("rejax_ppo", "purejaxrl_ppo", "sb3_trpo")} < called
+    assert all(map(fits, asked))
+    for call in asked:
+        if call.function == "workers.ours:train":
+            program.check_values(Experiment.from_dict(dict(call.settings["experiment"])))
+    # All take a second a round: speeds are as the steps.
+    assert ppo["cases"][2]["times as fast"]["kltrust"]["rejax"] == [1.0] * 4
+    assert trpo["cases"][0]["times as fast"]["kltrust, 32 seeds"]["sb3-contrib"] == [32.0] * 4
+
+
+def test_a_run_that_is_not_solved_never_counts_for_us(monkeypatch):
+    calls = []
+
+    class Fake:
+        def __init__(self, call):
+            self.call = call
+
+        def send(self, message):
+            calls.append(self.call)
+
+        def receive(self):
+            seeds = len(self.call.settings.get("seeds", [0]))
+            unsolved = "num_envs" not in self.call.settings and seeds > 1
+            seconds = 30.0 if "num_envs" in self.call.settings else 3.0
+            return {"seconds": [seconds] * seeds, "solved": [not unsolved] * seeds}
+
+    monkeypatch.setattr(peers, "worker", lambda call: contextlib.nullcontext(Fake(call)))
+    options = peers.Options(solve_seeds=2, seeds=4)
+    found = peers.solve(options, {"sb3-contrib": "python"})["times as fast"]
+    assert len(calls) == 8
+    assert all(map(fits, calls))
+    assert found["kltrust"]["sb3-contrib"] == [10.0] * 4
+    assert found["kltrust, 4 seeds"]["sb3-contrib, one after another"] == [0.0] * 4
 
 
 def compared(toys, **steps):
