@@ -94,6 +94,10 @@ def tables() -> dict[str, list[str]]:
         "memory": memory(recorded("memory")),
         "adapters": adapters(recorded("adapters")),
         "adapters_setting": [adapters_setting(recorded("adapters"))],
+        "speed": speed(recorded_parts("speed")),
+        "speed_setting": [speed_setting(recorded_parts("speed"))],
+        "peers": peers(recorded_parts("peers")),
+        "peers_setting": [peers_setting(recorded_parts("peers"))],
         "survival": [survival(recorded("sweep_survival"), recorded("sweep_host_work"))],
     }
 
@@ -101,6 +105,12 @@ def tables() -> dict[str, list[str]]:
 def recorded(name: str) -> dict[str, Any]:
     """One recorded result."""
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def recorded_parts(name: str) -> dict[str, dict[str, Any]]:
+    """All recorded parts of a benchmark, by their names."""
+    paths = sorted(RESULTS.glob(f"{name}_*.json"))
+    return {path.stem.removeprefix(f"{name}_"): json.loads(path.read_text()) for path in paths}
 
 
 def by_env(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -543,7 +553,7 @@ def speed(parts: dict[str, dict[str, Any]]) -> list[str]:
     ratio = parts["default"]["trpo takes times"]
     add("`trpo`, an iteration at its defaults", "`ppo_clip` at its own", ratio, "of its time")
     for case in parts["fisher"]["cases"]:
-        ratio = case["takes times"]["gauss-newton, 1 chunks"]
+        ratio = case["takes times"][f"gauss-newton, {case['chunks by default']} chunks"]
         what = f"ten CG iterations by Gauss-Newton products, {case['rows']:,} rows"
         add(what, "the Hessian's, forward over reverse", ratio, "of the time")
     for case in parts["update"]["cases"]:

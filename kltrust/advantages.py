@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.tree import at_once, weighted_mean
+from kltrust.tree import weighted_mean
 from kltrust.types import Array, Number
 
 
@@ -82,9 +82,9 @@ def standardize(x: Array, weight: Array | None = None, epsilon: Number = 1e-8) -
     counted = jnp.ones_like(x, bool) if weight is None else jnp.broadcast_to(weight, x.shape) > 0
     x = jnp.where(counted, x, 0)
     # Centred about an entry first: equal entries then differ from their mean by exactly 0.
-    top = at_once(jnp.max, {"pivot": jnp.where(counted, x, -jnp.inf), "size": jnp.abs(x)})
-    shifted = x - jnp.where(jnp.isfinite(top["pivot"]), top["pivot"], 0)
+    pivot = jnp.max(jnp.where(counted, x, -jnp.inf))
+    shifted = x - jnp.where(jnp.isfinite(pivot), pivot, 0)
     centred = shifted - weighted_mean(shifted, weight)
     std = jnp.sqrt(weighted_mean(jnp.square(centred), weight))
-    varies = std > jnp.finfo(x.dtype).eps * top["size"]
+    varies = std > jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x))
     return jnp.where(counted & varies, centred / (std + epsilon), 0)

@@ -18,7 +18,7 @@ from kltrust.experiments.spread import SpreadProgram, with_blocks
 from kltrust.experiments.store import Run
 from kltrust.types import Array, PyTree
 
-# Lanes per block on a CPU device. One alone is no batch: products of matrices are plain, and what is
+# Lanes per block on a CPU device. One alone is no batch: its products are plain, and what is
 # conditional is not computed. On two cores wider blocks were slower or equal, and compile longer.
 DEFAULT_WIDTH = 1
 
