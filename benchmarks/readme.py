@@ -558,7 +558,10 @@ def speed(parts: dict[str, dict[str, Any]]) -> list[str]:
         add(what, "the Hessian's, forward over reverse", ratio, "of the time")
     for case in parts["update"]["cases"]:
         for name, ratio in case["takes times"].items():
-            what = f"`trpo`'s {name} in F, {case['rows']:,} rows"
+            share = (
+                name.removeprefix("update, ").replace("1/1 of", "all").replace("1/10", "a tenth")
+            )
+            what = f"`trpo`'s whole update, {share} in F, {case['rows']:,} rows"
             add(what, "a surrogate gradient", ratio, "times as long")
     for name, ratio in parts["start"]["takes times the textbook's"].items():
         add(f"compiling a training by `{name}`", "textbook loop's", ratio, "times as long")
