@@ -141,7 +141,7 @@ def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
     return x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
 
 
-def narrow_dot(x: Array, kernel: Array, *_: Any, **options: Any) -> Array:
+def narrow_dot(x: Array, kernel: Array, dimensions: Any = None, **options: Any) -> Array:
     """The product x @ kernel for few columns: the same bits, and a gradient that is cheap on CPUs.
 
     The kernel's gradient becomes (d'x)' for the outputs' gradient d. Of d'x XLA makes one pass over
@@ -151,7 +151,8 @@ def narrow_dot(x: Array, kernel: Array, *_: Any, **options: Any) -> Array:
     Args:
         x: [*E, in].
         kernel: [in, out].
-        options: of `jax.lax.dot_general`, as `flax.linen.Dense` passes them.
+        dimensions: those of this product, as `flax.linen.Dense` names them; not looked at.
+        **options: of `jax.lax.dot_general`.
 
     Returns:
         [*E, out].

@@ -60,6 +60,9 @@ def at_once(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[s
     Args:
         function: of an array, to a pytree of arrays; they get the dtype of x.
         xs: at least one.
+
+    Returns:
+        A result for each name.
     """
     results = jax.vmap(function)(jnp.stack(list(xs.values())))
     return {
