@@ -53,9 +53,7 @@ def npg(
         entropy_coef=(entropy_coef, True),
     )
     check_range(target_kl=(target_kl, 0, inf), damping=(damping, 0, inf))
-    check_count(cg_iters=cg_iters, fisher_stride=fisher_stride)
-    if fisher_chunks != 0:  # 0: the library's choice
-        check_count(fisher_chunks=fisher_chunks)
+    check_count(cg_iters=cg_iters, fisher_stride=fisher_stride, fisher_chunks=fisher_chunks or 1)
 
     def init(params: Params) -> tuple:
         return ()

@@ -72,9 +72,7 @@ def trpo(
         shrink=(shrink, 0, 1),
         max_backtracks=(max_backtracks, 0, inf),
     )
-    check_count(cg_iters=cg_iters, fisher_stride=fisher_stride)
-    if fisher_chunks != 0:  # 0: the library's choice
-        check_count(fisher_chunks=fisher_chunks)
+    check_count(cg_iters=cg_iters, fisher_stride=fisher_stride, fisher_chunks=fisher_chunks or 1)
 
     def init(params: Params) -> tuple:
         return ()
