@@ -121,7 +121,8 @@ def train(
             "a run is spread alone: give it one seed and no width, or spread the runs instead"
         )
     experiment = with_blocks(experiment) if spread else experiment
-    width = width or min(DEFAULT_WIDTH, -(-len(seeds) // len(jax.devices())))
+    default = DEFAULT_WIDTH if jax.default_backend() == "cpu" else 4
+    width = width or min(default, -(-len(seeds) // len(jax.devices())))
     config = {
         "experiment": experiment.to_dict(),
         "seeds": list(seeds),
