@@ -5,7 +5,7 @@
     python benchmarks/peers.py --parts ppo --purejaxrl CHECKOUT  with a checkout of purejaxrl, too
 
     ppo    PPO-clip at purejaxrl's settings for CartPole, beside rejax's and purejaxrl's: one run,
-           and 32 seeds on all cores beside their one vmap
+           32 seeds on all cores beside their one vmap, and one run on MinAtar's Breakout, flattened
     trpo   TRPO at sb3-contrib's defaults beside sb3-contrib's
     solve  time to solve CartPole-v1, compilation and evaluation included, beside sb3-contrib's TRPO
            with the settings that RL Zoo tuned for it
@@ -28,11 +28,14 @@ import tempfile
 import venv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tyro
 from timing import Call, processes_in_turns, shown, times, variables, worker
+
+if TYPE_CHECKING:
+    import textbook
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -62,6 +65,7 @@ REQUIREMENTS = {
 """By peer. purejaxrl itself is no package: `Options.purejaxrl`."""
 
 ENV = "CartPole-v1"
+IMAGES = "Breakout-MinAtar"
 SB3_DEFAULTS = {
     "n_steps": 2048,
     "batch_size": 128,
@@ -211,19 +215,24 @@ def say(what: str, ratios: dict[str, dict[str, list[float]]]) -> None:
 
 
 def ppo(options: Options, pythons: dict[str, str]) -> dict[str, Any]:
-    """One run, and a sweep."""
-    sizes = [(num_envs, seeds) for seeds in (1, options.seeds) for num_envs in options.ppo_envs]
+    """One run, a sweep, and one run whose environment is most of the work."""
+    sizes = [
+        (env, num_envs, seeds)
+        for env, runs in ((ENV, (1, options.seeds)), (IMAGES, (1,)))
+        for seeds in runs
+        for num_envs in (options.ppo_envs if env == ENV else options.ppo_envs[-1:])
+    ]
     return {"cases": [ppo_case(*size, options, pythons) for size in sizes]}
 
 
 def ppo_case(
-    num_envs: int, seeds: int, options: Options, pythons: dict[str, str]
+    env: str, num_envs: int, seeds: int, options: Options, pythons: dict[str, str]
 ) -> dict[str, Any]:
     """The settings of the textbook's loop are purejaxrl's, which lets the learning rate fall."""
     import textbook
     from speed import textbook_experiment
 
-    s = textbook.Settings(num_envs=num_envs)
+    s = textbook.Settings(env=env, num_envs=num_envs)
     batch = num_envs * s.num_steps
     iterations = max(1, options.steps_per_round // batch)
     if seeds > 1:  # of each run: a round has more steps
@@ -236,56 +245,63 @@ def ppo_case(
     }
     calls = {"kltrust": Call("workers.ours:train", ours)}
     if "rejax" in pythons:
-        settings = {
-            "env": s.env,
-            "num_envs": num_envs,
-            "num_steps": s.num_steps,
-            "num_epochs": s.num_epochs,
-            "num_minibatches": s.num_minibatches,
-            "learning_rate": s.learning_rate,
-            "gamma": s.gamma,
-            "gae_lambda": s.gae_lambda,
-            "clip_eps": s.clip_eps,
-            "ent_coef": s.entropy_coef,
-            "vf_coef": s.value_coef,
-            "max_grad_norm": s.max_grad_norm,
-            "agent_kwargs": {"hidden_layer_sizes": s.hidden, "activation": "tanh"},
-            "total_timesteps": steps,
-        }
-        calls["rejax"] = Call(
-            "workers.rejax_ppo:train", {"settings": settings, "seeds": seeds}, pythons["rejax"]
-        )
+        settings = {"settings": as_rejax(s, steps), "seeds": seeds}
+        calls["rejax"] = Call("workers.rejax_ppo:train", settings, pythons["rejax"])
     if "purejaxrl" in pythons:
-        config = {
-            "ENV_NAME": s.env,
-            "NUM_ENVS": num_envs,
-            "NUM_STEPS": s.num_steps,
-            "TOTAL_TIMESTEPS": steps,
-            "UPDATE_EPOCHS": s.num_epochs,
-            "NUM_MINIBATCHES": s.num_minibatches,
-            "LR": s.learning_rate,
-            "ANNEAL_LR": True,
-            "GAMMA": s.gamma,
-            "GAE_LAMBDA": s.gae_lambda,
-            "CLIP_EPS": s.clip_eps,
-            "ENT_COEF": s.entropy_coef,
-            "VF_COEF": s.value_coef,
-            "MAX_GRAD_NORM": s.max_grad_norm,
-            "ACTIVATION": "tanh",
-        }
         checkout = str(Path(options.purejaxrl or "").absolute())
-        calls["purejaxrl"] = Call(
-            "workers.purejaxrl_ppo:train",
-            {"checkout": checkout, "config": config, "seeds": seeds},
-            pythons["purejaxrl"],
-        )
+        settings = {"checkout": checkout, "config": as_purejaxrl(s, steps), "seeds": seeds}
+        calls["purejaxrl"] = Call("workers.purejaxrl_ppo:train", settings, pythons["purejaxrl"])
     contenders = {name: Contender(call, steps * seeds) for name, call in calls.items()}
-    what = f"ppo_clip {num_envs} x {s.num_steps}, {seeds} seeds"
+    what = f"ppo_clip {env} {num_envs} x {s.num_steps}, {seeds} seeds"
     return {
+        "env": env,
         "num_envs": num_envs,
         "num_steps": s.num_steps,
         "seeds": seeds,
         **compare(contenders, options.rounds, what),
+    }
+
+
+def as_rejax(settings: textbook.Settings, steps: int) -> dict[str, Any]:
+    """The textbook's settings as rejax takes them."""
+    s = settings
+    return {
+        "env": s.env,
+        "num_envs": s.num_envs,
+        "num_steps": s.num_steps,
+        "num_epochs": s.num_epochs,
+        "num_minibatches": s.num_minibatches,
+        "learning_rate": s.learning_rate,
+        "gamma": s.gamma,
+        "gae_lambda": s.gae_lambda,
+        "clip_eps": s.clip_eps,
+        "ent_coef": s.entropy_coef,
+        "vf_coef": s.value_coef,
+        "max_grad_norm": s.max_grad_norm,
+        "agent_kwargs": {"hidden_layer_sizes": s.hidden, "activation": "tanh"},
+        "total_timesteps": steps,
+    }
+
+
+def as_purejaxrl(settings: textbook.Settings, steps: int) -> dict[str, Any]:
+    """The textbook's settings as purejaxrl takes them; its layers have 64 tanh units."""
+    s = settings
+    return {
+        "ENV_NAME": s.env,
+        "NUM_ENVS": s.num_envs,
+        "NUM_STEPS": s.num_steps,
+        "TOTAL_TIMESTEPS": steps,
+        "UPDATE_EPOCHS": s.num_epochs,
+        "NUM_MINIBATCHES": s.num_minibatches,
+        "LR": s.learning_rate,
+        "ANNEAL_LR": True,
+        "GAMMA": s.gamma,
+        "GAE_LAMBDA": s.gae_lambda,
+        "CLIP_EPS": s.clip_eps,
+        "ENT_COEF": s.entropy_coef,
+        "VF_COEF": s.value_coef,
+        "MAX_GRAD_NORM": s.max_grad_norm,
+        "ACTIVATION": "tanh",
     }
 
 

@@ -606,7 +606,7 @@ def peers(parts: dict[str, dict[str, Any]]) -> list[str]:
                     lines.append(compared(f"{job}: {name}", peer + of, ratio, "times as fast"))
 
     for case in parts.get("ppo", {}).get("cases", ()):
-        job = f"PPO-clip, {case['num_envs']} x {case['num_steps']}"
+        job = f"PPO-clip, {case['env']}, {case['num_envs']} x {case['num_steps']}"
         if case["seeds"] > 1:
             add(f"{job}, {case['seeds']} seeds", case, ", one `vmap`")
         else:

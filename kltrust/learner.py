@@ -54,6 +54,7 @@ from kltrust.normalization import (
     update_moments,
 )
 from kltrust.rollout import count_episodes, count_nonfinite, episode_returns, reset_batch
+from kltrust.tree import where
 from kltrust.types import ActorCritic, Array, Blocks, Env, Number, Params, PolicyUpdate, PyTree
 
 __all__ = [
@@ -428,7 +429,7 @@ def evaluate(
     state: Deployable,
     key: Array,
     num_episodes: int,
-    deterministic: bool = True,
+    deterministic: bool | Array = True,
     max_steps: Number | None = None,
 ) -> Array:
     """Undiscounted raw returns of fresh episodes: [num_episodes].
@@ -439,7 +440,8 @@ def evaluate(
         state: its parameters and its normaliser are used.
         key: gives the start states and, if sampled, the actions.
         num_episodes: run in parallel.
-        deterministic: act by the distribution's mode, else sample.
+        deterministic: act by the distribution's mode, else sample; [num_episodes] bool says it
+            of each episode.
         max_steps: cuts longer episodes, whose return so far counts; by default the
             environment's own limit.
 
@@ -449,6 +451,11 @@ def evaluate(
     max_steps = env.max_steps if max_steps is None else max_steps
     if max_steps is None:
         raise ValueError(f"{env.name} has no time limit: pass max_steps")
-    choose = (lambda distribution, key: distribution.mode()) if deterministic else sampled
+
+    def choose(distribution: Any, key: Array) -> PyTree:
+        if isinstance(deterministic, bool):
+            return distribution.mode() if deterministic else sampled(distribution, key)
+        return where(deterministic, distribution.mode(), sampled(distribution, key))
+
     env, act = acting(env, agent, state, choose)
     return episode_returns(env, act, key, num_episodes, max_steps)[0]

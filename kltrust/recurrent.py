@@ -100,12 +100,7 @@ def restart(start: Array, initial: PyTree, carry: PyTree) -> PyTree:
         initial: of one environment.
         carry: [*E, ...].
     """
-
-    def one(first: Array, current: Array) -> Array:
-        begins = start.reshape(start.shape + (1,) * (current.ndim - start.ndim))
-        return jnp.where(begins, jnp.broadcast_to(first, current.shape), current)
-
-    return jax.tree.map(one, initial, carry)
+    return tree.where(start, initial, carry)
 
 
 def initial_carry(initial: PyTree, num_envs: int) -> PyTree:

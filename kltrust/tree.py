@@ -38,8 +38,18 @@ def norm(x: PyTree) -> Array:
 
 
 def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
-    """``x`` if the scalar ``condition`` holds, else ``y``: an exact selection, like ``x``."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+    """``x`` where ``condition`` holds, else ``y``: an exact selection, like ``x``.
+
+    Args:
+        condition: [*E] bool.
+        x: leaves of the shape of those of ``y``, or less that is the same for all entries.
+        y: leaves [*E, ...].
+    """
+
+    def choose(a: Array, b: Array) -> Array:
+        return jnp.where(jnp.expand_dims(condition, range(jnp.ndim(condition), jnp.ndim(b))), a, b)
+
+    return jax.tree.map(choose, x, y)
 
 
 def all_finite(x: PyTree) -> Array:

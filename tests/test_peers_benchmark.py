@@ -197,7 +197,13 @@ def test_what_is_compared_is_the_time_of_a_step(toys):
 
 
 def test_the_table(toys):
-    lone = {"num_envs": 4, "num_steps": 128, "seeds": 1, **compared(toys, kltrust=9, other=9)}
+    lone = {
+        "env": "E-v0",
+        "num_envs": 4,
+        "num_steps": 128,
+        "seeds": 1,
+        **compared(toys, kltrust=9, other=9),
+    }
     lone["times as fast"] = {"kltrust": {"rejax": [1.5, 1.25, 2.0, 1.6]}}
     many = {
         "kltrust": {"sb3-contrib": [9.0] * 4, "sb3-contrib, a run per core": [7.0] * 4},
@@ -215,8 +221,8 @@ def test_the_table(toys):
     }
     parts = {name: {**part, **about} for name, part in parts.items()}
     assert readme.peers(parts)[2:] == [
-        "| PPO-clip, 4 x 128: `kltrust` | rejax | 1.50 (1.25 to 2.00) times as fast |",
-        "| PPO-clip, 4 x 128, 32 seeds: `kltrust` | rejax, one `vmap` "
+        "| PPO-clip, E-v0, 4 x 128: `kltrust` | rejax | 1.50 (1.25 to 2.00) times as fast |",
+        "| PPO-clip, E-v0, 4 x 128, 32 seeds: `kltrust` | rejax, one `vmap` "
         "| 1.50 (1.25 to 2.00) times as fast |",
         "| TRPO, 8 x 2048: `kltrust` | sb3-contrib | 9.00 (9.00 to 9.00) times as fast |",
         "| TRPO, 8 x 2048: `kltrust`, 32 seeds | sb3-contrib, a run per core "
@@ -298,6 +304,6 @@ def test_the_whole_of_it_without_peers(tmp_path, compile_fast, monkeypatch):
     )
     peers.main(options)
     result = json.loads((tmp_path / "peers_ppo.json").read_text())
-    assert [case["seeds"] for case in result["cases"]] == [1, 2]
+    assert [case["seeds"] for case in result["cases"]] == [1, 2, 1]
     assert all(min(case["steps_per_second"]["kltrust"]) > 0 for case in result["cases"])
     assert result["peers"] == {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kltrust.environments import adapters
-from kltrust.experiments import plan, spec
+from kltrust.experiments import memory, plan, spec
 from kltrust.experiments.presets import preset
 from kltrust.experiments.settings import INF, Experiment
 
@@ -417,10 +417,10 @@ def test_shards_that_can_not_be(shard, message):
 def test_images_take_the_memory_of_their_patches():
     experiment = preset("ppo_clip", "Breakout-MinAtar")
     small = replace(experiment, network=replace(experiment.network, channels=()))
-    memory, flat = (plan.estimate_memory(e, 1, 1, 60) for e in (experiment, small))
+    images, flat = (memory.estimate_memory(e, 1, 1, 60) for e in (experiment, small))
     # What XLA says of the compiled program of a run, on CPUs.
-    assert 0.5 < memory.total / 352e6 < 2
-    assert flat.total < 0.4 * memory.total
+    assert 0.5 < images.total / 352e6 < 2
+    assert flat.total < 0.4 * images.total
 
 
 class Accelerator:
@@ -448,7 +448,7 @@ def test_the_width_follows_the_memory_of_an_accelerator():
     # All four lanes of the group in one block, or as many as fit.
     assert width(2**34) == 4
     assert width(2**34, count=2) == 2
-    memory = plan.estimate_memory(experiment, 4, 4, planned.groups[0].chunk_length)
-    assert memory.total == 4 * (memory.lane + memory.work)
-    assert width(2 * (4 * memory.lane + 2 * memory.work)) == 2
+    needed = memory.estimate_memory(experiment, 4, 4, planned.groups[0].chunk_length)
+    assert needed.total == 4 * (needed.lane + needed.work)
+    assert width(2 * (4 * needed.lane + 2 * needed.work)) == 2
     assert width(1) == 1

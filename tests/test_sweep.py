@@ -19,6 +19,7 @@ from kltrust.environments import _registry, register
 from kltrust.experiments import (
     cli,
     files,
+    memory,
     merge,
     plan,
     spec,
@@ -124,7 +125,7 @@ def test_one_compilation_each_per_static_group(finished):
         assert part.summary["compilations"] == {"init": 1, "chunk": 1, "evaluate": 1}
         assert part.finished
         # The estimate is of the order of what the compiler says.
-        estimate = plan.estimate_memory(
+        estimate = memory.estimate_memory(
             planned.experiment(group), len(group.runs), group.width, group.chunk_length
         )
         assert 0.3 < estimate.total / part.summary["memory"]["chunk"] < 3

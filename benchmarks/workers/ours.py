@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kltrust.experiments import devices, lanes, plan, training
+from kltrust.experiments import devices, lanes, memory, training
 from kltrust.experiments.program import Program, traced_settings
 from kltrust.experiments.settings import Experiment
 
@@ -29,6 +29,41 @@ def train(
     """
     if way == "sweep":
         devices.use_all_cores(runs)
+    return _ready(experiment, runs, iterations, way)[1]
+
+
+def scale(
+    experiment: dict[str, Any], runs: int, iterations: int, num_devices: int
+) -> Callable[[], dict[str, Any]]:
+    """A round as `train`'s sweep, which tells what it took.
+
+    Args:
+        experiment: as `train` takes it.
+        runs: as many seeds.
+        iterations: of each run, one chunk.
+        num_devices: host devices, over which the runs are spread.
+    """
+    jax.config.update("jax_num_cpu_devices", num_devices)
+    program, turn = _ready(experiment, runs, iterations, "sweep")
+    made, width = program.experiment, program.width
+    estimate = memory.estimate_memory(made, runs, width, iterations, num_devices)
+
+    def told() -> dict[str, Any]:
+        begin = time.perf_counter()
+        turn()
+        return {
+            "seconds": time.perf_counter() - begin,
+            "bytes": program.memory["chunk"],
+            "estimated bytes": estimate.total,
+            "compile seconds": program.compile_seconds["chunk"],
+        }
+
+    return told
+
+
+def _ready(
+    experiment: dict[str, Any], runs: int, iterations: int, way: str
+) -> tuple[Program, Callable[[], None]]:
     batch = Experiment.from_dict(experiment).batch_size
     budget = {**experiment.get("budget", {}), "total_steps": 1000 * iterations * batch}
     settings_of_all = Experiment.from_dict({**experiment, "budget": budget})
@@ -36,7 +71,7 @@ def train(
     width = {
         "one after another": 1,
         "one vmap": runs,
-        "sweep": plan.choose_width(settings_of_all, runs, iterations, jax.devices()),
+        "sweep": memory.choose_width(settings_of_all, runs, iterations, jax.devices()),
     }[way]
     program = Program(settings_of_all, lanes.make_mesh(together, width), width, iterations)
     settings = traced_settings(settings_of_all)
@@ -53,7 +88,7 @@ def train(
         jax.block_until_ready((states, metrics))
 
     turn()
-    return turn
+    return program, turn
 
 
 def solve(
@@ -75,7 +110,7 @@ def solve(
 
     def turn() -> dict[str, Any]:
         begin = time.perf_counter()
-        width = plan.choose_width(made, len(seeds), length, jax.devices())
+        width = memory.choose_width(made, len(seeds), length, jax.devices())
         program = Program(made, lanes.make_mesh(len(seeds), width), width, length)
         settings = traced_settings(made)
         size = program.padded_size(len(seeds))

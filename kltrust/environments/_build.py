@@ -95,7 +95,7 @@ class AutoReset:
         after = (state, obs)
 
         def select() -> tuple[PyTree, PyTree]:
-            return jax.vmap(tree.where)(done, jax.vmap(self._after_reset)(key), after)
+            return tree.where(done, jax.vmap(self._after_reset)(key), after)
 
         needed = jax.lax.platform_dependent(done, cpu=jnp.any, default=lambda _: jnp.bool_(True))
         state, obs = jax.lax.cond(needed, select, lambda: after)

@@ -1,4 +1,4 @@
-"""What a sweep is to do, before anything is compiled: groups, lanes, widths, shards, memory.
+"""What a sweep is to do, before anything is compiled: groups, lanes, widths, shards.
 
 A static group is what one compilation serves: experiments that differ in floats only. Its lanes
 are settings x seeds. A run's number is that of its setting times the number of seeds, plus that of
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 
 from kltrust.environments import static_parameters
-from kltrust.experiments import hosts, training
-from kltrust.experiments.program import build
+from kltrust.experiments import hosts
+from kltrust.experiments.memory import choose_width
 from kltrust.experiments.settings import Experiment
 from kltrust.experiments.spec import Setting, Spec
 
@@ -33,20 +33,6 @@ class Group(NamedTuple):
     runs: tuple[int, ...]
     width: int
     chunk_length: int
-
-
-class Memory(NamedTuple):
-    """Bytes that a group is expected to take on one device.
-
-    Attributes:
-        lane: the state of a run, before and after, and its metrics of a chunk.
-        work: what a lane of the block under way takes beside it: its batch, its activations.
-        total: of all lanes of the device, and of one block.
-    """
-
-    lane: int
-    work: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -133,7 +119,7 @@ def make_plan(
     groups = []
     for runs in by_key.values():
         experiment = plan.setting(runs[0]).experiment
-        chunk = max(1, experiment.num_iterations // experiment.budget.num_evals)
+        chunk = experiment.chunk_length
         chosen = width or choose_width(experiment, len(runs), chunk, devices)
         groups.append(Group(tuple(runs), chosen, chunk))
     return _take_shard(replace(plan, groups=tuple(groups)), shard)
@@ -152,67 +138,6 @@ def static_key(experiment: Experiment) -> str:
     key, kept = static(data), static_parameters(experiment.env)
     key["env_params"] |= {k: v for k, v in data["env_params"].items() if k in kept}
     return json.dumps(key, sort_keys=True)
-
-
-def estimate_memory(
-    experiment: Experiment, num_lanes: int, width: int, chunk_length: int, num_devices: int = 1
-) -> Memory:
-    """What a group will take, from shapes alone: nothing is computed or compiled."""
-    learner = build(experiment).learner
-    state = jax.eval_shape(learner.init, jax.random.key(0))
-    metrics = jax.eval_shape(learner.step, state)[1]
-    lane = 2 * _bytes(state) + chunk_length * _bytes(metrics)
-    observation = _bytes(state.obs) // experiment.learner.num_envs
-    # Per row: observations before and after, raw and normalised; two networks' activations,
-    # forwards and backwards, a cell's as those of four layers; some ten scalars.
-    hidden = experiment.network.hidden
-    cell = 4 * hidden[-1] if experiment.network.cell != "none" else 0
-    images = _image_floats(state.obs, experiment.network.channels)
-    row = 4 * observation + 4 * (4 * (sum(hidden) + cell + images) + 10)
-    work = row * experiment.batch_size
-    blocks = min(num_devices, -(-num_lanes // width))
-    lanes = -(-num_lanes // (width * blocks)) * width
-    return Memory(lane, work, lanes * lane + width * work)
-
-
-def _image_floats(obs: Any, channels: Sequence[int]) -> int:
-    """What convolutions make of one image, patches and outputs; 0 if it is none."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(obs)]
-    if len(shapes) != 1 or len(shapes[0]) != 4:
-        return 0
-    _, height, width, depth = shapes[0]
-    total = 0
-    for number in channels:
-        height, width = height - 2, width - 2
-        total += height * width * (9 * depth + number)
-        depth = number
-    return total
-
-
-def _bytes(tree: Any) -> int:
-    def size(leaf: Any) -> int:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return leaf.size * (8 if is_key else leaf.dtype.itemsize)
-
-    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def choose_width(
-    experiment: Experiment, num_lanes: int, chunk_length: int, devices: list[Any]
-) -> int:
-    """All lanes of a device at once where that fits; on a CPU one by one, see `training`."""
-    per_device = -(-num_lanes // len(devices))
-    if devices[0].platform == "cpu":
-        return min(training.DEFAULT_WIDTH, per_device)
-    # A device of another host does not tell; all hosts take the same width.
-    mine = [d for d in devices if d.process_index == jax.process_index()]
-    limit = hosts.on_first(lambda: (mine[0].memory_stats() or {}).get("bytes_limit"))
-    if not limit:
-        return per_device
-    memory = estimate_memory(experiment, num_lanes, per_device, chunk_length, len(devices))
-    # The estimate knows no temporaries of the compiler: half of what there is.
-    room = limit // 2 - per_device * memory.lane
-    return max(1, min(per_device, room // memory.work))
 
 
 def _take_shard(plan: Plan, shard: tuple[int, int] | None) -> Plan:

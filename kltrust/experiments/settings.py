@@ -287,6 +287,11 @@ class Experiment:
         """Whole iterations that the budget pays for."""
         return self.budget.total_steps // max(self.batch_size, 1)
 
+    @property
+    def chunk_length(self) -> int:
+        """Iterations between two evaluations."""
+        return max(1, self.num_iterations // max(self.budget.num_evals, 1))
+
     def to_dict(self) -> dict[str, Any]:
         """As nested plain data that JSON can hold (infinities as the string "inf")."""
         return _to_plain(dataclasses.asdict(self))

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from kltrust.experiments.plan import Plan, estimate_memory
+from kltrust.experiments.memory import estimate_memory
+from kltrust.experiments.plan import Plan
 from kltrust.experiments.record import COMMIT, Record
 from kltrust.experiments.sweep import group_records, plan_of
 from kltrust.experiments.sweep_lanes import Measured

@@ -11,16 +11,13 @@ import jax
 import numpy as np
 
 from kltrust.experiments import canary, hosts, lanes, tables
+from kltrust.experiments.memory import choose_width
 from kltrust.experiments.program import Program, build, traced_settings, validate
 from kltrust.experiments.record import Record, RunError
 from kltrust.experiments.settings import Experiment
 from kltrust.experiments.spread import SpreadProgram, with_blocks
 from kltrust.experiments.store import Run
 from kltrust.types import Array, PyTree
-
-# Lanes per block on a CPU device. One alone is no batch: its products are plain, and what is
-# conditional is not computed. On two cores wider blocks were slower or equal, and compile longer.
-DEFAULT_WIDTH = 1
 
 
 class NonFiniteError(RuntimeError):
@@ -121,8 +118,6 @@ def train(
             "a run is spread alone: give it one seed and no width, or spread the runs instead"
         )
     experiment = with_blocks(experiment) if spread else experiment
-    default = DEFAULT_WIDTH if jax.default_backend() == "cpu" else 4
-    width = width or min(default, -(-len(seeds) // len(jax.devices())))
     config = {
         "experiment": experiment.to_dict(),
         "seeds": list(seeds),
@@ -130,6 +125,8 @@ def train(
         "spread": spread,
     }
     hosts.check_same("the training", config)
+    length, devices = experiment.chunk_length, jax.devices()
+    config["width"] = width or choose_width(experiment, len(seeds), length, devices)
     program = _prepare(config, experiment)
     config["chunk_length"] = program.chunk_length
     with hosts.shared(lambda: Run.create(path, config)) as run:
