@@ -4,6 +4,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -452,3 +453,26 @@ def test_the_width_follows_the_memory_of_an_accelerator():
     assert needed.total == 4 * (needed.lane + needed.work)
     assert width(2 * (4 * needed.lane + 2 * needed.work)) == 2
     assert width(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "lanes", "devices", "width"),
+    [
+        (4, 1, 2, 1),
+        (4, 16, 2, 4),
+        (4, 10, 2, 3),  # 5 a device: two blocks of 3, not of 4
+        (64, 16, 2, 1),
+    ],
+)
+def test_on_a_cpu_few_lanes_go_together_where_minibatches_are_small(
+    num_envs, lanes, devices, width
+):
+    made = Experiment.from_dict(
+        {
+            "algorithm": "trpo",
+            "env": "CartPole-v1",
+            "learner": {"num_envs": num_envs, "num_steps": 128, "value_minibatches": 32},
+        }
+    )
+    cpus = jax.devices("cpu")[:1] * devices
+    assert memory.choose_width(made, lanes, 10, cpus) == width
