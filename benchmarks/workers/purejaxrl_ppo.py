@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,10 @@ def train(checkout: str, config: dict[str, Any], seeds: int) -> Callable[[], Non
         config: as that file takes it.
         seeds: 1 is a training alone.
     """
+    if seeds > 1:
+        # With a thread a core, two cores and many seeds, its orthogonal initialisers wait for ever:
+        # each QR decomposition of a batch holds a thread of the pool that its parts wait for.
+        os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))  # before JAX starts
     sys.path.insert(0, f"{checkout}/purejaxrl")
     whole = importlib.import_module("ppo").make_train(config)
     keys = jax.random.split(jax.random.PRNGKey(0), seeds)
