@@ -239,7 +239,7 @@ def textbook_experiment(settings: textbook.Settings) -> dict[str, Any]:
             "value_clip_eps": s.clip_eps,
             "value_max_grad_norm": s.max_grad_norm,
         },
-        "network": {"hidden": s.hidden},
+        "network": {"hidden": s.hidden, "channels": ()},  # the peers flatten images
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -20,6 +21,8 @@ _ROUNDS = 6
 _ADAM_EPSILON = 1e-5
 
 
+# Compiled apart, as its round is, so that both are traced and lowered once for all their calls.
+@partial(jax.jit, static_argnums=1)
 def random_order(key: Array, size: int) -> Array:
     """A pseudo-random permutation of 0 .. size - 1, without sorting: [size] int32.
 
@@ -36,16 +39,11 @@ def random_order(key: Array, size: int) -> Array:
     high_mask = jnp.uint32((1 << (bits - low_bits)) - 1)
     round_keys = jax.random.bits(key, (2 * _ROUNDS,), jnp.uint32)
 
-    def mix(x: Array, round_key: Array) -> Array:
-        x = (x ^ round_key) * jnp.uint32(0x9E3779B1)  # 2**32 over the golden ratio, made odd
-        x = (x ^ (x >> 15)) * jnp.uint32(0x85EBCA77)
-        return x ^ (x >> 13)
-
     def permute(x: Array) -> Array:
         low, high = x & low_mask, x >> low_bits
         for i in range(_ROUNDS):
-            low = low ^ (mix(high, round_keys[2 * i]) & low_mask)
-            high = high ^ (mix(low, round_keys[2 * i + 1]) & high_mask)
+            low = low ^ (_mix(high, round_keys[2 * i]) & low_mask)
+            high = high ^ (_mix(low, round_keys[2 * i + 1]) & high_mask)
         return (high << low_bits) | low
 
     order = permute(jnp.arange(size, dtype=jnp.uint32))
@@ -55,6 +53,13 @@ def random_order(key: Array, size: int) -> Array:
             lambda x: jnp.any(outside(x)), lambda x: jnp.where(outside(x), permute(x), x), order
         )
     return order.astype(jnp.int32)
+
+
+@jax.jit
+def _mix(x: Array, round_key: Array) -> Array:
+    x = (x ^ round_key) * jnp.uint32(0x9E3779B1)  # 2**32 over the golden ratio, made odd
+    x = (x ^ (x >> 15)) * jnp.uint32(0x85EBCA77)
+    return x ^ (x >> 13)
 
 
 def minibatch_epoch(

@@ -50,6 +50,6 @@ def test_the_whole_of_it(tmp_path, compile_fast, monkeypatch):
     assert len(row["microseconds per step"]) == 2
     assert 0.3 < row["estimated bytes"] / row["bytes"] < 3
     one, *more = result["parts"]["devices"]["trpo"]
-    # Of sixteen runs, each device holds its part.
-    assert all(row["bytes"] < 0.8 * one["bytes"] for row in more)
+    # Of sixteen runs, each device holds its part, and the work of one block.
+    assert all(row["bytes"] < one["bytes"] for row in more)
     assert (tmp_path / "scaling.png").stat().st_size > 1000
