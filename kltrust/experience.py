@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+import distrax
 import jax
 import jax.numpy as jnp
 
@@ -161,6 +162,11 @@ def sampled(distribution: Any, key: Array) -> PyTree:
         distribution: of batch shape [*E].
         key: a typed key.
     """
+    if isinstance(distribution, distrax.Categorical):
+        # The action that distrax draws, from noise in one row: the compiler unrolls short ones.
+        logits = distribution.logits
+        noise = jax.random.gumbel(key, (logits.size,), logits.dtype).reshape(logits.shape)
+        return jnp.argmax(logits + noise, -1).astype(distribution.dtype)
     return distribution.sample(seed=key)
 
 

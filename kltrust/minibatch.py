@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kltrust import tree
@@ -21,8 +21,6 @@ _ROUNDS = 6
 _ADAM_EPSILON = 1e-5
 
 
-# Compiled apart, as its round is, so that both are traced and lowered once for all their calls.
-@partial(jax.jit, static_argnums=1)
 def random_order(key: Array, size: int) -> Array:
     """A pseudo-random permutation of 0 .. size - 1, without sorting: [size] int32.
 
@@ -35,8 +33,9 @@ def random_order(key: Array, size: int) -> Array:
         return jnp.zeros(size, jnp.int32)
     bits = max((size - 1).bit_length(), 2)
     low_bits = bits // 2
-    low_mask = jnp.uint32((1 << low_bits) - 1)
-    high_mask = jnp.uint32((1 << (bits - low_bits)) - 1)
+    # Of NumPy, which unlike numbers of JAX are no operations to trace and to lower.
+    low_mask = np.uint32((1 << low_bits) - 1)
+    high_mask = np.uint32((1 << (bits - low_bits)) - 1)
     round_keys = jax.random.bits(key, (2 * _ROUNDS,), jnp.uint32)
 
     def permute(x: Array) -> Array:
@@ -55,10 +54,9 @@ def random_order(key: Array, size: int) -> Array:
     return order.astype(jnp.int32)
 
 
-@jax.jit
 def _mix(x: Array, round_key: Array) -> Array:
-    x = (x ^ round_key) * jnp.uint32(0x9E3779B1)  # 2**32 over the golden ratio, made odd
-    x = (x ^ (x >> 15)) * jnp.uint32(0x85EBCA77)
+    x = (x ^ round_key) * np.uint32(0x9E3779B1)  # 2**32 over the golden ratio, made odd
+    x = (x ^ (x >> 15)) * np.uint32(0x85EBCA77)
     return x ^ (x >> 13)
 
 

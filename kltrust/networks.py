@@ -71,19 +71,63 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     """
 
     def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        rows, columns = math.prod(shape[:-1]), shape[-1]
-        x = jax.random.normal(key, (max(rows, columns), min(rows, columns)), jnp.float32)
-        # Every singular value must start in (0, sqrt 3); none exceeds the Frobenius norm.
-        x = x / jnp.linalg.norm(x)
-
-        def newton_schulz(_: int, x: Array) -> Array:
-            gram = jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
-            return 1.5 * x - 0.5 * jnp.matmul(x, gram, precision=jax.lax.Precision.HIGHEST)
-
-        x = jax.lax.fori_loop(0, _NEWTON_SCHULZ_STEPS, newton_schulz, x)
-        return (scale * (x if rows >= columns else x.T)).reshape(shape).astype(dtype)
+        x = jax.random.normal(key, _tall(shape), jnp.float32)
+        return (scale * _as_kernel(_polar_factor(x), shape)).astype(dtype)
 
     return init
+
+
+def orthogonal_kernels(key: Array, params: PyTree) -> PyTree:
+    """Parameters whose kernels, each given as an array full of its gain, are `orthogonal`.
+
+    All Gaussians are one draw, and kernels of one shape go through the iteration together: with an
+    initialiser each, they compile for as long as a third of a training.
+
+    Args:
+        key: a typed key.
+        params: as modules make them with a constant for ``kernel_init``.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    new = [leaf for _, leaf in leaves]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, (path, leaf) in enumerate(leaves):
+        if path[-1] == jax.tree_util.DictKey("kernel"):
+            groups.setdefault(_tall(leaf.shape), []).append(i)
+    sizes = [len(group) * math.prod(shape) for shape, group in groups.items()]
+    normal = jax.random.normal(key, (sum(sizes),), jnp.float32)
+    parts = jnp.split(normal, np.cumsum(sizes)[:-1])
+    for (shape, group), part in zip(groups.items(), parts, strict=True):
+        factors = _polar_factor(part.reshape(len(group), *shape))
+        for i, factor in zip(group, factors, strict=True):
+            new[i] = new[i] * _as_kernel(factor, new[i].shape)
+    return jax.tree.unflatten(structure, new)
+
+
+def _tall(shape: Sequence[int]) -> tuple[int, int]:
+    """A kernel's shape as a matrix, the longer side first."""
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    return max(rows, columns), min(rows, columns)
+
+
+def _as_kernel(x: Array, shape: Sequence[int]) -> Array:
+    return (x if math.prod(shape[:-1]) >= shape[-1] else x.T).reshape(shape)
+
+
+def _polar_factor(x: Array) -> Array:
+    """Of matrices [*E, m, n], m >= n: the same with orthonormal columns."""
+    # Every singular value must start in (0, sqrt 3); none exceeds the Frobenius norm.
+    x = x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
+
+    def newton_schulz(_: int, x: Array) -> Array:
+        gram = jnp.matmul(x.mT, x, precision=jax.lax.Precision.HIGHEST)
+        return 1.5 * x - 0.5 * jnp.matmul(x, gram, precision=jax.lax.Precision.HIGHEST)
+
+    return jax.lax.fori_loop(0, _NEWTON_SCHULZ_STEPS, newton_schulz, x)
+
+
+def _gain(scale: float) -> Callable[..., Array]:
+    """For `orthogonal_kernels` to multiply by."""
+    return nn.initializers.constant(scale)
 
 
 def features(space: Any, obs: PyTree) -> Array:
@@ -176,7 +220,7 @@ class Conv(nn.Module):
         """Maps [*E, H, W, C] to [*E, H - 2, W - 2, channels]."""
         height, width, depth = x.shape[-3:]
         shape = (3, 3, depth, self.channels)
-        kernel = self.param("kernel", orthogonal(2**0.5), shape, jnp.float32)
+        kernel = self.param("kernel", _gain(2**0.5), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
         # Side by side along the width and then the height: fewer and longer pieces to copy.
         x = jnp.concatenate([x[..., j : width - 2 + j, :] for j in range(3)], -1)
@@ -201,7 +245,7 @@ class Torso(nn.Module):
                 x = activation(Conv(channels)(x))
             x = x.reshape(*x.shape[:-3], -1)
         for width in self.hidden:
-            x = activation(nn.Dense(width, kernel_init=orthogonal(2**0.5))(x))
+            x = activation(nn.Dense(width, kernel_init=_gain(2**0.5))(x))
         return x
 
 
@@ -221,7 +265,7 @@ class PolicyNetwork(nn.Module):
         # The small last layer starts every policy near uniform (or near its mean 0): Andrychowicz
         # et al. 2021 found it to be among the choices that matter most.
         def dense(size: int) -> Array:
-            return nn.Dense(size, kernel_init=orthogonal(0.01), dot_general=narrow_dot)(x)
+            return nn.Dense(size, kernel_init=_gain(0.01), dot_general=narrow_dot)(x)
 
         space = self.action_space
         if isinstance(space, Discrete):
@@ -264,7 +308,7 @@ class ValueNetwork(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps features to values [*E]."""
-        head = nn.Dense(1, kernel_init=orthogonal(1.0), dot_general=narrow_dot)
+        head = nn.Dense(1, kernel_init=_gain(1.0), dot_general=narrow_dot)
         return head(self.torso(x))[..., 0]
 
 
@@ -352,10 +396,9 @@ def _without_memory(
     value_network: ValueNetwork,
 ) -> ActorCritic:
     def init(key: Array) -> tuple[PyTree, PyTree]:
-        policy_key, value_key = jax.random.split(key)
-        x = example()
-        policy_params = policy_network.init(policy_key, x)["params"]
-        return policy_params, value_network.init(value_key, x)["params"]
+        networks = policy_network, value_network
+        gains = (network.init(key, example())["params"] for network in networks)
+        return orthogonal_kernels(key, tuple(gains))
 
     def policy(params: PyTree, obs: PyTree) -> Any:
         return policy_network.apply({"params": params}, observe(obs), mask_of(obs))
@@ -377,16 +420,16 @@ def _with_memory(
     """Torso, cell and head, of policy and critic; only the cell goes step by step."""
 
     def init(key: Array) -> tuple[PyTree, PyTree]:
-        policy_key, value_key = jax.random.split(key)
-        return of_one(policy_key, policy), of_one(value_key, value)
-
-    def of_one(key: Array, head: nn.Module) -> PyTree:
-        torso_key, cell_key, head_key = jax.random.split(key, 3)
-        x, variables = torso.init_with_output(torso_key, example())
-        cell_params = cell.init(cell_key, x)
-        y = cell.step(cell_params, cell.carry, x)[1]
-        head_params = head.init(head_key, y)["params"]
-        return {"torso": variables["params"], "cell": cell_params, "head": head_params}
+        layers_key, *cell_keys = jax.random.split(key, 3)
+        x, variables = torso.init_with_output(key, example())
+        cells = [cell.init(cell_key, x) for cell_key in cell_keys]
+        y = cell.step(cells[0], cell.carry, x)[1]
+        gains = [
+            {"torso": variables["params"], "head": head.init(key, y)["params"]}
+            for head in (policy, value)
+        ]
+        of_policy, of_value = orthogonal_kernels(layers_key, gains)
+        return {**of_policy, "cell": cells[0]}, {**of_value, "cell": cells[1]}
 
     def policy_head(params: PyTree, y: Array, obs: PyTree) -> Any:
         return policy.apply({"params": params}, y, mask_of(obs))

@@ -434,7 +434,7 @@ def test_heads_are_dense_layers(size):
         return function(params, x), tangent
 
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7),
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6),
         jit(lambda: outcome(ours))(),
         jit(lambda: outcome(theirs))(),
     )
