@@ -98,6 +98,8 @@ def tables() -> dict[str, list[str]]:
         "speed_setting": [speed_setting(recorded_parts("speed"))],
         "peers": peers(recorded_parts("peers")),
         "peers_setting": [peers_setting(recorded_parts("peers"))],
+        "scaling": scaling(recorded("scaling")),
+        "scaling_setting": [scaling_setting(recorded("scaling"))],
         "survival": [survival(recorded("sweep_survival"), recorded("sweep_host_work"))],
     }
 
@@ -644,6 +646,45 @@ def peers_setting(parts: dict[str, dict[str, Any]]) -> str:
             f"imported all it needs, median (runs solved): {', '.join(clocks)}."
         )
     return " ".join([*lines, "`python benchmarks/peers.py`"])
+
+
+GROWN = {
+    "envs": "environments of a lone run",
+    "seeds": "seeds of a sweep",
+    "hidden": "units of a layer",
+    "chunk": "iterations of a chunk",
+    "fisher_chunks": "parts of a Fisher product (0: its own choice)",
+    "devices": "host devices, for 16 runs",
+}
+
+
+def scaling(result: dict[str, Any]) -> list[str]:
+    """Microseconds per environment step, from `scaling.py`, and memory against its estimate."""
+    lines = [
+        "| what grows | algorithm | size: microseconds per environment step | memory / estimate |",
+        "| --- | --- | --- | --- |",
+    ]
+    for part, algorithms in result["parts"].items():
+        for algorithm, rows in algorithms.items():
+            costs = [
+                f"{row['size']:,}: {np.median(row['microseconds per step']):.3g}" for row in rows
+            ]
+            memory = [row["bytes"] / row["estimated bytes"] for row in rows]
+            lines.append(
+                f"| {GROWN[part]} | `{algorithm}` | {', '.join(costs)} | "
+                f"{min(memory):.2f} to {max(memory):.2f} |"
+            )
+    return lines
+
+
+def scaling_setting(result: dict[str, Any]) -> str:
+    """One line on how those were obtained."""
+    v = result["versions"]
+    return (
+        f"{result['env']}, medians of {result['rounds']} rounds in turns, compiled; memory is that "
+        f"of one device, as the compiler counts it; jax {v['packages']['jax']}, {v['cpu_count']} "
+        f"cores ({v['device_kind']}). `python benchmarks/scaling.py`"
+    )
 
 
 def draw_learning(results: list[dict[str, Any]]) -> None:
