@@ -193,7 +193,7 @@ class Program:
                 learner = Learner(learner.init, _freezing(learner.step))
             return _run_up_to(learner, state, self.chunk_length, length)
 
-        def evaluation(settings: Settings, shared: tuple, given: tuple) -> tuple[Array, Array]:
+        def evaluation(settings: Settings, shared: tuple, given: tuple) -> Array:
             policy_params, normalizer, key = given
             parts = build(experiment, settings)
             state = _Deployed(policy_params, normalizer)
@@ -201,7 +201,8 @@ class Program:
             # Side by side: a step of so few environments costs hardly more than one of half.
             by_mode = jnp.arange(2 * episodes) < episodes
             returns = evaluate(parts.env, parts.agent, state, key, 2 * episodes, by_mode)
-            return returns[:episodes], returns[episodes:]
+            # Not two arrays: cut here, the loop above takes a third longer on a CPU.
+            return returns.reshape(2, episodes)
 
         self._functions = {"init": init, "chunk": chunk, "evaluate": evaluation}
 
@@ -234,8 +235,8 @@ class Program:
         """As `chunk`, but waits for nothing: `to_host` of the metrics [L, chunk_length] does."""
         return self._call("chunk", settings, (np.int32(length),), (state,))
 
-    def evaluate(self, settings: Settings, state: Any, keys: Array) -> tuple[Array, Array]:
-        """Returns of fresh episodes, acting by the mode and sampled: twice [L, eval_episodes]."""
+    def evaluate(self, settings: Settings, state: Any, keys: Array) -> Array:
+        """Returns of fresh episodes, acting by the mode and sampled: [L, 2, eval_episodes]."""
         deployed = (state.policy_params, state.normalizer, keys)
         return self._call("evaluate", settings, (), deployed)
 

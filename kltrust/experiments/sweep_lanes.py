@@ -108,7 +108,7 @@ class Lanes:
         length: int,
         kept: PyTree,
         metrics: Any,
-        returns: tuple[np.ndarray, np.ndarray],
+        returns: np.ndarray,
         reached: np.ndarray,
         seconds: dict[str, float],
     ) -> Report:

@@ -290,10 +290,10 @@ def check_finite(metrics: Any, seeds: Sequence[int], first_iteration: int) -> No
 
 
 def evaluation_rows(
-    returns: tuple[np.ndarray, np.ndarray], seeds: Sequence[int], iteration: int, batch: int
+    returns: np.ndarray, seeds: Sequence[int], iteration: int, batch: int
 ) -> dict[str, np.ndarray]:
-    """Returns [lanes, episodes], by the mode and sampled, as one row per seed; padding dropped."""
-    mode, sampled = (np.asarray(r)[: len(seeds)] for r in returns)
+    """Returns [lanes, 2, episodes], by the mode and sampled, as one row per seed; no padding."""
+    mode, sampled = np.moveaxis(returns[: len(seeds)], 1, 0)
     return {
         "seed": np.asarray(seeds, np.int64),
         "iteration": np.full(len(seeds), iteration),
