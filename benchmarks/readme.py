@@ -98,8 +98,8 @@ def tables() -> dict[str, list[str]]:
         "speed_setting": [speed_setting(recorded_parts("speed"))],
         "peers": peers(recorded_parts("peers")),
         "peers_setting": [peers_setting(recorded_parts("peers"))],
-        "scaling": scaling(recorded("scaling")),
-        "scaling_setting": [scaling_setting(recorded("scaling"))],
+        "scaling": scaling(recorded_parts("scaling")),
+        "scaling_setting": [scaling_setting(recorded_parts("scaling"))],
         "survival": [survival(recorded("sweep_survival"), recorded("sweep_host_work"))],
     }
 
@@ -658,27 +658,28 @@ GROWN = {
 }
 
 
-def scaling(result: dict[str, Any]) -> list[str]:
+def scaling(parts: dict[str, dict[str, Any]]) -> list[str]:
     """Microseconds per environment step, from `scaling.py`, and memory against its estimate."""
     lines = [
         "| what grows | algorithm | size: microseconds per environment step | memory / estimate |",
         "| --- | --- | --- | --- |",
     ]
-    for part, algorithms in result["parts"].items():
-        for algorithm, rows in algorithms.items():
+    for part, what in GROWN.items():
+        for algorithm, rows in parts[part]["algorithms"].items() if part in parts else ():
             costs = [
                 f"{row['size']:,}: {np.median(row['microseconds per step']):.3g}" for row in rows
             ]
             memory = [row["bytes"] / row["estimated bytes"] for row in rows]
             lines.append(
-                f"| {GROWN[part]} | `{algorithm}` | {', '.join(costs)} | "
+                f"| {what} | `{algorithm}` | {', '.join(costs)} | "
                 f"{min(memory):.2f} to {max(memory):.2f} |"
             )
     return lines
 
 
-def scaling_setting(result: dict[str, Any]) -> str:
+def scaling_setting(parts: dict[str, dict[str, Any]]) -> str:
     """One line on how those were obtained."""
+    result = next(iter(parts.values()))
     v = result["versions"]
     return (
         f"{result['env']}, medians of {result['rounds']} rounds in turns, compiled; memory is that "

@@ -12,9 +12,10 @@
     devices        host devices for 16 runs of 16 x 128 steps
 
 On CartPole-v1, at the algorithms' defaults but for the sizes. The sizes of a part are processes
-that take turns, compiled. Writes scaling.json and scaling.png to benchmarks/results/: of every size
-the microseconds per environment step of all runs together in every round, what the compiled chunk
-takes of a device's memory, and what a sweep's dry run would have said.
+that take turns, compiled. Writes scaling_PART.json and, of all parts that are there, scaling.png to
+benchmarks/results/: of every size the microseconds per environment step of all runs together in
+every round, what the compiled chunk takes of a device's memory, and what a sweep's dry run would
+have said.
 """
 
 from __future__ import annotations
@@ -62,15 +63,28 @@ def main(options: Options) -> None:
 
     if unknown := set(options.parts) - set(PARTS):
         raise SystemExit(f"no part {', '.join(unknown)}: take some of {', '.join(PARTS)}")
-    found: dict[str, Any] = {}
+    options.out.mkdir(parents=True, exist_ok=True)
     for part in options.parts or PARTS:
         of = ("trpo",) if part == "fisher_chunks" else options.algorithms
-        found[part] = {algorithm: scaled(part, algorithm, options) for algorithm in of}
-    result = {"env": "CartPole-v1", "rounds": options.rounds, "parts": found}
-    result["versions"] = snapshot()
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")
-    draw(found, options.out / "scaling.png")
+        result = {
+            "part": part,
+            "env": "CartPole-v1",
+            "rounds": options.rounds,
+            "algorithms": {algorithm: scaled(part, algorithm, options) for algorithm in of},
+            "versions": snapshot(),
+        }
+        (options.out / f"scaling_{part}.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(recorded(options.out), options.out / "scaling.png")
+
+
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """What is there of all parts, by algorithm."""
+    paths = {part: folder / f"scaling_{part}.json" for part in PARTS}
+    return {
+        part: json.loads(path.read_text())["algorithms"]
+        for part, path in paths.items()
+        if path.exists()
+    }
 
 
 def scaled(part: str, algorithm: str, options: Options) -> list[dict[str, Any]]:
@@ -120,7 +134,10 @@ def job(part: str, algorithm: str, size: int, options: Options) -> dict[str, Any
         experiment["network"] = {"hidden": (size, size)}
     if part == "fisher_chunks":
         experiment["update"] = {"fisher_chunks": size}
-    iterations = max(1, options.steps_per_round // (runs * num_envs * 128))
+    steps = options.steps_per_round
+    if part == "hidden":  # each costs so much more
+        steps = steps * 64**2 // size**2
+    iterations = max(1, steps // (runs * num_envs * 128))
     cores = os.cpu_count() or 1
     return {
         "experiment": experiment,

@@ -1,6 +1,5 @@
 """The benchmark of sizes: that every job can be, and that one says what it took."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -44,12 +43,12 @@ def test_the_whole_of_it(tmp_path, compile_fast, monkeypatch):
             out=tmp_path,
         )
     )
-    result = json.loads((tmp_path / "scaling.json").read_text())
-    (row,) = result["parts"]["envs"]["trpo"]
+    parts = scaling.recorded(tmp_path)
+    (row,) = parts["envs"]["trpo"]
     assert row["size"] == 4
     assert len(row["microseconds per step"]) == 2
     assert 0.3 < row["estimated bytes"] / row["bytes"] < 3
-    one, *more = result["parts"]["devices"]["trpo"]
+    one, *more = parts["devices"]["trpo"]
     # Of sixteen runs, each device holds its part, and the work of one block.
     assert all(row["bytes"] < one["bytes"] for row in more)
     assert (tmp_path / "scaling.png").stat().st_size > 1000
