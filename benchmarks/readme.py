@@ -87,6 +87,8 @@ def tables() -> dict[str, list[str]]:
         "classic_setting": [recorded_setting(recorded("classic"))],
         "table1": table1(recorded("ppo_table1")),
         "table1_setting": [recorded_setting(recorded("ppo_table1"))],
+        "minatar": minatar(recorded("minatar_2m")),
+        "minatar_setting": [minatar_setting(recorded("minatar_2m"))],
         "audit_cost": [audit_cost(recorded("audit_cost"))],
         "sweep_speed": sweep_speed(recorded("sweep_speed")),
         "gymnasium_scores": gymnasium_scores(recorded("gymnasium_scores")),
@@ -362,6 +364,17 @@ def minatar(result: dict[str, Any]) -> list[str]:
             f"{PUBLISHED.get(game, '-')} |"
         )
     return lines
+
+
+def minatar_setting(result: dict[str, Any]) -> str:
+    """One line on how those were obtained."""
+    v = result["versions"]
+    return (
+        f"{len(result['seeds'])} seeds; random: uniform actions; published: gymnax's scores at 10 "
+        f"million steps; jax {v['packages']['jax']}, gymnax {v['packages']['gymnax']}, "
+        f"{v['cpu_count']} cores ({v['device_kind']}). `python benchmarks/record.py "
+        f"benchmarks/specs/{result['spec']}`"
+    )
 
 
 def mean_and_each(values: list[float]) -> str:
@@ -667,7 +680,9 @@ def scaling(parts: dict[str, dict[str, Any]]) -> list[str]:
     for part, what in GROWN.items():
         for algorithm, rows in parts[part]["algorithms"].items() if part in parts else ():
             costs = [
-                f"{row['size']:,}: {np.median(row['microseconds per step']):.3g}" for row in rows
+                f"{row['size']:,}: {cost:{',.0f' if cost >= 100 else '.3g'}}"
+                for row in rows
+                for cost in [np.median(row["microseconds per step"])]
             ]
             memory = [row["bytes"] / row["estimated bytes"] for row in rows]
             lines.append(

@@ -1,7 +1,7 @@
 """How the cost of an environment step grows: with environments, seeds, width, chunks, devices.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --parts envs width --rounds 3
+    python benchmarks/scaling.py --parts envs hidden --rounds 7
 
     envs           of a lone run, 128 steps each
     seeds          of a sweep over all cores, 4 x 128 steps
@@ -50,8 +50,8 @@ class Options:
     parts: tuple[str, ...] = ()
     """All, if none is named."""
     algorithms: tuple[str, ...] = ("ppo_clip", "trpo")
-    rounds: int = 7
-    steps_per_round: int = 100_000
+    rounds: int = 3
+    steps_per_round: int = 50_000
     """Environment steps of all runs together, about: at least an iteration of each."""
     largest: int = 4096
     """Sizes above are left out."""
@@ -150,6 +150,7 @@ def job(part: str, algorithm: str, size: int, options: Options) -> dict[str, Any
 def draw(parts: dict[str, Any], path: Path) -> None:
     """A panel for each part, cost above and memory below."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     from kltrust.experiments.plots import BLUE, VERMILION
 
@@ -178,8 +179,13 @@ def draw(parts: dict[str, Any], path: Path) -> None:
             axes.grid(alpha=0.3)
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
             axes.minorticks_off()
+            low, high = axes.get_ylim()
+            subs = (1, 1.5, 2, 3, 5, 7) if high < 50 * low else (1,)
+            axes.yaxis.set_major_locator(LogLocator(subs=subs))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         bottom.set_xlabel(labels.get(part, part))
-    grid[0][0].set_ylabel("microseconds per environment step,\nmedian and quartiles of rounds")
+    grid[0][0].set_ylabel("microseconds per step,\nmedian and quartiles")
     grid[1][0].set_ylabel("megabytes of one device")
     for row in grid:
         row[0].legend(frameon=False, fontsize=7)
