@@ -64,7 +64,7 @@ def collect(key, num_envs=16, num_steps=128):
 
 # Doubles from here on, so that identities can be checked to the digit.
 params, batch = jax.tree.map(
-    lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, collect(jax.random.key(0))
+    lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, collect(jax.random.key(1))
 )
 theta, restore = ravel_pytree(params)
 batch = batch._replace(old=agent.policy(params, batch.obs))
@@ -186,9 +186,9 @@ plt.show()
 # `trust_region_scale` puts the quadratic model of the KL on the bound. The line search then asks
 # the true KL and the true surrogate, and shortens the step until both agree; if no length does,
 # the old parameters come back bit for bit. At the paper's $\delta=0.01$ the models are close; at
-# 0.3 nats they are not, in either way: along the natural step the KL is far below its model and
-# the surrogate has turned before the boundary, along the plain gradient the true KL is beyond the
-# bound.
+# 0.3 nats they are not: along both directions the true KL leaves the bound well before its model
+# does, and the surrogate stays below its line along the natural step and rises above it along the
+# plain gradient.
 #
 # At 0.01 the natural step buys more than the gradient scaled to the same bound: to first order no
 # direction buys more for its KL. At 0.3 the first order says little, and here it is the other way
