@@ -89,6 +89,8 @@ def tables() -> dict[str, list[str]]:
         "table1_setting": [recorded_setting(recorded("ppo_table1"))],
         "minatar": minatar(recorded("minatar_2m")),
         "minatar_setting": [minatar_setting(recorded("minatar_2m"))],
+        "code_level": table1(recorded("code_level")),
+        "code_level_setting": [recorded_setting(recorded("code_level"))],
         "audit_cost": [audit_cost(recorded("audit_cost"))],
         "sweep_speed": sweep_speed(recorded("sweep_speed")),
         "gymnasium_scores": gymnasium_scores(recorded("gymnasium_scores")),
