@@ -79,7 +79,7 @@ TASKS = {
     "jumanji/Game2048-v1": Task(steps=204_800),
     "navix/Navix-Empty-5x5-v0": Task(steps=102_400, one_by_one=True, **MANY),
     "pgx/2048": Task(steps=204_800, channels=(), **MANY),
-    "playground/CartpoleBalance": Task(steps=102_400, params=(("max_steps", 500),), **PHYSICS),
+    "playground/CartpoleBalance": Task(steps=409_600, params=(("max_steps", 500),), **PHYSICS),
 }
 LEARNING_RATE, EPOCHS, MINIBATCHES, CLIP_EPS = 1e-3, 4, 8, 0.2
 GAMMA, GAE_LAMBDA, MAX_KL = 0.99, 0.95, 0.02

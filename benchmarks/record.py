@@ -3,6 +3,7 @@
     python benchmarks/record.py benchmarks/specs/ppo_table1.toml
     python benchmarks/record.py benchmarks/specs/classic.toml --folder runs/classic
     python benchmarks/record.py benchmarks/specs/minatar_2m.toml --folder runs/part1 runs/part2
+    python benchmarks/record.py benchmarks/specs/minatar.toml --no-run
 
 Where the folder holds that sweep already, unfinished or not, it goes on with it. Several folders
 are shards of the sweep, taken as far as they are: recorded is what all seeds have finished. Writes
@@ -35,6 +36,8 @@ class Options:
     spec: tyro.conf.Positional[Path]
     folder: tuple[Path, ...] = ()
     """Of the sweep, or of shards of it; default runs/NAME."""
+    run: bool = True
+    """Go on with the sweep; --no-run records what is there, all seeds of a setting or none."""
     random_episodes: int = 1000
     out: Path = HERE / "results"
 
@@ -45,7 +48,7 @@ def main(options: Options) -> int:
 
     specification = spec.load(options.spec)
     folders = options.folder or (Path("runs") / specification.name,)
-    if len(folders) == 1:
+    if options.run and len(folders) == 1:
         run(specification, folders[0])
     found = measured(folders, specification)
     result = {

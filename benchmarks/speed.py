@@ -106,18 +106,10 @@ def ours(settings: textbook.Settings) -> tuple[Callable[[Any], Any], Callable[[A
     import kltrust
 
     env = kltrust.make(settings.env)
-    update = kltrust.ppo_clip(
-        learning_rate=settings.learning_rate,
-        clip_eps=settings.clip_eps,
-        num_epochs=settings.num_epochs,
-        num_minibatches=settings.num_minibatches,
-        entropy_coef=settings.entropy_coef,
-        max_grad_norm=settings.max_grad_norm,
-    )
     return kltrust.make_learner(
         env,
-        kltrust.actor_critic(env, settings.hidden),
-        update,
+        kltrust.actor_critic(env, settings.hidden, channels=()),  # the peers flatten images
+        clipping(settings),
         num_envs=settings.num_envs,
         num_steps=settings.num_steps,
         gamma=settings.gamma,
@@ -127,6 +119,20 @@ def ours(settings: textbook.Settings) -> tuple[Callable[[Any], Any], Callable[[A
         value_minibatches=settings.num_minibatches,
         value_clip_eps=settings.clip_eps,
         value_max_grad_norm=settings.max_grad_norm,
+    )
+
+
+def clipping(settings: textbook.Settings) -> Any:
+    """The algorithm of the textbook's settings."""
+    import kltrust
+
+    return kltrust.ppo_clip(
+        learning_rate=settings.learning_rate,
+        clip_eps=settings.clip_eps,
+        num_epochs=settings.num_epochs,
+        num_minibatches=settings.num_minibatches,
+        entropy_coef=settings.entropy_coef,
+        max_grad_norm=settings.max_grad_norm,
     )
 
 

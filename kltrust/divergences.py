@@ -44,6 +44,7 @@ __all__ = [
     "control_variate_coefficient",
     "cross_entropy",
     "distribution_entropy",
+    "distribution_log_prob",
     "entropy",
     "jensen_shannon",
     "kl_control_variate",
@@ -131,6 +132,30 @@ def distribution_entropy(dist: Any) -> Array:
     if isinstance(dist, distrax.Joint):
         return sum(map(distribution_entropy, _parts(dist)), start=jnp.zeros(()))
     return dist.entropy()
+
+
+def distribution_log_prob(dist: Any, value: Any) -> Array:
+    """Log dist(value), in nats, summed over event dimensions.
+
+    distrax's own, to the bit. Of categoricals outcome by outcome: where distrax multiplies rows as
+    short as there are outcomes, which compilers for CPUs do not vectorise.
+
+    Args:
+        dist: a distribution of batch shape [*E].
+        value: [*E, ...] of its events.
+
+    Returns:
+        [*E]; -inf for what is impossible.
+    """
+    if isinstance(dist, distrax.Independent):
+        inner = distribution_log_prob(dist.distribution, value)
+        return _sum_last(inner, dist.reinterpreted_batch_ndims)
+    if not isinstance(dist, distrax.Categorical) or jnp.shape(value) != dist.batch_shape:
+        return dist.log_prob(value)
+    logits = jnp.moveaxis(dist.logits, -1, 0)
+    outcomes = jnp.arange(len(logits)).reshape(-1, *[1] * jnp.ndim(value))
+    chosen = jnp.expand_dims(value, 0) == outcomes
+    return jnp.max(jnp.where(chosen, logits, -jnp.inf), axis=0)
 
 
 def wasserstein2(old: Any, new: Any) -> Array:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.cells import CELLS, Cell
+from kltrust.dense import Conv, narrow_dot
 from kltrust.divergences import masked_logits
 from kltrust.masks import (
     allowed_actions,
@@ -25,6 +26,7 @@ from kltrust.masks import (
     mask_of,
     without_mask,
 )
+from kltrust.orthogonal import gain, orthogonal, orthogonal_kernels
 from kltrust.types import (
     ActorCritic,
     Array,
@@ -50,84 +52,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 LOG_STD_RANGE = (-10.0, 2.0)
 """Far outside anything useful: exp(-10) and exp(2) only keep a diverging run finite."""
-
-_NEWTON_SCHULZ_STEPS = 45
-
-
-def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
-    """An initialiser: scale * Q, Q the orthogonal polar factor of a Gaussian matrix.
-
-    For a kernel [..., in, out], reshaped to [prod(... in), out], the rows or the columns
-    (whichever are fewer) are orthonormal, and Q is uniformly (Haar) distributed, as it is with
-    the usual QR decomposition (Saxe et al. 2013). It is computed by the Newton-Schulz iteration
-    X <- X (3 I - X'X) / 2, because batched QR factorisations, which a `vmap` over seeds makes of
-    several initialisers, can deadlock in XLA's CPU backend on small machines.
-
-    Args:
-        scale: the singular values.
-
-    Returns:
-        ``init(key, shape, dtype) -> kernel``, as flax takes it.
-    """
-
-    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        x = jax.random.normal(key, _tall(shape), jnp.float32)
-        return (scale * _as_kernel(_polar_factor(x), shape)).astype(dtype)
-
-    return init
-
-
-def orthogonal_kernels(key: Array, params: PyTree) -> PyTree:
-    """Parameters whose kernels, each given as an array full of its gain, are `orthogonal`.
-
-    All Gaussians are one draw, and kernels of one shape go through the iteration together: with an
-    initialiser each, they compile for as long as a third of a training.
-
-    Args:
-        key: a typed key.
-        params: as modules make them with a constant for ``kernel_init``.
-    """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    new = [leaf for _, leaf in leaves]
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, (path, leaf) in enumerate(leaves):
-        if path[-1] == jax.tree_util.DictKey("kernel"):
-            groups.setdefault(_tall(leaf.shape), []).append(i)
-    sizes = [len(group) * math.prod(shape) for shape, group in groups.items()]
-    normal = jax.random.normal(key, (sum(sizes),), jnp.float32)
-    parts = jnp.split(normal, np.cumsum(sizes)[:-1])
-    for (shape, group), part in zip(groups.items(), parts, strict=True):
-        factors = _polar_factor(part.reshape(len(group), *shape))
-        for i, factor in zip(group, factors, strict=True):
-            new[i] = new[i] * _as_kernel(factor, new[i].shape)
-    return jax.tree.unflatten(structure, new)
-
-
-def _tall(shape: Sequence[int]) -> tuple[int, int]:
-    """A kernel's shape as a matrix, the longer side first."""
-    rows, columns = math.prod(shape[:-1]), shape[-1]
-    return max(rows, columns), min(rows, columns)
-
-
-def _as_kernel(x: Array, shape: Sequence[int]) -> Array:
-    return (x if math.prod(shape[:-1]) >= shape[-1] else x.T).reshape(shape)
-
-
-def _polar_factor(x: Array) -> Array:
-    """Of matrices [*E, m, n], m >= n: the same with orthonormal columns."""
-    # Every singular value must start in (0, sqrt 3); none exceeds the Frobenius norm.
-    x = x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
-
-    def newton_schulz(_: int, x: Array) -> Array:
-        gram = jnp.matmul(x.mT, x, precision=jax.lax.Precision.HIGHEST)
-        return 1.5 * x - 0.5 * jnp.matmul(x, gram, precision=jax.lax.Precision.HIGHEST)
-
-    return jax.lax.fori_loop(0, _NEWTON_SCHULZ_STEPS, newton_schulz, x)
-
-
-def _gain(scale: float) -> Callable[..., Array]:
-    """For `orthogonal_kernels` to multiply by."""
-    return nn.initializers.constant(scale)
 
 
 def features(space: Any, obs: PyTree) -> Array:
@@ -185,49 +109,6 @@ def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
     return x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
 
 
-def narrow_dot(x: Array, kernel: Array, dimensions: Any = None, **options: Any) -> Array:
-    """The product x @ kernel for few columns: the same bits, and a gradient that is cheap on CPUs.
-
-    The kernel's gradient becomes (d'x)' for the outputs' gradient d. Of d'x XLA makes one pass over
-    x; of x'd, which automatic differentiation would ask for, a product with as large a transpose
-    as x is. The barrier keeps the transpose from being folded into the product.
-
-    Args:
-        x: [*E, in].
-        kernel: [in, out].
-        dimensions: those of this product, as `flax.linen.Dense` names them; not looked at.
-        **options: of `jax.lax.dot_general`.
-
-    Returns:
-        [*E, out].
-    """
-    columns = (((x.ndim - 1,), (1,)), ((), ()))
-    return jax.lax.dot_general(x, jax.lax.optimization_barrier(kernel.T), columns, **options)
-
-
-class Conv(nn.Module):
-    """A 3 x 3 convolution without padding, as one matrix product over the patches.
-
-    Parameters and values are those of ``nn.Conv(channels, (3, 3), padding="VALID")``, whose
-    gradient XLA's CPU backend computes about ten times slower, and slower still under a `vmap`
-    over runs, which makes a grouped convolution of it and a batched matrix product of this.
-    """
-
-    channels: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [*E, H, W, C] to [*E, H - 2, W - 2, channels]."""
-        height, width, depth = x.shape[-3:]
-        shape = (3, 3, depth, self.channels)
-        kernel = self.param("kernel", _gain(2**0.5), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
-        # Side by side along the width and then the height: fewer and longer pieces to copy.
-        x = jnp.concatenate([x[..., j : width - 2 + j, :] for j in range(3)], -1)
-        x = jnp.concatenate([x[..., i : height - 2 + i, :, :] for i in range(3)], -1)
-        return x @ kernel.reshape(-1, self.channels) + bias
-
-
 class Torso(nn.Module):
     """Hidden layers: convolutions if the input is an image, then dense layers."""
 
@@ -245,7 +126,7 @@ class Torso(nn.Module):
                 x = activation(Conv(channels)(x))
             x = x.reshape(*x.shape[:-3], -1)
         for width in self.hidden:
-            x = activation(nn.Dense(width, kernel_init=_gain(2**0.5))(x))
+            x = activation(nn.Dense(width, kernel_init=gain(2**0.5))(x))
         return x
 
 
@@ -265,7 +146,7 @@ class PolicyNetwork(nn.Module):
         # The small last layer starts every policy near uniform (or near its mean 0): Andrychowicz
         # et al. 2021 found it to be among the choices that matter most.
         def dense(size: int) -> Array:
-            return nn.Dense(size, kernel_init=_gain(0.01), dot_general=narrow_dot)(x)
+            return nn.Dense(size, kernel_init=gain(0.01), dot_general=narrow_dot)(x)
 
         space = self.action_space
         if isinstance(space, Discrete):
@@ -308,7 +189,7 @@ class ValueNetwork(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps features to values [*E]."""
-        head = nn.Dense(1, kernel_init=_gain(1.0), dot_general=narrow_dot)
+        head = nn.Dense(1, kernel_init=gain(1.0), dot_general=narrow_dot)
         return head(self.torso(x))[..., 0]
 
 

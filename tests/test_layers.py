@@ -27,7 +27,9 @@ LAYERS = {
     "fisher": 1,
     "solvers": 1,
     "recurrent": 1,
+    "orthogonal": 1,
     "cells": 2,
+    "dense": 2,
     "networks": 2,
     "environments": 2,
     "rollout": 2,
@@ -52,6 +54,7 @@ SAME_LAYER = {
     ("sequences", "discrete"),
     ("sequences", "estimators"),  # token by token
     ("networks", "cells"),
+    ("networks", "dense"),
     ("experience", "rollout"),  # what becomes of one
     ("experience", "normalization"),
     ("losses", "divergences"),  # an entropy is an entropy

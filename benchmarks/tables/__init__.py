@@ -1,0 +1,1 @@
+"""The README's tables, each from what one benchmark recorded."""
