@@ -4,8 +4,9 @@
 
 PPO-clip at the settings of benchmarks/textbook.py, which are purejaxrl's. Every phase of
 `make_learner`'s iteration is called by itself on what a run under way would give it, in turns with
-the whole iteration. A call costs some 0.1 ms, and across phases the compiler saves a little: they
-do not add up to the whole to the last per cent. Beside them the least that any implementation does:
+whole iterations one after the other in one program, as a training has them. There the compiler
+saves what a call costs and the copies from phase to phase: the parts add up to more than the whole.
+Beside them the least that any implementation does:
 as many gradients as the passes take, of policy and critic together, on one minibatch at hand.
 Writes phases.json to benchmarks/results/: the milliseconds of every round.
 """
@@ -13,7 +14,6 @@ Writes phases.json to benchmarks/results/: the milliseconds of every round.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import sys
 from collections.abc import Callable
@@ -53,10 +53,7 @@ def main(options: Options) -> int:
         raise SystemExit(f"no case {', '.join(unknown)}: take some of {', '.join(CASES)}")
     found = {}
     for name in options.cases:
-        functions = phases(CASES[name], options.warm_up)
-        seconds = in_turns(
-            {n: repeatedly(f, options.calls) for n, f in functions.items()}, options.rounds
-        )
+        seconds = in_turns(phases(CASES[name], options.warm_up, options.calls), options.rounds)
         found[name] = milliseconds(seconds, options.calls)
         print(name, {n: sorted(x)[len(x) // 2] for n, x in found[name].items()}, flush=True)
     result = {"cases": found, "rounds": options.rounds, "versions": snapshot()}
@@ -65,18 +62,20 @@ def main(options: Options) -> int:
     return 0
 
 
-def repeatedly(function: Callable[[], object], calls: int) -> Callable[[], None]:
-    """A round."""
+def called(function: Any, arguments: tuple[Any, ...], calls: int) -> Callable[[], None]:
+    """A round of so many calls, each of which is waited for; compiled."""
+    import jax
 
     def run() -> None:
         for _ in range(calls):
-            function()
+            jax.block_until_ready(function(*arguments))
 
+    run()
     return run
 
 
-def phases(settings: textbook.Settings, warm_up: int) -> dict[str, Callable[[], object]]:
-    """Each phase as a function without arguments that waits for its result; compiled."""
+def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, Callable[[], None]]:
+    """A round of the whole iteration, and one of each of its phases."""
     import jax
     import jax.numpy as jnp
 
@@ -175,8 +174,10 @@ def phases(settings: textbook.Settings, warm_up: int) -> dict[str, Callable[[], 
     new = policy(state, batch)[0]
     rows = batch.advantage.size // s.num_minibatches
     minibatch, of_data = jax.tree.map(lambda x: x[:rows], (batch, data))
-    calls = {
-        "iteration": (jax.jit(learner.step), (state,)),
+    wholes = {"iteration": speed.repeated(*learner, calls)}
+    if len(env.observation_space.shape) == 1:  # it knows no images
+        wholes["the textbook's iteration"] = speed.repeated(*textbook.make(s), calls)
+    parts = {
         "rollout": (rollout, (state,)),
         "values, advantages": (advantages, (state, transition)),
         "old policy": (old_policy, (state, transition, advantage)),
@@ -185,16 +186,7 @@ def phases(settings: textbook.Settings, warm_up: int) -> dict[str, Callable[[], 
         "measurement": (measurement, (state, new, batch, transition, value, target)),
         "gradients alone": (gradients, (state, minibatch, of_data)),
     }
-    if len(env.observation_space.shape) == 1:  # it knows no images
-        init, step = textbook.make(s)
-        calls["the textbook's iteration"] = jax.jit(step), (jax.jit(init)(key),)
-    functions = {
-        name: functools.partial(lambda f, a: jax.block_until_ready(f(*a)), *call)
-        for name, call in calls.items()
-    }
-    for function in functions.values():
-        function()
-    return functions
+    return wholes | {name: called(*part, calls) for name, part in parts.items()}
 
 
 if __name__ == "__main__":
