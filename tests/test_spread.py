@@ -139,8 +139,8 @@ def test_four_devices_compute_what_one_computes(name, on_four_devices):
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
-POLICY, VALUE = ([2, HIDDEN, 4 * HIDDEN, 2 * HIDDEN], [1, HIDDEN, 4 * HIDDEN, HIDDEN])
-"""The sizes of a gradient's leaves."""
+POLICY, VALUE = ([2, HIDDEN, 4 * HIDDEN, HIDDEN, HIDDEN], [1, HIDDEN, 4 * HIDDEN, HIDDEN])
+"""The sizes of a gradient's leaves, that of a narrow head's kernel column by column."""
 QUANTILES = [("all-reduce", [4 * 3])]
 """Of the audit, by bisection: how many rows of four quantities lie below three bounds each."""
 
