@@ -70,34 +70,38 @@ PUBLISHED = {"Breakout": 28, "Asterix": 15, "SpaceInvaders": 131, "Freeway": 58}
 """The scores on MinAtar that gymnax publishes."""
 
 
-def minatar(result: dict[str, Any]) -> list[str]:
+def minatar(*results: dict[str, Any]) -> list[str]:
     """Mean training return at the end, and each seed's; a dash where nothing is recorded."""
-    labels, random = by_label(result), random_means(result)
+    labels = list(dict.fromkeys(row["label"] for result in results for row in result["rows"]))
     lines = [
         "| game (steps) | random | "
         + " | ".join(f"`{label}`" for label in labels)
         + " | published |",
         "| --- | --- |" + " --- |" * (len(labels) + 1),
     ]
-    for env in dict.fromkeys(row["env"] for row in result["rows"]):
-        found = {label: of_env[env] for label, of_env in labels.items() if env in of_env}
-        cells = [mean_and_each(found[a]["training"]) if a in found else "-" for a in labels]
-        game, steps = env.removesuffix("-MinAtar"), next(iter(found.values()))["steps"]
-        lines.append(
-            f"| {game} ({steps:,}) | {random[env]:.1f} | {' | '.join(cells)} | "
-            f"{PUBLISHED.get(game, '-')} |"
-        )
+    for result in results:
+        found, random = by_label(result), random_means(result)
+        for env in dict.fromkeys(row["env"] for row in result["rows"]):
+            rows = {label: of_env[env] for label, of_env in found.items() if env in of_env}
+            cells = [mean_and_each(rows[a]["training"]) if a in rows else "-" for a in labels]
+            game, steps = env.removesuffix("-MinAtar"), next(iter(rows.values()))["steps"]
+            lines.append(
+                f"| {game} ({steps:,}) | {random[env]:.1f} | {' | '.join(cells)} | "
+                f"{PUBLISHED.get(game, '-')} |"
+            )
     return lines
 
 
-def minatar_setting(result: dict[str, Any]) -> str:
+def minatar_setting(*results: dict[str, Any]) -> str:
     """One line on how those were obtained."""
-    v = result["versions"]
+    v = results[0]["versions"]
+    specs = ", ".join(
+        f"`python benchmarks/record.py benchmarks/specs/{result['spec']}`" for result in results
+    )
     return (
-        f"{len(result['seeds'])} seeds; random: uniform actions; published: gymnax's scores at 10 "
-        f"million steps; jax {v['packages']['jax']}, gymnax {v['packages']['gymnax']}, "
-        f"{v['cpu_count']} cores ({v['device_kind']}). `python benchmarks/record.py "
-        f"benchmarks/specs/{result['spec']}`"
+        f"{len(results[0]['seeds'])} seeds; random: uniform actions; published: gymnax's scores at "
+        f"10 million steps; jax {v['packages']['jax']}, gymnax {v['packages']['gymnax']}, "
+        f"{v['cpu_count']} cores ({v['device_kind']}). {specs}"
     )
 
 
