@@ -277,8 +277,8 @@ def _without_memory(
     value_network: ValueNetwork,
 ) -> ActorCritic:
     def init(key: Array) -> tuple[PyTree, PyTree]:
-        networks = policy_network, value_network
-        gains = (network.init(key, example())["params"] for network in networks)
+        x, networks = example(), (policy_network, value_network)
+        gains = (network.init(key, x)["params"] for network in networks)
         return orthogonal_kernels(key, tuple(gains))
 
     def policy(params: PyTree, obs: PyTree) -> Any:

@@ -489,3 +489,14 @@ def made(name, **params):
 def test_tabulate_refuses(name, params, limits, message):
     with pytest.raises(ValueError, match=message):
         tabular.tabulate(made(name, **params), gamma=0.9, **limits)
+
+
+def test_tabulate_wants_one_array():
+    lake = made("FrozenLake-misc", is_slippery=False)
+
+    def reset(key):
+        state, obs = lake.reset(key)
+        return state, {"cell": obs}
+
+    with pytest.raises(ValueError, match=r"one array as its observation.* got dict"):
+        tabular.tabulate(lake._replace(reset=reset), gamma=0.9)

@@ -39,8 +39,8 @@ def tabulate(env: Env, *, gamma: Number, max_states: int = 10_000) -> Tabulated:
         max_states: when to give up.
 
     Raises:
-        ValueError: if the environment draws at random, has too many states, or a time limit that
-            cuts the exploration short; if gamma is not in [0, 1).
+        ValueError: if the environment draws at random, observes more than one array, has too many
+            states, or a time limit that cuts the exploration short; if gamma is not in [0, 1).
     """
     check_gamma(gamma)
     if not isinstance(env.action_space, Discrete):
@@ -56,6 +56,11 @@ def tabulate(env: Env, *, gamma: Number, max_states: int = 10_000) -> Tabulated:
         return None, jax.vmap(lambda k: jax.vmap(lambda a: step(k, a))(actions))(keys)
 
     state, obs = env.reset(keys[0])
+    if not isinstance(obs, jax.Array):
+        raise ValueError(
+            f"{env.name} must give one array as its observation, by which a state is known again, "
+            f"got {type(obs).__name__}: tabulate it without its mask, or with its parts in one row"
+        )
     _same(env, obs, env.reset(keys[1])[1])
     index, observations = {np.asarray(obs).tobytes(): 0}, [np.asarray(obs)]
     frontier, edges, done = [state], [], 0
