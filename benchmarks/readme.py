@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tables import laboratory, learning, reach, speed, sweeps
+from readme_tables import laboratory, learning, reach, speed, sweeps
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

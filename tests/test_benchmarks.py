@@ -15,8 +15,8 @@ import gymnasium_scores  # noqa: E402
 import learning  # noqa: E402
 import numpy as np  # noqa: E402
 import readme  # noqa: E402
-import tables.learning  # noqa: E402
-import tables.reach  # noqa: E402
+import readme_tables.learning  # noqa: E402
+import readme_tables.reach  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def test_learning_records_what_the_tables_need(toy):
     assert trpo["algorithm"] == "trpo"
     assert trpo["violations"] == 0
     assert 0 < trpo["region_used_median"] <= 1
-    assert tables.learning.region(
-        [{**r, "algorithm": a} for r in toy for a in tables.learning.STYLES]
+    assert readme_tables.learning.region(
+        [{**r, "algorithm": a} for r in toy for a in readme_tables.learning.STYLES]
     )
 
 
@@ -80,11 +80,11 @@ def test_gymnasium_scores_are_recorded_pair_by_pair(tmp_path, compile_fast):
         assert len(played["by_seed"]) == 2
     # Two simulators, two sets of episodes.
     assert row["gymnasium"]["mean"] != row["gymnax"]["mean"]
-    table = tables.reach.gymnasium_scores({"rows": [row]})
+    table = readme_tables.reach.gymnasium_scores({"rows": [row]})
     assert table[-1].startswith("| CartPole-v1 | `trpo` | ")
     assert table[-1].endswith(" | 490 |")
     assert len(table[-1].split("|")) == len(table[0].split("|"))
-    assert "Seeds 4 to 5, 6 episodes each" in tables.reach.gymnasium_setting({"rows": [row]})
+    assert "Seeds 4 to 5, 6 episodes each" in readme_tables.reach.gymnasium_setting({"rows": [row]})
 
 
 def test_the_interval_knows_what_seeds_differ_by():
@@ -161,14 +161,14 @@ def test_the_table_of_the_adapters():
             row("pgx/2048", "trpo", [2.0, 3.0]),
         ]
     }
-    assert tables.reach.adapters(result)[2:] == [
+    assert readme_tables.reach.adapters(result)[2:] == [
         "| `navix/Empty` (2,048) | 0.25 | 0.75 (0.5 to 1) |  |  |",
         "| `pgx/2048` (2,048) | 0.25 |  | 2.5 (2 to 3) | 1117 (1000 to 1235) |",
     ]
-    assert "navix 3.4, pgx 5.6, 2 cores" in tables.reach.adapters_setting(result)
+    assert "navix 3.4, pgx 5.6, 2 cores" in readme_tables.reach.adapters_setting(result)
     result["rows"][1]["steps"] = 4096
     with pytest.raises(ValueError, match="unpack"):
-        tables.reach.adapters(result)
+        readme_tables.reach.adapters(result)
 
 
 @pytest.mark.parametrize(

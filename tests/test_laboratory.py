@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import audit_cost  # noqa: E402
 import laboratory  # noqa: E402
-import tables.laboratory  # noqa: E402
+import readme_tables.laboratory  # noqa: E402
 
 from kltrust.experiments import spec  # noqa: E402
 
@@ -60,7 +60,7 @@ def test_leaving_the_region_is_counted_in_units_of_half_eps():
     assert row["left_by_the_mean"] == 0.25
     np.testing.assert_allclose(row["largest_tv"][::2], [1.6, 3.0])
     np.testing.assert_allclose(row["mean_tv_along"], [0.2, 0.4, 0.5, 1.1])
-    assert "| 75% | 25% |" in tables.laboratory.laboratory_clip({"rows": [row]})[2]
+    assert "| 75% | 25% |" in readme_tables.laboratory.clip({"rows": [row]})[2]
 
 
 def test_a_search_is_needed_where_the_full_step_is_refused():
@@ -81,7 +81,7 @@ def test_a_search_is_needed_where_the_full_step_is_refused():
     assert (row["updates"], row["batch"]) == (4, 16)  # without a gradient nothing is searched
     assert (row["needed"], row["given_up"], row["backtracks"]) == (0.5, 0.25, 3.0)
     assert row["region_used"] == 0.8
-    assert tables.laboratory.laboratory_search({"rows": [row]})[2] == "| E | 16 | 50% (0.80) |"
+    assert readme_tables.laboratory.search({"rows": [row]})[2] == "| E | 16 | 50% (0.80) |"
 
 
 def test_the_models_are_compared_in_thirds_of_training():
@@ -103,7 +103,7 @@ def test_the_models_are_compared_in_thirds_of_training():
     assert [third[0] for third in found["kl"]["thirds"]] == [2, 3, 4]
     assert [third[0] for third in found["kl damped"]["thirds"]] == [0.5, 0.75, 1]
     assert [third[0] for third in found["gain"]["thirds"]] == [0.5] * 3
-    assert "2.00 [2.00, 2.00], 3.00" in tables.laboratory.laboratory_model({"rows": [row]})[2]
+    assert "2.00 [2.00, 2.00], 3.00" in readme_tables.laboratory.model({"rows": [row]})[2]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_updates_that_hurt(toy):
     # A small exact step follows the gradient of J; 32 steps of one trajectory need not.
     assert all(row["hurt"] == 0 for row in exact if row["learning_rate"] < 1)
     assert max(row["hurt"] for row in sampled) > 0
-    assert len(tables.laboratory.laboratory_hurt(result)) == 2 + 2 * 2
+    assert len(readme_tables.laboratory.hurt(result)) == 2 + 2 * 2
     assert (toy / "laboratory_hurt.png").read_bytes().startswith(PNG)
 
 

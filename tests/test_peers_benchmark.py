@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import peers  # noqa: E402
+import readme_tables.speed  # noqa: E402
 import speed  # noqa: E402
 import sweep_speed  # noqa: E402
-import tables.speed  # noqa: E402
 import timing  # noqa: E402
 from workers import ours  # noqa: E402
 
@@ -220,7 +220,7 @@ def test_the_table(toys):
         "peers": {"rejax": {"jax": "0.10.1", "gymnax": "0.0.9", "rejax": "0.1.3"}},
     }
     parts = {name: {**part, **about} for name, part in parts.items()}
-    assert tables.speed.peers(parts)[2:] == [
+    assert readme_tables.speed.peers(parts)[2:] == [
         "| PPO-clip, E-v0, 4 x 128: `kltrust` | rejax | 1.50 (1.25 to 2.00) times as fast |",
         "| PPO-clip, E-v0, 4 x 128, 32 seeds: `kltrust` | rejax, one `vmap` "
         "| 1.50 (1.25 to 2.00) times as fast |",
@@ -228,7 +228,7 @@ def test_the_table(toys):
         "| TRPO, 8 x 2048: `kltrust`, 32 seeds | sb3-contrib, a run per core "
         "| 20.00 (20.00 to 20.00) times as fast |",
     ]
-    setting = tables.speed.peers_setting(parts)
+    setting = readme_tables.speed.peers_setting(parts)
     assert "rejax: gymnax 0.0.9, rejax 0.1.3." in setting
     assert "kltrust 9.0 s (2 of 2)" in setting
 

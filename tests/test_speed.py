@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import phases  # noqa: E402
+import readme_tables.speed  # noqa: E402
 import speed  # noqa: E402
-import tables.speed  # noqa: E402
 import textbook  # noqa: E402
 import timing  # noqa: E402
 
@@ -90,7 +90,7 @@ def test_the_phases(tmp_path, monkeypatch):
     found = result["cases"]["toy"]
     assert {len(x) for x in found.values()} == {2}
     assert min(map(min, found.values())) > 0
-    assert len(tables.speed.phases(result)) == 2 + len(found)
+    assert len(readme_tables.speed.phases(result)) == 2 + len(found)
 
 
 def test_the_defaults(tmp_path):

@@ -13,11 +13,11 @@ from known_envs import legal_arms
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import readme_tables.sweeps  # noqa: E402
 import record  # noqa: E402
 import sweep_host_work  # noqa: E402
 import sweep_speed  # noqa: E402
 import sweep_survival  # noqa: E402
-import tables.sweeps  # noqa: E402
 
 from kltrust.environments import make  # noqa: E402
 from kltrust.experiments import store  # noqa: E402
@@ -105,15 +105,15 @@ def test_tables_of_a_record(recorded):
     made["random"]["CartPole-v1"]["mean"] = 10.0
     for row, scores in zip(made["rows"], ([20.0, 30.0], [60.0, 60.0]), strict=True):
         row["scores"] = scores
-    first, second, zero, one = tables.sweeps.table1(made)[2:]
+    first, second, zero, one = readme_tables.sweeps.table1(made)[2:]
     assert first.startswith("| trpo max_kl=0.01 | 0.30 [0.20, 0.40] | 25.0 |")
     assert second.startswith("| trpo max_kl=0.1 | 1.00 [1.00, 1.00] | 60.0 |")
     assert (zero.split(" | ")[2], one.split(" | ")[2]) == ("10.0 |", "60.0 |")
-    assert tables.sweeps.classic(made)[2].startswith(
+    assert readme_tables.sweeps.classic(made)[2].startswith(
         "| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0] |"
     )
-    assert "| max_kl = 0.1 |" in tables.sweeps.trust_region(made)[3]
-    assert "2 seeds" in tables.sweeps.recorded_setting(made)
+    assert "| max_kl = 0.1 |" in readme_tables.sweeps.trust_region(made)[3]
+    assert "2 seeds" in readme_tables.sweeps.recorded_setting(made)
 
 
 def test_training_returns_are_of_the_last_tenth():
@@ -162,11 +162,13 @@ def test_tables_of_minatar(recorded):
     for row in made["rows"]:
         row["training"] = [20.0, 31.0]
     both = "25.5 (20.0, 31.0)"
-    assert tables.sweeps.minatar(made)[2] == f"| Breakout (256) | 0.5 | {both} | {both} | 28 |"
+    assert (
+        readme_tables.sweeps.minatar(made)[2] == f"| Breakout (256) | 0.5 | {both} | {both} | 28 |"
+    )
     # A pair that is not recorded: what is there of the other game has no second algorithm.
     made["rows"].append({**made["rows"][0], "env": "Seaquest-MinAtar"})
     made["random"]["Seaquest-MinAtar"] = {"mean": 0.1}
-    assert tables.sweeps.minatar(made)[3] == f"| Seaquest (256) | 0.1 | {both} | - | - |"
+    assert readme_tables.sweeps.minatar(made)[3] == f"| Seaquest (256) | 0.1 | {both} | - | - |"
 
 
 def test_random_actions_fill_a_box():

@@ -28,6 +28,7 @@ _ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(_ROOT / "benchmarks"))
 
 import readme  # noqa: E402
+import readme_tables.reach  # noqa: E402
 
 _PLACE = re.compile(r"<!-- table: (\w+) ?(.*?) -->")
 _SECTIONS = {
@@ -161,7 +162,7 @@ def _presets_table(_: str, __: Any) -> str:
 
 def _adapters_table(_: str, __: Any) -> str:
     """The README's, of every recorded run of benchmarks/adapters.py."""
-    return "\n".join(readme.adapters(readme.recorded("adapters")))
+    return "\n".join(readme_tables.reach.adapters(readme.recorded("adapters")))
 
 
 def _options(arguments: str, _: Any) -> str:

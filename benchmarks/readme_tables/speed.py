@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tables._common import COMPARED, compared
+from readme_tables._common import COMPARED, compared
 
 
 def speed(parts: dict[str, dict[str, Any]]) -> list[str]:

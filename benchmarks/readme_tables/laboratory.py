@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def laboratory_clip(result: dict[str, Any]) -> list[str]:
+def clip(result: dict[str, Any]) -> list[str]:
     """How far PPO-clip leaves TV <= clip_eps / 2, from `laboratory.py`."""
     lines = [
         "| environment | clip_eps | updates | some state beyond | mean beyond | "
@@ -22,7 +22,7 @@ def laboratory_clip(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def laboratory_search(result: dict[str, Any]) -> list[str]:
+def search(result: dict[str, Any]) -> list[str]:
     """Share of TRPO's updates whose full step is refused, from `laboratory.py`."""
     dampings = sorted({row["damping"] for row in result["rows"]})
     lines = [
@@ -38,7 +38,7 @@ def laboratory_search(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def laboratory_model(result: dict[str, Any]) -> list[str]:
+def model(result: dict[str, Any]) -> list[str]:
     """Realised over predicted in the thirds of training, from `laboratory.py`."""
     names = {"kl": "KL / undamped", "kl damped": "KL / damped", "gain": "gain / linear"}
     lines = [
@@ -59,7 +59,7 @@ def laboratory_model(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def laboratory_hurt(result: dict[str, Any]) -> list[str]:
+def hurt(result: dict[str, Any]) -> list[str]:
     """Share of updates that lower the exact J, from `laboratory.py`: least to largest step."""
     settings = {"vanilla_pg": "learning_rate", "trpo": "max_kl"}
     columns = list(dict.fromkeys(row["samples"] for row in result["rows"]))
@@ -79,8 +79,8 @@ def laboratory_hurt(result: dict[str, Any]) -> list[str]:
 
 
 LABORATORY = (
-    ("clip", laboratory_clip),
-    ("search", laboratory_search),
-    ("model", laboratory_model),
-    ("hurt", laboratory_hurt),
+    ("clip", clip),
+    ("search", search),
+    ("model", model),
+    ("hurt", hurt),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kltrust.experiments.statistics import Estimate
-from tables._common import by_env
+from readme_tables._common import by_env
 
 
 def gymnasium_scores(result: dict[str, Any]) -> list[str]:

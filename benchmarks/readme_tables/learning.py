@@ -7,7 +7,7 @@ from typing import Any
 
 from kltrust.experiments.plots import BLUE, VERMILION
 from kltrust.experiments.statistics import mean_and_iqm
-from tables._common import by_env
+from readme_tables._common import by_env
 
 GREEN = "#009E73"
 
