@@ -6,8 +6,8 @@
 
 Each pair of environment and method is trained on the same seeds with the same number of steps and
 written to benchmarks/results/adapters.json as soon as it is done, beside those that are there. All
-are scored by the same function: episodes from fresh states, acting by the mode, by the adapter's
-environment.
+are scored by the same function: episodes from fresh states, acting by the mode, or by sampled
+actions where a `Task` says so, by the adapter's environment.
 
 `brax_ppo` is brax.training.agents.ppo with what our ppo_clip has: environments in parallel, steps
 of each in an iteration, passes, minibatches of as many steps, Adam's rate, clipping, discount,
@@ -60,8 +60,11 @@ class Task:
     """Whether brax's own PPO can be trained on it."""
     brax_reward_scale: float = 1.0
     """The constant of brax's own PPO; 1 is its default."""
+    sampled: bool = False
+    """Scored by sampled actions: the mode of a policy that has to explore stands before a wall."""
     one_by_one: bool = False
-    """Seeds one after the other: on CPUs a convolution with weights of several seeds is slow."""
+    """Seeds one after the other. On CPUs several together are slow where there are convolutions, or
+    where a reset is dear: it is made at every step then."""
 
     @property
     def iterations(self) -> int:
@@ -75,7 +78,9 @@ TASKS = {
     "brax/inverted_pendulum": Task(steps=204_800, **BRAX),
     "brax/hopper": Task(steps=512_000, **BRAX),
     "brax/halfcheetah": Task(steps=512_000, **BRAX),
-    "craftax/Craftax-Classic-Symbolic-v1": Task(steps=102_400, params=(("max_steps", 500),)),
+    "craftax/Craftax-Classic-Symbolic-v1": Task(
+        steps=204_800, sampled=True, one_by_one=True, params=(("max_steps", 500),)
+    ),
     "jumanji/Game2048-v1": Task(steps=204_800),
     "navix/Navix-Empty-5x5-v0": Task(steps=102_400, one_by_one=True, **MANY),
     "pgx/2048": Task(steps=204_800, channels=(), **MANY),
@@ -178,7 +183,9 @@ def ours(name: str, algorithm: str, task: Task, options: Options) -> np.ndarray:
     def run(seed: Any) -> Any:
         key, evaluation_key = jax.random.split(jax.random.key(seed))
         state, _ = kltrust.train(learner, key, task.iterations)
-        return kltrust.evaluate(env, agent, state, evaluation_key, options.episodes)
+        return kltrust.evaluate(
+            env, agent, state, evaluation_key, options.episodes, deterministic=not task.sampled
+        )
 
     over_seeds = functools.partial(jax.lax.map, run) if task.one_by_one else jax.vmap(run)
     return np.asarray(jax.jit(over_seeds)(jnp.arange(options.seeds)))

@@ -146,6 +146,7 @@ def test_the_table_of_the_adapters():
         return {
             "env": env,
             "algorithm": algorithm,
+            "task": {"sampled": env == "pgx/2048"},
             "steps": 2048,
             "seeds": [0, 1],
             "episodes_per_seed": 9,
@@ -165,7 +166,9 @@ def test_the_table_of_the_adapters():
         "| `navix/Empty` (2,048) | 0.25 | 0.75 (0.5 to 1) |  |  |",
         "| `pgx/2048` (2,048) | 0.25 |  | 2.5 (2 to 3) | 1117 (1000 to 1235) |",
     ]
-    assert "navix 3.4, pgx 5.6, 2 cores" in readme_tables.reach.adapters_setting(result)
+    setting = readme_tables.reach.adapters_setting(result)
+    assert "acting by the mode, on `pgx/2048` by sampling; jax 1.2" in setting
+    assert "navix 3.4, pgx 5.6, 2 cores" in setting
     result["rows"][1]["steps"] = 4096
     with pytest.raises(ValueError, match="unpack"):
         readme_tables.reach.adapters(result)

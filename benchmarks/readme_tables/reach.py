@@ -88,9 +88,11 @@ def adapters_setting(result: dict[str, Any]) -> str:
         packages |= row["versions"]["packages"]
     libraries = dict.fromkeys(row["env"].partition("/")[0] for row in rows)
     versions = ", ".join(f"{name} {packages[name]}" for name in ("jax", *libraries))
+    sampled = dict.fromkeys(f"`{row['env']}`" for row in rows if row["task"].get("sampled"))
+    acting = "acting by the mode" + (f", on {', '.join(sampled)} by sampling" if sampled else "")
     v = rows[0]["versions"]
     return (
         f"{len(rows[0]['seeds'])} seeds, the worst's and the best's mean in brackets, "
-        f"{rows[0]['episodes_per_seed']} episodes each, acting by the mode; {versions}, "
+        f"{rows[0]['episodes_per_seed']} episodes each, {acting}; {versions}, "
         f"{v['cpu_count']} cores ({v['device_kind']}). `python benchmarks/adapters.py`"
     )
