@@ -61,7 +61,7 @@ class Task:
     brax_reward_scale: float = 1.0
     """The constant of brax's own PPO; 1 is its default."""
     sampled: bool = False
-    """Scored by sampled actions: the mode of a policy that has to explore stands before a wall."""
+    """Scored by sampled actions: the mode of a policy that still explores can be worse than it."""
     one_by_one: bool = False
     """Seeds one after the other. On CPUs several together are slow where there are convolutions, or
     where a reset is dear: it is made at every step then."""
