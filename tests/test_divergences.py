@@ -650,3 +650,34 @@ def test_quadrature_checks_the_masses():
     traced = jax.jit(lambda low: dv.quadrature_kl(p, q, low, 20.0, 400))
     assert np.isnan(traced(-2.0))
     assert np.isfinite(traced(-20.0))
+
+
+@pytest.mark.parametrize("num_outcomes", [1, 2, 5])
+def test_log_probabilities_are_those_of_distrax(num_outcomes):
+    """To the bit, with an outcome that is impossible, and values that are none of the outcomes."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(7, num_outcomes)), jnp.float32)
+    if num_outcomes > 2:
+        logits = logits.at[:3, 1].set(-jnp.inf)
+    value = jnp.asarray(rng.integers(-1, num_outcomes + 1, size=7))
+    value = value.at[:2].set(min(1, num_outcomes - 1))
+    weight = jnp.asarray(rng.normal(size=7), jnp.float32)
+
+    def outcome(log_prob):
+        def total(logits):
+            found = log_prob(distrax.Categorical(logits=logits), value)
+            return jnp.sum(jnp.where(jnp.isfinite(found), found * weight, 0)), found
+
+        return jax.grad(total, has_aux=True)(logits)
+
+    ours, theirs = outcome(dv.distribution_log_prob), outcome(lambda d, v: d.log_prob(v))
+    np.testing.assert_array_equal(ours[1], theirs[1])
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6, atol=1e-7)
+
+    both = distrax.Independent(distrax.Categorical(logits=jnp.stack([logits] * 2, 1)), 1)
+    pairs = jnp.stack([value, value], 1)
+    np.testing.assert_array_equal(dv.distribution_log_prob(both, pairs), both.log_prob(pairs))
+    alone = distrax.Categorical(logits=logits[-1])  # values of another shape than the batch's
+    with jax.numpy_rank_promotion("allow"):
+        found = dv.distribution_log_prob(alone, value)
+        np.testing.assert_array_equal(found, alone.log_prob(value))
