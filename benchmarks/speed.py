@@ -105,35 +105,17 @@ def ours(settings: textbook.Settings) -> tuple[Callable[[Any], Any], Callable[[A
     """The learner of the textbook's settings."""
     import kltrust
 
+    experiment = textbook_experiment(settings)
     env = kltrust.make(settings.env)
-    return kltrust.make_learner(
-        env,
-        kltrust.actor_critic(env, settings.hidden, channels=()),  # the peers flatten images
-        clipping(settings),
-        num_envs=settings.num_envs,
-        num_steps=settings.num_steps,
-        gamma=settings.gamma,
-        gae_lambda=settings.gae_lambda,
-        value_learning_rate=settings.learning_rate,
-        value_epochs=settings.num_epochs,
-        value_minibatches=settings.num_minibatches,
-        value_clip_eps=settings.clip_eps,
-        value_max_grad_norm=settings.max_grad_norm,
-    )
+    agent = kltrust.actor_critic(env, **experiment["network"])
+    return kltrust.make_learner(env, agent, clipping(settings), **experiment["learner"])
 
 
 def clipping(settings: textbook.Settings) -> Any:
     """The algorithm of the textbook's settings."""
     import kltrust
 
-    return kltrust.ppo_clip(
-        learning_rate=settings.learning_rate,
-        clip_eps=settings.clip_eps,
-        num_epochs=settings.num_epochs,
-        num_minibatches=settings.num_minibatches,
-        entropy_coef=settings.entropy_coef,
-        max_grad_norm=settings.max_grad_norm,
-    )
+    return kltrust.ppo_clip(**textbook_experiment(settings)["update"])
 
 
 def repeated(init: Any, step: Any, iterations: int, num_seeds: int | None = None) -> Any:
