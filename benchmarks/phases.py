@@ -80,7 +80,7 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
     import jax.numpy as jnp
 
     import kltrust
-    from kltrust import experience, learner as learners
+    from kltrust import acting, experience, learner as learners
     from kltrust.advantages import gae, standardize
     from kltrust.algorithms._common import clipped_loss
     from kltrust.audit import audit_by_default, measure_update
@@ -101,7 +101,7 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
 
     @jax.jit
     def rollout(state: Any) -> Any:
-        return experience.play(env, agent, state, key, s.num_steps)
+        return acting.play(env, agent, state, key, s.num_steps)
 
     @jax.jit
     def advantages(state: Any, transition: Any) -> Any:

@@ -1,180 +1,27 @@
-"""From acting to a batch, with and without memory: all that differs between the two is here.
+"""From a rollout to a batch, with and without memory: all that differs between the two is here.
 
-An agent without memory sees rows, [T, B, ...] flattened; one with memory sees `Sequences`, whose
-carries are those that it had at the start of the rollout.
+An agent without memory learns from rows, [T, B, ...] flattened; one with memory from `Sequences`,
+whose carries are those that it had at the start of the rollout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
 
-import distrax
 import jax
 import jax.numpy as jnp
 
-from kltrust.normalization import Moments, normalize
-from kltrust.recurrent import initial_carry, remembering, swap_axes, unroll
-from kltrust.rollout import rollout
+from kltrust.recurrent import initial_carry, swap_axes, unroll
 from kltrust.tree import leading_size
 from kltrust.types import (
     ActorCritic,
     Array,
-    Env,
     Params,
     Policy,
     PolicyBatch,
     PyTree,
     Sequences,
-    Transition,
 )
-
-
-class Deployable(Protocol):
-    """What acting takes: a `LearnerState`, or anything else that has these two."""
-
-    @property
-    def policy_params(self) -> Params:
-        """The policy's parameters."""
-
-    @property
-    def normalizer(self) -> Moments | None:
-        """The moments its observations are normalised by, if they are."""
-
-
-class Playing(Deployable, Protocol):
-    """What going on with a rollout takes: a `LearnerState`."""
-
-    @property
-    def env_state(self) -> PyTree:
-        """The environments, [B, ...]."""
-
-    @property
-    def obs(self) -> PyTree:
-        """Their observations, [B, *O]."""
-
-    @property
-    def policy_carry(self) -> PyTree:
-        """What the policy remembers of their episodes, [B, ...]; () without memory."""
-
-
-# --- acting ---------------------------------------------------------------------------------------
-
-
-def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Any]:
-    """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution.
-
-    Of a recurrent agent it takes `Sequences` of raw observations; `policy_step_of` acts with it.
-
-    Args:
-        agent: as trained.
-        state: its policy's parameters and its normaliser are used.
-    """
-
-    def policy(obs: PyTree) -> Any:
-        if agent.memory is not None and not isinstance(obs, Sequences):
-            raise TypeError(
-                "the policy of a recurrent agent takes Sequences(obs [B, T, ...], start, carry): "
-                "act step by step with policy_step_of(agent, state)"
-            )
-        return agent.policy(state.policy_params, normalize(state.normalizer, obs))
-
-    return policy
-
-
-def policy_step_of(
-    agent: ActorCritic, state: Deployable
-) -> Callable[[PyTree, PyTree], tuple[PyTree, Any]]:
-    """A step of the deployable policy: (carry [*E, ...], raw obs [*E, *O]) -> (carry, dist).
-
-    An episode begins with the carry ``agent.memory.policy_carry``; without memory it is ().
-
-    Args:
-        agent: as trained.
-        state: its policy's parameters and its normaliser are used.
-    """
-    if agent.memory is None:
-        return lambda carry, obs: (carry, policy_of(agent, state)(obs))
-    step = agent.memory.policy_step
-    return lambda carry, obs: step(state.policy_params, carry, normalize(state.normalizer, obs))
-
-
-def acting(
-    env: Env, agent: ActorCritic, state: Deployable, choose: Callable[[Any, Array], PyTree]
-) -> tuple[Env, Callable[[PyTree, Array], PyTree]]:
-    """An agent in its environment, as `rollout` and `episode_returns` take them.
-
-    Args:
-        env: the environment.
-        agent: as trained.
-        state: its policy's parameters and its normaliser are used.
-        choose: ``choose(distribution, key) -> action``.
-
-    Returns:
-        (env, act), the environment `remembering` the carries of an agent with memory.
-    """
-    if agent.memory is None:
-        policy = policy_of(agent, state)
-        return env, lambda obs, key: choose(policy(obs), key)
-    step = policy_step_of(agent, state)
-
-    def act(seen: tuple[PyTree, PyTree], key: Array) -> tuple[PyTree, PyTree]:
-        obs, carry = seen
-        carry, distribution = step(carry, obs)
-        return choose(distribution, key), carry
-
-    return remembering(env, agent.memory.policy_carry), act
-
-
-def play(
-    env: Env, agent: ActorCritic, state: Playing, key: Array, num_steps: int
-) -> tuple[tuple[PyTree, PyTree, PyTree], Transition]:
-    """A rollout of the sampled policy from where the state stands.
-
-    Args:
-        env: the environment.
-        agent: as trained.
-        state: a `LearnerState`.
-        key: a typed key.
-        num_steps: T.
-
-    Returns:
-        ((env_state, obs, policy_carry), transition [T, B]), the first three [B, ...].
-    """
-    world, act = acting(env, agent, state, sampled)
-    if agent.memory is None:
-        (env_state, obs), transition = rollout(
-            world, act, state.env_state, state.obs, key, num_steps
-        )
-        return (env_state, obs, ()), transition
-    seen = state.obs, state.policy_carry
-    (env_state, (obs, carry)), transition = rollout(
-        world, act, state.env_state, seen, key, num_steps, record=_without_carries
-    )
-    return (env_state, obs, carry), transition
-
-
-def sampled(distribution: Any, key: Array) -> PyTree:
-    """One action for each entry of the batch [*E]: [*E, ...].
-
-    Args:
-        distribution: of batch shape [*E].
-        key: a typed key.
-    """
-    if isinstance(distribution, distrax.Categorical):
-        # The action that distrax draws, from noise in one row: the compiler unrolls short ones.
-        logits = distribution.logits
-        noise = jax.random.gumbel(key, (logits.size,), logits.dtype).reshape(logits.shape)
-        return jnp.argmax(logits + noise, -1).astype(distribution.dtype)
-    return distribution.sample(seed=key)
-
-
-def _without_carries(transition: Transition) -> Transition:
-    return transition._replace(obs=transition.obs[0], action=transition.action[0])
-
-
-# --- learning -------------------------------------------------------------------------------------
 
 
 def episode_starts(agent: ActorCritic, episode_length: Array, done: Array) -> Array | None:

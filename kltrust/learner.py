@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kltrust.acting import Deployable, evaluate, play, policy_of, policy_step_of
 from kltrust.advantages import gae, standardize
 from kltrust.audit import (
     AUDITS,
@@ -28,18 +29,12 @@ from kltrust.audit import (
 from kltrust.checks import check, check_count
 from kltrust.critic import fit_value, measure_critic
 from kltrust.experience import (
-    Deployable,
-    acting,
     arrange,
     check_minibatches,
     episode_starts,
     first_carries,
     flatten,
     make_batch,
-    play,
-    policy_of,
-    policy_step_of,
-    sampled,
     values,
 )
 from kltrust.masks import count_fully_masked
@@ -53,8 +48,7 @@ from kltrust.normalization import (
     scale_rewards,
     update_moments,
 )
-from kltrust.rollout import count_episodes, count_nonfinite, episode_returns, reset_batch
-from kltrust.tree import where
+from kltrust.rollout import count_episodes, count_nonfinite, reset_batch
 from kltrust.types import ActorCritic, Array, Blocks, Env, Number, Params, PolicyUpdate, PyTree
 
 __all__ = [
@@ -421,41 +415,3 @@ def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerSta
         As `run`.
     """
     return run(learner, learner.init(key), num_iterations)
-
-
-def evaluate(
-    env: Env,
-    agent: ActorCritic,
-    state: Deployable,
-    key: Array,
-    num_episodes: int,
-    deterministic: bool | Array = True,
-    max_steps: Number | None = None,
-) -> Array:
-    """Undiscounted raw returns of fresh episodes: [num_episodes].
-
-    Args:
-        env: the environment.
-        agent: as trained.
-        state: its parameters and its normaliser are used.
-        key: gives the start states and, if sampled, the actions.
-        num_episodes: run in parallel.
-        deterministic: act by the distribution's mode, else sample; [num_episodes] bool says it
-            of each episode.
-        max_steps: cuts longer episodes, whose return so far counts; by default the
-            environment's own limit.
-
-    Raises:
-        ValueError: if neither the environment nor ``max_steps`` gives a limit.
-    """
-    max_steps = env.max_steps if max_steps is None else max_steps
-    if max_steps is None:
-        raise ValueError(f"{env.name} has no time limit: pass max_steps")
-
-    def choose(distribution: Any, key: Array) -> PyTree:
-        if isinstance(deterministic, bool):
-            return distribution.mode() if deterministic else sampled(distribution, key)
-        return where(deterministic, distribution.mode(), sampled(distribution, key))
-
-    env, act = acting(env, agent, state, choose)
-    return episode_returns(env, act, key, num_episodes, max_steps)[0]

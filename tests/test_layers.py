@@ -35,6 +35,7 @@ LAYERS = {
     "rollout": 2,
     "normalization": 2,
     "minibatch": 2,
+    "acting": 2,
     "experience": 2,
     "algorithms": 3,
     "audit": 3,
@@ -55,8 +56,8 @@ SAME_LAYER = {
     ("sequences", "estimators"),  # token by token
     ("networks", "cells"),
     ("networks", "dense"),
-    ("experience", "rollout"),  # what becomes of one
-    ("experience", "normalization"),
+    ("acting", "rollout"),  # of an agent
+    ("acting", "normalization"),
     ("losses", "divergences"),  # an entropy is an entropy
     ("algorithms", "audit"),  # the ratio that is measured is the ratio that is optimised
 }

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 
+from kltrust.acting import play
 from kltrust.audit._iteration import IterationAudit, audit_iteration
 from kltrust.audit._path import KLPath
-from kltrust.experience import arrange, episode_starts, play
+from kltrust.experience import arrange, episode_starts
 from kltrust.types import ActorCritic, Array, Env, Number, PolicyBatch, PyTree, Transition
 
 # Folded into an iteration's key for the audit: none of the four that the key is split into.

@@ -94,7 +94,7 @@ def weighted_quantiles(
         target = jnp.array(quantiles, x.dtype) * (slack * jnp.sum(mass))
         target = jnp.maximum(target, jnp.finfo(x.dtype).tiny)
         known = jnp.any(mass > 0)
-        mass_below = lambda bounds: jnp.sum((order[None] < bounds[:, None]) * mass[None], axis=-1)  # noqa: E731
+        mass_below = partial(_mass_below, order, mass)
     num_bits = jnp.iinfo(order.dtype).bits
     one = jnp.ones((), order.dtype)
 
@@ -117,6 +117,11 @@ def _count_below(order: Array, bounds: Array) -> Array:
     padded = jnp.pad(order, (0, -len(order) % 128), constant_values=above_all)
     below = padded.reshape(1, -1, 128) < bounds[:, None, None]
     return jnp.sum(jnp.sum(below, axis=-1, dtype=jnp.uint8), axis=-1, dtype=jnp.int32)
+
+
+def _mass_below(order: Array, mass: Array, bounds: Array) -> Array:
+    """The mass [N] of the entries of ``order`` [N] that lie below each of ``bounds`` [K]."""
+    return jnp.sum((order[None] < bounds[:, None]) * mass[None], axis=-1)
 
 
 def _ordered_bits(x: Array) -> Array:
