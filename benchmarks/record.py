@@ -6,7 +6,9 @@
     python benchmarks/record.py benchmarks/specs/minatar.toml --no-run
 
 Where the folder holds that sweep already, unfinished or not, it goes on with it. Several folders
-are shards of the sweep, taken as far as they are: recorded is what all seeds have finished. Writes
+are parts of the sweep, taken as far as they are: recorded is what all seeds have finished. Runs of
+settings or seeds that the specification does not name are left out: what a preset was before, say.
+Writes
 NAME.json to benchmarks/results/: the score of every seed (the last evaluation, acting by the mode)
 and its training return (see `training_returns`), how far each setting's updates went and what it
 claims, and the return of uniformly random actions over 1,000 episodes or more, which is the zero of
@@ -20,6 +22,7 @@ import functools
 import json
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ class Options:
 
     spec: tyro.conf.Positional[Path]
     folder: tuple[Path, ...] = ()
-    """Of the sweep, or of shards of it; default runs/NAME."""
+    """Of the sweep, or of parts of it; default runs/NAME."""
     run: bool = True
     """Go on with the sweep; --no-run records what is there, all seeds of a setting or none."""
     random_episodes: int = 1000
@@ -94,9 +97,8 @@ def measured(folders: tuple[Path, ...], specification: Any) -> dict[str, Any]:
     from kltrust.experiments.report import _region
     from kltrust.experiments.report._gather import gather
 
-    for folder in folders:
-        require_same(specification, folder)
-    study = without_unfinished(gather(folders), len(specification.seeds))
+    study = without_others(gather(folders), specification)
+    study = without_unfinished(study, len(specification.seeds))
     region = _region.measured(study, _region.updates(study))
     training = training_returns(study.metrics, study.runs)
     rows = []
@@ -125,13 +127,35 @@ def measured(folders: tuple[Path, ...], specification: Any) -> dict[str, Any]:
     return {"rows": rows, "seconds": seconds, "notes": list(study.notes)}
 
 
+def without_others(study: Any, specification: Any) -> Any:
+    """The runs of the specification's settings and seeds, under the names that it gives them."""
+    labels = {
+        run: study.setting(run).label
+        for run, seed in zip(study.runs.run, study.runs.seed, strict=True)
+        if seed in specification.seeds and study.setting(run) in specification.settings
+    }
+    if not labels:
+        folders = ", ".join(str(source.record.path) for source in study.sources)
+        raise ValueError(f"{folders}: all runs are of another specification: take another folder")
+    return only(study, labels, label=labels)
+
+
+def only(study: Any, runs: Iterable[int], **columns: dict[int, Any]) -> Any:
+    """The study with these runs alone; columns of all its tables can be set by run."""
+    kept = {}
+    for name in ("runs", "metrics", "evaluations"):
+        frame = getattr(study, name)
+        frame = frame[frame.run.isin(list(runs))]
+        kept[name] = frame.assign(**{k: frame.run.map(v) for k, v in columns.items()})
+    return dataclasses.replace(study, **kept)
+
+
 def without_unfinished(study: Any, num_seeds: int) -> Any:
     """The study without the pairs of setting and environment that lack a seed's last iteration."""
     runs = study.runs
     done = runs[runs.iterations >= runs.planned]
     kept = done[done.groupby(["env", "label"]).run.transform("size") == num_seeds].run
-    frames = {name: getattr(study, name) for name in ("runs", "metrics", "evaluations")}
-    return dataclasses.replace(study, **{k: f[f.run.isin(kept)] for k, f in frames.items()})
+    return only(study, kept)
 
 
 def training_returns(metrics: Any, runs: Any) -> Any:

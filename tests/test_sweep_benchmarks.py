@@ -96,7 +96,21 @@ def test_another_specification_in_the_folder_is_refused(recorded, tmp_path):
     other.write_text(SPEC.replace("[3, 5]", "[3, 6]"))
     with pytest.raises(ValueError, match="another specification"):
         record.main(record.Options(other, folder=options.folder, out=tmp_path))
+    other.write_text(SPEC.replace("= 16", "= 32"))
+    with pytest.raises(ValueError, match="another specification"):
+        record.main(record.Options(other, options.folder, run=False, out=tmp_path))
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_parts_of_a_sweep_among_others(recorded, tmp_path):
+    """A folder has a setting and a seed that the specification does not; the other lacks some."""
+    options, result = recorded
+    other = tmp_path / "toy.toml"
+    other.write_text(SPEC.replace("[3, 5]", "[3]").replace("[0.01, 0.1]", "[0.1]"))
+    record.main(record.Options(other, options.folder, run=False, random_episodes=50, out=tmp_path))
+    (row,) = json.loads((tmp_path / "toy.json").read_text())["rows"]
+    assert row["label"] == "trpo max_kl=0.1"
+    assert row["scores"] == result["rows"][1]["scores"][:1]
 
 
 def test_tables_of_a_record(recorded):
