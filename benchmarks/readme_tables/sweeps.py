@@ -132,9 +132,12 @@ def recorded_setting(result: dict[str, Any]) -> str:
     """One line on how a recorded sweep was obtained."""
     v = result["versions"]
     broken = sum(row["broken"] for row in result["rows"])
+    prefixes = (env.rpartition("/")[0] for env in result["random"])
+    libraries = dict.fromkeys(prefix or "gymnax" for prefix in prefixes)
+    used = ", ".join(f"{name} {v['packages'][name]}" for name in ("jax", *libraries))
     return (
         f"{len(result['seeds'])} seeds, scores of the last evaluation, acting by the mode, 95 % "
-        f"bootstrap intervals; {result['steps']:,} environment steps; {broken} runs broke; jax "
-        f"{v['packages']['jax']}, gymnax {v['packages']['gymnax']}, {v['cpu_count']} cores "
-        f"({v['device_kind']}). `python benchmarks/record.py benchmarks/specs/{result['spec']}`"
+        f"bootstrap intervals; {result['steps']:,} environment steps; {broken} runs broke; "
+        f"{used}, {v['cpu_count']} cores ({v['device_kind']}). "
+        f"`python benchmarks/record.py benchmarks/specs/{result['spec']}`"
     )
