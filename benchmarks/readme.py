@@ -77,6 +77,8 @@ def tables() -> dict[str, list[str]]:
         "classic_setting": [sweeps.recorded_setting(recorded("classic"))],
         "table1": sweeps.table1(recorded("ppo_table1")),
         "table1_setting": [sweeps.recorded_setting(recorded("ppo_table1"))],
+        "table1_brax": sweeps.table1(recorded("ppo_table1_brax")),
+        "table1_brax_setting": [sweeps.recorded_setting(recorded("ppo_table1_brax"))],
         "minatar": sweeps.minatar(*map(recorded, ("minatar_2m", "minatar"))),
         "minatar_setting": [sweeps.minatar_setting(*map(recorded, ("minatar_2m", "minatar")))],
         "code_level": sweeps.table1(recorded("code_level")),
