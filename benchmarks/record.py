@@ -8,11 +8,11 @@
 Where the folder holds that sweep already, unfinished or not, it goes on with it. Several folders
 are parts of the sweep, taken as far as they are: recorded is what all seeds have finished. Runs of
 settings or seeds that the specification does not name are left out: what a preset was before, say.
-Writes
-NAME.json to benchmarks/results/: the score of every seed (the last evaluation, acting by the mode)
-and its training return (see `training_returns`), how far each setting's updates went and what it
-claims, and the return of uniformly random actions over 1,000 episodes or more, which is the zero of
-the scaled scores. `benchmarks/readme.py` makes the README's tables from it.
+
+Writes NAME.json to benchmarks/results/: the score of every seed (the last evaluation, acting by the
+mode) and its training return (see `training_returns`), how far each setting's updates went and what
+it claims, and the return of uniformly random actions over 1,000 episodes or more, which is the zero
+of the scaled scores. `benchmarks/readme.py` makes the README's tables from it.
 """
 
 from __future__ import annotations

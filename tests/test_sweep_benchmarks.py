@@ -1,5 +1,6 @@
 """The benchmarks of sweeps run, at toy size, and record what the README's tables need."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ import sweep_speed  # noqa: E402
 import sweep_survival  # noqa: E402
 
 from kltrust.environments import make  # noqa: E402
-from kltrust.experiments import store  # noqa: E402
-from kltrust.experiments.report._gather import Study  # noqa: E402
+from kltrust.experiments import spec, store  # noqa: E402
+from kltrust.experiments.report._gather import Study, gather  # noqa: E402
 from kltrust.types import Box  # noqa: E402
 
 SPEC = """
@@ -103,7 +104,7 @@ def test_another_specification_in_the_folder_is_refused(recorded, tmp_path):
 
 
 def test_parts_of_a_sweep_among_others(recorded, tmp_path):
-    """A folder has a setting and a seed that the specification does not; the other lacks some."""
+    """The folder has a setting and a seed that the specification does not name."""
     options, result = recorded
     other = tmp_path / "toy.toml"
     other.write_text(SPEC.replace("[3, 5]", "[3]").replace("[0.01, 0.1]", "[0.1]"))
@@ -111,6 +112,16 @@ def test_parts_of_a_sweep_among_others(recorded, tmp_path):
     (row,) = json.loads((tmp_path / "toy.json").read_text())["rows"]
     assert row["label"] == "trpo max_kl=0.1"
     assert row["scores"] == result["rows"][1]["scores"][:1]
+
+
+def test_a_part_has_the_names_of_the_specification(recorded, toy_spec):
+    """Two folders that differ under one name are told apart by theirs."""
+    options, _ = recorded
+    study = gather(options.folder)
+    runs = study.runs.assign(label="sweep (1): " + study.runs.label)
+    kept = record.without_others(dataclasses.replace(study, runs=runs), spec.load(toy_spec))
+    for frame in (kept.runs, kept.metrics, kept.evaluations):
+        assert set(frame.label) == {"trpo max_kl=0.01", "trpo max_kl=0.1"}
 
 
 def test_tables_of_a_record(recorded):

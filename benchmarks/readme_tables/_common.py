@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -11,6 +12,13 @@ def by_env(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]
     for result in results:
         envs.setdefault(result["env"], {})[result["algorithm"]] = result
     return envs
+
+
+def versions(packages: dict[str, str], envs: Iterable[str]) -> str:
+    """Of jax, and of the libraries that the environments come from: gymnax has no prefix."""
+    prefixes = (env.rpartition("/")[0] for env in envs)
+    libraries = dict.fromkeys(prefix or "gymnax" for prefix in prefixes)
+    return ", ".join(f"{name} {packages[name]}" for name in ("jax", *libraries))
 
 
 COMPARED = ("| what | against | |", "| --- | --- | --- |")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kltrust.experiments.statistics import Estimate
-from readme_tables._common import by_env
+from readme_tables._common import by_env, versions
 
 
 def gymnasium_scores(result: dict[str, Any]) -> list[str]:
@@ -86,13 +86,12 @@ def adapters_setting(result: dict[str, Any]) -> str:
     packages: dict[str, str] = {}
     for row in rows:
         packages |= row["versions"]["packages"]
-    libraries = dict.fromkeys(row["env"].partition("/")[0] for row in rows)
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("jax", *libraries))
+    used = versions(packages, (row["env"] for row in rows))
     sampled = dict.fromkeys(f"`{row['env']}`" for row in rows if row["task"].get("sampled"))
     acting = "acting by the mode" + (f", on {', '.join(sampled)} by sampling" if sampled else "")
     v = rows[0]["versions"]
     return (
         f"{len(rows[0]['seeds'])} seeds, the worst's and the best's mean in brackets, "
-        f"{rows[0]['episodes_per_seed']} episodes each, {acting}; {versions}, "
+        f"{rows[0]['episodes_per_seed']} episodes each, {acting}; {used}, "
         f"{v['cpu_count']} cores ({v['device_kind']}). `python benchmarks/adapters.py`"
     )

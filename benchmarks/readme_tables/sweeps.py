@@ -8,6 +8,7 @@ import numpy as np
 
 from kltrust.experiments.report._aggregate import intervals
 from kltrust.experiments.statistics import Estimate, mean_and_iqm
+from readme_tables._common import versions
 
 
 def by_label(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -132,9 +133,7 @@ def recorded_setting(result: dict[str, Any]) -> str:
     """One line on how a recorded sweep was obtained."""
     v = result["versions"]
     broken = sum(row["broken"] for row in result["rows"])
-    prefixes = (env.rpartition("/")[0] for env in result["random"])
-    libraries = dict.fromkeys(prefix or "gymnax" for prefix in prefixes)
-    used = ", ".join(f"{name} {v['packages'][name]}" for name in ("jax", *libraries))
+    used = versions(v["packages"], result["random"])
     return (
         f"{len(result['seeds'])} seeds, scores of the last evaluation, acting by the mode, 95 % "
         f"bootstrap intervals; {result['steps']:,} environment steps; {broken} runs broke; "
