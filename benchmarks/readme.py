@@ -1,6 +1,6 @@
-"""Makes the README's tables and its picture from the recorded results.
+"""Makes the tables of the README and of docs/results, and a picture, from the recorded results.
 
-python benchmarks/readme.py            rewrites what stands between the markers in README.md
+python benchmarks/readme.py            rewrites what stands between the markers in those pages
 python benchmarks/readme.py --check    fails if that would change anything
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from readme_tables import laboratory, learning, reach, speed, sweeps
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PICTURE = RESULTS / "learning.png"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs/results").glob("*.md")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,22 +27,38 @@ class Options:
     """What to do."""
 
     check: bool = False
-    """Change nothing; fail if the README is not what the results say."""
+    """Change nothing; fail if a page is not what the results say."""
 
 
 def main(options: Options) -> int:
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = old
-    for name, lines in tables().items():
-        new = between(new, name, lines)
+    old = {page: page.read_text() for page in PAGES}
+    new = filled(old, tables())
     if options.check:
-        print("README.md is up to date" if new == old else "README.md: run benchmarks/readme.py")
-        return int(new != old)
-    readme.write_text(new)
+        stale = [page.name for page in PAGES if new[page] != old[page]]
+        print(f"{', '.join(stale)}: run benchmarks/readme.py" if stale else "all is up to date")
+        return int(bool(stale))
+    for page, text in new.items():
+        page.write_text(text)
     learning.draw_learning(load("learning"), PICTURE)
-    print(f"wrote {readme.name} and {PICTURE.relative_to(ROOT)}")
+    print(f"wrote {', '.join(page.name for page in PAGES)} and {PICTURE.relative_to(ROOT)}")
     return 0
+
+
+def filled(pages: dict[Path, str], made: dict[str, list[str]]) -> dict[Path, str]:
+    """The pages with every table in the places that ask for it.
+
+    Raises:
+        ValueError: if a page asks for a table that there is not, or none asks for one.
+    """
+    asked = {page: re.findall(r"<!-- table:(\w+) -->", text) for page, text in pages.items()}
+    if unknown := {name for names in asked.values() for name in names} ^ set(made):
+        raise ValueError(f"asked for and not made, or the other way: {', '.join(sorted(unknown))}")
+    found = {}
+    for page, text in pages.items():
+        for name in asked[page]:
+            text = between(text, name, made[name])
+        found[page] = text
+    return found
 
 
 def load(name: str) -> list[dict[str, Any]]:
@@ -54,7 +72,7 @@ def between(text: str, name: str, lines: list[str]) -> str:
     head, _, rest = text.partition(begin)
     _, found, tail = rest.partition(end)
     if not found:
-        raise ValueError(f"README.md has no {begin.strip()} ... {end}")
+        raise ValueError(f"there is no {begin.strip()} ... {end}")
     return head + begin + "\n".join(lines) + "\n" + end + tail
 
 
@@ -90,6 +108,8 @@ def tables() -> dict[str, list[str]]:
         "memory": reach.memory(recorded("memory")),
         "adapters": reach.adapters(recorded("adapters")),
         "adapters_setting": [reach.adapters_setting(recorded("adapters"))],
+        "fast": speed.fast(recorded_parts("speed"), recorded_parts("peers")),
+        "fast_setting": [speed.fast_setting(recorded_parts("speed"))],
         "speed": speed.speed(recorded_parts("speed")),
         "speed_setting": [speed.speed_setting(recorded_parts("speed"))],
         "phases": speed.phases(recorded("phases")),

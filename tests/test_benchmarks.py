@@ -190,5 +190,19 @@ def test_what_counts_as_a_fall(returns, kl, falls):
     assert collapse.falls_after(np.array(returns, float), large, options) is falls
 
 
-def test_readme_is_what_the_results_say():
+@pytest.mark.parametrize(("asked", "made"), [("a", "b"), ("a", ""), ("", "a")])
+def test_a_table_is_made_for_a_page_and_the_other_way(asked, made):
+    page = "".join(f"<!-- table:{name} -->\n<!-- end:{name} -->\n" for name in asked)
+    with pytest.raises(ValueError, match=r"asked for and not made"):
+        readme.filled({readme.ROOT: page}, {name: [] for name in made})
+
+
+def test_a_table_stands_wherever_it_is_asked_for():
+    page = "above\n<!-- table:a -->\nold\n<!-- end:a -->\nbelow\n"
+    pages = readme.filled({Path("a"): page, Path("b"): f"# B\n{page}"}, {"a": ["new"]})
+    assert pages[Path("a")] == page.replace("old", "new")
+    assert pages[Path("b")] == f"# B\n{pages[Path('a')]}"
+
+
+def test_pages_are_what_the_results_say():
     assert readme.main(readme.Options(check=True)) == 0

@@ -1,1 +1,1 @@
-"""The README's tables, each from what one benchmark recorded."""
+"""The tables of the README and of docs/results, each from what one benchmark recorded."""

@@ -52,7 +52,7 @@ def memory(result: dict[str, Any]) -> list[str]:
         scores = {(row["algorithm"], row["cell"]): row["scores"] for row in found["rows"]}
         for algorithm in dict.fromkeys(name for name, _ in scores):
             cells = [
-                f"{np.mean(of):.2f} ({', '.join(f'{x:g}' for x in of)})"
+                f"{np.mean(of):.2f} ({', '.join(f'{x:.4g}' for x in of)})"
                 for of in (scores[algorithm, "none"], scores[algorithm, "gru"])
             ]
             steps = found["rows"][0]["steps"][-1]

@@ -66,6 +66,34 @@ def speed_setting(parts: dict[str, dict[str, Any]]) -> str:
     )
 
 
+FAST = (
+    "`ppo_clip`, 64 x 128 | textbook loop",
+    "PPO-clip, CartPole-v1, 4 x 128: `kltrust` | purejaxrl",
+    "PPO-clip, CartPole-v1, 64 x 128: `kltrust` | purejaxrl",
+    "PPO-clip, CartPole-v1, 64 x 128, 32 seeds: `kltrust` | purejaxrl, one `vmap`",
+    "PPO-clip, Breakout-MinAtar, 64 x 128: `kltrust` | purejaxrl",
+    "TRPO, 1 x 2048: `kltrust` | sb3-contrib",
+    "CartPole-v1 solved, with compilation: `kltrust` | sb3-contrib",
+    "`trpo`, an iteration at its defaults | `ppo_clip` at its own",
+    "ten CG iterations by Gauss-Newton products, 16,384 rows | the Hessian's, forward over reverse",
+)
+
+
+def fast(speeds: dict[str, dict[str, Any]], others: dict[str, dict[str, Any]]) -> list[str]:
+    """The lines of `speed` and `peers` that the README shows, whether they flatter or not."""
+    rows = [*speed(speeds), *peers(others)]
+    return [*COMPARED, *(one for name in FAST for one in rows if one.startswith(f"| {name} |"))]
+
+
+def fast_setting(speeds: dict[str, dict[str, Any]]) -> str:
+    """One line on how those were obtained."""
+    v = speeds["loop"]["versions"]
+    return (
+        f"Median and quartiles; jax {v['packages']['jax']}, {v['cpu_count']} cores "
+        f"({v['device_kind']}). `python benchmarks/speed.py`, `python benchmarks/peers.py`"
+    )
+
+
 def phases(result: dict[str, Any]) -> list[str]:
     """Medians of every phase in per cent of the iteration, from `phases.py`."""
     cases = result["cases"]

@@ -1,4 +1,7 @@
-"""Pages that nobody writes: one for each public module, one for each notebook; and the nav."""
+"""Pages that nobody writes: one for each public module, one for each notebook; and the nav.
+
+The pictures of the results are files of the site, too.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from nbconvert import MarkdownExporter
 
 # The algorithms have pages of their own; experiments is the command line's.
 _ELSEWHERE = {"algorithms", "experiments"}
+_RESULTS = "benchmarks/results"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -21,8 +25,15 @@ def on_files(files: Files, config: Any) -> Files:
     root = Path(config.config_file_path).parent
     for uri, content in {**module_pages(root), **notebook_pages(root / "notebooks")}.items():
         files.append(File.generated(config, uri, content=content))
+    for path in sorted((root / _RESULTS).glob("*.png")):
+        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
     config.nav = expand(config.nav, sorted(f.src_uri for f in files.documentation_pages()))
     return files
+
+
+def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+    """A page of results with its pictures where the site has them, beside it."""
+    return markdown.replace(f"](../../{_RESULTS}/", "](")
 
 
 def module_pages(root: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Tables made of what the source says: a page holds ``<!-- table: NAME ARGUMENT -->``.
 
 settings ALGORITHM (or learner, network, budget), extra ALGORITHM, extras, metrics, algorithms,
-names MODULE, presets, options COMMAND, adapters.
+names MODULE, presets, options COMMAND.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import functools
 import io
 import os
 import re
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,6 @@ from mkdocs.exceptions import PluginError
 from kltrust.experiments import cli, presets, settings
 
 _ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(_ROOT / "benchmarks"))
-
-import readme  # noqa: E402
-import readme_tables.reach  # noqa: E402
-
 _PLACE = re.compile(r"<!-- table: (\w+) ?(.*?) -->")
 _SECTIONS = {
     "learner": (settings.LearnerSettings, "learner.make_learner"),
@@ -160,11 +154,6 @@ def _presets_table(_: str, __: Any) -> str:
     return _table(["algorithm", "presets"], [[f"`{a}`", ", ".join(e)] for a, e in found.items()])
 
 
-def _adapters_table(_: str, __: Any) -> str:
-    """The README's, of every recorded run of benchmarks/adapters.py."""
-    return "\n".join(readme_tables.reach.adapters(readme.recorded("adapters")))
-
-
 def _options(arguments: str, _: Any) -> str:
     return f"```text\n{help_of(arguments.split())}```"
 
@@ -195,7 +184,6 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 _TABLES = {
-    "adapters": _adapters_table,
     "algorithms": _algorithms_table,
     "extra": _extra_table,
     "extras": _extras_table,
