@@ -7,7 +7,7 @@ environment-major, A actions, ``*O`` an observation's shape, ``*E`` any leading 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -21,6 +21,9 @@ Params: TypeAlias = Any
 """Parameters: a pytree of float arrays."""
 Number: TypeAlias = float | int | jax.Array
 """A setting. It may be a tracer, so that one compilation serves every value of it."""
+Render: TypeAlias = Callable[[Sequence[PyTree]], Iterator[np.ndarray]]
+"""``render(states) -> pictures``: one [H, W, 3] of uint8 for each state of an environment. It draws
+on the host and is not to be compiled."""
 
 
 class Distribution(Protocol):
@@ -139,6 +142,7 @@ class Env(NamedTuple):
         max_steps: the episode's time limit if there is one (it may be traced), else None.
         native_action: the environment's own action for one that ``step`` takes: what a bounded
             Box's adapter makes of the policy's raw action. For acting elsewhere.
+        render: draws states, see `Render`; None where nothing does.
     """
 
     reset: Callable[[Array], tuple[PyTree, PyTree]]
@@ -148,6 +152,7 @@ class Env(NamedTuple):
     name: str = "custom"
     max_steps: Number | None = None
     native_action: Callable[[PyTree], PyTree] = lambda action: action
+    render: Render | None = None
 
 
 class Transition(NamedTuple):

@@ -172,6 +172,61 @@ def test_contract(prefix):
     )
 
 
+class Canvas:
+    """MuJoCo's renderer without OpenGL, which not every machine has: pixels are positions."""
+
+    def __init__(self, model, height, width):
+        self.shape = height, width, 3
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def update_scene(self, data, camera):
+        self.place = int(1e6 * abs(data.qpos.sum()))
+
+    def render(self):
+        return np.full(self.shape, self.place % 251, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "prefix", [pytest.param(p, marks=pytest.mark.slow) if p in SLOW else p for p in CASES]
+)
+def test_pictures(prefix, monkeypatch):
+    needs(prefix)
+    if "mujoco" in _adapters.ADAPTERS[prefix]:
+        monkeypatch.setattr("mujoco.Renderer", Canvas)
+    case = CASES[prefix]
+    env = make(case.name, max_steps=100, **dict(case.params))
+    if prefix == "pgx":
+        assert env.render is None  # it draws SVG alone
+        return
+    step, state = jax.jit(env.step), jax.jit(env.reset)(jax.random.key(0))[0]
+    states = [state]
+    for key in jax.random.split(jax.random.key(1), 12):
+        states.append(step(key, states[-1], _check.sample_action(env.action_space, key))[0])
+    pictures = list(env.render(states))
+    assert len(pictures) == 13
+    assert {(p.shape, p.dtype.name) for p in pictures} == {(pictures[0].shape, "uint8")}
+    assert pictures[0].shape[0] >= 150
+    assert pictures[0].shape[2] == 3
+    assert len({p.tobytes() for p in pictures}) > 2
+    assert (next(env.render(states)) == pictures[0]).all()  # drawn anew, not drawn over
+
+
+def test_no_opengl(monkeypatch):
+    needs("brax")
+
+    def broken(*size):
+        raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+
+    monkeypatch.setattr("mujoco.Renderer", broken)
+    with pytest.raises(RuntimeError, match=r"glGetError.*set MUJOCO_GL=egl"):
+        list(make("brax/inverted_pendulum").render([(None, 0)]))
+
+
 def test_every_adapter_has_a_case():
     assert set(CASES) == set(_adapters.ADAPTERS)
 

@@ -6,6 +6,7 @@ import gymnasium
 import imageio.v3 as imageio
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -185,6 +186,61 @@ def test_a_film_shows_every_frame(ending, tmp_path):
     assert np.abs(shown.astype(int) - np.stack(frames)).mean() < 8
 
 
+def painted(length):
+    """Episodes of so many steps, whose pictures show how many were taken."""
+
+    def reset(key):
+        return jnp.zeros((), jnp.int32), jnp.zeros((1,))
+
+    def transition(key, steps, action):
+        return steps + 1, jnp.zeros((1,)), 0.0, steps + 1 >= length, False
+
+    def render(states):
+        for steps in states:
+            yield np.full((31, 20, 3), 10 * int(steps), np.uint8)
+
+    place = Box(np.zeros(1), np.zeros(1), (1,))
+    return from_functions(reset, transition, place, Discrete(2), max_steps=50, render=render)
+
+
+def test_an_episode_where_it_was_trained(tmp_path):
+    env = painted(6)
+    frames = list(deploy.trained_frames(lambda obs, key: np.int32(0), env))
+    assert [int(frame[0, 0, 0]) for frame in frames] == [0, 10, 20, 30, 40, 50]
+    cut = deploy.trained_frames(lambda obs, key: np.int32(0), env, most=3)
+    assert deploy.write_film(tmp_path / "odd.mp4", cut, 10) == 3
+    shown = imageio.imread(tmp_path / "odd.mp4", index=None, plugin="pyav")
+    assert shown.shape == (3, 30, 20, 3)
+    with pytest.raises(ValueError, match=r"nothing that draws custom.*from_functions"):
+        deploy.trained_frames(lambda obs, key: obs, env._replace(render=None))
+
+
+def test_gymnasium_has_not_all(tmp_path, capsys):
+    record = train(tmp_path / "catch", "Catch-bsuite", [0])
+    before = plt.figure().number, plt.get_backend()
+    assert cli.main(["play", str(record.path), "--out", str(tmp_path / "catch.gif")]) == 0
+    printed = capsys.readouterr().out
+    assert "gymnasium has no Catch-bsuite: filmed where it was trained" in printed
+    assert "9 frames" in printed  # ten rows to fall
+    shown = imageio.imread(tmp_path / "catch.gif", index=None)
+    assert shown.shape == (9, 300, 360, 3)
+    assert (plt.get_fignums(), plt.get_backend()) == ([before[0]], before[1])
+    plt.close("all")
+    for options in (["--episodes", "3", "--out", str(tmp_path / "x.gif")], []):
+        assert cli.main(["play", str(record.path), *options]) == 1
+        assert "gymnasium has no Catch-bsuite" in capsys.readouterr().err
+    assert not (tmp_path / "x.gif").exists()
+
+
+def test_its_own_actions(pendulum):
+    obs = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    raw = deploy.numpy_policy(pendulum, native=False)(obs)
+    np.testing.assert_allclose(raw, restored(pendulum, 0)(obs).mode(), rtol=1e-5)
+    native = deploy.trained_env(pendulum).native_action(raw)
+    np.testing.assert_allclose(native, deploy.numpy_policy(pendulum)(obs), rtol=1e-5)
+    assert abs(native - raw).max() > 1e-3  # torques are up to 2
+
+
 def test_the_command(pole, tmp_path, capsys):
     film = tmp_path / "episode.gif"
     line = ["play", str(pole.path), "--episodes", "3", "--seed", "1", "--out", str(film)]
@@ -205,6 +261,7 @@ def test_the_command(pole, tmp_path, capsys):
         (["--episodes", "0"], "at least 1"),
         (["--out", "film.avi"], "must end with"),
         (["--trained-seed", "5"], "has no seed 5"),
+        (["--out", "film.gif", "--fps", "0"], "fps must be a whole number"),
     ],
 )
 def test_errors_of_the_command(pole, options, message, capsys):

@@ -69,10 +69,13 @@ FORBIDDEN_PARTS = {("algorithms", "environments"), ("algorithms", "rollout")}
 ADAPTED = {"brax", "craftax", "jumanji", "mujoco_playground", "navix", "pgx"}
 """Libraries of environments, each imported by its own adapter alone."""
 
+DRAWING = {"matplotlib", "mujoco"}
+"""What draws an environment's states, imported when a picture is asked for."""
+
 LIBRARIES = {
     0: {"jax", "numpy", "chex"},
     1: {"jax", "numpy", "chex", "distrax"},
-    2: {"jax", "numpy", "chex", "distrax", "flax", "optax", "gymnax", *ADAPTED},
+    2: {"jax", "numpy", "chex", "distrax", "flax", "optax", "gymnax", *ADAPTED, *DRAWING},
     3: {"jax", "numpy", "chex", "distrax", "optax"},
     4: {"jax", "numpy", "chex", "distrax", "optax"},
 }

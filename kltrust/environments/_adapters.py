@@ -33,7 +33,7 @@ from kltrust.environments._parameters import (
     require_static,
     time_limit,
 )
-from kltrust.types import Array, Box, Env, Number, PyTree, Space
+from kltrust.types import Array, Box, Env, Number, PyTree, Render, Space
 
 _MUJOCO = ("mujoco", "mujoco-mjx")
 
@@ -58,6 +58,7 @@ class Core(NamedTuple):
         observation_space: the space of ``obs``, a `MaskedSpace` or a pytree of spaces perhaps.
         action_space: the space of ``action``.
         max_steps: the time limit; may be traced.
+        render: draws its states, see `Render`; None where nothing does.
     """
 
     reset: Reset
@@ -65,6 +66,7 @@ class Core(NamedTuple):
     observation_space: Any
     action_space: Space
     max_steps: Number
+    render: Render | None = None
 
 
 def prefix_of(name: str) -> str | None:
@@ -140,7 +142,7 @@ def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | 
 
     spaces = core.observation_space, core.action_space
     limit = time_limit(core.max_steps)
-    env = from_functions(reset, transition, *spaces, max_steps=limit, name=name)
+    env = from_functions(reset, transition, *spaces, max_steps=limit, name=name, render=core.render)
     if action_bound is None:
         action_bound = "clip" if has_bounds(core.action_space) else "none"
     return bound_actions(env, action_bound)

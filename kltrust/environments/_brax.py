@@ -14,6 +14,7 @@ from brax import envs
 
 from kltrust.environments._adapters import Core, shapes_of, unbounded
 from kltrust.environments._parameters import keywords
+from kltrust.environments._pictures import physics
 from kltrust.types import Array, Box, Number, PyTree
 
 MAX_STEPS = 1000
@@ -46,7 +47,14 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
     backend = {"backend": BACKEND} if "backend" in parameters(name)[1] else {}
     given = {k: v for k, v in fields.items() if k != "max_steps"}
     env = envs.get_environment(name, **{**backend, **arguments, **given})
-    return core_of(env, fields.get("max_steps", MAX_STEPS))
+    model = getattr(getattr(env, "sys", None), "mj_model", None)
+    core = core_of(env, fields.get("max_steps", MAX_STEPS))
+    return core if model is None else core._replace(render=physics(model, _place))
+
+
+def _place(data: Any, state: PyTree) -> None:
+    physical = state.pipeline_state
+    data.qpos, data.qvel = physical.q, physical.qd
 
 
 def core_of(env: Any, max_steps: Number, repeats: int = 1) -> Core:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
-from kltrust.types import Array, Env, MaskedSpace, Number, Outcome, PyTree, Space
+from kltrust.environments._pictures import inside
+from kltrust.types import Array, Env, MaskedSpace, Number, Outcome, PyTree, Render, Space
 
 Reset = Callable[[Array], tuple[PyTree, PyTree]]
 Transition = Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Any, Any, Any]]
@@ -24,6 +25,7 @@ def from_functions(
     *,
     max_steps: Number | None = None,
     name: str = "custom",
+    render: Render | None = None,
 ) -> Env:
     """An environment that resets itself, from the functions of one that does not.
 
@@ -38,6 +40,8 @@ def from_functions(
         action_space: the space of ``action``; see `bound_actions` for a bounded Box.
         max_steps: truncate an episode after so many steps, None for never. May be traced.
         name: for messages and tables.
+        render: draws the states that ``reset`` and ``transition`` return, see `Render`;
+            ``kltrust play`` films episodes with it.
 
     Returns:
         An `Env`; the reward is float32, the flags are bool.
@@ -50,9 +54,11 @@ def from_functions(
         if not isinstance(max_steps, jax.core.Tracer) and max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {max_steps}")
         reset, transition = _with_time_limit(reset, transition, max_steps)
+        render = inside(render)
 
     step = AutoReset(reset, transition, name)
-    return Env(step.fresh, step, observation_space, action_space, name, max_steps)
+    spaces = observation_space, action_space
+    return Env(step.fresh, step, *spaces, name, max_steps, render=render)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import craftax  # noqa: F401
@@ -10,11 +11,14 @@ import jax
 import numpy as np
 
 from kltrust.environments._adapters import Core, shapes_of, unbounded
-from kltrust.types import Array, Discrete, PyTree
+from kltrust.environments._pictures import pixels
+from kltrust.types import Array, Discrete, PyTree, Render
 
 CLASSIC, FULL = "Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"
 
 _NEVER = np.iinfo(np.int32).max
+_BLOCK_PIXELS = 16
+"""Of its textures, the size they are drawn in."""
 
 
 def names() -> tuple[str, ...]:
@@ -55,7 +59,23 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
 
     space = unbounded(shapes_of(reset))
     limit = {**parameters(name)[0], **fields}["max_steps"]
-    return Core(reset, transition, space, Discrete(env.num_actions), limit)
+    return Core(reset, transition, space, Discrete(env.num_actions), limit, _render(name))
+
+
+def _render(name: str) -> Render:
+    """By its own pixels, whose textures are loaded when a first picture is asked for."""
+
+    @functools.cache
+    def drawn() -> Render:
+        if name == CLASSIC:
+            from craftax.craftax_classic import renderer as classic
+
+            return pixels(classic.make_craftax_pixel_renderer(_BLOCK_PIXELS))
+        from craftax.craftax import renderer as full
+
+        return pixels(full.make_craftax_pixel_renderer(_BLOCK_PIXELS))
+
+    return lambda states: drawn()(states)
 
 
 def _class(name: str) -> Any:

@@ -20,7 +20,22 @@ from kltrust.environments._parameters import (
     require_static,
     time_limit,
 )
-from kltrust.types import Array, Box, Discrete, Env, PyTree, Space
+from kltrust.environments._pictures import figures
+from kltrust.types import Array, Box, Discrete, Env, PyTree, Render, Space
+
+_DRAWN = (
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Catch-bsuite",
+    "FourRooms-misc",
+    "Freeway-MinAtar",
+    "MetaMaze-misc",
+    "PointRobot-misc",
+    "Pong-misc",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+)
+"""Of gymnax's `Visualizer`; what it draws by gymnasium, gymnasium itself plays and films."""
 
 
 def registry() -> dict[str, Callable[..., Any]]:
@@ -72,7 +87,10 @@ def make_gymnax(name: str, params: dict[str, Any], action_bound: ActionBound | N
             truncated = core.is_truncated(state, env_params)
             return jax.tree.map(strong, (state, obs, reward, terminated, truncated))
 
-    env = from_functions(reset, transition, observation_space, action_space, name=name)
+    render = _render(core, env_params)
+    env = from_functions(
+        reset, transition, observation_space, action_space, name=name, render=render
+    )
     env = env._replace(max_steps=_max_steps(env_params))
     if action_bound is None:
         action_bound = "clip" if has_bounds(action_space) else "none"
@@ -90,6 +108,28 @@ def params_of(name: str) -> dict[str, Any]:
     with jax_defaults(), jax.ensure_compile_time_eval():
         core, _ = _construct(name, {})
         return _fields(core.default_params)
+
+
+def _render(core: Any, params: Any) -> Render | None:
+    """By gymnax's own `Visualizer`."""
+    if getattr(core, "name", None) not in _DRAWN:
+        return None
+
+    def begin(_: Any, first: PyTree) -> Callable[[PyTree], Any]:
+        from gymnax.visualize import Visualizer
+
+        visualizer = Visualizer(core, params, [first])
+        visualizer.init()
+
+        def draw(state: PyTree) -> Any:
+            visualizer.state_seq = [state]
+            visualizer.update(0)
+            visualizer.ax.set_title(core.name)
+            return visualizer.fig
+
+        return draw
+
+    return figures(begin, dots_per_inch=60)
 
 
 def _construct(name: str, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jumanji import registration, specs
 
 from kltrust.environments._adapters import Core
 from kltrust.environments._parameters import keywords
+from kltrust.environments._pictures import figures
 from kltrust.types import (
     Array,
     Box,
@@ -81,12 +83,20 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         last, no_future = timestep.last(), timestep.discount == 0
         return state, observe(timestep), timestep.reward, last & no_future, last & ~no_future
 
+    def begin(pyplot: Any, _: PyTree) -> Callable[[PyTree], Any]:
+        def draw(state: PyTree) -> Any:
+            # Its viewers draw into pyplot's current figure, for a window.
+            env.render(state)
+            return pyplot.gcf()
+
+        return draw
+
     if is_masked:
         declared.pop(_MASK)
     space = jax.tree.map(_box, _only(declared), is_leaf=lambda x: isinstance(x, specs.Array))
     space = MaskedSpace(space) if is_masked else space
     limit = fields.get("max_steps", getattr(env, "time_limit", None) or MAX_STEPS)
-    return Core(reset, transition, space, action_space, limit)
+    return Core(reset, transition, space, action_space, limit, figures(begin, dots_per_inch=40))
 
 
 def _children(spec: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from navix import observations, rewards, terminations, transitions
 
 from kltrust.environments._adapters import Core, shapes_of
+from kltrust.environments._pictures import pixels
 from kltrust.types import Array, Box, Discrete, PyTree
 
 MAX_STEPS = 100
@@ -58,7 +59,8 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         for bound in (declared.minimum, declared.maximum)
     )
     space = Box(low, high, real.shape, np.dtype(real.dtype))
-    return Core(reset, transition, space, Discrete(int(env.action_space.n)), env.max_steps)
+    render = pixels(lambda timestep: observations.rgb(timestep.state))
+    return Core(reset, transition, space, Discrete(int(env.action_space.n)), env.max_steps, render)
 
 
 def _function(kind: str, value: Any) -> Any:

@@ -8,6 +8,8 @@ from mujoco_playground import registry
 
 from kltrust.environments._adapters import Core
 from kltrust.environments._brax import core_of
+from kltrust.environments._pictures import physics
+from kltrust.types import PyTree
 
 IMPLEMENTATION = "jax"
 """MJX's own; Playground's default, "warp", needs an NVIDIA GPU."""
@@ -46,7 +48,14 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
             "its own folder on first use: connect to the network once"
         ) from error
     repeats = {**config, **arguments}.get("action_repeat", 1)
-    return core_of(env, {**defaults, **fields}["max_steps"], repeats)
+    core = core_of(env, {**defaults, **fields}["max_steps"], repeats)
+    return core._replace(render=physics(env.mj_model, _place))
+
+
+def _place(data: Any, state: PyTree) -> None:
+    physical = state.data
+    data.qpos, data.qvel = physical.qpos, physical.qvel
+    data.mocap_pos, data.mocap_quat = physical.mocap_pos, physical.mocap_quat
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

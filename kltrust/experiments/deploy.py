@@ -20,12 +20,12 @@ from kltrust.experiments.program import Parts, build
 from kltrust.experiments.record import Record
 from kltrust.experiments.training import experiment_of, restore_states
 from kltrust.learner import LearnerState, policy_step_of
-from kltrust.types import Discrete, PyTree
+from kltrust.types import Discrete, Env, PyTree, Render
 
 Act = Callable[..., np.ndarray]
 
 FORMATS = (".gif", ".mp4")
-_FRAMES_PER_SECOND = 30
+FRAMES_PER_SECOND = 30
 
 
 def numpy_policy(
@@ -34,6 +34,7 @@ def numpy_policy(
     seed: int | None = None,
     which: Literal["latest", "best"] = "latest",
     deterministic: bool = True,
+    native: bool = True,
 ) -> Act:
     """The policy of one trained seed as a plain function of NumPy arrays.
 
@@ -46,6 +47,8 @@ def numpy_policy(
             evaluation.
         which: the last checkpoint or the best one.
         deterministic: act by the mode, else sample.
+        native: the original environment's actions; else those that ``Env.step`` takes, which are
+            the policy's own.
 
     Returns:
         ``act(obs [*E, *O], key=0) -> action [*E, ...]``; ``key``, an integer, gives the samples
@@ -68,7 +71,7 @@ def numpy_policy(
     def compiled(carry: Any, obs: Any, key: int) -> Any:
         carry, dist = policy_step_of(parts.agent, state)(carry, obs)
         raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
-        return carry, parts.env.native_action(raw)
+        return carry, parts.env.native_action(raw) if native else raw
 
     return NumpyPolicy(compiled, initial, example, parts.env.name)
 
@@ -166,8 +169,70 @@ def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.n
     env.close()
 
 
-def write_film(path: str | Path, frames: Iterator[np.ndarray]) -> int:
-    """Writes a GIF or an MP4, at 30 pictures a second; returns how many there are.
+def trained_env(record: Record) -> Env:
+    """The environment of a run folder of ``train``, with its parameters.
+
+    Args:
+        record: the folder.
+    """
+    return build(experiment_of(record)).env
+
+
+def trained_frames(
+    act: Act, env: Env, *, seed: int = 0, most: int | None = None
+) -> Iterator[np.ndarray]:
+    """One episode where the policy was trained as pictures [H, W, 3] of bytes.
+
+    The state in which the episode ends is not among them: it is reset at once.
+
+    Args:
+        act: from `numpy_policy` with ``native=False``.
+        env: from `trained_env`, or `make`.
+        seed: of the start state, the environment's chance and sampled actions.
+        most: so many pictures at most, and steps.
+
+    Raises:
+        ValueError: if nothing draws the environment.
+        RuntimeError: if what draws it does not work here.
+    """
+    render = check_drawn(env)
+    step = jax.jit(env.step)
+    key = jax.random.key(seed)
+    state, obs = jax.jit(env.reset)(jax.random.fold_in(key, 0))
+    _begin(act)
+    states, ended = [state], False
+    while not ended and (most is None or len(states) < most):
+        action = act(obs, _key(seed, len(states)))
+        state, obs, outcome = step(jax.random.fold_in(key, len(states)), state, action)
+        ended = bool(outcome.terminated | outcome.truncated)
+        if not ended:
+            states.append(state)
+    return render(states)
+
+
+def check_drawn(env: Env) -> Render:
+    """What draws an environment.
+
+    Raises:
+        ValueError: if nothing does.
+    """
+    if env.render is None:
+        raise ValueError(
+            f"there is nothing that draws {env.name}: an environment of your own takes a function "
+            "for it (from_functions(..., render=...)), another library's what that library has"
+        )
+    return env.render
+
+
+def write_film(
+    path: str | Path, frames: Iterator[np.ndarray], frames_per_second: int = FRAMES_PER_SECOND
+) -> int:
+    """Writes a GIF or an MP4; returns how many pictures there are.
+
+    Args:
+        path: of the film, NAME.gif or NAME.mp4.
+        frames: of one size.
+        frames_per_second: a GIF's are hundredths of a second apart.
 
     Raises:
         ValueError: for another ending of the name.
@@ -180,12 +245,18 @@ def write_film(path: str | Path, frames: Iterator[np.ndarray]) -> int:
     with files.explained(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".gif":
-            duration = 1000 / _FRAMES_PER_SECOND
+            duration = 1000 / frames_per_second
             imageio.imwrite(path, shown, duration=duration, loop=0)
         else:
-            codec = {"plugin": "pyav", "codec": "libx264", "fps": _FRAMES_PER_SECOND}
-            imageio.imwrite(path, np.stack(shown), **codec)
+            codec = {"plugin": "pyav", "codec": "libx264", "fps": frames_per_second}
+            # The codec takes even sizes only.
+            imageio.imwrite(path, np.stack([_even(frame) for frame in shown]), **codec)
     return len(shown)
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    height, width, _ = frame.shape
+    return frame[: height // 2 * 2, : width // 2 * 2]
 
 
 def check_film(path: str | Path) -> Path:
@@ -268,11 +339,22 @@ def _restored(
     return build(experiment), jax.tree.map(lambda x: x[place], states)
 
 
+def in_gymnasium(env_name: str) -> bool:
+    """Whether gymnasium has an environment of that name.
+
+    Args:
+        env_name: one of ours.
+    """
+    import gymnasium
+
+    return env_name in gymnasium.registry
+
+
 def _gymnasium(env_name: str) -> Callable[..., Any]:
     """Makes gymnasium's environment of a name of ours, after a look at whether it is the same."""
     import gymnasium
 
-    if env_name not in gymnasium.registry:
+    if not in_gymnasium(env_name):
         known = [name for name in gymnasium.registry if not name.startswith("phys2d")]
         raise ValueError(
             f"gymnasium has no {env_name}: it has {', '.join(sorted(known)[:8])} and others; "

@@ -1,0 +1,118 @@
+"""Pictures of states, drawn on the host by what the environments' own libraries draw with."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.environments._parameters import jax_defaults
+from kltrust.types import PyTree, Render
+
+HEIGHT, WIDTH = 360, 480
+"""Of the pictures that have no size of their own."""
+
+
+def inside(render: Render | None) -> Render | None:
+    """The same where a state is a pair with what a wrapper adds to it.
+
+    Args:
+        render: of the first of the pair.
+    """
+    if render is None:
+        return None
+    return lambda states: render([state for state, _ in states])
+
+
+def pixels(draw: Callable[[PyTree], Any]) -> Render:
+    """Of a pure function that draws one state: [H, W, 3] of numbers from 0 to 255.
+
+    Args:
+        draw: it.
+    """
+
+    def render(states: Sequence[PyTree]) -> Iterator[np.ndarray]:
+        with jax_defaults():
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+            pictures = np.asarray(jax.lax.map(draw, stacked)).astype(np.uint8)
+        # Some have a few dots for a tile, which no player shows well.
+        times = max(HEIGHT // pictures.shape[1], 1)
+        for picture in pictures:
+            yield picture.repeat(times, 0).repeat(times, 1)
+
+    return render
+
+
+def figures(begin: Callable[[Any, PyTree], Callable[[PyTree], Any]], dots_per_inch: int) -> Render:
+    """Of functions that draw into pyplot's figures.
+
+    Args:
+        begin: ``begin(pyplot, first_state) -> draw``, and ``draw(state) -> figure``.
+        dots_per_inch: of the pictures.
+    """
+
+    def render(states: Sequence[PyTree]) -> Iterator[np.ndarray]:
+        with _off_screen() as pyplot:
+            with jax_defaults():
+                draw = begin(pyplot, states[0])
+            for state in states:
+                with jax_defaults():
+                    figure = draw(state)
+                figure.set_dpi(dots_per_inch)
+                figure.canvas.draw()
+                yield np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+    return render
+
+
+def physics(model: Any, place: Callable[[Any, PyTree], None]) -> Render:
+    """Of MuJoCo, by OpenGL.
+
+    Args:
+        model: an ``mujoco.MjModel``.
+        place: ``place(data, state)`` sets the positions and velocities of an ``mujoco.MjData``.
+    """
+
+    def render(states: Sequence[PyTree]) -> Iterator[np.ndarray]:
+        import mujoco
+
+        try:
+            renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
+        except Exception as error:  # of whatever OpenGL's libraries raise
+            raise RuntimeError(
+                f"MuJoCo can't draw here ({type(error).__name__}: {error}): it needs OpenGL; where "
+                "there is no screen, set MUJOCO_GL=egl (or osmesa) before Python starts"
+            ) from error
+        with renderer:
+            for state in states:
+                data = mujoco.MjData(model)
+                place(data, state)
+                mujoco.mj_forward(model, data)
+                # The model's first camera, which mostly follows the body; else one that is free.
+                renderer.update_scene(data, camera=0 if model.ncam else -1)
+                yield renderer.render().copy()
+
+    return render
+
+
+@contextlib.contextmanager
+def _off_screen() -> Iterator[Any]:
+    """A pyplot that draws into memory; its backend and figures of before come back afterwards."""
+    import matplotlib.pyplot as plt
+
+    backend, shown = plt.get_backend(), set(plt.get_fignums())
+    plt.switch_backend("agg")
+    try:
+        with warnings.catch_warnings():
+            # Of libraries that ask for a window.
+            warnings.filterwarnings("ignore", message=".*non-interactive")
+            yield plt
+    finally:
+        for number in set(plt.get_fignums()) - shown:
+            plt.close(number)
+        plt.switch_backend(backend)
