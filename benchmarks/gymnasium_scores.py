@@ -69,7 +69,8 @@ def main(options: Options) -> None:
 def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     """Trains one pair, and plays it in both."""
     from kltrust.experiments import deploy, presets, training
-    from kltrust.experiments.evaluation import evaluate_run
+    from kltrust.experiments.evaluation import evaluate_runs
+    from kltrust.experiments.trained import find_runs
 
     experiment = presets.preset(algorithm, env)
     steps = int(experiment.budget.total_steps * options.fraction)
@@ -78,7 +79,9 @@ def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     seeds = [options.first_seed + i for i in range(options.seeds)]
     with tempfile.TemporaryDirectory() as folder:
         record = training.train(experiment, seeds, Path(folder) / "run")
-        ours = evaluate_run(record, num_episodes=options.episodes, seed=options.first_seed)
+        ours = evaluate_runs(
+            find_runs(record), num_episodes=options.episodes, seed=options.first_seed
+        )
         theirs = [
             deploy.gymnasium_returns(
                 deploy.numpy_policy(record, seed=seed),

@@ -69,7 +69,8 @@ def main(options: Options) -> None:
 def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     """Trains and plays one pair; everything that the tables need, as plain numbers."""
     from kltrust.experiments import presets, training
-    from kltrust.experiments.evaluation import evaluate_run
+    from kltrust.experiments.evaluation import evaluate_runs
+    from kltrust.experiments.trained import find_runs
 
     total_steps, solved = TASKS[env]
     experiment = presets.preset(algorithm, env)
@@ -79,7 +80,9 @@ def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp())
     try:
         record = training.train(experiment, seeds, folder / "run")
-        returns = evaluate_run(record, num_episodes=options.episodes, seed=options.first_seed)
+        returns = evaluate_runs(
+            find_runs(record), num_episodes=options.episodes, seed=options.first_seed
+        )
         result = {
             "algorithm": algorithm,
             "env": env,

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from kltrust.environments import _registry, from_functions, register
-from kltrust.experiments import cli, deploy, training
+from kltrust.experiments import cli, deploy, films, training
 from kltrust.experiments.program import build
 from kltrust.experiments.record import Record
 from kltrust.experiments.settings import Experiment
+from kltrust.experiments.trained import best_run
 from kltrust.learner import policy_of
 from kltrust.types import Box, Discrete
 
@@ -172,15 +173,15 @@ def test_errors_name_the_remedy(pole, tmp_path):
     with pytest.raises(ValueError, match="gymnasium has no Catch-bsuite"):
         deploy.gymnasium_returns(lambda obs, key: obs, "Catch-bsuite", 1)
     with pytest.raises(ValueError, match=r"must end with \.gif or \.mp4"):
-        deploy.write_film(tmp_path / "film.avi", iter(()))
+        films.write_film(tmp_path / "film.avi", iter(()))
 
 
-@pytest.mark.parametrize("ending", deploy.FORMATS)
+@pytest.mark.parametrize("ending", films.FORMATS)
 def test_a_film_shows_every_frame(ending, tmp_path):
     # Colours change, since a GIF joins frames that are equal.
     frames = [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(10)]
     path = tmp_path / "new" / f"film{ending}"
-    assert deploy.write_film(path, iter(frames)) == 10
+    assert films.write_film(path, iter(frames)) == 10
     shown = imageio.imread(path, index=None, plugin="pillow" if ending == ".gif" else "pyav")
     assert shown.shape == (10, 64, 96, 3)
     assert np.abs(shown.astype(int) - np.stack(frames)).mean() < 8
@@ -205,14 +206,14 @@ def painted(length):
 
 def test_an_episode_where_it_was_trained(tmp_path):
     env = painted(6)
-    frames = list(deploy.trained_frames(lambda obs, key: np.int32(0), env))
+    frames = list(films.trained_frames(lambda obs, key: np.int32(0), env))
     assert [int(frame[0, 0, 0]) for frame in frames] == [0, 10, 20, 30, 40, 50]
-    cut = deploy.trained_frames(lambda obs, key: np.int32(0), env, most=3)
-    assert deploy.write_film(tmp_path / "odd.mp4", cut, 10) == 3
+    cut = films.trained_frames(lambda obs, key: np.int32(0), env, most=3)
+    assert films.write_film(tmp_path / "odd.mp4", cut, 10) == 3
     shown = imageio.imread(tmp_path / "odd.mp4", index=None, plugin="pyav")
     assert shown.shape == (3, 30, 20, 3)
     with pytest.raises(ValueError, match=r"nothing that draws custom.*from_functions"):
-        deploy.trained_frames(lambda obs, key: obs, env._replace(render=None))
+        films.trained_frames(lambda obs, key: obs, env._replace(render=None))
 
 
 def test_gymnasium_has_not_all(tmp_path, capsys):
@@ -234,9 +235,10 @@ def test_gymnasium_has_not_all(tmp_path, capsys):
 
 def test_its_own_actions(pendulum):
     obs = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
-    raw = deploy.numpy_policy(pendulum, native=False)(obs)
+    run = best_run(pendulum)
+    raw = deploy.policy_of_run(run, native=False)(obs)
     np.testing.assert_allclose(raw, restored(pendulum, 0)(obs).mode(), rtol=1e-5)
-    native = deploy.trained_env(pendulum).native_action(raw)
+    native = build(run.experiment).env.native_action(raw)
     np.testing.assert_allclose(native, deploy.numpy_policy(pendulum)(obs), rtol=1e-5)
     assert abs(native - raw).max() > 1e-3  # torques are up to 2
 

@@ -22,6 +22,7 @@ from kltrust.experiments import checkpoint, cli, deploy, evaluation, spread, tra
 from kltrust.experiments.program import build
 from kltrust.experiments.record import Record
 from kltrust.experiments.settings import Experiment
+from kltrust.experiments.trained import find_runs
 from kltrust.learner import (
     evaluate,
     make_learner,
@@ -563,7 +564,7 @@ def test_an_experiment_with_a_cell(pole):
     states = training.restore_states(pole, experiment)
     assert states.policy_carry.shape == states.value_carry.shape == (2, 4, 8)
     assert len(pole.evaluations()) == 4
-    assert evaluation.evaluate_run(pole, num_episodes=3).shape == (2, 3)
+    assert evaluation.evaluate_runs(find_runs(pole), num_episodes=3).shape == (2, 3)
 
 
 def test_a_policy_that_remembers_plays_elsewhere(pole):

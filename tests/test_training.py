@@ -18,11 +18,12 @@ import pytest
 
 from kltrust.environments import _registry, register
 from kltrust.experiments import canary, checkpoint, lanes, training
-from kltrust.experiments.evaluation import evaluate_run
+from kltrust.experiments.evaluation import evaluate_runs
 from kltrust.experiments.files import StorageError
 from kltrust.experiments.program import Program, build, traced_settings
 from kltrust.experiments.record import Record, RunError
 from kltrust.experiments.settings import ALGORITHMS, INF, Experiment
+from kltrust.experiments.trained import find_runs
 from kltrust.experiments.training import NonFiniteError, Silent, check_finite, resume, train
 
 SEEDS = (3, 4)
@@ -274,7 +275,9 @@ def test_a_finished_run_is_left_as_it_is(finished, monkeypatch):
 @pytest.mark.parametrize("which", ["latest", "best"])
 def test_evaluation_is_reproducible(finished, which):
     one, same, other, sampled = (
-        evaluate_run(finished, num_episodes=3, which=which, seed=seed, deterministic=mode)
+        evaluate_runs(
+            find_runs(finished), num_episodes=3, which=which, seed=seed, deterministic=mode
+        )
         for seed, mode in ((0, True), (0, True), (1, True), (0, False))
     )
     assert one.shape == (len(SEEDS), 3)
@@ -347,7 +350,9 @@ def test_evaluation_in_a_fresh_process(finished, compile_fast):
     command = ["-m", "kltrust.experiments.cli", "evaluate", str(finished.path)]
     shown = in_a_process([*command, "--episodes", "4", "--seed", "2"], compile_fast)
     assert shown.returncode == 0, shown.stderr
-    for seed, row in zip(SEEDS, evaluate_run(finished, num_episodes=4, seed=2), strict=True):
+    for seed, row in zip(
+        SEEDS, evaluate_runs(find_runs(finished), num_episodes=4, seed=2), strict=True
+    ):
         line = f"seed {seed}: mean {row.mean():.2f}, std {row.std():.2f}, min {row.min():.2f}"
         assert line in shown.stdout
 
@@ -375,7 +380,7 @@ def test_a_checkpoint_that_is_not_ours(interrupted, kind, monkeypatch):
         with pytest.raises(StorageError, match="checkpoints"):
             resume(interrupted)
         with pytest.raises(StorageError, match="checkpoints"):
-            evaluate_run(Record(interrupted))
+            evaluate_runs(find_runs(Record(interrupted)))
     assert content(interrupted) == before
 
 

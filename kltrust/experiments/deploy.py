@@ -6,8 +6,7 @@ gymnasium's, which share no code with them.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,40 +14,38 @@ import jax
 import numpy as np
 
 from kltrust.environments import make
-from kltrust.experiments import files
-from kltrust.experiments.program import Parts, build
+from kltrust.experiments.program import build
 from kltrust.experiments.record import Record
-from kltrust.experiments.training import experiment_of, restore_states
-from kltrust.learner import LearnerState, policy_step_of
-from kltrust.types import Discrete, Env, PyTree, Render
+from kltrust.experiments.trained import Trained, best_run
+from kltrust.learner import policy_step_of
+from kltrust.types import Discrete, PyTree
 
 Act = Callable[..., np.ndarray]
-
-FORMATS = (".gif", ".mp4")
-FRAMES_PER_SECOND = 30
 
 
 def numpy_policy(
     record: Record | str | Path,
     *,
     seed: int | None = None,
+    env: str | None = None,
+    label: str | None = None,
     which: Literal["latest", "best"] = "latest",
     deterministic: bool = True,
-    native: bool = True,
-) -> Act:
-    """The policy of one trained seed as a plain function of NumPy arrays.
+) -> NumpyPolicy:
+    """The policy of one trained run as a plain function of NumPy arrays.
 
     Its normaliser is part of it, and so is what the adapter makes of a raw action: the result is
     an action of the original environment, within its bounds.
 
     Args:
-        record: a run folder of ``train``, or its path.
+        record: a run folder of ``train`` or ``sweep``, or its path.
         seed: one of the folder's; None takes the one with the best mean return at the last
             evaluation.
-        which: the last checkpoint or the best one.
+        env: of a sweep with several environments, the one.
+        label: of a sweep, the setting, as its report and `kltrust.results` name it; None takes the
+            one of the best run.
+        which: the last checkpoint or the best one; a sweep keeps only the last.
         deterministic: act by the mode, else sample.
-        native: the original environment's actions; else those that ``Env.step`` takes, which are
-            the policy's own.
 
     Returns:
         ``act(obs [*E, *O], key=0) -> action [*E, ...]``; ``key``, an integer, gives the samples
@@ -57,12 +54,35 @@ def numpy_policy(
         A recurrent policy remembers from call to call, until ``act.reset()``.
 
     Raises:
-        ValueError: if the folder has no such seed; when called, on observations of another shape,
+        ValueError: if the folder has no such run; when called, on observations of another shape,
             or of floats where it was trained on integers.
         StorageError: if there is no checkpoint, or it is damaged.
     """
-    record = record if isinstance(record, Record) else Record(record)
-    parts, state = _restored(record, _chosen(record, seed), which)
+    run = best_run(record, seed=seed, env=env, label=label)
+    return policy_of_run(run, which=which, deterministic=deterministic)
+
+
+def policy_of_run(
+    run: Trained,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    deterministic: bool = True,
+    native: bool = True,
+) -> NumpyPolicy:
+    """See `numpy_policy`.
+
+    Args:
+        run: from `best_run`, say.
+        which: the last checkpoint or the best one.
+        deterministic: act by the mode, else sample.
+        native: the original environment's actions; else those that ``Env.step`` takes, which are
+            the policy's own.
+
+    Returns:
+        As `numpy_policy`.
+    """
+    parts = build(run.experiment)
+    state = jax.tree.map(lambda x: x[run.place], run.states(which))
     example = jax.eval_shape(lambda: parts.env.reset(jax.random.key(0))[1])
     memory = parts.agent.memory
     initial = () if memory is None else memory.policy_carry
@@ -133,17 +153,17 @@ def gymnasium_returns(
     Raises:
         ValueError: if gymnasium has no such environment.
     """
-    make_one = _gymnasium(env_name)
+    make_one = maker(env_name)
     envs = [make_one() for _ in range(min(num_envs, num_episodes))]
     returns = np.zeros(num_episodes)
     for first in range(0, num_episodes, len(envs)):
         running = list(range(min(len(envs), num_episodes - first)))
         starts = [env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)]
         obs, step = np.stack(starts), 0
-        _begin(act)
+        begin(act)
         while running:
             # All of them, ended ones too: another shape would be another compilation.
-            actions = act(obs, _key(seed + first, step))
+            actions = act(obs, key_of(seed + first, step))
             step += 1
             for i in list(running):
                 obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
@@ -153,128 +173,6 @@ def gymnasium_returns(
     for env in envs:
         env.close()
     return returns
-
-
-def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.ndarray]:
-    """One episode in gymnasium's own environment as pictures [H, W, 3] of bytes."""
-    env = _gymnasium(env_name)(render_mode="rgb_array")
-    obs, _ = env.reset(seed=seed)
-    _begin(act)
-    ended, step = False, 0
-    while not ended:
-        yield env.render()
-        obs, _, terminated, truncated, _ = env.step(act(obs, _key(seed, step)))
-        ended, step = terminated or truncated, step + 1
-    yield env.render()
-    env.close()
-
-
-def trained_env(record: Record) -> Env:
-    """The environment of a run folder of ``train``, with its parameters.
-
-    Args:
-        record: the folder.
-    """
-    return build(experiment_of(record)).env
-
-
-def trained_frames(
-    act: Act, env: Env, *, seed: int = 0, most: int | None = None
-) -> Iterator[np.ndarray]:
-    """One episode where the policy was trained as pictures [H, W, 3] of bytes.
-
-    The state in which the episode ends is not among them: it is reset at once.
-
-    Args:
-        act: from `numpy_policy` with ``native=False``.
-        env: from `trained_env`, or `make`.
-        seed: of the start state, the environment's chance and sampled actions.
-        most: so many pictures at most, and steps.
-
-    Raises:
-        ValueError: if nothing draws the environment.
-        RuntimeError: if what draws it does not work here.
-    """
-    render = check_drawn(env)
-    step = jax.jit(env.step)
-    key = jax.random.key(seed)
-    state, obs = jax.jit(env.reset)(jax.random.fold_in(key, 0))
-    _begin(act)
-    states, ended = [state], False
-    while not ended and (most is None or len(states) < most):
-        action = act(obs, _key(seed, len(states)))
-        state, obs, outcome = step(jax.random.fold_in(key, len(states)), state, action)
-        ended = bool(outcome.terminated | outcome.truncated)
-        if not ended:
-            states.append(state)
-    return render(states)
-
-
-def check_drawn(env: Env) -> Render:
-    """What draws an environment.
-
-    Raises:
-        ValueError: if nothing does.
-    """
-    if env.render is None:
-        raise ValueError(
-            f"there is nothing that draws {env.name}: an environment of your own takes a function "
-            "for it (from_functions(..., render=...)), another library's what that library has"
-        )
-    return env.render
-
-
-def write_film(
-    path: str | Path, frames: Iterator[np.ndarray], frames_per_second: int = FRAMES_PER_SECOND
-) -> int:
-    """Writes a GIF or an MP4; returns how many pictures there are.
-
-    Args:
-        path: of the film, NAME.gif or NAME.mp4.
-        frames: of one size.
-        frames_per_second: a GIF's are hundredths of a second apart.
-
-    Raises:
-        ValueError: for another ending of the name.
-        RuntimeError: if the extra is missing.
-        StorageError: if it can't be written.
-    """
-    path = check_film(path)
-    imageio = extra("imageio.v3")
-    shown = list(frames)
-    with files.explained(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".gif":
-            duration = 1000 / frames_per_second
-            imageio.imwrite(path, shown, duration=duration, loop=0)
-        else:
-            codec = {"plugin": "pyav", "codec": "libx264", "fps": frames_per_second}
-            # The codec takes even sizes only.
-            imageio.imwrite(path, np.stack([_even(frame) for frame in shown]), **codec)
-    return len(shown)
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    height, width, _ = frame.shape
-    return frame[: height // 2 * 2, : width // 2 * 2]
-
-
-def check_film(path: str | Path) -> Path:
-    """The path, if a film can be written there as far as its name tells."""
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"{path} must end with {' or '.join(FORMATS)}")
-    return path
-
-
-def extra(module: str) -> Any:
-    """A module that the extra ``play`` brings."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RuntimeError(
-            f"films need {module.partition('.')[0]} ({error}): pip install 'kltrust[play]'"
-        ) from error
 
 
 def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, tuple[int, ...]]:
@@ -309,34 +207,15 @@ def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, t
     return jax.tree.map(as_trained, example, arrays), leading.pop()
 
 
-def _begin(act: Act) -> None:
+def begin(act: Act) -> None:
+    """New episodes begin, of whatever acts."""
     if isinstance(act, NumpyPolicy):
         act.reset()
 
 
-def _key(seed: int, step: int) -> int:
+def key_of(seed: int, step: int) -> int:
     """A key for every step: below 2**31, as JAX takes an integer."""
     return (seed * 100_003 + step) % 2**31
-
-
-def _chosen(record: Record, seed: int | None) -> int:
-    """The place of a seed among the folder's."""
-    experiment_of(record)
-    seeds = record.config["seeds"]
-    if seed is None:
-        last = record.evaluations().groupby("seed").mean_return.last()
-        return seeds.index(int(last.idxmax())) if len(last) else 0
-    if seed not in seeds:
-        raise ValueError(f"{record.path} has no seed {seed}: it has {', '.join(map(str, seeds))}")
-    return seeds.index(seed)
-
-
-def _restored(
-    record: Record, place: int, which: Literal["latest", "best"]
-) -> tuple[Parts, LearnerState]:
-    experiment = experiment_of(record)
-    states = restore_states(record, experiment, which)
-    return build(experiment), jax.tree.map(lambda x: x[place], states)
 
 
 def in_gymnasium(env_name: str) -> bool:
@@ -350,7 +229,7 @@ def in_gymnasium(env_name: str) -> bool:
     return env_name in gymnasium.registry
 
 
-def _gymnasium(env_name: str) -> Callable[..., Any]:
+def maker(env_name: str) -> Callable[..., Any]:
     """Makes gymnasium's environment of a name of ours, after a look at whether it is the same."""
     import gymnasium
 

@@ -1,31 +1,31 @@
-"""Fresh episodes with the policies of a run folder."""
+"""Fresh episodes with trained policies."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import numpy as np
 
 from kltrust.experiments.program import build
-from kltrust.experiments.record import Record
-from kltrust.experiments.training import experiment_of, restore_states
+from kltrust.experiments.trained import Trained
 from kltrust.learner import evaluate
 
 
-def evaluate_run(
-    record: Record,
+def evaluate_runs(
+    runs: Sequence[Trained],
     *,
     num_episodes: int = 100,
     seed: int = 0,
     deterministic: bool = True,
     which: Literal["latest", "best"] = "latest",
 ) -> np.ndarray:
-    """Raw undiscounted returns [seeds, num_episodes].
+    """Raw undiscounted returns [runs, num_episodes].
 
     Args:
-        record: the run folder.
-        num_episodes: of each seed's policy; the start states differ between seeds.
+        runs: of one setting, from `find_runs`.
+        num_episodes: of each run's policy; the start states differ between runs.
         seed: of these episodes.
         deterministic: act by the mode, else sample.
         which: the last checkpoint or the best one.
@@ -33,10 +33,10 @@ def evaluate_run(
     Raises:
         StorageError: if there is no checkpoint, or it is damaged.
     """
-    experiment = experiment_of(record)
-    states = restore_states(record, experiment, which)
-    parts = build(experiment)
-    keys = jax.random.split(jax.random.key(seed), len(record.config["seeds"]))
+    parts = build(runs[0].experiment)
+    places = np.asarray([run.place for run in runs])
+    states = jax.tree.map(lambda x: x[places], runs[0].states(which))
+    keys = jax.random.split(jax.random.key(seed), len(runs))
 
     def one(lane: tuple) -> jax.Array:
         state, key = lane

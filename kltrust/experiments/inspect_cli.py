@@ -14,7 +14,10 @@ from kltrust.experiments.cli_common import WIDE, Switch
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluate:
-    """Play fresh episodes with the policies of a run folder."""
+    """Play fresh episodes with the policies of all seeds of a run folder.
+
+    Of a sweep, those of one setting: the one that is named, or the best run's.
+    """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """The run folder."""
@@ -26,6 +29,10 @@ class _Evaluate:
     """Sample actions instead of taking the distribution's mode."""
     best: Switch = False
     """The best checkpoint instead of the last."""
+    env: str | None = None
+    """Of a sweep with several environments, the one."""
+    label: str | None = None
+    """Of a sweep, the setting, as its report names it."""
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -38,15 +45,20 @@ def evaluate(arguments: list[str]) -> int:
     record = Record(parsed.run)
     devices.use_all_cores(1)
     from kltrust.experiments import evaluation, statistics
+    from kltrust.experiments.trained import best_run, find_runs
 
-    returns = evaluation.evaluate_run(
-        record,
+    chosen = best_run(record, env=parsed.env, label=parsed.label)
+    runs = find_runs(record, env=chosen.experiment.env, label=chosen.label)
+    if len(record.config.get("settings", ())) > 1:
+        print(f"{chosen.label} in {chosen.experiment.env}")
+    returns = evaluation.evaluate_runs(
+        runs,
         num_episodes=parsed.episodes,
         seed=parsed.seed,
         deterministic=not parsed.sampled,
         which="best" if parsed.best else "latest",
     )
-    seeds = record.config["seeds"]
+    seeds = [run.seed for run in runs]
     for seed, row in zip(seeds, returns, strict=True):
         print(f"seed {seed}: mean {row.mean():.2f}, std {row.std():.2f}, min {row.min():.2f}")
     if len(seeds) > 1:

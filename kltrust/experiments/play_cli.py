@@ -33,6 +33,10 @@ class _Play:
     """Of the episodes' start states and of sampled actions."""
     trained_seed: int | None = None
     """Which of the folder's seeds plays; without it, the best at the last evaluation."""
+    env: str | None = None
+    """Of a sweep with several environments, the one."""
+    label: str | None = None
+    """Of a sweep, the setting, as its report names it; without it, the best."""
     sampled: Switch = False
     """Sample actions instead of taking the distribution's mode."""
     best: Switch = False
@@ -54,31 +58,32 @@ def play(arguments: list[str]) -> int:
     from kltrust.experiments.record import Record
 
     check_count(fps=options.fps, max_frames=options.max_frames)
-
     record = Record(options.run)
     devices.use_all_cores(1)
     _draw_without_a_screen()
-    from kltrust.experiments import deploy
-    from kltrust.experiments.training import experiment_of
+    from kltrust.experiments import deploy, films
+    from kltrust.experiments.program import build
+    from kltrust.experiments.trained import best_run
 
-    env_name = experiment_of(record).env
+    run = best_run(record, seed=options.trained_seed, env=options.env, label=options.label)
+    env_name = run.experiment.env
     outside = deploy.in_gymnasium(env_name)
     episodes = options.episodes
     if episodes is None:
         episodes = 100 if outside or options.out is None else 0
     env = None
     if options.out is not None:
-        deploy.check_film(options.out)
+        films.check_film(options.out)
         for module in ("imageio", "pygame") if outside else ("imageio",):
-            deploy.extra(module)
+            films.extra(module)
         if not outside:
-            env = deploy.trained_env(record)
-            deploy.check_drawn(env)
+            env = build(run.experiment).env
+            films.check_drawn(env)
+    print(f"{run.label}, seed {run.seed}, plays {env_name}")
 
-    def policy(native: bool) -> deploy.Act:
-        return deploy.numpy_policy(
-            record,
-            seed=options.trained_seed,
+    def policy(native: bool) -> deploy.NumpyPolicy:
+        return deploy.policy_of_run(
+            run,
             which="best" if options.best else "latest",
             deterministic=not options.sampled,
             native=native,
@@ -92,13 +97,13 @@ def play(arguments: list[str]) -> int:
         )
     if options.out is not None:
         if env is None:
-            frames = deploy.gymnasium_frames(policy(True), env_name, seed=options.seed)
+            frames = films.gymnasium_frames(policy(True), env_name, seed=options.seed)
             frames = itertools.islice(frames, options.max_frames)
         else:
             print(f"gymnasium has no {env_name}: filmed where it was trained")
             most = options.max_frames
-            frames = deploy.trained_frames(policy(False), env, seed=options.seed, most=most)
-        print(f"wrote {options.out}: {deploy.write_film(options.out, frames, options.fps)} frames")
+            frames = films.trained_frames(policy(False), env, seed=options.seed, most=most)
+        print(f"wrote {options.out}: {films.write_film(options.out, frames, options.fps)} frames")
     return 0
 
 

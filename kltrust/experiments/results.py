@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kltrust.experiments.plan import Group, Plan
-from kltrust.experiments.record import Record
+from kltrust.experiments.record import Record, RunError
 from kltrust.experiments.settings import Experiment
 from kltrust.experiments.spec import Setting
 from kltrust.experiments.sweep import group_records, plan_of
@@ -131,7 +131,14 @@ def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
     Raises:
         StorageError: if it holds neither a sweep nor a training.
     """
-    return _training(record) if "experiment" in record.config else _sweep(record)
+    if "experiment" in record.config:
+        return _training(record)
+    if "groups" in record.config:
+        return _sweep(record)
+    raise RunError(
+        f"{record.path} holds no training and no sweep: it was not made by `kltrust train` or "
+        "`kltrust sweep`"
+    )
 
 
 def _sweep(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:

@@ -1,0 +1,154 @@
+"""One run of a folder: found, played, evaluated, whether a training's or a sweep's."""
+
+import operator
+
+import jax
+import numpy as np
+import pytest
+
+from kltrust.experiments import cli, deploy, evaluation, plan, spec, sweep, trained
+from kltrust.experiments.files import StorageError
+from kltrust.experiments.program import build
+from kltrust.experiments.record import RunError
+from kltrust.experiments.store import Run
+from kltrust.learner import policy_of
+
+# Two static groups of CartPole-v1, whose lanes differ in a float, and one of Catch.
+SPEC = """
+[sweep]
+name = "toy"
+seeds = [3, 5]
+algorithms = "vanilla_pg"
+preset = "none"
+
+[learner]
+num_envs = 4
+num_steps = 16
+value_epochs = 1
+value_minibatches = 2
+
+[network]
+hidden = [8]
+
+[budget]
+total_steps = 192
+num_evals = 2
+eval_episodes = 2
+
+[[experiments]]
+envs = "CartPole-v1"
+grid.learning_rate = [0.01, 0.3]
+
+[[experiments]]
+label = "falling"
+envs = "Catch-bsuite"
+"""
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, compile_fast):
+    planned = plan.make_plan(spec.parse(SPEC))
+    return sweep.start(planned, tmp_path_factory.mktemp("sweeps") / "toy")
+
+
+def test_every_run_is_found_with_its_own_settings(swept):
+    runs = trained.find_runs(swept.path)
+    assert [run.seed for run in runs] == [3, 5] * 3
+    labels = [run.label for run in runs][::2]
+    assert len(set(labels)) == 3
+    assert labels[2] == "falling"
+    rates = [run.experiment.update.learning_rate for run in runs]
+    assert rates[:4] == [0.01, 0.01, 0.3, 0.3]
+    scores = swept_scores(swept)
+    assert [run.score for run in runs] == [scores[run.label, run.seed] for run in runs]
+    (one,) = trained.find_runs(swept, label=labels[1], seed=5)
+    assert one[1:] == runs[3][1:]
+    caught = trained.find_runs(swept, env="Catch-bsuite")
+    assert [run[1:] for run in caught] == [run[1:] for run in runs[4:]]
+
+
+def swept_scores(record):
+    from kltrust import results
+
+    runs = results.load(record.path).runs
+    return {(run.label, run.seed): run.score for run in runs.itertuples()}
+
+
+def test_the_best_of_an_environment(swept):
+    scores = swept_scores(swept)
+    best = trained.best_run(swept, env="CartPole-v1")
+    assert best.score == max(s for (label, _), s in scores.items() if label != "falling")
+    with pytest.raises(ValueError, match=r"runs in CartPole-v1, Catch-bsuite: say in which"):
+        trained.best_run(swept)
+
+
+def test_each_acts_by_its_own_parameters(swept):
+    """The runs of one group have one checkpoint, and those of one seed began alike."""
+    obs = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    chosen = {}
+    for run in trained.find_runs(swept, env="CartPole-v1"):
+        act = deploy.numpy_policy(swept.path, label=run.label, seed=run.seed)
+        # Its parameters, not a neighbour's.
+        state = jax.tree.map(operator.itemgetter(run.place), run.states())
+        policy = policy_of(build(run.experiment).agent, state)
+        np.testing.assert_array_equal(act(obs), policy(obs).mode())
+        chosen[run.label, run.seed] = act(obs)
+    assert len({actions.tobytes() for actions in chosen.values()}) == 4
+
+
+def test_all_seeds_of_a_setting_are_evaluated(swept):
+    runs = trained.find_runs(swept, env="Catch-bsuite")
+    returns = evaluation.evaluate_runs(runs, num_episodes=50)
+    assert returns.shape == (2, 50)
+    assert set(np.unique(returns)) <= {-1.0, 1.0}
+    other = evaluation.evaluate_runs(runs[1:], num_episodes=50)
+    assert other.shape == (1, 50)
+
+
+def test_the_commands(swept, tmp_path, capsys):
+    path = str(swept.path)
+    assert cli.main(["evaluate", path, "--env", "CartPole-v1", "--episodes", "3"]) == 0
+    printed = capsys.readouterr().out
+    best = trained.best_run(swept, env="CartPole-v1")
+    assert f"{best.label} in CartPole-v1" in printed
+    assert "over 2 seeds" in printed
+    asked = ["play", path, "--env", "CartPole-v1", "--trained-seed", "5", "--episodes", "2"]
+    assert cli.main(asked) == 0
+    printed = capsys.readouterr().out
+    assert "seed 5, plays CartPole-v1" in printed
+    assert "gymnasium's CartPole-v1, 2 episodes: mean" in printed
+    film = tmp_path / "catch.gif"
+    assert cli.main(["play", path, "--label", "falling", "--out", str(film)]) == 0
+    assert "falling, seed" in capsys.readouterr().out
+    assert film.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "runs in CartPole-v1, Catch-bsuite: say in which environment"),
+        (["--env", "Pong-misc"], "has no environment Pong-misc: it has CartPole-v1, Catch-bsuite"),
+        (["--label", "rising"], "has no setting rising: it has"),
+        (["--label", "falling", "--env", "CartPole-v1"], "has no setting falling"),
+        (["--label", "falling", "--trained-seed", "4"], "has no seed 4: it has 3, 5"),
+    ],
+)
+def test_what_is_not_there(swept, options, message, capsys):
+    assert cli.main(["play", str(swept.path), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_runs(tmp_path):
+    with pytest.raises(StorageError, match="no run folder"):
+        trained.find_runs(tmp_path / "nowhere")
+    with Run.create(tmp_path / "other", {"weights": 3}):
+        pass
+    with pytest.raises(RunError, match="holds no training and no sweep"):
+        trained.find_runs(tmp_path / "other")
+    planned = plan.make_plan(spec.parse(SPEC))
+    with Run.create(tmp_path / "begun", planned.to_config()):
+        pass
+    with pytest.raises(StorageError, match="has no checkpoint yet"):
+        trained.find_runs(tmp_path / "begun")
