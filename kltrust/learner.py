@@ -49,6 +49,7 @@ from kltrust.normalization import (
     update_moments,
 )
 from kltrust.rollout import count_episodes, count_nonfinite, reset_batch
+from kltrust.starts import stagger
 from kltrust.types import ActorCritic, Array, Blocks, Env, Number, Params, PolicyUpdate, PyTree
 
 __all__ = [
@@ -180,6 +181,7 @@ def make_learner(
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
     minibatch_blocks: int = 1,
+    stagger_steps: int = 0,
     audit: str = "default",
     audit_damping: Number = 0.1,
     planned_iterations: Number | None = None,
@@ -206,6 +208,9 @@ def make_learner(
         normalize_rewards: divide by the deviation of the running discounted return.
         minibatch_blocks: the environments in so many blocks, of each of which every minibatch
             takes as many rows. For one run that is spread over devices, at least one a device.
+        stagger_steps: before the first iteration each environment plays a random number of steps
+            below this, so that the episodes of environments that only a time limit ends (which
+            is what to set it to) do not stay in step; 0 lets all begin together.
         audit: how much is measured, see `IterationAudit`: "default"; "extended" with the fresh
             states, the path, the reference; "full" with the curvature too. It changes no bit of
             the training, only its cost.
@@ -222,6 +227,8 @@ def make_learner(
         value_minibatches=value_minibatches,
         minibatch_blocks=minibatch_blocks,
     )
+    if stagger_steps:
+        check_count(stagger_steps=stagger_steps)
     check(
         gamma=(gamma, True),
         gae_lambda=(gae_lambda, True),
@@ -271,7 +278,7 @@ def make_learner(
         normalizer = init_moments(one_obs) if normalize_observations else None
         # Copies: a state that is donated must not hold a buffer twice.
         first = jax.tree.map(jnp.copy, Reference(policy_params, normalizer))
-        return LearnerState(
+        state = LearnerState(
             policy_params=policy_params,
             value_params=value_params,
             update_state=algorithm.init(policy_params),
@@ -288,6 +295,10 @@ def make_learner(
             policy_carry=carries[0],
             value_carry=carries[1],
         )
+        if not stagger_steps:
+            return state
+        stagger_key, key = jax.random.split(key)
+        return stagger(env, agent, state._replace(key=key), stagger_key, stagger_steps)
 
     def step(state: LearnerState) -> tuple[LearnerState, Metrics]:
         algorithm, value_optimizer = resolve(state.iteration)

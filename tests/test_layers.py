@@ -40,6 +40,7 @@ LAYERS = {
     "algorithms": 3,
     "audit": 3,
     "critic": 3,
+    "starts": 3,
     "learner": 4,
     "tabular": 4,
     "experiments": 5,

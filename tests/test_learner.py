@@ -632,6 +632,7 @@ STATIC_CHANGES = {
     "normalize_observations": True,
     "normalize_rewards": True,
     "minibatch_blocks": 2,
+    "stagger_steps": 5,
 }
 
 
@@ -687,6 +688,8 @@ def test_every_flag_and_count_changes_the_computation(name):
         ({"value_clip_eps": 0.0}, "value_clip_eps"),
         ({"value_max_grad_norm": -1.0}, "value_max_grad_norm"),
         ({"planned_iterations": 0}, "planned_iterations"),
+        ({"stagger_steps": -1}, "stagger_steps must be a whole number"),
+        ({"stagger_steps": 2.5}, "stagger_steps must be a whole number"),
         ({"audit": "deep"}, "audit must be one of default, extended, full, got 'deep'"),
         ({"audit_damping": -1.0}, "audit_damping"),
         ({"value_learning_rate": lambda fraction: fraction}, "planned_iterations"),
@@ -706,6 +709,32 @@ def test_a_batch_that_does_not_divide_is_refused():
     learner = make_learner(known_envs.chain(4), linear_agent(4, 2), update, **SIZES)
     with pytest.raises(ValueError, match="7 minibatches"):
         jax.eval_shape(learner.step, jax.eval_shape(learner.init, jax.random.key(0)))
+
+
+# --- how a training begins ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 10, 25])
+def test_episodes_that_begin_at_different_times(most):
+    """A reward of 1 at every step, a time limit of 10: state, length and return are one number."""
+    env, agent = known_envs.reward_one(10), linear_agent(1, 2)
+    sizes = SIZES | {"num_envs": 300}
+
+    def begun(**keywords):
+        learner = make_learner(env, agent, algorithms.vanilla_pg(), **sizes, **keywords)
+        return jax.jit(learner.init)(jax.random.key(0))
+
+    state, together = begun(stagger_steps=most), begun()
+    assert not together.episode_length.any()
+    np.testing.assert_array_equal(state.episode_length, state.env_state)
+    np.testing.assert_array_equal(state.episode_return, state.env_state)
+    counts = np.bincount(np.asarray(state.episode_length), minlength=10)
+    # Steps 0 to most - 1 are as likely as each other, and 0 comes after 9.
+    expected = np.bincount(np.arange(most) % 10, minlength=10) / most
+    assert (counts[expected == 0] == 0).all()
+    np.testing.assert_allclose(counts / 300, expected, atol=4 * (0.25 / 300) ** 0.5)
+    for name in ("policy_params", "value_params", "value_state", "normalizer", "iteration"):
+        assert same_bits(getattr(state, name), getattr(together, name))
 
 
 # --- what is measured -----------------------------------------------------------------------------

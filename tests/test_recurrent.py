@@ -162,6 +162,21 @@ def test_every_algorithm_learns_from_sequences_what_it_learns_from_rows(name):
     assert np.all(np.asarray(metrics.kl) > 1e-7)
 
 
+def test_what_is_remembered_when_a_training_begins_in_midst_of_episodes():
+    ours = with_memory(update_of("vanilla_pg"), num_iterations=1, stagger_steps=7)
+    assert_same_training(
+        ours, without_memory(update_of("vanilla_pg"), num_iterations=1, stagger_steps=7)
+    )
+    learner = make_learner(
+        known_envs.chain(CELLS), fading(), update_of("vanilla_pg"), **SIZES, stagger_steps=7
+    )
+    state = learner.init(jax.random.key(5))
+    begun = np.asarray(state.episode_length) > 0
+    assert begun.sum() > 0
+    assert (np.asarray(state.policy_carry) != 0).any(-1)[begun].all()
+    assert (np.asarray(state.value_carry) != 0).any(-1)[begun].all()
+
+
 def test_the_audit_of_sequences_is_that_of_rows():
     """Curvature, reference and path too; the fresh states go on from the carries that were left."""
     audited = {"audit": "full", "num_iterations": 2}

@@ -80,7 +80,7 @@ def test_the_best_of_an_environment(swept):
     scores = swept_scores(swept)
     best = trained.best_run(swept, env="CartPole-v1")
     assert best.score == max(s for (label, _), s in scores.items() if label != "falling")
-    with pytest.raises(ValueError, match=r"runs in CartPole-v1, Catch-bsuite: say in which"):
+    with pytest.raises(ValueError, match=r"toy has runs in CartPole-v1, Catch-bsuite: choose one"):
         trained.best_run(swept)
 
 
@@ -128,7 +128,7 @@ def test_the_commands(swept, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "runs in CartPole-v1, Catch-bsuite: say in which environment"),
+        ([], "runs in CartPole-v1, Catch-bsuite: choose one (env; --env in"),
         (["--env", "Pong-misc"], "has no environment Pong-misc: it has CartPole-v1, Catch-bsuite"),
         (["--label", "rising"], "has no setting rising: it has"),
         (["--label", "falling", "--env", "CartPole-v1"], "has no setting falling"),

@@ -214,6 +214,8 @@ class LearnerSettings:
     """Divide rewards by the deviation of the running discounted return."""
     minibatch_blocks: int = 1
     """Environments in so many blocks, of each of which every minibatch takes as many rows."""
+    stagger_steps: int = 0
+    """Each environment first plays a random number of steps below this: the time limit, say."""
     audit: str = "default"
     """How much is measured of every update: default, extended (fresh states, path, reference) or
     full (curvature too)."""

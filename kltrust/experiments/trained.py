@@ -106,10 +106,11 @@ def best_run(record: Record | str | Path, **asked: Any) -> Trained:
         ValueError: also if runs in several environments are left, whose returns can't be compared.
         StorageError: as `find_runs`.
     """
+    record = record if isinstance(record, Record) else Record(record)
     found = find_runs(record, **asked)
     envs = dict.fromkeys(run.experiment.env for run in found)
     if len(envs) > 1:
         raise ValueError(
-            f"{found[0].part.path.parent} has runs in {', '.join(envs)}: say in which environment"
+            f"{record.path} has runs in {', '.join(envs)}: choose one (env; --env in a shell)"
         )
     return max(found, key=lambda run: -np.inf if np.isnan(run.score) else run.score)
