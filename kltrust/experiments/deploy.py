@@ -153,7 +153,7 @@ def gymnasium_returns(
     Raises:
         ValueError: if gymnasium has no such environment.
     """
-    make_one = maker(env_name)
+    make_one = gymnasium_maker(env_name)
     envs = [make_one() for _ in range(min(num_envs, num_episodes))]
     returns = np.zeros(num_episodes)
     for first in range(0, num_episodes, len(envs)):
@@ -229,7 +229,7 @@ def in_gymnasium(env_name: str) -> bool:
     return env_name in gymnasium.registry
 
 
-def maker(env_name: str) -> Callable[..., Any]:
+def gymnasium_maker(env_name: str) -> Callable[..., Any]:
     """Makes gymnasium's environment of a name of ours, after a look at whether it is the same."""
     import gymnasium
 

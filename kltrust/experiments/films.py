@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from kltrust.experiments import files
-from kltrust.experiments.deploy import Act, begin, key_of, maker
+from kltrust.experiments.deploy import Act, begin, gymnasium_maker, key_of
 from kltrust.types import Env, Render
 
 FORMATS = (".gif", ".mp4")
@@ -20,16 +20,18 @@ FRAMES_PER_SECOND = 30
 
 def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.ndarray]:
     """One episode in gymnasium's own environment as pictures [H, W, 3] of bytes."""
-    env = maker(env_name)(render_mode="rgb_array")
-    obs, _ = env.reset(seed=seed)
-    begin(act)
-    ended, step = False, 0
-    while not ended:
+    env = gymnasium_maker(env_name)(render_mode="rgb_array")
+    try:
+        obs, _ = env.reset(seed=seed)
+        begin(act)
+        ended, step = False, 0
+        while not ended:
+            yield env.render()
+            obs, _, terminated, truncated, _ = env.step(act(obs, key_of(seed, step)))
+            ended, step = terminated or truncated, step + 1
         yield env.render()
-        obs, _, terminated, truncated, _ = env.step(act(obs, key_of(seed, step)))
-        ended, step = terminated or truncated, step + 1
-    yield env.render()
-    env.close()
+    finally:  # also of a film that is cut
+        env.close()
 
 
 def trained_frames(
