@@ -101,6 +101,8 @@ def tables() -> dict[str, list[str]]:
         "minatar_setting": [sweeps.minatar_setting(*map(recorded, ("minatar_2m", "minatar")))],
         "code_level": sweeps.table1(recorded("code_level")),
         "code_level_setting": [sweeps.recorded_setting(recorded("code_level"))],
+        "stagger": sweeps.table1(recorded("stagger")),
+        "stagger_setting": [sweeps.recorded_setting(recorded("stagger"))],
         "audit_cost": [speed.audit_cost(recorded("audit_cost"))],
         "sweep_speed": speed.sweep_speed(recorded("sweep_speed")),
         "gymnasium_scores": reach.gymnasium_scores(recorded("gymnasium_scores")),

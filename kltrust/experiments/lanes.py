@@ -119,10 +119,11 @@ def over_lanes(
     """
 
     def on_device(shared: PyTree, lanes: PyTree) -> PyTree:
-        blocks = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[1:]), lanes)
+        # Not by -1: the states of physics hold arrays of no entries.
+        blocks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), lanes)
         block = _alone(function, shared) if width == 1 else jax.vmap(partial(function, shared))
         results = jax.lax.map(block, blocks)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+        return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)
 
     # Lanes are independent: nothing is to be checked for agreement across devices.
     return jax.shard_map(
