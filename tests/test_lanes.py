@@ -72,6 +72,17 @@ def test_neighbours_do_not_matter(on_one_device):
     assert len({*others.values(), *on_one_device.values()}) == 6
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_arrays_of_no_entries(width):
+    """A physics engine's state has some: contacts of a model that has none."""
+    mesh = lanes.make_mesh(4, width)
+    mapped = lanes.over_lanes(lambda _, x: jax.tree.map(lambda leaf: 2 * leaf, x), mesh, width)
+    given = {"contacts": np.zeros((4, 0, 3), np.float32), "place": np.arange(4.0, dtype=np.float32)}
+    results = jax.jit(mapped)((), given)
+    assert results["contacts"].shape == (4, 0, 3)
+    np.testing.assert_array_equal(results["place"], [0, 2, 4, 6])
+
+
 def test_the_number_of_devices_and_padding_do_not_matter(on_one_device):
     script = (
         "import test_lanes\n"
