@@ -80,29 +80,26 @@ def play(arguments: list[str]) -> int:
             env = build(run.experiment).env
             films.check_drawn(env)
     print(f"{run.label}, seed {run.seed}, plays {env_name}")
-
-    def policy(native: bool) -> deploy.NumpyPolicy:
-        return deploy.policy_of_run(
-            run,
-            which="best" if options.best else "latest",
-            deterministic=not options.sampled,
-            native=native,
-        )
-
+    act = deploy.policy_of_run(
+        run,
+        which="best" if options.best else "latest",
+        deterministic=not options.sampled,
+        native=env is None,
+    )
     if episodes:
-        returns = deploy.gymnasium_returns(policy(True), env_name, episodes, seed=options.seed)
+        returns = deploy.gymnasium_returns(act, env_name, episodes, seed=options.seed)
         print(
             f"gymnasium's {env_name}, {len(returns)} episodes: mean {returns.mean():.2f}, "
             f"std {returns.std():.2f}, min {returns.min():.2f}"
         )
     if options.out is not None:
         if env is None:
-            frames = films.gymnasium_frames(policy(True), env_name, seed=options.seed)
+            frames = films.gymnasium_frames(act, env_name, seed=options.seed)
             frames = itertools.islice(frames, options.max_frames)
         else:
             print(f"gymnasium has no {env_name}: filmed where it was trained")
             most = options.max_frames
-            frames = films.trained_frames(policy(False), env, seed=options.seed, most=most)
+            frames = films.trained_frames(act, env, seed=options.seed, most=most)
         print(f"wrote {options.out}: {films.write_film(options.out, frames, options.fps)} frames")
     return 0
 
