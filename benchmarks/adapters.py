@@ -134,7 +134,7 @@ def random_baseline(name: str, task: Task, options: Options) -> dict[str, float]
 
 def measure(name: str, algorithm: str, task: Task, options: Options) -> dict[str, Any]:
     """Trains one pair on all seeds; what the table needs, as plain numbers."""
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     train = brax_ppo if algorithm == "brax_ppo" else ours
     scores = train(name, algorithm, task, options)

@@ -41,7 +41,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     cases = {name: compare(name, options) for name in options.algorithms}
     result = {**dataclasses.asdict(options), "cases": cases, "versions": snapshot()}

@@ -39,7 +39,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.devices import use_all_cores
+    from kltrust.experiments.engine.devices import use_all_cores
 
     use_all_cores(options.seeds)
     result: dict[str, Any] = {
@@ -85,8 +85,8 @@ def train(
     Fresh ones, since the episodes that happen to end within an iteration are a biased sample once
     they last for hundreds of steps: the failed ones end first.
     """
-    from kltrust.experiments import training
-    from kltrust.experiments.settings import Experiment
+    from kltrust.experiments.config.settings import Experiment
+    from kltrust.experiments.jobs import training
 
     experiment = Experiment.from_dict(
         {
@@ -127,7 +127,7 @@ def draw(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
     """Every seed's return and KL, the two algorithms side by side."""
     from matplotlib.figure import Figure
 
-    from kltrust.experiments.plots import BLUE, VERMILION
+    from kltrust.experiments.reading.plots import BLUE, VERMILION
 
     figure = Figure(figsize=(9, 5), layout="constrained", dpi=130)
     grid = figure.subplots(2, 2, sharex=True, sharey="row")

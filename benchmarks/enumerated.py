@@ -14,7 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from kltrust.divergences import categorical_kl_from_logits
-from kltrust.estimators import (
+from kltrust.divergences.samples import (
     control_variate_coefficient,
     kl_control_variate,
     kl_k1,
@@ -24,7 +24,7 @@ from kltrust.estimators import (
     kl_reverse_k3,
     ratio_weighted,
 )
-from kltrust.sequences import (
+from kltrust.tokens import (
     sequence_kl,
     sequence_kl_exact,
     token_kl,

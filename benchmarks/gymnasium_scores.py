@@ -4,10 +4,10 @@
     python benchmarks/gymnasium_scores.py --envs Pendulum-v1 --algorithms trpo
 
 Trains the library's presets in gymnax, takes each seed's policy as a function of NumPy arrays
-(`kltrust.experiments.deploy`) and plays 1,000 episodes a seed by its mode in gymnasium, whose code
-shares nothing with gymnax's, and as many in gymnax from other start states. Writes
-gymnasium_scores.json to benchmarks/results/ after every pair; pairs that it holds already and that
-are not asked for stay. `benchmarks/readme.py` makes the README's table from it.
+(`kltrust.numpy_policy`) and plays 1,000 episodes a seed by its mode in gymnasium, whose code shares
+nothing with gymnax's, and 1,000 in gymnax from other start states. Writes gymnasium_scores.json to
+benchmarks/results/ after every pair; pairs that it holds already and that are not asked for stay.
+`benchmarks/readme.py` makes the README's table from it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.devices import use_all_cores
+    from kltrust.experiments.engine.devices import use_all_cores
 
     use_all_cores(options.seeds)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -68,9 +68,11 @@ def main(options: Options) -> None:
 
 def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     """Trains one pair, and plays it in both."""
-    from kltrust.experiments import deploy, presets, training
-    from kltrust.experiments.evaluation import evaluate_runs
-    from kltrust.experiments.trained import find_runs
+    from kltrust.experiments.config import presets
+    from kltrust.experiments.jobs import training
+    from kltrust.experiments.reading import deploy
+    from kltrust.experiments.reading.evaluation import evaluate_runs
+    from kltrust.experiments.reading.trained import find_runs
 
     experiment = presets.preset(algorithm, env)
     steps = int(experiment.budget.total_steps * options.fraction)

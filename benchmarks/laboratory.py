@@ -54,7 +54,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     options.out.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
@@ -76,7 +76,8 @@ def main(options: Options) -> None:
 
 def swept(options: Options, part: str) -> pd.DataFrame:
     """Every update of a part's sweep, with its environment and settings."""
-    from kltrust.experiments import results, spec
+    from kltrust.experiments.config import spec
+    from kltrust.experiments.reading import results
 
     folder = Path(tempfile.mkdtemp())
     try:

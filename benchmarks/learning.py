@@ -49,7 +49,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.devices import use_all_cores
+    from kltrust.experiments.engine.devices import use_all_cores
 
     use_all_cores(options.seeds)
     for env in options.envs:
@@ -68,9 +68,10 @@ def main(options: Options) -> None:
 
 def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     """Trains and plays one pair; everything that the tables need, as plain numbers."""
-    from kltrust.experiments import presets, training
-    from kltrust.experiments.evaluation import evaluate_runs
-    from kltrust.experiments.trained import find_runs
+    from kltrust.experiments.config import presets
+    from kltrust.experiments.jobs import training
+    from kltrust.experiments.reading.evaluation import evaluate_runs
+    from kltrust.experiments.reading.trained import find_runs
 
     total_steps, solved = TASKS[env]
     experiment = presets.preset(algorithm, env)

@@ -44,8 +44,9 @@ class Options:
 
 
 def main(options: Options) -> int:
-    from kltrust.experiments import results, spec
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.config import spec
+    from kltrust.experiments.reading import results
+    from kltrust.experiments.store.versions import snapshot
 
     register()
     sweep = spec.load(options.spec)

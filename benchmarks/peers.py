@@ -123,7 +123,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     if unknown := set(options.parts) - set(PARTS):
         raise SystemExit(f"no part {', '.join(unknown)}: take some of {', '.join(PARTS)}")
@@ -378,7 +378,7 @@ def solve(options: Options, pythons: dict[str, str]) -> dict[str, Any]:
     mean return reaches the target, 100 more. kltrust trains by its own preset, and by RL Zoo's
     settings as well.
     """
-    from kltrust.experiments.presets import preset
+    from kltrust.experiments.config.presets import preset
 
     episodes, confirm = 20, 5
     protocol = {"every": 4096, "target": options.target, "confirm": confirm}

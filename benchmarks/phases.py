@@ -47,7 +47,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     if unknown := set(options.cases) - set(CASES):
         raise SystemExit(f"no case {', '.join(unknown)}: take some of {', '.join(CASES)}")
@@ -80,14 +80,14 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
     import jax.numpy as jnp
 
     import kltrust
-    from kltrust import acting, experience, learner as learners
+    from kltrust import learner as learners
     from kltrust.advantages import gae, standardize
-    from kltrust.algorithms._common import clipped_loss
     from kltrust.audit import audit_by_default, measure_update
     from kltrust.critic import fit_value, measure_critic
     from kltrust.losses import clipped_value_loss
-    from kltrust.minibatch import adam
-    from kltrust.rollout import count_episodes, count_nonfinite
+    from kltrust.rollout import acting, batches as experience, count_episodes, count_nonfinite
+    from kltrust.updates.minibatches import adam
+    from kltrust.updates.objectives import clipped_loss
 
     s = settings
     env = kltrust.make(s.env)

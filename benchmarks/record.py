@@ -46,8 +46,8 @@ class Options:
 
 
 def main(options: Options) -> int:
-    from kltrust.experiments import spec
-    from kltrust.experiments.record import Record
+    from kltrust.experiments.config import spec
+    from kltrust.experiments.store.record import Record
 
     specification = spec.load(options.spec)
     folders = options.folder or (Path("runs") / specification.name,)
@@ -71,9 +71,10 @@ def main(options: Options) -> int:
 
 def run(specification: Any, folder: Path) -> None:
     """The sweep, from where it is."""
-    from kltrust.experiments import devices, plan, sweep
-    from kltrust.experiments.record import RUN
-    from kltrust.experiments.sweep_progress import SweepProgress
+    from kltrust.experiments.cli.sweep_progress import SweepProgress
+    from kltrust.experiments.engine import devices
+    from kltrust.experiments.jobs import plan, sweep
+    from kltrust.experiments.store.record import RUN
 
     devices.use_all_cores(len(specification.settings) * len(specification.seeds))
     if not (folder / RUN).exists():
@@ -84,8 +85,8 @@ def run(specification: Any, folder: Path) -> None:
 
 
 def require_same(specification: Any, folder: Path) -> None:
-    from kltrust.experiments import sweep
-    from kltrust.experiments.record import Record
+    from kltrust.experiments.jobs import sweep
+    from kltrust.experiments.store.record import Record
 
     there = sweep.plan_of(Record(folder))
     if (there.settings, there.seeds) != (specification.settings, specification.seeds):
@@ -208,7 +209,7 @@ def random_returns(env: Any, key: Any, num_episodes: int) -> Any:
     """Returns [num_episodes] of uniformly random actions, of the allowed ones where others are."""
     import jax
 
-    from kltrust.masks import mask_of
+    from kltrust.networks.masks import mask_of
     from kltrust.rollout import episode_returns
 
     def act(obs: Any, key: Any) -> Any:

@@ -59,7 +59,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     if unknown := set(options.parts) - set(PARTS):
         raise SystemExit(f"no part {', '.join(unknown)}: take some of {', '.join(PARTS)}")
@@ -152,7 +152,7 @@ def draw(parts: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    from kltrust.experiments.plots import BLUE, VERMILION
+    from kltrust.experiments.reading.plots import BLUE, VERMILION
 
     styles = {"ppo_clip": (VERMILION, "--"), "trpo": (BLUE, "-")}
     labels = {"envs": "environments", "hidden": "units of a layer", "chunk": "iterations a chunk"}

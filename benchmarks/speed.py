@@ -62,7 +62,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     unknown = set(options.parts) - set(PARTS)
     if unknown:
@@ -388,9 +388,10 @@ def evaluation(options: Options) -> dict[str, Any]:
     """At the default interval, of a policy that plays whole episodes."""
     import jax
 
-    from kltrust.experiments import lanes, training
-    from kltrust.experiments.program import Program, traced_settings
-    from kltrust.experiments.settings import Experiment
+    from kltrust.experiments.config.settings import Experiment
+    from kltrust.experiments.engine import lanes
+    from kltrust.experiments.engine.program import Program, traced_settings
+    from kltrust.experiments.jobs import training
 
     shares = {}
     for algorithm in ("trpo", "ppo_clip"):

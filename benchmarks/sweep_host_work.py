@@ -38,8 +38,12 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments import devices, lanes, plan, spec, store, sweep, sweep_progress
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.cli import sweep_progress
+    from kltrust.experiments.config import spec
+    from kltrust.experiments.engine import devices, lanes
+    from kltrust.experiments.jobs import plan, sweep
+    from kltrust.experiments.store.run import run as store
+    from kltrust.experiments.store.versions import snapshot
 
     specification = spec.load(options.spec)
     devices.use_all_cores(len(specification.settings) * len(specification.seeds))

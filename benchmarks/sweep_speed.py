@@ -52,7 +52,7 @@ def main(options: Options) -> None:
                     f"one after another ({low:.2f} to {high:.2f})",
                     flush=True,
                 )
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     result = {
         "env": options.env,

@@ -100,7 +100,7 @@ def chunks(folder: Path) -> int:
 
 def same(first: Path, second: Path) -> bool:
     """Whether all tables of two sweeps hold the same values."""
-    from kltrust.experiments import results
+    from kltrust.experiments.reading import results
 
     one, two = results.load(first), results.load(second)
     tables = ("runs", "metrics", "evaluations")
@@ -113,7 +113,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 def versions() -> dict[str, Any]:
-    from kltrust.experiments.versions import snapshot
+    from kltrust.experiments.store.versions import snapshot
 
     return snapshot()
 

@@ -114,10 +114,16 @@ from kltrust.losses import (
 from kltrust.networks import (
     actor_critic as actor_critic,
 )
-from kltrust.recurrent import (
+from kltrust.networks.recurrent import (
     recurrent_agent as recurrent_agent,
 )
-from kltrust.sequences import (
+from kltrust.solvers import (
+    LineSearchResult as LineSearchResult,
+    backtracking_line_search as backtracking_line_search,
+    conjugate_gradient as conjugate_gradient,
+    trust_region_scale as trust_region_scale,
+)
+from kltrust.tokens import (
     rewards_to_go as rewards_to_go,
     sequence_kl as sequence_kl,
     sequence_kl_exact as sequence_kl_exact,
@@ -126,12 +132,6 @@ from kltrust.sequences import (
     token_kl as token_kl,
     token_kl_exact as token_kl_exact,
     token_log_probs as token_log_probs,
-)
-from kltrust.solvers import (
-    LineSearchResult as LineSearchResult,
-    backtracking_line_search as backtracking_line_search,
-    conjugate_gradient as conjugate_gradient,
-    trust_region_scale as trust_region_scale,
 )
 from kltrust.types import (
     ActorCritic as ActorCritic,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from kltrust.losses import clipped_value_loss
-from kltrust.minibatch import minibatch_epoch
 from kltrust.tree import at_once
 from kltrust.types import Array, Number, Params, PyTree
+from kltrust.updates.minibatches import minibatch_epoch
 
 
 def fit_value(

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kltrust.acting import Deployable, evaluate, play, policy_of, policy_step_of
 from kltrust.advantages import gae, standardize
 from kltrust.audit import (
     AUDITS,
@@ -28,7 +27,9 @@ from kltrust.audit import (
 )
 from kltrust.checks import check, check_count
 from kltrust.critic import fit_value, measure_critic
-from kltrust.experience import (
+from kltrust.networks.masks import count_fully_masked
+from kltrust.rollout.acting import Deployable, evaluate, play, policy_of, policy_step_of
+from kltrust.rollout.batches import (
     arrange,
     check_minibatches,
     episode_starts,
@@ -37,9 +38,8 @@ from kltrust.experience import (
     make_batch,
     values,
 )
-from kltrust.masks import count_fully_masked
-from kltrust.minibatch import adam
-from kltrust.normalization import (
+from kltrust.rollout.loop import count_episodes, count_nonfinite, reset_batch
+from kltrust.rollout.normalization import (
     Moments,
     RewardScale,
     init_moments,
@@ -48,9 +48,9 @@ from kltrust.normalization import (
     scale_rewards,
     update_moments,
 )
-from kltrust.rollout import count_episodes, count_nonfinite, reset_batch
-from kltrust.starts import stagger
+from kltrust.rollout.starts import stagger
 from kltrust.types import ActorCritic, Array, Blocks, Env, Number, Params, PolicyUpdate, PyTree
+from kltrust.updates.minibatches import adam
 
 __all__ = [
     "Deployable",

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.checks import check
-from kltrust.divergences import distribution_entropy
 from kltrust.tree import weighted_mean
 from kltrust.types import Array, Number
 
@@ -176,4 +175,7 @@ def entropy_loss(dist: Any) -> Array:
     Returns:
         [*E].
     """
+    # Here, so that importing a loss brings no distributions along.
+    from kltrust.divergences import distribution_entropy
+
     return -distribution_entropy(dist)

@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 import kltrust
-from kltrust.experiments.plots import BLUE, GREY, VERMILION
+from kltrust.experiments.reading.plots import BLUE, GREY, VERMILION
 
 plt.style.use("house.mplstyle")
 jax.config.update("jax_enable_x64", True)

@@ -32,7 +32,7 @@ import pandas as pd
 import kltrust
 from kltrust import tabular
 from kltrust.audit import clip_partition, log_ratio
-from kltrust.experiments.plots import BLUE, GREY, VERMILION
+from kltrust.experiments.reading.plots import BLUE, GREY, VERMILION
 
 plt.style.use("house.mplstyle")
 

@@ -41,8 +41,9 @@ import pandas as pd
 import kltrust
 from kltrust import tabular, tree
 from kltrust.audit import log_ratio, mean_kl
-from kltrust.experiments import plan, registry, spec, sweep
-from kltrust.experiments.plots import BLUE, VERMILION
+from kltrust.experiments.config import registry, spec
+from kltrust.experiments.jobs import plan, sweep
+from kltrust.experiments.reading.plots import BLUE, VERMILION
 
 plt.style.use("house.mplstyle")
 

@@ -30,10 +30,12 @@ from IPython.display import display
 from rich.console import Console
 
 import kltrust
-from kltrust.experiments import plan, report, spec, sweep
-from kltrust.experiments.plots import GREY
-from kltrust.experiments.statistics import numpy_seeded
-from kltrust.experiments.sweep_tables import dry_run
+from kltrust.experiments import report
+from kltrust.experiments.cli.sweep_tables import dry_run
+from kltrust.experiments.config import spec
+from kltrust.experiments.jobs import plan, sweep
+from kltrust.experiments.reading.plots import GREY
+from kltrust.experiments.reading.statistics import numpy_seeded
 
 plt.style.use("house.mplstyle")
 

@@ -11,7 +11,7 @@ import numpy as np
 from kltrust import tree
 from kltrust.environments import sample_action
 from kltrust.environments._build import strong
-from kltrust.masks import mask_of
+from kltrust.networks.masks import mask_of
 from kltrust.types import Env, Outcome
 
 LANES, STEPS = 3, 24

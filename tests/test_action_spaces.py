@@ -14,17 +14,19 @@ import oracles
 import pytest
 from rich.console import Console
 
-from kltrust import algorithms, masks
+from kltrust import algorithms
 from kltrust.divergences import categorical_kl_from_logits, distribution_entropy, kl_divergence
 from kltrust.environments import _registry, check_env, from_functions, register, sample_action
-from kltrust.experiments import cli, deploy, training
-from kltrust.experiments.progress import ConsoleProgress
-from kltrust.experiments.settings import Experiment
+from kltrust.experiments import cli
+from kltrust.experiments.cli.progress import ConsoleProgress
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.jobs import training
+from kltrust.experiments.reading import deploy
 from kltrust.fisher import fisher_operator
 from kltrust.learner import evaluate, make_batch, make_learner, train
-from kltrust.networks import LOG_STD_RANGE, actor_critic, features
-from kltrust.normalization import init_moments, normalize, update_moments
+from kltrust.networks import LOG_STD_RANGE, actor_critic, features, masks
 from kltrust.rollout import reset_batch, rollout
+from kltrust.rollout.normalization import init_moments, normalize, update_moments
 from kltrust.types import (
     Discrete,
     Masked,

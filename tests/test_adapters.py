@@ -19,11 +19,11 @@ from test_layers import ADAPTED, imports
 from kltrust import environments
 from kltrust.environments import _adapters, _check, from_functions, make
 from kltrust.experiments.cli import main
-from kltrust.experiments.plan import static_key
-from kltrust.experiments.program import traced_settings
-from kltrust.experiments.record import Record
-from kltrust.experiments.settings import Experiment
-from kltrust.masks import without_mask
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine.program import traced_settings
+from kltrust.experiments.jobs.plan import static_key
+from kltrust.experiments.store.record import Record
+from kltrust.networks.masks import without_mask
 from kltrust.types import Box, Discrete, MaskedSpace, MultiDiscrete, Outcome
 
 ROOT = Path(__file__).parent.parent

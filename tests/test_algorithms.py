@@ -17,10 +17,11 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from kltrust import algorithms, tree
-from kltrust.algorithms._common import mean_kl, natural_direction, surrogate
 from kltrust.audit import log_ratio, measure_update
-from kltrust.minibatch import random_order
 from kltrust.types import PolicyBatch
+from kltrust.updates.minibatches import random_order
+from kltrust.updates.natural import natural_direction
+from kltrust.updates.objectives import mean_kl, surrogate
 
 NUM_ROWS = 24
 

@@ -18,7 +18,7 @@ from kltrust import audit
 from kltrust.audit import audit_update, exact_total_variation, normal_total_variation
 from kltrust.divergences import kl_divergence
 from kltrust.losses import clipped_surrogate_loss
-from kltrust.normalization import init_moments, update_moments
+from kltrust.rollout.normalization import init_moments, update_moments
 from kltrust.types import PolicyBatch
 
 NUM_ROWS, NUM_PARAMS = 24, 56

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kltrust.experiments import audit_plots, results, tables, training
-from kltrust.experiments.export import exported
-from kltrust.experiments.merge import _columns
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.jobs import training
+from kltrust.experiments.jobs.merge import _columns
+from kltrust.experiments.reading import audit_plots, results
+from kltrust.experiments.reading.export import exported
 from kltrust.experiments.report._make import compose
-from kltrust.experiments.settings import Experiment
-from kltrust.experiments.store import Run
+from kltrust.experiments.store.run import Run, tables
 
 EPOCHS, MINIBATCHES, ITERATIONS = 3, 2, 4
 SETTINGS = {

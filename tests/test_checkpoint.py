@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kltrust.experiments import checkpoint, files
-from kltrust.experiments.checkpoint import CheckpointError
+from kltrust.experiments.store import checkpoint, files
+from kltrust.experiments.store.checkpoint import CheckpointError
 
 
 class State(NamedTuple):
@@ -247,7 +247,7 @@ def test_a_real_failure_to_write_is_one_clear_error_and_no_traceback_of_orbax(tm
     """A limit on file sizes acts like a disk that fills up: in tensorstore, deep below."""
     code = f"""
 import resource, numpy as np
-from kltrust.experiments import checkpoint
+from kltrust.experiments.store import checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     checkpoint.save({str(tmp_path / "c")!r}, np.random.default_rng(0).random(100_000))
@@ -285,7 +285,7 @@ def test_saving_leaves_no_thread_and_no_word_behind(tmp_path):
     code = f"""
 import threading, jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from kltrust.experiments import checkpoint
+from kltrust.experiments.store import checkpoint
 mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
 sharding = NamedSharding(mesh, PartitionSpec("devices"))
 state = {{"w": jax.device_put(jnp.arange(8.0), sharding), "b": jnp.ones(2)}}

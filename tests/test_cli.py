@@ -13,19 +13,20 @@ import pytest
 from rich.console import Console
 
 from kltrust.environments import _registry
-from kltrust.experiments import progress, registry, settings, training
-from kltrust.experiments.cli import main
-from kltrust.experiments.record import Record
-from kltrust.experiments.settings import Experiment
-from kltrust.experiments.store import Run
-from kltrust.experiments.training import Report
+from kltrust.experiments.cli import main, progress
+from kltrust.experiments.config import registry, settings
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.jobs import training
+from kltrust.experiments.jobs.training import Report
+from kltrust.experiments.store.record import Record
+from kltrust.experiments.store.run import Run
 
 MINE = """
 import jax.numpy as jnp
 import numpy as np
 import kltrust
 from kltrust import environments
-from kltrust.experiments.registry import register_algorithm
+from kltrust.experiments.config.registry import register_algorithm
 from kltrust.types import Box, Discrete
 
 def reset(key):
@@ -378,7 +379,7 @@ def test_a_run_folder_of_something_else(said, tmp_path):
 
 def test_runs_use_all_cores_where_jax_has_not_started():
     # Here it has: the devices are what they are, and nothing fails.
-    from kltrust.experiments.devices import use_all_cores
+    from kltrust.experiments.engine.devices import use_all_cores
 
     jax.devices()
     use_all_cores(64)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from kltrust.environments import _registry, from_functions, register
-from kltrust.experiments import cli, deploy, films, training
-from kltrust.experiments.program import build
-from kltrust.experiments.record import Record
-from kltrust.experiments.settings import Experiment
-from kltrust.experiments.trained import best_run
+from kltrust.experiments import cli
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine.program import build
+from kltrust.experiments.jobs import training
+from kltrust.experiments.reading import deploy, films
+from kltrust.experiments.reading.trained import best_run
+from kltrust.experiments.store.record import Record
 from kltrust.learner import policy_of
 from kltrust.types import Box, Discrete
 

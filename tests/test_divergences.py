@@ -8,7 +8,8 @@ import oracles
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from kltrust import divergences as dv, numerics
+from kltrust import divergences as dv
+from kltrust.divergences import numerics
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,9 @@ from mkdocs.exceptions import PluginError
 
 from kltrust import algorithms
 from kltrust.environments import _registry as environments
-from kltrust.experiments import cli, registry, settings, spec
+from kltrust.experiments import cli
+from kltrust.experiments.config import registry, settings, spec
+from kltrust.experiments.jobs import plan
 from kltrust.learner import Metrics
 from kltrust.types import PolicyBatch
 
@@ -453,7 +455,7 @@ def test_the_example_of_a_sweep_is_one(tmp_path):
     )
     (tmp_path / "bounds.toml").write_text(example)
     sweep = spec.load(tmp_path / "bounds.toml")
-    sweep.check()
+    plan.check_spec(sweep)
     assert len(sweep.settings) == 2 * (3 + 8)
 
 

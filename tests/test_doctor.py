@@ -12,7 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from kltrust.experiments import canary, doctor
+from kltrust.experiments.cli import doctor
+from kltrust.experiments.engine import canary
 
 
 def by_name(checks):

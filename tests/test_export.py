@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import kltrust
-from kltrust.experiments import cli, export, plan, spec, sweep, sweep_lanes
-from kltrust.experiments.store import Run
+from kltrust.experiments import cli
+from kltrust.experiments.config import spec
+from kltrust.experiments.jobs import plan, sweep, sweep_lanes
+from kltrust.experiments.reading import export
+from kltrust.experiments.store.run import Run
 
 SPEC = """
 [sweep]

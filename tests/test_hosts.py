@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from test_sweep import assert_same_results, assert_same_states
 
-from kltrust.experiments import cli, hosts, plan, spec, sweep
-from kltrust.experiments.record import Record, RunError
-from kltrust.experiments.store import Run
+from kltrust.experiments import cli
+from kltrust.experiments.config import spec
+from kltrust.experiments.engine import hosts
+from kltrust.experiments.jobs import plan, sweep
+from kltrust.experiments.store.record import Record, RunError
+from kltrust.experiments.store.run import Run
 
 # Six runs of three iterations: at width 2 three blocks, so that one of four devices has padding.
 SPEC = """
@@ -133,7 +136,8 @@ def slurm(host, port):
 
 KILLED = """
 import os, signal, sys
-from kltrust.experiments import cli, store
+from kltrust.experiments import cli
+from kltrust.experiments.store.run import run as store
 commit = store.Run.commit
 def committed_and_killed(self, chunk, *arguments, **keywords):
     commit(self, chunk, *arguments, **keywords)

@@ -15,7 +15,8 @@ import audit_cost  # noqa: E402
 import laboratory  # noqa: E402
 import readme_tables.laboratory  # noqa: E402
 
-from kltrust.experiments import spec  # noqa: E402
+from kltrust.experiments.config import spec  # noqa: E402
+from kltrust.experiments.jobs import plan  # noqa: E402
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TOY = """
@@ -165,7 +166,7 @@ def test_parts_that_are_not_there_are_refused(tmp_path):
 def test_the_specifications_are_valid_and_ask_for_what_is_read():
     for part in laboratory.SWEEPS:
         specification = spec.load(ROOT / "benchmarks" / "specs" / f"laboratory_{part}.toml")
-        specification.check()
+        plan.check_spec(specification)
         audits = {setting.experiment.learner.audit for setting in specification.settings}
         assert audits == ({"full"} if part == "model" else {"default"})
 

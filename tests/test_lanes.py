@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from kltrust.experiments import lanes
-from kltrust.experiments.program import build
-from kltrust.experiments.settings import Experiment
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine import lanes
+from kltrust.experiments.engine.program import build
 from kltrust.learner import run
 
 WIDTH = 2

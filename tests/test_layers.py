@@ -1,6 +1,6 @@
-"""The layer rule, kept by reading the imports of every module: lower layers only.
+"""The order of the rooms, kept by reading the imports of every module: only what stands before it.
 
-Layers 0 to 4 also leave compilation, printing, files and clocks to their caller.
+All but the experiments leave compilation, printing, files and clocks to their caller.
 """
 
 import ast
@@ -12,60 +12,27 @@ import pytest
 import kltrust
 
 ROOT = Path(kltrust.__file__).parent
-LAYERS = {
-    "types": 0,
-    "tree": 0,
-    "checks": 0,
-    "numerics": 0,
-    "discrete": 1,
-    "estimators": 1,
-    "masks": 1,
-    "divergences": 1,
-    "losses": 1,
-    "sequences": 1,
-    "advantages": 1,
-    "fisher": 1,
-    "solvers": 1,
-    "recurrent": 1,
-    "orthogonal": 1,
-    "cells": 2,
-    "dense": 2,
-    "networks": 2,
-    "environments": 2,
-    "rollout": 2,
-    "normalization": 2,
-    "minibatch": 2,
-    "acting": 2,
-    "experience": 2,
-    "algorithms": 3,
-    "audit": 3,
-    "critic": 3,
-    "starts": 3,
-    "learner": 4,
-    "tabular": 4,
-    "experiments": 5,
-    "results": 6,  # a door to what the experiments leave
-}
-"""Of every part of the package. A part may import itself and all parts of lower layers."""
+ORDER = [
+    *("types", "tree", "checks"),
+    *("divergences", "losses", "advantages", "tokens"),
+    *("fisher", "solvers", "lowering"),
+    *("networks", "environments", "rollout"),
+    *("updates", "algorithms", "audit"),
+    *("critic", "learner", "tabular"),
+    *("experiments", "results"),
+    *("masks", "normalization", "recurrent", "sequences"),
+]
+"""The parts of the package. A part may import itself and the parts before it."""
 
-SAME_LAYER = {
-    ("tree", "types"),
-    ("numerics", "types"),
-    ("divergences", "discrete"),  # one door to all of them
-    ("divergences", "estimators"),
-    ("sequences", "discrete"),
-    ("sequences", "estimators"),  # token by token
-    ("networks", "cells"),
-    ("networks", "dense"),
-    ("acting", "rollout"),  # of an agent
-    ("acting", "normalization"),
-    ("losses", "divergences"),  # an entropy is an entropy
-    ("algorithms", "audit"),  # the ratio that is measured is the ratio that is optimised
-}
-"""The documented exceptions, as (importer, imported)."""
+ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli"]
+"""The rooms of experiments, in the same way."""
 
-FORBIDDEN_PARTS = {("algorithms", "environments"), ("algorithms", "rollout")}
-"""Lower layers that a part is to know nothing about all the same."""
+FORBIDDEN = {
+    "losses": {"distrax"},
+    "updates": {"kltrust.environments", "kltrust.rollout", "kltrust.audit"},
+    "algorithms": {"kltrust.environments", "kltrust.rollout", "kltrust.audit"},
+}
+"""What must not be loaded when a part is imported, through however many modules."""
 
 ADAPTED = {"brax", "craftax", "jumanji", "mujoco_playground", "navix", "pgx"}
 """Libraries of environments, each imported by its own adapter alone."""
@@ -73,19 +40,24 @@ ADAPTED = {"brax", "craftax", "jumanji", "mujoco_playground", "navix", "pgx"}
 DRAWING = {"matplotlib", "mujoco"}
 """What draws an environment's states, imported when a picture is asked for."""
 
+CORE = {"jax", "numpy", "chex"}
 LIBRARIES = {
-    0: {"jax", "numpy", "chex"},
-    1: {"jax", "numpy", "chex", "distrax"},
-    2: {"jax", "numpy", "chex", "distrax", "flax", "optax", "gymnax", *ADAPTED, *DRAWING},
-    3: {"jax", "numpy", "chex", "distrax", "optax"},
-    4: {"jax", "numpy", "chex", "distrax", "optax"},
+    "divergences": {*CORE, "distrax"},
+    "fisher": {*CORE, "distrax"},
+    "lowering": {*CORE, "flax"},
+    "networks": {*CORE, "distrax", "flax"},
+    "environments": {*CORE, "gymnax", *ADAPTED, *DRAWING},
+    "rollout": {*CORE, "distrax"},
+    "updates": {*CORE, "optax"},
+    "algorithms": {*CORE, "optax"},
+    "audit": {*CORE, "distrax"},
+    "critic": {*CORE, "optax"},
+    "learner": {*CORE, "optax"},
+    "tabular": {*CORE, "distrax"},
 }
+"""What a part may import of other libraries; CORE where it is not named. Experiments are free."""
+
 CLOCKS_AND_FILES = {"time", "datetime", "io", "os", "pathlib", "shutil", "tempfile", "subprocess"}
-
-
-def part_of(module: str) -> str:
-    """The part of the package that a dotted module name belongs to; "" for the package itself."""
-    return [*module.split("."), ""][1]
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -96,10 +68,8 @@ def imports(tree: ast.AST) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            if node.module == "kltrust":
-                found |= {f"kltrust.{alias.name}" for alias in node.names}
-            else:
-                found.add(node.module)
+            # What is imported may be a module or a name in one: `home` tells.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -116,58 +86,115 @@ def effects(tree: ast.AST) -> set[str]:
     return found
 
 
-def violations(part: str, source: str) -> list[str]:
-    """What a module of this part does that it must not."""
-    tree, layer = ast.parse(source), LAYERS[part]
+def place(module: str) -> tuple[int, ...]:
+    """Where a module of the package stands in the order; its own part stands for itself."""
+    part, room, *_ = [*module.split(".")[1:], "", ""]
+    if part not in ORDER:
+        return (len(ORDER),)
+    if part == "experiments" and room in ROOMS:
+        return ORDER.index(part), ROOMS.index(room)
+    return (ORDER.index(part),)
+
+
+def violations(module: str, source: str) -> list[str]:
+    """What a module, by its dotted name, does that it must not."""
+    tree, part = ast.parse(source), module.split(".")[1]
+    free = ORDER.index(part) >= ORDER.index("experiments")
     found = []
-    for module in sorted(imports(tree)):
-        top = module.split(".")[0]
-        other = part_of(module)
+    for name in sorted(imports(tree)):
+        top = name.split(".")[0]
         if top == "kltrust":
-            lower = LAYERS.get(other, 99) < layer
             # The command line may use the library as its users do.
-            same = other == part or (part, other) in SAME_LAYER or (layer == 5 and not other)
-            if not (lower or same) or (part, other) in FORBIDDEN_PARTS:
-                found.append(f"imports {module}")
+            if place(name) > place(module) and not (free and place(name) == (len(ORDER),)):
+                found.append(f"imports {name}")
+        elif free:
+            continue
         elif top in sys.stdlib_module_names:
-            if layer < 5 and top in CLOCKS_AND_FILES:
-                found.append(f"imports {module}")
-        elif layer < 5 and top not in LIBRARIES[layer]:
-            found.append(f"imports {module}")
-    if layer < 5:
+            if top in CLOCKS_AND_FILES:
+                found.append(f"imports {name}")
+        elif top not in LIBRARIES.get(part, CORE):
+            found.append(f"imports {name}")
+    if not free:
         found += [f"uses {name}" for name in sorted(effects(tree))]
     return found
 
 
-MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_stays_within_its_layer(path):
-    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert part in LAYERS, f"{part} has no layer: give it one"
-    assert violations(part, path.read_text()) == []
+MODULES = {dotted(path): path for path in sorted(ROOT.rglob("*.py"))}
+PARTS = [module for module in MODULES if module != "kltrust"]
+
+
+@pytest.mark.parametrize("module", PARTS)
+def test_a_module_imports_only_what_stands_before_it(module):
+    assert module.split(".")[1] in ORDER, "give this part its place in the order"
+    assert violations(module, MODULES[module].read_text()) == []
+
+
+def loaded_by(module: str, sources: dict[str, str]) -> set[str]:
+    """All that importing a module imports, through however many modules, by its source alone."""
+
+    def at_import(tree: ast.AST) -> ast.Module:
+        # Neither what functions import when they are called, nor what type checkers alone import.
+        kept = []
+        for node in tree.body:
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                continue
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                kept.append(node)
+        return ast.Module(kept, [])
+
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        parts = name.split(".")
+        # A package is loaded before what is in it; the last part may be a name in a module.
+        for home in (".".join(parts[: i + 1]) for i in range(len(parts))):
+            if home in sources and home not in found:
+                found.add(home)
+                waiting += imports(at_import(ast.parse(sources[home])))
+        if parts[0] != "kltrust":
+            found.add(parts[0])
+    return found
+
+
+SOURCES = {module: path.read_text() for module, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_what_importing_a_part_must_not_load(part):
+    assert FORBIDDEN[part].isdisjoint(loaded_by(f"kltrust.{part}", SOURCES))
+
+
+def test_imports_are_followed_through_other_modules():
+    made_up = {
+        "kltrust": "",
+        "kltrust.losses": "from kltrust import tree",
+        "kltrust.tree": "import optax\nfrom kltrust.fisher import product",
+        "kltrust.fisher": "if TYPE_CHECKING:\n    import flax\ndef f():\n    import gymnax",
+    }
+    loaded = loaded_by("kltrust.losses", made_up)
+    assert loaded == {"kltrust", "kltrust.losses", "kltrust.tree", "kltrust.fisher", "optax"}
 
 
 def test_the_package_itself_imports_only_the_standard_library():
-    tree = ast.parse((ROOT / "__init__.py").read_text())
-    assert {name.split(".")[0] for name in imports(tree)} <= sys.stdlib_module_names
-
-
-def test_the_exceptions_are_within_one_layer():
-    assert all(LAYERS[importer] == LAYERS[other] for importer, other in SAME_LAYER)
+    names = imports(ast.parse(SOURCES["kltrust"]))
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(
-    ("part", "source", "caught"),
+    ("module", "source", "caught"),
     [
         ("losses", "import flax.linen as nn", ["imports flax.linen"]),
-        ("losses", "from kltrust.learner import run", ["imports kltrust.learner"]),
+        ("losses", "from kltrust.learner import run", ["imports kltrust.learner.run"]),
         ("losses", "from kltrust import learner", ["imports kltrust.learner"]),
         ("losses", "from kltrust import trpo", ["imports kltrust.trpo"]),
-        ("divergences", "from kltrust.losses import value_loss", ["imports kltrust.losses"]),
+        ("divergences", "from kltrust.losses import f", ["imports kltrust.losses.f"]),
         ("solvers", "def f():\n    import optax", ["imports optax"]),
-        ("algorithms", "from kltrust.rollout import rollout", ["imports kltrust.rollout"]),
+        ("algorithms", "from kltrust.audit import f", ["imports kltrust.audit.f"]),
         ("algorithms", "import gymnax", ["imports gymnax"]),
         ("learner", "import jax\nstep = jax.jit(lambda x: x)", ["uses jit"]),
         ("learner", "import jax\n@jax.jit\ndef f(x): ...", ["uses jit"]),
@@ -176,10 +203,15 @@ def test_the_exceptions_are_within_one_layer():
         ("learner", "import time", ["imports time"]),
         ("learner", "print(open('x'))", ["uses open", "uses print"]),
         ("learner", "import kltrust", ["imports kltrust"]),
-        ("experiments", "import kltrust", []),
-        ("experiments", "import time, jax\njax.jit(print)", []),
+        ("experiments.cli.train", "import kltrust", []),
+        ("experiments.jobs.plan", "import time, jax\njax.jit(print)", []),
+        (
+            "experiments.store.run",
+            "from kltrust.experiments.cli import train",
+            ["imports kltrust.experiments.cli.train"],
+        ),
         ("algorithms", "import optax\nfrom kltrust.fisher import fisher_root", []),
     ],
 )
-def test_the_rule_catches_made_up_offenders(part, source, caught):
-    assert violations(part, source) == caught
+def test_the_rule_catches_made_up_offenders(module, source, caught):
+    assert violations(f"kltrust.{module}", source) == caught

@@ -19,7 +19,7 @@ from kltrust.divergences import kl_divergence
 from kltrust.environments import make
 from kltrust.learner import evaluate, flatten, make_learner, policy_of, run, train
 from kltrust.networks import actor_critic
-from kltrust.normalization import Moments, normalize, update_moments
+from kltrust.rollout.normalization import Moments, normalize, update_moments
 from kltrust.types import ActorCritic, Number, PolicyUpdate
 
 ENVS = ("CartPole-v1", "Pendulum-v1")

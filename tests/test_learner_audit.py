@@ -20,8 +20,8 @@ from kltrust.divergences import kl_divergence
 from kltrust.environments import make
 from kltrust.learner import flatten, make_batch, make_learner, policy_of, run
 from kltrust.networks import actor_critic
-from kltrust.normalization import normalize
 from kltrust.rollout import rollout
+from kltrust.rollout.normalization import normalize
 
 NUM_ITERATIONS, EPOCHS, MINIBATCHES = 3, 3, 2
 SIZES = {"num_envs": 4, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2}

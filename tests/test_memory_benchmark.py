@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kltrust.environments import _registry, make
-from kltrust.experiments import spec
+from kltrust.experiments.config import spec
+from kltrust.experiments.jobs import plan
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -22,7 +23,7 @@ def test_the_specification_is_one(monkeypatch):
     monkeypatch.setattr(_registry, "_factories", dict(_registry._factories))
     memory.register()
     sweep = spec.load(memory.Options().spec)
-    sweep.check()
+    plan.check_spec(sweep)
     cells = {s.experiment.network.cell for s in sweep.settings}
     assert cells == {"none", "gru"}
     assert {s.experiment.env for s in sweep.settings} == set(memory.KNOWN)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kltrust.minibatch import adam, minibatch_epoch, random_order
+from kltrust.updates.minibatches import adam, minibatch_epoch, random_order
 
 
 @pytest.fixture(autouse=True)

@@ -19,12 +19,12 @@ from scipy import stats
 
 from kltrust import tree
 from kltrust.algorithms import trpo
-from kltrust.dense import Conv, narrow_dot
 from kltrust.divergences import distribution_entropy, kl_divergence
 from kltrust.environments import from_functions
 from kltrust.learner import make_learner
 from kltrust.networks import ACTIVATIONS, LOG_STD_RANGE, actor_critic, features
-from kltrust.orthogonal import orthogonal
+from kltrust.networks.dense import Conv, narrow_dot
+from kltrust.networks.orthogonal import orthogonal
 from kltrust.types import ActorCritic, Box, Discrete, MultiBinary, MultiDiscrete
 
 # Compiling is what these tests spend their time on.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kltrust.normalization import (
+from kltrust.rollout.normalization import (
     CLIP,
     Moments,
     init_moments,

@@ -19,8 +19,8 @@ import sweep_speed  # noqa: E402
 import timing  # noqa: E402
 from workers import ours  # noqa: E402
 
-from kltrust.experiments import program  # noqa: E402
-from kltrust.experiments.settings import Experiment  # noqa: E402
+from kltrust.experiments.config.settings import Experiment  # noqa: E402
+from kltrust.experiments.engine import program  # noqa: E402
 
 WORKERS = """
 import os

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from kltrust.experiments import plots
-from kltrust.experiments.settings import ALGORITHMS, Experiment
-from kltrust.experiments.store import Run
+from kltrust.experiments.config.settings import ALGORITHMS, Experiment
+from kltrust.experiments.reading import plots
+from kltrust.experiments.store.run import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

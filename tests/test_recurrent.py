@@ -15,14 +15,17 @@ import pytest
 import test_learner
 from jax.sharding import PartitionSpec
 
-from kltrust import algorithms, learner as learner_module, recurrent, tree
+from kltrust import algorithms, learner as learner_module, tree
 from kltrust.environments import check_env, hide_observations, make
-from kltrust.experience import check_minibatches, values
-from kltrust.experiments import checkpoint, cli, deploy, evaluation, spread, training
-from kltrust.experiments.program import build
-from kltrust.experiments.record import Record
-from kltrust.experiments.settings import Experiment
-from kltrust.experiments.trained import find_runs
+from kltrust.experiments import cli
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine import spread
+from kltrust.experiments.engine.program import build
+from kltrust.experiments.jobs import training
+from kltrust.experiments.reading import deploy, evaluation
+from kltrust.experiments.reading.trained import find_runs
+from kltrust.experiments.store import checkpoint
+from kltrust.experiments.store.record import Record
 from kltrust.learner import (
     evaluate,
     make_learner,
@@ -31,11 +34,12 @@ from kltrust.learner import (
     run,
     train,
 )
-from kltrust.minibatch import minibatch_epoch
-from kltrust.networks import actor_critic
-from kltrust.normalization import init_moments, normalize
-from kltrust.recurrent import recurrent_agent, swap_axes
+from kltrust.networks import actor_critic, recurrent
+from kltrust.networks.recurrent import recurrent_agent, swap_axes
+from kltrust.rollout.batches import check_minibatches, values
+from kltrust.rollout.normalization import init_moments, normalize
 from kltrust.types import ActorCritic, Discrete, Masked, Memory, Sequences
+from kltrust.updates.minibatches import minibatch_epoch
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kltrust.experiments import cli, files, plan, presets, report, spec, sweep, sweep_lanes
+from kltrust.experiments import cli, report
+from kltrust.experiments.config import presets, spec
+from kltrust.experiments.config.settings import ALGORITHMS, BudgetSettings, Experiment
+from kltrust.experiments.jobs import plan, sweep, sweep_lanes
 from kltrust.experiments.report import _aggregate, _gather, _region, _summaries, _tables
-from kltrust.experiments.settings import ALGORITHMS, BudgetSettings, Experiment
-from kltrust.experiments.store import Run
+from kltrust.experiments.store.run import Run, files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 STRANGE = "<b>a & $b$ | c"

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 import kltrust
-from kltrust.experiments import plan, spec, sweep, sweep_lanes
-from kltrust.experiments.settings import INF, Experiment
-from kltrust.experiments.store import Run
+from kltrust.experiments.config import spec
+from kltrust.experiments.config.settings import INF, Experiment
+from kltrust.experiments.jobs import plan, sweep, sweep_lanes
+from kltrust.experiments.store.run import Run
 
 SPEC = """
 [sweep]

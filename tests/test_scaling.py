@@ -9,8 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import scaling
 
-from kltrust.experiments import program
-from kltrust.experiments.settings import Experiment
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine import program
 
 
 @pytest.mark.parametrize("part", scaling.PARTS)

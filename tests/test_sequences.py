@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kltrust import sequences
-from kltrust.estimators import kl_k1, kl_k2, kl_k3
-from kltrust.sequences import (
+from kltrust import tokens as sequences
+from kltrust.divergences.samples import kl_k1, kl_k2, kl_k3
+from kltrust.tokens import (
     rewards_to_go,
     sequence_kl,
     sequence_kl_exact,

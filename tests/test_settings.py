@@ -7,8 +7,8 @@ import math
 import pytest
 
 from kltrust import algorithms, learner, networks
-from kltrust.experiments import presets, registry, settings
-from kltrust.experiments.settings import Experiment, LearnerSettings, NetworkSettings
+from kltrust.experiments.config import presets, registry, settings
+from kltrust.experiments.config.settings import Experiment, LearnerSettings, NetworkSettings
 
 # Arguments that are no settings, and settings that the experiment resolves itself.
 NOT_SETTINGS = {"env", "agent", "update", "planned_iterations", "audit_damping"}
@@ -81,7 +81,7 @@ def test_bad_plain_data_is_refused(change, message):
 
 
 def test_presets_are_valid_and_listed():
-    from kltrust.experiments.program import validate
+    from kltrust.experiments.engine.program import validate
 
     pairs = presets.available()
     for algorithm, env in pairs:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from kltrust.environments import adapters
-from kltrust.experiments import memory, plan, spec
-from kltrust.experiments.presets import preset
-from kltrust.experiments.settings import INF, Experiment
+from kltrust.experiments.config import spec
+from kltrust.experiments.config.presets import preset
+from kltrust.experiments.config.settings import INF, Experiment
+from kltrust.experiments.engine import memory
+from kltrust.experiments.jobs import plan
 
 # memory.toml names an environment that its benchmark registers: see test_memory_benchmark.py.
 SPECS = sorted(
@@ -271,7 +273,7 @@ FIRST = len(TOY.splitlines()) + 1
 )
 def test_errors_name_the_line(text, line, message):
     with pytest.raises(ValueError, match=rf"^toy.toml:{FIRST + line}: .*{message}"):
-        spec.parse(TOY + text, "toy.toml").check()
+        plan.check_spec(spec.parse(TOY + text, "toy.toml"))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_errors_name_the_line(text, line, message):
 )
 def test_errors_of_the_common_part_name_the_line(old, new, line, message):
     with pytest.raises(ValueError, match=rf"^toy.toml:{line}: .*{message}"):
-        parse('[[experiments]]\nalgorithms = "trpo"', TOY.replace(old, new)).check()
+        plan.check_spec(parse('[[experiments]]\nalgorithms = "trpo"', TOY.replace(old, new)))
 
 
 def test_a_file_that_is_none(tmp_path):
@@ -330,7 +332,7 @@ def test_the_benchmarks_specifications(path):
     plan.make_plan(parsed)
     # One setting of each static group and environment: the rest differ in positive floats.
     groups = {plan.static_key(s.experiment): s for s in parsed.settings}
-    spec.Spec(parsed.name, parsed.seeds, tuple(groups.values()), parsed.source).check()
+    plan.check_spec(spec.Spec(parsed.name, parsed.seeds, tuple(groups.values()), parsed.source))
 
 
 def test_table_1_of_the_ppo_paper():

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 import kltrust
-from kltrust.experiments import cli, spread, training
-from kltrust.experiments.record import Record
-from kltrust.experiments.settings import Experiment
-from kltrust.minibatch import minibatch_epoch
+from kltrust.experiments import cli
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine import spread
+from kltrust.experiments.jobs import training
+from kltrust.experiments.store.record import Record
 from kltrust.types import Blocks, PolicyBatch
+from kltrust.updates.minibatches import minibatch_epoch
 
 DEVICES = 4
 EPOCHS = {"learning_rate": 1e-3, "num_epochs": 2, "num_minibatches": 4, "max_kl": 1.0}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kltrust.experiments.statistics import mean_and_iqm
+from kltrust.experiments.reading.statistics import mean_and_iqm
 
 
 def test_estimates_and_intervals():

@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kltrust.experiments import checkpoint, files, tables, versions
-from kltrust.experiments.store import Record, Run, RunError
+from kltrust.experiments.store.run import Record, Run, RunError, checkpoint, files, tables, versions
 
 SEEDS = (3, 5)
 PER_CHUNK = 4
@@ -227,7 +226,7 @@ def test_two_writers_are_kept_apart_and_a_reader_is_not(tmp_path):
 
 def test_the_lock_holds_between_processes_and_ends_with_its_owner(tmp_path):
     path = tmp_path / "r"
-    code = f"from kltrust.experiments.store import Run; Run.open({str(path)!r})"
+    code = f"from kltrust.experiments.store.run import Run; Run.open({str(path)!r})"
     with Run.create(path, {}):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "another process is writing" in done.stderr

@@ -16,20 +16,13 @@ from rich.console import Console
 
 from kltrust import results
 from kltrust.environments import _registry, register
-from kltrust.experiments import (
-    cli,
-    files,
-    memory,
-    merge,
-    plan,
-    spec,
-    sweep,
-    sweep_progress,
-    sweep_report,
-    training,
-)
-from kltrust.experiments.record import Record, RunError
-from kltrust.experiments.store import Run
+from kltrust.experiments import cli
+from kltrust.experiments.cli import sweep_progress
+from kltrust.experiments.config import spec
+from kltrust.experiments.engine import memory
+from kltrust.experiments.jobs import merge, plan, sweep, sweep_report, training
+from kltrust.experiments.store.record import Record, RunError
+from kltrust.experiments.store.run import Run, files
 
 # Two static groups: four and two runs of three iterations, in chunks of two and one.
 SPEC = """
@@ -194,7 +187,8 @@ def test_resume_after_an_exception_equals_an_uninterrupted_sweep(finished, tmp_p
 
 KILLED = """
 import os, signal, sys
-from kltrust.experiments import cli, sweep_progress
+from kltrust.experiments import cli
+from kltrust.experiments.cli import sweep_progress
 progress = sweep_progress.SweepProgress
 left = 4
 def chunk(self, report):

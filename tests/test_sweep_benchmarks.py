@@ -21,8 +21,9 @@ import sweep_speed  # noqa: E402
 import sweep_survival  # noqa: E402
 
 from kltrust.environments import make  # noqa: E402
-from kltrust.experiments import spec, store  # noqa: E402
+from kltrust.experiments.config import spec  # noqa: E402
 from kltrust.experiments.report._gather import Study, gather  # noqa: E402
+from kltrust.experiments.store import run as store  # noqa: E402
 from kltrust.types import Box  # noqa: E402
 
 SPEC = """

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from kltrust import algorithms, tabular
-from kltrust.algorithms._common import surrogate
 from kltrust.environments import make
 from kltrust.tabular import MDP
+from kltrust.updates.objectives import surrogate
 
 QUICK = {"xla_backend_optimization_level": 0}
 

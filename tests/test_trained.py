@@ -6,11 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from kltrust.experiments import cli, deploy, evaluation, plan, spec, sweep, trained
-from kltrust.experiments.files import StorageError
-from kltrust.experiments.program import build
-from kltrust.experiments.record import RunError
-from kltrust.experiments.store import Run
+from kltrust.experiments import cli
+from kltrust.experiments.config import spec
+from kltrust.experiments.engine.program import build
+from kltrust.experiments.jobs import plan, sweep
+from kltrust.experiments.reading import deploy, evaluation, trained
+from kltrust.experiments.store.files import StorageError
+from kltrust.experiments.store.record import RunError
+from kltrust.experiments.store.run import Run
 from kltrust.learner import policy_of
 
 # Two static groups of CartPole-v1, whose lanes differ in a float, and one of Catch.

@@ -17,14 +17,16 @@ import pandas as pd
 import pytest
 
 from kltrust.environments import _registry, register
-from kltrust.experiments import canary, checkpoint, lanes, training
-from kltrust.experiments.evaluation import evaluate_runs
-from kltrust.experiments.files import StorageError
-from kltrust.experiments.program import Program, build, traced_settings
-from kltrust.experiments.record import Record, RunError
-from kltrust.experiments.settings import ALGORITHMS, INF, Experiment
-from kltrust.experiments.trained import find_runs
-from kltrust.experiments.training import NonFiniteError, Silent, check_finite, resume, train
+from kltrust.experiments.config.settings import ALGORITHMS, INF, Experiment
+from kltrust.experiments.engine import canary, lanes
+from kltrust.experiments.engine.program import Program, build, traced_settings
+from kltrust.experiments.jobs import training
+from kltrust.experiments.jobs.training import NonFiniteError, Silent, check_finite, resume, train
+from kltrust.experiments.reading.evaluation import evaluate_runs
+from kltrust.experiments.reading.trained import find_runs
+from kltrust.experiments.store import checkpoint
+from kltrust.experiments.store.files import StorageError
+from kltrust.experiments.store.record import Record, RunError
 
 SEEDS = (3, 4)
 ITERATIONS, CHUNK = 7, 2
@@ -312,7 +314,8 @@ def test_resume_before_the_first_chunk_starts_anew(finished, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from kltrust.experiments import cli, progress
+from kltrust.experiments import cli
+from kltrust.experiments.cli import progress
 progress.ConsoleProgress.chunk = lambda self, report: os.kill(os.getpid(), signal.SIGKILL)
 cli.main(sys.argv[1:])
 """

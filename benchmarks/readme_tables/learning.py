@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kltrust.experiments.plots import BLUE, VERMILION
-from kltrust.experiments.statistics import mean_and_iqm
+from kltrust.experiments.reading.plots import BLUE, VERMILION
+from kltrust.experiments.reading.statistics import mean_and_iqm
 from readme_tables._common import by_env
 
 GREEN = "#009E73"

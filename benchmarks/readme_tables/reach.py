@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kltrust.experiments.statistics import Estimate
+from kltrust.experiments.reading.statistics import Estimate
 from readme_tables._common import by_env, versions
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from kltrust.experiments.reading.statistics import Estimate, mean_and_iqm
 from kltrust.experiments.report._aggregate import intervals
-from kltrust.experiments.statistics import Estimate, mean_and_iqm
 from readme_tables._common import versions
 
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.experiments import devices, lanes, memory, training
-from kltrust.experiments.program import Program, build, traced_settings
-from kltrust.experiments.settings import Experiment
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine import devices, lanes, memory
+from kltrust.experiments.engine.program import Program, build, traced_settings
+from kltrust.experiments.jobs import training
 from kltrust.learner import evaluate
 
 WAYS = ("one after another", "one vmap", "sweep")

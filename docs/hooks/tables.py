@@ -21,7 +21,8 @@ import docstrings
 import griffe
 from mkdocs.exceptions import PluginError
 
-from kltrust.experiments import cli, presets, settings
+from kltrust.experiments import cli
+from kltrust.experiments.config import presets, settings
 
 _ROOT = Path(__file__).parent.parent.parent
 _PLACE = re.compile(r"<!-- table: (\w+) ?(.*?) -->")

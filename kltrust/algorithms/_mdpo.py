@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from kltrust.algorithms._common import fit_by_minibatches
-from kltrust.algorithms._penalty import penalised_loss, reverse_kl
 from kltrust.checks import check, check_count
-from kltrust.minibatch import adam
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate, PyTree
+from kltrust.updates.epochs import fit_by_minibatches
+from kltrust.updates.minibatches import adam
+from kltrust.updates.objectives import penalised_loss, reverse_kl
 
 
 def mdpo(

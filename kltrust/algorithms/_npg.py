@@ -7,10 +7,11 @@ from math import inf
 import jax
 
 from kltrust import tree
-from kltrust.algorithms._common import natural_direction, surrogate
 from kltrust.checks import check, check_count, check_range
 from kltrust.solvers import trust_region_scale
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate
+from kltrust.updates.natural import natural_direction
+from kltrust.updates.objectives import surrogate
 
 
 def npg(

@@ -2,93 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from kltrust import tree
-from kltrust.algorithms._common import (
-    fit_by_minibatches,
-    known_advantage,
-    mean_entropy,
-    mean_kl,
-)
-from kltrust.audit import log_ratio
 from kltrust.checks import check, check_count, check_range
-from kltrust.divergences import kl_divergence
-from kltrust.losses import penalty_surrogate_loss
-from kltrust.minibatch import adam
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate, PyTree
-
-Divergence = Callable[[Any, Any], Array]
-"""``divergence(old, new) -> [N]``, one per state, exact."""
-
-
-def reverse_kl(old: Any, new: Any) -> Array:
-    """KL(new || old) per state, nats: [N]."""
-    return kl_divergence(new, old)
-
-
-def penalised_loss(
-    policy: Policy, divergence: Divergence, beta: Number, entropy_coef: Number
-) -> Callable[[Params, PolicyBatch], Array]:
-    """``loss(params, batch)``: mean(-r A + beta divergence) - entropy_coef * mean entropy."""
-
-    def loss(params: Params, batch: PolicyBatch) -> Array:
-        new = policy(params, batch.obs)
-        losses = penalty_surrogate_loss(
-            log_ratio(new, batch), known_advantage(batch), divergence(batch.old, new), beta
-        )
-        return tree.weighted_mean(losses, batch.weight) - entropy_coef * mean_entropy(
-            new, batch.weight
-        )
-
-    return loss
-
-
-def follow_kl(
-    value: Array,
-    kl: Array,
-    stopped: Array,
-    *,
-    target_kl: Number,
-    tolerance: Number,
-    if_above: Number,
-    if_below: Number,
-    low: Number,
-    high: Number,
-) -> Array:
-    """A setting for the next iteration, steered so that the KL of an iteration stays near a target.
-
-    Args:
-        value: [] what it was in this iteration.
-        kl: [] what this iteration came to: the mean KL(old || new) over the whole batch.
-        stopped: [] whether an epoch was undone. That leaves a small KL behind, but it was undone
-            because the KL was large.
-        target_kl: the set point.
-        tolerance: factor around it within which the value stays.
-        if_above: the value's factor beyond target_kl * tolerance.
-        if_below: the value's factor below target_kl / tolerance.
-        low: the value's least.
-        high: the value's most.
-    """
-    factor = jnp.where(
-        stopped | (kl > target_kl * tolerance),
-        if_above,
-        jnp.where(kl < target_kl / tolerance, if_below, 1.0),
-    )
-    return jnp.clip(value * factor, low, high).astype(value.dtype)
-
-
-def check_order(**bounds: Number) -> None:
-    """Refuses two known bounds, given as low = ..., high = ..., of which the first is larger."""
-    (low_name, low), (high_name, high) = bounds.items()
-    known = not any(isinstance(x, jax.core.Tracer) for x in (low, high))
-    if known and low > high:
-        raise ValueError(f"{low_name} must not exceed {high_name}, got {low} and {high}")
+from kltrust.updates.controllers import check_order, follow_kl
+from kltrust.updates.epochs import fit_by_minibatches
+from kltrust.updates.minibatches import adam
+from kltrust.updates.objectives import Divergence, mean_kl, penalised_loss
 
 
 class PenaltyState(NamedTuple):

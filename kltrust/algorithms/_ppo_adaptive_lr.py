@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from kltrust.algorithms._common import clipped_loss, fit_by_minibatches, mean_kl
-from kltrust.algorithms._penalty import check_order, follow_kl
 from kltrust.checks import check, check_count, check_range
-from kltrust.minibatch import adam
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate, PyTree
+from kltrust.updates.controllers import check_order, follow_kl
+from kltrust.updates.epochs import fit_by_minibatches
+from kltrust.updates.minibatches import adam
+from kltrust.updates.objectives import clipped_loss, mean_kl
 
 
 class AdaptiveState(NamedTuple):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from kltrust.algorithms._common import clipped_loss, fit_by_minibatches
 from kltrust.checks import check, check_count
-from kltrust.minibatch import adam
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate, PyTree
+from kltrust.updates.epochs import fit_by_minibatches
+from kltrust.updates.minibatches import adam
+from kltrust.updates.objectives import clipped_loss
 
 
 def ppo_clip(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kltrust.algorithms._penalty import penalty_update, reverse_kl
+from kltrust.algorithms._penalty import penalty_update
 from kltrust.types import Number, PolicyUpdate
+from kltrust.updates.objectives import reverse_kl
 
 
 def ppo_reverse_kl(

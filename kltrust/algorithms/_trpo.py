@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
-from kltrust.algorithms._common import natural_direction, surrogate
 from kltrust.checks import check, check_count, check_range
 from kltrust.divergences import kl_divergence
 from kltrust.solvers import backtracking_line_search, trust_region_scale
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate
+from kltrust.updates.natural import natural_direction
+from kltrust.updates.objectives import surrogate
 
 
 def trpo(

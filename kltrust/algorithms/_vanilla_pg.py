@@ -6,9 +6,9 @@ import jax
 import optax
 
 from kltrust import tree
-from kltrust.algorithms._common import surrogate
 from kltrust.checks import check
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate
+from kltrust.updates.objectives import surrogate
 
 
 def vanilla_pg(

@@ -38,7 +38,6 @@ from kltrust.audit._iteration import (
     audit_iteration,
 )
 from kltrust.audit._measure import measure_update
-from kltrust.audit._path import KL_PATH, KLPath, apart, recording_path, take_path
 from kltrust.audit._request import audit_on_request
 from kltrust.audit._spectrum import (
     EffectiveDimension,
@@ -52,17 +51,12 @@ from kltrust.audit._training import (
     ReferenceKL,
     fisher_rao_length,
     kl_path,
-    mean_kl,
     normalizer_kl,
     reference_kl,
 )
-from kltrust.audit._update import (
-    UpdateAudit,
-    audit_update,
-    clip_partition,
-    effective_sample_size,
-    log_ratio,
-)
+from kltrust.audit._update import UpdateAudit, audit_update, clip_partition, effective_sample_size
+from kltrust.updates.objectives import log_ratio, mean_kl
+from kltrust.updates.path import KL_PATH, KLPath, apart, recording_path, take_path
 
 __all__ = [
     "AUDITS",

@@ -15,13 +15,14 @@ from kltrust.audit._spectrum import (
     effective_dimension,
     largest_eigenvalue,
 )
-from kltrust.audit._update import finite_ratio, log_ratio
+from kltrust.audit._update import finite_ratio
 from kltrust.checks import check, check_count
 from kltrust.divergences import kl_divergence
 from kltrust.fisher import fisher_operator
 from kltrust.solvers import conjugate_gradient
 from kltrust.tree import dot, norm, weighted_mean
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+from kltrust.updates.objectives import log_ratio
 
 
 class CurvatureAudit(NamedTuple):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kltrust.audit._curvature import CurvatureAudit, audit_curvature
-from kltrust.audit._path import KLPath
 from kltrust.audit._states import StateAudit, audit_states
 from kltrust.audit._summary import Summary
 from kltrust.audit._training import ReferenceKL, normalizer_kl, reference_kl
 from kltrust.audit._update import UpdateAudit, audit_update
-from kltrust.normalization import Moments, normalize
+from kltrust.rollout.normalization import Moments, normalize
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
+from kltrust.updates.path import KLPath
 
 AUDITS = ("default", "extended", "full")
 """Of every iteration: by one forward pass; by some ten more and a rollout; by Fisher products."""

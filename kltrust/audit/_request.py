@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
-from kltrust.acting import play
 from kltrust.audit._iteration import IterationAudit, audit_iteration
-from kltrust.audit._path import KLPath
-from kltrust.experience import arrange, episode_starts
+from kltrust.rollout.acting import play
+from kltrust.rollout.batches import arrange, episode_starts
 from kltrust.types import ActorCritic, Array, Env, Number, PolicyBatch, PyTree, Transition
+from kltrust.updates.path import KLPath
 
 # Folded into an iteration's key for the audit: none of the four that the key is split into.
 _AUDIT = 0x6B6C

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from kltrust.audit._summary import QUANTILES, Summary, summarise, summarise_each
 from kltrust.divergences import kl_divergence
-from kltrust.normalization import Moments, normalize
-from kltrust.tree import weighted_mean
+from kltrust.rollout.normalization import Moments, normalize
 from kltrust.types import Array, Params, Policy, PolicyBatch, PyTree
+from kltrust.updates.objectives import mean_kl
 
 
 class ReferenceKL(NamedTuple):
@@ -101,11 +101,6 @@ def kl_path(policy: Policy, path: Params, batch: PolicyBatch) -> Array:
         batch: the whole batch.
     """
     return jax.lax.map(lambda params: mean_kl(policy, params, batch), path)
-
-
-def mean_kl(policy: Policy, params: Params, batch: PolicyBatch) -> Array:
-    """Mean over the batch's states of KL(batch.old || policy(params)), nats: []."""
-    return weighted_mean(kl_divergence(batch.old, policy(params, batch.obs)), batch.weight)
 
 
 def fisher_rao_length(kl: Array, axis: int = 0) -> Array:

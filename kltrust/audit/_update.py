@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from kltrust.audit._states import audit_states_and
 from kltrust.audit._summary import QUANTILES, Summary, means, smallest
 from kltrust.checks import check
-from kltrust.divergences import distribution_log_prob
 from kltrust.losses import importance_ratio
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+from kltrust.updates.objectives import log_ratio
 
 
 class UpdateAudit(NamedTuple):
@@ -116,12 +115,6 @@ def audit_update(
         ratio_min=smallest(ratio, batch.weight),
         effective_sample_size=effective_sample_size(ratios, batch.weight),
     )
-
-
-def log_ratio(new: Any, batch: PolicyBatch) -> Array:
-    """Log new(a|s) - log old(a|s) at the batch's actions: [N]."""
-    old = jax.lax.stop_gradient(distribution_log_prob(batch.old, batch.action))
-    return distribution_log_prob(new, batch.action) - old
 
 
 def _per_sample(ratio: Array, advantage: Array, clip_eps: Number) -> dict[str, Array]:

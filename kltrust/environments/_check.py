@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.environments._build import aval, mismatch
-from kltrust.masks import allowed_actions, check_masks, mask_of, without_mask
+from kltrust.networks.masks import allowed_actions, check_masks, mask_of, without_mask
 from kltrust.types import (
     Array,
     Box,

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kltrust.experiments.reading.statistics import Estimate, numpy_seeded
 from kltrust.experiments.report._gather import Study
-from kltrust.experiments.statistics import Estimate, numpy_seeded
 
 RESAMPLES = 2000
 THRESHOLDS = np.linspace(0.0, 1.0, 51)

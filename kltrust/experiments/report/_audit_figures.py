@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kltrust.experiments.audit_plots import path_of, percentiles
+from kltrust.experiments.reading.audit_plots import path_of, percentiles
 from kltrust.experiments.report._region_figures import SHOWN, shown
 from kltrust.experiments.report._style import legend_below, panels, styles, thousands
 from kltrust.experiments.report._tables import small

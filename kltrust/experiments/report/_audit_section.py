@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kltrust.experiments.audit_plots import lengths
+from kltrust.experiments.reading.audit_plots import lengths
 from kltrust.experiments.report import _audit_figures
 from kltrust.experiments.report._blocks import Block, List, Picture, Section, Text
 from kltrust.experiments.report._tables import Table, share, small

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _aggregate, _figures
 from kltrust.experiments.report._aggregate import AGGREGATES, Comparison
 from kltrust.experiments.report._blocks import Block, Code, Fold, Picture, Section, Text
 from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._style import Style
 from kltrust.experiments.report._tables import Table, chance, estimate, number
-from kltrust.experiments.statistics import Estimate
 
 _INTERVALS = (
     "Brackets are 95 % percentile-bootstrap intervals (rliable; stratified: the seeds of each "

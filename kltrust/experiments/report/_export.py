@@ -7,10 +7,10 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kltrust.experiments.presets import SECTIONS
+from kltrust.experiments.config.presets import SECTIONS
+from kltrust.experiments.config.settings import Experiment
 from kltrust.experiments.report._gather import Source, Study
 from kltrust.experiments.report._tables import estimate
-from kltrust.experiments.settings import Experiment
 
 if TYPE_CHECKING:
     import pandas as pd

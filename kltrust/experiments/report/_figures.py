@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report._aggregate import AGGREGATES, THRESHOLDS
 from kltrust.experiments.report._style import (
     GREY,
@@ -18,7 +19,6 @@ from kltrust.experiments.report._style import (
     panels,
     thousands,
 )
-from kltrust.experiments.statistics import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd

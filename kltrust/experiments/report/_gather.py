@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kltrust.experiments import results
-from kltrust.experiments.plan import Group, Plan
-from kltrust.experiments.record import Record
-from kltrust.experiments.spec import Setting
+from kltrust.experiments.config.spec import Setting
+from kltrust.experiments.jobs.plan import Group, Plan
+from kltrust.experiments.reading import results
+from kltrust.experiments.store.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kltrust.experiments import files
 from kltrust.experiments.report import (
     _aggregate,
     _audit_section,
@@ -22,6 +21,7 @@ from kltrust.experiments.report import (
 from kltrust.experiments.report._blocks import Section
 from kltrust.experiments.report._gather import gather
 from kltrust.experiments.report._style import plain_text, png, styles
+from kltrust.experiments.store import files
 
 INDEX = "index.html"
 MARK = b'<meta name="generator" content="kltrust report">'

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from kltrust.experiments.config.settings import Experiment, annealed
 from kltrust.experiments.report._gather import Study
-from kltrust.experiments.settings import Experiment, annealed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report._aggregate import intervals, means_and_iqms
 from kltrust.experiments.report._gather import Study
-from kltrust.experiments.statistics import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kltrust.experiments.statistics import Estimate
+from kltrust.experiments.reading.statistics import Estimate
 
 
 @dataclass(frozen=True)

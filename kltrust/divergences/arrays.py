@@ -1,0 +1,166 @@
+"""Divergences between probability arrays, which hold a distribution along their last axis.
+
+In nats. Conventions everywhere: ``0 log 0 = 0``, mass of p where q has none makes KL(p || q)
+infinite, and gradients stay finite at both.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kltrust.divergences.numerics import kl_terms, log_series, rows, safe_log
+from kltrust.types import Array, Number
+
+
+def categorical_kl(p: Array, q: Array) -> Array:
+    """KL(p || q) = sum_a p(a) log(p(a) / q(a)), in nats.
+
+    Args:
+        p: [..., A] probabilities; they must sum to one.
+        q: [..., A] probabilities; they must sum to one.
+
+    Returns:
+        [...]; inf where q = 0 < p for some outcome.
+    """
+    p, q = rows(p, q)
+    neither_zero = (p > 0) & (q > 0)
+    # log p - log q has lost what q - p, exact when the two are close, still has:
+    # p log(p/q) - p + q = p (u - log(1 + u)), u = (q - p) / p.
+    near = jnp.abs(q - p) < 0.25 * p
+    u = jnp.where(near, q - p, 0) / jnp.where(near, p, 1)
+    log_ratio = jnp.where(neither_zero, safe_log(p), 0) - jnp.where(neither_zero, safe_log(q), 0)
+    terms = jnp.where(near, p * log_series(u), q - p + p * log_ratio)
+    return jnp.sum(jnp.where(neither_zero, terms, jnp.where(p > 0, jnp.inf, q)), axis=-1)
+
+
+def categorical_kl_from_logits(logits_p: Array, logits_q: Array) -> Array:
+    """KL(softmax(logits_p) || softmax(logits_q)), in nats.
+
+    Args:
+        logits_p: [..., A], -inf for an impossible outcome.
+        logits_q: [..., A] likewise.
+
+    Returns:
+        [...]; inf where an outcome is possible under p only.
+    """
+    logits_p, logits_q = rows(logits_p, logits_q)
+    terms = kl_terms(jax.nn.log_softmax(logits_p), jax.nn.log_softmax(logits_q))
+    return jnp.sum(terms, axis=-1)
+
+
+def entropy(p: Array) -> Array:
+    """H(p) = -sum_a p(a) log p(a), in nats: [..., A] -> [...]."""
+    return cross_entropy(p, p)
+
+
+def cross_entropy(p: Array, q: Array) -> Array:
+    """H(p, q) = -sum_a p(a) log q(a) = H(p) + KL(p || q), in nats.
+
+    Args:
+        p: [..., A] probabilities.
+        q: [..., A] probabilities.
+
+    Returns:
+        [...]; inf where q = 0 < p for some outcome.
+    """
+    p, q = rows(p, q)
+    terms = -p * jnp.log(jnp.where(q > 0, q, 1))
+    return jnp.sum(jnp.where((q > 0) | (p == 0), terms, jnp.inf), axis=-1)
+
+
+def total_variation(p: Array, q: Array) -> Array:
+    """TV(p, q) = 1/2 sum_a |p(a) - q(a)|, between 0 and 1: [..., A] -> [...]."""
+    p, q = rows(p, q)
+    return 0.5 * jnp.sum(jnp.abs(p - q), axis=-1)
+
+
+def jensen_shannon(p: Array, q: Array) -> Array:
+    """JS(p, q) = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2: symmetric, at most log 2.
+
+    Args:
+        p: [..., A] probabilities.
+        q: [..., A] probabilities.
+
+    Returns:
+        [...] in nats.
+    """
+    p, q = rows(p, q)
+    mixture = 0.5 * (p + q)
+    return 0.5 * (categorical_kl(p, mixture) + categorical_kl(q, mixture))
+
+
+def renyi(p: Array, q: Array, alpha: Number) -> Array:
+    """D_alpha(p || q) = log(sum_a p(a)^alpha q(a)^(1 - alpha)) / (alpha - 1), in nats.
+
+    Increasing in alpha: -log q(p > 0) at 0, KL(p || q) at 1, log max p/q at inf, each as the limit.
+    See van Erven and Harremoes, "Renyi divergence and Kullback-Leibler divergence" (2014).
+
+    Args:
+        p: [..., A] probabilities.
+        q: [..., A] probabilities.
+        alpha: [] the order, at least 0; it may be traced.
+
+    Returns:
+        [...]; inf where q = 0 < p and alpha >= 1, or where the supports are disjoint.
+
+    Raises:
+        ValueError: if alpha is concrete and negative.
+    """
+    if not isinstance(alpha, jax.core.Tracer) and not alpha >= 0:
+        raise ValueError(f"alpha must be at least 0, got {alpha}")
+    p, q = rows(p, q)
+    alpha = jnp.asarray(alpha, p.dtype)
+    excess = alpha - 1
+    generic = jnp.isfinite(alpha) & (excess != 0)
+    excess = jnp.where(generic, excess, 1)
+    both = (p > 0) & (q > 0)
+    log_p = jnp.where(both, safe_log(p), 0)
+    log_ratio = log_p - jnp.where(both, safe_log(q), 0)
+    lost = (p > 0) & (q == 0)
+    # sum p (p/q)^excess = 1 + sum p ((p/q)^excess - 1): the first while it can't overflow, since it
+    # keeps its digits as alpha tends to 1; an outcome that q lacks counts -p if alpha < 1.
+    exponent = excess * log_ratio
+    near = jnp.max(jnp.abs(exponent), axis=-1, keepdims=True) < 0.5
+    change = jnp.where(both, p * jnp.expm1(jnp.where(near, exponent, 0)), jnp.where(lost, -p, 0))
+    change = jnp.sum(change, axis=-1)
+    near = near[..., 0] & (change > -1)
+    top = jnp.max(jnp.where(both, log_p + exponent, -jnp.inf), axis=-1, keepdims=True)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
+    total = jnp.sum(both * jnp.exp(jnp.where(both, log_p + exponent - top, 0)), axis=-1)
+    log_sum = jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), top[..., 0] + safe_log(total))
+    finite = jnp.where(generic, log_sum / excess, categorical_kl(p, q))
+    largest = jnp.max(jnp.where(both, log_ratio, -jnp.inf), axis=-1)
+    finite = jnp.where(jnp.isposinf(alpha), largest, jnp.maximum(finite, 0))
+    return jnp.where(jnp.any(lost, axis=-1) & (alpha >= 1), jnp.inf, finite)
+
+
+def pinsker_bound(kl: Array) -> Array:
+    """sqrt(KL / 2), which TV(p, q) never exceeds; the KL of either direction, elementwise.
+
+    Args:
+        kl: [*E] nats.
+
+    Returns:
+        [*E].
+    """
+    return jnp.sqrt(0.5 * jnp.asarray(kl))
+
+
+def masked_logits(logits: Array, mask: Array) -> Array:
+    """The logits with -inf for what the mask forbids; a row that forbids all forbids nothing.
+
+    Divergences, entropies and their gradients are exact on the result. A large negative number
+    would give illegal outcomes a finite, huge KL, and an all -inf row NaN.
+
+    Args:
+        logits: [..., A].
+        mask: [..., A] bool, true for a legal outcome.
+
+    Returns:
+        [..., A].
+    """
+    chex.assert_equal_shape([logits, mask])
+    mask = jnp.asarray(mask, bool)
+    return jnp.where(mask | ~jnp.any(mask, axis=-1, keepdims=True), logits, -jnp.inf)

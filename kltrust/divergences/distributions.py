@@ -1,0 +1,278 @@
+"""How far apart two distrax distributions, or two densities, are: exact, in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import distrax
+import jax
+import jax.numpy as jnp
+
+from kltrust.divergences.arrays import categorical_kl_from_logits
+from kltrust.divergences.numerics import floats, kl_terms, log_series, phi_series, rows, safe_log
+from kltrust.types import Array, Number
+
+
+def kl_divergence(old: Any, new: Any) -> Array:
+    """KL(old || new) = E_{a ~ old}[log old(a) - log new(a)], in nats, summed over event dimensions.
+
+    Closed forms of our own, accurate in float32, for Categorical (masked too), Bernoulli, Normal,
+    MultivariateNormalDiag, and Independent and Joint of these; distrax's for the rest. Two
+    Transformed distributions have the KL of their bases if they have the same bijector, and it
+    has to be provable: by comparing the text of their programs, distrax finds bijectors equal
+    that differ in captured arrays, and returns 0.
+
+    Args:
+        old: a distribution of batch shape [...].
+        new: a distribution of the same kind and batch shape.
+
+    Returns:
+        [...]; inf where old has mass that new lacks.
+
+    Raises:
+        ValueError: if the distributions can't be paired (events or structures differ).
+        NotImplementedError: if no exact KL is known.
+    """
+
+    def both(kind: type) -> bool:
+        return isinstance(old, kind) and isinstance(new, kind)
+
+    if both(distrax.Categorical):
+        log_p, log_q = rows(_categorical_log_probs(old), _categorical_log_probs(new))
+        return jnp.sum(kl_terms(log_p, log_q), axis=-1)
+    if both(distrax.Bernoulli):
+        return _bernoulli_kl(old, new)
+    if both(distrax.Normal):
+        return _normal_kl(old.loc, old.scale, new.loc, new.scale)
+    if both(distrax.MultivariateNormalDiag):
+        return jnp.sum(_normal_kl(old.loc, old.scale_diag, new.loc, new.scale_diag), axis=-1)
+    if both(distrax.Independent):
+        return _sum_last(kl_divergence(old.distribution, new.distribution), _event_ndims(old, new))
+    if both(distrax.Joint):
+        return sum(map(kl_divergence, *_paired_parts(old, new)), start=jnp.zeros(()))
+    if _is_transformed(old) or _is_transformed(new):
+        if not both(distrax.Transformed) or not _same_bijector(old.bijector, new.bijector):
+            raise NotImplementedError(
+                "KL between transformed distributions whose bijectors can't be shown to be equal: "
+                "share one bijector object between old and new, or let the policy return the base "
+                "distribution and squash actions in the environment (the KL is the same)"
+            )
+        return kl_divergence(old.distribution, new.distribution)
+    return old.kl_divergence(new)
+
+
+def distribution_entropy(dist: Any) -> Array:
+    """H(dist) = -E[log dist(a)], in nats, summed over event dimensions.
+
+    distrax's own, except that gradients stay finite where a categorical's ``probs`` hold zeros.
+
+    Args:
+        dist: a distribution of batch shape [...].
+
+    Returns:
+        [...].
+    """
+    if isinstance(dist, distrax.Categorical):
+        log_p = _categorical_log_probs(dist)
+        p = jnp.exp(log_p)
+        return -jnp.sum(p * jnp.where(p > 0, log_p, 0), axis=-1)
+    if isinstance(dist, distrax.Independent):
+        return _sum_last(distribution_entropy(dist.distribution), dist.reinterpreted_batch_ndims)
+    if isinstance(dist, distrax.Joint):
+        return sum(map(distribution_entropy, _parts(dist)), start=jnp.zeros(()))
+    return dist.entropy()
+
+
+def distribution_log_prob(dist: Any, value: Any) -> Array:
+    """Log dist(value), in nats, summed over event dimensions.
+
+    distrax's own, to the bit. Of categoricals outcome by outcome: where distrax multiplies rows as
+    short as there are outcomes, which compilers for CPUs do not vectorise.
+
+    Args:
+        dist: a distribution of batch shape [*E].
+        value: [*E, ...] of its events.
+
+    Returns:
+        [*E]; -inf for what is impossible.
+    """
+    if isinstance(dist, distrax.Independent):
+        inner = distribution_log_prob(dist.distribution, value)
+        return _sum_last(inner, dist.reinterpreted_batch_ndims)
+    if not isinstance(dist, distrax.Categorical) or jnp.shape(value) != dist.batch_shape:
+        return dist.log_prob(value)
+    logits = jnp.moveaxis(dist.logits, -1, 0)
+    outcomes = jnp.arange(len(logits)).reshape(-1, *[1] * jnp.ndim(value))
+    chosen = jnp.expand_dims(value, 0) == outcomes
+    return jnp.max(jnp.where(chosen, logits, -jnp.inf), axis=0)
+
+
+def wasserstein2(old: Any, new: Any) -> Array:
+    """W_2 = sqrt(|mean - mean'|^2 + |std - std'|^2) between diagonal Gaussians, in action units.
+
+    Args:
+        old: Normal, MultivariateNormalDiag or Independent(Normal), of batch shape [...].
+        new: another of the same kind.
+
+    Returns:
+        [...]; its gradient is 0, not NaN, where the two coincide.
+
+    Raises:
+        ValueError: for any other distribution.
+    """
+    square = _wasserstein2_squared(old, new)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+
+
+def quadrature_kl(
+    log_p: Callable[[Array], Array],
+    log_q: Callable[[Array], Array],
+    low: Number,
+    high: Number,
+    num_points: int,
+    *,
+    mass_tol: Number = 1e-3,
+) -> Array:
+    """KL(p || q) = integral of p (log p - log q) over [low, high], for densities on the line.
+
+    Tanh-sinh quadrature (Takahasi and Mori, 1974): the ends are never evaluated, and a density
+    that is infinite there is no obstacle. The result is the KL between the two discretised
+    densities, each divided by the mass that was found for it; a mass that is not 1 means that
+    [low, high] is too narrow, num_points too few, or a density not normalised.
+
+    Args:
+        log_p: [num_points] -> [num_points], a log density.
+        log_q: [num_points] -> [num_points], a log density.
+        low: [] the lower end, finite.
+        high: [] the upper end, finite.
+        num_points: how many points, densest at the ends; static.
+        mass_tol: how far from 1 either mass may be.
+
+    Returns:
+        [] in nats. NaN where a mass is off and that can only be known at run time (under jit, vmap
+        or grad).
+
+    Raises:
+        ValueError: if a mass is off, outside of such transformations.
+    """
+    low, high, mass_tol = floats(low, high, mass_tol)
+    # s in (0, 1) with both tails cut where s or 1 - s comes to two roundings.
+    reach = jnp.arcsinh(-jnp.log(2 * jnp.finfo(low.dtype).eps) / jnp.pi)
+    t = jnp.linspace(-reach, reach, num_points, dtype=low.dtype)
+    z = jnp.pi * jnp.sinh(t)
+    x = low + (high - low) * jax.nn.sigmoid(z)
+    log_slope = jnp.log(jnp.pi * jnp.cosh(t)) + jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)
+    log_weight = log_slope + jnp.log((high - low) * 2 * reach / (num_points - 1))
+    log_masses = [log_density(x) + log_weight for log_density in (log_p, log_q)]
+    mass_p, mass_q = (jnp.exp(jax.nn.logsumexp(m)) for m in log_masses)
+    good = (jnp.abs(mass_p - 1) <= mass_tol) & (jnp.abs(mass_q - 1) <= mass_tol)
+    if not isinstance(good, jax.core.Tracer) and not good:
+        raise ValueError(
+            f"the masses of p and q on [{low}, {high}] come to {mass_p} and {mass_q} instead of 1: "
+            "widen the interval, raise num_points or normalise the densities"
+        )
+    return jnp.where(good, categorical_kl_from_logits(*log_masses), jnp.nan)
+
+
+def _categorical_log_probs(dist: distrax.Categorical) -> Array:
+    # distrax keeps what it was given, normalised; its log of given probs has NaN gradients at 0.
+    return dist.logits if dist._probs is None else safe_log(dist.probs)
+
+
+def _bernoulli_kl(old: distrax.Bernoulli, new: distrax.Bernoulli) -> Array:
+    if old._logits is None or new._logits is None:
+        p, q = _paired(old.probs, new.probs)
+        return kl_terms(safe_log(p), safe_log(q)) + kl_terms(safe_log(1 - p), safe_log(1 - q))
+    x, y = _paired(old.logits, new.logits)
+    terms = [kl_terms(jax.nn.log_sigmoid(s * x), jax.nn.log_sigmoid(s * y)) for s in (1, -1)]
+    near = jnp.abs(y - x) < 0.2
+    step = jnp.where(near, y - x, 0)
+    # q/p - 1 for either outcome, from the difference of the logits.
+    growth = step + phi_series(step)
+    p0, p1 = jax.nn.sigmoid(-x), jax.nn.sigmoid(x)
+    u = growth / (1 + p1 * growth)
+    close = p1 * log_series(p0 * u) + p0 * log_series(-p1 * u)
+    return jnp.where(near, close, terms[0] + terms[1])
+
+
+def _normal_kl(loc: Array, scale: Array, new_loc: Array, new_scale: Array) -> Array:
+    """u^2/2 + u - log(1 + u) + ((loc - new_loc)/new_scale)^2/2, u = scale/new_scale - 1."""
+    loc, new_loc = _paired(loc, new_loc)
+    scale, new_scale = _paired(scale, new_scale)
+    u = (scale - new_scale) / new_scale
+    near = jnp.abs(u) < 0.25
+    far = u - (jnp.log(scale) - jnp.log(new_scale))
+    excess = jnp.where(near, log_series(jnp.where(near, u, 0)), far)
+    return excess + 0.5 * jnp.square(u) + 0.5 * jnp.square((loc - new_loc) / new_scale)
+
+
+def _wasserstein2_squared(old: Any, new: Any) -> Array:
+    def gap(loc: Array, scale: Array, new_loc: Array, new_scale: Array) -> Array:
+        return jnp.square(loc - new_loc) + jnp.square(scale - new_scale)
+
+    if isinstance(old, distrax.Normal) and isinstance(new, distrax.Normal):
+        return gap(old.loc, old.scale, new.loc, new.scale)
+    mvn = distrax.MultivariateNormalDiag
+    if isinstance(old, mvn) and isinstance(new, mvn):
+        return jnp.sum(gap(old.loc, old.scale_diag, new.loc, new.scale_diag), axis=-1)
+    if isinstance(old, distrax.Independent) and isinstance(new, distrax.Independent):
+        inner = _wasserstein2_squared(old.distribution, new.distribution)
+        return _sum_last(inner, _event_ndims(old, new))
+    raise ValueError(
+        f"wasserstein2 takes two diagonal Gaussians, got {type(old).__name__} and "
+        f"{type(new).__name__}"
+    )
+
+
+def _paired(x: Array, y: Array) -> tuple[Array, ...]:
+    """Parameters of one rank (or scalars)."""
+    x, y = floats(x, y)
+    if x.ndim and y.ndim:
+        chex.assert_equal_rank([x, y])
+    return x, y
+
+
+def _sum_last(x: Array, ndims: int) -> Array:
+    return jnp.sum(x, axis=tuple(range(-ndims, 0)))
+
+
+def _event_ndims(old: distrax.Independent, new: distrax.Independent) -> int:
+    if old.reinterpreted_batch_ndims != new.reinterpreted_batch_ndims:
+        raise ValueError(
+            f"old sums over {old.reinterpreted_batch_ndims} event dimensions, new over "
+            f"{new.reinterpreted_batch_ndims}: give both Independents the same number"
+        )
+    return old.reinterpreted_batch_ndims
+
+
+def _is_distribution(x: Any) -> bool:
+    return isinstance(x, distrax.Distribution)
+
+
+def _parts(joint: distrax.Joint) -> list[Any]:
+    return jax.tree.leaves(joint.distributions, is_leaf=_is_distribution)
+
+
+def _paired_parts(old: distrax.Joint, new: distrax.Joint) -> tuple[list[Any], list[Any]]:
+    ours: Any
+    theirs: Any
+    ours, theirs = (
+        jax.tree.structure(j.distributions, is_leaf=_is_distribution) for j in (old, new)
+    )
+    if ours != theirs:
+        raise ValueError(f"Joint distributions of one structure are needed: {ours} and {theirs}")
+    return _parts(old), _parts(new)
+
+
+def _is_transformed(dist: Any) -> bool:
+    # A multivariate normal is an affine transform to distrax, with an exact KL of its own.
+    return isinstance(dist, distrax.Transformed) and not isinstance(
+        dist, distrax.MultivariateNormalFromBijector
+    )
+
+
+def _same_bijector(old: Any, new: Any) -> bool:
+    return old is new or old.same_as(new)

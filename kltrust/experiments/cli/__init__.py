@@ -1,0 +1,109 @@
+"""The command line: which module has which command, and what an error looks like.
+
+Nothing here imports jax before a command needs it, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# Each command is a function of its name, from its arguments to an exit status.
+COMMANDS = {
+    "train": "train",
+    "evaluate": "inspect",
+    "play": "play",
+    "envs": "inspect",
+    "doctor": "inspect",
+    "sweep": "sweep",
+    "status": "sweep",
+    "merge": "sweep",
+    "export": "export",
+    "report": "report",
+}
+
+HELP = """\
+kltrust: trust-region policy optimisation in JAX
+
+  kltrust train ALGORITHM ENV    train, one run per seed, all seeds in one program
+  kltrust train --resume DIR     go on with an interrupted training
+  kltrust evaluate DIR           play fresh episodes with a trained policy
+  kltrust play DIR               play it in gymnasium's own environment; --out films an episode
+  kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
+  kltrust status DIR             how far a sweep is
+  kltrust merge SHARD ...        put the shards of a sweep together
+  kltrust report DIR ...         one page of what came out, with figures, tables and presets
+  kltrust export DIR ...         the metrics for TensorBoard or Weights & Biases
+  kltrust envs [ENV]             list environments, or the parameters of one
+  kltrust doctor                 check this installation
+
+A first try, half a minute: kltrust train trpo CartPole-v1 --seeds 4
+
+Each command takes --help; `kltrust train ALGORITHM ENV --help` lists every setting with
+the preset's value. With any of them:
+
+  --import MODULE                import a module of yours first, one that registers environments
+                                 (kltrust.register) or algorithms (register_algorithm)
+
+KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        arguments = _take_imports(arguments)
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(HELP, end="")
+            return 0
+        if arguments[0] == "--version":
+            import kltrust
+
+            print(f"kltrust {kltrust.__version__}")
+            return 0
+        command, *rest = arguments
+        if command not in COMMANDS:
+            from kltrust.experiments.config import settings
+
+            raise ValueError(settings.unknown("command", command, list(COMMANDS)))
+        module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
+        return getattr(module, command)(rest)
+    except KeyboardInterrupt as stop:
+        print(f"kltrust: interrupted{stop}", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError) as error:
+        # What the library raises on purpose names its remedy; a traceback would only hide it.
+        if os.environ.get("KLTRUST_DEBUG"):
+            raise
+        print(f"kltrust: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _take_imports(arguments: list[str]) -> list[str]:
+    """Imports what --import names, wherever it stands; returns the other arguments."""
+    rest: list[str] = []
+    names: list[str] = []
+    iterator = iter(arguments)
+    for argument in iterator:
+        if argument == "--import":
+            names.append(next(iterator, ""))
+        elif argument.startswith("--import="):
+            names.append(argument.removeprefix("--import="))
+        else:
+            rest.append(argument)
+    if names:
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        if not name:
+            raise ValueError("--import takes a module's name, as in `import MODULE`")
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"can't import {name!r} ({error}): --import takes a module's name, as in "
+                "`import MODULE`, from here or installed"
+            ) from error
+    return rest

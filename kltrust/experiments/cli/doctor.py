@@ -1,0 +1,187 @@
+"""Is this installation fit for training? One row per question, each with what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from rich.table import Table
+from rich.text import Text
+
+from kltrust.experiments.engine import canary
+from kltrust.experiments.store import files
+
+Status = Literal["ok", "warn", "fail"]
+_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_LITTLE_DISK = 200_000_000
+
+
+class Check(NamedTuple):
+    """The answer to one question about the installation.
+
+    Attributes:
+        name: what was looked at.
+        status: "ok", "warn" (training works, but look at this) or "fail" (it does not, or wrongly).
+        value: what was found.
+        remedy: what to do; empty where nothing is to be done.
+    """
+
+    name: str
+    status: Status
+    value: str
+    remedy: str = ""
+
+
+def report(folder: str | Path = ".") -> list[Check]:
+    """Looks at everything that training rests on.
+
+    Args:
+        folder: where runs would be written; made neither here nor by asking.
+
+    Returns:
+        One row per question; nothing is raised, whatever is broken.
+    """
+    questions: list[Callable[[], Iterator[Check]]] = [
+        _python,
+        _requirements,
+        _devices,
+        _canary,
+        _precision,
+        _environments,
+        lambda: _disk(Path(folder)),
+    ]
+    return [check for question in questions for check in _answers(question)]
+
+
+def exit_code(checks: Sequence[Check]) -> int:
+    """1 if any check failed, else 0: warnings are no failure."""
+    return int(any(check.status == "fail" for check in checks))
+
+
+def table(checks: Sequence[Check]) -> Table:
+    """The rows for a terminal."""
+    shown = Table(title="kltrust doctor", title_justify="left")
+    for column in ("check", "status", "found", "what to do"):
+        shown.add_column(column, overflow="fold")
+    for check in checks:
+        # As text: a remedy such as jax[cuda13] is no markup.
+        cells = Text(check.name), Text(check.status, _STYLE[check.status]), *map(Text, check[2:])
+        shown.add_row(*cells)
+    return shown
+
+
+def _answers(question: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from question()
+    except Exception as error:  # a broken installation can fail in any way: that is the finding
+        name = getattr(question, "__name__", "disk").strip("_<>")
+        yield Check(name, "fail", f"{type(error).__name__}: {error}", "reinstall kltrust")
+
+
+def _python() -> Iterator[Check]:
+    wanted = SpecifierSet(importlib.metadata.metadata("kltrust")["Requires-Python"])
+    found = platform.python_version()
+    fits = wanted.contains(found, prereleases=True)
+    yield Check("python", *_verdict(fits, found, f"use a Python {wanted}"))
+
+
+def _requirements() -> Iterator[Check]:
+    yield Check("kltrust", "ok", importlib.metadata.version("kltrust"))
+    for line in importlib.metadata.requires("kltrust") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield check_requirement(requirement)
+
+
+def check_requirement(requirement: Requirement) -> Check:
+    """Whether what is installed is what a requirement asks for."""
+    remedy = f'pip install "{requirement.name}{requirement.specifier}"'
+    try:
+        found = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(requirement.name, "fail", "not installed", remedy)
+    if requirement.specifier.contains(found, prereleases=True):
+        return Check(requirement.name, "ok", found)
+    return Check(requirement.name, "fail", f"{found}, wanted {requirement.specifier}", remedy)
+
+
+def _devices() -> Iterator[Check]:
+    backend, devices = jax.default_backend(), jax.devices()
+    idle_gpu = backend == "cpu" and shutil.which("nvidia-smi") is not None
+    remedy = 'there is a GPU that JAX does not use: pip install "jax[cuda13]", same version'
+    found = f"{len(devices)} x {devices[0].device_kind} ({backend})"
+    yield Check("devices", *_verdict(not idle_gpu, found, remedy, otherwise="warn"))
+    if backend != "cpu":
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    remedy = (
+        "more host devices than cores slow training down: lower "
+        "--xla_force_host_platform_device_count in XLA_FLAGS"
+    )
+    few = len(devices) <= (cores or len(devices))
+    found = f"{len(devices)} on {cores} cores"
+    yield Check("host devices", *_verdict(few, found, remedy, otherwise="warn"))
+
+
+def _canary() -> Iterator[Check]:
+    try:
+        canary.check()
+    except RuntimeError as error:
+        yield Check("canary", "fail", str(error).partition(":")[0], canary.REMEDY)
+    else:
+        worst = max(finding.worst for finding in canary.findings())
+        yield Check("canary", "ok", f"compiled code computes rightly (error {worst:.0e})")
+
+
+def _precision() -> Iterator[Check]:
+    wide = jax.dtypes.canonicalize_dtype(float) == "float64"
+    remedy = "presets are tuned in float32, and float64 is slower: unset JAX_ENABLE_X64"
+    found = "float64 (jax_enable_x64 is on)" if wide else "float32"
+    yield Check("precision", *_verdict(not wide, found, remedy, otherwise="warn"))
+    uncompiled = jax.config.values["jax_disable_jit"]
+    found = "off (jax_disable_jit is on)" if uncompiled else "on"
+    yield Check("jit", *_verdict(not uncompiled, found, "unset JAX_DISABLE_JIT", otherwise="warn"))
+
+
+def _environments() -> Iterator[Check]:
+    try:
+        importlib.import_module("gymnax")
+    except Exception as error:  # its own dependencies fail in their own ways
+        reason = f"gymnax does not import: {type(error).__name__}: {error}"
+        yield Check("environments", "fail", reason, "reinstall it: pip install --force gymnax")
+    else:
+        yield Check("environments", "ok", "gymnax imports")
+
+
+def _disk(folder: Path) -> Iterator[Check]:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"kltrust")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        yield Check("disk", "fail", f"can't write to {place}", files.explain(error))
+        return
+    free = shutil.disk_usage(place).free
+    remedy = "a checkpoint and metrics may not fit: free some space"
+    found = f"{free / 1e9:.1f} GB free at {place}"
+    yield Check("disk", *_verdict(free > _LITTLE_DISK, found, remedy, otherwise="warn"))
+
+
+def _verdict(
+    fits: bool, found: str, remedy: str, *, otherwise: Status = "fail"
+) -> tuple[Status, str, str]:
+    return ("ok", found, "") if fits else (otherwise, found, remedy)

@@ -1,0 +1,111 @@
+"""The command ``kltrust play``."""
+
+from __future__ import annotations
+
+import ctypes.util
+import dataclasses
+import itertools
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from kltrust.experiments.cli.common import Switch
+from kltrust.experiments.engine import devices
+
+
+@dataclasses.dataclass(frozen=True)
+class _Play:
+    """Play a trained policy in gymnasium's own environment, which it was not trained in.
+
+    The returns are what the outside world sees of it. With --out, one episode becomes a film: there
+    too or, where gymnasium has no such environment, where the policy was trained.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The run folder."""
+    episodes: int | None = None
+    """Episodes to play, by default 100 where gymnasium has the environment; with --out, 0 plays
+    none beside the film."""
+    seed: int = 0
+    """Of the episodes' start states and of sampled actions."""
+    trained_seed: int | None = None
+    """Which of the folder's seeds plays; without it, the best at the last evaluation."""
+    env: str | None = None
+    """Of a sweep with several environments, the one."""
+    label: str | None = None
+    """Of a sweep, the setting, as its report names it; without it, the best."""
+    sampled: Switch = False
+    """Sample actions instead of taking the distribution's mode."""
+    best: Switch = False
+    """The best checkpoint instead of the last."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Film one episode: NAME.gif or NAME.mp4."""
+    fps: int = 30
+    """Of the film, steps in a second."""
+    max_frames: int = 1000
+    """The film ends after so many steps."""
+
+
+def play(arguments: list[str]) -> int:
+    """``kltrust play``."""
+    options = tyro.cli(_Play, prog="kltrust play", args=arguments)
+    if options.episodes is not None and options.episodes < (1 if options.out is None else 0):
+        raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
+    from kltrust.checks import check_count
+    from kltrust.experiments.store.record import Record
+
+    check_count(fps=options.fps, max_frames=options.max_frames)
+    record = Record(options.run)
+    devices.use_all_cores(1)
+    _draw_without_a_screen()
+    from kltrust.experiments.engine.program import build
+    from kltrust.experiments.reading import deploy, films
+    from kltrust.experiments.reading.trained import best_run
+
+    run = best_run(record, seed=options.trained_seed, env=options.env, label=options.label)
+    env_name = run.experiment.env
+    outside = deploy.in_gymnasium(env_name)
+    episodes = options.episodes
+    if episodes is None:
+        episodes = 100 if outside or options.out is None else 0
+    env = None
+    if options.out is not None:
+        films.check_film(options.out)
+        for module in ("imageio", "pygame") if outside else ("imageio",):
+            films.extra(module)
+        if not outside:
+            env = build(run.experiment).env
+            films.check_drawn(env)
+    print(f"{run.label}, seed {run.seed}, plays {env_name}")
+    act = deploy.policy_of_run(
+        run,
+        which="best" if options.best else "latest",
+        deterministic=not options.sampled,
+        native=env is None,
+    )
+    if episodes:
+        returns = deploy.gymnasium_returns(act, env_name, episodes, seed=options.seed)
+        print(
+            f"gymnasium's {env_name}, {len(returns)} episodes: mean {returns.mean():.2f}, "
+            f"std {returns.std():.2f}, min {returns.min():.2f}"
+        )
+    if options.out is not None:
+        if env is None:
+            frames = films.gymnasium_frames(act, env_name, seed=options.seed)
+            frames = itertools.islice(frames, options.max_frames)
+        else:
+            print(f"gymnasium has no {env_name}: filmed where it was trained")
+            most = options.max_frames
+            frames = films.trained_frames(act, env, seed=options.seed, most=most)
+        print(f"wrote {options.out}: {films.write_film(options.out, frames, options.fps)} frames")
+    return 0
+
+
+def _draw_without_a_screen() -> None:
+    """MuJoCo's choice of OpenGL, which it makes when it is imported, where there is no screen."""
+    screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if sys.platform == "linux" and not screen and ctypes.util.find_library("EGL"):
+        os.environ.setdefault("MUJOCO_GL", "egl")

@@ -1,0 +1,323 @@
+"""The command ``kltrust train``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from kltrust.experiments.cli.common import (
+    WIDE,
+    HostFlags,
+    Switch,
+    all_hosts,
+    are_several,
+    naming,
+)
+from kltrust.experiments.config import presets, settings
+from kltrust.experiments.config.settings import (
+    BudgetSettings,
+    Experiment,
+    LearnerSettings,
+    NetworkSettings,
+)
+from kltrust.experiments.engine import devices
+
+HELP = """\
+usage: kltrust train ALGORITHM ENV [settings]
+       kltrust train --resume DIR
+
+ALGORITHM is one of {algorithms};
+ENV is any name that `kltrust envs` lists. Settings start from the tuned preset of the pair,
+if there is one, else from the papers' defaults. An interrupted training goes on with --resume.
+
+  kltrust train ALGORITHM ENV --help    lists all settings and their values
+  kltrust train trpo CartPole-v1 --seeds 20 --max-kl 0.02 --out runs/wide
+
+Tuned presets: {presets}
+"""
+
+# Settings that a person may name are short: --max-kl, not --update.max-kl.
+_CONFIG = (tyro.conf.OmitArgPrefixes,)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resume(HostFlags):
+    """Go on with an interrupted training; it ends with the bits of one that never stopped.
+
+    Its settings and seeds are those of the run folder.
+    """
+
+    resume: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path()
+    """The run folder."""
+    quiet: Switch = False
+    """Print nothing but the result."""
+
+
+def train(arguments: list[str]) -> int:
+    """``kltrust train``."""
+    if any(a == "--resume" or a.startswith("--resume=") for a in arguments):
+        return _resume(arguments)
+    names = [a for a in arguments[:2] if not a.startswith("-")]
+    wants_help = bool(set(arguments) & {"-h", "--help"})
+    if len(names) < 2 and arguments and not wants_help:
+        _explain_missing(arguments)
+    if len(names) < 2:
+        tuned = ", ".join(f"{a} {e}" for a, e in presets.available())
+        print(
+            HELP.format(algorithms=", ".join(settings.ALGORITHMS), presets=tuned or "none"),
+            end="",
+        )
+        return 0 if wants_help else 2
+    algorithm, env = names
+    settings.settings_of(algorithm)
+    options = arguments[2:]
+    chosen = _peek(options, "--preset")
+    start = presets.preset(algorithm, env, chosen)
+    is_tuned = chosen is None and (algorithm, env) in presets.available()
+    origin = "the tuned preset" if is_tuned else "the papers' defaults"
+    if chosen not in (None, "none"):
+        origin = chosen
+    parsed: Any = tyro.cli(
+        _train_options(start, origin),
+        prog=f"kltrust train {algorithm} {env}",
+        description=f"{type(start.update).__doc__}\n\nValues in brackets come from {origin}.",
+        args=options,
+        config=_CONFIG,
+    )
+    experiment = dataclasses.replace(
+        start,
+        update=parsed.update,
+        learner=parsed.learner,
+        network=parsed.network,
+        budget=parsed.budget,
+        env_params={**start.env_params, **_env_params(parsed.env_params)},
+    )
+    if parsed.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {parsed.seeds}")
+    seeds = [parsed.seed + i for i in range(parsed.seeds)]
+    out = parsed.out or _default_out(start, parsed.seed)
+    parts = experiment.learner.num_envs if parsed.spread_envs else len(seeds)
+    with _devices(parsed, parts):
+        from kltrust.experiments.jobs import training
+
+        with naming(out, "train"):
+            record = training.train(
+                experiment,
+                seeds,
+                out,
+                width=parsed.width or None,
+                spread=parsed.spread_envs,
+                progress=_progress(parsed.quiet),
+            )
+        return _conclude(record)
+
+
+@contextlib.contextmanager
+def _devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
+    if are_several(flags):
+        with all_hosts(flags):
+            yield
+    else:
+        devices.use_all_cores(num_parts)
+        yield
+
+
+def _explain_missing(arguments: list[str]) -> None:
+    if not arguments[0].startswith("-"):
+        settings.settings_of(arguments[0])
+        raise ValueError(
+            f"which environment? As in `kltrust train {arguments[0]} CartPole-v1`; "
+            "`kltrust envs` lists them"
+        )
+    raise ValueError(
+        "the algorithm and the environment come first, settings after them, as in "
+        "`kltrust train trpo CartPole-v1 --seeds 4`"
+    )
+
+
+def _default_out(experiment: Experiment, seed: int) -> Path:
+    return Path("runs") / f"{experiment.algorithm}-{experiment.env.replace('/', '-')}-seed{seed}"
+
+
+def _train_options(start: Experiment, origin: str) -> type:
+    """The settings of one algorithm as a class whose defaults are the preset's."""
+    fields = [
+        ("seeds", Annotated[int, tyro.conf.arg(help="How many runs, trained together.")], 1),
+        ("seed", Annotated[int, tyro.conf.arg(help="The first seed; the others follow it.")], 0),
+        (
+            "out",
+            Annotated[
+                Path | None,
+                tyro.conf.arg(
+                    help="The run folder: a new or an empty one.",
+                    metavar="DIR",
+                    help_behavior_hint=f"(default: {_default_out(start, 0)})",
+                ),
+            ],
+            None,
+        ),
+        (
+            "env_params",
+            Annotated[
+                tuple[str, ...],
+                tyro.conf.arg(
+                    help=f"Environment parameters; `kltrust envs {start.env}` lists them.",
+                    metavar="[NAME=VALUE ...]",
+                    help_behavior_hint=_shown(start.env_params),
+                ),
+            ],
+            (),
+        ),
+        (
+            "preset",
+            Annotated[
+                str | None,
+                tyro.conf.arg(
+                    help="A TOML file to start from, or 'none' for the papers' defaults.",
+                    metavar="FILE",
+                    help_behavior_hint=f"(default: {origin})",
+                ),
+            ],
+            None,
+        ),
+        (
+            "width",
+            Annotated[
+                int,
+                tyro.conf.arg(
+                    help="Runs per block on a device, 0 to choose. At another width, a seed's "
+                    "numbers differ in their last bits."
+                ),
+            ],
+            0,
+        ),
+        (
+            "spread_envs",
+            Annotated[
+                Switch,
+                tyro.conf.arg(
+                    help="One large run: its environments, not its seeds, over all devices."
+                ),
+            ],
+            False,
+        ),
+        ("quiet", Annotated[Switch, tyro.conf.arg(help="Print nothing but the result.")], False),
+        ("update", type(start.update), start.update),
+        ("budget", BudgetSettings, start.budget),
+        ("learner", LearnerSettings, start.learner),
+        ("network", NetworkSettings, start.network),
+    ]
+    made = [(name, kind, dataclasses.field(default=value)) for name, kind, value in fields]
+    return dataclasses.make_dataclass("Train", made, bases=(HostFlags,), frozen=True)
+
+
+def _shown(env_params: dict[str, Any]) -> str:
+    pairs = " ".join(f"{name}={value}" for name, value in env_params.items())
+    return f"(default: {pairs})" if pairs else "(default: the environment's own)"
+
+
+def _resume(arguments: list[str]) -> int:
+    parsed, others = tyro.cli(
+        _Resume, prog="kltrust train", args=arguments, return_unknown_args=True
+    )
+    if others:
+        raise ValueError(
+            f"--resume goes on with the settings of the run folder: leave out {' '.join(others)}"
+        )
+    from kltrust.experiments.store.record import Record
+
+    several, num_parts = are_several(parsed), 1
+    if not several:  # of several hosts, only the first has the folder
+        config = Record(parsed.resume).config
+        num_parts = len(config.get("seeds", [0]))
+        if config.get("spread"):
+            num_parts = config["experiment"]["learner"]["num_envs"]
+    with _devices(parsed, num_parts):
+        from kltrust.experiments.engine import hosts
+        from kltrust.experiments.jobs import training
+
+        if hosts.is_first() and (Path(parsed.resume) / "run.json").exists():
+            _tell_changes(Record(parsed.resume))
+        with naming(parsed.resume, "train"):
+            finished = training.resume(parsed.resume, progress=_progress(parsed.quiet))
+        return _conclude(finished)
+
+
+def _tell_changes(record: Any) -> None:
+    if record.finished:
+        print(f"{record.path} is finished already")
+    for name, (then, now) in record.changes().items():
+        print(f"note: {name} was {then!r}, is {now!r}: the bits may differ", file=sys.stderr)
+
+
+def _conclude(record: Any) -> int:
+    from kltrust.experiments.engine import hosts
+
+    if not hosts.is_first():
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from kltrust.experiments.reading import audit_plots, plots, statistics
+
+    pictures = [plots.learning_curve(record), audit_plots.audit_picture(record)]
+    summary = record.summary
+    mean, iqm = statistics.mean_and_iqm(summary["final_mean_return_by_seed"])
+    seeds = len(record.config["seeds"])
+    final = f"mean {mean}, IQM {iqm} over {seeds} seeds" if seeds > 1 else f"{mean.value:.1f}"
+    kl = f"median {summary['median_kl']:.4g}, largest {summary['max_kl_of_an_update']:.4g} nats"
+    table = Table(show_header=False, box=None)
+    for name, text in {
+        "final return": f"{final} (acting by the mode)",
+        "KL of an update": kl,
+        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in record.seconds.items()),
+        "run folder": str(record.path),
+        "pictures": ", ".join(str(picture) for picture in pictures if picture is not None),
+        "play it": f"kltrust evaluate {shlex.quote(os.path.relpath(record.path))}",
+    }.items():
+        # As text: a folder's name may look like markup.
+        table.add_row(name, Text(text, no_wrap=True))
+    Console(width=WIDE).print(table)
+    return 0
+
+
+def _peek(arguments: list[str], flag: str) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "=")
+    return None
+
+
+def _env_params(pairs: Sequence[str]) -> dict[str, Any]:
+    params = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--env-params takes NAME=VALUE, got {pair!r}")
+        try:
+            params[name] = json.loads(text)
+        except json.JSONDecodeError:
+            params[name] = text
+    return params
+
+
+def _progress(quiet: bool) -> Any:
+    from kltrust.experiments.engine import hosts
+
+    if quiet or not hosts.is_first():
+        return None
+    from kltrust.experiments.cli.progress import ConsoleProgress
+
+    return ConsoleProgress()

@@ -1,0 +1,1 @@
+"""What is to be run, as data: experiments, specifications, presets, algorithms by name."""

@@ -1,0 +1,119 @@
+"""A sweep as one TOML file: algorithms x environments x settings x seeds.
+
+    [sweep]
+    name = "example"
+    seeds = 10                                    # a count, or a list
+    envs = ["CartPole-v1", "Acrobot-v1"]          # for the experiments that name none
+
+    [budget]                                      # [learner] and [network] likewise: for all
+    total_steps = 50_000
+
+    [[experiments]]
+    algorithms = "trpo"
+    grid.max_kl = [0.005, 0.01, 0.02]             # every value with every value of the other keys
+
+    [[experiments]]
+    algorithms = ["ppo_clip", "ppo_penalty"]      # a product with the environments
+    preset = "none"                               # default "tuned"; or a TOML file
+    update.num_epochs = 4                         # update, learner, network, budget, env_params
+    zip = { entropy_coef = [0.0, 0.01], gamma = [0.99, 0.98] }            # row by row
+    random = { count = 8, seed = 1, learning_rate = { log_uniform = [1e-4, 1e-2] } }
+
+A swept key is a setting's name, or a dotted one (``learner.gamma``, ``env_params.gravity``). Every
+draw depends on the seed of ``random`` and its key alone: all algorithms and environments meet the
+same ones. Mistakes are errors that name file, line and the nearest name that is known.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kltrust.experiments.config.spec_entry import Entry, Setting
+from kltrust.experiments.config.spec_source import Source, line_of
+
+__all__ = ["Setting", "Spec", "line_of", "load", "parse"]
+
+_COMMON = ("learner", "network", "budget")
+_TOP = ("sweep", "experiments", *_COMMON)
+_SWEEP = ("name", "seeds", "algorithms", "envs", "preset")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A sweep, resolved: every setting is run with every seed."""
+
+    name: str
+    seeds: tuple[int, ...]
+    settings: tuple[Setting, ...]
+    source: Source
+
+
+def load(path: str | Path) -> Spec:
+    """Reads and resolves a specification.
+
+    Raises:
+        ValueError: names file and line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ValueError(f"can't read the specification {path}: {error.strerror}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str = "specification") -> Spec:
+    """Resolves the text of a specification; ``name`` is what errors call it.
+
+    Raises:
+        ValueError: names file and line.
+    """
+    source = Source(name, text)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name} is not TOML: {error}") from error
+    source.expect_keys((), document, _TOP)
+    sweep = document.get("sweep", {})
+    source.expect_keys(("sweep",), sweep, _SWEEP)
+    entries = document.get("experiments", [{}])
+    if not isinstance(entries, list):
+        raise source.error(("experiments",), "write [[experiments]]: there may be several")
+    common = {section: document[section] for section in _COMMON if section in document}
+    settings = tuple(
+        setting
+        for i, entry in enumerate(entries)
+        for setting in Entry(source, i, entry, sweep, common).settings()
+    )
+    _refuse_twins(source, settings)
+    title = sweep.get("name", Path(name).stem)
+    if not isinstance(title, str) or not re.fullmatch(r"[\w.-]+", title):
+        raise source.error(
+            ("sweep", "name"), f"name must be letters, digits, '_', '-', '.', got {title!r}"
+        )
+    return Spec(title, _seeds(source, sweep), settings, source)
+
+
+def _seeds(source: Source, sweep: dict[str, Any]) -> tuple[int, ...]:
+    seeds = sweep.get("seeds", 10)
+    listed = list(range(max(seeds, 0))) if type(seeds) is int else seeds
+    fine = isinstance(listed, list) and all(type(s) is int and 0 <= s < 2**31 for s in listed)
+    if not fine or not listed or len(set(listed)) != len(listed):
+        message = "seeds must be a count, or a list of different numbers from 0 to 2^31 - 1"
+        raise source.error(("sweep", "seeds"), f"{message}, got {seeds!r}")
+    return tuple(listed)
+
+
+def _refuse_twins(source: Source, settings: tuple[Setting, ...]) -> None:
+    """Two settings of one name on one environment could not be told apart in any table."""
+    seen: set[tuple[str, str]] = set()
+    for setting in settings:
+        name = (setting.label, setting.experiment.env)
+        if name in seen:
+            message = f"{name[0]!r} on {name[1]} is there twice: give one of them a label"
+            raise source.error(setting.places[""], message)
+        seen.add(name)

@@ -1,0 +1,230 @@
+"""One of the [[experiments]] of a specification, as the settings that it stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kltrust.experiments.config.presets import SECTIONS, preset
+from kltrust.experiments.config.settings import (
+    BudgetSettings,
+    Experiment,
+    LearnerSettings,
+    NetworkSettings,
+    settings_of,
+    unknown,
+)
+from kltrust.experiments.config.spec_source import Place, Source
+
+_SWEEPERS = ("grid", "zip", "random")
+_ENTRY = ("label", "algorithms", "envs", "preset", *SECTIONS, *_SWEEPERS)
+_RANGES = ("uniform", "log_uniform", "choice")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One experiment of a sweep, to be run with every seed.
+
+    Attributes:
+        label: what it is called in tables; the same on all environments.
+        swept: the values that tell it from its neighbours, by dotted name.
+        experiment: all settings, resolved.
+        places: where the specification gives a setting, by dotted name; "" is the experiment.
+    """
+
+    label: str
+    swept: dict[str, Any]
+    experiment: Experiment
+    places: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of [[experiments]], with the defaults that [sweep] gives it."""
+
+    source: Source
+    index: int
+    table: dict[str, Any]
+    sweep: dict[str, Any]
+    common: dict[str, dict[str, Any]]
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return ("experiments", self.index)
+
+    def settings(self) -> Iterator[Setting]:
+        """Algorithms x environments x points of the sweepers.
+
+        Raises:
+            ValueError: names file and line.
+        """
+        self.source.expect_keys(self.place, self.table, _ENTRY)
+        label = self.table.get("label")
+        if not isinstance(label, str | None):
+            raise self.source.error((*self.place, "label"), f"label must be a text, got {label!r}")
+        for algorithm in self._names("algorithms"):
+            points = list(self._points(algorithm))
+            for env in self._names("envs"):
+                for point in points:
+                    shown = [f"{k.split('.', 1)[1]}={_shown(v)}" for k, (v, _) in point.items()]
+                    yield self._resolve(
+                        algorithm, env, point, " ".join([label or algorithm, *shown])
+                    )
+
+    def _names(self, key: str) -> list[str]:
+        inside = key in self.table
+        names = self.table[key] if inside else self.sweep.get(key)
+        place = (*self.place, key) if inside else ("sweep", key)
+        if names is None:
+            message = f"{key} are missing: give them here, or in [sweep] for all experiments"
+            raise self.source.error(self.place, message)
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not names or any(type(n) is not str for n in names):
+            raise self.source.error(place, f"{key} must be a name or a list of names")
+        for name in names if key == "algorithms" else ():
+            try:
+                settings_of(name)
+            except ValueError as error:
+                raise self.source.error(place, str(error)) from error
+        return names
+
+    def _resolve(
+        self, algorithm: str, env: str, point: dict[str, tuple[Any, Place]], label: str
+    ) -> Setting:
+        places: dict[str, Place] = {"": self.place}
+        chosen = self.table.get("preset", self.sweep.get("preset", "tuned"))
+        try:
+            data = preset(algorithm, env, None if chosen == "tuned" else chosen).to_dict()
+        except (ValueError, TypeError) as error:
+            inside = "preset" in self.table
+            place = (*self.place, "preset") if inside else ("sweep", "preset")
+            raise self.source.error(place, str(error)) from error
+
+        def put(section: str, key: str, value: Any, place: Place) -> None:
+            data[section][key] = value
+            places[f"{section}.{key}"] = place
+
+        own = {section: self.table[section] for section in SECTIONS if section in self.table}
+        for start, sections in (((), self.common), (self.place, own)):
+            for section, values in sections.items():
+                if not isinstance(values, dict):
+                    raise self.source.error((*start, section), f"{section} must be a table")
+                for key, value in values.items():
+                    put(section, key, value, (*start, section, key))
+        for name, (value, place) in point.items():
+            section, key = name.split(".", 1)
+            if key in own.get(section, {}):
+                raise self.source.error(place, f"{name} is swept and set: leave one of them out")
+            put(section, key, value, place)
+        try:
+            experiment = Experiment.from_dict(data)
+        except ValueError as error:
+            raise self.source.blame(places, error) from error
+        return Setting(label, {k: v for k, (v, _) in point.items()}, experiment, places)
+
+    def _points(self, algorithm: str) -> Iterator[dict[str, tuple[Any, Place]]]:
+        """Every combination of the swept values, each with the place it comes from."""
+        axes = [*self._grid(algorithm), self._zip(algorithm), self._random(algorithm)]
+        swept = [name for axis in axes for name in axis[0]]
+        for name in swept:
+            if swept.count(name) > 1:
+                raise self.source.error(self.place, f"{name} is swept twice: leave one of them out")
+        for parts in itertools.product(*axes):
+            yield {name: value for part in parts for name, value in part.items()}
+
+    def _swept(self, key: str, algorithm: str) -> dict[str, tuple[Any, Place]]:
+        """What is under grid, zip or random, by dotted name."""
+        table = self.table.get(key, {})
+        if not isinstance(table, dict):
+            raise self.source.error((*self.place, key), f"{key} must be a table of settings")
+        found: dict[str, tuple[Any, Place]] = {}
+        for name, value in table.items():
+            place = (*self.place, key, name)
+            if name in SECTIONS and isinstance(value, dict):  # grid.update.max_kl, unquoted
+                found |= {f"{name}.{k}": (v, (*place, k)) for k, v in value.items()}
+            elif key != "random" or name not in ("count", "seed"):
+                found[self._dotted(name, algorithm, place)] = (value, place)
+        return found
+
+    def _dotted(self, name: str, algorithm: str, place: Place) -> str:
+        if "." in name:
+            if name.split(".", 1)[0] not in SECTIONS:
+                raise self.source.error(place, unknown("section", name, list(SECTIONS)))
+            return name
+        classes = (settings_of(algorithm), LearnerSettings, NetworkSettings, BudgetSettings)
+        known = {
+            f.name: section
+            for section, cls in zip(SECTIONS, classes, strict=False)
+            for f in dataclasses.fields(cls)
+        }
+        if name not in known:
+            raise self.source.error(place, unknown(f"setting of {algorithm}", name, list(known)))
+        return f"{known[name]}.{name}"
+
+    def _lists(self, key: str, algorithm: str) -> dict[str, tuple[list[Any], Place]]:
+        swept = self._swept(key, algorithm)
+        for name, (values, place) in swept.items():
+            if not isinstance(values, list) or not values:
+                message = f"{key} takes a list of values for {name}, got {values!r}"
+                raise self.source.error(place, message)
+        return swept
+
+    def _grid(self, algorithm: str) -> list[list[dict[str, tuple[Any, Place]]]]:
+        swept = self._lists("grid", algorithm)
+        return [[{n: (v, place)} for v in values] for n, (values, place) in swept.items()]
+
+    def _zip(self, algorithm: str) -> list[dict[str, tuple[Any, Place]]]:
+        swept = self._lists("zip", algorithm)
+        lengths = {name: len(values) for name, (values, _) in swept.items()}
+        if len(set(lengths.values())) > 1:
+            message = f"zip takes lists of one length, got {lengths}"
+            raise self.source.error((*self.place, "zip"), message)
+        rows = range(next(iter(lengths.values()), 1))
+        return [{n: (vs[row], place) for n, (vs, place) in swept.items()} for row in rows]
+
+    def _random(self, algorithm: str) -> list[dict[str, tuple[Any, Place]]]:
+        swept = self._swept("random", algorithm)
+        if not swept and "random" not in self.table:
+            return [{}]
+        count, seed = (self.table["random"].get(key, 0) for key in ("count", "seed"))
+        place = (*self.place, "random")
+        if type(count) is not int or count < 1 or type(seed) is not int or seed < 0 or not swept:
+            message = "random takes count, at least 1, a seed, at least 0, and ranges of settings"
+            raise self.source.error(place, f"{message}; got {self.table['random']}")
+        draws = {n: self._draws(n, *given, count, seed) for n, given in swept.items()}
+        return [{n: (values[i], swept[n][1]) for n, values in draws.items()} for i in range(count)]
+
+    def _draws(self, name: str, value: Any, place: Place, count: int, seed: int) -> list[Any]:
+        if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _RANGES:
+            message = f"{name} takes one of {', '.join(_RANGES)}, as in {{ uniform = [0, 1] }}"
+            raise self.source.error(place, f"{message}; got {value!r}")
+        ((kind, bounds),) = value.items()
+        # Of the key's own: another key beside it does not change the draws of this one.
+        generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        if not isinstance(bounds, list) or not bounds:
+            raise self.source.error(place, f"{kind} takes a list, got {bounds!r}")
+        if kind == "choice":
+            return [bounds[i] for i in generator.integers(len(bounds), size=count)]
+        numbers = len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
+        least = 0.0 if kind == "log_uniform" else -np.inf
+        if not numbers or not least < bounds[0] < bounds[1] < np.inf:
+            positive = "0 < " if kind == "log_uniform" else ""
+            message = f"{kind} takes [low, high] with {positive}low < high, got {bounds}"
+            raise self.source.error(place, message)
+        if kind == "log_uniform":
+            drawn = np.exp(generator.uniform(np.log(bounds[0]), np.log(bounds[1]), count))
+        else:
+            drawn = generator.uniform(bounds[0], bounds[1], count)
+        # Six digits: what a label or a preset shows is what was run.
+        return [float(f"{x:.6g}") for x in drawn]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")

@@ -1,0 +1,73 @@
+"""The text of a specification: where a key stands, and errors that say so."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any, NamedTuple, TypeAlias
+
+from kltrust.experiments.config.settings import unknown
+
+Place: TypeAlias = tuple[str | int, ...]
+"""Where something stands in a document: keys, and indices into arrays of tables."""
+
+
+class Source(NamedTuple):
+    """The text of a specification, to find lines in."""
+
+    name: str
+    text: str
+
+    def error(self, place: Place, message: str) -> ValueError:
+        """``FILE:LINE: message``."""
+        return ValueError(f"{self.name}:{line_of(self.text, place)}: {message}")
+
+    def blame(self, places: dict[str, Place], error: ValueError) -> ValueError:
+        """The error at the line of the setting that its message is about."""
+        message = str(error)
+
+        def is_named(name: str) -> bool:
+            return bool(name and re.search(rf"\b{re.escape(name.split('.', 1)[1])}\b", message))
+
+        named = sorted(filter(is_named, places), key=len)
+        return self.error(places[named[-1] if named else ""], message)
+
+    def expect_keys(self, place: Place, table: Any, known: tuple[str, ...]) -> None:
+        """Refuses a table with a key that is not known, and what is no table."""
+        what = ".".join(str(part) for part in place if isinstance(part, str))
+        if not isinstance(table, dict):
+            raise self.error(place, f"{what} must be a table, got {table!r}")
+        for key in table:
+            if key not in known:
+                message = unknown(f"key in {what}" if what else "section", key, list(known))
+                raise self.error((*place, key), message)
+
+
+def line_of(text: str, place: Place) -> int:
+    """The line (from 1) where the key at ``place`` begins, or the nearest table around it.
+
+    tomllib keeps no positions. But lines 1 to n are a document, unless n is within a value; the
+    key begins on the line after the longest such document that lacks it.
+    """
+    lines = text.splitlines()
+    while place:
+        complete = 0
+        for n in range(1, len(lines) + 1):
+            try:
+                document = tomllib.loads("\n".join(lines[:n]))
+            except tomllib.TOMLDecodeError:
+                continue
+            if _holds(document, place):
+                return complete + 1
+            complete = n
+        place = place[:-1]
+    return 1
+
+
+def _holds(document: Any, place: Place) -> bool:
+    for part in place:
+        try:
+            document = document[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Compiled functions over lanes, devices and hosts."""

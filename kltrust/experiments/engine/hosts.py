@@ -1,0 +1,365 @@
+"""Several hosts as one machine, by JAX's own distributed runtime.
+
+Every host runs the same program on its part of the devices; the first one alone reads and writes
+the run folder. What it finds there, and whether it could write, the others learn by a broadcast, so
+that all go on or all stop. On one host every function here does the plain thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from kltrust.experiments.store.checkpoint import key_layout
+from kltrust.experiments.store.files import StorageError, to_json
+from kltrust.experiments.store.record import Record, RunError
+from kltrust.experiments.store.run import Run, versions
+from kltrust.experiments.store.tables import Columns
+from kltrust.types import PyTree
+
+T = TypeVar("T")
+
+_FAREWELL = 60
+"""Seconds that a host which is done, or gave up, waits for the others before it ends them."""
+
+
+def join(
+    coordinator: str | None = None,
+    num_hosts: int | None = None,
+    host: int | None = None,
+    *,
+    timeout: int = 300,
+) -> None:
+    """Joins the other hosts; before anything else of JAX is used.
+
+    Args:
+        coordinator: address of the first host, as in ``10.0.0.1:8476``; None lets JAX find all
+            three, as it does under SLURM, Open MPI, and on TPU pods.
+        num_hosts: how many processes take part.
+        host: the number of this one, from 0.
+        timeout: seconds to wait for the others to come; then this process ends, with a message.
+
+    Raises:
+        ValueError: if one is missing, or can't be.
+        RuntimeError: if JAX finds no others, can't reach them, or they have other devices.
+    """
+    given = (coordinator, num_hosts, host)
+    if any(x is None for x in given) and any(x is not None for x in given):
+        raise ValueError("--coordinator, --num-hosts and --host go together")
+    if num_hosts is not None and host is not None and not 0 <= host < num_hosts:
+        raise ValueError(f"--host counts from 0: below --num-hosts {num_hosts}, got {host}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"--coordinator takes HOST:PORT, got {coordinator!r}")
+    if timeout < 1:
+        raise ValueError(f"--wait takes at least 1 second, got {timeout}")
+    # JAX's preemption service, which nothing here asks, would take SIGTERM for itself.
+    jax.config.update("jax_enable_preemption_service", False)
+    # Past its own limit JAX aborts the process, and with a stack trace at that.
+    watch = threading.Timer(timeout, _give_up, [coordinator, timeout])
+    watch.daemon = True
+    watch.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_hosts,
+            host,
+            initialization_timeout=timeout + _FAREWELL,
+            shutdown_timeout_seconds=_FAREWELL,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise RuntimeError(
+            f"can't join the other hosts ({error}): name them by --coordinator HOST:PORT, "
+            "--num-hosts N and, on each, --host I"
+        ) from error
+    finally:
+        watch.cancel()
+    counts = Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        raise RuntimeError(
+            f"the hosts have {', '.join(str(counts[i]) for i in sorted(counts))} devices: give "
+            "each as many (CPU cores count as devices: see XLA_FLAGS in docs/hosts.md)"
+        )
+
+
+def _give_up(coordinator: str | None, timeout: int) -> None:
+    where = f"at {coordinator}" if coordinator else "where JAX looked for them"
+    message = (
+        f"the hosts did not all meet {where} within {timeout} s: start the same command on every "
+        "host, each with its own --host, and see that the first one's port can be reached; --wait "
+        "gives them longer"
+    )
+    print(f"kltrust: error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def are_several() -> bool:
+    """Whether this process is one of several."""
+    return jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that reads, writes and prints."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def only_first_prints() -> Iterator[None]:
+    """What the other hosts print within is dropped; errors are not."""
+    if is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """``function()`` of the first host; the others get its result, or its error.
+
+    Args:
+        function: returns plain data, as JSON takes it.
+
+    Raises:
+        Exception: what the first host raised; on the others a RunError, a StorageError, a
+            ValueError or else a RuntimeError that says the same.
+    """
+    if not are_several():
+        return function()
+    raised: Exception | None = None
+    data = b""
+    if is_first():
+        try:
+            data = to_json({"result": function()})
+        except Exception as error:  # whatever it is: the others wait
+            raised, data = error, to_json(_described(error))
+    answer = json.loads(_broadcast(data))
+    if raised is not None:
+        raise raised
+    if "error" in answer:
+        raise _KINDS[answer["kind"]](answer["error"])
+    return answer["result"]
+
+
+def check_same(what: str, value: Any) -> None:
+    """Refuses hosts that are not about to do the same.
+
+    Args:
+        what: is said to differ, in the message.
+        value: plain data.
+
+    Raises:
+        ValueError: on all hosts, if it is not the same on all.
+    """
+    if not are_several():
+        return
+    text = json.dumps(value, sort_keys=True).encode()
+    digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
+    different = [i for i, other in enumerate(digests) if (other != digests[0]).any()]
+    if different:
+        raise ValueError(
+            f"{what} of host {', '.join(map(str, different))} is not that of host 0: start all "
+            "hosts with the same specification, options and versions"
+        )
+
+
+def check_versions() -> None:
+    """Refuses hosts that would compute something else.
+
+    Raises:
+        ValueError: on all hosts, if they differ in a version or in JAX's precision.
+    """
+    now = versions.snapshot()
+    same = ("packages", "commit", "x64", "matmul_precision")
+    check_same("a version", {name: now[name] for name in same})
+
+
+def to_host(arrays: PyTree) -> PyTree:
+    """All arrays as NumPy's (keys stay JAX's, on this host alone), from whatever hosts they are."""
+    return jax.device_get(arrays) if not are_several() else jax.tree.map(_gather, arrays)
+
+
+def put(arrays: PyTree, shardings: PyTree) -> PyTree:
+    """Spreads arrays that every host has, whole, over the devices of all.
+
+    Args:
+        arrays: a pytree; what is spread already stays as it is.
+        shardings: a prefix of it.
+    """
+    if not are_several():
+        return jax.device_put(arrays, shardings)
+    return jax.tree.map(_spread, arrays, jax.tree.broadcast(shardings, arrays))
+
+
+@contextlib.contextmanager
+def shared(enter: Callable[[], Run]) -> Iterator[Run]:
+    """A run folder that the first host enters, as every host sees it; closed at the end.
+
+    Raises:
+        RunError, StorageError: what entering it raised, on all hosts.
+    """
+    if not are_several():
+        with enter() as alone:
+            yield alone
+        return
+    run: Run | None = None
+
+    def facts() -> dict[str, Any]:
+        nonlocal run
+        run = enter()
+        return {
+            "path": str(run.path),
+            "config": run.config,
+            "versions": run.versions,
+            "marker": run._marker,
+        }
+
+    with _Shared(on_first(facts), run) as one_of_several:
+        yield one_of_several
+
+
+def record_of(run: Run) -> Record:
+    """To look at; on other hosts than the first, which has the folder, what they know of it."""
+    return Record(run.path) if is_first() else run
+
+
+class _Shared(Run):
+    """A run folder that one host writes to, and all know the state of."""
+
+    def __init__(self, facts: dict[str, Any], run: Run | None) -> None:
+        self._run = run
+        self.path, self._marker = Path(facts["path"]), facts["marker"]
+        self.config, self.versions = facts["config"], facts["versions"]
+
+    @property
+    def _first(self) -> Run:
+        assert self._run is not None, "only the first host has the folder"
+        return self._run
+
+    def commit(
+        self,
+        chunk: int,
+        rows: Columns,
+        state: PyTree,
+        *,
+        evaluation: Columns | None = None,
+        score: float | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self._marked(
+            lambda: self._first.commit(
+                chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds
+            )
+        )
+
+    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
+        self._marked(lambda: self._first.finish(summary))
+
+    def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
+        state: PyTree = None
+
+        def read() -> None:
+            nonlocal state
+            state = self._first.restore(like, which)
+
+        on_first(read)
+        # As bytes: a sum over hosts, which a broadcast is, would turn -0.0 into 0.0.
+        data = jax.tree.map(_zeros, like) if state is None else jax.tree.map(_to_bytes, state)
+        return jax.tree.map(_from_bytes, multihost_utils.broadcast_one_to_all(data), like)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.close()
+
+    def _marked(self, write: Callable[[], None]) -> None:
+        def marker() -> dict[str, Any]:
+            write()
+            return self._first._marker
+
+        self._marker = on_first(marker)
+
+
+_KINDS: dict[str, type[Exception]] = {
+    "RunError": RunError,
+    "StorageError": StorageError,
+    "ValueError": ValueError,
+    "RuntimeError": RuntimeError,
+}
+
+
+def _described(error: Exception) -> dict[str, str]:
+    for name, kind in _KINDS.items():
+        if isinstance(error, kind):
+            return {"error": str(error), "kind": name}
+    return {"error": f"{type(error).__name__}: {error}", "kind": "RuntimeError"}
+
+
+def _broadcast(data: bytes) -> bytes:
+    """The first host's bytes, on all; the others' are of no account."""
+    length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(data))))
+    # Of few sizes, since each is a compilation.
+    buffer = np.zeros(1 << max(length - 1, 1023).bit_length(), np.uint8)
+    if is_first():
+        buffer[:length] = np.frombuffer(data, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer))[:length].tobytes()
+
+
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _layout(x: Any) -> tuple[tuple[int, ...], np.dtype]:
+    data = key_layout(x)[0] if _is_key(x) else x
+    return data.shape, np.dtype(data.dtype)
+
+
+def _zeros(like: Any) -> np.ndarray:
+    shape, dtype = _layout(like)
+    return np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+
+
+def _to_bytes(x: Any) -> np.ndarray:
+    data = np.asarray(jax.random.key_data(x) if _is_key(x) else x, order="C")
+    return data.reshape(-1).view(np.uint8)
+
+
+def _from_bytes(data: np.ndarray, like: Any) -> Any:
+    shape, dtype = _layout(like)
+    values = np.asarray(data).view(dtype).reshape(shape)
+    if not _is_key(like):
+        return values
+    return jax.random.wrap_key_data(jnp.asarray(values), impl=key_layout(like)[1])
+
+
+def _gather(x: Any) -> Any:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return x if isinstance(x, jax.Array) and _is_key(x) else np.asarray(x)
+    if not _is_key(x):
+        return multihost_utils.process_allgather(x, tiled=True)
+    data = multihost_utils.process_allgather(_key_data(x), tiled=True)
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(x))
+
+
+# Compiled: eagerly, nothing can be computed of an array that other hosts have parts of.
+_key_data = jax.jit(jax.random.key_data)
+
+
+def _spread(x: Any, sharding: Sharding) -> jax.Array:
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x  # it is spread already
+    data = x if hasattr(x, "dtype") and _is_key(x) else np.asarray(x)
+    return jax.make_array_from_callback(data.shape, sharding, lambda index: data[index])

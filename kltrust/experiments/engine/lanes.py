@@ -1,0 +1,135 @@
+"""Many independent runs as one program: blocks of lanes, spread over devices.
+
+A lane is one run. On each device the lanes go through in blocks of a fixed width W, one block
+after another, the lanes of a block together by ``vmap``. At equal W a lane's bits depend neither
+on the number of devices nor on its neighbours; at another W the compiler may order its sums
+differently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from kltrust.experiments.engine import hosts
+from kltrust.tree import leading_size
+from kltrust.types import PyTree
+
+AXIS = "lanes"
+
+
+def make_mesh(num_lanes: int, width: int) -> Mesh:
+    """A mesh of the devices along which lanes are spread: no more of them than there are blocks.
+
+    Of several hosts all devices, since each has to take part.
+    """
+    number = None if hosts.are_several() else -(-num_lanes // width)
+    return Mesh(np.asarray(jax.devices()[:number]), (AXIS,))
+
+
+def compiler_options(mesh: Mesh) -> dict[str, Any]:
+    """What the compiler is asked for a program of `over_lanes` on these devices."""
+    # For several devices the compiler simplifies a program once more, before it partitions it; for
+    # one it does not, and sums come out in another order. Lanes need no clever partitioner.
+    options: dict[str, Any] = {"xla_disable_hlo_passes": "spmd-cleanup,spmd-simplify"}
+    level = "xla_backend_optimization_level"
+    asked = jax.config.read("jax_disable_most_optimizations") or level in os.environ.get(
+        "XLA_FLAGS", ""
+    )
+    if mesh.devices.flat[0].platform == "cpu" and not asked:
+        # LLVM's third level, the default, compiles for 1.4 to 1.9 times the CPU seconds of the
+        # second, and what comes out is no faster.
+        options[level] = 2
+    return options
+
+
+def padded_size(num_lanes: int, width: int, mesh: Mesh) -> int:
+    """The smallest number of lanes that fills whole blocks on every device."""
+    unit = width * mesh.size
+    return -(-num_lanes // unit) * unit
+
+
+def pad(lanes: PyTree, size: int) -> PyTree:
+    """Repeats the last lane until there are ``size``: padding does honest work, and is dropped."""
+    number = leading_size(lanes)
+    return lanes if number == size else _pad(lanes, size - number)
+
+
+def drop_padding(lanes: PyTree, number: int) -> PyTree:
+    """The first ``number`` lanes: what `pad` was given."""
+    return lanes if leading_size(lanes) == number else _first(lanes, number)
+
+
+def to_host(lanes: PyTree, number: int) -> PyTree:
+    """The first ``number`` lanes as copies on the host, which outlive a donation of ``lanes``.
+
+    Cut there, since on devices a cut through the lanes may need communication between them.
+    """
+
+    def copy(leaf: jax.Array) -> np.ndarray | jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return np.array(np.asarray(leaf)[:number])
+        data = jnp.asarray(np.array(np.asarray(jax.random.key_data(leaf))[:number]))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(copy, hosts.to_host(lanes) if hosts.are_several() else lanes)
+
+
+# Compiled whole: leaf by leaf, every shape would be a compilation of its own.
+@partial(jax.jit, static_argnums=1)
+def _pad(lanes: PyTree, more: int) -> PyTree:
+    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], more, axis=0)]), lanes)
+
+
+@partial(jax.jit, static_argnums=1)
+def _first(lanes: PyTree, number: int) -> PyTree:
+    return jax.tree.map(lambda x: x[:number], lanes)
+
+
+def _alone(function: Callable[[PyTree, PyTree], PyTree], shared: PyTree) -> Callable:
+    """As a `vmap` over one lane, but for conditions, both sides of which a `vmap` computes."""
+
+    def of_one(lane: PyTree) -> PyTree:
+        result = function(shared, jax.tree.map(lambda x: x[0], lane))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], result)
+
+    return of_one
+
+
+def over_lanes(
+    function: Callable[[PyTree, PyTree], PyTree], mesh: Mesh, width: int
+) -> Callable[[PyTree, PyTree], PyTree]:
+    """``function(shared, lane)`` for every lane.
+
+    Args:
+        function: of what all lanes share and of one lane's own.
+        mesh: from `make_mesh`.
+        width: W; it times the number of devices must divide the number of lanes.
+
+    Returns:
+        ``(shared, lanes [L, ...]) -> results [L, ...]``, to be compiled by the caller, with
+        `compiler_options`: without them the bits on one device are not those on several.
+    """
+
+    def on_device(shared: PyTree, lanes: PyTree) -> PyTree:
+        # Not by -1: the states of physics hold arrays of no entries.
+        blocks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), lanes)
+        block = _alone(function, shared) if width == 1 else jax.vmap(partial(function, shared))
+        results = jax.lax.map(block, blocks)
+        return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)
+
+    # Lanes are independent: nothing is to be checked for agreement across devices.
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+        out_specs=PartitionSpec(AXIS),
+        check_vma=False,
+    )

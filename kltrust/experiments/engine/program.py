@@ -1,0 +1,347 @@
+"""An experiment as three compiled functions over lanes: init, chunk, evaluate.
+
+The learner is rebuilt inside each of them from the settings, which are arguments: a float
+setting takes any value, and any value per lane, without another compilation: a setting of shape
+[] is the same for all lanes, one of shape [L] is each lane's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kltrust.environments import make, static_parameters
+from kltrust.experiments.config.registry import factory_of
+from kltrust.experiments.config.settings import Experiment, annealed
+from kltrust.experiments.engine import hosts
+from kltrust.experiments.engine.lanes import AXIS, compiler_options, over_lanes, padded_size
+from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
+from kltrust.networks.agents import actor_critic
+from kltrust.rollout.batches import check_minibatches
+from kltrust.tree import where
+from kltrust.types import ActorCritic, Array, Env, PolicyUpdate, PyTree
+
+Settings = dict[str, dict[str, Any]]
+
+
+class Parts(NamedTuple):
+    """What an experiment is made of, for one set of (possibly traced) settings."""
+
+    env: Env
+    agent: ActorCritic
+    learner: Learner
+
+
+def traced_settings(experiment: Experiment) -> Settings:
+    """The float settings by section, as float32 scalars: cast once, so that all have one type.
+
+    Without those of an environment whose library can't trace them.
+    """
+    sections = {name: _section(experiment, name) for name in ("update", "learner", "network")}
+    sections["budget"] = {"anneal": experiment.budget.anneal}
+    static = static_parameters(experiment.env)
+    sections["env_params"] = {k: v for k, v in experiment.env_params.items() if k not in static}
+    return {
+        section: {k: np.float32(v) for k, v in values.items() if type(v) is float}
+        for section, values in sections.items()
+    }
+
+
+def lane_settings(experiments: Sequence[Experiment]) -> Settings:
+    """The float settings of one experiment per lane, [L] each; all of one static group."""
+    return jax.tree.map(lambda *values: np.stack(values), *map(traced_settings, experiments))
+
+
+def build(experiment: Experiment, settings: Settings | None = None) -> Parts:
+    """Environment, agent and learner.
+
+    Args:
+        experiment: gives the static settings, and the others unless ``settings`` does.
+        settings: from `traced_settings`, possibly traced; None takes the experiment's own as
+            plain numbers, which the factories check.
+
+    Raises:
+        ValueError: on an unknown name, a bad value, a batch that does not divide.
+    """
+    settings = settings or {}
+
+    def keywords(section: str) -> dict[str, Any]:
+        return {**_section(experiment, section), **settings.get(section, {})}
+
+    env = make(experiment.env, **keywords("env_params"))
+    agent = actor_critic(env, **keywords("network"))
+    anneal = settings.get("budget", {}).get("anneal", experiment.budget.anneal)
+    factory = factory_of(experiment.algorithm)
+    update_keywords, learner_keywords = keywords("update"), keywords("learner")
+
+    def update(fraction: Array) -> PolicyUpdate:
+        now, left = dict(update_keywords), 1 - anneal * fraction
+        for name, power in annealed(now).items():
+            now[name] *= left**power
+        return factory(**now)
+
+    value_learning_rate = learner_keywords.pop("value_learning_rate")
+    learner = make_learner(
+        env,
+        agent,
+        update,
+        **learner_keywords,
+        value_learning_rate=lambda fraction: value_learning_rate * (1 - anneal * fraction),
+        audit_damping=update_keywords.get("damping", 0.1),
+        planned_iterations=max(experiment.num_iterations, 1),
+    )
+    return Parts(env, agent, learner)
+
+
+def check_values(experiment: Experiment) -> Parts:
+    """Finds the settings that can't be, one by one and together; quick, traces nothing.
+
+    Raises:
+        ValueError: names the setting and the remedy.
+    """
+    factory_of(experiment.algorithm)(**_section(experiment, "update"))
+    parts = build(experiment)
+    budget = experiment.budget
+    if experiment.num_iterations < 1:
+        raise ValueError(
+            f"total_steps={budget.total_steps} does not pay for one iteration of num_envs * "
+            f"num_steps = {experiment.batch_size} steps: raise it or make the batch smaller"
+        )
+    if not 0 <= budget.anneal <= 1:
+        raise ValueError(f"anneal must be in [0, 1], got {budget.anneal}")
+    if experiment.learner.value_learning_rate < 0:
+        raise ValueError("value_learning_rate must be at least 0")
+    if budget.num_evals < 1 or budget.eval_episodes < 1:
+        raise ValueError("num_evals and eval_episodes must be at least 1")
+    if parts.env.max_steps is None:
+        raise ValueError(f"{experiment.env} has no time limit: wrap it with one to evaluate on it")
+    sizes = experiment.learner
+    check_minibatches(
+        parts.agent,
+        sizes.num_envs,
+        sizes.num_steps,
+        sizes.minibatch_blocks,
+        num_minibatches=getattr(experiment.update, "num_minibatches", 1),
+    )
+    return parts
+
+
+def validate(experiment: Experiment) -> None:
+    """Finds what is wrong with an experiment before anything is compiled or written.
+
+    Raises:
+        ValueError: names the setting and the remedy.
+    """
+    learner = check_values(experiment).learner
+    # Traces, without compiling, what the checks above can't know: shapes, a user's own parts.
+    jax.eval_shape(lambda key: learner.step(learner.init(key)), jax.random.key(0))
+
+
+class Program:
+    """The compiled functions of one static group, and how often and how long each compiled.
+
+    Attributes:
+        chunk_length: iterations of a chunk.
+        compile_seconds: by function name.
+        compilations: by function name.
+        memory: by function name, bytes that it takes on one device beside its code.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        mesh: Mesh,
+        width: int,
+        chunk_length: int | None = None,
+        *,
+        freeze: bool = False,
+    ):
+        """Compiles nothing yet.
+
+        Args:
+            experiment: the static settings.
+            mesh: from `lanes.make_mesh`.
+            width: lanes per block.
+            chunk_length: iterations of a chunk; None gives a chunk to every evaluation.
+            freeze: a lane that meets a NaN or an infinity stays in the state before that
+                iteration, whose number its ``iteration`` then tells.
+        """
+        self.experiment = experiment
+        self.mesh = mesh
+        self.width = width
+        self.chunk_length = chunk_length or experiment.chunk_length
+        self.compile_seconds: dict[str, float] = {}
+        self.compilations: dict[str, int] = {}
+        self.memory: dict[str, int] = {}
+        self._compiled: dict[str, Any] = {}
+
+        def init(settings: Settings, shared: tuple, given: tuple) -> LearnerState:
+            (key,) = given
+            return build(experiment, settings).learner.init(key)
+
+        def chunk(settings: Settings, shared: tuple, given: tuple) -> tuple[LearnerState, Metrics]:
+            (length,), (state,) = shared, given
+            learner = build(experiment, settings).learner
+            if freeze:
+                learner = Learner(learner.init, _freezing(learner.step))
+            return _run_up_to(learner, state, self.chunk_length, length)
+
+        def evaluation(settings: Settings, shared: tuple, given: tuple) -> Array:
+            policy_params, normalizer, key = given
+            parts = build(experiment, settings)
+            state = _Deployed(policy_params, normalizer)
+            episodes = experiment.budget.eval_episodes
+            # Side by side: a step of so few environments costs hardly more than one of half.
+            by_mode = jnp.arange(2 * episodes) < episodes
+            returns = evaluate(parts.env, parts.agent, state, key, 2 * episodes, by_mode)
+            # Not two arrays: cut here, the loop above takes a third longer on a CPU.
+            return returns.reshape(2, episodes)
+
+        self._functions = {"init": init, "chunk": chunk, "evaluate": evaluation}
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks until the budget is spent; the last may be shorter."""
+        return -(-self.experiment.num_iterations // self.chunk_length)
+
+    def padded_size(self, number: int) -> int:
+        """How many lanes it takes so many as: see `lanes.padded_size`."""
+        return padded_size(number, self.width, self.mesh)
+
+    def init(self, settings: Settings, keys: Array) -> LearnerState:
+        """Fresh states for lanes with these keys [L]."""
+        return self._call("init", settings, (), (keys,))
+
+    def chunk(
+        self, settings: Settings, state: LearnerState, length: int
+    ) -> tuple[LearnerState, Metrics]:
+        """``length`` iterations, at most `chunk_length`; the state is donated.
+
+        Metrics are [L, length, ...], on the host.
+        """
+        state, metrics = self.start_chunk(settings, state, length)
+        return state, to_host(metrics, length)
+
+    def start_chunk(
+        self, settings: Settings, state: LearnerState, length: int
+    ) -> tuple[LearnerState, Metrics]:
+        """As `chunk`, but waits for nothing: `to_host` of the metrics [L, chunk_length] does."""
+        return self._call("chunk", settings, (np.int32(length),), (state,))
+
+    def evaluate(self, settings: Settings, state: Any, keys: Array) -> Array:
+        """Returns of fresh episodes, acting by the mode and sampled: [L, 2, eval_episodes]."""
+        deployed = (state.policy_params, state.normalizer, keys)
+        return self._call("evaluate", settings, (), deployed)
+
+    def put(self, lanes: PyTree) -> PyTree:
+        """Spreads lanes over the devices."""
+        return hosts.put(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
+
+    def _call(self, name: str, settings: Settings, shared: tuple, given: tuple) -> Any:
+        common, own = _split(settings)
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        arguments = (hosts.put((common, shared), everywhere), self.put(own), self.put(given))
+        if name not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[name] = compiled = self._jitted(name).lower(*arguments).compile()
+            self.compile_seconds[name] = time.perf_counter() - start
+            self.compilations[name] = self.compilations.get(name, 0) + 1
+            self.memory[name] = _bytes_of(compiled)
+        # Ahead-of-time compiled: another shape or type is an error here, never a recompilation.
+        return self._compiled[name](*arguments)
+
+    def _jitted(self, name: str) -> Any:
+        function = self._functions[name]
+
+        def of_lane(everywhere: tuple, lane: tuple) -> Any:
+            (common, shared), (own, given) = everywhere, lane
+            return function(_join(common, own), shared, given)
+
+        mapped = over_lanes(of_lane, self.mesh, self.width)
+        # The settings of a lane serve every chunk: only the state is given away.
+        return jax.jit(
+            lambda everywhere, own, given: mapped(everywhere, (own, given)),
+            donate_argnums=(2,) if name == "chunk" else (),
+            compiler_options=compiler_options(self.mesh),
+        )
+
+
+def to_host(metrics: Metrics, length: int) -> Metrics:
+    """Waits for the metrics of a chunk of ``length`` iterations: [L, length, ...] NumPy arrays."""
+    # Cut on the host: on the device, every length would be a compilation for every metric.
+    return jax.tree.map(lambda x: x[:, :length], hosts.to_host(metrics))
+
+
+class _Deployed(NamedTuple):
+    """As much of a `LearnerState` as an evaluation needs."""
+
+    policy_params: PyTree
+    normalizer: PyTree
+
+
+def _section(experiment: Experiment, name: str) -> dict[str, Any]:
+    section = getattr(experiment, name)
+    return dict(section) if isinstance(section, dict) else dataclasses.asdict(section)
+
+
+def _split(settings: Settings) -> tuple[Settings, Settings]:
+    """Those that all lanes share, and those that are each lane's own."""
+
+    def of_rank(rank: int) -> Settings:
+        return {
+            section: {k: v for k, v in values.items() if np.ndim(v) == rank}
+            for section, values in settings.items()
+        }
+
+    return of_rank(0), of_rank(1)
+
+
+def _join(common: Settings, own: Settings) -> Settings:
+    return {section: {**common[section], **own[section]} for section in common}
+
+
+def _bytes_of(compiled: Any) -> int:
+    memory = compiled.memory_analysis()
+    if memory is None:  # a backend that does not tell
+        return 0
+    taken = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return int(taken + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
+
+
+def _freezing(
+    step: Callable[[LearnerState], tuple[LearnerState, Metrics]],
+) -> Callable[[LearnerState], tuple[LearnerState, Metrics]]:
+    """A step that keeps the old state when the new one is broken.
+
+    The old state meets the same NaN again, with the same key: it stays without a flag.
+    """
+
+    def guarded(state: LearnerState) -> tuple[LearnerState, Metrics]:
+        new_state, metrics = step(state)
+        counts = (metrics.nonfinite_rewards, metrics.nonfinite_observations)
+        broken = (sum(counts) > 0) | (metrics.nonfinite_update > 0)
+        return where(broken, state, new_state), metrics
+
+    return guarded
+
+
+def _run_up_to(
+    learner: Learner, state: LearnerState, most: int, length: Array
+) -> tuple[LearnerState, Metrics]:
+    """``length`` iterations, padded to ``most``: one compilation serves a shorter last chunk."""
+    _, like = jax.eval_shape(learner.step, state)
+    rows = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), like)
+
+    def step(i: Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
+        state, metrics = learner.step(carry[0])
+        return state, jax.tree.map(lambda row, x: row.at[i].set(x), carry[1], metrics)
+
+    # No scan with a condition in it: within one, an iteration takes 6 % longer on a CPU.
+    return jax.lax.fori_loop(0, length, step, (state, rows))

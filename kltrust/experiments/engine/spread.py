@@ -1,0 +1,133 @@
+"""One large run over many devices: its environments are spread, all else is everywhere.
+
+Each device steps its own environments and keeps their part of the batch, which environment-major
+order leaves whole; the compiler sums over devices what is a sum over the batch: gradients, Fisher
+products, means. Minibatches take as many rows of every device's part (``minibatch_blocks``), so
+that no row ever moves. Where runs are many, spread these (`lanes`): they need not talk at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine import hosts
+from kltrust.experiments.engine.program import Program, Settings
+from kltrust.learner import Learner, LearnerState
+from kltrust.rollout.normalization import RewardScale
+from kltrust.types import PyTree
+
+AXIS = "envs"
+
+
+def make_mesh(num_blocks: int) -> Mesh:
+    """As many devices as divide ``num_blocks``, each with whole blocks of environments.
+
+    Raises:
+        ValueError: on several hosts, whose devices all have to take part, if they can't.
+    """
+    devices = jax.devices()
+    fitting = max(n for n in range(1, len(devices) + 1) if num_blocks % n == 0)
+    if hosts.are_several() and fitting < len(devices):
+        raise ValueError(
+            f"minibatch_blocks={num_blocks} does not go over the {len(devices)} devices of all "
+            f"hosts: take a multiple of {len(devices)}"
+        )
+    return Mesh(np.asarray(devices[:fitting]), (AXIS,))
+
+
+def shardings(state: LearnerState, mesh: Mesh, *, axis: int = 0) -> LearnerState:
+    """Where the parts of a learner's state belong, as a prefix of it.
+
+    Args:
+        state: concrete or abstract.
+        mesh: from `make_mesh`.
+        axis: which axis of what belongs to environments counts them.
+    """
+    everywhere: Any = NamedSharding(mesh, PartitionSpec())
+    spread: Any = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    return LearnerState(*[everywhere] * len(LearnerState._fields))._replace(
+        env_state=spread,
+        obs=spread,
+        episode_return=spread,
+        episode_length=spread,
+        reward_scale=state.reward_scale and RewardScale(everywhere, spread),
+        policy_carry=spread,
+        value_carry=spread,
+    )
+
+
+def over_devices(learner: Learner, mesh: Mesh) -> Learner:
+    """``learner`` with its environments spread: ``init`` and ``step`` compiled, states placed.
+
+    Args:
+        learner: made with ``minibatch_blocks`` a multiple of the mesh's size; at equal blocks its
+            results are those of one device up to the rounding of sums.
+        mesh: from `make_mesh`.
+    """
+    placed = shardings(jax.eval_shape(learner.init, jax.random.key(0)), mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return Learner(
+        jax.jit(learner.init, in_shardings=everywhere, out_shardings=placed),
+        jax.jit(learner.step, in_shardings=(placed,), out_shardings=(placed, everywhere)),
+    )
+
+
+def with_blocks(experiment: Experiment) -> Experiment:
+    """The experiment with a block for every device, unless it has blocks already.
+
+    Raises:
+        ValueError: if the environments do not go evenly over the devices.
+    """
+    number = len(jax.devices())
+    if experiment.learner.minibatch_blocks > 1:
+        return experiment
+    if experiment.learner.num_envs % number:
+        raise ValueError(
+            f"num_envs={experiment.learner.num_envs} does not go evenly over {number} devices: "
+            f"take a multiple of {number}, or name --minibatch-blocks, of which fewer will do"
+        )
+    learner = dataclasses.replace(experiment.learner, minibatch_blocks=number)
+    return dataclasses.replace(experiment, learner=learner)
+
+
+class SpreadProgram(Program):
+    """As `Program`, for a single lane whose environments are spread."""
+
+    def __init__(self, experiment: Experiment, chunk_length: int | None = None):
+        """Compiles nothing yet; the mesh is that of `make_mesh`."""
+        mesh = make_mesh(experiment.learner.minibatch_blocks)
+        super().__init__(experiment, mesh, width=1, chunk_length=chunk_length)
+
+    def padded_size(self, number: int) -> int:
+        """It takes one lane, and nothing pads it."""
+        return number
+
+    def put(self, lanes: PyTree) -> PyTree:
+        """Spreads the environments; what is no learner's state goes everywhere."""
+        return hosts.put(lanes, self._places(lanes))
+
+    def _places(self, lanes: PyTree) -> PyTree:
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+
+        def place(x: Any) -> Any:
+            # After the lane's own.
+            return shardings(x, self.mesh, axis=1) if isinstance(x, LearnerState) else everywhere
+
+        return jax.tree.map(place, lanes, is_leaf=lambda x: isinstance(x, LearnerState))
+
+    def _jitted(self, name: str) -> Any:
+        function = self._functions[name]
+
+        def of_the_lane(everywhere: tuple, own: Settings, given: tuple) -> Any:
+            common, shared = everywhere
+            result = function(common, shared, jax.tree.map(lambda x: x[0], given))
+            result = jax.tree.map(lambda x: x[None], result)
+            return jax.lax.with_sharding_constraint(result, self._places(result))
+
+        return jax.jit(of_the_lane, donate_argnums=(2,) if name == "chunk" else ())

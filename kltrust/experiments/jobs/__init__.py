@@ -1,0 +1,1 @@
+"""Running what is configured: plans, trainings, sweeps, merging."""

@@ -1,0 +1,118 @@
+"""The shards of a sweep, run without knowing of each other, as the one sweep they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.experiments.jobs.plan import Group, Plan, static_key
+from kltrust.experiments.jobs.sweep import group_config, group_path, group_records, plan_of
+from kltrust.experiments.jobs.training import restore_states
+from kltrust.experiments.store.record import Record, RunError
+from kltrust.experiments.store.run import Run
+
+
+def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
+    """Makes one folder of the folders of all shards: tables, states and all.
+
+    At equal widths it holds, bit for bit, the final tables of the same sweep run in one piece.
+
+    Args:
+        shards: the finished shards of one sweep, in any order.
+        path: a folder that does not exist, or is empty.
+
+    Raises:
+        ValueError: if these are not all shards of one sweep, once each.
+        StorageError: if a shard is unfinished, or a folder can't be used.
+    """
+    records = [Record(shard) for shard in shards]
+    plans = [plan_of(record) for record in records]
+    plan = _whole(records, plans)
+    with Run.create(path, plan.to_config()) as run:
+        parts = [part for r, p in zip(records, plans, strict=True) for part in _parts(r, p)]
+        broken: dict[str, int] = {}
+        for i, group in enumerate(plan.groups):
+            mine = [part for part in parts if set(part.config["runs"]) <= set(group.runs)]
+            mine.sort(key=lambda part: part.config["runs"][0])
+            broken |= _merge_group(group_path(run.path, i), plan, group, mine)
+        run.finish({"broken": broken})
+    return Record(path)
+
+
+def _parts(record: Record, plan: Plan) -> list[Record]:
+    return [part for _, part in group_records(record.path, plan) if part is not None]
+
+
+def _whole(records: list[Record], plans: list[Plan]) -> Plan:
+    """The plan that the shards are parts of."""
+    if not plans:
+        raise ValueError("merge takes the folders of all shards of a sweep")
+    for record, plan in zip(records, plans, strict=True):
+        if plan.shard is None:
+            raise ValueError(f"{record.path} is no shard: it was made without --shard")
+        first = plans[0]
+        same = (plan.name, plan.seeds, plan.settings, plan.shard[1])
+        if same != (first.name, first.seeds, first.settings, first.shard and first.shard[1]):
+            raise ValueError(f"{record.path} is of another sweep than {records[0].path}")
+        if not record.finished:
+            raise RunError(
+                f"{record.path} is not finished: go on with it by --resume {record.path}"
+            )
+    numbers = [plan.shard[0] for plan in plans if plan.shard]
+    of = plans[0].shard[1] if plans[0].shard else 0
+    if sorted(numbers) != list(range(1, of + 1)):
+        missing = sorted(set(range(1, of + 1)) - set(numbers))
+        what = f"lacking {missing}" if missing else "one is given twice"
+        raise ValueError(f"there are {of} shards, each is needed once: {what}")
+    groups: list[Group] = []
+    for group in (g for plan in sorted(plans, key=lambda p: p.shard or ()) for g in plan.groups):
+        if groups and _continues(plans[0], groups[-1], group):
+            groups[-1] = groups[-1]._replace(runs=groups[-1].runs + group.runs)
+        else:
+            groups.append(group)
+    return Plan(plans[0].name, plans[0].seeds, plans[0].settings, tuple(groups))
+
+
+def _continues(plan: Plan, group: Group, other: Group) -> bool:
+    """Whether a shard's first group is the rest of the last group of the shard before it."""
+    if static_key(plan.experiment(group)) != static_key(plan.experiment(other)):
+        return False
+    if group[1:] != other[1:]:
+        raise ValueError(
+            f"shards ran the same group at the widths {group.width} and {other.width}: run them "
+            "with one --width"
+        )
+    return True
+
+
+def _merge_group(path: Path, plan: Plan, group: Group, parts: list[Record]) -> dict[str, int]:
+    states = [restore_states(part, plan.experiment(group)) for part in parts]
+    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+    with Run.create(path, group_config(plan, group)) as run:
+        broken = {k: v for part in parts for k, v in part.summary["broken"].items()}
+        if not run.finished:
+            tables = [
+                _columns([getattr(p, t)() for p in parts]) for t in ("metrics", "evaluations")
+            ]
+            run.commit(0, tables[0], state, evaluation=tables[1], seconds=_seconds(parts))
+        run.finish({"broken": broken, "compilations": {}, "memory": {}, "devices": 0})
+    return broken
+
+
+def _columns(tables: list[Any]) -> dict[str, np.ndarray]:
+    import pandas as pd
+
+    table = pd.concat(tables, ignore_index=True).sort_values(["iteration", "run"])
+    columns = {name: table[name].to_numpy() for name in table.columns}
+    # A column of vectors is one of objects to pandas.
+    return {name: np.stack(c) if c.dtype == object else c for name, c in columns.items()}
+
+
+def _seconds(parts: list[Record]) -> dict[str, float]:
+    kinds = {kind for part in parts for kind in part.seconds}
+    return {kind: sum(part.seconds.get(kind, 0.0) for part in parts) for kind in sorted(kinds)}

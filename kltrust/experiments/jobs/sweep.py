@@ -1,0 +1,140 @@
+"""Running a sweep: group after group, chunk by chunk, each committed while the next computes.
+
+A sweep's folder is a run folder (see `record`) whose configuration is the plan; in ``groups/`` is a
+run folder for each static group. A kill at any moment costs at most the two chunks under way; a
+sweep that goes on ends with the tables of one that never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.engine import canary, hosts
+from kltrust.experiments.engine.program import validate
+from kltrust.experiments.jobs.plan import Group, Plan
+from kltrust.experiments.jobs.sweep_lanes import Lanes
+from kltrust.experiments.jobs.sweep_report import Progress, Silent
+from kltrust.experiments.store.record import RUN, Record, RunError
+from kltrust.experiments.store.run import Run
+
+GROUPS = "groups"
+
+
+def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> Record:
+    """Runs a sweep in a new folder.
+
+    Args:
+        plan: from `plan.make_plan`.
+        path: a folder that does not exist, or is empty.
+        progress: is told what happens.
+
+    Returns:
+        The finished sweep; `results.load` reads its tables.
+
+    Raises:
+        ValueError: if a setting is wrong; nothing was compiled or written.
+        RuntimeError: if this jaxlib computes wrong numbers (see `canary`).
+        StorageError: if the folder can't be used; nothing was overwritten.
+    """
+    _prepare(plan)
+    with hosts.shared(lambda: Run.create(path, plan.to_config())) as run:
+        return _run_groups(run, plan, progress or Silent())
+
+
+def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
+    """Goes on with an interrupted sweep, whose plan is in its folder.
+
+    Raises:
+        StorageError: if there is no sweep, another process has it, or it is damaged.
+    """
+    with hosts.shared(lambda: Run.open(path)) as run:
+        plan = plan_of(run)
+        if run.finished:
+            return hosts.record_of(run)
+        _prepare(plan)
+        return _run_groups(run, plan, progress or Silent())
+
+
+def plan_of(record: Record) -> Plan:
+    """The plan of a sweep's folder.
+
+    Raises:
+        RunError: if it holds no sweep.
+    """
+    if "sweep" not in record.config or "groups" not in record.config:
+        raise RunError(f"{record.path} holds no sweep: it was not made by `kltrust sweep`")
+    return Plan.from_config(record.config)
+
+
+def group_path(path: Path, index: int) -> Path:
+    """The run folder of a group."""
+    return path / GROUPS / f"{index:03d}"
+
+
+def group_records(path: Path, plan: Plan) -> Iterator[tuple[Group, Record | None]]:
+    """Every group and its run folder, None where it has not begun."""
+    for i, group in enumerate(plan.groups):
+        folder = group_path(path, i)
+        yield group, Record(folder) if (folder / RUN).exists() else None
+
+
+def group_config(plan: Plan, group: Group) -> dict[str, Any]:
+    """What a group's run folder says of itself."""
+    experiment = plan.experiment(group)
+    return {
+        "group_of": plan.name,
+        "algorithm": experiment.algorithm,
+        "env": experiment.env,
+        "runs": list(group.runs),
+        "seeds": [plan.seed(run) for run in group.runs],
+        "width": group.width,
+        "chunk_length": group.chunk_length,
+    }
+
+
+def _prepare(plan: Plan) -> None:
+    hosts.check_versions()
+    for group in plan.groups:
+        validate(plan.experiment(group))
+    canary.check()
+
+
+def _run_groups(run: Run, plan: Plan, progress: Progress) -> Record:
+    progress.start(plan, run.path)
+    summaries = []
+    try:
+        for i, group in enumerate(plan.groups):
+            summaries.append(_run_group(run.path, plan, i, group, progress))
+        broken = {k: v for summary in summaries for k, v in summary["broken"].items()}
+        run.finish({"broken": broken})
+    finally:
+        progress.end()
+    return hosts.record_of(run)
+
+
+def _run_group(
+    path: Path, plan: Plan, index: int, group: Group, progress: Progress
+) -> dict[str, Any]:
+    folder = group_path(path, index)
+
+    def enter() -> Run:
+        begun = (folder / RUN).exists()
+        return Run.open(folder) if begun else Run.create(folder, group_config(plan, group))
+
+    try:
+        with hosts.shared(enter) as run:
+            progress.group(index, _iterations(run, plan.experiment(group)))
+            if not run.finished:
+                Lanes(plan, group).advance(run, progress)
+            return run.summary
+    except RunError as error:
+        # Whoever goes on does so with the sweep, not with one of its groups.
+        message = str(error).replace(f"--resume {folder}", f"--resume {path}")
+        raise RunError(message) from error
+
+
+def _iterations(run: Record, experiment: Experiment) -> int:
+    return min((run.last_chunk + 1) * run.config["chunk_length"], experiment.num_iterations)

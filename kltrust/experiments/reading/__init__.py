@@ -1,0 +1,1 @@
+"""Reading what was run: results, trained policies, evaluation, statistics, pictures, exports."""

@@ -1,0 +1,178 @@
+"""The audit of a run as one picture: how far each update moved the policy, seen from all sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.reading.plots import BLUE, GREY, VERMILION, dress, logarithmic
+from kltrust.experiments.store.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GREEN = "#009E73"
+
+
+def audit_picture(record: Record, path: Path | None = None) -> Path | None:
+    """Draws what was audited against environment steps: RUN/audit.png, None if nothing was.
+
+    Medians over seeds, with the 5th to the 95th percentile where there are several. A run that
+    audited on request has more panels: the path within an update, fresh states, the models.
+    """
+    from matplotlib.figure import Figure
+
+    metrics = record.metrics()
+    drawn = [draw for needed, draw in _PANELS if needed in metrics]
+    if not drawn:  # of a version that measured less
+        return None
+    experiment = Experiment.from_dict(record.config["experiment"])
+    path = path or record.path / "audit.png"
+    columns = min(len(drawn), 3)
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained", dpi=120)
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in grid[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, draw in zip(grid, drawn, strict=False):
+        draw(axes, metrics, experiment)
+    figure.suptitle(f"{experiment.algorithm} on {experiment.env}: every update, audited")
+    figure.savefig(path)
+    return path
+
+
+def lengths(metrics: pd.DataFrame) -> pd.Series:
+    """The Fisher-Rao length of the way so far, for every row of a table: sums of sqrt(2 KL)."""
+    by = "run" if "run" in metrics else "seed"
+    step = np.sqrt(2 * metrics.kl.clip(lower=0))
+    return step.groupby(metrics[by]).cumsum()
+
+
+def path_of(metrics: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The recorded paths: (before each minibatch [rows, E, M], after each epoch [rows, E])."""
+    epoch = np.stack(metrics["audit.path.epoch"])
+    minibatch = np.stack(metrics["audit.path.minibatch"])
+    return minibatch.reshape(*epoch.shape, -1), epoch
+
+
+def percentiles(values: np.ndarray) -> np.ndarray:
+    """5th, 50th and 95th over the rows that have a number; NaN where none has."""
+    none = np.isnan(values).all(axis=0)
+    found = np.nanpercentile(np.where(none, 0, values), (5, 50, 95), axis=0)
+    return np.where(none, np.nan, found)
+
+
+def _line(
+    axes: Any, metrics: pd.DataFrame, values: pd.Series, color: str, label: str, **style: Any
+) -> None:
+    by_step = values.groupby(metrics.env_steps)
+    middle = by_step.median()
+    axes.plot(middle.index, middle, color=color, label=label, **style)
+    if metrics.seed.nunique() > 1:
+        low, high = by_step.quantile(0.05), by_step.quantile(0.95)
+        axes.fill_between(middle.index, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _draw_distance(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
+    if "audit.update.tv.mean" in metrics:
+        _line(axes, metrics, metrics["audit.update.tv.mean"], BLUE, "mean over states")
+        _line(axes, metrics, metrics["audit.update.tv.max"], BLUE, "largest", linestyle=":")
+    else:
+        _line(axes, metrics, metrics["audit.update.tv_sampled"], BLUE, "mean, sampled")
+    pinsker = metrics["audit.update.pinsker.mean"]
+    _line(axes, metrics, pinsker, GREY, "Pinsker's bound of the mean", linestyle="--")
+    clip_eps = getattr(experiment.update, "clip_eps", np.inf)
+    if np.isfinite(clip_eps):
+        axes.axhline(clip_eps / 2, color="black", linewidth=1, label="clip_eps / 2")
+    axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
+    dress(axes, "How far, in total variation", "TV(old, new)")
+
+
+def _draw_samples(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
+    for name, color, label in (
+        ("effective_sample_size", BLUE, "effective sample size"),
+        ("killed", VERMILION, "beyond 0.2, clipping would kill"),
+        ("passing", GREEN, "beyond 0.2, gradient alive"),
+    ):
+        _line(axes, metrics, metrics[f"audit.update.{name}"], color, label)
+    axes.set_ylim(-0.02, 1.02)
+    dress(axes, "What became of the samples", "share of the batch")
+
+
+def _draw_length(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
+    _line(axes, metrics, lengths(metrics), BLUE, "way so far: sum of sqrt(2 KL)")
+    name = "audit.reference.from_reference.mean"
+    if name in metrics:
+        distance = np.sqrt(2 * metrics[name].clip(lower=0))
+        _line(axes, metrics, distance, VERMILION, "sqrt(2 KL(first || now))", linestyle="--")
+    dress(axes, "The way and the distance", "Fisher-Rao length, sqrt(nats)")
+
+
+def _draw_path(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
+    minibatch, epoch = path_of(metrics)
+    num_epochs, per_epoch = minibatch.shape[1:]
+    before = np.arange(num_epochs * per_epoch) / per_epoch
+    low, middle, high = percentiles(minibatch.reshape(len(metrics), -1))
+    axes.fill_between(before, low, high, color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(before, middle, color=BLUE, linewidth=1, label="minibatch, before its step")
+    after = np.arange(1, num_epochs + 1)
+    axes.plot(after, percentiles(epoch)[1], "o", color=VERMILION, label="whole batch, after it")
+    dress(axes, "Along an update: median of all", "mean KL(old || now), nats")
+    axes.set_xlabel("epochs of the update")
+
+
+def _draw_fresh(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
+    _line(axes, metrics, metrics.kl, BLUE, "states of the batch")
+    fresh = metrics["audit.fresh.kl.mean"]
+    _line(axes, metrics, fresh, VERMILION, "states of the new policy", linestyle="--")
+    drawn = [*metrics.kl, *fresh]
+    if "audit.normalizer.mean" in metrics:
+        moved = metrics["audit.normalizer.mean"]
+        _line(axes, metrics, moved, GREEN, "the normaliser's own", linestyle=":")
+        drawn += list(moved)
+    if any(value > 0 for value in drawn):
+        logarithmic(axes, drawn)
+    dress(axes, "The same elsewhere", "mean KL, nats")
+
+
+def _draw_models(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
+    model = metrics.filter(like="audit.curvature.").rename(columns=lambda c: c.split(".", 2)[2])
+    for realised, predicted, color, label in (
+        ("kl", "kl_quadratic", BLUE, "KL / s'Fs/2"),
+        ("kl", "kl_quadratic_damped", GREY, "KL / s'(F + damping I)s/2"),
+        ("surrogate_gain", "surrogate_gain_linear", VERMILION, "gain / g's"),
+    ):
+        ratio = model[realised] / model[predicted].where(model[predicted] != 0)
+        _line(axes, metrics, ratio, color, label)
+    axes.axhline(1, color="black", linewidth=1)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -1), min(high, 4))
+    dress(axes, "Realised over predicted", "ratio")
+
+
+def _draw_spectrum(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
+    prefix = "audit.curvature."
+    eigenvalue = metrics[f"{prefix}largest_eigenvalue.value"]
+    dimension = metrics[f"{prefix}effective_dimension.value"]
+    _line(axes, metrics, eigenvalue, BLUE, "F's largest eigenvalue")
+    _line(axes, metrics, dimension, VERMILION, "effective dimension")
+    along = metrics[f"{prefix}curvature"]
+    _line(axes, metrics, along, GREEN, "curvature along the step, s'Fs / s's")
+    logarithmic(axes, [*eigenvalue, *dimension, *along])
+    dress(axes, "The Fisher matrix", "nats per unit²; directions")
+
+
+_PANELS: tuple[tuple[str, Callable[[Any, Any, Experiment], None]], ...] = (
+    ("audit.update.pinsker.mean", _draw_distance),
+    ("audit.update.killed", _draw_samples),
+    ("audit.update.kl.mean", _draw_length),
+    ("audit.path.epoch", _draw_path),
+    ("audit.fresh.kl.mean", _draw_fresh),
+    ("audit.curvature.kl_quadratic", _draw_models),
+    ("audit.curvature.kl_quadratic", _draw_spectrum),
+)
+"""Each panel after the column without which there is nothing to draw."""

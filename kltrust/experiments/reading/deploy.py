@@ -1,0 +1,253 @@
+"""A trained policy outside of its training: NumPy in, NumPy out, played where others play.
+
+gymnax re-implements environments; whether what was learned there is real is told by the originals,
+gymnasium's, which share no code with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from kltrust.environments import make
+from kltrust.experiments.engine.program import build
+from kltrust.experiments.reading.trained import Trained, best_run
+from kltrust.experiments.store.record import Record
+from kltrust.learner import policy_step_of
+from kltrust.types import Discrete, PyTree
+
+Act = Callable[..., np.ndarray]
+
+
+def numpy_policy(
+    record: Record | str | Path,
+    *,
+    seed: int | None = None,
+    env: str | None = None,
+    label: str | None = None,
+    which: Literal["latest", "best"] = "latest",
+    deterministic: bool = True,
+) -> NumpyPolicy:
+    """The policy of one trained run as a plain function of NumPy arrays.
+
+    Its normaliser is part of it, and so is what the adapter makes of a raw action: the result is
+    an action of the original environment, within its bounds.
+
+    Args:
+        record: a run folder of ``train`` or ``sweep``, or its path.
+        seed: one of the folder's; None takes the one with the best mean return at the last
+            evaluation.
+        env: of a sweep with several environments, the one.
+        label: of a sweep, the setting, as its report and `kltrust.results` name it; None takes the
+            one of the best run.
+        which: the last checkpoint or the best one; a sweep keeps only the last.
+        deterministic: act by the mode, else sample.
+
+    Returns:
+        ``act(obs [*E, *O], key=0) -> action [*E, ...]``; ``key``, an integer, gives the samples
+        and is ignored where nothing is sampled. ``obs`` is what the environment gives, `Masked`,
+        say, or a dict of arrays. Every new leading shape compiles once, some tenths of a second.
+        A recurrent policy remembers from call to call, until ``act.reset()``.
+
+    Raises:
+        ValueError: if the folder has no such run; when called, on observations of another shape,
+            or of floats where it was trained on integers.
+        StorageError: if there is no checkpoint, or it is damaged.
+    """
+    run = best_run(record, seed=seed, env=env, label=label)
+    return policy_of_run(run, which=which, deterministic=deterministic)
+
+
+def policy_of_run(
+    run: Trained,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    deterministic: bool = True,
+    native: bool = True,
+) -> NumpyPolicy:
+    """See `numpy_policy`.
+
+    Args:
+        run: from `best_run`, say.
+        which: the last checkpoint or the best one.
+        deterministic: act by the mode, else sample.
+        native: the original environment's actions; else those that ``Env.step`` takes, which are
+            the policy's own.
+
+    Returns:
+        As `numpy_policy`.
+    """
+    parts = build(run.experiment)
+    state = jax.tree.map(lambda x: x[run.place], run.states(which))
+    example = jax.eval_shape(lambda: parts.env.reset(jax.random.key(0))[1])
+    memory = parts.agent.memory
+    initial = () if memory is None else memory.policy_carry
+
+    @jax.jit
+    def compiled(carry: Any, obs: Any, key: int) -> Any:
+        carry, dist = policy_step_of(parts.agent, state)(carry, obs)
+        raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
+        return carry, parts.env.native_action(raw) if native else raw
+
+    return NumpyPolicy(compiled, initial, example, parts.env.name)
+
+
+class NumpyPolicy:
+    """What `numpy_policy` returns: a function, and its memory of the episodes under way."""
+
+    def __init__(self, step: Callable[..., Any], initial: PyTree, example: PyTree, name: str):
+        """At the start of an episode.
+
+        Args:
+            step: ``step(carry, obs, key) -> (carry, action)``.
+            initial: the carry of one environment at the start of an episode.
+            example: one observation; shapes and dtypes are enough.
+            name: the environment's, for messages.
+        """
+        self._step, self._initial, self._example, self._name = step, initial, example, name
+        self.reset()
+
+    def reset(self) -> None:
+        """New episodes begin: forgets all that was seen."""
+        self._lead: tuple[int, ...] | None = None
+        self._carry: Any = None
+
+    def __call__(self, obs: Any, key: int = 0) -> np.ndarray:
+        """The action for each observation [*E, *O]: [*E, ...].
+
+        Raises:
+            ValueError: on observations of another shape, or of other episodes than before.
+        """
+        obs, lead = _observation(self._name, self._example, obs)
+        if self._lead != lead:
+            remembers = bool(jax.tree.leaves(self._initial))
+            if self._lead is not None and remembers:
+                raise ValueError(
+                    f"the policy remembers episodes of leading shape {self._lead}, and got {lead}: "
+                    "call reset() before other episodes begin"
+                )
+            self._lead = lead
+            self._carry = jax.tree.map(
+                lambda x: np.broadcast_to(x, (*lead, *np.shape(x))), self._initial
+            )
+        self._carry, action = self._step(self._carry, obs, key)
+        return np.asarray(action)
+
+
+def gymnasium_returns(
+    act: Act, env_name: str, num_episodes: int, *, seed: int = 0, num_envs: int = 50
+) -> np.ndarray:
+    """Undiscounted returns [num_episodes] of whole episodes in gymnasium's own environment.
+
+    Args:
+        act: from `numpy_policy`.
+        env_name: a name of gymnasium's registry.
+        num_episodes: episode i starts from gymnasium's seed ``seed + i``.
+        seed: see there.
+        num_envs: played side by side.
+
+    Raises:
+        ValueError: if gymnasium has no such environment.
+    """
+    make_one = gymnasium_maker(env_name)
+    envs = [make_one() for _ in range(min(num_envs, num_episodes))]
+    returns = np.zeros(num_episodes)
+    for first in range(0, num_episodes, len(envs)):
+        running = list(range(min(len(envs), num_episodes - first)))
+        starts = [env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)]
+        obs, step = np.stack(starts), 0
+        begin(act)
+        while running:
+            # All of them, ended ones too: another shape would be another compilation.
+            actions = act(obs, key_of(seed + first, step))
+            step += 1
+            for i in list(running):
+                obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+                returns[first + i] += float(reward)
+                if terminated or truncated:
+                    running.remove(i)
+    for env in envs:
+        env.close()
+    return returns
+
+
+def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, tuple[int, ...]]:
+    """The observation as arrays, if it is one of the environment, and its leading axes."""
+    leading: set[tuple[int, ...]] = set()
+
+    def as_array(like: Any, x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        cut = max(x.ndim - like.ndim, 0)
+        leading.add(x.shape[:cut])
+        if x.shape[cut:] != like.shape or len(leading) > 1:
+            raise ValueError(f"{x.shape} for {like.shape}")
+        return x
+
+    def as_trained(like: Any, x: np.ndarray) -> np.ndarray:
+        # A network reads integers otherwise than floats, and whole numbers of a list are integers;
+        # elsewhere a mask is often of integers, too.
+        if np.issubdtype(like.dtype, np.integer) and np.issubdtype(x.dtype, np.floating):
+            raise ValueError(
+                f"{env_name} was trained on observations of {like.dtype}, got {x.dtype}"
+            )
+        return x.astype(like.dtype)
+
+    try:
+        arrays = jax.tree.map(as_array, example, obs)
+    except (TypeError, ValueError) as error:
+        expected = jax.tree.map(lambda x: x.shape, example)
+        raise ValueError(
+            f"{env_name} was trained on observations of shape {expected}, possibly with leading "
+            f"axes; got {jax.tree.map(np.shape, obs)}"
+        ) from error
+    return jax.tree.map(as_trained, example, arrays), leading.pop()
+
+
+def begin(act: Act) -> None:
+    """New episodes begin, of whatever acts."""
+    if isinstance(act, NumpyPolicy):
+        act.reset()
+
+
+def key_of(seed: int, step: int) -> int:
+    """A key for every step: below 2**31, as JAX takes an integer."""
+    return (seed * 100_003 + step) % 2**31
+
+
+def in_gymnasium(env_name: str) -> bool:
+    """Whether gymnasium has an environment of that name.
+
+    Args:
+        env_name: one of ours.
+    """
+    import gymnasium
+
+    return env_name in gymnasium.registry
+
+
+def gymnasium_maker(env_name: str) -> Callable[..., Any]:
+    """Makes gymnasium's environment of a name of ours, after a look at whether it is the same."""
+    import gymnasium
+
+    if not in_gymnasium(env_name):
+        known = [name for name in gymnasium.registry if not name.startswith("phys2d")]
+        raise ValueError(
+            f"gymnasium has no {env_name}: it has {', '.join(sorted(known)[:8])} and others; "
+            "`kltrust evaluate` plays where the policy was trained"
+        )
+    ours = make(env_name)
+    env = gymnasium.make(env_name)
+    observation, action = env.observation_space, env.action_space
+    env.close()
+    same = observation.shape == getattr(ours.observation_space, "shape", ())
+    if isinstance(ours.action_space, Discrete):
+        same &= getattr(action, "n", None) == ours.action_space.n
+    else:
+        same &= action.shape == getattr(ours.action_space, "shape", None)
+    if not same:
+        raise ValueError(f"gymnasium's {env_name} has other observations or actions than ours")
+    return lambda **options: gymnasium.make(env_name, **options)

@@ -1,0 +1,133 @@
+"""Films of episodes: in gymnasium's own environments, and where a policy was trained."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kltrust.experiments.reading.deploy import Act, begin, gymnasium_maker, key_of
+from kltrust.experiments.store import files
+from kltrust.types import Env, Render
+
+FORMATS = (".gif", ".mp4")
+FRAMES_PER_SECOND = 30
+
+
+def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.ndarray]:
+    """One episode in gymnasium's own environment as pictures [H, W, 3] of bytes."""
+    env = gymnasium_maker(env_name)(render_mode="rgb_array")
+    try:
+        obs, _ = env.reset(seed=seed)
+        begin(act)
+        ended, step = False, 0
+        while not ended:
+            yield env.render()
+            obs, _, terminated, truncated, _ = env.step(act(obs, key_of(seed, step)))
+            ended, step = terminated or truncated, step + 1
+        yield env.render()
+    finally:  # also of a film that is cut
+        env.close()
+
+
+def trained_frames(
+    act: Act, env: Env, *, seed: int = 0, most: int | None = None
+) -> Iterator[np.ndarray]:
+    """One episode where the policy was trained as pictures [H, W, 3] of bytes.
+
+    The state in which the episode ends is not among them: it is reset at once.
+
+    Args:
+        act: from `policy_of_run` with ``native=False``.
+        env: the run's environment.
+        seed: of the start state, the environment's chance and sampled actions.
+        most: so many pictures at most, and steps.
+
+    Raises:
+        ValueError: if nothing draws the environment.
+        RuntimeError: if what draws it does not work here.
+    """
+    render = check_drawn(env)
+    step = jax.jit(env.step)
+    key = jax.random.key(seed)
+    state, obs = jax.jit(env.reset)(jax.random.fold_in(key, 0))
+    begin(act)
+    states, ended = [state], False
+    while not ended and (most is None or len(states) < most):
+        action = act(obs, key_of(seed, len(states)))
+        state, obs, outcome = step(jax.random.fold_in(key, len(states)), state, action)
+        ended = bool(outcome.terminated | outcome.truncated)
+        if not ended:
+            states.append(state)
+    return render(states)
+
+
+def check_drawn(env: Env) -> Render:
+    """What draws an environment.
+
+    Raises:
+        ValueError: if nothing does.
+    """
+    if env.render is None:
+        raise ValueError(
+            f"there is nothing that draws {env.name}: an environment of your own takes a function "
+            "for it (from_functions(..., render=...)), another library's what that library has"
+        )
+    return env.render
+
+
+def write_film(
+    path: str | Path, frames: Iterator[np.ndarray], frames_per_second: int = FRAMES_PER_SECOND
+) -> int:
+    """Writes a GIF or an MP4; returns how many pictures there are.
+
+    Args:
+        path: of the film, NAME.gif or NAME.mp4.
+        frames: of one size.
+        frames_per_second: a GIF's are hundredths of a second apart.
+
+    Raises:
+        ValueError: for another ending of the name.
+        RuntimeError: if the extra is missing.
+        StorageError: if it can't be written.
+    """
+    path = check_film(path)
+    imageio = extra("imageio.v3")
+    shown = list(frames)
+    with files.explained(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".gif":
+            duration = 1000 / frames_per_second
+            imageio.imwrite(path, shown, duration=duration, loop=0)
+        else:
+            codec = {"plugin": "pyav", "codec": "libx264", "fps": frames_per_second}
+            # The codec takes even sizes only.
+            imageio.imwrite(path, np.stack([_even(frame) for frame in shown]), **codec)
+    return len(shown)
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    height, width, _ = frame.shape
+    return frame[: height // 2 * 2, : width // 2 * 2]
+
+
+def check_film(path: str | Path) -> Path:
+    """The path, if a film can be written there as far as its name tells."""
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{path} must end with {' or '.join(FORMATS)}")
+    return path
+
+
+def extra(module: str) -> Any:
+    """A module that the extra ``play`` brings."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RuntimeError(
+            f"films need {module.partition('.')[0]} ({error}): pip install 'kltrust[play]'"
+        ) from error

@@ -1,0 +1,216 @@
+"""The results of sweeps and trainings as pandas frames, and as arrays in rliable's shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.spec import Setting
+from kltrust.experiments.jobs.plan import Group, Plan
+from kltrust.experiments.jobs.sweep import group_records, plan_of
+from kltrust.experiments.store.record import Record, RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_KEYS = ["run", "iteration"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Tables of finished or unfinished runs; ``run`` is the key between them.
+
+    Attributes:
+        runs: one row per run: label, algorithm, env, seed, the resolved settings by dotted name
+            (``update.max_kl``), ``width``, ``iterations`` done, ``broken`` (the first iteration
+            with a NaN or an infinity, missing if there was none; the run stayed as it was before),
+            ``score`` (the last evaluation's mean return, acting by the mode).
+        metrics: one row per run and iteration; what an algorithm does not report is missing.
+        evaluations: one row per run and evaluation.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    evaluations: pd.DataFrame
+
+    def scores(self, *, column: str = "mean_return", last: int = 1) -> dict[str, np.ndarray]:
+        """Scores [runs, tasks] by label, as rliable takes them; row i is seed i everywhere.
+
+        A label is an algorithm and its swept values; a task is an environment, in the order of
+        `tasks`. A run that broke counts with the last finite policy that it had.
+
+        Args:
+            column: of the evaluations: mean_return (by the mode) or sampled_mean_return.
+            last: average so many evaluations at the end.
+
+        Raises:
+            ValueError: if a label lacks a run on some task, or no run was evaluated.
+        """
+        if last < 1 or column not in self.evaluations:
+            known = ", ".join(c for c in self.evaluations.columns if c.endswith("mean_return"))
+            raise ValueError(f"scores takes a column ({known or 'none yet'}) and last of 1 or more")
+        ends = self.evaluations.groupby("run").tail(last).groupby("run")[column].mean()
+        table = self.runs.assign(value=self.runs.run.map(ends))
+        table["there"] = table.run.isin(ends.index)
+        found = {}
+        for label, rows in table.groupby("label", sort=False):
+            grid = rows.pivot(index="seed", columns="env", values=["value", "there"])
+            # In the order of the seeds' list, and of the tasks: a pivot sorts.
+            grid = grid.reindex(index=rows.seed.unique())
+            there = grid["there"].reindex(columns=self.tasks).eq(True)
+            if not there.all(axis=None):
+                lacking = there.columns[~there.all(axis=0)]
+                raise ValueError(
+                    f"{label!r} lacks evaluated runs on {', '.join(lacking)}: finish the sweep, or "
+                    "select runs that have all tasks"
+                )
+            found[str(label)] = grid["value"][self.tasks].to_numpy(np.float64)
+        return found
+
+    @property
+    def tasks(self) -> list[str]:
+        """The environments, in the order of `scores`'s columns."""
+        return list(dict.fromkeys(self.runs.env))
+
+    def select(self, **values: Any) -> Results:
+        """The runs whose column has a value, as in ``select(algorithm="trpo")``.
+
+        Args:
+            **values: what the columns of ``runs`` are to hold, by name.
+        """
+        runs = self.runs
+        for column, value in values.items():
+            runs = runs[runs[column] == value]
+        frames = (f[f.run.isin(runs.run)] for f in (self.metrics, self.evaluations))
+        return Results(*(f.reset_index(drop=True) for f in (runs, *frames)))
+
+
+def load(*paths: str | Path) -> Results:
+    """Reads the folders of sweeps and of trainings, also while they go on.
+
+    Args:
+        *paths: one or more folders; runs of later ones are numbered after those before.
+
+    Raises:
+        StorageError: if a folder holds no run, or is damaged.
+        ValueError: if no folder is given.
+
+    Example:
+        >>> results = load("runs/quickstart")                      # doctest: +SKIP
+        >>> rliable.library.get_interval_estimates(results.scores(), ...)   # doctest: +SKIP
+    """
+    import pandas as pd
+
+    if not paths:
+        raise ValueError("load takes the folder of a sweep or of a training, or several")
+    runs, metrics, evaluations, first = [], [], [], 0
+    for path in paths:
+        record = Record(path)
+        plan, parts = parts_of(record)
+        for group, part in parts:
+            runs += [_row(plan, group, run, part, first, record.path.name) for run in group.runs]
+            if part is not None and part.last_chunk >= 0:
+                metrics.append(_numbered(part.metrics(), plan, first))
+                evaluations.append(_numbered(part.evaluations(), plan, first))
+        first += len(plan.settings) * len(plan.seeds)
+    table = pd.DataFrame(runs).sort_values("run", ignore_index=True)
+    frames = [_concat(parts) for parts in (metrics, evaluations)]
+    scores = frames[1].groupby("run").mean_return.last() if len(frames[1]) else {}
+    table.insert(7, "score", table.run.map(scores).astype(float))
+    table.insert(8, "broken", table.run.map(_broken(frames[0])).astype("Int64"))
+    return Results(table, *frames)
+
+
+def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
+    """A folder's plan, and its groups with the folder of each, None where it has not begun.
+
+    Raises:
+        StorageError: if it holds neither a sweep nor a training.
+    """
+    if "experiment" in record.config:
+        return _training(record)
+    if "groups" in record.config:
+        return _sweep(record)
+    raise RunError(
+        f"{record.path} holds no training and no sweep: it was not made by `kltrust train` or "
+        "`kltrust sweep`"
+    )
+
+
+def _sweep(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
+    plan = plan_of(record)
+    return plan, list(group_records(record.path, plan))
+
+
+def _training(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
+    """A training as a sweep of one setting."""
+    experiment = Experiment.from_dict(record.config["experiment"])
+    seeds = tuple(record.config["seeds"])
+    group = Group(tuple(range(len(seeds))), record.config["width"], record.config["chunk_length"])
+    setting = Setting(experiment.algorithm, {}, experiment)
+    return Plan(record.path.name, seeds, (setting,), (group,)), [(group, record)]
+
+
+def _row(
+    plan: Plan, group: Group, run: int, part: Record | None, first: int, folder: str
+) -> dict[str, Any]:
+    setting = plan.setting(run)
+    experiment = setting.experiment
+    done = 0 if part is None else (part.last_chunk + 1) * group.chunk_length
+    if part is not None and part.finished:
+        done = experiment.num_iterations
+    flat = {
+        f"{section}.{name}": float(value) if value in ("inf", "-inf") else value
+        for section, values in experiment.to_dict().items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }
+    return {
+        "run": first + run,
+        "sweep": folder,
+        "label": setting.label,
+        "algorithm": experiment.algorithm,
+        "env": experiment.env,
+        "seed": plan.seed(run),
+        "width": group.width,
+        "iterations": min(done, experiment.num_iterations),
+        **flat,
+    }
+
+
+def _broken(metrics: pd.DataFrame) -> dict[int, int]:
+    """The first iteration of each run that a NaN or an infinity was counted in."""
+    counts = metrics[[name for name in metrics.columns if name.startswith("nonfinite_")]]
+    bad = metrics[(counts > 0).any(axis=1)]
+    return dict(bad.groupby("run").iteration.min()) if len(bad) else {}
+
+
+def _numbered(table: pd.DataFrame, plan: Plan, first: int) -> pd.DataFrame:
+    """With a column run, as numbered among all folders."""
+    run = table.run if "run" in table else table.seed.map({s: i for i, s in enumerate(plan.seeds)})
+    others = table.drop(columns="run", errors="ignore")
+    others.insert(0, "run", run + first)
+    return others
+
+
+def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """One table in the order of runs; what an algorithm has no column of is missing."""
+    import pandas as pd
+
+    if not parts:
+        return pd.DataFrame()
+    shared = set.intersection(*(set(p.columns) for p in parts))
+    # A flag or a count must not turn into a float because another algorithm has no such column.
+    nullable = {"b": "boolean", "i": "Int64", "u": "Int64"}
+    kinds = {
+        c: nullable[kind.kind]
+        for p in parts
+        for c, kind in p.dtypes.items()
+        if c not in shared and kind.kind in nullable
+    }
+    typed = [p.astype({c: k for c, k in kinds.items() if c in p}) for p in parts]
+    return pd.concat(typed, ignore_index=True).sort_values(_KEYS, ignore_index=True)

@@ -1,0 +1,116 @@
+"""The trained runs of a folder, one by one: those of a training and those of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.jobs.training import restore_states
+from kltrust.experiments.reading.results import parts_of
+from kltrust.experiments.store.files import StorageError
+from kltrust.experiments.store.record import Record
+from kltrust.types import PyTree
+
+
+class Trained(NamedTuple):
+    """One run of a folder of ``train`` or ``sweep``.
+
+    Attributes:
+        part: the folder that holds its checkpoints.
+        place: which of the runs in there it is.
+        experiment: its settings.
+        label: its setting's name in the sweep; the algorithm's, of a training.
+        seed: its seed.
+        score: the mean return of its last evaluation; NaN without one.
+    """
+
+    part: Record
+    place: int
+    experiment: Experiment
+    label: str
+    seed: int
+    score: float
+
+    def states(self, which: Literal["latest", "best"] = "latest") -> PyTree:
+        """The learner states of all runs in its part, [S, ...].
+
+        Args:
+            which: the last checkpoint or the best one; a sweep keeps only the last.
+
+        Raises:
+            StorageError: if there is no such checkpoint, or it is damaged.
+        """
+        return restore_states(self.part, self.experiment, which)
+
+
+def find_runs(
+    record: Record | str | Path,
+    *,
+    seed: int | None = None,
+    env: str | None = None,
+    label: str | None = None,
+) -> list[Trained]:
+    """The runs of a folder that have a checkpoint, in the folder's order.
+
+    Args:
+        record: a run folder of ``train`` or ``sweep``, or its path.
+        seed: only runs of this one; None leaves it open.
+        env: only runs in this environment.
+        label: only runs of this setting, as the sweep's report and `kltrust.results` name it.
+
+    Raises:
+        ValueError: if there are none.
+        StorageError: if the folder holds no run, or nothing has been saved yet.
+    """
+    record = record if isinstance(record, Record) else Record(record)
+    plan, parts = parts_of(record)
+    found: list[Trained] = []
+    for group, part in parts:
+        if part is None or part.last_chunk < 0:
+            continue
+        table = part.evaluations()
+        column = "run" if "run" in table else "seed"
+        scores = table.groupby(column).mean_return.last() if len(table) else {}
+        for place, run in enumerate(group.runs):
+            setting, own = plan.setting(run), plan.seed(run)
+            score = float(scores.get(run if column == "run" else own, np.nan))
+            found.append(Trained(part, place, setting.experiment, setting.label, own, score))
+    if not found:
+        raise StorageError(f"{record.path} has no checkpoint yet")
+    asked: list[tuple[str, Any, Any]] = [
+        ("environment", env, lambda run: run.experiment.env),
+        ("setting", label, lambda run: run.label),
+        ("seed", seed, lambda run: run.seed),
+    ]
+    for what, value, of in asked:
+        if value is None:
+            continue
+        there = ", ".join(map(str, dict.fromkeys(map(of, found))))
+        found = [run for run in found if of(run) == value]
+        if not found:
+            raise ValueError(f"{record.path} has no {what} {value}: it has {there}")
+    return found
+
+
+def best_run(record: Record | str | Path, **asked: Any) -> Trained:
+    """The best of `find_runs` at its last evaluation.
+
+    Args:
+        record: see there.
+        **asked: see there.
+
+    Raises:
+        ValueError: also if runs in several environments are left, whose returns can't be compared.
+        StorageError: as `find_runs`.
+    """
+    record = record if isinstance(record, Record) else Record(record)
+    found = find_runs(record, **asked)
+    envs = dict.fromkeys(run.experiment.env for run in found)
+    if len(envs) > 1:
+        raise ValueError(
+            f"{record.path} has runs in {', '.join(envs)}: choose one (env; --env in a shell)"
+        )
+    return max(found, key=lambda run: -np.inf if np.isnan(run.score) else run.score)

@@ -1,0 +1,193 @@
+"""What a run folder holds, and how to look at it, also while a run goes on.
+
+run.json            the resolved configuration and the versions: written once
+commit.json         the last complete chunk: whatever it does not name, never happened
+metrics/            one Parquet part per chunk; one row per seed and iteration
+evaluation/         likewise, where there were evaluations
+checkpoints/        the latest state and the best one
+metrics.parquet     all parts in one table, once the run is finished (evaluation.parquet too)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kltrust.experiments.store import checkpoint, files, tables, versions
+from kltrust.types import PyTree
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "kltrust run 1"
+RUN, COMMIT, LOCK = "run.json", "commit.json", ".lock"
+METRICS, EVALUATION, CHECKPOINTS = "metrics", "evaluation", "checkpoints"
+
+
+class RunError(files.StorageError):
+    """A run folder can't be used as asked; the message names the remedy."""
+
+
+class Record:
+    """A run folder as its last commit left it. Takes no lock and writes nothing.
+
+    Attributes:
+        path: the folder.
+        config: the resolved configuration, as JSON gives it back.
+        versions: `versions.snapshot` when the run began.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Reads the folder ``path``.
+
+        Raises:
+            RunError: if it holds no run.
+            StorageError: if it is damaged.
+        """
+        self.path = path = existing(path)
+        description = files.read_json(path / RUN, "run")
+        if description.get("format") != FORMAT:
+            raise RunError(
+                f"{path / RUN} has the format {description.get('format')!r}, this version reads "
+                f"{FORMAT!r}: use the version of kltrust that wrote it, or check the path"
+            )
+        if missing := {"config", "versions"} - set(description):
+            raise RunError(
+                f"{path / RUN} is damaged: it lacks {' and '.join(sorted(missing))}; "
+                "take it from a backup, or train again elsewhere"
+            )
+        self.config: dict[str, Any] = description["config"]
+        self.versions: dict[str, Any] = description["versions"]
+        self._marker = _read_marker(path)
+
+    @property
+    def last_chunk(self) -> int:
+        """The index of the last complete chunk; -1 before the first."""
+        return self._marker["chunk"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` was reached."""
+        return self._marker["finished"]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by kind (compile, run, ...), summed over all chunks and sessions."""
+        return dict(self._marker["seconds"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `finish` was given."""
+        return dict(self._marker["summary"])
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """``{"chunk": ..., "score": ...}`` of the best checkpoint, or None if none was scored."""
+        return self._marker["best"]
+
+    def changes(self) -> dict[str, tuple[Any, Any]]:
+        """Versions and devices that are not what they were, as name to (then, now).
+
+        A run that goes on under other ones is sound, but its bits need not be those of a run that
+        was never interrupted.
+        """
+        now = versions.snapshot(self.versions["packages"])
+        return versions.differences(self.versions, now)
+
+    def metrics(self) -> pd.DataFrame:
+        """All committed rows: one per seed and iteration."""
+        return self._table(METRICS)
+
+    def evaluations(self) -> pd.DataFrame:
+        """All committed rows of evaluations; empty if there were none."""
+        return self._table(EVALUATION)
+
+    def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
+        """The latest committed state or the best one.
+
+        Args:
+            like: a pytree of the state's structure, shapes and dtypes: see `checkpoint.restore`.
+            which: "latest" or "best" (the latest, if no chunk had a score).
+
+        Raises:
+            RunError: if nothing was committed yet.
+            CheckpointError: if the checkpoint is damaged, or of another structure.
+        """
+        if which not in ("latest", "best"):
+            raise ValueError(f"which must be 'latest' or 'best', got {which!r}")
+        return self._fresh(lambda: checkpoint.restore(self._restorable(which), like))
+
+    def _restorable(self, which: str) -> Path:
+        if self.last_chunk < 0:
+            raise RunError(
+                f"{self.path} holds no checkpoint yet (it stopped within its first chunk): "
+                "start it again from its configuration"
+            )
+        chunk = self.best["chunk"] if which == "best" and self.best else self.last_chunk
+        return self._checkpoint(chunk)
+
+    def _table(self, table: str) -> pd.DataFrame:
+        import pandas as pd
+
+        def load() -> pd.DataFrame:
+            if table not in self._marker["parts"]:
+                return pd.DataFrame()
+            parts = [self._whole(table)] if self.finished else self._parts(table)
+            return tables.read(parts).to_pandas()
+
+        return self._fresh(load)
+
+    def _fresh(self, look: Callable[[], Any]) -> Any:
+        """Looks again if a writer replaced what we were looking at."""
+        while True:
+            try:
+                return look()
+            except files.StorageError:
+                marker, self._marker = self._marker, _read_marker(self.path)
+                if self._marker == marker:
+                    raise
+
+    def _part(self, table: str, chunk: int) -> Path:
+        return self.path / table / f"{chunk:06d}.parquet"
+
+    def _parts(self, table: str) -> list[Path]:
+        return [self._part(table, chunk) for chunk in self._marker["parts"].get(table, [])]
+
+    def _whole(self, table: str) -> Path:
+        return self.path / f"{table}.parquet"
+
+    def _checkpoint(self, chunk: int) -> Path:
+        return self.path / CHECKPOINTS / f"{chunk:06d}"
+
+
+def _read_marker(path: Path) -> dict[str, Any]:
+    empty = {
+        "chunk": -1,
+        "parts": {},
+        "schemas": {},
+        "best": None,
+        "seconds": {},
+        "finished": False,
+        "summary": {},
+    }
+    if not (path / COMMIT).exists():
+        return empty
+    return {**empty, **files.read_json(path / COMMIT, "the record of what was committed")}
+
+
+def existing(path: str | Path) -> Path:
+    """The absolute path of a folder that holds a run.
+
+    Raises:
+        RunError: if it holds none.
+    """
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise RunError(f"there is no run folder {path}: check the path")
+    if not (path / RUN).exists():
+        raise RunError(
+            f"{path} holds no run (it has no {RUN}): check the path, or start a run there "
+            "without --resume"
+        )
+    return path

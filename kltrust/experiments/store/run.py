@@ -1,0 +1,267 @@
+"""Writing a run folder, chunk by chunk, so that nothing that was committed is ever lost.
+
+A chunk's parts and checkpoint are written under names that nothing refers to yet; replacing
+``commit.json``, which is atomic, makes them part of the run. So a kill at any moment, a full disk
+or a lost power line costs the chunk under way and no more. `record` says what lies in the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from kltrust.experiments.store import checkpoint, files, tables, versions
+from kltrust.experiments.store.record import (
+    CHECKPOINTS,
+    COMMIT,
+    EVALUATION,
+    FORMAT,
+    LOCK,
+    METRICS,
+    RUN,
+    Record,
+    RunError,
+    existing,
+)
+from kltrust.experiments.store.tables import Columns
+from kltrust.types import PyTree
+
+__all__ = ["Record", "Run", "RunError"]
+
+
+class Run(Record):
+    """A run folder to write to: `Run.create` a new one, or `Run.open` one to go on with.
+
+    It holds the folder's lock until `close`, or the end of a ``with`` block. To look at a run
+    without writing, also while another process writes, use `Record`.
+    """
+
+    def __init__(self, path: Path, lock: IO[bytes]) -> None:
+        """For `create` and `open`: call those."""
+        super().__init__(path)
+        self._lock: IO[bytes] | None = lock
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any]) -> Run:
+        """Makes a new run folder and locks it.
+
+        Args:
+            path: a folder that does not exist, or is empty.
+            config: the resolved configuration: names, numbers, lists, dicts.
+
+        Raises:
+            RunError: if the folder holds anything, or another process has it.
+            StorageError: if the disk fails.
+        """
+        path = Path(path).absolute()
+        description = {
+            "format": FORMAT,
+            "created": _now(),
+            "config": dict(config),
+            "versions": versions.snapshot(),
+        }
+        data = files.to_json(description)
+        with files.explained(f"make the run folder {path}"):
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_occupied(path)
+            lock = _acquire(path)
+            with contextlib.ExitStack() as on_error:
+                on_error.enter_context(lock)
+                _refuse_occupied(path)
+                files.write_atomic(path / RUN, data)
+                run = cls(path, lock)
+                on_error.pop_all()
+                return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Locks an existing run folder to go on with it, and clears what was never committed.
+
+        Raises:
+            RunError: if it holds no run, or another process has it.
+            StorageError: if it is damaged, or the disk fails.
+        """
+        path = existing(path)
+        with files.explained(f"go on with the run {path}"):
+            lock = _acquire(path)
+            with contextlib.ExitStack() as on_error:
+                on_error.enter_context(lock)
+                run = cls(path, lock)
+                run._clear()
+                on_error.pop_all()
+                return run
+
+    def commit(
+        self,
+        chunk: int,
+        rows: Columns,
+        state: PyTree,
+        *,
+        evaluation: Columns | None = None,
+        score: float | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        """Makes a chunk part of the run: all of it, or nothing.
+
+        Args:
+            chunk: ``last_chunk + 1``.
+            rows: the chunk's metrics, plain scalars, the same columns and dtypes in every chunk
+                (`tables.to_rows` makes them).
+            state: the state after the chunk: any pytree of arrays. It may be donated afterwards.
+            evaluation: rows of a second table, in the chunks that have any.
+            score: higher is better; the best-scored state is kept beside the latest. None and NaN
+                are no score.
+            seconds: spent on this chunk, by kind, as in ``{"compile": 2.1, "run": 0.4}``.
+
+        Raises:
+            ValueError: if the chunk is not the next one, or the rows are no table like the others.
+            RunError: if the run is finished or closed, or the disk fails; what was committed before
+                stands.
+        """
+        self._check_writable()
+        if chunk != self.last_chunk + 1:
+            raise ValueError(f"chunk {chunk} can't follow chunk {self.last_chunk}: commit in order")
+        given = {METRICS: rows} | ({} if evaluation is None else {EVALUATION: evaluation})
+        encoded = {table: tables.encode(columns) for table, columns in given.items()}
+        marker = {
+            **self._marker,
+            "chunk": chunk,
+            "parts": {**self._marker["parts"]},
+            "schemas": {**self._marker["schemas"]},
+            "seconds": _sum(self.seconds, seconds or {}),
+            "updated": _now(),
+        }
+        for table, (_, schema) in encoded.items():
+            marker["parts"][table] = [*marker["parts"].get(table, []), chunk]
+            if marker["schemas"].setdefault(table, schema) != schema:
+                raise ValueError(
+                    f"the columns of {table} changed from {marker['schemas'][table]} to {schema}: "
+                    "give every chunk the same columns and dtypes"
+                )
+        if score is not None and _better(score, self.best):
+            marker["best"] = {"chunk": chunk, "score": float(score)}
+        with self._nothing_lost(f"save chunk {chunk}"):
+            for table, (data, _) in encoded.items():
+                self._part(table, chunk).parent.mkdir(exist_ok=True)
+                files.write_atomic(self._part(table, chunk), data)
+            self._checkpoint(chunk).parent.mkdir(exist_ok=True)
+            files.remove(self._checkpoint(chunk))
+            checkpoint.save(self._checkpoint(chunk), state)
+            self._mark(marker)
+        self._drop_checkpoints()
+
+    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Ends the run: one table each in place of the parts, and a summary of your own.
+
+        Doing it twice is harmless, and so is a kill in the middle.
+        """
+        self._check_writable(finished_too=True)
+        if not self.finished:
+            with self._nothing_lost("finish the run"):
+                for table in self._marker["parts"]:
+                    files.write_atomic(self._whole(table), tables.join(self._parts(table)))
+                marker = {**self._marker, "finished": True, "summary": dict(summary or {})}
+                self._mark({**marker, "updated": _now()})
+        for table in self._marker["parts"]:
+            files.remove(self.path / table)
+
+    def close(self) -> None:
+        """Releases the folder's lock; what was committed stands."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Run:
+        """Closed at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes; what was committed stands, whatever happened."""
+        self.close()
+
+    def _mark(self, marker: dict[str, Any]) -> None:
+        files.write_atomic(self.path / COMMIT, files.to_json(marker))
+        self._marker = marker
+
+    def _check_writable(self, finished_too: bool = False) -> None:
+        if self._lock is None:
+            raise RunError(f"{self.path} is closed: open it again with Run.open")
+        if self.finished and not finished_too:
+            raise RunError(f"the run {self.path} is finished: start another in a folder of its own")
+
+    @contextlib.contextmanager
+    def _nothing_lost(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, files.StorageError) as error:
+            self._clear()
+            raise RunError(
+                f"can't {doing} of {self.path}: {files.explain(error)}. What was committed before "
+                f"stands: then go on with --resume {self.path}"
+            ) from error
+
+    def _clear(self) -> None:
+        """Removes what an interrupted commit left behind: nothing refers to it."""
+        for table in (METRICS, EVALUATION):
+            kept = set() if self.finished else {p.name for p in self._parts(table)}
+            for part in (self.path / table).glob("*"):
+                if part.name not in kept:
+                    files.remove(part)
+            if not self.finished:
+                files.remove(self._whole(table))
+        for file in filter(files.is_debris, self.path.iterdir()):
+            files.remove(file)
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        kept = {self.last_chunk, self.best["chunk"] if self.best else self.last_chunk}
+        names = {self._checkpoint(chunk).name for chunk in kept}
+        for folder in (self.path / CHECKPOINTS).glob("*"):
+            if folder.name not in names:
+                files.remove(folder)
+
+
+def _refuse_occupied(path: Path) -> None:
+    held = [p.name for p in path.iterdir() if p.name != LOCK and not files.is_debris(p)]
+    if RUN in held:
+        raise RunError(
+            f"{path} holds another run: go on with it by --resume {path}, or take another folder"
+        )
+    if held:
+        raise RunError(
+            f"{path} is not empty (it holds {sorted(held)[0]}): take a new folder, so that nothing "
+            "is overwritten"
+        )
+
+
+def _acquire(path: Path) -> IO[bytes]:
+    lock = open(path / LOCK, "ab")  # noqa: SIM115 (held until `close`)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise RunError(
+            f"another process is writing to {path}: wait for it, stop it, or take another folder"
+        ) from error
+    except OSError:
+        lock.close()
+        raise
+    return lock
+
+
+def _better(score: float, best: Mapping[str, Any] | None) -> bool:
+    return not math.isnan(score) and (best is None or score > best["score"])
+
+
+def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    names = [*first, *(name for name in second if name not in first)]
+    return {name: float(first.get(name, 0.0)) + float(second.get(name, 0.0)) for name in names}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,113 @@
+"""Metrics as tables: a pytree of arrays becomes columns, and columns become Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import numpy as np
+
+from kltrust.experiments.store import files
+from kltrust.types import PyTree
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Columns: TypeAlias = Mapping[str, Any]
+"""One table: column names to one-dimensional arrays of one length."""
+
+
+def to_rows(
+    metrics: PyTree, seeds: Sequence[int], first_iteration: int = 0
+) -> dict[str, np.ndarray]:
+    """Metrics [seeds, iterations] as columns, one row per seed and iteration, seed by seed.
+
+    Args:
+        metrics: a pytree with leaves [S, n], or [S, n, K] for a column of vectors; a leaf's path
+            names its column, as in ``extra.beta``.
+        seeds: the S seeds, for the column ``seed``.
+        first_iteration: the run's index of the first of the n iterations, for ``iteration``.
+
+    Raises:
+        ValueError: if a leaf is neither.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(metrics)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    arrays = [np.asarray(leaf) for _, leaf in leaves]
+    shapes = {array.shape[:2] for array in arrays if array.ndim in (2, 3)}
+    shapes |= {() for array in arrays if array.ndim not in (2, 3)}
+    if len(shapes) != 1 or not (shape := shapes.pop()) or shape[0] != len(seeds):
+        detail = {n: a.shape for n, a in zip(names, arrays, strict=True)}
+        raise ValueError(f"metrics must be [{len(seeds)} seeds, iterations], got {detail}")
+    iterations = first_iteration + np.arange(shape[1])
+    return {
+        "seed": np.repeat(np.asarray(seeds, np.int64), shape[1]),
+        "iteration": np.tile(iterations, shape[0]),
+        **{n: a.reshape(-1, *a.shape[2:]) for n, a in zip(names, arrays, strict=True)},
+    }
+
+
+def encode(columns: Columns) -> tuple[memoryview, dict[str, str]]:
+    """A table as Parquet bytes, and its schema as column to dtype; a row of [n, K] is a list.
+
+    Raises:
+        ValueError: if the columns are not one- or two-dimensional, or not of one length.
+    """
+    import pyarrow as pa
+
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    ranks, lengths = {len(s) for s in shapes.values()}, {s[:1] for s in shapes.values()}
+    if len(lengths) != 1 or not ranks <= {1, 2}:
+        raise ValueError(f"columns must be [n] or [n, K] and of one length, got {shapes}")
+
+    def column(array: np.ndarray) -> pa.Array:
+        values = pa.array(array.reshape(-1))
+        if array.ndim == 1:
+            return values
+        return pa.FixedSizeListArray.from_arrays(values, array.shape[1])
+
+    table = pa.table({name: column(array) for name, array in arrays.items()})
+    return _to_parquet(table), {field.name: str(field.type) for field in table.schema}
+
+
+def read(parts: Sequence[Path]) -> pa.Table:
+    """The parts as one table, in order.
+
+    Raises:
+        StorageError: if a part is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for part in parts:
+        try:
+            with open(part, "rb") as file:
+                tables.append(pq.read_table(file, page_checksum_verification=True))
+        except FileNotFoundError as error:
+            raise files.StorageError(
+                f"{part} is missing: take it from a backup, or run again elsewhere"
+            ) from error
+        except (OSError, pa.ArrowException) as error:
+            raise files.StorageError(
+                f"{part} can't be read or is damaged ({error}): take it from a backup, "
+                "or run again elsewhere"
+            ) from error
+    return pa.concat_tables(tables)
+
+
+def join(parts: Sequence[Path]) -> memoryview:
+    """The parts as the Parquet bytes of one table."""
+    return _to_parquet(read(parts))
+
+
+def _to_parquet(table: pa.Table) -> memoryview:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    return memoryview(sink.getvalue())

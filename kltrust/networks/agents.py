@@ -1,0 +1,338 @@
+"""Policies and value functions as flax (linen) modules, behind the `ActorCritic` protocol.
+
+One's own network, in any framework, needs none of this: an `ActorCritic` is three functions, with
+memory two more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.divergences import masked_logits
+from kltrust.networks.cells import CELLS, Cell
+from kltrust.networks.dense import Conv, narrow_dot
+from kltrust.networks.masks import (
+    allowed_actions,
+    check_masks,
+    existing_actions,
+    mask_of,
+    without_mask,
+)
+from kltrust.networks.orthogonal import gain, orthogonal, orthogonal_kernels
+from kltrust.types import (
+    ActorCritic,
+    Array,
+    Box,
+    Discrete,
+    Env,
+    Memory,
+    MultiBinary,
+    MultiDiscrete,
+    PyTree,
+    Sequences,
+    Space,
+)
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+}
+"""The activations by name."""
+
+LOG_STD_RANGE = (-10.0, 2.0)
+"""Far outside anything useful: exp(-10) and exp(2) only keep a diverging run finite."""
+
+
+def features(space: Any, obs: PyTree) -> Array:
+    """What a network sees of an observation: float32, [*E, H, W, C] of an image, else [*E, F].
+
+    Discrete observations become one-hot vectors, integer boxes are mapped by their bounds to
+    [-1, 1], images keep their shape, everything else is flattened; a pytree of spaces gives the
+    concatenation of its flattened leaves.
+
+    Args:
+        space: of the observation; a pytree of spaces for one of arrays. A mask is no feature.
+        obs: [*E, *O].
+    """
+    space, obs = without_mask(space), without_mask(obs)
+    leaves = jax.tree.leaves(space, is_leaf=_is_space)
+    parts = jax.tree.leaves(obs)
+    if len(leaves) != len(parts):
+        raise ValueError(f"an observation of {len(parts)} leaves for {len(leaves)} spaces")
+    if len(leaves) == 1:
+        return _leaf_features(leaves[0], parts[0], keep_image=True)
+    return jnp.concatenate(
+        [_leaf_features(s, x, keep_image=False) for s, x in zip(leaves, parts, strict=True)], -1
+    )
+
+
+def _is_space(x: Any) -> bool:
+    return isinstance(x, Discrete | MultiDiscrete | MultiBinary | Box)
+
+
+def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
+    if isinstance(space, MultiDiscrete):
+        one_hots = [
+            jax.nn.one_hot(x[..., i], n, dtype=jnp.float32) for i, n in enumerate(space.nvec)
+        ]
+        return jnp.concatenate(one_hots, -1)
+    if isinstance(space, MultiBinary):
+        return x.astype(jnp.float32)
+    low, high = np.asarray(space.low), np.asarray(space.high)
+    is_integer = jnp.issubdtype(x.dtype, jnp.integer)
+    x = x.astype(jnp.float32)
+    if is_integer and np.all(np.isfinite(high.astype(np.float64) - low)) and np.all(high > low):
+        low, high = np.broadcast_to(low, space.shape), np.broadcast_to(high, space.shape)
+        low_f, high_f = low.astype(np.float32), high.astype(np.float32)
+        lead = (1,) * (x.ndim - len(space.shape))
+        x = (
+            2
+            * (x - low_f.reshape(lead + space.shape))
+            / (high_f - low_f).reshape(lead + space.shape)
+            - 1
+        )
+    if len(space.shape) == 3 and keep_image:
+        return x
+    return x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
+
+
+class Torso(nn.Module):
+    """Hidden layers: convolutions if the input is an image, then dense layers."""
+
+    hidden: tuple[int, ...]
+    channels: tuple[int, ...]
+    activation: str
+    is_image: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [*E, F] or [*E, H, W, C] to [*E, hidden[-1]]."""
+        activation = ACTIVATIONS[self.activation]
+        if self.is_image:
+            for channels in self.channels:
+                x = activation(Conv(channels)(x))
+            x = x.reshape(*x.shape[:-3], -1)
+        for width in self.hidden:
+            x = activation(nn.Dense(width, kernel_init=gain(2**0.5))(x))
+        return x
+
+
+class PolicyNetwork(nn.Module):
+    """A torso and the head that its action space asks for."""
+
+    action_space: Space
+    torso: Torso
+    init_log_std: float
+    state_dependent_std: bool
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None = None) -> Any:
+        """Maps features, and the mask of `Masked`, to a distribution over actions."""
+        x = self.torso(x)
+
+        # The small last layer starts every policy near uniform (or near its mean 0): Andrychowicz
+        # et al. 2021 found it to be among the choices that matter most.
+        def dense(size: int) -> Array:
+            return nn.Dense(size, kernel_init=gain(0.01), dot_general=narrow_dot)(x)
+
+        space = self.action_space
+        if isinstance(space, Discrete):
+            logits = dense(space.n)
+            return distrax.Categorical(
+                logits=logits if mask is None else masked_logits(logits, mask)
+            )
+        if isinstance(space, MultiBinary):
+            return distrax.Independent(distrax.Bernoulli(logits=dense(space.n)), 1)
+        if isinstance(space, MultiDiscrete):
+            most = max(space.nvec)
+            logits = dense(len(space.nvec) * most)
+            logits = logits.reshape(*x.shape[:-1], len(space.nvec), most)
+            if mask is not None:
+                logits = masked_logits(logits, allowed_actions(space, mask))
+            elif min(space.nvec) < most:
+                exists = jnp.broadcast_to(existing_actions(space), logits.shape)
+                logits = masked_logits(logits, exists)
+            return distrax.Independent(distrax.Categorical(logits=logits), 1)
+        size = math.prod(space.shape)
+        loc = dense(size)
+        if self.state_dependent_std:
+            log_std = self.init_log_std + dense(size)
+        else:
+            log_std = self.param(
+                "log_std", nn.initializers.constant(self.init_log_std), (size,), jnp.float32
+            )
+        # Every leaf has the full leading shape, so that minibatches can index it.
+        std = jnp.broadcast_to(jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE)), loc.shape)
+        shape = (*loc.shape[:-1], *space.shape)
+        normal = distrax.Normal(loc.reshape(shape), std.reshape(shape))
+        return distrax.Independent(normal, len(space.shape))
+
+
+class ValueNetwork(nn.Module):
+    """A torso and one linear output."""
+
+    torso: Torso
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps features to values [*E]."""
+        head = nn.Dense(1, kernel_init=gain(1.0), dot_general=narrow_dot)
+        return head(self.torso(x))[..., 0]
+
+
+def actor_critic(
+    env: Env,
+    hidden: Sequence[int] = (64, 64),
+    *,
+    activation: str = "tanh",
+    channels: Sequence[int] = (16,),
+    init_log_std: float = 0.0,
+    state_dependent_std: bool = False,
+    cell: str = "none",
+) -> ActorCritic:
+    """A policy and a value network of the same shape that fit an environment's spaces.
+
+    The defaults are PPO's for MuJoCo (Schulman et al. 2017): two hidden layers of 64 tanh units,
+    no shared parameters, a standard deviation that does not depend on the state. Heads: Discrete
+    a categorical, MultiDiscrete and MultiBinary independent ones, Box a diagonal Gaussian. Where
+    observations are `Masked`, what the mask forbids has the probability 0.
+
+    Args:
+        env: only its spaces are read.
+        hidden: widths of the dense layers.
+        activation: one of `ACTIVATIONS`.
+        channels: of the 3 x 3 convolutions before them, for observations [H, W, C]. They have no
+            padding: each takes two rows and two columns off. () flattens the image instead.
+        init_log_std: log standard deviation of a Gaussian head at the start, in units of the
+            action space.
+        state_dependent_std: the Gaussian's standard deviation from the state, too.
+        cell: "none", or a memory behind the dense layers, as wide as the last of them: one of
+            `cells.CELLS`, "gru" or "mingru". Policy and critic have one each.
+
+    Raises:
+        ValueError: on an unknown activation or cell, a space that has no head, an image too small
+            for the convolutions, or a mask that does not fit the actions.
+    """
+    if cell != "none" and (cell not in CELLS or not hidden):
+        raise ValueError(
+            f"cell must be none, {', '.join(CELLS)}, and hidden hold at least one width, which is "
+            f"the cell's too; got cell={cell!r}, hidden={hidden!r}"
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is unknown: use one of {sorted(ACTIVATIONS)}")
+    if not _is_space(env.action_space):
+        raise ValueError(
+            f"no policy head for the action space {env.action_space!r}: use Discrete, "
+            "MultiDiscrete, MultiBinary or Box, or pass an ActorCritic of your own"
+        )
+    spaces = jax.tree.leaves(env.observation_space, is_leaf=_is_space)
+    is_image = len(spaces) == 1 and isinstance(spaces[0], Box) and len(spaces[0].shape) == 3
+    if is_image and min(spaces[0].shape[:2]) <= 2 * len(channels):
+        height, width, _ = spaces[0].shape
+        raise ValueError(
+            f"channels={channels!r} are {len(channels)} convolutions, each of which takes 2 pixels "
+            f"of an image's height and width, and the image has {height} x {width}: use fewer, or "
+            "channels=() for dense layers alone"
+        )
+
+    def heads(torso: Torso) -> tuple[PolicyNetwork, ValueNetwork]:
+        policy = PolicyNetwork(env.action_space, torso, init_log_std, state_dependent_std)
+        return policy, ValueNetwork(torso)
+
+    def observe(obs: PyTree) -> Array:
+        return features(env.observation_space, obs)
+
+    first = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0))
+    check_masks(env, first)
+
+    def example() -> Array:
+        return observe(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first))
+
+    torso = Torso(tuple(hidden), tuple(channels), activation, is_image)
+    if cell == "none":
+        return _without_memory(observe, example, *heads(torso))
+    linear = Torso((), (), activation, is_image=False)
+    return _with_memory(
+        observe, example, torso, CELLS[cell](hidden[-1], orthogonal()), *heads(linear)
+    )
+
+
+def _without_memory(
+    observe: Callable[[PyTree], Array],
+    example: Callable[[], Array],
+    policy_network: PolicyNetwork,
+    value_network: ValueNetwork,
+) -> ActorCritic:
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        x, networks = example(), (policy_network, value_network)
+        gains = (network.init(key, x)["params"] for network in networks)
+        return orthogonal_kernels(key, tuple(gains))
+
+    def policy(params: PyTree, obs: PyTree) -> Any:
+        return policy_network.apply({"params": params}, observe(obs), mask_of(obs))
+
+    def value(params: PyTree, obs: PyTree) -> Array:
+        return value_network.apply({"params": params}, observe(obs))  # type: ignore[return-value]
+
+    return ActorCritic(init, policy, value)
+
+
+def _with_memory(
+    observe: Callable[[PyTree], Array],
+    example: Callable[[], Array],
+    torso: Torso,
+    cell: Cell,
+    policy: PolicyNetwork,
+    value: ValueNetwork,
+) -> ActorCritic:
+    """Torso, cell and head, of policy and critic; only the cell goes step by step."""
+
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        layers_key, *cell_keys = jax.random.split(key, 3)
+        x, variables = torso.init_with_output(key, example())
+        cells = [cell.init(cell_key, x) for cell_key in cell_keys]
+        y = cell.step(cells[0], cell.carry, x)[1]
+        gains = [
+            {"torso": variables["params"], "head": head.init(key, y)["params"]}
+            for head in (policy, value)
+        ]
+        of_policy, of_value = orthogonal_kernels(layers_key, gains)
+        return {**of_policy, "cell": cells[0]}, {**of_value, "cell": cells[1]}
+
+    def policy_head(params: PyTree, y: Array, obs: PyTree) -> Any:
+        return policy.apply({"params": params}, y, mask_of(obs))
+
+    def value_head(params: PyTree, y: Array, _: PyTree) -> Any:
+        return value.apply({"params": params}, y)
+
+    def along(head: Callable[..., Any]) -> Callable[[PyTree, Sequences], Any]:
+        def function(params: PyTree, sequences: Sequences) -> Any:
+            x = torso.apply({"params": params["torso"]}, observe(sequences.obs))
+            y = cell.along(params["cell"], sequences._replace(obs=x))
+            return head(params["head"], y, sequences.obs)
+
+        return function
+
+    def step(head: Callable[..., Any]) -> Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Any]]:
+        def function(params: PyTree, carry: PyTree, obs: PyTree) -> tuple[PyTree, Any]:
+            x: Any = torso.apply({"params": params["torso"]}, observe(obs))
+            carry, y = cell.step(params["cell"], carry, x)
+            return carry, head(params["head"], y, obs)
+
+        return function
+
+    memory = Memory(step(policy_head), step(value_head), cell.carry, cell.carry)
+    return ActorCritic(init, along(policy_head), along(value_head), memory)

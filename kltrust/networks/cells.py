@@ -1,0 +1,129 @@
+"""Recurrent cells: one step, and the same along sequences with resets inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kltrust.networks.recurrent import scan_sequences
+from kltrust.types import Array, Params, PyTree, Sequences
+
+Initializer = Callable[..., Array]
+
+_LONGEST = 100.0
+
+
+def time_scales(key: Array, size: int) -> Array:
+    """Biases of a gate that keeps, whose units forget within 1 to 100 steps: [size].
+
+    A gate sigmoid(b) keeps for 1 + exp(b) steps or so: at b = 0 little is left after ten. Tallec
+    and Ollivier (2018) draw exp(b) uniformly; here short scales are as frequent as long ones.
+
+    Args:
+        key: a typed key.
+        size: the number of units.
+    """
+    return jax.random.uniform(key, (size,), jnp.float32, maxval=math.log(_LONGEST))
+
+
+class Cell(NamedTuple):
+    """A cell of H units between the layers before it and those after it.
+
+    Attributes:
+        init: ``init(key, x [*E, F]) -> params``.
+        step: ``step(params, carry [*E, ...], x [*E, F]) -> (carry, y [*E, H])``.
+        along: ``along(params, Sequences of x [B, T, F]) -> y [B, T, H]``.
+        carry: at the start of an episode, of one environment.
+    """
+
+    init: Callable[[Array, Array], Params]
+    step: Callable[[Params, PyTree, Array], tuple[PyTree, Array]]
+    along: Callable[[Params, Sequences], Array]
+    carry: PyTree
+
+
+def gru(size: int, recurrent_init: Initializer) -> Cell:
+    """The gated recurrent unit (Cho et al. 2014), scanned along sequences.
+
+    Args:
+        size: H.
+        recurrent_init: of the three square kernels.
+    """
+    module = nn.GRUCell(size, recurrent_kernel_init=recurrent_init)
+    carry = jnp.zeros(size, jnp.float32)
+
+    def init(key: Array, x: Array) -> Params:
+        kernel_key, bias_key = jax.random.split(key)
+        zeros = jnp.zeros((*x.shape[:-1], size), jnp.float32)
+        params = module.init(kernel_key, zeros, x)["params"]
+        return {**params, "iz": {**params["iz"], "bias": time_scales(bias_key, size)}}
+
+    def step(params: Params, carry: Array, x: Array) -> tuple[Array, Array]:
+        return module.apply({"params": params}, carry, x)  # type: ignore[return-value]
+
+    def along(params: Params, sequences: Sequences) -> Array:
+        return scan_sequences(lambda c, x: step(params, c, x), carry, sequences)
+
+    return Cell(init, step, along, carry)
+
+
+class _MinGRU(nn.Module):
+    """z and g of h' = (1 - z) h + z g, which depend on the input alone."""
+
+    size: int
+    kernel_init: Initializer
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """Maps [*E, F] to two of [*E, H]."""
+        gate = nn.Dense(self.size, kernel_init=self.kernel_init, name="gate")(x)
+        return nn.sigmoid(gate), nn.Dense(self.size, kernel_init=self.kernel_init, name="new")(x)
+
+
+def min_gru(size: int, kernel_init: Initializer) -> Cell:
+    """The minimal gated recurrent unit (Feng et al. 2024, "Were RNNs all we needed?").
+
+        h' = (1 - z) h + z g,  z = sigmoid(W x + b), g = U x + c
+
+    Linear in h, so that a sequence takes about log T steps one after the other instead of T: for
+    long sequences on an accelerator. It compiles longer.
+
+    Args:
+        size: H.
+        kernel_init: of both kernels.
+    """
+    module = _MinGRU(size, kernel_init)
+
+    def init(key: Array, x: Array) -> Params:
+        kernel_key, bias_key = jax.random.split(key)
+        params = module.init(kernel_key, x)["params"]
+        return {**params, "gate": {**params["gate"], "bias": -time_scales(bias_key, size)}}
+
+    def gates(params: Params, x: Array) -> tuple[Array, Array]:
+        return module.apply({"params": params}, x)  # type: ignore[return-value]
+
+    def step(params: Params, carry: Array, x: Array) -> tuple[Array, Array]:
+        z, g = gates(params, x)
+        new = (1 - z) * carry + z * g
+        return new, new
+
+    def along(params: Params, sequences: Sequences) -> Array:
+        z, g = gates(params, sequences.obs)
+        keep = jnp.where(sequences.start[..., None], 0, 1 - z)
+
+        def after(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
+            return one[0] * two[0], two[0] * one[1] + two[1]
+
+        kept, added = jax.lax.associative_scan(after, (keep, z * g), axis=1)
+        return kept * sequences.carry[:, None] + added
+
+    return Cell(init, step, along, jnp.zeros(size, jnp.float32))
+
+
+CELLS: dict[str, Callable[[int, Initializer], Any]] = {"gru": gru, "mingru": min_gru}
+"""The cells by name."""

@@ -1,0 +1,101 @@
+"""Actions that only some states allow: the mask beside the observation, and what it leaves.
+
+The mask is data of the environment, no feature of a network: a network's logits get -inf where it
+forbids (`masked_logits`), for old and new alike, so that both have one support and their KL, their
+ratio and the Fisher matrix are those of the allowed actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from kltrust.types import Array, Discrete, Env, Masked, MaskedSpace, MultiDiscrete, PyTree, Space
+
+
+def mask_of(obs: PyTree) -> Array | None:
+    """The mask beside an observation [*E, *O]: bool [*E, ...] as in `Masked`, None without one."""
+    return obs.mask if isinstance(obs, Masked) else None
+
+
+def without_mask(x: Any) -> Any:
+    """``x``, an observation [*E, *O] or a space of them, without the mask, if it has one."""
+    return x.obs if isinstance(x, Masked | MaskedSpace) else x
+
+
+def existing_actions(space: Discrete | MultiDiscrete) -> np.ndarray:
+    """All true: [n]; of a MultiDiscrete [k, max(nvec)], false beyond each entry's ``nvec[i]``.
+
+    Args:
+        space: of the actions.
+    """
+    sizes = np.asarray(space.nvec)[:, None] if isinstance(space, MultiDiscrete) else space.n
+    return np.arange(np.max(sizes)) < sizes
+
+
+def allowed_actions(space: Discrete | MultiDiscrete, mask: Array) -> Array:
+    """The actions that have a probability: the mask's, or all where a row of it has none.
+
+    Args:
+        space: of the actions.
+        mask: [*E, ...] as in `Masked`.
+
+    Returns:
+        bool, like the mask; never a row without a true entry.
+    """
+    legal, exists = _legal(space, mask)
+    return jnp.where(jnp.any(legal, axis=-1, keepdims=True), legal, exists)
+
+
+def count_fully_masked(space: Space, obs: PyTree) -> Array:
+    """How many observations have a mask that allows no action, or none for some entry: [] int32.
+
+    Args:
+        space: of the actions.
+        obs: [*E, *O]; without a mask the count is 0.
+    """
+    mask = mask_of(obs)
+    if mask is None or not isinstance(space, Discrete | MultiDiscrete):
+        return jnp.int32(0)
+    nothing = ~jnp.any(_legal(space, mask)[0], axis=-1)
+    if isinstance(space, MultiDiscrete):
+        nothing = jnp.any(nothing, axis=-1)
+    return jnp.sum(nothing, dtype=jnp.int32)
+
+
+def check_masks(env: Env, obs: PyTree) -> None:
+    """Refuses an environment whose masks do not fit its actions, or are not declared.
+
+    Args:
+        env: only its spaces are read.
+        obs: one observation of it; shapes and dtypes are enough.
+
+    Raises:
+        ValueError: says what the mask must be.
+    """
+    if isinstance(env.observation_space, MaskedSpace) != isinstance(obs, Masked):
+        raise ValueError(
+            f"{env.name}: an observation Masked(obs, mask) has the space MaskedSpace(space of "
+            "obs), and no other observation has: let both have the mask, or none"
+        )
+    if not isinstance(obs, Masked):
+        return
+    space = env.action_space
+    if not isinstance(space, Discrete | MultiDiscrete):
+        raise ValueError(
+            f"{env.name}: masks are for Discrete and MultiDiscrete actions, not for {space}"
+        )
+    shape = existing_actions(space).shape
+    if obs.mask.dtype != bool or obs.mask.shape != shape:
+        raise ValueError(
+            f"{env.name}: the mask is {obs.mask.dtype}{list(obs.mask.shape)}; over the actions "
+            f"{space} it must be bool{list(shape)}, true for an allowed action"
+        )
+
+
+def _legal(space: Discrete | MultiDiscrete, mask: Array) -> tuple[Array, Array]:
+    """What exists of the mask's actions, and what exists at all."""
+    exists = jnp.broadcast_to(existing_actions(space), mask.shape)
+    return jnp.asarray(mask, bool) & exists, exists

@@ -1,0 +1,149 @@
+"""Agents that remember: sequences with resets inside, and a carry handed from step to step.
+
+A recurrent agent of one's own, in any framework, is two functions of one step, see `Memory`:
+`recurrent_agent` makes an `ActorCritic` of them, on which every algorithm works. Here the policy
+sums what it has seen, and the critic remembers nothing::
+
+    import distrax, jax.numpy as jnp
+    from kltrust.networks.recurrent import recurrent_agent
+    from kltrust.types import Memory
+
+    def policy_step(params, carry, obs):
+        carry = carry + obs
+        return carry, distrax.Categorical(logits=carry @ params)
+
+    def value_step(params, carry, obs):
+        return carry, obs @ params
+
+    def init(key):
+        return jnp.zeros((4, 2)), jnp.zeros(4)
+
+    agent = recurrent_agent(init, Memory(policy_step, value_step, jnp.zeros(4), ()))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from kltrust import tree
+from kltrust.types import ActorCritic, Array, Env, Memory, Outcome, Params, PyTree, Sequences
+
+Step: TypeAlias = Callable[[PyTree, Any], tuple[PyTree, Any]]
+"""``step(carry [B, ...], x [B, ...]) -> (carry, y [B, ...])``."""
+
+
+def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memory) -> ActorCritic:
+    """The agent that its steps make: along sequences they are scanned.
+
+    What of a network needs no memory may do better than step by step: make an `ActorCritic` with
+    functions of sequences of your own, which must agree with the steps.
+
+    Args:
+        init: ``init(key) -> (policy_params, value_params)``.
+        memory: the steps, and the carries that an episode begins with.
+    """
+
+    def along(step: Callable, initial: PyTree) -> Callable[[Params, Sequences], Any]:
+        def function(params: Params, sequences: Sequences) -> Any:
+            return scan_sequences(lambda c, x: step(params, c, x), initial, sequences)
+
+        return function
+
+    policy = along(memory.policy_step, memory.policy_carry)
+    return ActorCritic(init, policy, along(memory.value_step, memory.value_carry), memory)
+
+
+def scan_sequences(step: Step, initial: PyTree, sequences: Sequences) -> Any:
+    """What a step returns along sequences: leaves [B, T, ...].
+
+    Args:
+        step: takes a carry and one step's ``sequences.obs``.
+        initial: the carry at the start of an episode, of one environment.
+        sequences: [B, T].
+    """
+    obs, start = swap_axes((sequences.obs, sequences.start))
+    return swap_axes(unroll(step, initial, obs, start, sequences.carry)[1])
+
+
+def unroll(
+    step: Step, initial: PyTree, x: PyTree, start: Array, carry: PyTree
+) -> tuple[PyTree, Any]:
+    """A scan over time that begins anew where an episode does.
+
+    Args:
+        step: ``step(carry, x) -> (carry, y)``.
+        initial: the carry at the start of an episode, of one environment.
+        x: [T, B, ...].
+        start: [T, B] bool; ``initial`` takes the carry's place before this step.
+        carry: [B, ...] before the first step.
+
+    Returns:
+        (carry after the last step, y [T, B, ...]).
+    """
+
+    def one(carry: PyTree, xs: tuple[PyTree, Array]) -> tuple[PyTree, Any]:
+        x, start = xs
+        return step(restart(start, initial, carry), x)
+
+    return jax.lax.scan(one, carry, (x, start))
+
+
+def restart(start: Array, initial: PyTree, carry: PyTree) -> PyTree:
+    """The carry, and ``initial`` where an episode starts: like ``carry``.
+
+    Args:
+        start: [*E] bool.
+        initial: of one environment.
+        carry: [*E, ...].
+    """
+    return tree.where(start, initial, carry)
+
+
+def initial_carry(initial: PyTree, num_envs: int) -> PyTree:
+    """A carry for each environment: leaves [num_envs, ...].
+
+    Args:
+        initial: of one environment.
+        num_envs: B.
+    """
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *jnp.shape(x))), initial)
+
+
+def swap_axes(x: PyTree) -> PyTree:
+    """[T, B, ...] to [B, T, ...] and back.
+
+    Args:
+        x: a pytree of arrays.
+    """
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), x)
+
+
+def remembering(env: Env, initial: PyTree) -> Env:
+    """The environment with the carry of who acts in it as part of what is seen and done.
+
+    An observation is (obs, carry) and an action (action, the carry after it). Whatever steps
+    environments then needs to know nothing of carries; ``next_obs`` is the environment's own.
+
+    Args:
+        env: the environment.
+        initial: the carry at the start of an episode.
+
+    Returns:
+        An `Env` whose spaces are still those of ``env``.
+    """
+
+    def reset(key: Array) -> tuple[PyTree, PyTree]:
+        state, obs = env.reset(key)
+        return state, (obs, initial)
+
+    def step(key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
+        action, carry = action
+        state, obs, outcome = env.step(key, state, action)
+        done = outcome.terminated | outcome.truncated
+        return state, (obs, tree.where(done, initial, carry)), outcome
+
+    return env._replace(reset=reset, step=step)

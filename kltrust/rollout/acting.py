@@ -1,0 +1,207 @@
+"""Acting with an agent: its policy as deployed, a rollout of it, episodes that evaluate it.
+
+With and without memory, which the caller does not see: an agent with memory acts in an environment
+that carries what it remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import distrax
+import jax
+import jax.numpy as jnp
+
+from kltrust.networks.recurrent import remembering
+from kltrust.rollout.loop import episode_returns, rollout
+from kltrust.rollout.normalization import Moments, normalize
+from kltrust.tree import where
+from kltrust.types import (
+    ActorCritic,
+    Array,
+    Env,
+    Number,
+    Params,
+    PyTree,
+    Sequences,
+    Transition,
+)
+
+
+class Deployable(Protocol):
+    """What acting takes: a `LearnerState`, or anything else that has these two."""
+
+    @property
+    def policy_params(self) -> Params:
+        """The policy's parameters."""
+
+    @property
+    def normalizer(self) -> Moments | None:
+        """The moments its observations are normalised by, if they are."""
+
+
+class Playing(Deployable, Protocol):
+    """What going on with a rollout takes: a `LearnerState`."""
+
+    @property
+    def env_state(self) -> PyTree:
+        """The environments, [B, ...]."""
+
+    @property
+    def obs(self) -> PyTree:
+        """Their observations, [B, *O]."""
+
+    @property
+    def policy_carry(self) -> PyTree:
+        """What the policy remembers of their episodes, [B, ...]; () without memory."""
+
+
+def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Any]:
+    """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution.
+
+    Of a recurrent agent it takes `Sequences` of raw observations; `policy_step_of` acts with it.
+
+    Args:
+        agent: as trained.
+        state: its policy's parameters and its normaliser are used.
+    """
+
+    def policy(obs: PyTree) -> Any:
+        if agent.memory is not None and not isinstance(obs, Sequences):
+            raise TypeError(
+                "the policy of a recurrent agent takes Sequences(obs [B, T, ...], start, carry): "
+                "act step by step with policy_step_of(agent, state)"
+            )
+        return agent.policy(state.policy_params, normalize(state.normalizer, obs))
+
+    return policy
+
+
+def policy_step_of(
+    agent: ActorCritic, state: Deployable
+) -> Callable[[PyTree, PyTree], tuple[PyTree, Any]]:
+    """A step of the deployable policy: (carry [*E, ...], raw obs [*E, *O]) -> (carry, dist).
+
+    An episode begins with the carry ``agent.memory.policy_carry``; without memory it is ().
+
+    Args:
+        agent: as trained.
+        state: its policy's parameters and its normaliser are used.
+    """
+    if agent.memory is None:
+        return lambda carry, obs: (carry, policy_of(agent, state)(obs))
+    step = agent.memory.policy_step
+    return lambda carry, obs: step(state.policy_params, carry, normalize(state.normalizer, obs))
+
+
+def acting(
+    env: Env, agent: ActorCritic, state: Deployable, choose: Callable[[Any, Array], PyTree]
+) -> tuple[Env, Callable[[PyTree, Array], PyTree]]:
+    """An agent in its environment, as `rollout` and `episode_returns` take them.
+
+    Args:
+        env: the environment.
+        agent: as trained.
+        state: its policy's parameters and its normaliser are used.
+        choose: ``choose(distribution, key) -> action``.
+
+    Returns:
+        (env, act), the environment `remembering` the carries of an agent with memory.
+    """
+    if agent.memory is None:
+        policy = policy_of(agent, state)
+        return env, lambda obs, key: choose(policy(obs), key)
+    step = policy_step_of(agent, state)
+
+    def act(seen: tuple[PyTree, PyTree], key: Array) -> tuple[PyTree, PyTree]:
+        obs, carry = seen
+        carry, distribution = step(carry, obs)
+        return choose(distribution, key), carry
+
+    return remembering(env, agent.memory.policy_carry), act
+
+
+def play(
+    env: Env, agent: ActorCritic, state: Playing, key: Array, num_steps: int
+) -> tuple[tuple[PyTree, PyTree, PyTree], Transition]:
+    """A rollout of the sampled policy from where the state stands.
+
+    Args:
+        env: the environment.
+        agent: as trained.
+        state: a `LearnerState`.
+        key: a typed key.
+        num_steps: T.
+
+    Returns:
+        ((env_state, obs, policy_carry), transition [T, B]), the first three [B, ...].
+    """
+    world, act = acting(env, agent, state, sampled)
+    if agent.memory is None:
+        (env_state, obs), transition = rollout(
+            world, act, state.env_state, state.obs, key, num_steps
+        )
+        return (env_state, obs, ()), transition
+    seen = state.obs, state.policy_carry
+    (env_state, (obs, carry)), transition = rollout(
+        world, act, state.env_state, seen, key, num_steps, record=_without_carries
+    )
+    return (env_state, obs, carry), transition
+
+
+def sampled(distribution: Any, key: Array) -> PyTree:
+    """One action for each entry of the batch [*E]: [*E, ...].
+
+    Args:
+        distribution: of batch shape [*E].
+        key: a typed key.
+    """
+    if isinstance(distribution, distrax.Categorical):
+        # The action that distrax draws, from noise in one row: the compiler unrolls short ones.
+        logits = distribution.logits
+        noise = jax.random.gumbel(key, (logits.size,), logits.dtype).reshape(logits.shape)
+        return jnp.argmax(logits + noise, -1).astype(distribution.dtype)
+    return distribution.sample(seed=key)
+
+
+def _without_carries(transition: Transition) -> Transition:
+    return transition._replace(obs=transition.obs[0], action=transition.action[0])
+
+
+def evaluate(
+    env: Env,
+    agent: ActorCritic,
+    state: Deployable,
+    key: Array,
+    num_episodes: int,
+    deterministic: bool | Array = True,
+    max_steps: Number | None = None,
+) -> Array:
+    """Undiscounted raw returns of fresh episodes: [num_episodes].
+
+    Args:
+        env: the environment.
+        agent: as trained.
+        state: its parameters and its normaliser are used.
+        key: gives the start states and, if sampled, the actions.
+        num_episodes: run in parallel.
+        deterministic: act by the distribution's mode, else sample; [num_episodes] bool says it
+            of each episode.
+        max_steps: cuts longer episodes, whose return so far counts; by default the
+            environment's own limit.
+
+    Raises:
+        ValueError: if neither the environment nor ``max_steps`` gives a limit.
+    """
+    max_steps = env.max_steps if max_steps is None else max_steps
+    if max_steps is None:
+        raise ValueError(f"{env.name} has no time limit: pass max_steps")
+
+    def choose(distribution: Any, key: Array) -> PyTree:
+        if isinstance(deterministic, bool):
+            return distribution.mode() if deterministic else sampled(distribution, key)
+        return where(deterministic, distribution.mode(), sampled(distribution, key))
+
+    env, act = acting(env, agent, state, choose)
+    return episode_returns(env, act, key, num_episodes, max_steps)[0]

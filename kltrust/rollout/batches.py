@@ -1,0 +1,200 @@
+"""From a rollout to a batch, with and without memory: all that differs between the two is here.
+
+An agent without memory learns from rows, [T, B, ...] flattened; one with memory from `Sequences`,
+whose carries are those that it had at the start of the rollout.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from kltrust.networks.recurrent import initial_carry, swap_axes, unroll
+from kltrust.tree import leading_size
+from kltrust.types import (
+    ActorCritic,
+    Array,
+    Params,
+    Policy,
+    PolicyBatch,
+    PyTree,
+    Sequences,
+)
+
+
+def episode_starts(agent: ActorCritic, episode_length: Array, done: Array) -> Array | None:
+    """Where an episode begins, [T, B] bool; None for an agent without memory, which does not ask.
+
+    Args:
+        agent: with or without memory.
+        episode_length: [B] steps of the episodes under way before the first step.
+        done: [T, B], terminated or truncated.
+    """
+    if agent.memory is None:
+        return None
+    return jnp.concatenate([(episode_length == 0)[None], done[:-1]])
+
+
+def values(
+    agent: ActorCritic,
+    params: Params,
+    obs: PyTree,
+    next_obs: PyTree,
+    start: Array | None,
+    carry: PyTree,
+) -> tuple[Array, Array, PyTree]:
+    """V(obs) and V(next_obs), in the light of all that the episode has shown so far.
+
+    Args:
+        agent: with or without memory.
+        params: the critic's.
+        obs: [T, B, *O] as the critic takes it.
+        next_obs: [T, B, *O] likewise, before auto-reset.
+        start: of `episode_starts`.
+        carry: [B, ...] the critic's before the first step.
+
+    Returns:
+        (value [T, B], next_value [T, B], the carry after the last step).
+    """
+    if agent.memory is None:
+        return agent.value(params, obs), agent.value(params, next_obs), ()
+    assert start is not None
+    step = partial(agent.memory.value_step, params)
+
+    def keeping(carry: PyTree, obs: PyTree) -> tuple[PyTree, tuple[PyTree, Array]]:
+        carry, value = step(carry, obs)
+        return carry, (carry, value)
+
+    carry, (carries, value) = unroll(keeping, agent.memory.value_carry, obs, start, carry)
+    # One more step out of each state. A sequence of next_obs would come from other carries: it
+    # lacks the first observation of every episode.
+    return value, step(carries, next_obs)[1], carry
+
+
+def arrange(obs: PyTree, start: Array | None, carry: PyTree, *others: PyTree) -> tuple:
+    """[T, B, ...] arrays as a batch, whose leading axis counts independent units.
+
+    Args:
+        obs: [T, B, *O].
+        start: of `episode_starts`; None makes rows.
+        carry: [B, ...] before the first step.
+        others: pytrees of [T, B, ...].
+
+    Returns:
+        (obs [N, *O], others [N, ...]), or (`Sequences`, others [B, T, ...]).
+    """
+    if start is None:
+        return flatten((obs, *others))
+    obs, start, *rest = swap_axes((obs, start, *others))
+    return Sequences(obs, start, carry), *rest
+
+
+def flatten(x: PyTree) -> PyTree:
+    """[T, B, ...] to [B * T, ...], environment-major: whole trajectories stay together.
+
+    Args:
+        x: a pytree of arrays.
+    """
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), x)
+
+
+def make_batch(
+    policy: Policy,
+    params: Params,
+    obs: PyTree,
+    action: PyTree,
+    advantage: Array,
+    start: Array | None = None,
+    carry: PyTree = (),
+) -> PolicyBatch:
+    """What the algorithm sees of [T, B, ...] arrays; ``old`` is taken on the whole batch.
+
+    There, and not step by step in the rollout, so that the update's own first forward pass gives
+    the same log-probabilities.
+
+    Args:
+        policy: the behaviour policy.
+        params: its parameters.
+        obs: [T, B, *O] as the policy takes it.
+        action: [T, B, ...].
+        advantage: [T, B].
+        start: of `episode_starts`; None for a policy without memory.
+        carry: [B, ...] the policy's before the first step.
+
+    Returns:
+        N = B * T rows, environment-major, or B sequences.
+    """
+    obs, action, advantage = arrange(obs, start, carry, action, advantage)
+    return PolicyBatch(obs, action, advantage, policy(params, obs))
+
+
+# --- checks at the door ---------------------------------------------------------------------------
+
+
+def check_minibatches(
+    agent: ActorCritic, num_envs: int, num_steps: int, num_blocks: int, **counts: int
+) -> None:
+    """Refuses numbers of minibatches that do not divide a batch, or a block of it.
+
+    Args:
+        agent: with memory, minibatches are of whole sequences.
+        num_envs: B, a multiple of ``num_blocks``.
+        num_steps: T.
+        num_blocks: of which every minibatch takes as many units.
+        **counts: name = number of minibatches.
+
+    Raises:
+        ValueError: names the setting and the remedy.
+    """
+    units, batch, what = num_envs * num_steps, "the batch of num_envs * num_steps", "rows"
+    if agent.memory is not None:
+        units, batch, what = num_envs, "num_envs", "sequences of a recurrent agent"
+    units //= num_blocks
+    part = "" if num_blocks == 1 else f" / minibatch_blocks = {num_blocks}"
+    for name, count in counts.items():
+        if units % count:
+            raise ValueError(
+                f"{name}={count} does not divide {batch}{part} = {units} {what}: choose one of "
+                "its divisors"
+            )
+
+
+def first_carries(
+    agent: ActorCritic, params: tuple[Params, Params], obs: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The carries of policy and critic before any step: two of [B, ...], () without memory.
+
+    Args:
+        agent: with or without memory.
+        params: the policy's and the critic's.
+        obs: [B, *O].
+
+    Raises:
+        ValueError: if a step returns another carry than it is given.
+    """
+    memory = agent.memory
+    if memory is None:
+        return (), ()
+    parts = {
+        "policy": (memory.policy_step, params[0], memory.policy_carry),
+        "value": (memory.value_step, params[1], memory.value_carry),
+    }
+    num_envs, carries = leading_size(obs), []
+    for name, (step, of_step, initial) in parts.items():
+        carry = initial_carry(initial, num_envs)
+        after = jax.eval_shape(step, of_step, carry, obs)[0]
+        if _aval(after) != _aval(carry):
+            raise ValueError(
+                f"{name}_step returns the carry {_aval(after)} where {name}_carry, which an "
+                f"episode begins with, gives {_aval(carry)}: make them of one structure, shapes "
+                "and dtypes"
+            )
+        carries.append(carry)
+    return carries[0], carries[1]
+
+
+def _aval(x: PyTree) -> str:
+    """Structure, shapes and dtypes, to compare and to print."""
+    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", x))

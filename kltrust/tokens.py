@@ -1,0 +1,174 @@
+"""The KL to a reference policy over sequences of tokens, with padding: values and gradients.
+
+Tokens y_t ~ pi(. | y_<t), and a reference policy. The KL between the distributions of whole
+sequences is a sum over tokens in two ways,
+
+    KL(pi || ref) = E_y[sum_t log pi(y_t | y_<t) - log ref(y_t | y_<t)] = E_y[sum_t KL_t(y_<t)],
+
+KL_t the exact KL between the two next-token distributions after a prefix. As *values* all sums of
+unbiased token terms are right. As *gradients* they are not: a loss that sums token terms is
+differentiated with the prefixes as they are, frozen. It has the gradients of the KL_t, and lacks
+
+    E_y[sum_t KL_t(y_<t) grad log pi(y_<t)],
+
+what a token does to the KL of those that come after it. `token_kl` and `token_kl_exact` are such
+losses; `sequence_kl` and `sequence_kl_exact` have the whole gradient. The two agree only where no
+prefix has more KL ahead of it than another, or where the policy that wrote the prefixes is not the
+one that is differentiated (setting A of `estimators`: old wrote them).
+
+A mask [*E, L] is true for the tokens that count. Whether a token counts may depend on those before
+it and not on itself: the one that ends a sequence counts, the padding after it doesn't. Masked
+log-probabilities may hold anything, gradients apart (0 times NaN is NaN): mask with finite logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kltrust.divergences.arrays import categorical_kl_from_logits
+from kltrust.divergences.samples import kl_k3
+from kltrust.types import Array
+
+
+def token_log_probs(logits: Array, tokens: Array) -> Array:
+    """Log pi(y_t | y_<t) of the tokens that were chosen: [*E, L].
+
+    Args:
+        logits: [*E, L, V], those at t are what y_t was drawn from (not what follows it).
+        tokens: [*E, L] integers below V, at masked places too.
+    """
+    chex.assert_equal_shape([logits[..., 0], tokens])
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+
+
+def sequence_sum(x: Array, mask: Array) -> Array:
+    """The sum over the tokens that count: [*E, L] -> [*E].
+
+    Args:
+        x: [*E, L], of every token.
+        mask: [*E, L], true for the tokens that count.
+    """
+    return jnp.sum(_kept(x, mask), axis=-1)
+
+
+def sequence_mean(x: Array, mask: Array) -> Array:
+    """The mean over each sequence's tokens that count, 0 if none does: [*E, L] -> [*E].
+
+    Of a KL no longer one: a token weighs 1 / the length of its sequence, and the policy can make
+    the mean smaller by making sequences longer. `losses.weighted_mean` with the mask as its weight
+    counts all tokens of a batch alike.
+
+    Args:
+        x: [*E, L], of every token.
+        mask: [*E, L], true for the tokens that count.
+    """
+    return sequence_sum(x, mask) / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(x.dtype)
+
+
+def rewards_to_go(x: Array, mask: Array) -> Array:
+    """The sum over a token and those after it: [*E, L] -> [*E, L], 0 at masked places.
+
+    With x = log pi - log ref, k1 per token and detached, sum_t rewards_to_go_t grad log pi(y_t) is
+    the gradient of `sequence_kl`: k1 as a cost in the reward, with return-to-go.
+
+    Args:
+        x: [*E, L], of every token.
+        mask: [*E, L], true for the tokens that count.
+    """
+    return _kept(jnp.flip(jnp.cumsum(jnp.flip(_kept(x, mask), -1), -1), -1), mask)
+
+
+def token_kl(
+    log_p: Array, log_q: Array, mask: Array, estimator: Callable[[Array], Array] = kl_k3
+) -> Array:
+    """Sum over tokens of an estimate of KL(p || q) at tokens y ~ p: [*E]. Frozen prefixes.
+
+    B. p = pi, q = ref. Value: KL(pi || ref) for k1 and k3. Gradient: token by token what
+       `estimators` says, with frozen prefixes: 0 for k1, that of KL(pi || ref) for k2 on policy,
+       that of KL(ref || pi) for k3.
+    A. p = old, q = new. Value and gradient: KL(old || new) for k1 and k3, the whole gradient, since
+       old's prefixes don't move.
+
+    Args:
+        log_p: [*E, L] log-probabilities of the tokens under the policy that drew them.
+        log_q: [*E, L] under the other.
+        mask: [*E, L].
+        estimator: of log q - log p, elementwise: `kl_k1`, `kl_k2`, `kl_k3`, ...
+    """
+    return sequence_sum(estimator(_kept(log_q, mask) - _kept(log_p, mask)), mask)
+
+
+def token_kl_exact(logits_p: Array, logits_q: Array, mask: Array) -> Array:
+    """Sum over tokens of the exact KL_t(p || q), prefixes drawn from p: [*E]. Frozen prefixes.
+
+    Value: KL(p || q), with no noise but that of the prefixes. Gradient: the whole one in q; in p
+    that with frozen prefixes.
+
+    Args:
+        logits_p: [*E, L, V] of the policy that drew the tokens.
+        logits_q: [*E, L, V] of the other.
+        mask: [*E, L].
+    """
+    return sequence_sum(categorical_kl_from_logits(logits_p, logits_q), mask)
+
+
+def sequence_kl(
+    log_pi: Array, log_ref: Array, mask: Array, *, log_behaviour: Array | None = None
+) -> Array:
+    """KL(pi || ref) of whole sequences from their tokens, value and gradient unbiased: [*E].
+
+    sum_t (pi(y_<=t) / mu(y_<=t)) stop_gradient(log pi(y_t) - log ref(y_t)),  mu the policy that
+    drew the tokens. On policy the ratios are 1, and the gradient is that of `rewards_to_go`. Off
+    policy their products make the variance grow with the length.
+
+    Args:
+        log_pi: [*E, L] log-probabilities of the tokens under pi, differentiated.
+        log_ref: [*E, L] under the reference.
+        mask: [*E, L].
+        log_behaviour: [*E, L] under mu; None if pi itself drew them just now.
+    """
+    k1 = jax.lax.stop_gradient(_kept(log_pi, mask) - _kept(log_ref, mask))
+    log_ratio = _log_importance(log_pi, log_behaviour, mask)
+    return sequence_sum(jnp.exp(jnp.cumsum(log_ratio, axis=-1)) * k1, mask)
+
+
+def sequence_kl_exact(
+    logits: Array,
+    ref_logits: Array,
+    tokens: Array,
+    mask: Array,
+    *,
+    log_behaviour: Array | None = None,
+) -> Array:
+    """`sequence_kl` with less noise, by the exact KL after each prefix: [*E].
+
+    sum_t (pi(y_<t) / mu(y_<t)) KL_t(y_<t),  differentiated through both factors: the frozen-prefix
+    gradient and what it lacks. Value and gradient unbiased, on and off policy.
+
+    Args:
+        logits: [*E, L, V] of pi, differentiated.
+        ref_logits: [*E, L, V] of the reference.
+        tokens: [*E, L] as they were drawn.
+        mask: [*E, L].
+        log_behaviour: [*E, L] their log-probabilities under the policy that drew them; None if that
+            was pi itself just now.
+    """
+    log_ratio = _log_importance(token_log_probs(logits, tokens), log_behaviour, mask)
+    log_prefix = jnp.cumsum(log_ratio, axis=-1) - log_ratio
+    return sequence_sum(jnp.exp(log_prefix) * categorical_kl_from_logits(logits, ref_logits), mask)
+
+
+def _kept(x: Array, mask: Array) -> Array:
+    chex.assert_equal_shape([x, mask])
+    return jnp.where(jnp.asarray(mask, bool), x, 0)
+
+
+def _log_importance(log_pi: Array, log_behaviour: Array | None, mask: Array) -> Array:
+    """Log pi(y_t) - log mu(y_t), 0 at masked places: [*E, L]."""
+    drawn_from = log_pi if log_behaviour is None else log_behaviour
+    return _kept(log_pi, mask) - jax.lax.stop_gradient(_kept(drawn_from, mask))
