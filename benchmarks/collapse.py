@@ -85,7 +85,7 @@ def train(
     Fresh ones, since the episodes that happen to end within an iteration are a biased sample once
     they last for hundreds of steps: the failed ones end first.
     """
-    from kltrust.experiments.config.settings import Experiment
+    from kltrust.experiments.config.experiment import Experiment
     from kltrust.experiments.jobs import training
 
     experiment = Experiment.from_dict(

@@ -388,7 +388,7 @@ def evaluation(options: Options) -> dict[str, Any]:
     """At the default interval, of a policy that plays whole episodes."""
     import jax
 
-    from kltrust.experiments.config.settings import Experiment
+    from kltrust.experiments.config.experiment import Experiment
     from kltrust.experiments.engine import lanes
     from kltrust.experiments.engine.program import Program, traced_settings
     from kltrust.experiments.jobs import training

@@ -21,21 +21,26 @@ from kltrust import (
     tabular as tabular,
     tree as tree,
     types as types,
+    updates as updates,
 )
 from kltrust.advantages import (
     gae as gae,
     standardize as standardize,
 )
 from kltrust.algorithms import (
-    mdpo as mdpo,
-    npg as npg,
-    ppo_adaptive_lr as ppo_adaptive_lr,
-    ppo_clip as ppo_clip,
+    algorithm as algorithm,
+    register_algorithm as register_algorithm,
+)
+from kltrust.algorithms._mdpo import mdpo as mdpo
+from kltrust.algorithms._npg import npg as npg
+from kltrust.algorithms._ppo_adaptive_lr import ppo_adaptive_lr as ppo_adaptive_lr
+from kltrust.algorithms._ppo_clip import ppo_clip as ppo_clip
+from kltrust.algorithms._ppo_penalty import (
     ppo_penalty as ppo_penalty,
     ppo_reverse_kl as ppo_reverse_kl,
-    trpo as trpo,
-    vanilla_pg as vanilla_pg,
 )
+from kltrust.algorithms._trpo import trpo as trpo
+from kltrust.algorithms._vanilla_pg import vanilla_pg as vanilla_pg
 from kltrust.audit import (
     CurvatureAudit as CurvatureAudit,
     IterationAudit as IterationAudit,
@@ -50,6 +55,9 @@ from kltrust.audit import (
     measure_update as measure_update,
     normalizer_kl as normalizer_kl,
     reference_kl as reference_kl,
+)
+from kltrust.critic import (
+    value_regression as value_regression,
 )
 from kltrust.divergences import (
     categorical_kl as categorical_kl,
@@ -117,6 +125,9 @@ from kltrust.networks import (
 from kltrust.networks.recurrent import (
     recurrent_agent as recurrent_agent,
 )
+from kltrust.settings import (
+    setting as setting,
+)
 from kltrust.solvers import (
     LineSearchResult as LineSearchResult,
     backtracking_line_search as backtracking_line_search,
@@ -137,9 +148,12 @@ from kltrust.types import (
     ActorCritic as ActorCritic,
     Array as Array,
     Box as Box,
+    Critic as Critic,
+    CriticBatch as CriticBatch,
     Discrete as Discrete,
     Distribution as Distribution,
     Env as Env,
+    KLPath as KLPath,
     Masked as Masked,
     MaskedSpace as MaskedSpace,
     Memory as Memory,
@@ -155,6 +169,8 @@ from kltrust.types import (
     Sequences as Sequences,
     Space as Space,
     Transition as Transition,
+    UpdatePair as UpdatePair,
+    UpdateReport as UpdateReport,
 )
 
 __version__: str

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def check(**settings: tuple[Any, bool]) -> None:
@@ -49,3 +50,12 @@ def check_count(**settings: int) -> None:
     for name, value in settings.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_order(**bounds: Any) -> None:
+    """Refuses two known bounds, given as low = ..., high = ..., of which the first is larger."""
+    (low_name, low), (high_name, high) = bounds.items()
+    if any(isinstance(x, jax.core.Tracer) for x in (low, high)):
+        return
+    if np.any(np.asarray(low) > np.asarray(high)):
+        raise ValueError(f"{low_name} must not exceed {high_name}, got {low} and {high}")

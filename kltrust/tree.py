@@ -115,3 +115,12 @@ def leading_size(x: PyTree) -> int:
 def take(x: PyTree, index: Any) -> PyTree:
     """Rows ``index`` of every leaf, like ``x``: a distribution's own indexing can't be traced."""
     return jax.tree.map(lambda leaf: leaf[index], x)
+
+
+def unfused(x: PyTree) -> PyTree:
+    """The same numbers as ``x``, for measurements: measuring changes no bit of anything else.
+
+    Without it, the compiler may fuse a measurement with the computation that it looks at, and round
+    both in another way.
+    """
+    return jax.lax.optimization_barrier(x)

@@ -192,8 +192,10 @@ hidden = [16, 16]
 [learner]
 num_envs = 8
 num_steps = 128
-value_epochs = 2
-value_minibatches = 8
+
+[critic]
+num_epochs = 2
+num_minibatches = 8
 
 [budget]
 total_steps = 25_600

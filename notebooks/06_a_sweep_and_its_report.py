@@ -100,8 +100,10 @@ hidden = [16, 16]
 [learner]
 num_envs = 8
 num_steps = 64
-value_epochs = 2
-value_minibatches = 8
+
+[critic]
+num_epochs = 2
+num_minibatches = 8
 
 [budget]
 total_steps = 15_360

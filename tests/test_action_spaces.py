@@ -19,7 +19,7 @@ from kltrust.divergences import categorical_kl_from_logits, distribution_entropy
 from kltrust.environments import _registry, check_env, from_functions, register, sample_action
 from kltrust.experiments import cli
 from kltrust.experiments.cli.progress import ConsoleProgress
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.jobs import training
 from kltrust.experiments.reading import deploy
 from kltrust.fisher import fisher_operator

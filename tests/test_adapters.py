@@ -19,7 +19,7 @@ from test_layers import ADAPTED, imports
 from kltrust import environments
 from kltrust.environments import _adapters, _check, from_functions, make
 from kltrust.experiments.cli import main
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import traced_settings
 from kltrust.experiments.jobs.plan import static_key
 from kltrust.experiments.store.record import Record

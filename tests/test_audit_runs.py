@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.jobs import training
 from kltrust.experiments.jobs.merge import _columns
 from kltrust.experiments.reading import audit_plots, results

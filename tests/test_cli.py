@@ -15,7 +15,7 @@ from rich.console import Console
 from kltrust.environments import _registry
 from kltrust.experiments.cli import main, progress
 from kltrust.experiments.config import registry, settings
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.jobs import training
 from kltrust.experiments.jobs.training import Report
 from kltrust.experiments.store.record import Record
@@ -58,8 +58,10 @@ step_size = 0.125
 [learner]
 num_envs = 4
 num_steps = 16
-value_epochs = 1
-value_minibatches = 2
+
+[critic]
+num_epochs = 1
+num_minibatches = 2
 [network]
 hidden = [8]
 [budget]

@@ -12,7 +12,7 @@ import pytest
 
 from kltrust.environments import _registry, from_functions, register
 from kltrust.experiments import cli
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs import training
 from kltrust.experiments.reading import deploy, films

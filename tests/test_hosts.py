@@ -33,8 +33,10 @@ preset = "none"
 [learner]
 num_envs = 4
 num_steps = 8
-value_epochs = 1
-value_minibatches = 2
+
+[critic]
+num_epochs = 1
+num_minibatches = 2
 
 [network]
 hidden = [8]

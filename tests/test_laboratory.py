@@ -29,8 +29,10 @@ preset = "none"
 [learner]
 num_envs = 2
 num_steps = 16
-value_epochs = 1
-value_minibatches = 2
+
+[critic]
+num_epochs = 1
+num_minibatches = 2
 [network]
 hidden = [4]
 [budget]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import lanes
 from kltrust.experiments.engine.program import build
 from kltrust.learner import run

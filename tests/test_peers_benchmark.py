@@ -19,7 +19,7 @@ import sweep_speed  # noqa: E402
 import timing  # noqa: E402
 from workers import ours  # noqa: E402
 
-from kltrust.experiments.config.settings import Experiment  # noqa: E402
+from kltrust.experiments.config.experiment import Experiment  # noqa: E402
 from kltrust.experiments.engine import program  # noqa: E402
 
 WORKERS = """

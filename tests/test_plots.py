@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kltrust.experiments.config.settings import ALGORITHMS, Experiment
+from kltrust.experiments.config.experiment import ALGORITHMS, Experiment
 from kltrust.experiments.reading import plots
 from kltrust.experiments.store.run import Run
 

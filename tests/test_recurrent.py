@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 from kltrust import algorithms, learner as learner_module, tree
 from kltrust.environments import check_env, hide_observations, make
 from kltrust.experiments import cli
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import spread
 from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs import training

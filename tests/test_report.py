@@ -15,7 +15,7 @@ import pytest
 
 from kltrust.experiments import cli, report
 from kltrust.experiments.config import presets, spec
-from kltrust.experiments.config.settings import ALGORITHMS, BudgetSettings, Experiment
+from kltrust.experiments.config.experiment import ALGORITHMS, BudgetSettings, Experiment
 from kltrust.experiments.jobs import plan, sweep, sweep_lanes
 from kltrust.experiments.report import _aggregate, _gather, _region, _summaries, _tables
 from kltrust.experiments.store.run import Run, files

@@ -6,7 +6,7 @@ import pytest
 
 import kltrust
 from kltrust.experiments.config import spec
-from kltrust.experiments.config.settings import INF, Experiment
+from kltrust.experiments.config.experiment import INF, Experiment
 from kltrust.experiments.jobs import plan, sweep, sweep_lanes
 from kltrust.experiments.store.run import Run
 

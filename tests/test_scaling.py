@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import scaling
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import program
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kltrust import algorithms, learner, networks
 from kltrust.experiments.config import presets, registry, settings
-from kltrust.experiments.config.settings import Experiment, LearnerSettings, NetworkSettings
+from kltrust.experiments.config.experiment import Experiment, LearnerSettings, NetworkSettings
 
 # Arguments that are no settings, and settings that the experiment resolves itself.
 NOT_SETTINGS = {"env", "agent", "update", "planned_iterations", "audit_damping"}

@@ -11,7 +11,7 @@ import pytest
 from kltrust.environments import adapters
 from kltrust.experiments.config import spec
 from kltrust.experiments.config.presets import preset
-from kltrust.experiments.config.settings import INF, Experiment
+from kltrust.experiments.config.experiment import INF, Experiment
 from kltrust.experiments.engine import memory
 from kltrust.experiments.jobs import plan
 
@@ -32,8 +32,10 @@ preset = "none"
 [learner]
 num_envs = 4
 num_steps = 16
-value_epochs = 1
-value_minibatches = 2
+
+[critic]
+num_epochs = 1
+num_minibatches = 2
 
 [budget]
 total_steps = 192

@@ -16,7 +16,7 @@ import pytest
 
 import kltrust
 from kltrust.experiments import cli
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import spread
 from kltrust.experiments.jobs import training
 from kltrust.experiments.store.record import Record

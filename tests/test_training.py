@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from kltrust.environments import _registry, register
-from kltrust.experiments.config.settings import ALGORITHMS, INF, Experiment
+from kltrust.experiments.config.experiment import ALGORITHMS, INF, Experiment
 from kltrust.experiments.engine import canary, lanes
 from kltrust.experiments.engine.program import Program, build, traced_settings
 from kltrust.experiments.jobs import training

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import devices, lanes, memory
 from kltrust.experiments.engine.program import Program, build, traced_settings
 from kltrust.experiments.jobs import training

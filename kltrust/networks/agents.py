@@ -6,6 +6,7 @@ memory two more.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ from kltrust.networks.masks import (
     without_mask,
 )
 from kltrust.networks.orthogonal import gain, orthogonal, orthogonal_kernels
+from kltrust.networks.settings import NetworkSettings
+from kltrust.settings import check_names, signature_with
 from kltrust.types import (
     ActorCritic,
     Array,
@@ -135,7 +138,7 @@ class PolicyNetwork(nn.Module):
 
     action_space: Space
     torso: Torso
-    init_log_std: float
+    init_log_std: Any
     state_dependent_std: bool
 
     @nn.compact
@@ -195,13 +198,10 @@ class ValueNetwork(nn.Module):
 
 def actor_critic(
     env: Env,
-    hidden: Sequence[int] = (64, 64),
+    hidden: Sequence[int] | None = None,
     *,
-    activation: str = "tanh",
-    channels: Sequence[int] = (16,),
-    init_log_std: float = 0.0,
-    state_dependent_std: bool = False,
-    cell: str = "none",
+    settings: NetworkSettings | None = None,
+    **changes: Any,
 ) -> ActorCritic:
     """A policy and a value network of the same shape that fit an environment's spaces.
 
@@ -212,27 +212,19 @@ def actor_critic(
 
     Args:
         env: only its spaces are read.
-        hidden: widths of the dense layers.
-        activation: one of `ACTIVATIONS`.
-        channels: of the 3 x 3 convolutions before them, for observations [H, W, C]. They have no
-            padding: each takes two rows and two columns off. () flattens the image instead.
-        init_log_std: log standard deviation of a Gaussian head at the start, in units of the
-            action space.
-        state_dependent_std: the Gaussian's standard deviation from the state, too.
-        cell: "none", or a memory behind the dense layers, as wide as the last of them: one of
-            `cells.CELLS`, "gru" or "mingru". Policy and critic have one each.
+        hidden: widths of the dense layers, as among the settings.
+        settings: None takes the defaults.
+        **changes: settings by name, see `NetworkSettings`.
 
     Raises:
-        ValueError: on an unknown activation or cell, a space that has no head, an image too small
+        ValueError: on an unknown name, a bad value, a space that has no head, an image too small
             for the convolutions, or a mask that does not fit the actions.
     """
-    if cell != "none" and (cell not in CELLS or not hidden):
-        raise ValueError(
-            f"cell must be none, {', '.join(CELLS)}, and hidden hold at least one width, which is "
-            f"the cell's too; got cell={cell!r}, hidden={hidden!r}"
-        )
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r} is unknown: use one of {sorted(ACTIVATIONS)}")
+    check_names(NetworkSettings, changes, "setting of actor_critic")
+    if hidden is not None:
+        changes["hidden"] = tuple(hidden)
+    own = dataclasses.replace(settings or NetworkSettings(), **changes)
+    channels, activation, cell = own.channels, own.activation, own.cell
     if not _is_space(env.action_space):
         raise ValueError(
             f"no policy head for the action space {env.action_space!r}: use Discrete, "
@@ -249,7 +241,7 @@ def actor_critic(
         )
 
     def heads(torso: Torso) -> tuple[PolicyNetwork, ValueNetwork]:
-        policy = PolicyNetwork(env.action_space, torso, init_log_std, state_dependent_std)
+        policy = PolicyNetwork(env.action_space, torso, own.init_log_std, own.state_dependent_std)
         return policy, ValueNetwork(torso)
 
     def observe(obs: PyTree) -> Array:
@@ -261,13 +253,16 @@ def actor_critic(
     def example() -> Array:
         return observe(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first))
 
-    torso = Torso(tuple(hidden), tuple(channels), activation, is_image)
+    torso = Torso(own.hidden, channels, activation, is_image)
     if cell == "none":
         return _without_memory(observe, example, *heads(torso))
     linear = Torso((), (), activation, is_image=False)
     return _with_memory(
-        observe, example, torso, CELLS[cell](hidden[-1], orthogonal()), *heads(linear)
+        observe, example, torso, CELLS[cell](own.hidden[-1], orthogonal()), *heads(linear)
     )
+
+
+actor_critic.__signature__ = signature_with(actor_critic, NetworkSettings)  # type: ignore[attr-defined]
 
 
 def _without_memory(

@@ -8,17 +8,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from kltrust import tree
-from kltrust.types import Array, Number, PyTree, Sequences
+from kltrust.types import Array, PyTree, Sequences
 
 Carry = TypeVar("Carry")
 
 _ROUNDS = 6
-
-# Of the PPO authors' own code, where Adam's default is 1e-8.
-_ADAM_EPSILON = 1e-5
 
 
 def random_order(key: Array, size: int) -> Array:
@@ -76,8 +72,9 @@ def minibatch_epoch(
         data: a pytree of [N, ...]; distributions are pytrees too.
         key: gives the order.
         num_minibatches: 1 passes the whole batch in its own order.
-        num_blocks: the rows fall into so many blocks, one after the other, and a minibatch takes
-            as many of each: where a device has whole blocks, it takes its own rows alone.
+        num_blocks: splits the rows into this many equal blocks, one after the other. Every
+            minibatch takes the same number of rows from each, so that a device that holds whole
+            blocks takes its own rows alone.
 
     Returns:
         (carry, outs stacked over minibatches).
@@ -124,11 +121,3 @@ def _has_sequences(data: PyTree) -> bool:
         return isinstance(node, Sequences)
 
     return any(map(found, jax.tree.leaves(data, is_leaf=found)))
-
-
-def adam(learning_rate: Number, max_grad_norm: Number) -> optax.GradientTransformation:
-    """Adam after a bound on the gradient's global norm; both numbers may be traced."""
-    return optax.chain(
-        optax.clip_by_global_norm(max_grad_norm),
-        optax.adam(learning_rate, eps=_ADAM_EPSILON),
-    )

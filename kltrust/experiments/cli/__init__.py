@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         command, *rest = arguments
         if command not in COMMANDS:
-            from kltrust.experiments.config import settings
+            from kltrust.settings import unknown
 
-            raise ValueError(settings.unknown("command", command, list(COMMANDS)))
+            raise ValueError(unknown("command", command, list(COMMANDS)))
         module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
         return getattr(module, command)(rest)
     except KeyboardInterrupt as stop:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from kltrust.algorithms import algorithm_names, find_algorithm
 from kltrust.experiments.cli.common import (
     WIDE,
     HostFlags,
@@ -22,14 +23,15 @@ from kltrust.experiments.cli.common import (
     are_several,
     naming,
 )
-from kltrust.experiments.config import presets, settings
-from kltrust.experiments.config.settings import (
-    BudgetSettings,
+from kltrust.experiments.config import presets
+from kltrust.experiments.config.experiment import (
+    SECTIONS,
     Experiment,
-    LearnerSettings,
-    NetworkSettings,
+    section_kinds,
+    shared_names,
 )
 from kltrust.experiments.engine import devices
+from kltrust.settings import declared
 
 HELP = """\
 usage: kltrust train ALGORITHM ENV [settings]
@@ -73,12 +75,12 @@ def train(arguments: list[str]) -> int:
     if len(names) < 2:
         tuned = ", ".join(f"{a} {e}" for a, e in presets.available())
         print(
-            HELP.format(algorithms=", ".join(settings.ALGORITHMS), presets=tuned or "none"),
+            HELP.format(algorithms=", ".join(algorithm_names()), presets=tuned or "none"),
             end="",
         )
         return 0 if wants_help else 2
     algorithm, env = names
-    settings.settings_of(algorithm)
+    find_algorithm(algorithm)
     options = arguments[2:]
     chosen = _peek(options, "--preset")
     start = presets.preset(algorithm, env, chosen)
@@ -89,16 +91,13 @@ def train(arguments: list[str]) -> int:
     parsed: Any = tyro.cli(
         _train_options(start, origin),
         prog=f"kltrust train {algorithm} {env}",
-        description=f"{type(start.update).__doc__}\n\nValues in brackets come from {origin}.",
+        description=f"{_summary(type(start.update))}\n\nValues in brackets come from {origin}.",
         args=options,
         config=_CONFIG,
     )
     experiment = dataclasses.replace(
         start,
-        update=parsed.update,
-        learner=parsed.learner,
-        network=parsed.network,
-        budget=parsed.budget,
+        **{name: _section(start, parsed, name) for name in SECTIONS},
         env_params={**start.env_params, **_env_params(parsed.env_params)},
     )
     if parsed.seeds < 1:
@@ -133,7 +132,7 @@ def _devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
 
 def _explain_missing(arguments: list[str]) -> None:
     if not arguments[0].startswith("-"):
-        settings.settings_of(arguments[0])
+        find_algorithm(arguments[0])
         raise ValueError(
             f"which environment? As in `kltrust train {arguments[0]} CartPole-v1`; "
             "`kltrust envs` lists them"
@@ -150,7 +149,7 @@ def _default_out(experiment: Experiment, seed: int) -> Path:
 
 def _train_options(start: Experiment, origin: str) -> type:
     """The settings of one algorithm as a class whose defaults are the preset's."""
-    fields = [
+    fields: list[tuple[str, Any, Any]] = [
         ("seeds", Annotated[int, tyro.conf.arg(help="How many runs, trained together.")], 1),
         ("seed", Annotated[int, tyro.conf.arg(help="The first seed; the others follow it.")], 0),
         (
@@ -211,13 +210,46 @@ def _train_options(start: Experiment, origin: str) -> type:
             False,
         ),
         ("quiet", Annotated[Switch, tyro.conf.arg(help="Print nothing but the result.")], False),
-        ("update", type(start.update), start.update),
-        ("budget", BudgetSettings, start.budget),
-        ("learner", LearnerSettings, start.learner),
-        ("network", NetworkSettings, start.network),
     ]
+    fields += [(name, *_flags(start, name)) for name in SECTIONS]
     made = [(name, kind, dataclasses.field(default=value)) for name, kind, value in fields]
     return dataclasses.make_dataclass("Train", made, bases=(HostFlags,), frozen=True)
+
+
+def _flags(start: Experiment, section: str) -> tuple[type, Any]:
+    """The settings of a section as a class of flags, and the preset's values."""
+    cls = section_kinds(start.algorithm)[section]
+    shared = shared_names(start.algorithm)
+    made: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(cls):
+        flag = field.name.replace("_", "-")
+        # A name that several sections have is written with its section.
+        named = f"{section}.{flag}" if field.name in shared and section != "update" else flag
+        if section == "critic":
+            named = f"critic.{flag}"
+        value = getattr(getattr(start, section), field.name)
+        kind: Any = type(field.default)
+        if kind is tuple:
+            kind = tuple[int, ...]
+        elif kind not in (int, float, bool):
+            kind, value = str, value if isinstance(value, str) else repr(value)
+        help_text = declared(field).meaning
+        arg = tyro.conf.arg(name=named, help=help_text)
+        made.append((field.name, Annotated[kind, arg], dataclasses.field(default=value)))
+    flags = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
+    flags.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
+    return flags, flags()
+
+
+def _section(start: Experiment, parsed: Any, section: str) -> Any:
+    """The preset's section with what the flags changed."""
+    flags, before = getattr(parsed, section), _flags(start, section)[1]
+    changed = {
+        f.name: getattr(flags, f.name)
+        for f in dataclasses.fields(flags)
+        if getattr(flags, f.name) != getattr(before, f.name)
+    }
+    return dataclasses.replace(getattr(start, section), **changed)
 
 
 def _shown(env_params: dict[str, Any]) -> str:
@@ -289,6 +321,11 @@ def _conclude(record: Any) -> int:
         table.add_row(name, Text(text, no_wrap=True))
     Console(width=WIDE).print(table)
     return 0
+
+
+def _summary(cls: type) -> str:
+    """What a class is, less the settings that help lists anyway."""
+    return (cls.__doc__ or "").split("\n\n")[0]
 
 
 def _peek(arguments: list[str], flag: str) -> str | None:

@@ -5,7 +5,7 @@
     seeds = 10                                    # a count, or a list
     envs = ["CartPole-v1", "Acrobot-v1"]          # for the experiments that name none
 
-    [budget]                                      # [learner] and [network] likewise: for all
+    [budget]                                      # [critic], [learner] and [network] likewise
     total_steps = 50_000
 
     [[experiments]]
@@ -15,12 +15,15 @@
     [[experiments]]
     algorithms = ["ppo_clip", "ppo_penalty"]      # a product with the environments
     preset = "none"                               # default "tuned"; or a TOML file
-    update.num_epochs = 4                         # update, learner, network, budget, env_params
+    update.num_epochs = 4                         # update, critic, learner, network, budget,
+    update.optimizer = "adamw(weight_decay=0.1)"  # env_params
     zip = { entropy_coef = [0.0, 0.01], gamma = [0.99, 0.98] }            # row by row
     random = { count = 8, seed = 1, learning_rate = { log_uniform = [1e-4, 1e-2] } }
 
-A swept key is a setting's name, or a dotted one (``learner.gamma``, ``env_params.gravity``). Every
-draw depends on the seed of ``random`` and its key alone: all algorithms and environments meet the
+A swept key is a setting's name, or a dotted one (``learner.gamma``, ``env_params.gravity``,
+``optimizer.weight_decay``). Settings of the critic are always dotted (``critic.learning_rate``),
+and so is a name that two sections have. Every draw
+depends on the seed of ``random`` and its key alone: all algorithms and environments meet the
 same ones. Mistakes are errors that name file, line and the nearest name that is known.
 """
 
@@ -37,7 +40,7 @@ from kltrust.experiments.config.spec_source import Source, line_of
 
 __all__ = ["Setting", "Spec", "line_of", "load", "parse"]
 
-_COMMON = ("learner", "network", "budget")
+_COMMON = ("critic", "learner", "network", "budget")
 _TOP = ("sweep", "experiments", *_COMMON)
 _SWEEP = ("name", "seeds", "algorithms", "envs", "preset")
 

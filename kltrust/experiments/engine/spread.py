@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts
-from kltrust.experiments.engine.program import Program, Settings
+from kltrust.experiments.engine.program import Program
 from kltrust.learner import Learner, LearnerState
 from kltrust.rollout.normalization import RewardScale
 from kltrust.types import PyTree
@@ -124,7 +124,7 @@ class SpreadProgram(Program):
     def _jitted(self, name: str) -> Any:
         function = self._functions[name]
 
-        def of_the_lane(everywhere: tuple, own: Settings, given: tuple) -> Any:
+        def of_the_lane(everywhere: tuple, own: Experiment, given: tuple) -> Any:
             common, shared = everywhere
             result = function(common, shared, jax.tree.map(lambda x: x[0], given))
             result = jax.tree.map(lambda x: x[None], result)

@@ -7,15 +7,13 @@ its seed: the same in the whole sweep and in every shard of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 
-from kltrust.environments import static_parameters
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.spec import Setting, Spec
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.memory import choose_width
@@ -139,19 +137,9 @@ def check_spec(spec: Spec) -> None:
             raise spec.source.blame(setting.places, error) from error
 
 
-def static_key(experiment: Experiment) -> str:
-    """A text that is equal for experiments of one static group: all but the values of floats."""
-
-    def static(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: static(v) for k, v in value.items()}
-        # An infinity is a text in plain data, but no less a float.
-        return "float" if isinstance(value, float) or value in ("inf", "-inf") else value
-
-    data = experiment.to_dict()
-    key, kept = static(data), static_parameters(experiment.env)
-    key["env_params"] |= {k: v for k, v in data["env_params"].items() if k in kept}
-    return json.dumps(key, sort_keys=True)
+def static_key(experiment: Experiment) -> Any:
+    """Equal for experiments of one static group: all of it but the values of floats."""
+    return jax.tree.structure(experiment)
 
 
 def _take_shard(plan: Plan, shard: tuple[int, int] | None) -> Plan:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import canary, hosts
 from kltrust.experiments.engine.program import validate
 from kltrust.experiments.jobs.plan import Group, Plan

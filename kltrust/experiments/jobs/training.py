@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import canary, hosts, lanes
 from kltrust.experiments.engine.memory import choose_width
 from kltrust.experiments.engine.program import Program, build, traced_settings, validate

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.reading.plots import BLUE, GREY, VERMILION, dress, logarithmic
 from kltrust.experiments.store.record import Record
+from kltrust.settings import with_role
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,9 +86,9 @@ def _draw_distance(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> 
         _line(axes, metrics, metrics["audit.update.tv_sampled"], BLUE, "mean, sampled")
     pinsker = metrics["audit.update.pinsker.mean"]
     _line(axes, metrics, pinsker, GREY, "Pinsker's bound of the mean", linestyle="--")
-    clip_eps = getattr(experiment.update, "clip_eps", np.inf)
-    if np.isfinite(clip_eps):
-        axes.axhline(clip_eps / 2, color="black", linewidth=1, label="clip_eps / 2")
+    for name in with_role(experiment.update, "clip"):
+        if np.isfinite(half_width := getattr(experiment.update, name)):
+            axes.axhline(half_width / 2, color="black", linewidth=1, label=f"{name} / 2")
     axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
     dress(axes, "How far, in total variation", "TV(old, new)")
 

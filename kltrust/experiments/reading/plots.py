@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.store.record import Record
+from kltrust.settings import with_role
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,9 +75,11 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
         )
     else:
         axes.plot(steps, median, color=VERMILION, label="of each update")
-    bounds = [getattr(experiment.update, name, None) for name in ("max_kl", "target_kl")]
-    for name, bound in zip(("max_kl", "target_kl"), bounds, strict=True):
-        if bound is not None and np.isfinite(bound):
+    update = experiment.update
+    names = [*with_role(update, "bound"), *with_role(update, "set point")]
+    bounds = {name: float(getattr(update, name)) for name in names}
+    for name, bound in bounds.items():
+        if np.isfinite(bound):
             # The one that was in force, where it is reported: it may be annealed.
             in_force = np.full(len(steps), bound)
             if f"extra.{name}" in metrics:
@@ -84,7 +87,7 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
             style = {"color": "black", "linestyle": "--", "linewidth": 1}
             axes.plot(steps, in_force, label=f"{name} {bound:g}", **style)
     if (metrics.kl > 0).any():
-        logarithmic(axes, [*metrics.kl, *(b for b in bounds if b is not None)])
+        logarithmic(axes, [*metrics.kl, *bounds.values()])
     dress(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
 
 

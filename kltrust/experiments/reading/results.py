@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.spec import Setting
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.sweep import group_records, plan_of
@@ -163,12 +163,6 @@ def _row(
     done = 0 if part is None else (part.last_chunk + 1) * group.chunk_length
     if part is not None and part.finished:
         done = experiment.num_iterations
-    flat = {
-        f"{section}.{name}": float(value) if value in ("inf", "-inf") else value
-        for section, values in experiment.to_dict().items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-    }
     return {
         "run": first + run,
         "sweep": folder,
@@ -178,7 +172,7 @@ def _row(
         "seed": plan.seed(run),
         "width": group.width,
         "iterations": min(done, experiment.num_iterations),
-        **flat,
+        **experiment.flat(),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.jobs.training import restore_states
 from kltrust.experiments.reading.results import parts_of
 from kltrust.experiments.store.files import StorageError
