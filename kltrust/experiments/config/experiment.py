@@ -149,13 +149,16 @@ class Experiment:
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], tuple]:
         """Sections and traced environment parameters as children, all else static."""
-        static = static_parameters(self.env)
-        traced = sorted(k for k, v in self.env_params.items() if _is_number(v) and k not in static)
+        traced = vars(self).get("_traced")
+        if traced is None:
+            static = static_parameters(self.env)
+            numbers = (k for k, v in self.env_params.items() if _is_number(v) and k not in static)
+            traced = tuple(sorted(numbers))
         kept = tuple((k, v) for k, v in sorted(self.env_params.items()) if k not in traced)
         key = jax.tree_util.GetAttrKey
         children = [(key(name), getattr(self, name)) for name in SECTIONS]
         children += [(key(f"env_params.{k}"), self.env_params[k]) for k in traced]
-        return children, (self.env, tuple(traced), kept)
+        return children, (self.env, traced, kept)
 
     @classmethod
     def tree_unflatten(cls, aux: tuple, children: Any) -> Experiment:
@@ -164,7 +167,10 @@ class Experiment:
         values = list(children)
         sections = dict(zip(SECTIONS, values, strict=False))
         params = dict(zip(traced, values[len(SECTIONS) :], strict=True))
-        return cls(env=env, env_params={**params, **dict(kept)}, **sections)
+        self = cls(env=env, env_params={**params, **dict(kept)}, **sections)
+        # Not to be decided again: JAX puts tracers and placeholders of any kind in their place.
+        object.__setattr__(self, "_traced", traced)
+        return self
 
 
 def _is_number(value: Any) -> bool:
