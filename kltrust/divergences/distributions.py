@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import chex
-import distrax
 import jax
 import jax.numpy as jnp
 
 from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.numerics import floats, kl_terms, log_series, phi_series, rows, safe_log
+from kltrust.lazy import distrax
 from kltrust.types import Array, Number
 
 
