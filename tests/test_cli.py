@@ -160,7 +160,7 @@ assert not heavy, heavy
     )
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    for word in ("kltrust train ALGORITHM ENV", "--episodes INT", "--max-kl FLOAT", "0.1.0"):
+    for word in ("kltrust train ALGORITHM ENV", "--episodes INT", "--max-kl FLOAT", "0.2.0"):
         assert word in process.stdout
 
 
