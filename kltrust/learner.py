@@ -453,7 +453,7 @@ def as_critic(given: Any) -> Critic:
 
 def damping_of(algorithm: PolicyUpdate) -> Number:
     """The algorithm's own damping of the Fisher matrix; 0.1 if it has none."""
-    names = with_role(algorithm, "damping")
+    names = with_role(algorithm, "fisher damping")
     return getattr(algorithm, names[0]) if names else 0.1
 
 

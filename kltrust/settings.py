@@ -38,8 +38,8 @@ class Setting:
         choices: the names that a text may take; None allows all.
         usual: the usual range, and whose it is.
         role: what others may know of it: "bound" (on the mean KL of an update, nats), "set point"
-            (of it), "clip" (half-width of the interval of ratios), "damping" (of the Fisher
-            matrix), "minibatches" (must divide the batch).
+            (of it), "clip" (half-width of the interval of ratios), "fisher damping",
+            "minibatches" (must divide the batch).
         needs: the name of a switch of the same class without which the setting has no effect.
         anneal: the power of the remaining fraction that an annealed run multiplies it by; 0 leaves
             it alone.

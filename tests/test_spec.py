@@ -10,8 +10,8 @@ import pytest
 
 from kltrust.environments import adapters
 from kltrust.experiments.config import spec
-from kltrust.experiments.config.presets import preset
 from kltrust.experiments.config.experiment import INF, Experiment
+from kltrust.experiments.config.presets import preset
 from kltrust.experiments.engine import memory
 from kltrust.experiments.jobs import plan
 

@@ -28,7 +28,7 @@ from kltrust.experiments.config.experiment import (
     SECTIONS,
     Experiment,
     section_kinds,
-    shared_names,
+    written,
 )
 from kltrust.experiments.engine import devices
 from kltrust.settings import declared
@@ -219,14 +219,9 @@ def _train_options(start: Experiment, origin: str) -> type:
 def _flags(start: Experiment, section: str) -> tuple[type, Any]:
     """The settings of a section as a class of flags, and the preset's values."""
     cls = section_kinds(start.algorithm)[section]
-    shared = shared_names(start.algorithm)
     made: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(cls):
-        flag = field.name.replace("_", "-")
-        # A name that several sections have is written with its section.
-        named = f"{section}.{flag}" if field.name in shared and section != "update" else flag
-        if section == "critic":
-            named = f"critic.{flag}"
+        flag = written(section, field.name, start.algorithm).replace("_", "-")
         value = getattr(getattr(start, section), field.name)
         kind: Any = type(field.default)
         if kind is tuple:
@@ -234,7 +229,7 @@ def _flags(start: Experiment, section: str) -> tuple[type, Any]:
         elif kind not in (int, float, bool):
             kind, value = str, value if isinstance(value, str) else repr(value)
         help_text = declared(field).meaning
-        arg = tyro.conf.arg(name=named, help=help_text)
+        arg = tyro.conf.arg(name=flag, help=help_text)
         made.append((field.name, Annotated[kind, arg], dataclasses.field(default=value)))
     flags = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
     flags.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
