@@ -252,9 +252,8 @@ def make_learner(
         agent, num_envs, num_steps, minibatch_blocks, value_minibatches=value_minibatches
     )
     if minibatch_blocks > 1:
-        # Its ``batch`` may ask all devices at every step whether an episode has ended.
-        alone = env.step
-        env = env._replace(step=lambda key, state, action: alone(key, state, action))
+        # It may ask all devices at every step whether an episode has ended.
+        env = env._replace(step_batch=None)
     scheduled = not isinstance(update, PolicyUpdate) or callable(value_learning_rate)
     if scheduled and planned_iterations is None:
         raise ValueError("a schedule needs planned_iterations: the number of iterations to run")
