@@ -284,9 +284,8 @@ def make_learner(
         counts = {name: getattr(part, name) for name in with_role(part, "minibatches")}
         check_minibatches(agent, num_envs, num_steps, own.minibatch_blocks, **counts)
     if own.minibatch_blocks > 1:
-        # Its `step_batch` may ask all devices at every step whether an episode has ended.
-        alone = env.step
-        env = env._replace(step=lambda key, state, action: alone(key, state, action))
+        # It may ask all devices at every step whether an episode has ended.
+        env = env._replace(step_batch=None)
     planned = 1 if planned_iterations is None else planned_iterations
     check(planned_iterations=(planned, False))
 

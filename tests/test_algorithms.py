@@ -18,8 +18,8 @@ from jax.flatten_util import ravel_pytree
 
 from kltrust import algorithms, tree
 from kltrust.audit import log_ratio, measure_update
+from kltrust.lowering import permutation
 from kltrust.types import PolicyBatch
-from kltrust.updates.minibatches import random_order
 from kltrust.updates.natural import natural_direction
 from kltrust.updates.objectives import mean_kl, surrogate
 
@@ -765,7 +765,7 @@ def minibatch_orders(key, num_epochs, num_minibatches):
     if num_minibatches == 1:
         return [[np.arange(NUM_ROWS)]] * num_epochs
     keys = jax.random.split(jax.random.key(key), num_epochs)
-    return [np.asarray(random_order(k, NUM_ROWS)).reshape(num_minibatches, -1) for k in keys]
+    return [np.asarray(permutation(k, NUM_ROWS)).reshape(num_minibatches, -1) for k in keys]
 
 
 PPO_SETTINGS = {"learning_rate": 0.02, "entropy_coef": 0.02, "max_grad_norm": 0.3}

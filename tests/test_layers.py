@@ -13,9 +13,9 @@ import kltrust
 
 ROOT = Path(kltrust.__file__).parent
 ORDER = [
-    *("types", "tree", "checks"),
+    *("types", "tree", "checks", "lowering"),
     *("divergences", "losses", "advantages", "tokens"),
-    *("fisher", "solvers", "lowering"),
+    *("fisher", "solvers"),
     *("networks", "environments", "rollout"),
     *("updates", "algorithms", "audit"),
     *("critic", "learner", "tabular"),
@@ -44,7 +44,6 @@ CORE = {"jax", "numpy", "chex"}
 LIBRARIES = {
     "divergences": {*CORE, "distrax"},
     "fisher": {*CORE, "distrax"},
-    "lowering": {*CORE, "flax"},
     "networks": {*CORE, "distrax", "flax"},
     "environments": {*CORE, "gymnax", *ADAPTED, *DRAWING},
     "rollout": {*CORE, "distrax"},
