@@ -42,7 +42,6 @@ import kltrust
 from kltrust import tabular, tree
 from kltrust.audit import log_ratio, mean_kl
 from kltrust.experiments.config import registry, spec
-from kltrust.experiments.jobs import plan, sweep
 from kltrust.experiments.reading.plots import BLUE, VERMILION
 
 plt.style.use("house.mplstyle")
@@ -212,9 +211,7 @@ update.num_minibatches = 8
 grid.clip_eps = [0.1, 0.2, 0.3]
 """
 with tempfile.TemporaryDirectory() as folder:
-    planned = plan.make_plan(spec.parse(SPEC))
-    sweep.start(planned, Path(folder) / "leash")
-    results = kltrust.results.load(Path(folder) / "leash")
+    results = kltrust.sweep(spec.parse(SPEC), Path(folder) / "leash")
 
 by_label = results.runs.groupby("label", sort=False)
 kl = results.metrics.merge(results.runs[["run", "label"]]).groupby("label", sort=False).kl

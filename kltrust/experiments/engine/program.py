@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ from kltrust.tree import where
 from kltrust.types import ActorCritic, Array, Env, PolicyUpdate, PyTree
 
 Settings = dict[str, dict[str, Any]]
+Join = Callable[[list[Any], list[Any]], Settings]
 
 
 class Parts(NamedTuple):
@@ -52,11 +53,6 @@ def traced_settings(experiment: Experiment) -> Settings:
         section: {k: np.float32(v) for k, v in values.items() if type(v) is float}
         for section, values in sections.items()
     }
-
-
-def lane_settings(experiments: Sequence[Experiment]) -> Settings:
-    """The float settings of one experiment per lane, [L] each; all of one static group."""
-    return jax.tree.map(lambda *values: np.stack(values), *map(traced_settings, experiments))
 
 
 def build(experiment: Experiment, settings: Settings | None = None) -> Parts:
@@ -194,7 +190,9 @@ class Program:
             return _run_up_to(learner, state, self.chunk_length, length)
 
         def evaluation(settings: Settings, shared: tuple, given: tuple) -> Array:
-            policy_params, normalizer, key = given
+            policy_params, normalizer, iteration, key = given
+            # Other start states at every evaluation: the best of many must not be luck with one.
+            key = jax.random.fold_in(key, iteration)
             parts = build(experiment, settings)
             state = _Deployed(policy_params, normalizer)
             episodes = experiment.budget.eval_episodes
@@ -237,7 +235,7 @@ class Program:
 
     def evaluate(self, settings: Settings, state: Any, keys: Array) -> Array:
         """Returns of fresh episodes, acting by the mode and sampled: [L, 2, eval_episodes]."""
-        deployed = (state.policy_params, state.normalizer, keys)
+        deployed = (state.policy_params, state.normalizer, state.iteration, keys)
         return self._call("evaluate", settings, (), deployed)
 
     def put(self, lanes: PyTree) -> PyTree:
@@ -245,24 +243,24 @@ class Program:
         return hosts.put(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
     def _call(self, name: str, settings: Settings, shared: tuple, given: tuple) -> Any:
-        common, own = _split(settings)
+        common, own, join = _split(settings)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         arguments = (hosts.put((common, shared), everywhere), self.put(own), self.put(given))
         if name not in self._compiled:
             start = time.perf_counter()
-            self._compiled[name] = compiled = self._jitted(name).lower(*arguments).compile()
+            self._compiled[name] = compiled = self._jitted(name, join).lower(*arguments).compile()
             self.compile_seconds[name] = time.perf_counter() - start
             self.compilations[name] = self.compilations.get(name, 0) + 1
             self.memory[name] = _bytes_of(compiled)
         # Ahead-of-time compiled: another shape or type is an error here, never a recompilation.
         return self._compiled[name](*arguments)
 
-    def _jitted(self, name: str) -> Any:
+    def _jitted(self, name: str, join: Join) -> Any:
         function = self._functions[name]
 
         def of_lane(everywhere: tuple, lane: tuple) -> Any:
             (common, shared), (own, given) = everywhere, lane
-            return function(_join(common, own), shared, given)
+            return function(join(common, own), shared, given)
 
         mapped = over_lanes(of_lane, self.mesh, self.width)
         # The settings of a lane serve every chunk: only the state is given away.
@@ -291,20 +289,19 @@ def _section(experiment: Experiment, name: str) -> dict[str, Any]:
     return dict(section) if isinstance(section, dict) else dataclasses.asdict(section)
 
 
-def _split(settings: Settings) -> tuple[Settings, Settings]:
-    """Those that all lanes share, and those that are each lane's own."""
+def _split(settings: Settings) -> tuple[list[Any], list[Any], Join]:
+    """Those that all lanes share, those that are each lane's own, and how they go together."""
+    leaves, structure = jax.tree.flatten(settings)
+    ranks = [np.ndim(leaf) for leaf in leaves]
 
-    def of_rank(rank: int) -> Settings:
-        return {
-            section: {k: v for k, v in values.items() if np.ndim(v) == rank}
-            for section, values in settings.items()
-        }
+    def of_rank(rank: int) -> list[Any]:
+        return [leaf for leaf, its in zip(leaves, ranks, strict=True) if its == rank]
 
-    return of_rank(0), of_rank(1)
+    def join(common: list[Any], own: list[Any]) -> Settings:
+        parts = iter(common), iter(own)
+        return jax.tree.unflatten(structure, [next(parts[rank]) for rank in ranks])
 
-
-def _join(common: Settings, own: Settings) -> Settings:
-    return {section: {**common[section], **own[section]} for section in common}
+    return of_rank(0), of_rank(1), join
 
 
 def _bytes_of(compiled: Any) -> int:
