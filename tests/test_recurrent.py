@@ -23,6 +23,7 @@ from kltrust.experiments.engine import spread
 from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs import training
 from kltrust.experiments.reading import deploy, evaluation
+from kltrust.experiments.reading.results import load
 from kltrust.experiments.reading.trained import find_runs
 from kltrust.experiments.store import checkpoint
 from kltrust.experiments.store.record import Record
@@ -578,19 +579,19 @@ def pole(tmp_path_factory, compile_fast):
 
 
 def test_an_experiment_with_a_cell(pole):
-    experiment = training.experiment_of(pole)
-    assert experiment.network.cell == "gru"
-    states = training.restore_states(pole, experiment)
+    (run, _) = find_runs(pole)
+    assert run.experiment.network.cell == "gru"
+    states = run.states()
     assert states.policy_carry.shape == states.value_carry.shape == (2, 4, 8)
-    assert len(pole.evaluations()) == 4
+    assert len(load(pole.path).evaluations) == 4
     assert evaluation.evaluate_runs(find_runs(pole), num_episodes=3).shape == (2, 3)
 
 
 def test_a_policy_that_remembers_plays_elsewhere(pole):
     """From call to call in NumPy, until it is told that new episodes begin."""
-    experiment = training.experiment_of(pole)
-    agent = build(experiment).agent
-    state = jax.tree.map(lambda x: x[1], training.restore_states(pole, experiment))
+    (_, run) = find_runs(pole)
+    agent = build(run.experiment).agent
+    state = jax.tree.map(lambda x: x[run.place], run.states())
     step, carry = policy_step_of(agent, state), recurrent.initial_carry(jnp.zeros(8), 5)
     act = deploy.numpy_policy(Record(pole.path), seed=8, deterministic=False)
     obs = np.random.default_rng(0).normal(size=(4, 5, 4)).astype(np.float32)
