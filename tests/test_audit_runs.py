@@ -19,14 +19,8 @@ SETTINGS = {
     "algorithm": "ppo_clip",
     "env": "Pendulum-v1",
     "update": {"num_epochs": EPOCHS, "num_minibatches": MINIBATCHES, "learning_rate": 0.01},
-    "learner": {
-        "num_envs": 2,
-        "num_steps": 16,
-        "value_epochs": 1,
-        "value_minibatches": 2,
-        "normalize_observations": True,
-        "audit": "full",
-    },
+    "learner": {"num_envs": 2, "num_steps": 16, "normalize_observations": True, "audit": "full"},
+    "critic": {"num_epochs": 1, "num_minibatches": 2},
     "network": {"hidden": [4]},
     "budget": {"total_steps": 32 * ITERATIONS, "num_evals": 2, "eval_episodes": 1},
 }

@@ -12,9 +12,9 @@ import pytest
 from toys import assert_same, content, parts
 
 import kltrust
+from kltrust.algorithms import _registry as algorithms
 from kltrust.environments import _registry
 from kltrust.experiments.cli import main, progress
-from kltrust.experiments.config import registry, settings
 from kltrust.experiments.jobs.run import plan_of
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import kltrust
 from kltrust import environments
-from kltrust.experiments.config.registry import register_algorithm
+from kltrust import register_algorithm
 from kltrust.types import Box, Discrete
 
 def reset(key):
@@ -117,8 +117,7 @@ def place(tmp_path_factory):
     sys.path[:] = path
     sys.modules.pop("mine_of_test_cli", None)
     _registry._factories.pop("walk", None)
-    registry._factories.pop("plain", None)
-    settings.ALGORITHMS.pop("plain", None)
+    algorithms._declared.pop("plain", None)
 
 
 OWN = ["--import", "mine_of_test_cli", "train", "plain", "walk", "--preset", "quick.toml"]

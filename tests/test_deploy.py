@@ -30,13 +30,8 @@ def train(path, env, seeds):
         {
             "algorithm": "trpo",
             "env": env,
-            "learner": {
-                "num_envs": 4,
-                "num_steps": 16,
-                "value_epochs": 1,
-                "value_minibatches": 1,
-                "normalize_observations": True,
-            },
+            "learner": {"num_envs": 4, "num_steps": 16, "normalize_observations": True},
+            "critic": {"num_epochs": 1, "num_minibatches": 1},
             "network": {"hidden": [8]},
             "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 4},
         }

@@ -176,9 +176,9 @@ def test_which_settings_are_shared_is_decided_by_the_whole_sweep():
     """A shard whose lanes have one learning rate has it as each lane's own all the same."""
     for planned in (toy_plan(), toy_plan(shard=(1, 2))):
         settings = Lanes(planned, planned.groups[0]).settings
-        shapes = {len(np.shape(x)) for x in jax.tree.leaves(settings["learner"])}
+        shapes = {len(np.shape(x)) for x in jax.tree.leaves(settings.learner)}
         assert shapes == {0}
-        assert np.shape(settings["update"]["learning_rate"]) == (len(planned.groups[0].runs),)
+        assert np.shape(settings.update.learning_rate) == (len(planned.groups[0].runs),)
 
 
 @pytest.mark.parametrize("which", ["latest", "best"])
@@ -312,7 +312,8 @@ def test_a_sweep_in_one_call(toy_sweep, tmp_path, monkeypatch):
     # A dict says the same, with NumPy's numbers and tuples; what was begun goes on.
     document = {
         "sweep": {"name": "toy", "seeds": (3, 5), "envs": "CartPole-v1", "preset": "none"},
-        "learner": {"num_envs": np.int64(4), "value_epochs": 1, "value_minibatches": 2},
+        "learner": {"num_envs": np.int64(4)},
+        "critic": {"num_epochs": 1, "num_minibatches": 2},
         "network": {"hidden": (8,)},
         "budget": {"total_steps": 192, "num_evals": 2, "eval_episodes": 2},
         "experiments": [
@@ -383,10 +384,10 @@ def test_a_checkpoint_that_is_not_ours(interrupted, monkeypatch):
         ({"update": {"damping": -0.1}}, "damping must be"),
         ({"algorithm": "ppo_clip", "update": {"clip_eps": -0.2}}, "clip_eps must be"),
         ({"algorithm": "ppo_clip", "update": {"num_minibatches": 7}}, "num_minibatches=7"),
-        ({"learner": {"value_minibatches": 7}}, "value_minibatches=7 does not divide"),
+        ({"critic": {"num_minibatches": 7}}, "num_minibatches=7 does not divide"),
         ({"learner": {"num_envs": 0}}, "num_envs must be"),
         ({"learner": {"gamma": 1.5}}, "gamma must be"),
-        ({"learner": {"value_learning_rate": -1.0}}, "value_learning_rate must be"),
+        ({"critic": {"learning_rate": -1.0}}, "critic.learning_rate must be"),
         ({"network": {"activation": "tan"}}, "activation 'tan' is unknown"),
         ({"budget": {"total_steps": 63}}, "total_steps=63 does not pay"),
         ({"budget": {"anneal": 2.0}}, "anneal must be"),

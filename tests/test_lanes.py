@@ -24,7 +24,8 @@ def tiny():
             "algorithm": "trpo",
             "env": "CartPole-v1",
             "update": {"cg_iters": 3},
-            "learner": {"num_envs": 4, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2},
+            "learner": {"num_envs": 4, "num_steps": 16},
+            "critic": {"num_epochs": 1, "num_minibatches": 2},
             "network": {"hidden": [8]},
         }
     )

@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kltrust.experiments.config.experiment import ALGORITHMS, Experiment
+from kltrust.algorithms import find_algorithm
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.reading import plots
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def draw(path, algorithm, seeds, *, kl=0.005, episodes=1, **update):
-    experiment = Experiment(algorithm, "CartPole-v1", ALGORITHMS[algorithm](**update))
+    experiment = Experiment("CartPole-v1", find_algorithm(algorithm)(**update))
     iterations = np.arange(6)
     size = len(seeds) * 6
     metrics = {

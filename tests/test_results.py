@@ -7,8 +7,8 @@ import toys
 
 import kltrust
 from kltrust.experiments.config import spec
-from kltrust.experiments.config.experiment import INF
 from kltrust.experiments.jobs import plan
+from kltrust.settings import INF
 
 SPEC = """
 [sweep]

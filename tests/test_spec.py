@@ -10,10 +10,11 @@ import pytest
 
 from kltrust.environments import adapters
 from kltrust.experiments.config import spec
-from kltrust.experiments.config.experiment import INF, Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.presets import preset
 from kltrust.experiments.engine import memory
 from kltrust.experiments.jobs import plan
+from kltrust.settings import INF
 
 # memory.toml names an environment that its benchmark registers: see test_memory_benchmark.py.
 SPECS = sorted(
@@ -66,7 +67,8 @@ def test_a_product_of_algorithms_and_environments():
         {
             "algorithm": "trpo",
             "env": "CartPole-v1",
-            "learner": {"num_envs": 4, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2},
+            "learner": {"num_envs": 4, "num_steps": 16},
+            "critic": {"num_epochs": 1, "num_minibatches": 2},
             "budget": {"total_steps": 192},
         }
     )
@@ -157,7 +159,7 @@ def test_a_preset_is_the_base_and_sections_go_over_it():
     assert tuned.experiment.update.max_kl == INF
     assert tuned.experiment.learner.num_steps == 64
     assert tuned.experiment.learner.num_envs == 2
-    assert tuned.experiment.learner.value_minibatches == base.learner.value_minibatches
+    assert tuned.experiment.critic == base.critic
     (bare,) = parse(text + 'preset = "none"\n', head).settings
     assert bare.experiment.update != base.update
 
@@ -192,7 +194,7 @@ FIRST = len(TOY.splitlines()) + 1
             6,
             "unknown setting in .update. 'max_kll': did you mean max_kl",
         ),
-        ("[[experiments]]\nalgorithms = 'trpo'\nupdate.max_kl = 'a'", 2, "max_kl must be a float"),
+        ("[[experiments]]\nalgorithms = 'trpo'\nupdate.max_kl = 'a'", 2, "max_kl must be a number"),
         ("[[experiments]]\nalgorithms = 'trpo'\nupdate = { cg_iters = 1.5 }", 2, "must be a int"),
         ("[[experiments]]\nalgorithms = 'trpo'\nupdate = 3", 2, "update must be a table"),
         (
@@ -476,7 +478,8 @@ def test_on_a_cpu_few_lanes_go_together_where_minibatches_are_small(
         {
             "algorithm": "trpo",
             "env": "CartPole-v1",
-            "learner": {"num_envs": num_envs, "num_steps": 128, "value_minibatches": 32},
+            "learner": {"num_envs": num_envs, "num_steps": 128},
+            "critic": {"num_minibatches": 32},
         }
     )
     cpus = jax.devices("cpu")[:1] * devices

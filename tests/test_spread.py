@@ -250,14 +250,8 @@ TINY = {
     "algorithm": "ppo_clip",
     "env": "CartPole-v1",
     "update": {"num_epochs": 1, "num_minibatches": 2},
-    "learner": {
-        "num_envs": 8,
-        "num_steps": 8,
-        "value_epochs": 1,
-        "value_minibatches": 2,
-        "minibatch_blocks": 4,
-        "normalize_rewards": True,
-    },
+    "learner": {"num_envs": 8, "num_steps": 8, "minibatch_blocks": 4, "normalize_rewards": True},
+    "critic": {"num_epochs": 1, "num_minibatches": 2},
     "network": {"hidden": [8]},
     "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 2},
 }

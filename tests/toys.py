@@ -24,8 +24,10 @@ preset = "none"
 
 [learner]
 num_envs = 4
-value_epochs = 1
-value_minibatches = 2
+
+[critic]
+num_epochs = 1
+num_minibatches = 2
 
 [network]
 hidden = [8]
@@ -61,7 +63,8 @@ def toy_plan(text=SPEC, **keywords):
 def tiny(algorithm="trpo", env="CartPole-v1", **sections):
     given = {
         "update": {"num_epochs": 1, "num_minibatches": 2} if algorithm in PASSES else {},
-        "learner": {"num_envs": 4, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2},
+        "learner": {"num_envs": 4, "num_steps": 16},
+        "critic": {"num_epochs": 1, "num_minibatches": 2},
         "network": {"hidden": [8]},
         "budget": {"total_steps": ITERATIONS * 64, "num_evals": 3, "eval_episodes": 2},
     }
