@@ -91,7 +91,7 @@ def test_names_with_and_without_their_section():
     assert qualified("env_params.g", "trpo") == "env_params.g"
     # The policy's where it has one; the critic's are never meant by their name alone.
     assert qualified("learning_rate", "ppo_clip") == "update.learning_rate"
-    with pytest.raises(ValueError, match=r"needs its section: say critic\.learning_rate"):
+    with pytest.raises(ValueError, match=r"did you mean critic\.learning_rate"):
         qualified("learning_rate", "trpo")
     with pytest.raises(ValueError, match=r"say update\.gamma or learner\.gamma"):
         qualified("gamma", OwnGamma.name)

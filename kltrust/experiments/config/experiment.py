@@ -221,7 +221,7 @@ def qualified(name: str, algorithm: str) -> str:
     plain = [section for section in homes if section != "critic"]
     if len(plain) == 1:
         return f"{plain[0]}.{name}"
-    if homes:
+    if plain:
         choices = " or ".join(f"{section}.{name}" for section in homes)
         raise ValueError(f"{name!r} needs its section: say {choices}")
     if rest:
