@@ -280,8 +280,8 @@ def make_learner(
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
     first_update, scheduled_update = _resolver(update, planned_iterations, as_update)
     first_critic, scheduled_critic = _resolver(critic, planned_iterations, as_critic)
-    for part in (first_update, first_critic):
-        counts = {name: getattr(part, name) for name in with_role(part, "minibatches")}
+    for what, part in (("update", first_update), ("critic", first_critic)):
+        counts = {f"{what}.{n}": getattr(part, n) for n in with_role(part, "minibatches")}
         check_minibatches(agent, num_envs, num_steps, own.minibatch_blocks, **counts)
     if own.minibatch_blocks > 1:
         # Its `step_batch` may ask all devices at every step whether an episode has ended.

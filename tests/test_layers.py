@@ -13,7 +13,7 @@ import kltrust
 
 ROOT = Path(kltrust.__file__).parent
 ORDER = [
-    *("types", "tree", "checks"),
+    *("types", "tree", "settings", "checks"),
     *("divergences", "losses", "advantages", "tokens"),
     *("fisher", "solvers", "lowering"),
     *("networks", "environments", "rollout"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kltrust.updates.minibatches import adam, minibatch_epoch, random_order
+from kltrust.updates import ADAM, bounded
+from kltrust.updates.minibatches import minibatch_epoch, random_order
 
 
 @pytest.fixture(autouse=True)
@@ -231,7 +232,7 @@ def test_the_norm_is_bounded_over_all_leaves():
     gradient = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([4.0])}
 
     def first_moment(bound):
-        optimizer = adam(0.1, bound)
+        optimizer = bounded(ADAM, 0.1, bound)
         state = optimizer.update(gradient, optimizer.init(gradient))[1]
         return jnp.concatenate([10 * x for x in jax.tree.leaves(state[1][0].mu)])
 
