@@ -7,6 +7,7 @@ is what differs between two algorithms.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -437,9 +438,29 @@ def _resolver(
     if not is_schedule:
         part = as_part(given)
         return part, lambda fraction: part
+    name = getattr(given, "__name__", repr(given))
+    if not _takes_one(given):
+        raise TypeError(
+            f"{name} is no schedule, which takes the fraction of the iterations that is done: if "
+            "it makes the algorithm or the critic, call it"
+        )
     if planned_iterations is None:
-        raise ValueError("a schedule needs planned_iterations: the number of iterations to run")
+        raise ValueError(
+            "a schedule needs planned_iterations: the number of iterations to run. (As a function, "
+            f"{name} is taken for one: if it makes the algorithm or the critic, call it.)"
+        )
     return as_part(given(0.0)), lambda fraction: as_part(given(fraction))
+
+
+def _takes_one(function: Callable) -> bool:
+    """Whether a function can be called with one argument, as far as is known."""
+    try:
+        inspect.signature(function).bind(0.0)
+    except TypeError:
+        return False
+    except ValueError:  # of a function in C that has no signature
+        return True
+    return True
 
 
 def as_critic(given: Any) -> Critic:

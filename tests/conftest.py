@@ -64,3 +64,14 @@ def compile_fast(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def own_algorithms():
+    """What the test registers is forgotten after it."""
+    from kltrust.algorithms import _registry
+
+    before = dict(_registry._declared)
+    yield
+    _registry._declared.clear()
+    _registry._declared.update(before)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kltrust.updates import ADAM, bounded
 from kltrust.updates.minibatches import minibatch_epoch, random_order
 
 
@@ -223,19 +222,3 @@ def test_several_are_drawn_by_the_key():
 def test_what_does_not_divide_names_the_remedy(num_minibatches, nearest):
     with pytest.raises(ValueError, match=rf"24 rows .* among the divisors of 24, {nearest}, say"):
         visited(num_minibatches)
-
-
-# --- the optimiser --------------------------------------------------------------------------------
-
-
-def test_the_norm_is_bounded_over_all_leaves():
-    gradient = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([4.0])}
-
-    def first_moment(bound):
-        optimizer = bounded(ADAM, 0.1, bound)
-        state = optimizer.update(gradient, optimizer.init(gradient))[1]
-        return jnp.concatenate([10 * x for x in jax.tree.leaves(state[1][0].mu)])
-
-    np.testing.assert_allclose(first_moment(0.5), [0.3, 0.0, 0.4], rtol=1e-6)
-    for bound in (5.1, math.inf):
-        np.testing.assert_allclose(first_moment(bound), [3.0, 0.0, 4.0], rtol=1e-6)
