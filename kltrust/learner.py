@@ -7,6 +7,7 @@ is what differs between two algorithms.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -280,8 +281,8 @@ def make_learner(
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
     first_update, scheduled_update = _resolver(update, planned_iterations, as_update)
     first_critic, scheduled_critic = _resolver(critic, planned_iterations, as_critic)
-    for part in (first_update, first_critic):
-        counts = {name: getattr(part, name) for name in with_role(part, "minibatches")}
+    for what, part in (("update", first_update), ("critic", first_critic)):
+        counts = {f"{what}.{n}": getattr(part, n) for n in with_role(part, "minibatches")}
         check_minibatches(agent, num_envs, num_steps, own.minibatch_blocks, **counts)
     if own.minibatch_blocks > 1:
         # It may ask all devices at every step whether an episode has ended.
@@ -436,9 +437,29 @@ def _resolver(
     if not is_schedule:
         part = as_part(given)
         return part, lambda fraction: part
+    name = getattr(given, "__name__", repr(given))
+    if not _takes_one(given):
+        raise TypeError(
+            f"{name} is no schedule, which takes the fraction of the iterations that is done: if "
+            "it makes the algorithm or the critic, call it"
+        )
     if planned_iterations is None:
-        raise ValueError("a schedule needs planned_iterations: the number of iterations to run")
+        raise ValueError(
+            "a schedule needs planned_iterations: the number of iterations to run. (As a function, "
+            f"{name} is taken for one: if it makes the algorithm or the critic, call it.)"
+        )
     return as_part(given(0.0)), lambda fraction: as_part(given(fraction))
+
+
+def _takes_one(function: Callable) -> bool:
+    """Whether a function can be called with one argument, as far as is known."""
+    try:
+        inspect.signature(function).bind(0.0)
+    except TypeError:
+        return False
+    except ValueError:  # of a function in C that has no signature
+        return True
+    return True
 
 
 def as_critic(given: Any) -> Critic:

@@ -36,6 +36,7 @@ class Setting:
         above, at_least, below, at_most: bounds of a number, or of every entry of a tuple.
         infinite: whether infinity is allowed; it switches the setting off.
         choices: the names that a text may take; None allows all.
+        functions: whether a function may stand where a text does.
         usual: the usual range, and whose it is.
         role: what others may know of it: "bound" (on the mean KL of an update, nats), "set point"
             (of it), "clip" (half-width of the interval of ratios), "fisher damping",
@@ -52,6 +53,7 @@ class Setting:
     at_most: float | None = None
     infinite: bool = False
     choices: tuple[str, ...] | None = None
+    functions: bool = False
     usual: str = ""
     role: str = ""
     needs: str = ""
@@ -100,8 +102,10 @@ def settings(cls: type[T]) -> type[T]:
     values have been checked one by one, for conditions on several of them.
 
     Raises:
-        TypeError: if a field has no default.
+        TypeError: if a field has no default, or the class is one of settings already.
     """
+    if "__dataclass_fields__" in vars(cls):
+        raise TypeError(f"{cls.__name__} is declared already: inherit from it")
     given: Any = cls
     for name, method in (("__post_init__", _check_fields), ("__repr__", _repr)):
         if name not in vars(given):
@@ -226,6 +230,7 @@ def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
         value = tuple(value)
         if not all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in value):
             raise ValueError(f"{name} must hold whole numbers, got {value!r}")
+        value = tuple(map(int, value))
         for entry in value:
             said.check(f"every entry of {name}", entry)
     elif is_nested(field):
@@ -233,8 +238,9 @@ def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
     elif kind is str:
         if said.choices and isinstance(value, str) and value not in said.choices:
             raise ValueError(unknown(name, value, said.choices))
-        if not isinstance(value, str) and not callable(value):
-            raise ValueError(f"{name} must be a text, got {value!r}")
+        if not isinstance(value, str) and not (said.functions and callable(value)):
+            kinds = "a text or a function" if said.functions else "a text"
+            raise ValueError(f"{name} must be {kinds}, got {value!r}")
     return value
 
 
@@ -245,7 +251,7 @@ def _number(value: Any, name: str) -> Any:
         raise ValueError(f"{name} must be a number, got {value!r}")
     if isinstance(value, np.ndarray | jax.Array) and value.dtype.kind not in "fiuV":
         raise ValueError(f"{name} must be a number, got an array of {value.dtype}")
-    return float(value) if isinstance(value, int) else value
+    return float(value) if isinstance(value, int | np.integer) else value
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -46,7 +46,7 @@ def conjugate_gradient(
     """
     if num_iters < 0:
         raise ValueError(f"num_iters must be 0 or more, got {num_iters}")
-    _check("rtol", rtol, lambda value: value >= 0, "0 or more")
+    _check(lambda value: value >= 0, "0 or more", rtol=rtol)
 
     b_norm = tree.norm(b)
 
@@ -103,7 +103,7 @@ def trust_region_scale(curvature: Array, max_kl: Number) -> tuple[Array, Array]:
     Raises:
         ValueError: if a concrete ``max_kl`` is negative.
     """
-    _check("max_kl", max_kl, lambda value: value >= 0, "0 or more")
+    _check(lambda value: value >= 0, "0 or more", max_kl=max_kl)
     scale = jnp.sqrt(2 * max_kl / jnp.where(curvature > 0, curvature, 1))
     valid = (curvature > 0) & jnp.isfinite(curvature) & jnp.isfinite(scale)
     return jnp.where(valid, scale, 0), valid
@@ -156,7 +156,7 @@ def backtracking_line_search(
     """
     if max_backtracks < 0:
         raise ValueError(f"max_backtracks must be 0 or more, got {max_backtracks}")
-    _check("shrink", shrink, lambda value: 0 < value < 1, "in (0, 1)")
+    _check(lambda value: 0 < value < 1, "in (0, 1)", shrink=shrink)
 
     def attempt(scale: Array) -> tuple[Params, Array, Any]:
         candidate = _moved(params, scale, step)
@@ -192,7 +192,8 @@ def _moved(params: Params, scale: Array, step: PyTree) -> Params:
     return jax.tree.map(move, params, step)
 
 
-def _check(name: str, value: Number, valid: Callable[[Any], bool], expected: str) -> None:
+def _check(valid: Callable[[Any], bool], expected: str, **settings: Number) -> None:
     """A traced setting can't be looked at; a concrete one is checked before compilation."""
-    if not isinstance(value, jax.core.Tracer) and not valid(float(value)):
-        raise ValueError(f"{name} must be {expected}, got {value}")
+    for name, value in settings.items():
+        if not isinstance(value, jax.core.Tracer) and not valid(float(value)):
+            raise ValueError(f"{name} must be {expected}, got {value}")

@@ -100,3 +100,14 @@ def toy_training(tmp_path_factory, compilations):
     with compiling_fast(compilations):
         path = tmp_path_factory.mktemp("toys") / "whole"
         return train(toys.tiny(), toys.SEEDS, path, width=1)
+
+
+@pytest.fixture
+def own_algorithms():
+    """What the test registers is forgotten after it."""
+    from kltrust.algorithms import _registry
+
+    before = dict(_registry._declared)
+    yield
+    _registry._declared.clear()
+    _registry._declared.update(before)

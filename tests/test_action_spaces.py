@@ -14,7 +14,7 @@ import oracles
 import pytest
 from rich.console import Console
 
-from kltrust import algorithms
+from kltrust import algorithms, value_regression
 from kltrust.divergences import categorical_kl_from_logits, distribution_entropy, kl_divergence
 from kltrust.environments import _registry, check_env, from_functions, register, sample_action
 from kltrust.experiments import cli
@@ -420,7 +420,7 @@ ALGORITHMS = ("vanilla_pg", "npg", "trpo", *PASSES)
 
 
 def test_the_table_lists_every_algorithm():
-    assert set(ALGORITHMS) == set(algorithms.__all__)
+    assert set(ALGORITHMS) == set(algorithms.algorithm_names())
 
 
 @pytest.fixture(scope="module")
@@ -487,8 +487,7 @@ def learned(compile_fast):
         algorithms.trpo(max_kl=0.1),
         num_envs=16,
         num_steps=16,
-        value_epochs=1,
-        value_minibatches=2,
+        critic=value_regression(num_epochs=1, num_minibatches=2),
         normalize_observations=True,
         audit="full",
     )
@@ -540,12 +539,8 @@ def trained(tmp_path_factory, compile_fast):
             "algorithm": "trpo",
             "env": "legal-arms",
             "env_params": {"barren": 0.2},
-            "learner": {
-                "num_envs": 8,
-                "num_steps": 16,
-                "value_epochs": 1,
-                "value_minibatches": 2,
-            },
+            "learner": {"num_envs": 8, "num_steps": 16},
+            "critic": {"num_epochs": 1, "num_minibatches": 2},
             "network": {"hidden": [8]},
             "budget": {"total_steps": 512, "num_evals": 2, "eval_episodes": 4},
         }

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from kltrust import tree
+from kltrust import tree, value_regression
 from kltrust.algorithms import trpo
 from kltrust.divergences import distribution_entropy, kl_divergence
 from kltrust.environments import from_functions
@@ -545,8 +545,7 @@ def test_networks_of_ones_own_train(make):
         trpo(cg_iters=3),
         num_envs=2,
         num_steps=16,
-        value_epochs=1,
-        value_minibatches=1,
+        critic=value_regression(num_epochs=1, num_minibatches=1),
     )
 
     @jit

@@ -17,9 +17,10 @@ PROMISED = set(
     surrogate_loss clipped_surrogate_loss penalty_surrogate_loss kl_constraint value_loss
     clipped_value_loss gae fisher_vector_product conjugate_gradient vanilla_pg npg trpo
     ppo_clip ppo_penalty ppo_reverse_kl ppo_adaptive_lr mdpo
+    algorithm setting register_algorithm value_regression
     make actor_critic make_learner run train evaluate Env Outcome
     Transition PolicyBatch PolicyUpdate ActorCritic Learner LearnerState Metrics types tree
-    divergences losses advantages fisher solvers networks environments rollout algorithms
+    divergences losses advantages fisher solvers networks environments rollout updates algorithms
     audit learner experiments
     """.split()  # noqa: SIM905
 )
@@ -109,7 +110,7 @@ print(kltrust.conjugate_gradient(product, jnp.zeros((2, 2)), 1)[1])
 
 def test_absence_is_noticed():
     """The control of the test above: a module that needs flax fails under the same conditions."""
-    code = "import sys; sys.modules['flax'] = None\nimport kltrust.networks"
+    code = "import sys; sys.modules['flax'] = None\nimport kltrust.networks.agents"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ModuleNotFoundError" in done.stderr
 

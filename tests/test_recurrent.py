@@ -15,7 +15,7 @@ import pytest
 import test_learner
 from jax.sharding import PartitionSpec
 
-from kltrust import algorithms, learner as learner_module, tree
+from kltrust import algorithms, learner as learner_module, tree, value_regression
 from kltrust.environments import check_env, hide_observations, make
 from kltrust.experiments import cli
 from kltrust.experiments.config.experiment import Experiment
@@ -45,7 +45,11 @@ from kltrust.updates.minibatches import minibatch_epoch
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 CELLS = 4
-SIZES = {"num_envs": 4, "num_steps": 24, "value_epochs": 2, "value_minibatches": 1}
+SIZES = {
+    "num_envs": 4,
+    "num_steps": 24,
+    "critic": value_regression(num_epochs=2, num_minibatches=1),
+}
 NUM_ITERATIONS = 3
 # Whole batches, and steps that move the policy by more than rounding.
 UPDATES = {
@@ -152,7 +156,7 @@ def assert_same_training(one, other, **tolerance):
 
 
 def test_every_algorithm_is_here():
-    assert set(UPDATES) == set(algorithms.__all__)
+    assert set(UPDATES) == set(algorithms.algorithm_names())
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -363,7 +367,12 @@ def test_a_mask_goes_along_the_sequence(cell):
     env = known_envs.legal_arms(barren=0.2)
     agent = actor_critic(env, hidden=(4,), cell=cell)
     learner = make_learner(
-        env, agent, algorithms.trpo(), num_envs=4, num_steps=8, value_epochs=1, value_minibatches=2
+        env,
+        agent,
+        algorithms.trpo(),
+        num_envs=4,
+        num_steps=8,
+        critic=value_regression(num_epochs=1, num_minibatches=2),
     )
     state, metrics = jax.jit(lambda key: train(learner, key, 1))(jax.random.key(0))
     assert metrics.fully_masked.sum() > 0
@@ -563,10 +572,9 @@ EXPERIMENT = {
     "learner": {
         "num_envs": 4,
         "num_steps": 16,
-        "value_epochs": 1,
-        "value_minibatches": 2,
         "normalize_observations": True,
     },
+    "critic": {"num_epochs": 1, "num_minibatches": 2},
     "network": {"hidden": [8], "cell": "gru"},
     "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 4},
 }
@@ -614,7 +622,9 @@ def test_a_policy_that_remembers_plays_elsewhere(pole):
 
 def test_minibatches_that_cut_sequences_are_refused(capsys):
     agent = fading()
-    with pytest.raises(ValueError, match=r"value_minibatches=32 does not divide num_envs = 8 seq"):
+    with pytest.raises(
+        ValueError, match=r"critic.num_minibatches=32 does not divide num_envs = 8 seq"
+    ):
         make_learner(known_envs.chain(CELLS), agent, algorithms.trpo())
     with pytest.raises(ValueError, match="num_envs / minibatch_blocks = 2 = 4 sequences"):
         check_minibatches(agent, 8, 3, 2, num_minibatches=8)

@@ -76,6 +76,7 @@ class PPOPenalty(MinibatchEpochs):
         "kl",
         "The penalty: kl is KL(old || new), reverse_kl is KL(new || old).",
         choices=tuple(DIVERGENCES),
+        functions=True,
         usual="kl (Schulman et al. 2017)",
     )
     beta_tolerance: Number = setting(
@@ -156,7 +157,11 @@ class PPOReverseKL(PPOPenalty):
     """
 
     divergence: str | Divergence = setting(
-        "reverse_kl", "The penalty.", choices=tuple(DIVERGENCES), usual="reverse_kl"
+        "reverse_kl",
+        "The penalty.",
+        choices=tuple(DIVERGENCES),
+        functions=True,
+        usual="reverse_kl",
     )
 
 

@@ -223,7 +223,7 @@ def actor_critic(
     """
     check_names(NetworkSettings, changes, "setting of actor_critic")
     if hidden is not None:
-        changes["hidden"] = tuple(hidden)
+        changes["hidden"] = hidden
     own = dataclasses.replace(settings or NetworkSettings(), **changes)
     channels, activation, cell = own.channels, own.activation, own.cell
     if not _is_space(env.action_space):

@@ -134,7 +134,7 @@ _STATIC = (str, bool, int, type(None))
 
 def _is_rate(value: Any, default: Any) -> bool:
     """Whether an integer stands for a float."""
-    return type(value) is int and type(default) is not int
+    return type(value) is int and not isinstance(default, int)
 
 
 def _function(name: str) -> Callable[..., optax.GradientTransformation]:
@@ -142,7 +142,7 @@ def _function(name: str) -> Callable[..., optax.GradientTransformation]:
     for part in name.split("."):
         found = getattr(found, part, None)
     if not _is_optimizer(found):
-        known = [n for n in dir(optax) if _is_optimizer(getattr(optax, n))]
+        known = [n for n in dir(optax) if n[0] != "_" and _is_optimizer(getattr(optax, n))]
         raise ValueError(unknown("optimiser of optax", name, known))
     return found
 
