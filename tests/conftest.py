@@ -40,9 +40,9 @@ def x64():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def rank_promotion_raise():
-    """An accidental broadcast such as [N] - [N, 1] is an error within the test."""
+    """An accidental broadcast such as [N] - [N, 1] is an error."""
     with jax.numpy_rank_promotion("raise"):
         yield
 

@@ -30,11 +30,6 @@ NUM_ROWS = 24
 QUICK = {"xla_backend_optimization_level": 0}
 
 
-@pytest.fixture(autouse=True)
-def _strict_ranks(rank_promotion_raise):
-    pass
-
-
 # --- the table ------------------------------------------------------------------------------------
 
 # Small, and strong enough that every algorithm moves. The solves end by their tolerance.

@@ -57,4 +57,4 @@ def conv3x3(x: Array, kernel: Array, bias: Array) -> Array:
     # Side by side along the width and then the height: fewer and longer pieces to copy.
     x = jnp.concatenate([x[..., j : width - 2 + j, :] for j in range(3)], -1)
     x = jnp.concatenate([x[..., i : height - 2 + i, :, :] for i in range(3)], -1)
-    return x @ kernel.reshape(-1, kernel.shape[-1]) + bias
+    return x @ kernel.reshape(-1, kernel.shape[-1]) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
