@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.checks import check_range
+from kltrust.checks import require
 from kltrust.tree import floats, weighted_mean
 from kltrust.types import Array, Number
 
@@ -47,7 +47,7 @@ def gae(
         ValueError: if gamma or lam is concrete and not in [0, 1].
         AssertionError: if shapes or ranks differ.
     """
-    check_range(gamma=(gamma, 0, 1), lam=(lam, 0, 1))
+    require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", gamma=gamma, lam=lam)
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     # Without the first axis [B] would be taken for one number per environment.
     chex.assert_rank([gamma, lam], {0, jnp.ndim(reward)})
