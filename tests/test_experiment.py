@@ -10,7 +10,7 @@ import pytest
 
 import kltrust
 from kltrust.experiments.config.experiment import Experiment, put, qualified, written
-from kltrust.experiments.engine.program import lane_settings, traced_settings
+from kltrust.experiments.engine.program import traced_settings
 from kltrust.updates import Optimizer
 
 
@@ -58,7 +58,8 @@ def test_floats_are_leaves_and_all_else_is_structure():
     assert structure != jax.tree.structure(wider)
     assert structure != jax.tree.structure(longer)
 
-    stacked = lane_settings([one, other])
+    both = map(traced_settings, (one, other))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *both)
     assert {leaf.shape for leaf in jax.tree.leaves(stacked)} == {(2,)}
     assert {leaf.dtype for leaf in jax.tree.leaves(stacked)} == {np.dtype(np.float32)}
     np.testing.assert_allclose(stacked.update.clip_eps, [0.3, 0.1])
@@ -70,20 +71,19 @@ def test_floats_are_leaves_and_all_else_is_structure():
         assert jax.tree.structure(filled, is_leaf=is_leaf) == jax.tree.structure(one)
 
 
-@kltrust.algorithm("own_gamma_of_test_experiment")
-class OwnGamma:
-    """Does nothing, with a setting that the learner has too."""
+def test_names_with_and_without_their_section(own_algorithms):
+    @kltrust.algorithm("own_gamma")
+    class OwnGamma:
+        """Does nothing, with a setting that the learner has too."""
 
-    gamma: float = kltrust.setting(0.5, "Of its own.", at_least=0)
+        gamma: float = kltrust.setting(0.5, "Of its own.", at_least=0)
 
-    def init(self, params):
-        return ()
+        def init(self, params):
+            return ()
 
-    def update(self, policy, params, state, batch, key):
-        return params, state, {}
+        def update(self, policy, params, state, batch, key):
+            return params, state, {}
 
-
-def test_names_with_and_without_their_section():
     assert qualified("max_kl", "trpo") == "update.max_kl"
     assert qualified("gamma", "trpo") == "learner.gamma"
     assert qualified("critic.learning_rate", "trpo") == "critic.learning_rate"

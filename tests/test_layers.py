@@ -24,7 +24,7 @@ ORDER = [
 ]
 """The parts of the package. A part may import itself and the parts before it."""
 
-ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli"]
+ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli", "doors"]
 """The rooms of experiments, in the same way."""
 
 FORBIDDEN = {
@@ -42,6 +42,7 @@ DRAWING = {"matplotlib", "mujoco"}
 
 CORE = {"jax", "numpy", "chex"}
 LIBRARIES = {
+    "lazy": {"distrax"},
     "divergences": {*CORE, "distrax"},
     "fisher": {*CORE, "distrax"},
     "networks": {*CORE, "distrax", "flax"},
