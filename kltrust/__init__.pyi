@@ -4,6 +4,7 @@ from kltrust import (
     advantages as advantages,
     algorithms as algorithms,
     audit as audit,
+    critic as critic,
     divergences as divergences,
     environments as environments,
     experiments as experiments,
@@ -17,8 +18,10 @@ from kltrust import (
     results as results,
     rollout as rollout,
     sequences as sequences,
+    settings as settings,
     solvers as solvers,
     tabular as tabular,
+    tokens as tokens,
     tree as tree,
     types as types,
     updates as updates,
@@ -90,14 +93,10 @@ from kltrust.environments import (
     make as make,
     register as register,
 )
-from kltrust.experiments.doors import (
-    sweep as sweep,
-)
-from kltrust.experiments.reading.deploy import (
-    numpy_policy as numpy_policy,
-)
-from kltrust.experiments.reading.results import (
+from kltrust.experiments import (
     load as load,
+    numpy_policy as numpy_policy,
+    sweep as sweep,
 )
 from kltrust.fisher import (
     FisherOperator as FisherOperator,
@@ -130,8 +129,6 @@ from kltrust.losses import (
 )
 from kltrust.networks import (
     actor_critic as actor_critic,
-)
-from kltrust.networks.recurrent import (
     recurrent_agent as recurrent_agent,
 )
 from kltrust.settings import (

@@ -94,10 +94,19 @@ class ValueRegression:
 
 
 value_regression = ValueRegression
+"""The critic of `make_learner`, unless it is given another: ``value_regression(num_epochs=5)``."""
 
 
 def measure_critic(value: Array, target: Array) -> dict[str, Array]:
-    """Fit of the critic to its targets; explained variance is 0 where the targets do not vary."""
+    """Fit of the critic to its targets; explained variance is 0 where the targets do not vary.
+
+    Args:
+        value: [*E] what it said.
+        target: [*E] what it should have said.
+
+    Returns:
+        ``explained_variance`` and ``value_loss``, each [].
+    """
     error = target - value
     variance = at_once(jnp.var, {"target": target, "error": error})
     varies = variance["target"] > 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
@@ -25,8 +26,11 @@ import numpy as np
 
 from kltrust.checks import require
 
-T = TypeVar("T")
+__all__ = ["INF", "Setting", "annealed", "setting", "settings", "with_role"]
+
+_T = TypeVar("_T")
 INF = math.inf
+"""An option that is off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,10 @@ class Setting:
     def check(self, name: str, value: Any) -> None:
         """Refuses numbers out of bounds.
 
+        Args:
+            name: what an error calls the setting.
+            value: a number, or an array of any shape.
+
         Raises:
             ValueError: names the setting and what it may be.
         """
@@ -95,16 +103,25 @@ def setting(default: Any, meaning: str = "", **declared: Any) -> Any:
         default: its type is the setting's kind. A float is traced, everything else is static.
         meaning: one sentence.
         **declared: the other attributes of `Setting`.
+
+    Returns:
+        The field, to be assigned in a class of `settings`.
     """
     return dataclasses.field(default=default, metadata={_SETTING: Setting(meaning, **declared)})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def settings(cls: type[T]) -> type[T]:
+def settings(cls: type[_T]) -> type[_T]:
     """Makes a class of settings a frozen, keyword-only dataclass that is a pytree.
 
     Every field needs a default. A method ``check(self)``, if there is one, is called after the
     values have been checked one by one, for conditions on several of them.
+
+    Args:
+        cls: its annotated attributes are the settings.
+
+    Returns:
+        The dataclass.
 
     Raises:
         TypeError: if a field has no default, or the class is one of settings already.
@@ -128,7 +145,7 @@ def settings(cls: type[T]) -> type[T]:
     leaves = [f.name for f in fields if is_traced(f) or is_nested(f)]
     static = [f.name for f in fields if f.name not in leaves]
     if meanings := [f"    {f.name}: {declared(f).meaning}" for f in fields if declared(f).meaning]:
-        made.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "Args:", *meanings])
+        made.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *meanings])
 
     def flatten(self: Any) -> tuple[list[Any], tuple]:
         return [getattr(self, name) for name in leaves], tuple(getattr(self, n) for n in static)
@@ -167,7 +184,15 @@ def is_nested(field: dataclasses.Field) -> bool:
 
 
 def with_role(owner: Any, role: str) -> list[str]:
-    """The names of the settings of an object, or of a class, that have a role and take effect."""
+    """The names of an object's settings that have a role and take effect.
+
+    Args:
+        owner: of a class of `settings`, or the class; anything else has none.
+        role: see `Setting`.
+
+    Returns:
+        In the order of the fields.
+    """
     if not dataclasses.is_dataclass(owner):
         return []
     said = {f.name: declared(f) for f in dataclasses.fields(owner)}
@@ -182,6 +207,9 @@ def annealed(owner: Any, left: Any) -> Any:
     Args:
         owner: of a class of settings; anything else stays as it is.
         left: the fraction of each step that is left, in [0, 1]; it may be traced.
+
+    Returns:
+        An object like ``owner``.
     """
     if not dataclasses.is_dataclass(owner):
         return owner
@@ -281,8 +309,6 @@ def check_names(cls: type, names: Iterable[str], what: str = "setting") -> None:
 
 def signature_with(function: Callable, cls: type) -> Any:
     """The signature of a function whose ``**settings`` are those of a class, for `help`."""
-    import inspect
-
     own = inspect.signature(function)
     kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     names = [p.name for p in kept]
@@ -321,7 +347,7 @@ def number_from_plain(value: Any) -> Any:
     return float(value) if isinstance(value, str) and value in ("inf", "-inf", "nan") else value
 
 
-def from_plain(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
+def from_plain(cls: type[_T], data: Mapping[str, Any], *, where: str) -> _T:
     """An object of a class of settings from plain data.
 
     Raises:

@@ -13,7 +13,7 @@ from kltrust.types import Array, Number, PyTree
 
 
 def floats(*arrays: Any) -> tuple[Array, ...]:
-    """The arrays in their common inexact dtype."""
+    """The arrays in their common inexact dtype -> a tuple of them."""
     dtype = jnp.result_type(*arrays, float)
     return tuple(jnp.asarray(x, dtype) for x in arrays)
 

@@ -32,6 +32,9 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
     Args:
         name: as on the command line: letters, digits and underscores.
 
+    Returns:
+        The decorator, which returns the declared class.
+
     Raises:
         ValueError: if the name is taken, or is no name.
         TypeError: if the class lacks ``init`` or ``update``, or a field has no default.
@@ -96,6 +99,12 @@ def register_algorithm(name: str, declaration: Callable[..., PolicyUpdate]) -> t
 def find_algorithm(name: str) -> type:
     """The class that a name stands for.
 
+    Args:
+        name: as on the command line.
+
+    Returns:
+        The declared class.
+
     Raises:
         ValueError: on an unknown name, with the nearest that is known.
     """
@@ -107,7 +116,7 @@ def find_algorithm(name: str) -> type:
 
 
 def algorithm_names() -> tuple[str, ...]:
-    """All names that `find_algorithm` knows."""
+    """The names that `find_algorithm` knows -> a tuple of them."""
     return tuple(_declared)
 
 

@@ -1,4 +1,4 @@
-"""A sweep from Python in one call."""
+"""What users of Python call: a sweep in one call, its results, its policies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from kltrust.experiments.config import spec as specs
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.events import Progress
 from kltrust.experiments.jobs.plan import Plan, check_spec, make_plan
+from kltrust.experiments.reading.deploy import numpy_policy
 from kltrust.experiments.reading.results import Results, load
 from kltrust.experiments.store import files
 from kltrust.experiments.store.record import RUN, Record
+
+__all__ = ["Results", "load", "numpy_policy", "sweep"]
 
 
 def sweep(

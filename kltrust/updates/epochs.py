@@ -169,7 +169,14 @@ class MinibatchEpochs:
     )
 
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
-        """The optimiser after the bound on the gradient's norm."""
+        """The optimiser after the bound on the gradient's norm.
+
+        Args:
+            learning_rate: [] it may be traced.
+
+        Returns:
+            A transformation of optax.
+        """
         return bounded(self.optimizer, learning_rate, self.max_grad_norm)
 
     def fit(
@@ -182,7 +189,20 @@ class MinibatchEpochs:
         key: Array,
         learning_rate: Number,
     ) -> tuple[Params, PyTree, UpdateReport]:
-        """`minibatch_epochs` with these settings, gated by ``max_kl``."""
+        """`minibatch_epochs` with these settings, gated by ``max_kl``; see `minibatch_epochs`.
+
+        Args:
+            loss: of the parameters and a minibatch.
+            policy: the policy.
+            params: where to start.
+            opt_state: the optimiser's.
+            batch: all rows.
+            key: gives the minibatches.
+            learning_rate: [] it may be traced.
+
+        Returns:
+            (params, opt_state, report).
+        """
         return minibatch_epochs(
             loss,
             policy,

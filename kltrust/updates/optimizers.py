@@ -84,18 +84,26 @@ class Optimizer:
         )
 
     def to_plain(self) -> dict[str, Any]:
-        """A table that `of` reads."""
+        """A table that `of` reads -> dict."""
         return {"name": self.name, **to_plain(self.settings)}
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], tuple]:
-        """The float settings as leaves."""
+        """The float settings as leaves -> (keyed leaves, the rest)."""
         static = tuple((k, v) for k, v in self.settings.items() if k not in self._traced)
         keyed = [(jax.tree_util.GetAttrKey(k), self.settings[k]) for k in self._traced]
         return keyed, (self.name, self._traced, static)
 
     @classmethod
     def tree_unflatten(cls, aux: tuple, leaves: Any) -> Optimizer:
-        """The inverse; checks nothing."""
+        """The inverse, which checks nothing.
+
+        Args:
+            aux: of `tree_flatten_with_keys`.
+            leaves: likewise.
+
+        Returns:
+            An optimiser.
+        """
         self = object.__new__(cls)
         self.name, self._traced, static = aux
         self.settings = dict(sorted([*zip(self._traced, leaves, strict=True), *static]))
@@ -176,5 +184,14 @@ ADAM = Optimizer("adam", eps=1e-5)
 def bounded(
     optimizer: MakeOptimizer, learning_rate: Number, max_grad_norm: Number
 ) -> optax.GradientTransformation:
-    """The optimiser after a bound on the gradient's global norm; both numbers may be traced."""
+    """The optimiser after a bound on the gradient's global norm.
+
+    Args:
+        optimizer: a function of the learning rate.
+        learning_rate: [] it may be traced.
+        max_grad_norm: [] it may be traced; inf is no bound.
+
+    Returns:
+        A transformation of optax.
+    """
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer(learning_rate))
