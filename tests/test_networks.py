@@ -437,9 +437,7 @@ def test_heads_are_dense_layers(size):
     np.testing.assert_allclose(lead, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_unknown_names_and_spaces_are_refused():
-    with pytest.raises(ValueError, match=r"activation 'tahn' is unknown: use one of .*'tanh'"):
-        actor_critic(environment(Discrete(2)), activation="tahn")
+def test_unknown_spaces_are_refused():
     with pytest.raises(ValueError, match=r"no policy head .*: use Discrete"):
         actor_critic(environment(Discrete(2))._replace(action_space={"a": Discrete(2)}))
 
