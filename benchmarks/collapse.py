@@ -87,6 +87,7 @@ def train(
     """
     from kltrust.experiments.config.experiment import Experiment
     from kltrust.experiments.jobs import training
+    from kltrust.experiments.reading.results import load
 
     experiment = Experiment.from_dict(
         {
@@ -104,10 +105,11 @@ def train(
     folder = Path(tempfile.mkdtemp())
     try:
         record = training.train(experiment, range(options.seeds), folder / "run")
-        returns = record.evaluations().pivot(
+        loaded = load(record.path)
+        returns = loaded.evaluations.pivot(
             index="seed", columns="iteration", values="sampled_mean_return"
         )
-        kl = record.metrics().pivot(index="seed", columns="iteration", values="kl")
+        kl = loaded.metrics.pivot(index="seed", columns="iteration", values="kl")
     finally:
         shutil.rmtree(folder)
     return returns.to_numpy(), kl.to_numpy(), record.versions

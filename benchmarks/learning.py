@@ -71,6 +71,7 @@ def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     from kltrust.experiments.config import presets
     from kltrust.experiments.jobs import training
     from kltrust.experiments.reading.evaluation import evaluate_runs
+    from kltrust.experiments.reading.results import load, parts_of
     from kltrust.experiments.reading.trained import find_runs
 
     total_steps, solved = TASKS[env]
@@ -81,6 +82,8 @@ def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp())
     try:
         record = training.train(experiment, seeds, folder / "run")
+        loaded = load(record.path)
+        _, ((_, part),) = parts_of(record)
         returns = evaluate_runs(
             find_runs(record), num_episodes=options.episodes, seed=options.first_seed
         )
@@ -91,10 +94,10 @@ def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
             "seeds": seeds,
             "episodes_per_seed": options.episodes,
             "scores": [round(float(x), 4) for x in returns.mean(axis=1)],
-            **trust_region(record, experiment, solved),
-            "curves": curves(record),
-            "seconds": {k: round(v, 1) for k, v in record.seconds.items()},
-            "width": record.config["width"],
+            **trust_region(loaded, experiment, solved),
+            "curves": curves(loaded),
+            "seconds": {k: round(v, 1) for k, v in part.seconds.items()},
+            "width": part.config["width"],
             "versions": record.versions,
         }
     finally:
@@ -102,9 +105,9 @@ def measure(algorithm: str, env: str, options: Options) -> dict[str, Any]:
     return result
 
 
-def trust_region(record: Any, experiment: Any, solved: float) -> dict[str, Any]:
+def trust_region(loaded: Any, experiment: Any, solved: float) -> dict[str, Any]:
     """How far the policy moved in its updates, and TRPO's use of its region until solved."""
-    metrics, evaluations = record.metrics(), record.evaluations()
+    metrics, evaluations = loaded.metrics, loaded.evaluations
     reached = evaluations[evaluations.mean_return >= solved].groupby("seed").iteration.min()
     until = metrics.seed.map(reached).fillna(np.inf)
     learning = metrics[metrics.iteration < until]
@@ -132,10 +135,10 @@ def trust_region(record: Any, experiment: Any, solved: float) -> dict[str, Any]:
     return result
 
 
-def curves(record: Any, points: int = 60) -> dict[str, Any]:
+def curves(loaded: Any, points: int = 60) -> dict[str, Any]:
     """What the picture needs: evaluation returns, and quantiles over seeds of an update's KL."""
-    returns = record.evaluations().groupby("env_steps").mean_return
-    kl = record.metrics().groupby("env_steps").kl
+    returns = loaded.evaluations.groupby("env_steps").mean_return
+    kl = loaded.metrics.groupby("env_steps").kl
     kept = np.unique(np.linspace(0, kl.ngroups - 1, points).round().astype(int))
 
     def plain(series: Any) -> list[float]:

@@ -71,24 +71,25 @@ def main(options: Options) -> int:
 
 def run(specification: Any, folder: Path) -> None:
     """The sweep, from where it is."""
-    from kltrust.experiments.cli.sweep_progress import SweepProgress
+    from kltrust.experiments.cli.progress import ConsoleProgress
     from kltrust.experiments.engine import devices
-    from kltrust.experiments.jobs import plan, sweep
+    from kltrust.experiments.jobs import plan
+    from kltrust.experiments.jobs.run import resume, start
     from kltrust.experiments.store.record import RUN
 
     devices.use_all_cores(len(specification.settings) * len(specification.seeds))
     if not (folder / RUN).exists():
-        sweep.start(plan.make_plan(specification), folder, progress=SweepProgress())
+        start(plan.make_plan(specification), folder, progress=ConsoleProgress())
         return
     require_same(specification, folder)
-    sweep.resume(folder, progress=SweepProgress())
+    resume(folder, progress=ConsoleProgress())
 
 
 def require_same(specification: Any, folder: Path) -> None:
-    from kltrust.experiments.jobs import sweep
+    from kltrust.experiments.jobs.run import plan_of
     from kltrust.experiments.store.record import Record
 
-    there = sweep.plan_of(Record(folder))
+    there = plan_of(Record(folder))
     if (there.settings, there.seeds) != (specification.settings, specification.seeds):
         raise ValueError(f"{folder} holds a sweep of another specification: take another folder")
 

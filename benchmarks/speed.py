@@ -391,14 +391,13 @@ def evaluation(options: Options) -> dict[str, Any]:
     from kltrust.experiments.config.experiment import Experiment
     from kltrust.experiments.engine import lanes
     from kltrust.experiments.engine.program import Program, traced_settings
-    from kltrust.experiments.jobs import training
 
     shares = {}
     for algorithm in ("trpo", "ppo_clip"):
         experiment = Experiment.from_dict({"algorithm": algorithm, "env": "CartPole-v1"})
         program = Program(experiment, lanes.make_mesh(1, 1), 1)
         settings = traced_settings(experiment)
-        train_key, eval_key = training.lane_keys(np.arange(1))
+        train_key, eval_key = lanes.keys_of(np.arange(1))
         state = program.init(settings, train_key)
         seconds: dict[str, list[float]] = {"training": [], "evaluation": []}
         for _ in range(program.num_chunks):

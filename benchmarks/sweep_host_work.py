@@ -38,11 +38,11 @@ class Options:
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.cli import sweep_progress
+    from kltrust.experiments.cli.progress import ConsoleProgress
     from kltrust.experiments.config import spec
     from kltrust.experiments.engine import devices, lanes
-    from kltrust.experiments.jobs import plan, sweep
-    from kltrust.experiments.store.run import run as store
+    from kltrust.experiments.jobs import plan, run
+    from kltrust.experiments.store import run as store
     from kltrust.experiments.store.versions import snapshot
 
     specification = spec.load(options.spec)
@@ -50,7 +50,7 @@ def main(options: Options) -> None:
     seconds: dict[str, float] = {}
     cpu_seconds: dict[str, float] = {}
 
-    shown = sweep_progress.SweepProgress()
+    shown = ConsoleProgress()
     watched = [
         (store.Run, "commit", "commits"),
         (store.Run, "finish", "commits"),
@@ -64,11 +64,9 @@ def main(options: Options) -> None:
             function = added(getattr(owner, name), what, seconds, cpu_seconds)
             stack.enter_context(mock.patch.object(owner, name, function))
         start = time.perf_counter()
-        record = sweep.start(plan.make_plan(specification), folder / "sweep", progress=shown)
+        record = run.start(plan.make_plan(specification), folder / "sweep", progress=shown)
         wall = time.perf_counter() - start
-        parts = [
-            part.seconds for _, part in sweep.group_records(record.path, sweep.plan_of(record))
-        ]
+        parts = [part.seconds for _, part in run.group_records(record.path, run.plan_of(record))]
         compiling = sum(p["compile"] for p in parts if p)
     result = {
         "spec": options.spec.name,

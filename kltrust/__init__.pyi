@@ -90,6 +90,15 @@ from kltrust.environments import (
     make as make,
     register as register,
 )
+from kltrust.experiments.doors import (
+    sweep as sweep,
+)
+from kltrust.experiments.reading.deploy import (
+    numpy_policy as numpy_policy,
+)
+from kltrust.experiments.reading.results import (
+    load as load,
+)
 from kltrust.fisher import (
     FisherOperator as FisherOperator,
     fisher_operator as fisher_operator,

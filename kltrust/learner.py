@@ -285,9 +285,8 @@ def make_learner(
         counts = {f"{what}.{n}": getattr(part, n) for n in with_role(part, "minibatches")}
         check_minibatches(agent, num_envs, num_steps, own.minibatch_blocks, **counts)
     if own.minibatch_blocks > 1:
-        # Its `step_batch` may ask all devices at every step whether an episode has ended.
-        alone = env.step
-        env = env._replace(step=lambda key, state, action: alone(key, state, action))
+        # It may ask all devices at every step whether an episode has ended.
+        env = env._replace(step_batch=None)
     planned = 1 if planned_iterations is None else planned_iterations
     check(planned_iterations=(planned, False))
 
@@ -474,7 +473,7 @@ def as_critic(given: Any) -> Critic:
 
 def damping_of(algorithm: PolicyUpdate) -> Number:
     """The algorithm's own damping of the Fisher matrix; 0.1 if it has none."""
-    names = with_role(algorithm, "damping")
+    names = with_role(algorithm, "fisher damping")
     return getattr(algorithm, names[0]) if names else 0.1
 
 

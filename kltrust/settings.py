@@ -23,6 +23,8 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import numpy as np
 
+from kltrust.checks import require
+
 T = TypeVar("T")
 INF = math.inf
 
@@ -39,8 +41,8 @@ class Setting:
         functions: whether a function may stand where a text does.
         usual: the usual range, and whose it is.
         role: what others may know of it: "bound" (on the mean KL of an update, nats), "set point"
-            (of it), "clip" (half-width of the interval of ratios), "damping" (of the Fisher
-            matrix), "minibatches" (must divide the batch).
+            (of it), "clip" (half-width of the interval of ratios), "fisher damping",
+            "minibatches" (must divide the batch).
         needs: the name of a switch of the same class without which the setting has no effect.
         anneal: the power of the remaining fraction that an annealed run multiplies it by; 0 leaves
             it alone.
@@ -65,22 +67,25 @@ class Setting:
         Raises:
             ValueError: names the setting and what it may be.
         """
-        values = np.asarray(value)
-        fine = ~np.isnan(values) & (self.infinite | np.isfinite(values))
-        phrases = []
-        for bound, phrase, compare in (
-            (self.above, "greater than", np.greater),
-            (self.at_least, "at least", np.greater_equal),
-            (self.below, "less than", np.less),
-            (self.at_most, "at most", np.less_equal),
-        ):
-            if bound is not None:
-                fine &= compare(values, bound)
-                phrases.append(f"{phrase} {bound:g}")
-        if not fine.all():
-            if not self.infinite and values.dtype.kind == "f":
-                phrases.insert(0, "finite")
-            raise ValueError(f"{name} must be {' and '.join(phrases) or 'a number'}, got {value}")
+        bounds = [
+            (phrase, compare, bound)
+            for phrase, compare, bound in (
+                ("greater than", np.greater, self.above),
+                ("at least", np.greater_equal, self.at_least),
+                ("less than", np.less, self.below),
+                ("at most", np.less_equal, self.at_most),
+            )
+            if bound is not None
+        ]
+        phrases = [f"{phrase} {bound:g}" for phrase, _, bound in bounds]
+        if not (self.infinite or isinstance(value, int)):
+            phrases.insert(0, "finite")
+
+        def good(x: np.ndarray) -> np.ndarray:
+            fine = ~np.isnan(x) & (self.infinite | np.isfinite(x))
+            return fine & np.all([compare(x, bound) for _, compare, bound in bounds], axis=0)
+
+        require(good, " and ".join(phrases) or "a number", **{name: value})
 
 
 def setting(default: Any, meaning: str = "", **declared: Any) -> Any:

@@ -126,14 +126,31 @@ class Outcome(NamedTuple):
     next_obs: PyTree
 
 
-class Env(NamedTuple):
+EnvStep: TypeAlias = Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Outcome]]
+"""``step(key, state, action) -> (state, obs, Outcome)``."""
+
+
+class _Env(NamedTuple):
+    """The fields of `Env`."""
+
+    reset: Callable[[Array], tuple[PyTree, PyTree]]
+    step: EnvStep
+    observation_space: Space | MaskedSpace
+    action_space: Space
+    name: str = "custom"
+    max_steps: Number | None = None
+    native_action: Callable[[PyTree], PyTree] = lambda action: action
+    render: Render | None = None
+    step_batch: EnvStep | None = None
+
+
+class Env(_Env):
     """One environment as a pair of pure functions over an explicit state.
 
     Attributes:
         reset: ``reset(key) -> (state, obs)``.
         step: ``step(key, state, action) -> (state, obs, Outcome)``; ``state`` and ``obs`` are
-            after auto-reset, ``Outcome.next_obs`` is before it. A callable object may have a
-            method ``batch``, its `vmap` by cheaper means, which `rollout` then takes.
+            after auto-reset, ``Outcome.next_obs`` is before it.
         observation_space: the space of ``obs``; a `MaskedSpace` where the state decides which
             actions there are.
         action_space: the space of the actions that ``step`` takes. Real-valued actions outside
@@ -143,16 +160,18 @@ class Env(NamedTuple):
         native_action: the environment's own action for one that ``step`` takes: what a bounded
             Box's adapter makes of the policy's raw action. For acting elsewhere.
         render: draws states, see `Render`; None where nothing does.
+        step_batch: the `vmap` of ``step`` by cheaper means, key, state and action [B, ...]; None
+            for the vmap itself. Rollouts take it in place of ``step``, so it belongs to one
+            ``step``: ``_replace(step=...)`` drops it unless it is given a new one.
     """
 
-    reset: Callable[[Array], tuple[PyTree, PyTree]]
-    step: Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Outcome]]
-    observation_space: Space | MaskedSpace
-    action_space: Space
-    name: str = "custom"
-    max_steps: Number | None = None
-    native_action: Callable[[PyTree], PyTree] = lambda action: action
-    render: Render | None = None
+    __slots__ = ()
+
+    def _replace(self, **changes: Any) -> Env:
+        """The environment with other values in some fields, see ``step_batch``."""
+        if "step" in changes:
+            changes.setdefault("step_batch", None)
+        return super()._replace(**changes)
 
 
 class Transition(NamedTuple):

@@ -18,9 +18,9 @@ from jax.flatten_util import ravel_pytree
 
 from kltrust import algorithms, tree
 from kltrust.audit import log_ratio, measure_update
+from kltrust.lowering import permutation
 from kltrust.types import PolicyBatch, UpdateReport
 from kltrust.updates import Optimizer
-from kltrust.updates.minibatches import random_order
 from kltrust.updates.natural import natural_direction
 from kltrust.updates.objectives import mean_kl, surrogate
 
@@ -28,11 +28,6 @@ NUM_ROWS = 24
 
 # Compiling is what these tests spend their time on.
 QUICK = {"xla_backend_optimization_level": 0}
-
-
-@pytest.fixture(autouse=True)
-def _strict_ranks(rank_promotion_raise):
-    pass
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -775,7 +770,7 @@ def minibatch_orders(key, num_epochs, num_minibatches):
     if num_minibatches == 1:
         return [[np.arange(NUM_ROWS)]] * num_epochs
     keys = jax.random.split(jax.random.key(key), num_epochs)
-    return [np.asarray(random_order(k, NUM_ROWS)).reshape(num_minibatches, -1) for k in keys]
+    return [np.asarray(permutation(k, NUM_ROWS)).reshape(num_minibatches, -1) for k in keys]
 
 
 PPO_SETTINGS = {"learning_rate": 0.02, "entropy_coef": 0.02, "max_grad_norm": 0.3}

@@ -13,9 +13,9 @@ import kltrust
 
 ROOT = Path(kltrust.__file__).parent
 ORDER = [
-    *("types", "tree", "settings", "checks"),
+    *("types", "tree", "checks", "settings", "lazy", "lowering"),
     *("divergences", "losses", "advantages", "tokens"),
-    *("fisher", "solvers", "lowering"),
+    *("fisher", "solvers"),
     *("networks", "environments", "rollout"),
     *("updates", "algorithms", "audit"),
     *("critic", "learner", "tabular"),
@@ -24,7 +24,7 @@ ORDER = [
 ]
 """The parts of the package. A part may import itself and the parts before it."""
 
-ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli"]
+ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli", "doors"]
 """The rooms of experiments, in the same way."""
 
 FORBIDDEN = {
@@ -42,9 +42,9 @@ DRAWING = {"matplotlib", "mujoco"}
 
 CORE = {"jax", "numpy", "chex"}
 LIBRARIES = {
+    "lazy": {"distrax"},
     "divergences": {*CORE, "distrax"},
     "fisher": {*CORE, "distrax"},
-    "lowering": {*CORE, "flax"},
     "networks": {*CORE, "distrax", "flax"},
     "environments": {*CORE, "gymnax", *ADAPTED, *DRAWING},
     "rollout": {*CORE, "distrax"},

@@ -226,7 +226,7 @@ def test_audited_lanes_are_lone_runs(compile_fast):
 
 @pytest.mark.parametrize("audit", ["default", "extended"])
 def test_a_column_named_as_the_path_is_the_users_own(audit, compile_fast):
-    """Its report may be a dict or have a path of its own; neither takes anything out of the other."""
+    """A report may be a dict or have a path of its own; neither loses anything."""
 
     def update(policy, params, state, batch, key):
         mine = {"kl_path": jnp.float32(7)}

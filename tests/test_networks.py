@@ -23,7 +23,6 @@ from kltrust.divergences import distribution_entropy, kl_divergence
 from kltrust.environments import from_functions
 from kltrust.learner import make_learner
 from kltrust.networks import ACTIVATIONS, LOG_STD_RANGE, actor_critic, features
-from kltrust.networks.dense import Conv, narrow_dot
 from kltrust.networks.orthogonal import orthogonal
 from kltrust.types import ActorCritic, Box, Discrete, MultiBinary, MultiDiscrete
 
@@ -411,32 +410,6 @@ def test_activations_differ(activation):
     assert np.max(np.abs(first - second)) > 1e-2
 
 
-@pytest.mark.parametrize("size", [1, 2, 6])
-def test_heads_are_dense_layers(size):
-    x = jax.random.normal(jax.random.key(0), (96, 16))
-    ours = nn.Dense(size, dot_general=narrow_dot)
-    theirs = nn.Dense(size)
-    params = theirs.init(jax.random.key(1), x)
-
-    def outcome(module):
-        def loss(params, x):
-            y = module.apply(params, x)
-            return jnp.mean(jnp.exp(y)), y
-
-        function = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        _, tangent = jax.jvp(lambda p: module.apply(p, x), (params,), (params,))
-        return function(params, x), tangent
-
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6),
-        jit(lambda: outcome(ours))(),
-        jit(lambda: outcome(theirs))(),
-    )
-    lead = narrow_dot(x.reshape(4, 24, 16), params["params"]["kernel"])
-    theirs = (x @ params["params"]["kernel"]).reshape(4, 24, size)
-    np.testing.assert_allclose(lead, theirs, rtol=1e-5, atol=1e-6)
-
-
 def test_unknown_spaces_are_refused():
     with pytest.raises(ValueError, match=r"no policy head .*: use Discrete"):
         actor_critic(environment(Discrete(2))._replace(action_space={"a": Discrete(2)}))
@@ -460,32 +433,6 @@ def test_images_go_through_convolutions():
     values = jit(agent.value)(value_params, images)
     assert values.shape == (2, 3)
     assert np.ptp(values) > 0
-
-
-def test_a_convolution_is_flax_s_without_padding(x64):
-    ours, theirs = Conv(6), nn.Conv(6, (3, 3), padding="VALID")
-    rng = np.random.default_rng(1)
-    images = jnp.asarray(rng.normal(size=(2, 3, 6, 5, 4)))
-    params = jit(ours.init)(jax.random.key(0), images)
-    assert tree_shapes(params) == tree_shapes(
-        jax.eval_shape(theirs.init, jax.random.key(0), images)
-    )
-    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
-
-    @jit
-    def both(params, images):
-        value_and_pull = [jax.vjp(m.apply, params, images) for m in (ours, theirs)]
-        return [(value, pull(jnp.cos(value))) for value, pull in value_and_pull]
-
-    one, other = both(params, images)
-    for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12)
-    turned = jax.tree.map(lambda x: x.swapaxes(0, 1) if x.ndim == 4 else x, params)
-    assert np.max(np.abs(both(turned, images)[0][0] - one[0])) > 0.1
-
-
-def tree_shapes(tree):
-    return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
 
 
 @pytest.mark.parametrize(("channels", "slow"), [((4, 6), False), (None, True)])

@@ -13,7 +13,6 @@ import numpy as np
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import devices, lanes, memory
 from kltrust.experiments.engine.program import Program, build, traced_settings
-from kltrust.experiments.jobs import training
 from kltrust.learner import evaluate
 
 WAYS = ("one after another", "one vmap", "sweep")
@@ -78,7 +77,7 @@ def _ready(
     }[way]
     program = Program(settings_of_all, lanes.make_mesh(together, width), width, iterations)
     settings = traced_settings(settings_of_all)
-    keys, _ = training.lane_keys(np.arange(runs))
+    keys, _ = lanes.keys_of(np.arange(runs))
     size = program.padded_size(together)
     states = [
         program.init(settings, lanes.pad(keys[i : i + together], size))
@@ -120,7 +119,7 @@ def solve(
         size = program.padded_size(len(seeds))
 
         def keys(which: int) -> tuple[Any, Any]:
-            of_seeds = training.lane_keys(np.asarray(seeds) + which * 100_000)
+            of_seeds = lanes.keys_of(np.asarray(seeds) + which * 100_000)
             return tuple(lanes.pad(of, size) for of in of_seeds)  # type: ignore[return-value]
 
         def by_mode(_: None, lane: tuple) -> jax.Array:

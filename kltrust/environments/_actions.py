@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.environments._build import AutoReset
-from kltrust.types import Array, Box, Env, MultiDiscrete, Outcome, PyTree, Space
+from kltrust.types import Array, Box, Env, EnvStep, MultiDiscrete, PyTree, Space
 
 ActionBound = Literal["clip", "tanh", "none"]
 """How a policy's real-valued action is brought within bounds; see `bound_actions`."""
@@ -73,8 +74,8 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
     def of_raw(action: Array) -> Array:
         return bounded(jnp.asarray(action))
 
-    def step(key: Array, state: PyTree, action: Array) -> tuple[PyTree, PyTree, Outcome]:
-        return env.step(key, state, of_raw(action))
+    def taking_raw(step: EnvStep, of_raw: Callable[[Array], Array]) -> EnvStep:
+        return lambda key, state, action: step(key, state, of_raw(action))
 
     def native_action(action: Array) -> PyTree:
         return env.native_action(of_raw(action))
@@ -85,8 +86,12 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         shape=space.shape,
         dtype=space.dtype,
     )
-    steps = env.step.after_actions(of_raw) if isinstance(env.step, AutoReset) else step
-    return env._replace(step=steps, action_space=raw_space, native_action=native_action)
+    return env._replace(
+        step=taking_raw(env.step, of_raw),
+        step_batch=env.step_batch and taking_raw(env.step_batch, jax.vmap(of_raw)),
+        action_space=raw_space,
+        native_action=native_action,
+    )
 
 
 def has_bounds(space: Any) -> bool:

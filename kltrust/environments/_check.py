@@ -91,6 +91,22 @@ def _check_types(env: Env, key: Array) -> None:
                 "environments.from_functions casts it"
             )
     _check_observation(env, obs)
+    _check_batch(env, (key, state, action))
+
+
+def _check_batch(env: Env, arguments: PyTree) -> None:
+    if env.step_batch is None:
+        return
+    lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape), x.dtype), arguments)
+    expected, found = (
+        jax.tree.map(aval, jax.eval_shape(step, *lanes))
+        for step in (jax.vmap(env.step), env.step_batch)
+    )
+    if expected != found:
+        raise ValueError(
+            f"{env.name}: step_batch returns {found} and the vmap of step {expected}; "
+            "step_batch=None takes the vmap"
+        )
 
 
 def _check_observation(env: Env, obs: PyTree) -> None:

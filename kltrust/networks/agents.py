@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.divergences import masked_logits
+from kltrust.lowering import head_product
 from kltrust.networks.cells import CELLS, Cell
-from kltrust.networks.dense import Conv, narrow_dot
+from kltrust.networks.dense import Conv
 from kltrust.networks.masks import (
     allowed_actions,
     check_masks,
@@ -149,7 +150,7 @@ class PolicyNetwork(nn.Module):
         # The small last layer starts every policy near uniform (or near its mean 0): Andrychowicz
         # et al. 2021 found it to be among the choices that matter most.
         def dense(size: int) -> Array:
-            return nn.Dense(size, kernel_init=gain(0.01), dot_general=narrow_dot)(x)
+            return nn.Dense(size, kernel_init=gain(0.01), dot_general=head_product)(x)
 
         space = self.action_space
         if isinstance(space, Discrete):
@@ -192,7 +193,7 @@ class ValueNetwork(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps features to values [*E]."""
-        head = nn.Dense(1, kernel_init=gain(1.0), dot_general=narrow_dot)
+        head = nn.Dense(1, kernel_init=gain(1.0), dot_general=head_product)
         return head(self.torso(x))[..., 0]
 
 

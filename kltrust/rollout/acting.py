@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import distrax
 import jax
 import jax.numpy as jnp
 
+from kltrust.lazy import distrax
 from kltrust.networks.recurrent import remembering
 from kltrust.rollout.loop import episode_returns, rollout
 from kltrust.rollout.normalization import Moments, normalize

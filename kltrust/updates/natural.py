@@ -36,7 +36,7 @@ class NaturalStep:
         0.1,
         "Added to the Fisher matrix's diagonal. |step| <= sqrt(2 KL / damping).",
         at_least=0,
-        role="damping",
+        role="fisher damping",
         usual="1e-5 (garage) to 0.1 (most)",
     )
     cg_iters: int = setting(

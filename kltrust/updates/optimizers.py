@@ -48,6 +48,8 @@ class Optimizer:
             key: float(value) if _is_rate(value, parameters[key].default) else value
             for key, value in sorted(settings.items())
         }
+        # Decided here, by values: JAX puts tracers and placeholders of any kind in their place.
+        self._traced = tuple(k for k, v in self.settings.items() if not isinstance(v, _STATIC))
 
     def __call__(self, learning_rate: Number) -> optax.GradientTransformation:
         """The optimiser at a learning rate, which may be traced."""
@@ -87,17 +89,16 @@ class Optimizer:
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], tuple]:
         """The float settings as leaves."""
-        traced = {k: v for k, v in self.settings.items() if not isinstance(v, _STATIC)}
-        static = tuple((k, v) for k, v in self.settings.items() if isinstance(v, _STATIC))
-        keyed = [(jax.tree_util.GetAttrKey(k), v) for k, v in traced.items()]
-        return keyed, (self.name, tuple(traced), static)
+        static = tuple((k, v) for k, v in self.settings.items() if k not in self._traced)
+        keyed = [(jax.tree_util.GetAttrKey(k), self.settings[k]) for k in self._traced]
+        return keyed, (self.name, self._traced, static)
 
     @classmethod
     def tree_unflatten(cls, aux: tuple, leaves: Any) -> Optimizer:
         """The inverse; checks nothing."""
         self = object.__new__(cls)
-        self.name, names, static = aux
-        self.settings = dict(sorted([*zip(names, leaves, strict=True), *static]))
+        self.name, self._traced, static = aux
+        self.settings = dict(sorted([*zip(self._traced, leaves, strict=True), *static]))
         return self
 
     def __repr__(self) -> str:

@@ -149,13 +149,16 @@ class Experiment:
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], tuple]:
         """Sections and traced environment parameters as children, all else static."""
-        static = static_parameters(self.env)
-        traced = sorted(k for k, v in self.env_params.items() if _is_number(v) and k not in static)
+        traced = vars(self).get("_traced")
+        if traced is None:
+            static = static_parameters(self.env)
+            numbers = (k for k, v in self.env_params.items() if _is_number(v) and k not in static)
+            traced = tuple(sorted(numbers))
         kept = tuple((k, v) for k, v in sorted(self.env_params.items()) if k not in traced)
         key = jax.tree_util.GetAttrKey
         children = [(key(name), getattr(self, name)) for name in SECTIONS]
         children += [(key(f"env_params.{k}"), self.env_params[k]) for k in traced]
-        return children, (self.env, tuple(traced), kept)
+        return children, (self.env, traced, kept)
 
     @classmethod
     def tree_unflatten(cls, aux: tuple, children: Any) -> Experiment:
@@ -164,7 +167,10 @@ class Experiment:
         values = list(children)
         sections = dict(zip(SECTIONS, values, strict=False))
         params = dict(zip(traced, values[len(SECTIONS) :], strict=True))
-        return cls(env=env, env_params={**params, **dict(kept)}, **sections)
+        self = cls(env=env, env_params={**params, **dict(kept)}, **sections)
+        # Not to be decided again: JAX puts tracers and placeholders of any kind in their place.
+        object.__setattr__(self, "_traced", traced)
+        return self
 
 
 def _is_number(value: Any) -> bool:
@@ -182,16 +188,18 @@ def section_kinds(algorithm: str) -> dict[str, type]:
     return dict(zip(SECTIONS, (find_algorithm(algorithm), *kinds), strict=True))
 
 
-def shared_names(algorithm: str) -> set[str]:
-    """The names of settings that more than one section has, and all of the critic's.
+def written(section: str, name: str, algorithm: str) -> str:
+    """How a person writes a setting: with its section where the name alone could mean another.
 
-    They are written with their section, as in ``critic.learning_rate``.
+    Settings of the critic always have it, as in ``critic.learning_rate``.
     """
     kinds = section_kinds(algorithm)
-    names = {k: {f.name for f in dataclasses.fields(cls)} for k, cls in kinds.items()}
-    critic = names.pop("critic")
-    everything = [name for known in names.values() for name in known]
-    return {name for name in everything if everything.count(name) > 1} | critic
+    homes = [k for k, cls in kinds.items() if k != "critic" and _has(cls, name)]
+    return name if homes == [section] else f"{section}.{name}"
+
+
+def _has(cls: type, name: str) -> bool:
+    return name in {f.name for f in dataclasses.fields(cls)}
 
 
 def qualified(name: str, algorithm: str) -> str:
@@ -209,18 +217,18 @@ def qualified(name: str, algorithm: str) -> str:
     first, _, rest = name.partition(".")
     if rest and first in (*kinds, "env_params"):
         return name
-    known = {k: [f.name for f in dataclasses.fields(cls)] for k, cls in kinds.items()}
-    homes = [section for section, names in known.items() if first in names]
+    homes = [k for k, cls in kinds.items() if _has(cls, first)]
     plain = [section for section in homes if section != "critic"]
-    if len(plain) > 1:
+    if len(plain) == 1:
+        return f"{plain[0]}.{name}"
+    if plain:
         choices = " or ".join(f"{section}.{name}" for section in homes)
-        raise ValueError(f"{name!r} is a setting of several sections: say {choices}")
-    if not plain:
-        names = [n for section, own in known.items() for n in own if section != "critic"]
-        names += [f"critic.{n}" for n in known["critic"]]
-        what = "section" if rest else f"setting of {algorithm}"
-        raise ValueError(unknown(what, name, [*names, *kinds, "env_params"] if rest else names))
-    return f"{plain[0]}.{name}"
+        raise ValueError(f"{name!r} needs its section: say {choices}")
+    if rest:
+        raise ValueError(unknown("section", first, [*kinds, "env_params"]))
+    fields = [(k, f.name) for k, cls in kinds.items() for f in dataclasses.fields(cls)]
+    known = {written(section, own, algorithm) for section, own in fields}
+    raise ValueError(unknown(f"setting of {algorithm}", name, known))
 
 
 def put(data: dict[str, Any], name: str, value: Any) -> None:

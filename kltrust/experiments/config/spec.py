@@ -38,7 +38,7 @@ from typing import Any
 from kltrust.experiments.config.spec_entry import Entry, Setting
 from kltrust.experiments.config.spec_source import Source, line_of
 
-__all__ = ["Setting", "Spec", "line_of", "load", "parse"]
+__all__ = ["Setting", "Spec", "from_dict", "line_of", "load", "parse"]
 
 _COMMON = ("critic", "learner", "network", "budget")
 _TOP = ("sweep", "experiments", *_COMMON)
@@ -80,6 +80,19 @@ def parse(text: str, name: str = "specification") -> Spec:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{name} is not TOML: {error}") from error
+    return _resolve(source, document)
+
+
+def from_dict(document: dict[str, Any], name: str = "specification") -> Spec:
+    """Resolves a specification whose tables are dicts and whose lists are lists.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    return _resolve(Source(name, ""), document)
+
+
+def _resolve(source: Source, document: dict[str, Any]) -> Spec:
     source.expect_keys((), document, _TOP)
     sweep = document.get("sweep", {})
     source.expect_keys(("sweep",), sweep, _SWEEP)
@@ -93,7 +106,7 @@ def parse(text: str, name: str = "specification") -> Spec:
         for setting in Entry(source, i, entry, sweep, common).settings()
     )
     _refuse_twins(source, settings)
-    title = sweep.get("name", Path(name).stem)
+    title = sweep.get("name", Path(source.name).stem)
     if not isinstance(title, str) or not re.fullmatch(r"[\w.-]+", title):
         raise source.error(
             ("sweep", "name"), f"name must be letters, digits, '_', '-', '.', got {title!r}"

@@ -19,8 +19,9 @@ class Source(NamedTuple):
     text: str
 
     def error(self, place: Place, message: str) -> ValueError:
-        """``FILE:LINE: message``."""
-        return ValueError(f"{self.name}:{line_of(self.text, place)}: {message}")
+        """``FILE:LINE: message``; without a line where there is no text."""
+        line = f":{line_of(self.text, place)}" if self.text else ""
+        return ValueError(f"{self.name}{line}: {message}")
 
     def blame(self, places: dict[str, Place], error: ValueError) -> ValueError:
         """The error at the line of the setting that its message is about."""

@@ -8,7 +8,7 @@ setting takes any value, and any value per lane, without another compilation: a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,9 @@ from kltrust.settings import annealed
 from kltrust.tree import where
 from kltrust.types import ActorCritic, Array, Env, Number, PyTree
 
+Join = Callable[[list[Any], list[Any]], Experiment]
+"""Puts shared and own settings together again."""
+
 
 class Parts(NamedTuple):
     """What an experiment is made of, for one set of (possibly traced) settings."""
@@ -38,11 +41,6 @@ class Parts(NamedTuple):
 def traced_settings(experiment: Experiment) -> Experiment:
     """The experiment with its float settings as float32: cast once, so that all have one type."""
     return jax.tree.map(np.float32, experiment)
-
-
-def lane_settings(experiments: Sequence[Experiment]) -> Experiment:
-    """Experiments of one structure as one, whose float settings are [L]: one entry per lane."""
-    return jax.tree.map(lambda *values: np.stack(values), *map(traced_settings, experiments))
 
 
 def build(experiment: Experiment) -> Parts:
@@ -152,7 +150,9 @@ class Program:
             return _run_up_to(learner, state, self.chunk_length, length)
 
         def evaluation(settings: Experiment, shared: tuple, given: tuple) -> Array:
-            policy_params, normalizer, key = given
+            policy_params, normalizer, iteration, key = given
+            # Other start states at every evaluation: the best of many must not be luck with one.
+            key = jax.random.fold_in(key, iteration)
             parts = build(settings)
             state = _Deployed(policy_params, normalizer)
             episodes = experiment.budget.eval_episodes
@@ -195,7 +195,7 @@ class Program:
 
     def evaluate(self, settings: Experiment, state: Any, keys: Array) -> Array:
         """Returns of fresh episodes, acting by the mode and sampled: [L, 2, eval_episodes]."""
-        deployed = (state.policy_params, state.normalizer, keys)
+        deployed = (state.policy_params, state.normalizer, state.iteration, keys)
         return self._call("evaluate", settings, (), deployed)
 
     def put(self, lanes: PyTree) -> PyTree:
@@ -203,24 +203,24 @@ class Program:
         return hosts.put(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
     def _call(self, name: str, settings: Experiment, shared: tuple, given: tuple) -> Any:
-        common, own = _split(settings)
+        common, own, join = _split(settings)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         arguments = (hosts.put((common, shared), everywhere), self.put(own), self.put(given))
         if name not in self._compiled:
             start = time.perf_counter()
-            self._compiled[name] = compiled = self._jitted(name).lower(*arguments).compile()
+            self._compiled[name] = compiled = self._jitted(name, join).lower(*arguments).compile()
             self.compile_seconds[name] = time.perf_counter() - start
             self.compilations[name] = self.compilations.get(name, 0) + 1
             self.memory[name] = _bytes_of(compiled)
         # Ahead-of-time compiled: another shape or type is an error here, never a recompilation.
         return self._compiled[name](*arguments)
 
-    def _jitted(self, name: str) -> Any:
+    def _jitted(self, name: str, join: Join) -> Any:
         function = self._functions[name]
 
         def of_lane(everywhere: tuple, lane: tuple) -> Any:
             (common, shared), (own, given) = everywhere, lane
-            return function(_join(common, own), shared, given)
+            return function(join(common, own), shared, given)
 
         mapped = over_lanes(of_lane, self.mesh, self.width)
         # The settings of a lane serve every chunk: only the state is given away.
@@ -244,20 +244,19 @@ class _Deployed(NamedTuple):
     normalizer: PyTree
 
 
-def _split(settings: Experiment) -> tuple[Experiment, Experiment]:
-    """The settings that all lanes share, and those that are each lane's own; None elsewhere."""
+def _split(settings: Experiment) -> tuple[list[Any], list[Any], Join]:
+    """Those that all lanes share, those that are each lane's own, and how they go together."""
+    leaves, structure = jax.tree.flatten(settings)
+    ranks = [np.ndim(leaf) for leaf in leaves]
 
-    def of_rank(rank: int) -> Experiment:
-        return jax.tree.map(lambda v: v if np.ndim(v) == rank else None, settings)
+    def of_rank(rank: int) -> list[Any]:
+        return [leaf for leaf, its in zip(leaves, ranks, strict=True) if its == rank]
 
-    return of_rank(0), of_rank(1)
+    def join(common: list[Any], own: list[Any]) -> Experiment:
+        parts = iter(common), iter(own)
+        return jax.tree.unflatten(structure, [next(parts[rank]) for rank in ranks])
 
-
-def _join(common: Experiment, own: Experiment) -> Experiment:
-    def either(x: Any, y: Any) -> Any:
-        return y if x is None else x
-
-    return jax.tree.map(either, common, own, is_leaf=lambda x: x is None)
+    return of_rank(0), of_rank(1), join
 
 
 def _bytes_of(compiled: Any) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.store.record import Record
 from kltrust.settings import with_role
 
 if TYPE_CHECKING:
@@ -19,22 +18,31 @@ if TYPE_CHECKING:
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#777777"
 
 
-def learning_curve(record: Record, path: Path | None = None) -> Path:
-    """Draws return and realised KL against environment steps: RUN/learning_curve.png.
+def learning_curve(
+    experiment: Experiment, metrics: pd.DataFrame, evaluations: pd.DataFrame, path: Path
+) -> Path:
+    """Draws return and realised KL against environment steps.
 
     Left: the mean evaluation return over seeds with its range, and the training return. Right:
     the mean KL(old || new) of every update (median over seeds, 5th to 95th percentile, the largest)
     and the bound or set point that the algorithm was given.
+
+    Args:
+        experiment: of all rows.
+        metrics: those of `Results`.
+        evaluations: likewise.
+        path: of the picture.
+
+    Returns:
+        ``path``.
     """
     from matplotlib.figure import Figure
 
-    experiment = Experiment.from_dict(record.config["experiment"])
-    path = path or record.path / "learning_curve.png"
     figure = Figure(figsize=(10, 3.8), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
-    _draw_returns(left, record.evaluations(), record.metrics())
-    _draw_kl(right, record.metrics(), experiment)
-    seeds = len(record.config["seeds"])
+    _draw_returns(left, evaluations, metrics)
+    _draw_kl(right, metrics, experiment)
+    seeds = metrics.seed.nunique()
     figure.suptitle(
         f"{experiment.algorithm} on {experiment.env}, {seeds} seed{'s' if seeds > 1 else ''}"
     )
