@@ -655,7 +655,9 @@ def test_steps_that_change_the_carry_are_refused():
 
 @pytest.mark.parametrize("options", [{"cell": "lstm"}, {"cell": "gru", "hidden": ()}])
 def test_a_cell_that_can_not_be_is_refused(options):
-    with pytest.raises(ValueError, match="unknown cell 'lstm'|hidden must hold at least one width"):
+    with pytest.raises(
+        ValueError, match=r"unknown cell 'lstm'|hidden must hold at least one width"
+    ):
         actor_critic(make("CartPole-v1"), **options)
 
 
