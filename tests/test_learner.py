@@ -720,7 +720,7 @@ def test_every_flag_and_count_changes_the_computation(name):
         ({"minibatch_blocks": 3}, "minibatch_blocks=3 does not divide num_envs=4"),
         ({"gama": 0.9}, "setting of make_learner 'gama': did you mean gamma"),
         ({"planned_iterations": 0}, "planned_iterations"),
-        ({"stagger_steps": -1}, "stagger_steps must be a whole number"),
+        ({"stagger_steps": -1}, "stagger_steps must be at least 0"),
         ({"stagger_steps": 2.5}, "stagger_steps must be a whole number"),
         ({"audit": "deep"}, "unknown audit 'deep': .*default, extended, full"),
         ({"critic": lambda fraction: CRITIC}, "planned_iterations"),
