@@ -567,7 +567,8 @@ def test_a_static_float_is_not_traced(toy):
         return Experiment.from_dict(plain)
 
     one, other = of(weight=0.5, scale=2.0), of(weight=0.7, scale=2.0)
-    assert list(traced_settings(one)["env_params"]) == ["weight"]
+    assert traced_settings(one).env_params == {"weight": np.float32(0.5), "scale": 2.0}
+    assert type(traced_settings(one).env_params["scale"]) is float  # as it was given: static
     assert static_key(one) == static_key(other)
     assert static_key(one) != static_key(of(weight=0.5, scale=3.0))
 
@@ -585,8 +586,8 @@ def test_32_bits_under_x64(toy, x64):
 
 def test_the_command_line(toy, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = """train vanilla_pg brax/toy --num-envs 2 --num-steps 8 --value-epochs 1
-        --value-minibatches 2 --hidden 8 --eval-episodes 2 --num-evals 1 --total-steps 32
+    line = """train vanilla_pg brax/toy --num-envs 2 --num-steps 8 --critic.num-epochs 1
+        --critic.num-minibatches 2 --hidden 8 --eval-episodes 2 --num-evals 1 --total-steps 32
         --env-params max_steps=5 weight=0.5 --preset none"""
     assert main(line.split()) == 0, capsys.readouterr()
     record = Record("runs/vanilla_pg-brax-toy-seed0")

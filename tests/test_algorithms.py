@@ -550,7 +550,9 @@ def test_every_option_changes_the_computation(name, option):
         ]
         assert programs[0] != programs[1]
     else:
-        assert max_difference(flipped, base) > 1e-5
+        # Another optimiser has another state.
+        moved = (flipped[0], base[0]) if option == "optimizer" else (flipped, base)
+        assert max_difference(*moved) > 1e-5
 
 
 # --- bad values -----------------------------------------------------------------------------------
@@ -606,7 +608,7 @@ def test_bad_values_are_refused_at_the_door(name):
     for option, value in bad_values(name):
         for make in (
             getattr(algorithms, name),
-            functools.partial(dataclasses.replace, build(name)),
+            functools.partial(dataclasses.replace, build(name, {})),
         ):
             with pytest.raises(ValueError, match=f"{option} must be"):
                 make(**{option: value})
@@ -1136,10 +1138,11 @@ def test_the_natural_step_does_not_see_the_coordinates(x64):
     @functools.cache
     def update(name):
         def in_coordinates(traced, transform, offset, theta):
-            return build(name, traced).update(
+            algorithm = build(name, traced)
+            return algorithm.update(
                 lambda p, obs: linear_gaussian(transform @ p + offset, obs),
                 theta,
-                (),
+                algorithm.init(theta),
                 batch,
                 jax.random.key(0),
             )[0]
@@ -1184,7 +1187,9 @@ def gaussian_bandit(name, num_updates):
             batch = PolicyBatch(
                 obs, action, -jnp.square(action - 2), policy(mean, obs), jnp.asarray(weights)
             )
-            mean, _, _ = algorithm.update(policy, mean, (), batch, jax.random.key(0))
+            mean, _, _ = algorithm.update(
+                policy, mean, algorithm.init(mean), batch, jax.random.key(0)
+            )
             return mean, jnp.abs(mean - 2)
 
         return jax.lax.scan(iterate, jnp.asarray(-1.0), length=num_updates)[1]

@@ -133,6 +133,32 @@ def test_a_module_imports_only_what_stands_before_it(module):
     assert violations(module, MODULES[module].read_text()) == []
 
 
+def names_of_settings(tree: ast.AST, names: set[str]) -> set[str]:
+    """String literals that are the name of an algorithm's setting; roles are no names."""
+    roles = {
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("with_role")
+        for argument in node.args
+    }
+    strings = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in roles)
+    return {node.value for node in strings if isinstance(node.value, str)} & names
+
+
+def test_no_module_knows_an_algorithm_by_the_name_of_a_setting():
+    """What others know of a setting stands at its field, so that one's own algorithm has it too."""
+    from kltrust import algorithms
+
+    found = map(algorithms.find_algorithm, algorithms.algorithm_names())
+    names = {name for cls in found for name in cls.__dataclass_fields__}
+    assert {"max_kl", "learning_rate", "damping"} <= names
+    for module, source in SOURCES.items():
+        if module.split(".")[1:2] not in (["algorithms"], ["updates"]):
+            assert not names_of_settings(ast.parse(source), names), module
+    offender = "with_role(x, 'damping')\nvars(x)['max_kl'] = getattr(x, 'learning_rate')"
+    assert names_of_settings(ast.parse(offender), names) == {"max_kl", "learning_rate"}
+
+
 def loaded_by(module: str, sources: dict[str, str]) -> set[str]:
     """All that importing a module imports, through however many modules, by its source alone."""
 

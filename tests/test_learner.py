@@ -619,6 +619,31 @@ def test_a_constant_schedule_is_the_constant():
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+class Doubling:
+    """A critic of one's own, which keeps what it was given in its state."""
+
+    def init(self, params):
+        return {"updates": jnp.int32(0), "error": jnp.float32(0), "targets": jnp.float32(0)}
+
+    def update(self, value, params, state, batch, key):
+        now = value(params, batch.obs)
+        error, targets = jnp.max(jnp.abs(now - batch.value)), jnp.std(batch.target)
+        state = {"updates": state["updates"] + 1, "error": error, "targets": targets}
+        return tree.scale(2, params), state
+
+
+def test_a_critic_of_ones_own():
+    states, _ = _trained(algorithms.vanilla_pg(), 3, critic=Doubling())
+    np.testing.assert_array_equal(states.value_params[1:], 2 * states.value_params[:-1])
+    np.testing.assert_array_equal(states.value_state["updates"], [1, 2, 3])
+    assert np.max(states.value_state["error"]) < 1e-6  # of the values that it has now
+    assert np.min(states.value_state["targets"]) > 1e-3
+    scheduled, _ = _trained(
+        algorithms.vanilla_pg(), 3, critic=lambda fraction: Doubling(), planned_iterations=3
+    )
+    assert same_bits(scheduled, states)
+
+
 # --- options --------------------------------------------------------------------------------------
 
 TRACED_CHANGES = {
@@ -695,7 +720,7 @@ def test_every_flag_and_count_changes_the_computation(name):
         ({"minibatch_blocks": 3}, "minibatch_blocks=3 does not divide num_envs=4"),
         ({"gama": 0.9}, "setting of make_learner 'gama': did you mean gamma"),
         ({"planned_iterations": 0}, "planned_iterations"),
-        ({"stagger_steps": -1}, "stagger_steps must be a whole number"),
+        ({"stagger_steps": -1}, "stagger_steps must be at least 0"),
         ({"stagger_steps": 2.5}, "stagger_steps must be a whole number"),
         ({"audit": "deep"}, "unknown audit 'deep': .*default, extended, full"),
         ({"critic": lambda fraction: CRITIC}, "planned_iterations"),

@@ -410,9 +410,7 @@ def test_activations_differ(activation):
     assert np.max(np.abs(first - second)) > 1e-2
 
 
-def test_unknown_names_and_spaces_are_refused():
-    with pytest.raises(ValueError, match=r"activation 'tahn' is unknown: use one of .*'tanh'"):
-        actor_critic(environment(Discrete(2)), activation="tahn")
+def test_unknown_spaces_are_refused():
     with pytest.raises(ValueError, match=r"no policy head .*: use Discrete"):
         actor_critic(environment(Discrete(2))._replace(action_space={"a": Discrete(2)}))
 

@@ -115,6 +115,36 @@ def test_absence_is_noticed():
     assert "ModuleNotFoundError" in done.stderr
 
 
+def test_training_compiles_once_and_retraces_nothing_of_the_users():
+    """In a fresh process: what a module does when it is first imported must change no trace."""
+    code = """
+import jax
+traced = []
+@jax.jit
+def users(x):
+    traced.append("users")
+    return 2 * x
+users(1.0)
+import kltrust
+env = kltrust.make("CartPole-v1")
+agent = kltrust.actor_critic(env, hidden=(4,))
+learner = kltrust.make_learner(
+    env, agent, kltrust.trpo(cg_iters=1), num_envs=2, num_steps=4,
+    critic=kltrust.value_regression(num_epochs=1, num_minibatches=1),
+)
+@jax.jit
+def training(key):
+    traced.append("training")
+    return kltrust.train(learner, key, 1)
+training(jax.random.key(0)), training(jax.random.key(1)), users(2.0)
+print(*traced, training._cache_size(), users._cache_size())
+jax.make_user_context(None)  # the control: this changes what everything is traced with
+users(3.0)
+print(*traced[2:])
+"""
+    assert in_fresh_process(code).split("\n") == ["users training 1 1", "users"]
+
+
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="'kltrust' has no attribute 'trppo'"):
         _ = kltrust.trppo
