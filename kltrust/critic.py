@@ -100,6 +100,8 @@ value_regression = ValueRegression
 def measure_critic(value: Array, target: Array) -> dict[str, Array]:
     """Fit of the critic to its targets; explained variance is 0 where the targets do not vary.
 
+    What rounding leaves of equal targets is no variance: they are sums of advantages and values.
+
     Args:
         value: [*E] what it said.
         target: [*E] what it should have said.
@@ -109,7 +111,10 @@ def measure_critic(value: Array, target: Array) -> dict[str, Array]:
     """
     error = target - value
     variance = at_once(jnp.var, {"target": target, "error": error})
-    varies = variance["target"] > 0
+    ends = at_once(jnp.max, {"high": target, "low": -target, "value": jnp.abs(value)})
+    # The variance itself is no sign of it, since the mean of equal numbers is rounded.
+    size = jnp.maximum(jnp.maximum(ends["high"], ends["low"]), ends["value"])
+    varies = ends["high"] + ends["low"] > 4 * jnp.finfo(target.dtype).eps * size
     unexplained = variance["error"] / jnp.where(varies, variance["target"], 1)
     return {
         "explained_variance": jnp.where(varies, 1 - unexplained, 0),

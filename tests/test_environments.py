@@ -6,6 +6,7 @@ import functools
 import subprocess
 import sys
 import urllib.error
+from collections import OrderedDict
 
 import gymnax
 import jax
@@ -394,6 +395,12 @@ def test_mixed_bounds(how):
     np.testing.assert_array_equal(env.action_space.high, [edge, np.inf, np.inf, largest])
 
 
+@pytest.mark.parametrize("how", ["clip", "tanh"])
+def test_the_middle_of_large_bounds_is_finite(how):
+    env = bound_actions(_echo([-3e38], [3e38]), how)
+    np.testing.assert_array_equal(env.native_action(jnp.zeros(1)), 0)
+
+
 def test_bounds_that_do_not_make_sense():
     with pytest.raises(ValueError, match="reversed"):
         bound_actions(_echo([1.0], [-1.0]))
@@ -655,6 +662,17 @@ def test_check_env_finds_bad_spaces_and_weak_types():
         check_env(env._replace(observation_space=known_envs.unbounded(2)))
     with pytest.raises(ValueError, match="space"):
         check_env(env._replace(observation_space=Discrete(3)))
+    rows = {"z": known_envs.unbounded(1), "a": known_envs.unbounded(1)}
+    pair = from_functions(
+        lambda key: (jnp.int32(0), {k: jnp.zeros(1) for k in rows}),
+        lambda key, state, action: (state, {k: jnp.zeros(1) for k in rows}, 0.0, False, False),
+        rows,
+        Discrete(2),
+    )
+    check_env(pair)
+    for other in (OrderedDict(rows), {"z": rows["z"], "b": rows["a"]}):
+        with pytest.raises(ValueError, match="space"):
+            check_env(pair._replace(observation_space=other))
     lake = make("FrozenLake-misc")._replace(observation_space=Discrete(1))
     with pytest.raises(ValueError, match="outside"):
         check_env(lake)
@@ -666,6 +684,20 @@ def test_check_env_finds_bad_spaces_and_weak_types():
     weak = env._replace(reset=lambda key: (jnp.asarray(0.0), jnp.ones(1)), step=step)
     with pytest.raises(ValueError, match="weakly typed"):
         check_env(weak)
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+@pytest.mark.parametrize("flag", [0.0, 1.0, 1, True, np.float32(1)])
+def test_flags_are_numbers_of_any_kind(flag, limit):
+    env = from_functions(
+        lambda key: (jnp.zeros(1), jnp.zeros(1)),
+        lambda key, state, action: (state, state, 1.0, jnp.asarray(flag), flag),
+        known_envs.unbounded(1),
+        Discrete(2),
+        max_steps=limit,
+    )
+    outcome = _roll(env, 0, 2)[1]
+    np.testing.assert_array_equal([outcome.terminated, outcome.truncated], bool(flag))
 
 
 def test_from_functions_does_not_cut_floats():

@@ -1,5 +1,6 @@
 """Initialisers, features and heads of the networks; networks of one's own in the learner."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -173,8 +174,19 @@ def test_integers_without_bounds_or_range_are_taken_as_they_are():
     unbounded = Box(np.asarray([-np.inf]), np.asarray([np.inf]), (1,), np.int32)
     np.testing.assert_array_equal(features(unbounded, jnp.asarray([5])), [5])
     np.testing.assert_array_equal(features(integers(3, 3, 1), jnp.asarray([3])), [3])
-    whole = integers(np.iinfo(np.int32).min, np.iinfo(np.int32).max, 1)
-    np.testing.assert_allclose(features(whole, jnp.asarray([2**31 - 1])), [1])
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-(2**31), 2**31 - 1), (0, 2**31 - 1), (-(2**63), 2**63 - 1), (0, 10**9)]
+)
+def test_neighbours_in_wide_bounds_stay_apart(low, high):
+    x = jnp.asarray([[0], [1], [5], [100]])
+    wide = Box(np.full(1, low), np.full(1, high), (1,), np.int64)
+    np.testing.assert_array_equal(features(wide, x), x)
+    far = integers(2**30, 2**30 + 4, 1)  # where float32 counts in steps of 128
+    np.testing.assert_array_equal(features(far, jnp.asarray([2**30 + 1])), [-0.5])
+    half = Box(np.full(1, -0.5), np.full(1, 3.5), (1,), np.int32)
+    np.testing.assert_array_equal(features(half, jnp.asarray([1])), [-0.25])
 
 
 def test_a_pytree_of_spaces_is_concatenated():
@@ -186,8 +198,12 @@ def test_a_pytree_of_spaces_is_concatenated():
     }
     x = features(space, jax.tree.map(lead, obs))
     np.testing.assert_allclose(x, np.broadcast_to([1, 1, 1, 1, 0, 1, -0.5], (2, 3, 7)))
-    with pytest.raises(ValueError, match="2 leaves for 3 spaces"):
-        features(space, {"mode": obs["mode"], "v": obs["v"]})
+    for other in ({"mode": obs["mode"], "v": obs["v"]}, obs | {"w": obs["v"]}):
+        with pytest.raises(ValueError, match="give both one structure"):
+            features(space, other)
+    # Sorted keys against the order in which they were given.
+    with pytest.raises(ValueError, match="give both one structure"):
+        features(collections.OrderedDict(reversed(space.items())), obs)
 
 
 def test_features_are_float32_in_float64_too(x64):

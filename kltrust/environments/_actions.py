@@ -67,7 +67,8 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         # Unbounded dimensions get stand-in bounds, so that no infinity meets a product.
         lowest, highest = jnp.where(two_sided, low, -1.0), jnp.where(two_sided, high, 1.0)
         unit = jnp.where(two_sided, jnp.tanh(raw), raw) if how == "tanh" else raw
-        action = (highest + lowest) / 2 + (highest - lowest) / 2 * unit
+        # Halves first: the sum of the largest floats is none.
+        action = (highest / 2 + lowest / 2) + (highest / 2 - lowest / 2) * unit
         # Rounding may leave tanh's image by an ulp; one-sided dimensions have their bound here.
         return jnp.clip(action, low, high).astype(space.dtype)
 

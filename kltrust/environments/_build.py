@@ -35,7 +35,7 @@ def from_functions(
     Args:
         reset: ``reset(key) -> (state, obs)``.
         transition: ``transition(key, state, action) -> (state, obs, reward, terminated,
-            truncated)``, all of it before any reset; flags and reward may be Python scalars.
+            truncated)``, all of it before any reset; flags and reward may be numbers of any kind.
         observation_space: the space of ``obs``.
         action_space: the space of ``action``; see `bound_actions` for a bounded Box.
         max_steps: truncate an episode after so many steps, None for never. May be traced.
@@ -150,7 +150,8 @@ def _with_time_limit(
         state, steps = timed
         state, obs, reward, terminated, truncated = transition(key, state, action)
         steps = steps + 1
-        return (state, steps), obs, reward, terminated, truncated | (steps >= max_steps)
+        truncated = _scalar(truncated, jnp.bool_) | (steps >= max_steps)
+        return (state, steps), obs, reward, terminated, truncated
 
     return timed_reset, timed_transition
 

@@ -112,8 +112,11 @@ def _check_batch(env: Env, arguments: PyTree) -> None:
 def _check_observation(env: Env, obs: PyTree) -> None:
     check_masks(env, obs)
     space, obs = without_mask(env.observation_space), without_mask(obs)
-    spaces, parts = _leaves(space), jax.tree.leaves(obs)
-    if len(spaces) != len(parts) or not all(map(_fits, spaces, parts)):
+    structure: Any
+    found: Any
+    spaces, structure = jax.tree.flatten(space, is_leaf=lambda x: isinstance(x, Space))
+    parts, found = jax.tree.flatten(obs)
+    if structure != found or not all(map(_fits, spaces, parts)):
         raise ValueError(
             f"{env.name}: the observation is {jax.tree.map(aval, obs)}, and the space {space}"
         )

@@ -58,22 +58,34 @@ LOG_STD_RANGE = (-10.0, 2.0)
 """Far outside anything useful: exp(-10) and exp(2) only keep a diverging run finite."""
 
 
+_RESOLVED = 2**23
+"""Of so many steps between -1 and 1 a float32 can tell each from the next."""
+
+
 def features(space: Any, obs: PyTree) -> Array:
     """What a network sees of an observation: float32, [*E, H, W, C] of an image, else [*E, F].
 
     Discrete observations become one-hot vectors, integer boxes are mapped by their bounds to
     [-1, 1], images keep their shape, everything else is flattened; a pytree of spaces gives the
-    concatenation of its flattened leaves.
+    concatenation of its flattened leaves. Bounds so wide that neighbours would meet are no bounds.
 
     Args:
         space: of the observation; a pytree of spaces for one of arrays. A mask is no feature.
         obs: [*E, *O].
+
+    Raises:
+        ValueError: if the observation has another structure than the space.
     """
     space, obs = without_mask(space), without_mask(obs)
-    leaves = jax.tree.leaves(space, is_leaf=_is_space)
-    parts = jax.tree.leaves(obs)
-    if len(leaves) != len(parts):
-        raise ValueError(f"an observation of {len(parts)} leaves for {len(leaves)} spaces")
+    structure: Any
+    found: Any
+    leaves, structure = jax.tree.flatten(space, is_leaf=_is_space)
+    parts, found = jax.tree.flatten(obs)
+    if structure != found:
+        # By their order alone another key's observation would take the place of this one's.
+        raise ValueError(
+            f"the observation is {found} and its space {structure}: give both one structure"
+        )
     if len(leaves) == 1:
         return _leaf_features(leaves[0], parts[0], keep_image=True)
     return jnp.concatenate(
@@ -95,19 +107,16 @@ def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
         return jnp.concatenate(one_hots, -1)
     if isinstance(space, MultiBinary):
         return x.astype(jnp.float32)
-    low, high = np.asarray(space.low), np.asarray(space.high)
-    is_integer = jnp.issubdtype(x.dtype, jnp.integer)
-    x = x.astype(jnp.float32)
-    if is_integer and np.all(np.isfinite(high.astype(np.float64) - low)) and np.all(high > low):
-        low, high = np.broadcast_to(low, space.shape), np.broadcast_to(high, space.shape)
-        low_f, high_f = low.astype(np.float32), high.astype(np.float32)
+    low, high = (np.broadcast_to(bound, space.shape) for bound in (space.low, space.high))
+    span = high.astype(np.float64) - low
+    if jnp.issubdtype(x.dtype, jnp.integer) and np.all((span > 0) & (span < _RESOLVED)):
         lead = (1,) * (x.ndim - len(space.shape))
-        x = (
-            2
-            * (x - low_f.reshape(lead + space.shape))
-            / (high_f - low_f).reshape(lead + space.shape)
-            - 1
-        )
+        low, span = low.reshape(lead + space.shape), span.reshape(lead + space.shape)
+        # Counted in integers: low may be beyond those that a float32 holds.
+        base = np.floor(low.astype(np.float64))
+        above = (x.astype(jnp.int32) - base.astype(np.int64).astype(np.int32)).astype(jnp.float32)
+        x = 2 * (above - (low - base).astype(np.float32)) / span.astype(np.float32) - 1
+    x = x.astype(jnp.float32)
     if len(space.shape) == 3 and keep_image:
         return x
     return x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)

@@ -157,7 +157,8 @@ def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
     bad_obs = jnp.zeros(batch_shape, bool)
     for leaf in jax.tree.leaves((transition.obs, transition.next_obs)):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            bad_obs |= ~jnp.all(jnp.isfinite(leaf.reshape(*batch_shape, -1)), axis=-1)
+            inner = tuple(range(len(batch_shape), leaf.ndim))
+            bad_obs |= ~jnp.all(jnp.isfinite(leaf), axis=inner)
     bad = {
         "nonfinite_rewards": ~jnp.isfinite(transition.reward),
         "nonfinite_observations": bad_obs,

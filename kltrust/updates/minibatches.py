@@ -61,7 +61,7 @@ def minibatch_epoch(
         order = permutation(key, size).reshape(num_minibatches, -1)
         return jax.lax.scan(lambda c, index: step(c, tree.take(data, index)), carry, order)
 
-    blocks = jax.tree.map(lambda x: x.reshape(num_blocks, -1, *x.shape[1:]), data)
+    blocks = jax.tree.map(lambda x: x.reshape(num_blocks, size // num_blocks, *x.shape[1:]), data)
     keys = jax.random.split(key, num_blocks)
     orders = jax.vmap(lambda k: permutation(k, size // num_blocks))(keys)
     orders = orders.reshape(num_blocks, num_minibatches, -1).swapaxes(0, 1)
@@ -69,7 +69,8 @@ def minibatch_epoch(
     def of_blocks(carry: Carry, index: Array) -> tuple[Carry, Any]:
         # Block by block, so that no index can point into another device's rows.
         parts = jax.vmap(tree.take)(blocks, index)
-        return step(carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts))
+        rows = jax.tree.map(lambda x: x.reshape(index.size, *x.shape[2:]), parts)
+        return step(carry, rows)
 
     return jax.lax.scan(of_blocks, carry, orders)
 
