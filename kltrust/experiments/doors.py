@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kltrust.experiments.config import spec as specs
+from kltrust.experiments.engine import hosts
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.events import Progress
 from kltrust.experiments.jobs.plan import Plan, check_spec, make_plan
@@ -52,6 +53,8 @@ def sweep(
         ...     "runs/bounds",
         ... )
     """
+    if hosts.are_several():
+        raise ValueError("on several hosts, start the command `kltrust sweep` on each of them")
     out = Path(out)
     if isinstance(spec, str | Path):
         spec = specs.load(spec)
