@@ -82,15 +82,6 @@ from kltrust.environments import (
     make as make,
     register as register,
 )
-from kltrust.experiments.doors import (
-    sweep as sweep,
-)
-from kltrust.experiments.reading.deploy import (
-    numpy_policy as numpy_policy,
-)
-from kltrust.experiments.reading.results import (
-    load as load,
-)
 from kltrust.fisher import (
     FisherOperator as FisherOperator,
     fisher_operator as fisher_operator,
@@ -125,6 +116,11 @@ from kltrust.networks import (
 )
 from kltrust.networks.recurrent import (
     recurrent_agent as recurrent_agent,
+)
+from kltrust.results import (
+    load as load,
+    numpy_policy as numpy_policy,
+    sweep as sweep,
 )
 from kltrust.solvers import (
     LineSearchResult as LineSearchResult,
