@@ -93,11 +93,6 @@ from kltrust.environments import (
     make as make,
     register as register,
 )
-from kltrust.experiments import (
-    load as load,
-    numpy_policy as numpy_policy,
-    sweep as sweep,
-)
 from kltrust.fisher import (
     FisherOperator as FisherOperator,
     fisher_operator as fisher_operator,
@@ -130,6 +125,11 @@ from kltrust.losses import (
 from kltrust.networks import (
     actor_critic as actor_critic,
     recurrent_agent as recurrent_agent,
+)
+from kltrust.results import (
+    load as load,
+    numpy_policy as numpy_policy,
+    sweep as sweep,
 )
 from kltrust.settings import (
     setting as setting,

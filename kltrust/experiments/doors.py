@@ -1,4 +1,4 @@
-"""What users of Python call: a sweep in one call, its results, its policies."""
+"""A sweep from Python in one call."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from kltrust.experiments.config import spec as specs
+from kltrust.experiments.engine import hosts
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.events import Progress
 from kltrust.experiments.jobs.plan import Plan, check_spec, make_plan
-from kltrust.experiments.reading.deploy import numpy_policy
 from kltrust.experiments.reading.results import Results, load
 from kltrust.experiments.store import files
 from kltrust.experiments.store.record import RUN, Record
-
-__all__ = ["Results", "load", "numpy_policy", "sweep"]
 
 
 def sweep(
@@ -55,6 +53,8 @@ def sweep(
         ...     "runs/bounds",
         ... )
     """
+    if hosts.are_several():
+        raise ValueError("on several hosts, start the command `kltrust sweep` on each of them")
     out = Path(out)
     if isinstance(spec, str | Path):
         spec = specs.load(spec)

@@ -50,27 +50,28 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
     from kltrust.experiments.store.record import Record
 
     # Of several hosts, only the first has the folder.
-    num_parts = 1 if are_several(flags) else _num_parts(Record(folder))
-    with devices(flags, num_parts):
+    several = are_several(flags)
+    with devices(flags, 1 if several else _num_parts(Record(folder))):
         from kltrust.experiments.cli import tables
         from kltrust.experiments.engine import hosts
         from kltrust.experiments.jobs import run
 
-        if hosts.is_first() and (folder / "run.json").exists():
-            record = Record(folder)
-            if dry_run:
-                print_table(tables.dry_run(run.plan_of(record)))
-            elif record.finished:
-                print(f"{record.path} is finished already")
-            for name, (then, now) in record.changes().items():
-                print(
-                    f"note: {name} was {then!r}, is {now!r}: the bits may differ", file=sys.stderr
-                )
         if dry_run:
+            if hosts.is_first():
+                print_table(tables.dry_run(run.plan_of(Record(folder))))
             return 0
+        if not several:  # the others would wait too long for the first
+            _tell_changes(Record(folder))
         with naming(folder, command):
             record = run.resume(folder, progress=_progress(quiet))
         return conclude(record)
+
+
+def _tell_changes(record: Record) -> None:
+    if record.finished:
+        print(f"{record.path} is finished already")
+    for name, (then, now) in record.changes().items():
+        print(f"note: {name} was {then!r}, is {now!r}: the bits may differ", file=sys.stderr)
 
 
 def conclude(record: Record) -> int:

@@ -151,7 +151,7 @@ class Program:
 
         def evaluation(settings: Experiment, shared: tuple, given: tuple) -> Array:
             policy_params, normalizer, iteration, key = given
-            # Other start states at every evaluation: the best of many must not be luck with one.
+            # With the same start states every time, the best checkpoint would be the luckiest one.
             key = jax.random.fold_in(key, iteration)
             parts = build(settings)
             state = _Deployed(policy_params, normalizer)

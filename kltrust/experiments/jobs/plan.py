@@ -168,7 +168,7 @@ def plan_training(
     experiment = with_blocks(experiment) if spread else experiment
     name = f"{experiment.algorithm}-{experiment.env.replace('/', '-')}"
     setting = Setting(experiment.algorithm, {}, experiment)
-    plan = Plan(name, tuple(seeds), (setting,), on_nonfinite="raise", keep_best=True)
+    plan = Plan(name, tuple(map(int, seeds)), (setting,), on_nonfinite="raise", keep_best=True)
     hosts.check_same("the training", [plan.to_config(), width, spread])
     plan = _grouped(plan, width)
     return replace(plan, groups=tuple(group._replace(spread=spread) for group in plan.groups))
