@@ -8,6 +8,7 @@ import toys
 import kltrust
 from kltrust.experiments.config import spec
 from kltrust.experiments.jobs import plan
+from kltrust.experiments.store.record import RunError
 from kltrust.settings import INF
 
 SPEC = """
@@ -169,3 +170,9 @@ def test_tables_of_frames_can_be_joined(made):
     joined = loaded.metrics.merge(loaded.runs[["run", "label"]], on="run", validate="many_to_one")
     assert len(joined) == len(loaded.metrics)
     assert isinstance(joined, pd.DataFrame)
+
+
+def test_the_folder_of_a_plan_says_where_its_tables_are(toy_sweep):
+    """Else they would seem to be empty."""
+    with pytest.raises(RunError, match=r"whose groups have the tables: read them by kltrust\.load"):
+        toy_sweep.metrics()

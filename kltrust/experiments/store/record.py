@@ -131,6 +131,12 @@ class Record:
     def _table(self, table: str) -> pd.DataFrame:
         import pandas as pd
 
+        if "groups" in self.config:
+            raise RunError(
+                f"{self.path} holds a plan, whose groups have the tables: read them by "
+                f"kltrust.load({str(self.path)!r})"
+            )
+
         def load() -> pd.DataFrame:
             if table not in self._marker["parts"]:
                 return pd.DataFrame()
