@@ -5,53 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.config.presets import SECTIONS
-from kltrust.experiments.report._gather import Source, Study
-from kltrust.experiments.report._tables import estimate
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from kltrust.experiments.config.experiment import SECTIONS, Experiment
+from kltrust.experiments.report._gather import Source
 
 
-class Preset(NamedTuple):
-    """The best setting of an algorithm on an environment.
+def presets(scores: pd.DataFrame) -> pd.DataFrame:
+    """From `_summaries.scores`: the best of each algorithm and environment, by the mean.
 
-    Attributes:
-        algorithm: its name.
-        env: the environment.
-        label: of the setting.
-        score: as text.
-        path: of the file, below the folder of presets.
-        text: its content.
+    With algorithm, path (of the file, below the folder of presets) and text (its content).
     """
-
-    algorithm: str
-    env: str
-    label: str
-    score: str
-    path: str
-    text: str
-
-
-def presets(study: Study, scores: pd.DataFrame) -> list[Preset]:
-    """From `_summaries.scores`: one for each algorithm and environment, by the mean."""
-    experiments = [study.setting(run).experiment for run in scores.run]
-    named = scores.assign(algorithm=[e.algorithm for e in experiments], experiment=experiments)
-    found = []
-    for row in named.dropna(subset="value").drop_duplicates(["algorithm", "env"]).itertuples():
-        score = estimate(row.mean, row.seeds)
-        seeds = f"{row.seeds} seed{'s' if row.seeds > 1 else ''}"
-        comment = (
-            f"# Best of a report by its mean score, {score} over {seeds} after {row.steps:,} steps "
-            f"each:\n# {_one_line(row.label)}. Chosen on these very seeds.\n\n"
-        )
-        path = f"{_safe(row.algorithm)}/{_safe(row.env)}.toml"
-        text = comment + sections_toml(row.experiment)
-        found.append(Preset(row.algorithm, row.env, row.label, score, path, text))
-    return found
+    named = scores.assign(algorithm=[setting.experiment.algorithm for setting in scores.setting])
+    best = named.dropna(subset="value").drop_duplicates(["algorithm", "env"])
+    texts = [
+        f"# Best of a report by its mean score, {row.shown} over {row.seeds} "
+        f"seed{'s' if row.seeds > 1 else ''} after {row.steps:,} steps each:\n"
+        f"# {_one_line(row.label)}. Chosen on these very seeds.\n\n"
+        + sections_toml(row.setting.experiment)
+        for row in best.itertuples()
+    ]
+    paths = best.algorithm.map(_safe) + "/" + best.env.map(_safe) + ".toml"
+    return best.assign(path=paths, text=texts)
 
 
 def specification(source: Source) -> str:

@@ -7,16 +7,14 @@ the states of the batch, its mean and its maximum, and the largest probability r
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.report._gather import Study
 from kltrust.settings import declared, with_role
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BOUND, SET_POINT, HEURISTIC, NONE = "bound", "set point", "heuristic", "none"
 KINDS = {
@@ -60,9 +58,8 @@ def claim_of(experiment: Experiment) -> Claim:
     goes before clipping's heuristic, and both before the bound at which epochs are undone.
     """
     update = experiment.update
-    bound, set_point, clip = (
-        _finite_setting(update, role) for role in ("bound", "set point", "clip")
-    )
+    roles = ("bound", "set point", "clip")
+    bound, set_point, clip = (_finite_setting(update, role) for role in roles)
     stop = bound[1] if bound else np.inf
     if set_point:
         return Claim(SET_POINT, *set_point, stop)
@@ -90,11 +87,10 @@ def updates(study: Study) -> pd.DataFrame:
         stated = claim_of(experiment)
         if stated.kind == NONE:
             continue
-        left = _annealing(experiment, stated.what, metrics.iteration.to_numpy()[rows])
-        claim[rows] = stated.value * left
-        column = f"extra.{stated.what}"
-        if column in metrics:
-            reported = metrics[column].iloc[rows].to_numpy(float, na_value=np.nan)
+        part = metrics.iloc[rows]
+        claim[rows] = stated.value * _annealing(experiment, stated.what, part.iteration.to_numpy())
+        if (column := f"extra.{stated.what}") in metrics:
+            reported = part[column].to_numpy(float, na_value=np.nan)
             claim[rows] = np.where(np.isnan(reported), claim[rows], reported)
     with np.errstate(divide="ignore", invalid="ignore"):
         return metrics.assign(claim=claim, used=metrics.kl / claim)
@@ -103,52 +99,47 @@ def updates(study: Study) -> pd.DataFrame:
 def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> np.ndarray:
     """The factor that the schedule puts on a setting: 1 where it is another that is annealed."""
     powers = {f.name: declared(f).anneal for f in dataclasses.fields(experiment.update)}
-    power = powers.get(setting, 0)
     done = iteration / max(experiment.num_iterations, 1)
-    return np.asarray(1 - experiment.budget.anneal * done) ** power
+    return np.asarray(1 - experiment.budget.anneal * done) ** powers.get(setting, 0)
 
 
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """One row per environment and label, from `updates`.
 
     Columns: env, method, label, claim (`Claim`), updates, nonfinite (how many of them have a KL
-    that is no number), median, p95 and largest of the mean KL, state_median and state_largest of
-    the maximum over states, max_ratio, clip_fraction (mean), above (share of the updates beyond the
-    claim; one that is no number is beyond it), overran (how many are beyond ``claim.stop``), used
-    (median of kl / claim).
+    that is no number), median, p95, p05 and largest of the mean KL, state_median and state_largest
+    of the maximum over states, max_ratio, clip_fraction (mean), above (share of the updates beyond
+    the claim; one that is no number is beyond it), overran (how many are beyond ``claim.stop``),
+    used (median of kl / claim).
     """
-    import pandas as pd
-
-    rows = []
-    for (env, label), part in table.groupby(["env", "label"], sort=False):
-        claim = claim_of(study.setting(int(part.run.iloc[0])).experiment)
-        finite = np.isfinite(part.kl)
-        kl = part.kl[finite].astype(float)
-        # 0 <= 0: a bound that is annealed to nothing, and an update that did not move.
-        beyond = ~(part.kl <= part.claim * (1 + ROUNDING))
-        rows.append(
-            {
-                "env": env,
-                "method": part.method.iloc[0],
-                "label": label,
-                "claim": claim,
-                "updates": len(part),
-                "nonfinite": int((~finite).sum()),
-                "median": kl.median(),
-                "p95": kl.quantile(0.95),
-                "p05": kl.quantile(0.05),
-                "largest": kl.max(),
-                "state_median": _finite(part.kl_max).median(),
-                "state_largest": _finite(part.kl_max).max(),
-                "max_ratio": _finite(part.max_ratio).max(),
-                "clip_fraction": _finite(part.clip_fraction).mean(),
-                "above": np.nan if claim.kind == NONE else beyond.mean(),
-                "overran": int((~(part.kl <= claim.stop * (1 + ROUNDING))).sum()),
-                "used": np.nan if claim.kind == NONE else _finite(part.used).median(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _finite(column: pd.Series) -> pd.Series:
-    return column[np.isfinite(column)].astype(float)
+    claims = {run: claim_of(study.setting(run).experiment) for run in table.run.unique()}
+    stop = table.run.map({run: claim.stop for run, claim in claims.items()})
+    numbers = table[["kl", "kl_max", "max_ratio", "clip_fraction", "used"]].astype(float)
+    numbers = numbers.where(np.isfinite(numbers))
+    # 0 <= 0: a bound that is annealed to nothing, and an update that did not move.
+    beyond = (~(numbers.kl <= table.claim * (1 + ROUNDING))).astype(float)
+    rows = table[["env", "label", "method", "run"]].assign(
+        **numbers,
+        nonfinite=numbers.kl.isna(),
+        beyond=beyond.where(table.claim.notna()),
+        overran=~(numbers.kl <= stop * (1 + ROUNDING)),
+    )
+    found = rows.groupby(["env", "label"], sort=False, as_index=False).agg(
+        method=("method", "first"),
+        run=("run", "first"),
+        updates=("run", "size"),
+        nonfinite=("nonfinite", "sum"),
+        median=("kl", "median"),
+        p95=("kl", lambda kl: kl.quantile(0.95)),
+        p05=("kl", lambda kl: kl.quantile(0.05)),
+        largest=("kl", "max"),
+        state_median=("kl_max", "median"),
+        state_largest=("kl_max", "max"),
+        max_ratio=("max_ratio", "max"),
+        clip_fraction=("clip_fraction", "mean"),
+        above=("beyond", "mean"),
+        overran=("overran", "sum"),
+        used=("used", "median"),
+    )
+    found.insert(3, "claim", [claims[run] for run in found.pop("run")])
+    return found

@@ -1,9 +1,10 @@
-"""Tables that a page and a README share: rows of text, drawn twice."""
+"""Tables that a page and a README share, and how numbers are written in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kltrust.experiments.reading.statistics import Estimate
 
@@ -15,43 +16,49 @@ class Table:
     Attributes:
         name: for links to it.
         caption: what it shows, and how to read it.
-        columns: their titles; the first names the row.
-        rows: as many cells each.
+        columns: the cells of each, by its title; the first column names the row.
         words: how many of the first columns hold words; numbers stand to the right.
         best: indices of rows to stress.
+        fold: what to press to see the table; if empty, it is open.
     """
 
     name: str
     caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    columns: Mapping[str, Collection[Any]]
     words: int = 1
-    best: frozenset[int] = frozenset()
+    best: Collection[int] = ()
+    fold: str = ""
     kind: str = "table"
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """As many cells each as there are columns."""
+        return [[str(cell) for cell in row] for row in zip(*self.columns.values(), strict=True)]
 
     def markdown(self) -> str:
         """As a table of GitHub's Markdown, with its caption before it."""
-        rule = ["---" if i < self.words else "---:" for i in range(len(self.columns))]
-        lines = [self.columns, rule]
-        for i, row in enumerate(self.rows):
-            lines.append([f"**{row[0]}**", *row[1:]] if i in self.best else row)
-        cells = [[_escaped(cell) for cell in line] for line in lines]
-        return f"{self.caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in cells)
+        lines = [
+            list(self.columns),
+            ["---" if i < self.words else "---:" for i in range(len(self.columns))],
+        ]
+        lines += [
+            [f"**{first}**" if i in self.best else first, *rest]
+            for i, (first, *rest) in enumerate(self.rows)
+        ]
+        return f"{self.caption}\n\n" + "\n".join(
+            f"| {' | '.join(map(_escaped, line))} |" for line in lines
+        )
 
 
 def _escaped(cell: str) -> str:
     """A bar would end the cell, a line break the table, and an angle begin a tag."""
-    for character, instead in (("|", "\\|"), ("\n", " "), ("<", "&lt;")):
-        cell = cell.replace(character, instead)
-    return cell
+    return cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 def number(value: float, size: float | None = None) -> str:
     """A score to three or four digits: ``-1,012``, ``93.8``, ``0.512``; a dash if there is none.
 
-    Args:
-        value: the score.
-        size: what decides how many decimals there are; None takes the value.
+    The number of decimals is that of ``size``, or of the value.
     """
     if value != value:
         return "–"
