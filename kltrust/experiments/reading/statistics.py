@@ -18,7 +18,10 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         """Like ``499.1 [497.9, 500.0]``."""
-        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+        return format(self, ".1f")
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
 def mean_and_iqm(
@@ -60,13 +63,16 @@ def intervals(
     Args:
         scores: [seeds, strata], each column resampled by itself; or a list of such arrays, each
             resampled by itself.
-        function: from the array, or the arrays, to a vector [k].
+        function: from the array, or the arrays, to a number or a list of k of them.
         resamples: of the bootstrap, whose generator is seeded.
     """
     from rliable import library
 
+    def vector(*arrays: np.ndarray) -> np.ndarray:
+        return np.atleast_1d(function(*arrays))
+
     with numpy_seeded(0):
-        value, interval = library.get_interval_estimates({"": scores}, function, reps=resamples)
+        value, interval = library.get_interval_estimates({"": scores}, vector, reps=resamples)
     return value[""], *interval[""]
 
 

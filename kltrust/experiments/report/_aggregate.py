@@ -5,8 +5,6 @@ resampled by themselves. Scores are a frame for each name, with a row for each s
 for each environment.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,18 +18,20 @@ from kltrust.experiments.report._gather import Study
 
 RESAMPLES = 2000
 THRESHOLDS = np.linspace(0.0, 1.0, 51)
-AGGREGATES = ("IQM", "mean", "median", "optimality gap")
+AGGREGATES = {
+    "IQM": metrics.aggregate_iqm,
+    "mean": metrics.aggregate_mean,
+    "median": metrics.aggregate_median,
+    "optimality gap": metrics.aggregate_optimality_gap,
+}
 Pairs = dict[tuple[str, str], Estimate]
 
 
 class Comparison(NamedTuple):
-    """Scores over the environments that can be averaged over.
+    """Normalised scores, by label, on the environments that all of these were evaluated on.
 
-    Attributes:
-        scales: `find_scales`.
-        scores: normalised, by label; of the environments that every label here was evaluated on.
-        chosen: by method its best label, by the mean normalised score.
-        left_out: labels that lack one of the environments, and environments that are none.
+    ``scales`` are `find_scales`, ``chosen`` has the best label of each method, by the mean, and
+    ``left_out`` are the environments and labels that can't be compared.
     """
 
     scales: pd.DataFrame
@@ -86,17 +86,11 @@ def compare(study: Study) -> Comparison:
 
 def aggregates(scores: pd.DataFrame) -> list[Estimate]:
     """`AGGREGATES` of normalised scores, by rliable."""
-    functions = (
-        metrics.aggregate_iqm,
-        metrics.aggregate_mean,
-        metrics.aggregate_median,
-        metrics.aggregate_optimality_gap,
-    )
-    return estimates(
-        scores.to_numpy(),
-        lambda x: np.array([function(x) for function in functions]),
-        resamples=RESAMPLES,
-    )
+
+    def all_of(x: np.ndarray) -> list[float]:
+        return [function(x) for function in AGGREGATES.values()]
+
+    return estimates(scores.to_numpy(), all_of, resamples=RESAMPLES)
 
 
 def profiles(scores: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, ...]]:
@@ -121,9 +115,7 @@ def improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
     found = {}
     for x, y in itertools.combinations(scores, 2):
         both = [scores[x].to_numpy(), scores[y].to_numpy()]
-        (found[x, y],) = estimates(
-            both, lambda x, y: np.array([improvement(x, y)]), resamples=RESAMPLES
-        )
+        (found[x, y],) = estimates(both, improvement, resamples=RESAMPLES)
     return found
 
 
@@ -138,7 +130,7 @@ def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
         common = scores[x].index[scores[x].index.isin(scores[y].index)]
         if len(common) > 1:
             wins = _wins(*(scores[name].loc[common].to_numpy() for name in (x, y)))
-            (found[x, y],) = estimates(wins, lambda w: np.array([w.mean()]), resamples=RESAMPLES)
+            (found[x, y],) = estimates(wins, np.mean, resamples=RESAMPLES)
     return found
 
 

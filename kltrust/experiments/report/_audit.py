@@ -1,21 +1,13 @@
 """The audit of every update: what its mean KL does not tell."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
 from kltrust.experiments.reading.audit_plots import lengths, path_of, percentiles
 from kltrust.experiments.reading.plots import thousands
+from kltrust.experiments.report import _style
 from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._style import (
-    SHOWN,
-    legend_below,
-    looks_of,
-    over_seeds,
-    panels,
-    shown,
-)
+from kltrust.experiments.report._style import SHOWN, legend_below, looks_of, over_seeds, panels
 from kltrust.experiments.report._tables import Table, share, small
 
 NEEDED = "audit.update.kl.mean"
@@ -38,26 +30,21 @@ def section(updates: pd.DataFrame) -> Section | None:
         return None
     audited = updates[updates[NEEDED].notna()]
     audited = audited.assign(length=lengths(audited))
-    return Section(
-        "audit",
-        "Every update, audited",
-        [
-            "The same KL can be many small moves or a few large ones. Total variation is half "
-            "the L1 distance, exact where it has a closed form; a sample is killed where "
-            "clipping at 0.2 would have removed its gradient, whatever the method does; the "
-            "effective sample size is what is left of the batch once it is reweighted by its "
-            "ratios; the way is the sum of sqrt(2 KL) over all updates, a length in the "
-            "Fisher-Rao metric for small steps.",
-            [
-                f"{method}: of the samples {share(1 - rows.inside.mean())} ended further than 0.2 "
-                f"from a ratio of 1, {share(rows.killed.mean())} where clipping kills; the worst "
-                f"update left an effective sample size of "
-                f"{share(rows.effective_sample_size.min())} of its batch."
-                for method, rows in _update(audited).groupby(audited.method, sort=False)
-            ],
-        ],
-        each_env("audit", audited, _of_env),
+    said = [
+        f"{method}: of the samples {share(1 - rows.inside.mean())} ended further than 0.2 from a "
+        f"ratio of 1, {share(rows.killed.mean())} where clipping kills; the worst update left an "
+        f"effective sample size of {share(rows.effective_sample_size.min())} of its batch."
+        for method, rows in _update(audited).groupby(audited.method, sort=False)
+    ]
+    text = (
+        "The same KL can be many small moves or a few large ones. Total variation is half the L1 "
+        "distance, exact where it has a closed form; a sample is killed where clipping at 0.2 "
+        "would have removed its gradient, whatever the method does; the effective sample size is "
+        "what is left of the batch once it is reweighted by its ratios; the way is the sum of "
+        "sqrt(2 KL) over all updates, a length in the Fisher-Rao metric for small steps."
     )
+    inner = each_env("audit", audited, _of_env)
+    return Section("audit", "Every update, audited", [text, said], inner)
 
 
 def _of_env(name: str, env: str, audited: pd.DataFrame) -> list[Block]:
@@ -65,19 +52,14 @@ def _of_env(name: str, env: str, audited: pd.DataFrame) -> list[Block]:
     requested = _requested(audited).dropna(axis=0, how="all").dropna(axis=1, how="all")
     if len(requested):
         medians = requested.groupby(audited.label, sort=False).median()
-        blocks.append(
-            Table(
-                name.replace("audit", "audit-requested"),
-                f"On request, on {env}; medians over updates. Fresh: at states of the new policy. "
-                "Distance: sqrt(2 KL(first || last)), over the way. Model: s'Fs/2 for the KL, g's "
-                "for the gain. Dimension: tr(F (F + damping)^-1), estimated. CG residual: "
-                "relative.",
-                {
-                    "setting": medians.index,
-                    **{ON_REQUEST[column]: medians[column].map(small) for column in medians},
-                },
-            )
+        caption = (
+            f"On request, on {env}; medians over updates. Fresh: at states of the new policy. "
+            "Distance: sqrt(2 KL(first || last)), over the way. Model: s'Fs/2 for the KL, g's for "
+            "the gain. Dimension: tr(F (F + damping)^-1), estimated. CG residual: relative."
         )
+        columns = {ON_REQUEST[name]: medians[name].map(small) for name in medians}
+        name = name.replace("audit", "audit-requested")
+        blocks.append(Table(name, caption, {"setting": medians.index, **columns}))
     if "audit.path.epoch" in audited and audited["audit.path.epoch"].notna().any():
         blocks.append(_within(env, audited[audited["audit.path.epoch"].notna()]))
     return blocks
@@ -148,7 +130,7 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
         f"{label}: killed {share(killed[label])}, way {small(way)}"
         for label, way in _ways(audited).items()
     ]
-    drawn = audited[audited.label.isin(shown(audited))]
+    drawn = audited[audited.label.isin(_style.shown(audited))]
     exact = "audit.update.tv.mean" in drawn and drawn["audit.update.tv.mean"].notna().all()
     titles = {
         f"audit.update.{'tv.mean' if exact else 'tv_sampled'}": "TV, mean over states",
@@ -156,7 +138,7 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
         "audit.update.effective_sample_size": "effective sample size",
         "length": "sum of sqrt(2 KL) so far",
     }
-    figure, grid = panels(len(titles), width=4.2, height=3.0, columns=2)
+    figure, grid = panels(len(titles), 4.2, 3.0, columns=2)
     for axes, (column, title) in zip(grid, titles.items(), strict=True):
         for label, look in looks_of(drawn.label).items():
             over_seeds(axes, drawn[drawn.label == label], column, label=label, **look)
@@ -176,8 +158,8 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
 def _within(env: str, recorded: pd.DataFrame) -> Picture:
     """The path of the KL through the epochs of an update, where it was recorded."""
     said = []
-    figure, (axes,) = panels(1, width=6.4, height=3.6)
-    styles = looks_of(recorded.label[recorded.label.isin(shown(recorded))])
+    figure, (axes,) = panels(1, 6.4, 3.6)
+    styles = looks_of(recorded.label[recorded.label.isin(_style.shown(recorded))])
     for label, rows in recorded.groupby("label", sort=False):
         minibatch, epoch = path_of(rows)
         after = percentiles(epoch)[1]

@@ -1,18 +1,14 @@
 """Which is better: the section on all environments together, and its figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sized
 from typing import Any
-
-import numpy as np
 
 from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _aggregate, _style
 from kltrust.experiments.report._aggregate import AGGREGATES, THRESHOLDS, Comparison, Pairs
 from kltrust.experiments.report._page import Block, Code, Picture, Section
 from kltrust.experiments.report._style import Looks
-from kltrust.experiments.report._tables import Table, chance, estimate, number
+from kltrust.experiments.report._tables import Table, estimate, number
 
 
 def section(comparison: Comparison, looks: Looks) -> Section:
@@ -82,21 +78,26 @@ def _columns(
     columns = {"setting": names, "seeds": [str(len(scores[name])) for name in names]}
     for i, title in enumerate(AGGREGATES):
         cells = [(found[name][i], len(scores[name])) for name in names]
-        columns[title] = [chance(e) if seeds > 1 else number(e.value) for e, seeds in cells]
+        columns[title] = [f"{e:.2f}" if seeds > 1 else number(e.value) for e, seeds in cells]
     return columns
 
 
 def _profile(comparison: Comparison, looks: Looks) -> Picture:
     curves = _aggregate.profiles(comparison.of_methods)
-    half = len(_aggregate.THRESHOLDS) // 2
+    half = len(THRESHOLDS) // 2
     said = "; ".join(f"{m} {value[half]:.0%}" for m, (value, _, _) in curves.items())
+    figure, (axes,) = _style.panels(1, 7, 3.8)
+    for method, shares in curves.items():
+        _style.curve(axes, THRESHOLDS, *shares, label=method, markevery=10, **looks[method])
+    axes.set(xlabel="normalised score tau", ylabel="share of runs above tau", ylim=(-0.02, 1.02))
+    _style.legend_below(figure)
     return Picture(
         "profiles",
         "Performance profiles",
         f"Share of runs with a normalised score above one half: {said}.",
         "The higher a curve, the more of a method's runs (all seeds, all environments) reach the "
         "score on the x axis. Bands are 95 % intervals.",
-        _draw_profiles(curves, looks),
+        figure,
     )
 
 
@@ -104,7 +105,7 @@ def _improvement(comparison: Comparison) -> list[Block]:
     unpaired = _aggregate.improvements(comparison.of_methods)
     paired = _aggregate.paired_improvements(comparison.of_methods)
     names = {pair: f"{pair[0]} over {pair[1]}" for pair in unpaired}
-    said = "; ".join(f"{names[pair]} {chance((unpaired | paired)[pair])}" for pair in names)
+    said = "; ".join(f"{names[pair]} {(unpaired | paired)[pair]:.2f}" for pair in names)
     return [
         "Probability of improvement: the chance that a run of X beats a run of Y. Runs of one seed "
         "begin with the same network and the same episodes, so the paired one compares seed with "
@@ -129,8 +130,8 @@ def _improvement(comparison: Comparison) -> list[Block]:
             "Probability that the first does better, with 95 % intervals.",
             {
                 "pair": names.values(),
-                "paired": [chance(paired[pair]) if pair in paired else "–" for pair in names],
-                "unpaired": list(map(chance, unpaired.values())),
+                "paired": [f"{paired[p]:.2f}" if p in paired else "–" for p in names],
+                "unpaired": [f"{value:.2f}" for value in unpaired.values()],
             },
         ),
     ]
@@ -138,28 +139,27 @@ def _improvement(comparison: Comparison) -> list[Block]:
 
 def _scales(comparison: Comparison) -> list[Block]:
     scales = comparison.scales
+    columns = {
+        "environment": scales.index,
+        "the setting that is one": scales.best,
+        "zero": scales.zero.map(number),
+        "one": scales.one.map(number),
+    }
+    caption = (
+        "Constants of the normalisation. Zero: the mean return of all runs at their first "
+        "evaluation. One: the mean score of the best setting."
+    )
     return [
         "The scale of each environment:",
         Code("normalised = (score - zero) / (one - zero)", kind="formula"),
-        Table(
-            "scales",
-            "Constants of the normalisation. Zero: the mean return of all runs at their first "
-            "evaluation. One: the mean score of the best setting.",
-            {
-                "environment": scales.index,
-                "the setting that is one": scales.best,
-                "zero": scales.zero.map(number),
-                "one": scales.one.map(number),
-            },
-            words=2,
-        ),
+        Table("scales", caption, columns, words=2),
     ]
 
 
 def _draw_aggregates(table: Mapping[str, list[Estimate]], looks: Looks) -> Any:
-    """A row for each method, a panel for each of `AGGREGATES`; bars are 95 % intervals."""
-    height = 1.1 + 0.42 * len(table)
-    figure, grid = _style.panels(len(AGGREGATES), width=2.1, height=height, columns=len(AGGREGATES))
+    """A row for each method, a panel for each of `AGGREGATES`."""
+    count = len(AGGREGATES)
+    figure, grid = _style.panels(count, 2.1, 1.1 + 0.42 * len(table), columns=count)
     figure.set_figwidth(figure.get_figwidth() + _style.inches(table))
     for i, (axes, title) in enumerate(zip(grid, AGGREGATES, strict=True)):
         for row, (method, estimates) in enumerate(table.items()):
@@ -172,22 +172,10 @@ def _draw_aggregates(table: Mapping[str, list[Estimate]], looks: Looks) -> Any:
     return figure
 
 
-def _draw_profiles(curves: Mapping[str, tuple[np.ndarray, ...]], looks: Looks) -> Any:
-    """Share of runs whose normalised score is above tau, against tau, with 95 % bands."""
-    figure, (axes,) = _style.panels(1, width=7, height=3.8)
-    for method, shares in curves.items():
-        _style.curve(axes, THRESHOLDS, *shares, label=method, markevery=10, **looks[method])
-    axes.set(xlabel="normalised score tau", ylabel="share of runs above tau", ylim=(-0.02, 1.02))
-    _style.legend_below(figure)
-    return figure
-
-
 def _draw_improvement(paired: Pairs, unpaired: Pairs) -> Any:
     """P(X better than Y) of each pair, by seed and over all seeds; the line is an even chance."""
     names = [f"{x}  over  {y}" for x, y in unpaired]
-    figure, (axes,) = _style.panels(
-        1, width=4.5 + _style.inches(names), height=1.3 + 0.5 * len(names)
-    )
+    figure, (axes,) = _style.panels(1, 4.5 + _style.inches(names), 1.3 + 0.5 * len(names))
     kinds = {"paired: the same seed": paired, "unpaired: any seed against any": unpaired}
     for (name, look), offset in zip(_style.looks_of(kinds).items(), (-0.13, 0.13), strict=True):
         for row, pair in enumerate(unpaired):

@@ -1,7 +1,5 @@
 """What a report hands on: the best settings as presets, and every source as a specification."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
@@ -11,6 +9,7 @@ import pandas as pd
 
 from kltrust.experiments.config.experiment import SECTIONS, Experiment
 from kltrust.experiments.report._gather import Source
+from kltrust.experiments.report._page import slug
 
 
 def presets(scores: pd.DataFrame) -> pd.DataFrame:
@@ -19,7 +18,7 @@ def presets(scores: pd.DataFrame) -> pd.DataFrame:
     With algorithm, path (of the file, below the folder of presets) and text (its content).
     """
     named = scores.assign(algorithm=[setting.experiment.algorithm for setting in scores.setting])
-    best = named.dropna(subset="value").drop_duplicates(["algorithm", "env"])
+    best = named.dropna(subset="mean").drop_duplicates(["algorithm", "env"])
     texts = [
         f"# Best of a report by its mean score, {row.shown} over {row.seeds} "
         f"seed{'s' if row.seeds > 1 else ''} after {row.steps:,} steps each:\n"
@@ -27,7 +26,8 @@ def presets(scores: pd.DataFrame) -> pd.DataFrame:
         + sections_toml(row.setting.experiment)
         for row in best.itertuples()
     ]
-    paths = best.algorithm.map(_safe) + "/" + best.env.map(_safe) + ".toml"
+    names = best.algorithm + "/" + best.env  # brax/hopper is a file in a folder
+    paths = ["/".join(map(slug, name.split("/"))) + ".toml" for name in names]
     return best.assign(path=paths, text=texts)
 
 
@@ -36,9 +36,8 @@ def specification(source: Source) -> str:
 
     All resolved: no preset that may change one day has a part in it.
     """
-    name = re.sub(r"[^\w.-]", "_", source.plan.name)
     parts = [
-        f"[sweep]\nname = {json.dumps(name)}\nseeds = {_value(source.plan.seeds)}\n"
+        f"[sweep]\nname = {_value(slug(source.plan.name))}\nseeds = {_value(source.plan.seeds)}\n"
         'preset = "none"\n'
     ]
     for setting in source.plan.settings:
@@ -54,7 +53,7 @@ def specification(source: Source) -> str:
 def sections_toml(experiment: Experiment, *, prefix: str = "") -> str:
     """What differs from the defaults, as TOML tables named as a preset names them."""
     tables = []
-    for section in SECTIONS:
+    for section in (*SECTIONS, "env_params"):
         values = getattr(experiment, section)
         if dataclasses.is_dataclass(values):
             values = {
@@ -83,9 +82,3 @@ def _value(value: Any) -> str:
 
 def _one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
-
-
-def _safe(name: str) -> str:
-    """A name as part of a path that stays below its folder; brax/hopper stays what it is."""
-    words = [re.sub(r"[^\w.-]", "_", word) for word in name.split("/")]
-    return "/".join(word for word in words if word.strip(".")) or "_"

@@ -1,13 +1,10 @@
 """The first section of a report and the last ones: what ran, what was found, how to repeat it."""
 
-from __future__ import annotations
-
 import shlex
 
 import pandas as pd
 
 from kltrust.experiments.report._gather import Source, Study
-from kltrust.experiments.report._movement import verdicts
 from kltrust.experiments.report._page import Block, Code, Section
 from kltrust.experiments.report._tables import Table
 from kltrust.experiments.store.record import total_seconds
@@ -18,7 +15,7 @@ def headlines(scores: pd.DataFrame) -> list[str]:
     said = []
     for env, rows in scores.groupby("env", sort=False):
         best, others = rows.iloc[0], rows[rows.method != rows.method.iloc[0]]
-        ties = list(rows.label[rows.value == best.value])
+        ties = list(rows.label[rows["mean"] == best["mean"]])
         line = f"{best.label} has the highest mean, {best.shown}"
         if not ties:
             line = "no run has a score that is a number"
@@ -31,11 +28,6 @@ def headlines(scores: pd.DataFrame) -> list[str]:
             line += f"; the best of another method is {second.label}, {second.shown}"
         said.append(f"{env}, {best.seeds} seed{'s' if best.seeds > 1 else ''}: {line}.")
     return said
-
-
-def summary(scores: pd.DataFrame, measured: pd.DataFrame) -> Section:
-    """The findings in some sentences."""
-    return Section("summary", "In short", [[*headlines(scores), *verdicts(measured)]])
 
 
 def what_ran(study: Study) -> Section:
@@ -83,18 +75,6 @@ def _listed(seeds: list[int]) -> str:
     return f"{len(seeds)}: {', '.join(map(str, seeds))}"
 
 
-def to_copy(markdown: str) -> Section:
-    """All tables as Markdown."""
-    return Section(
-        "markdown",
-        "The tables as Markdown",
-        [
-            "For a paper's appendix or a README; tables.md beside this page is the same.",
-            Code(markdown, fold="Show the Markdown"),
-        ],
-    )
-
-
 def repeat(study: Study, specifications: dict[str, str], presets: pd.DataFrame) -> Section:
     """How to run it again, and how to go on from the best settings."""
     commands, folders = [], []
@@ -103,36 +83,31 @@ def repeat(study: Study, specifications: dict[str, str], presets: pd.DataFrame) 
         widths = {group.width for group in source.plan.groups}
         width = f" --width {widths.pop()}" if len(widths) == 1 else ""
         commands.append(f"kltrust sweep {path} --out {folders[-1]}{width}")
-    return Section(
-        "again",
-        "Run it again",
-        [
-            "Beside this page lie the specifications of all that ran, every setting resolved. "
-            "With the same versions, kind of device and width a sweep gives the same numbers.",
-            Code("\n".join([*commands, f"kltrust report {' '.join(folders)}"])),
-            *(Code(text, fold=path) for path, text in specifications.items()),
-            *(_of_presets(presets) if len(presets) else []),
-        ],
-    )
+    blocks: list[Block] = [
+        "Beside this page lie the specifications of all that ran, every setting resolved. With the "
+        "same versions, kind of device and width a sweep gives the same numbers.",
+        Code("\n".join([*commands, f"kltrust report {' '.join(folders)}"])),
+        *(Code(text, fold=path) for path, text in specifications.items()),
+    ]
+    if len(presets):
+        blocks += _of_presets(presets)
+    return Section("again", "Run it again", blocks)
 
 
 def _of_presets(presets: pd.DataFrame) -> list[Block]:
     first, paths = presets.iloc[0], "presets/" + presets.path
     words = ["kltrust", "train", first.algorithm, first.env, "--preset", paths.iloc[0]]
+    columns = {
+        "algorithm": presets.algorithm,
+        "environment": presets.env,
+        "setting": presets.label,
+        "score": presets.shown,
+        "file": paths,
+    }
+    caption = "Presets, chosen by the mean score on these very seeds."
     return [
-        "The best setting of each algorithm on each environment is a preset; new seeds say "
-        "what it is worth:",
+        "The best setting of each algorithm on each environment is a preset; new seeds say what it "
+        "is worth:",
         Code(shlex.join([*words, "--seed", "1000", "--seeds", "10"])),
-        Table(
-            "presets",
-            "Presets, chosen by the mean score on these very seeds.",
-            {
-                "algorithm": presets.algorithm,
-                "environment": presets.env,
-                "setting": presets.label,
-                "score": presets.shown,
-                "file": paths,
-            },
-            words=5,
-        ),
+        Table("presets", caption, columns, words=len(columns)),
     ]

@@ -1,7 +1,5 @@
 """What a report is made from: the runs of some folders, named so that no two are mistaken."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,9 @@ from kltrust.experiments.store.record import Record
 
 
 class Source(NamedTuple):
-    """One of the folders.
+    """One of the folders, with its groups, None where one has not begun.
 
-    Attributes:
-        name: that of the folder, without the way to it, as reports get published; numbered where
-            several share it.
-        record: the folder.
-        plan: what was to be run.
-        parts: its groups, None where one has not begun.
+    The name has no path in it, as reports get published, and a number where several share it.
     """
 
     name: str
@@ -32,33 +25,14 @@ class Source(NamedTuple):
     plan: Plan
     parts: list[tuple[Group, Record | None]]
 
-    def known(self) -> pd.DataFrame:
-        """The setting and the training seconds of each run.
-
-        The runs of a group share the devices, and so its time. Compilation is apart.
-        """
-        settings = [setting for setting in self.plan.settings for _ in self.plan.seeds]
-        seconds = {
-            run: part.seconds.get("run", np.nan) / len(group.runs)
-            for group, part in self.parts
-            if part is not None
-            for run in group.runs
-        }
-        return pd.DataFrame({"setting": settings}).assign(seconds=pd.Series(seconds, dtype=float))
-
 
 @dataclass(frozen=True)
 class Study:
-    """All runs that a report is about.
+    """All runs that a report is about, as `Results` has them; notes are for before any number.
 
-    Attributes:
-        sources: the folders.
-        runs: `Results.runs`, with ``setting``, ``method`` (the label without its swept values),
-            ``planned`` iterations, environment ``steps``, ``seconds`` of training, and ``source``
-            (an index).
-        metrics: `Results.metrics`, with label, method and env of the run.
-        evaluations: `Results.evaluations`, likewise, with ``seconds`` up to each of them.
-        notes: what a reader has to know before any number.
+    ``runs`` has in addition the setting, the method (the label without its swept values), planned
+    iterations, environment steps, seconds of training and the source (an index). ``metrics`` and
+    ``evaluations`` have label, method and env of the run, evaluations the seconds up to each.
     """
 
     sources: tuple[Source, ...]
@@ -121,12 +95,24 @@ def gather(paths: Sequence[str | Path]) -> Study:
 
 
 def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
-    """The runs with what `Study` adds to them."""
-    known = [source.known().assign(source=i) for i, source in enumerate(sources)]
+    """The runs with what `Study` adds to them.
+
+    The runs of a group share the devices, and so its training time. Compilation is apart.
+    """
+    known = []
+    for i, source in enumerate(sources):
+        settings = [setting for setting in source.plan.settings for _ in source.plan.seeds]
+        rows = pd.DataFrame({"setting": settings, "source": i, "seconds": np.nan})
+        for group, part in source.parts:
+            if part is not None:
+                mine = part.seconds.get("run", np.nan) / len(group.runs)
+                rows.loc[list(group.runs), "seconds"] = mine
+        known.append(rows)
     runs = runs.join(pd.concat(known, ignore_index=True), on="run")
     experiments = [setting.experiment for setting in runs.setting]
     return runs.assign(
-        method=[_method(setting) for setting in runs.setting],
+        # Without what `spec_entry` appends to a label for the swept values: one word for each.
+        method=[s.label.rsplit(" ", len(s.swept))[0] for s in runs.setting],
         planned=[experiment.num_iterations for experiment in experiments],
         steps=runs.iterations * [experiment.batch_size for experiment in experiments],
     )
@@ -145,12 +131,6 @@ def _named(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
     return runs.assign(
         **{name: runs[name].where(~clashing, prefix + runs[name]) for name in ("method", "label")}
     )
-
-
-def _method(setting: Setting) -> str:
-    """The label without what `spec_entry` appends for the swept values: one word for each."""
-    words = setting.label.split(" ")
-    return " ".join(words[: len(words) - len(setting.swept)]) or setting.label
 
 
 def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:

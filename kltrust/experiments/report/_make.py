@@ -1,7 +1,5 @@
 """From folders to a report: what it says, then the files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +12,6 @@ from kltrust.experiments.report import (
     _audit,
     _comparison,
     _environments,
-    _equal_kl,
     _export,
     _frame_sections,
     _movement,
@@ -34,13 +31,8 @@ MARK = b'<meta name="generator" content="kltrust report">'
 class Report(NamedTuple):
     """A report before it is written.
 
-    Attributes:
-        title: of the page.
-        notes: what a reader has to know before any number.
-        headlines: the best setting of each environment, a sentence each.
-        sections: of the page.
-        presets: to be written, see `_export.presets`.
-        specifications: text by file name, one for each folder.
+    ``notes`` are for before any number, ``headlines`` name the best setting of each environment,
+    and ``specifications`` are texts by the names of their files.
     """
 
     title: str
@@ -106,25 +98,26 @@ def compose(paths: Sequence[str | Path]) -> Report:
         f"specs/{i}-{_page.slug(source.name)}.toml": _export.specification(source)
         for i, source in enumerate(study.sources)
     }
-    looks = looks_of(study.methods)
+    headlines, looks = _frame_sections.headlines(scores), looks_of(study.methods)
     # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
     with matplotlib.rc_context({"text.parse_math": False}):
         found = [
-            _frame_sections.summary(scores, measured),
+            _page.Section("summary", "In short", [[*headlines, *_region.verdicts(measured)]]),
             _frame_sections.what_ran(study),
             _comparison.section(_aggregate.compare(study), looks),
             _environments.section(study, scores, looks),
             _movement.section(updates, measured, looks),
             _audit.section(updates),
-            _equal_kl.section(measured, scores, looks),
+            _movement.equal_kl(measured, scores, looks),
         ]
     sections = [section for section in found if section is not None]
+    to_copy = "For a paper's appendix or a README; tables.md beside this page is the same."
+    markdown = _page.Code(_page.markdown(sections), fold="Show the Markdown")
     sections += [
-        _frame_sections.to_copy(_page.markdown(sections)),
+        _page.Section("markdown", "The tables as Markdown", [to_copy, markdown]),
         _frame_sections.repeat(study, specifications, presets),
     ]
     title = ", ".join(source.name for source in study.sources)
-    headlines = _frame_sections.headlines(scores)
     return Report(title, study.notes, headlines, sections, presets, specifications)
 
 
@@ -135,7 +128,14 @@ def write(report: Report, folder: Path, preset_dir: str | Path | None = None) ->
         StorageError: if it can't be written; an earlier report stands.
     """
     presets = {row.path: row.text.encode() for row in report.presets.itertuples()}
-    content = _content(report) | {f"presets/{path}": text for path, text in presets.items()}
+    pictures = [p for s in report.sections for part in s.walk() for p in part.pictures]
+    content = {
+        INDEX: _page.render(report.title, report.notes, report.sections).encode(),
+        "tables.md": _page.markdown(report.sections).encode(),
+        **{f"figures/{_page.slug(p.name)}.png": image(p.figure, "png") for p in pictures},
+        **{f"presets/{path}": text for path, text in presets.items()},
+        **{name: text.encode() for name, text in report.specifications.items()},
+    }
     partial, old = (folder.with_name(folder.name + end + files.DEBRIS) for end in ("", ".old"))
     with files.explained(f"write the report {folder}"):
         for debris in (partial, old):
@@ -161,14 +161,3 @@ def write(report: Report, folder: Path, preset_dir: str | Path | None = None) ->
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_atomic(path, data)
     return folder
-
-
-def _content(report: Report) -> dict[str, bytes]:
-    """Every file of the report by its name, but for the presets."""
-    pictures = [p for s in report.sections for part in s.walk() for p in part.pictures]
-    return {
-        INDEX: _page.render(report.title, report.notes, report.sections).encode(),
-        "tables.md": _page.markdown(report.sections).encode(),
-        **{f"figures/{_page.slug(p.name)}.png": image(p.figure, "png") for p in pictures},
-        **{name: text.encode() for name, text in report.specifications.items()},
-    }

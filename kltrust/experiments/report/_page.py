@@ -1,11 +1,9 @@
 """What a page consists of, sections of paragraphs, tables and figures; as HTML and as Markdown."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -17,10 +15,7 @@ from kltrust.experiments.report._tables import Table
 
 @dataclass(frozen=True)
 class Code:
-    """Something to copy, a command or a file; of kind "formula", something to read.
-
-    With a text in ``fold``, that has to be pressed to see it.
-    """
+    """Something to copy or to press ``fold`` for; of kind "formula", something to read."""
 
     text: str
     kind: str = "code"
@@ -29,15 +24,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure.
-
-    Attributes:
-        name: of its file.
-        title: what it shows.
-        alt: what it says, with the numbers, for who can't see it.
-        caption: how to read it.
-        figure: matplotlib's.
-    """
+    """A figure; ``alt`` is what it says, with the numbers, for who can't see it."""
 
     name: str
     title: str
@@ -48,7 +35,7 @@ class Picture:
 
     @property
     def address(self) -> str:
-        """The figure as an address that holds all of it."""
+        """An address that holds all of the figure."""
         return "data:image/svg+xml;base64," + base64.b64encode(image(self.figure, "svg")).decode()
 
     @property
@@ -68,9 +55,9 @@ class Section:
     name: str
     title: str
     blocks: Sequence[Block]
-    sections: Sequence[Section] = field(default_factory=list)
+    sections: Sequence["Section"] = ()
 
-    def walk(self) -> Iterator[Section]:
+    def walk(self) -> Iterator["Section"]:
         """Itself and all sections in it, in the order of the page."""
         yield self
         for section in self.sections:
@@ -97,13 +84,11 @@ def each_env(
 
 def render(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
     """One HTML page that needs nothing beside it, nor a network."""
+    loader = jinja2.PackageLoader("kltrust.experiments.report", ".")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kltrust.experiments.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.trim_blocks = environment.lstrip_blocks = True
     template = environment.get_template("template.html.j2")
     page = template.render(title=title, notes=notes, sections=sections)
     return page.replace(" %", "\N{NO-BREAK SPACE}%")

@@ -4,8 +4,6 @@ What is measured is the learner's, exact and alike for every algorithm: KL(old |
 the states of the batch, its mean and its maximum, and the largest probability ratio.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ import pandas as pd
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.report._gather import Study
+from kltrust.experiments.report._tables import share, small
 from kltrust.settings import declared, with_role
 
 BOUND, SET_POINT, HEURISTIC, NONE = "bound", "set point", "heuristic", "none"
@@ -31,13 +30,10 @@ ROUNDING = 1e-5
 
 
 class Claim(NamedTuple):
-    """A trust region as a setting states it.
+    """A trust region as a setting states it: one of `KINDS`, ``what`` is its name or formula.
 
-    Attributes:
-        kind: `BOUND`, `SET_POINT`, `HEURISTIC` or `NONE`.
-        what: the setting's name, or the formula.
-        value: in nats; infinite if there is none.
-        stop: a bound beside it, at which epochs are undone; infinite if there is none.
+    The value is in nats; ``stop`` is a bound beside it, at which epochs are undone. Infinity is no
+    region, or no stop.
     """
 
     kind: str
@@ -75,32 +71,28 @@ def _finite_setting(update: Any, role: str) -> tuple[str, float] | None:
 
 
 def updates(study: Study) -> pd.DataFrame:
-    """The study's metrics with ``claim``, the value in force at each update, and ``used``.
+    """The study's metrics with ``claim``, the value in force at each update.
 
-    In force is what the algorithm reports of itself, where it does; else the setting, annealed if
-    it is. ``used`` is kl / claim.
+    That is what the algorithm reports of itself, where it does; else the setting, annealed if it
+    is. NaN is no claim.
     """
     metrics = study.metrics.reset_index(drop=True)
     claim = np.full(len(metrics), np.nan)
     for run, rows in metrics.groupby("run").indices.items():
-        experiment = study.setting(int(run)).experiment
+        experiment, part = study.setting(run).experiment, metrics.iloc[rows]
         stated = claim_of(experiment)
-        if stated.kind == NONE:
-            continue
-        part = metrics.iloc[rows]
-        claim[rows] = stated.value * _annealing(experiment, stated.what, part.iteration.to_numpy())
-        if (column := f"extra.{stated.what}") in metrics:
-            reported = part[column].to_numpy(float, na_value=np.nan)
-            claim[rows] = np.where(np.isnan(reported), claim[rows], reported)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return metrics.assign(claim=claim, used=metrics.kl / claim)
+        if stated.kind != NONE:
+            claim[rows] = stated.value * _annealing(experiment, stated.what, part.iteration)
+            if (column := f"extra.{stated.what}") in metrics:
+                claim[rows] = part[column].astype(float).fillna(pd.Series(claim)).to_numpy()
+    return metrics.assign(claim=claim)
 
 
-def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> np.ndarray:
+def _annealing(experiment: Experiment, setting: str, iteration: pd.Series) -> pd.Series:
     """The factor that the schedule puts on a setting: 1 where it is another that is annealed."""
     powers = {f.name: declared(f).anneal for f in dataclasses.fields(experiment.update)}
     done = iteration / max(experiment.num_iterations, 1)
-    return np.asarray(1 - experiment.budget.anneal * done) ** powers.get(setting, 0)
+    return (1 - experiment.budget.anneal * done) ** powers.get(setting, 0)
 
 
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +106,8 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """
     claims = {run: claim_of(study.setting(run).experiment) for run in table.run.unique()}
     stop = table.run.map({run: claim.stop for run, claim in claims.items()})
-    numbers = table[["kl", "kl_max", "max_ratio", "clip_fraction", "used"]].astype(float)
+    numbers = table[["kl", "kl_max", "max_ratio", "clip_fraction"]].astype(float)
+    numbers["used"] = numbers.kl / table.claim
     numbers = numbers.where(np.isfinite(numbers))
     # 0 <= 0: a bound that is annealed to nothing, and an update that did not move.
     beyond = (~(numbers.kl <= table.claim * (1 + ROUNDING))).astype(float)
@@ -142,4 +135,32 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         used=("used", "median"),
     )
     found.insert(3, "claim", [claims[run] for run in found.pop("run")])
+    return found
+
+
+def verdicts(measured: pd.DataFrame) -> list[str]:
+    """One sentence for each method: how many of its updates kept to the claim."""
+    found = []
+    for method, rows in measured.groupby("method", sort=False):
+        largest = small(rows.largest.max())
+        claimed = rows[rows.above.notna()]
+        if claimed.empty:
+            found.append(f"{method} claims no region; its largest update moved by {largest} nats.")
+            continue
+        total, count = int(rows.updates.sum()), int(claimed.updates.sum())
+        beyond = (claimed.above * claimed.updates).sum()
+        of = "" if count == total else f" (of those with a claim, {count:,})"
+        used = " to ".join(dict.fromkeys(map(small, (claimed.used.min(), claimed.used.max()))))
+        stopped = rows[[np.isfinite(claim.stop) for claim in rows.claim]]
+        found.append(
+            f"{method}: {round(beyond):,} of {total:,} updates{of} went beyond the "
+            f"{' or '.join(dict.fromkeys(claim.kind for claim in claimed.claim))} "
+            f"({share(beyond / count)}); the median update used {used} of it, "
+            f"the largest moved by {largest} nats"
+            + (
+                f", and {stopped.overran.sum():,} went beyond the early stop's max_kl."
+                if len(stopped)
+                else "."
+            )
+        )
     return found

@@ -1,7 +1,5 @@
 """How the figures look, for any colour vision and in print, and what they are drawn from."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -32,12 +30,12 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def panels(number: int, *, width: float = 4.6, height: float = 3.4, columns: int = 3) -> Any:
-    """A figure with a grid of so many axes: (figure, list of axes)."""
+def panels(number: int, width: float, height: float, columns: int = 3, **shared: Any) -> Any:
+    """A figure with a grid of so many axes of so many inches: (figure, list of axes)."""
     columns = min(columns, number)
     rows = -(-number // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    grid = figure.subplots(rows, columns, squeeze=False, **shared).flatten().tolist()
     for axes in grid[number:]:
         axes.set_axis_off()
     for axes in grid:
@@ -53,20 +51,22 @@ def curve(axes: Any, x: Any, middle: Any, low: Any = None, high: Any = None, **l
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
-def over_seeds(
-    axes: Any, rows: pd.DataFrame, column: str, floor: float = -np.inf, **look: Any
-) -> None:
+def over_seeds(axes: Any, rows: pd.DataFrame, column: str, **look: Any) -> None:
     """The median over runs against steps; of three or more a band, 5th to 95th percentile."""
     by_step = rows[column].astype(float).groupby(rows.env_steps)
-    low, middle, high = (by_step.quantile(q).clip(lower=floor) for q in (0.05, 0.5, 0.95))
+    low, middle, high = (by_step.quantile(q) for q in (0.05, 0.5, 0.95))
     band = (low, high) if rows.run.nunique() > 2 else ()
     every = max(1, len(middle) // 6)
     curve(axes, middle.index, middle, *band, markersize=4, markevery=every, **look)
 
 
-def points(axes: Any, x: Any, middle: Any, low: Any, high: Any, **look: Any) -> None:
-    """Points with their intervals, joined by a line."""
-    axes.errorbar(x, middle, yerr=[middle - low, high - middle], capsize=3, **look)
+def points(axes: Any, table: pd.DataFrame, x: str, looks: Looks) -> None:
+    """Each row's mean with its interval, against a column; a line joins those of a method."""
+    for method, rows in table.groupby("method", sort=False):
+        rows = rows.sort_values(x)
+        error = np.array([rows["mean"] - rows.low, rows.high - rows["mean"]])
+        look = {"label": method, "capsize": 3, **looks[method]}
+        axes.errorbar(rows[x], rows["mean"], yerr=error, **look)
 
 
 def bar(axes: Any, y: float, middle: float, low: float, high: float, look: Look) -> None:
@@ -89,19 +89,13 @@ def inches(names: Iterable[str]) -> float:
 
 def legend_below(figure: Any) -> None:
     """One legend of all labels under the panels, where it covers nothing."""
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    columns = int(figure.get_figwidth() / (inches(handles) + 0.7))
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=max(1, min(len(handles), columns)),
-        frameon=False,
-        fontsize=9,
-    )
+    room = int(figure.get_figwidth() / (inches(handles) + 0.7))
+    look = {"ncols": max(1, min(len(handles), room)), "frameon": False, "fontsize": 9}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", **look)
 
 
 def image(figure: Any, kind: str) -> bytes:
@@ -118,6 +112,6 @@ def shown(updates: pd.DataFrame) -> set[str]:
     found: set[str] = set()
     for _, rows in updates.groupby("method", sort=False):
         labels = rows.groupby("label").kl.median().sort_values().index
-        places = np.linspace(0, len(labels) - 1, min(SHOWN, len(labels))).round().astype(int)
-        found |= set(labels[places])
+        places = np.linspace(0, len(labels) - 1, min(SHOWN, len(labels)))
+        found |= set(labels[places.round().astype(int)])
     return found

@@ -1,7 +1,5 @@
 """What is said of one environment: scores, curves and sensitivities, as frames."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,10 @@ POINTS = 500
 def scores(study: Study) -> pd.DataFrame:
     """One row per environment and label that was evaluated.
 
-    Columns: env, method, label, setting, seeds (how many), mean and iqm (`Estimate`), value (of the
-    mean), shown (the mean as text), through (the mean over all evaluations: how fast it got there),
-    worst (the score of the worst seed), iterations, planned, steps (environment steps of a run).
-    Of an environment the highest mean comes first; of equal ones, the highest ``through``.
+    Columns: env, method, label, setting, seeds (how many), mean, low and high (of its interval),
+    shown and iqm (mean and IQM as text), through (the mean over all evaluations: how fast it got
+    there), worst (the score of the worst seed), iterations, planned, steps (environment steps of a
+    run). Of an environment the highest mean comes first; of equal ones, the highest ``through``.
     """
     through = study.evaluations.groupby("run").mean_return.mean()
     runs = study.scored.assign(through=study.scored.run.map(through))
@@ -38,22 +36,16 @@ def scores(study: Study) -> pd.DataFrame:
         steps=("steps", "min"),
     )
     found = {}
-    for _, part in table.groupby(["env", "seeds"]):
-        grid = np.array(part.pop("scores").tolist(), float).T
+    for (_, seeds), part in table.groupby(["env", "seeds"]):
+        grid = np.array(part.scores.tolist(), float).T
         both = means_and_iqms(grid, resamples=_aggregate.RESAMPLES)
-        found |= dict(zip(part.index, both, strict=True))
-    table["mean"], table["iqm"] = zip(*(found[i] for i in table.index), strict=True)
-    table["value"] = [mean.value for mean in table["mean"]]
-    table["shown"] = list(map(estimate, table["mean"], table.seeds))
-    order = table.env.map(study.envs.index)
-    return table.assign(order=order).sort_values(
-        ["order", "value", "through"], ascending=[True, False, False], ignore_index=True
-    )
-
-
-def leaders(table: pd.DataFrame) -> pd.DataFrame:
-    """Of `scores`, each method's best setting on each environment, by the mean."""
-    return table.drop_duplicates(["env", "method"])
+        for i, (mean, iqm) in zip(part.index, both, strict=True):
+            found[i] = (*mean, estimate(mean, seeds), estimate(iqm, seeds))
+    columns = ["mean", "low", "high", "shown", "iqm"]
+    table = table.join(pd.DataFrame.from_dict(found, orient="index", columns=columns))
+    table["order"] = table.env.map(study.envs.index)
+    by, ascending = ["order", "mean", "through"], [True, False, False]
+    return table.sort_values(by, ascending=ascending, ignore_index=True)
 
 
 def curves(study: Study) -> pd.DataFrame:
@@ -89,6 +81,6 @@ def sensitivity(study: Study) -> pd.DataFrame:
         for value, parts in values.items() if len(values) > 1 else ():
             alike = len({len(part) for part in parts}) == 1
             grid = np.stack(parts, axis=1) if alike else np.concatenate(parts)[:, None]
-            (mean,) = estimates(grid, lambda x: np.array([x.mean()]), resamples=POINTS)
+            (mean,) = estimates(grid, np.mean, resamples=POINTS)
             rows.append((*names, value, *mean))
     return pd.DataFrame(rows, columns=["env", "method", "key", "value", "mean", "low", "high"])

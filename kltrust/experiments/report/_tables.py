@@ -1,7 +1,5 @@
 """Tables that a page and a README share, and how numbers are written in them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +9,10 @@ from kltrust.experiments.reading.statistics import Estimate
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text.
+    """Cells by the title of their column; the first column names the row.
 
-    Attributes:
-        name: for links to it.
-        caption: what it shows, and how to read it.
-        columns: the cells of each, by its title; the first column names the row.
-        words: how many of the first columns hold words; numbers stand to the right.
-        best: indices of rows to stress.
-        fold: what to press to see the table; if empty, it is open.
+    So many first columns hold ``words``; numbers stand to the right. The rows with the indices in
+    ``best`` are stressed. A text in ``fold`` has to be pressed to see the table.
     """
 
     name: str
@@ -91,8 +84,3 @@ def estimate(value: Estimate, count: int = 2) -> str:
         return number(value.value)
     size = max(map(abs, value))
     return "{} [{}, {}]".format(*(number(v, size) for v in value))
-
-
-def chance(value: Estimate) -> str:
-    """A probability with its interval."""
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
