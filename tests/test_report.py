@@ -20,7 +20,7 @@ from kltrust.experiments import cli, report
 from kltrust.experiments.config import presets, spec
 from kltrust.experiments.config.experiment import BudgetSettings, Experiment
 from kltrust.experiments.jobs import plan
-from kltrust.experiments.report import _aggregate, _gather, _region, _summaries, _tables
+from kltrust.experiments.report import _aggregate, _export, _gather, _region, _summaries, _tables
 from kltrust.experiments.store import files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -197,6 +197,17 @@ def test_the_best_settings_are_presets_and_the_specification_is_what_ran(made, w
     again = spec.load(written / "specs/0-made.toml")
     assert (again.name, again.seeds) == ("made", (4, 2, 9))
     assert {(s.label, s.experiment.env): s.experiment for s in again.settings} == by_name
+
+
+def test_an_environments_own_parameters_are_in_presets_and_specifications(tmp_path):
+    gravity = Experiment("CartPole-v1", find_algorithm("npg")(), env_params={"gravity": 9.0})
+    file = tmp_path / "npg.toml"
+    file.write_text(_export.sections_toml(gravity))
+    assert presets.preset("npg", "CartPole-v1", file) == gravity
+    head = '[[experiments]]\nalgorithms = "npg"\nenvs = "CartPole-v1"\n'
+    parts = ['[sweep]\nname = "x"\nseeds = [0]\npreset = "none"\n', head]
+    again = spec.parse("".join([*parts, _export.sections_toml(gravity, prefix="experiments.")]))
+    assert [setting.experiment for setting in again.settings] == [gravity]
 
 
 def test_the_numbers_of_the_page_are_those_of_the_runs(written):
@@ -391,20 +402,12 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path, monkeypatch, caps
     assert "given twice" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(-1012.4, "-1,012"), (93.84, "93.8"), (1.0, "1.00"), (0.5, "0.500"), (np.nan, "–")],
-)
-def test_numbers(value, shown):
-    assert _tables.number(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.0, "0 %"), (1e-5, "< 0.1 %"), (0.083, "8.3 %"), (0.9999, "> 99.9 %"), (1.0, "100 %")],
-)
-def test_shares_never_round_some_to_none(value, shown):
-    assert _tables.share(value) == shown
+def test_numbers_and_shares():
+    numbers = [-1012.4, 93.84, 1.0, 0.5, np.nan]
+    assert [_tables.number(x) for x in numbers] == ["-1,012", "93.8", "1.00", "0.500", "–"]
+    # Some is never shown as none, nor nearly all as all.
+    shares = [0.0, 1e-5, 0.083, 0.9999, 1.0]
+    assert [_tables.share(x) for x in shares] == ["0 %", "< 0.1 %", "8.3 %", "> 99.9 %", "100 %"]
 
 
 def measured_in_browser(page, width, tmp_path):

@@ -77,20 +77,16 @@ def compare(study: Study) -> Comparison:
             scores[str(label)] = ((grid - scales.zero) / (scales.one - scales.zero))[tasks]
     left_out = [env for env in study.envs if env not in tasks]
     left_out += [label for label in there.index if label not in scores]
-    best: dict[str, str] = {}
-    for label in sorted(scores, key=lambda name: -scores[name].to_numpy().mean()):
-        best.setdefault(methods[label], label)
+    ranked = sorted(scores, key=lambda label: -scores[label].to_numpy().mean())
+    best = {methods[label]: label for label in reversed(ranked)}
     chosen = {method: best[method] for method in study.methods if method in best}
     return Comparison(scales, scores, chosen, left_out)
 
 
 def aggregates(scores: pd.DataFrame) -> list[Estimate]:
     """`AGGREGATES` of normalised scores, by rliable."""
-
-    def all_of(x: np.ndarray) -> list[float]:
-        return [function(x) for function in AGGREGATES.values()]
-
-    return estimates(scores.to_numpy(), all_of, resamples=RESAMPLES)
+    functions = AGGREGATES.values()
+    return estimates(scores.to_numpy(), lambda x: [f(x) for f in functions], resamples=RESAMPLES)
 
 
 def profiles(scores: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, ...]]:

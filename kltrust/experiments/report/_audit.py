@@ -7,7 +7,6 @@ from kltrust.experiments.reading.audit_plots import lengths, path_of, percentile
 from kltrust.experiments.reading.plots import thousands
 from kltrust.experiments.report import _style
 from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._style import SHOWN, legend_below, looks_of, over_seeds, panels
 from kltrust.experiments.report._tables import Table, share, small
 
 NEEDED = "audit.update.kl.mean"
@@ -138,19 +137,19 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
         "audit.update.effective_sample_size": "effective sample size",
         "length": "sum of sqrt(2 KL) so far",
     }
-    figure, grid = panels(len(titles), 4.2, 3.0, columns=2)
+    figure, grid = _style.panels(len(titles), 4.2, 3.0, columns=2)
     for axes, (column, title) in zip(grid, titles.items(), strict=True):
-        for label, look in looks_of(drawn.label).items():
-            over_seeds(axes, drawn[drawn.label == label], column, label=label, **look)
+        for label, look in _style.looks_of(drawn.label).items():
+            _style.over_seeds(axes, drawn[drawn.label == label], column, label=label, **look)
         thousands(axes)
         axes.set(ylabel=title, xlabel="environment steps of each run")
-    legend_below(figure)
+    _style.legend_below(figure)
     return Picture(
         f"audit-{env}",
         f"The audit along training on {env}",
         "; ".join(said) + ".",
         "Median over seeds, with the 5th to the 95th percentile where there are three or more. Of "
-        f"a method with more than {SHOWN} settings so many are shown.",
+        f"a method with more than {_style.SHOWN} settings so many are shown.",
         figure,
     )
 
@@ -158,8 +157,8 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
 def _within(env: str, recorded: pd.DataFrame) -> Picture:
     """The path of the KL through the epochs of an update, where it was recorded."""
     said = []
-    figure, (axes,) = panels(1, 6.4, 3.6)
-    styles = looks_of(recorded.label[recorded.label.isin(_style.shown(recorded))])
+    figure, (axes,) = _style.panels(1, 6.4, 3.6)
+    styles = _style.looks_of(recorded.label[recorded.label.isin(_style.shown(recorded))])
     for label, rows in recorded.groupby("label", sort=False):
         minibatch, epoch = path_of(rows)
         after = percentiles(epoch)[1]
@@ -171,7 +170,7 @@ def _within(env: str, recorded: pd.DataFrame) -> Picture:
             marks = {**look, "linestyle": "", "label": label}
             axes.plot(np.arange(1, len(after) + 1), after, **marks)
     axes.set(xlabel="epochs of the update", ylabel="mean KL(old || now), nats")
-    legend_below(figure)
+    _style.legend_below(figure)
     return Picture(
         f"audit-path-{env}",
         f"The KL through the epochs of an update on {env}",

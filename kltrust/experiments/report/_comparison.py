@@ -7,11 +7,10 @@ from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _aggregate, _style
 from kltrust.experiments.report._aggregate import AGGREGATES, THRESHOLDS, Comparison, Pairs
 from kltrust.experiments.report._page import Block, Code, Picture, Section
-from kltrust.experiments.report._style import Looks
 from kltrust.experiments.report._tables import Table, estimate, number
 
 
-def section(comparison: Comparison, looks: Looks) -> Section:
+def section(comparison: Comparison, looks: _style.Looks) -> Section:
     """Aggregates over the environments, profiles and probabilities of improvement."""
     blocks: list[Block] = []
     if comparison.left_out:
@@ -28,7 +27,7 @@ def section(comparison: Comparison, looks: Looks) -> Section:
     return Section("better", "Which is better", [*blocks, *_scales(comparison)])
 
 
-def _aggregates(comparison: Comparison, looks: Looks) -> list[Block]:
+def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
     everything = {label: _aggregate.aggregates(x) for label, x in comparison.scores.items()}
     by_iqm = sorted(everything, key=lambda label: -everything[label][0].value)
     chosen = {m: everything[label] for m, label in comparison.chosen.items()}
@@ -82,7 +81,7 @@ def _columns(
     return columns
 
 
-def _profile(comparison: Comparison, looks: Looks) -> Picture:
+def _profile(comparison: Comparison, looks: _style.Looks) -> Picture:
     curves = _aggregate.profiles(comparison.of_methods)
     half = len(THRESHOLDS) // 2
     said = "; ".join(f"{m} {value[half]:.0%}" for m, (value, _, _) in curves.items())
@@ -156,7 +155,7 @@ def _scales(comparison: Comparison) -> list[Block]:
     ]
 
 
-def _draw_aggregates(table: Mapping[str, list[Estimate]], looks: Looks) -> Any:
+def _draw_aggregates(table: Mapping[str, list[Estimate]], looks: _style.Looks) -> Any:
     """A row for each method, a panel for each of `AGGREGATES`."""
     count = len(AGGREGATES)
     figure, grid = _style.panels(count, 2.1, 1.1 + 0.42 * len(table), columns=count)

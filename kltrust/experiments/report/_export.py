@@ -17,13 +17,15 @@ def presets(scores: pd.DataFrame) -> pd.DataFrame:
 
     With algorithm, path (of the file, below the folder of presets) and text (its content).
     """
-    named = scores.assign(algorithm=[setting.experiment.algorithm for setting in scores.setting])
+    named = scores.assign(
+        algorithm=[setting.experiment.algorithm for setting in scores.setting],
+        line=scores.label.str.replace(r"[\x00-\x1f\x7f]+", " ", regex=True),
+    )
     best = named.dropna(subset="mean").drop_duplicates(["algorithm", "env"])
     texts = [
         f"# Best of a report by its mean score, {row.shown} over {row.seeds} "
         f"seed{'s' if row.seeds > 1 else ''} after {row.steps:,} steps each:\n"
-        f"# {_one_line(row.label)}. Chosen on these very seeds.\n\n"
-        + sections_toml(row.setting.experiment)
+        f"# {row.line}. Chosen on these very seeds.\n\n" + sections_toml(row.setting.experiment)
         for row in best.itertuples()
     ]
     names = best.algorithm + "/" + best.env  # brax/hopper is a file in a folder
@@ -47,7 +49,7 @@ def specification(source: Source) -> str:
             f"algorithms = {_value(experiment.algorithm)}\nenvs = {_value(experiment.env)}\n"
         )
         parts.append(sections_toml(experiment, prefix="experiments."))
-    return "\n".join(part for part in parts if part)
+    return "\n".join(filter(None, parts))
 
 
 def sections_toml(experiment: Experiment, *, prefix: str = "") -> str:
@@ -78,7 +80,3 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     return repr(value)
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f]+", " ", text)

@@ -79,10 +79,8 @@ def gather(paths: Sequence[str | Path]) -> Study:
     records = [Record(path) for path in paths]
     names = [record.path.name for record in records]
     names = [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
-    sources = tuple(
-        Source(name, record, *results.parts_of(record))
-        for name, record in zip(names, records, strict=True)
-    )
+    parts = map(results.parts_of, records)
+    sources = tuple(Source(n, r, *p) for n, r, p in zip(names, records, parts, strict=True))
     runs = _named(_described(loaded.runs, sources), sources)
     ends = runs.set_index("run")[["method", "label", "env", "seconds", "iterations"]]
     metrics = loaded.metrics.join(ends[["method", "label", "env"]], on="run")
@@ -104,9 +102,8 @@ def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
         settings = [setting for setting in source.plan.settings for _ in source.plan.seeds]
         rows = pd.DataFrame({"setting": settings, "source": i, "seconds": np.nan})
         for group, part in source.parts:
-            if part is not None:
-                mine = part.seconds.get("run", np.nan) / len(group.runs)
-                rows.loc[list(group.runs), "seconds"] = mine
+            total = np.nan if part is None else part.seconds.get("run", np.nan)
+            rows.loc[list(group.runs), "seconds"] = total / len(group.runs)
         known.append(rows)
     runs = runs.join(pd.concat(known, ignore_index=True), on="run")
     experiments = [setting.experiment for setting in runs.setting]
@@ -128,9 +125,9 @@ def _named(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
     # All settings of the method: one without its folder would look like a method of its own.
     clashing = runs.method.isin(runs.method[several & differ])
     prefix = runs.source.map(lambda i: f"{sources[i].name}: ")
-    return runs.assign(
-        **{name: runs[name].where(~clashing, prefix + runs[name]) for name in ("method", "label")}
-    )
+    for name in ("method", "label"):
+        runs[name] = runs[name].where(~clashing, prefix + runs[name])
+    return runs
 
 
 def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
@@ -152,17 +149,16 @@ def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
 
 def _broken(runs: pd.DataFrame) -> list[str]:
     broken = runs[runs.broken.notna()]
-    if broken.empty:
-        return []
     shown = [
         f"{row.label} on {row.env}, seed {row.seed} (iteration {row.broken})"
         for row in broken.head(8).itertuples()
     ]
     more = f", and {len(broken) - 8} more" if len(broken) > 8 else ""
-    return [
+    note = (
         f"{len(broken)} of {len(runs)} runs met a NaN or an infinity and stayed as they were "
         f"before it; each counts with that policy: {'; '.join(shown)}{more}."
-    ]
+    )
+    return [note] if len(broken) else []
 
 
 def _imputed(evaluations: pd.DataFrame) -> tuple[pd.Series, list[str]]:

@@ -83,12 +83,7 @@ def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
 
 def compose(paths: Sequence[str | Path]) -> Report:
-    """Reads the folders and works out all that is said of them.
-
-    Raises:
-        ValueError: if there is nothing to report yet.
-        StorageError: if a folder holds no run, or is damaged.
-    """
+    """Reads the folders and works out all that is said of them; raises what `gather` does."""
     study = gather(paths)
     scores = _summaries.scores(study)
     updates = _region.updates(study)

@@ -8,13 +8,12 @@ import pandas as pd
 from kltrust.experiments.reading.plots import GREY, logarithmic, thousands
 from kltrust.experiments.report import _region, _style
 from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._style import INK, SHOWN, Looks, looks_of
 from kltrust.experiments.report._tables import Table, share, small
 
 KIND_LINES = {_region.BOUND: "-", _region.SET_POINT: "--", _region.HEURISTIC: ":"}
 
 
-def section(updates: pd.DataFrame, measured: pd.DataFrame, looks: Looks) -> Section:
+def section(updates: pd.DataFrame, measured: pd.DataFrame, looks: _style.Looks) -> Section:
     """What every setting claims and what its updates did."""
     kinds = list(dict.fromkeys(claim.kind for claim in measured.claim))
 
@@ -37,7 +36,7 @@ def section(updates: pd.DataFrame, measured: pd.DataFrame, looks: Looks) -> Sect
     return Section("region", "The trust region, measured", blocks, inner)
 
 
-def equal_kl(measured: pd.DataFrame, scores: pd.DataFrame, looks: Looks) -> Section | None:
+def equal_kl(measured: pd.DataFrame, scores: pd.DataFrame, looks: _style.Looks) -> Section | None:
     """Score against realised KL, for settings that moved at all; None if there are none."""
     table = measured.merge(
         scores[["env", "label", "mean", "low", "high", "shown"]], on=["env", "label"]
@@ -111,7 +110,7 @@ def _table(name: str, env: str, measured: pd.DataFrame) -> Table:
     )
 
 
-def _overview(measured: pd.DataFrame, looks: Looks) -> Picture:
+def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
     """A row for each setting, a panel for each environment."""
     said = [
         f"{row.label} on {row.env}: median {small(row.median)}, 95th percentile {small(row.p95)}, "
@@ -131,7 +130,7 @@ def _overview(measured: pd.DataFrame, looks: Looks) -> Picture:
             axes.plot([max(row.largest, floor)], [y], "x", color=style["color"])
             if line := KIND_LINES.get(row.claim.kind):
                 ends = [row.claim.value] * 2, [y - 0.42, y + 0.42]
-                axes.plot(*ends, line, color=INK, linewidth=2)
+                axes.plot(*ends, line, color=_style.INK, linewidth=2)
         _style.name_rows(axes, labels, shown=i % 3 == 0)
         logarithmic(axes, [floor, *measured.largest], "x")
         axes.set(title=env, xlabel="mean KL(old || new) of an update, nats")
@@ -139,7 +138,7 @@ def _overview(measured: pd.DataFrame, looks: Looks) -> Picture:
     axes.plot([], [], color=GREY, linewidth=5, alpha=0.4, label="5th to 95th percentile")
     axes.plot([], [], "x", color=GREY, label="largest")
     for kind in dict.fromkeys(claim.kind for claim in measured.claim if claim.kind in KIND_LINES):
-        axes.plot([], [], KIND_LINES[kind], color=INK, linewidth=2, label=f"claim: {kind}")
+        axes.plot([], [], KIND_LINES[kind], color=_style.INK, linewidth=2, label=f"claim: {kind}")
     _style.legend_below(figure)
     return Picture(
         "region",
@@ -190,7 +189,7 @@ def _training(env: str, updates: pd.DataFrame) -> Picture:
         "Median over seeds, with the 5th to the 95th percentile where there are three or more. "
         "Above: mean over states, which is what claims are about. Below: the state that moved "
         "most. Dotted, in the setting's colour: the claim in force. Of a method with more than "
-        f"{SHOWN} settings so many are shown, from least to most movement.",
+        f"{_style.SHOWN} settings so many are shown, from least to most movement.",
         figure,
     )
 
@@ -198,7 +197,7 @@ def _training(env: str, updates: pd.DataFrame) -> Picture:
 def _training_panel(axes: Any, part: pd.DataFrame, column: str, floor: float) -> None:
     dotted = {"linestyle": ":", "linewidth": 1.6}
     part = part[np.isfinite(part[column])].assign(drawn=part[column].clip(lower=floor))
-    for label, look in looks_of(part.label).items():
+    for label, look in _style.looks_of(part.label).items():
         rows = part[part.label == label]
         name = label.removeprefix(rows.method.iloc[0]).strip() or label
         _style.over_seeds(axes, rows, "drawn", label=name, **look)

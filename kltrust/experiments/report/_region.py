@@ -53,9 +53,8 @@ def claim_of(experiment: Experiment) -> Claim:
     Where there are several, it is what the method is named for: a set point that is steered towards
     goes before clipping's heuristic, and both before the bound at which epochs are undone.
     """
-    update = experiment.update
     roles = ("bound", "set point", "clip")
-    bound, set_point, clip = (_finite_setting(update, role) for role in roles)
+    bound, set_point, clip = (_finite_setting(experiment.update, role) for role in roles)
     stop = bound[1] if bound else np.inf
     if set_point:
         return Claim(SET_POINT, *set_point, stop)
@@ -152,15 +151,11 @@ def verdicts(measured: pd.DataFrame) -> list[str]:
         of = "" if count == total else f" (of those with a claim, {count:,})"
         used = " to ".join(dict.fromkeys(map(small, (claimed.used.min(), claimed.used.max()))))
         stopped = rows[[np.isfinite(claim.stop) for claim in rows.claim]]
+        overran = f", and {stopped.overran.sum():,} went beyond the early stop's max_kl"
         found.append(
             f"{method}: {round(beyond):,} of {total:,} updates{of} went beyond the "
             f"{' or '.join(dict.fromkeys(claim.kind for claim in claimed.claim))} "
             f"({share(beyond / count)}); the median update used {used} of it, "
-            f"the largest moved by {largest} nats"
-            + (
-                f", and {stopped.overran.sum():,} went beyond the early stop's max_kl."
-                if len(stopped)
-                else "."
-            )
+            f"the largest moved by {largest} nats{overran if len(stopped) else ''}."
         )
     return found

@@ -30,17 +30,12 @@ class Table:
 
     def markdown(self) -> str:
         """As a table of GitHub's Markdown, with its caption before it."""
-        lines = [
-            list(self.columns),
-            ["---" if i < self.words else "---:" for i in range(len(self.columns))],
-        ]
-        lines += [
-            [f"**{first}**" if i in self.best else first, *rest]
-            for i, (first, *rest) in enumerate(self.rows)
-        ]
-        return f"{self.caption}\n\n" + "\n".join(
-            f"| {' | '.join(map(_escaped, line))} |" for line in lines
-        )
+        rule = ["---"] * self.words + ["---:"] * (len(self.columns) - self.words)
+        rows = self.rows
+        for i in self.best:
+            rows[i][0] = f"**{rows[i][0]}**"
+        lines = [" | ".join(map(_escaped, row)) for row in (self.columns, rule, *rows)]
+        return "\n".join([self.caption, "", *(f"| {line} |" for line in lines)])
 
 
 def _escaped(cell: str) -> str:
