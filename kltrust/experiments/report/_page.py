@@ -15,7 +15,7 @@ from kltrust.experiments.report._tables import Table
 
 @dataclass(frozen=True)
 class Code:
-    """Something to copy or to press ``fold`` for; of kind "formula", something to read."""
+    """Something to copy or, of kind "formula", to read; a text in ``fold`` has to be pressed."""
 
     text: str
     kind: str = "code"

@@ -99,7 +99,7 @@ def legend_below(figure: Any) -> None:
 
 
 def image(figure: Any, kind: str) -> bytes:
-    """The figure as "png" or "svg"; in this letters are paths, as no font is there for sure."""
+    """The figure as "png" or "svg"; SVG letters are paths: no font is there for sure."""
     buffer = io.BytesIO()
     undated = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "kltrust"}):
