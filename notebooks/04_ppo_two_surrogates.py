@@ -205,7 +205,9 @@ critic = kltrust.value_regression(num_epochs=2, num_minibatches=8)
 
 
 def train(update, key):
-    learner = kltrust.make_learner(env, agent, update, num_envs=8, num_steps=128, critic=critic)
+    learner = kltrust.make_learner(
+        env, agent, update, num_envs=8, num_steps=128, critic=critic
+    )
     return kltrust.train(learner, key, num_iterations=40)[1]
 
 

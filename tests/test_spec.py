@@ -195,11 +195,7 @@ FIRST = len(TOY.splitlines()) + 1
             "unknown setting in .update. 'max_kll': did you mean max_kl",
         ),
         ("[[experiments]]\nalgorithms = 'trpo'\nupdate.max_kl = 'a'", 2, "max_kl must be a number"),
-        (
-            "[[experiments]]\nalgorithms = 'trpo'\nupdate = { cg_iters = 1.5 }",
-            2,
-            "must be a whole number",
-        ),
+        ("[[experiments]]\nalgorithms = 'trpo'\nupdate = { cg_iters = 1.5 }", 2, "must be a whole number"),
         ("[[experiments]]\nalgorithms = 'trpo'\nupdate = 3", 2, "update must be a table"),
         (
             "[[experiments]]\nalgorithms = 'trpo'\ngrid.max_kl = [\n  0.1,\n  -0.1,\n]",
