@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import toys
+from rliable import metrics
 
 from kltrust.algorithms import find_algorithm
 from kltrust.experiments import cli, report
 from kltrust.experiments.config import presets, spec
 from kltrust.experiments.config.experiment import BudgetSettings, Experiment
 from kltrust.experiments.jobs import plan
-from kltrust.experiments.report import _aggregate, _gather, _region, _summaries, _tables
+from kltrust.experiments.report import _aggregate, _export, _gather, _region, _summaries, _tables
 from kltrust.experiments.store import files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -103,7 +104,6 @@ def few_resamples():
     patch = pytest.MonkeyPatch()
     for module, name in ((_aggregate, "RESAMPLES"), (_summaries, "POINTS")):
         patch.setattr(module, name, 50)
-    patch.setattr(_aggregate.intervals, "__kwdefaults__", {"resamples": 50})
     yield
     patch.undo()
 
@@ -199,6 +199,17 @@ def test_the_best_settings_are_presets_and_the_specification_is_what_ran(made, w
     assert {(s.label, s.experiment.env): s.experiment for s in again.settings} == by_name
 
 
+def test_an_environments_own_parameters_are_in_presets_and_specifications(tmp_path):
+    gravity = Experiment("CartPole-v1", find_algorithm("npg")(), env_params={"gravity": 9.0})
+    file = tmp_path / "npg.toml"
+    file.write_text(_export.sections_toml(gravity))
+    assert presets.preset("npg", "CartPole-v1", file) == gravity
+    head = '[[experiments]]\nalgorithms = "npg"\nenvs = "CartPole-v1"\n'
+    parts = ['[sweep]\nname = "x"\nseeds = [0]\npreset = "none"\n', head]
+    again = spec.parse("".join([*parts, _export.sections_toml(gravity, prefix="experiments.")]))
+    assert [setting.experiment for setting in again.settings] == [gravity]
+
+
 def test_the_numbers_of_the_page_are_those_of_the_runs(written):
     text = (written / "tables.md").read_text()
     # Seeds 4, 2, 9 and 400 for four iterations; the second setting has ten more.
@@ -214,15 +225,14 @@ def test_the_numbers_of_the_page_are_those_of_the_runs(written):
 
 def test_normalised_scores_and_choices(made):
     compared = _aggregate.compare(_gather.gather([made]))
-    assert compared.tasks == ["CartPole-v1", "Acrobot-v1"]
     best = compared.scores["trpo max_kl=0.02"]
-    assert best.mean(axis=0) == pytest.approx([1, 1])
-    assert best[:, 0] == pytest.approx((np.array([414, 412, 419]) - 210) / 205)
+    assert best.columns.tolist() == ["CartPole-v1", "Acrobot-v1"]
+    assert best.index.tolist() == [4, 2, 9]
+    assert best.mean().tolist() == pytest.approx([1, 1])
+    assert best["CartPole-v1"].to_numpy() == pytest.approx((np.array([414, 412, 419]) - 210) / 205)
     assert compared.chosen["trpo"] == "trpo max_kl=0.02"
-    assert compared.seeds["trpo max_kl=0.02"] == [4, 2, 9]
-    for x, y in itertools.combinations(compared.scores.values(), 2):
-        from rliable import metrics
-
+    arrays = [scores.to_numpy() for scores in compared.scores.values()]
+    for x, y in itertools.combinations(arrays, 2):
         expected = metrics.probability_of_improvement(x, y)
         assert _aggregate.improvement(x, y) == pytest.approx(expected)
     values = _aggregate.aggregates(best)
@@ -235,7 +245,8 @@ def test_paired_probability_of_improvement():
     generator = np.random.default_rng(0)
     x, y = generator.integers(0, 4, (2, 6, 3)).astype(float)
     seeds_x, seeds_y = [3, 1, 4, 5, 9, 2], [9, 2, 6, 5, 3, 8]
-    found = _aggregate.paired_improvements({"x": x, "y": y}, {"x": seeds_x, "y": seeds_y})
+    scores = {"x": pd.DataFrame(x, seeds_x), "y": pd.DataFrame(y, seeds_y)}
+    estimate = _aggregate.paired_improvements(scores)["x", "y"]
     won = count = 0
     for task in range(3):
         for i, seed in enumerate(seeds_x):
@@ -243,20 +254,18 @@ def test_paired_probability_of_improvement():
                 a, b = x[i, task], y[seeds_y.index(seed), task]
                 won, count = won + (1 if a > b else 0.5 if a == b else 0), count + 1
     assert count == 4 * 3
-    estimate = found["x", "y"]
     assert estimate.value == pytest.approx(won / count)
     assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
     # A method that is a little better on every seed: pairing sees it, the crowd does not.
-    base = np.arange(12.0)[:, None] * 10
+    base = pd.DataFrame(np.arange(12.0) * 10)
     scores = {"better": base + 1, "base": base}
-    same = {"better": range(12), "base": range(12)}
-    assert _aggregate.paired_improvements(scores, same)["better", "base"].low == 1.0
+    assert _aggregate.paired_improvements(scores)["better", "base"].low == 1.0
     assert _aggregate.improvements(scores)["better", "base"].low < 0.5
     # The same scores under other seeds are other pairs; strangers are none.
-    rolled = {"better": range(12), "base": [11, *range(11)]}
-    assert _aggregate.paired_improvements(scores, rolled)["better", "base"].value < 0.2
-    strangers = {"better": range(12), "base": range(100, 112)}
-    assert _aggregate.paired_improvements(scores, strangers) == {}
+    rolled = scores | {"base": base.set_axis([11, *range(11)])}
+    assert _aggregate.paired_improvements(rolled)["better", "base"].value < 0.2
+    strangers = scores | {"base": base.set_axis(range(100, 112))}
+    assert _aggregate.paired_improvements(strangers) == {}
 
 
 @pytest.mark.parametrize(
@@ -327,7 +336,7 @@ def test_half_finished_sweeps_and_broken_runs(tmp_path, capsys):
 
 def _text(composed):
     parts = [s for section in composed.sections for s in section.walk()]
-    return " ".join(getattr(block, "text", "") for part in parts for block in part.blocks)
+    return " ".join(block for part in parts for block in part.blocks if isinstance(block, str))
 
 
 def test_trainings_by_themselves_and_folders_that_share_names(tmp_path, made, capsys):
@@ -393,20 +402,12 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path, monkeypatch, caps
     assert "given twice" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(-1012.4, "-1,012"), (93.84, "93.8"), (1.0, "1.00"), (0.5, "0.500"), (np.nan, "–")],
-)
-def test_numbers(value, shown):
-    assert _tables.number(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.0, "0 %"), (1e-5, "< 0.1 %"), (0.083, "8.3 %"), (0.9999, "> 99.9 %"), (1.0, "100 %")],
-)
-def test_shares_never_round_some_to_none(value, shown):
-    assert _tables.share(value) == shown
+def test_numbers_and_shares():
+    numbers = [-1012.4, 93.84, 1.0, 0.5, np.nan]
+    assert [_tables.number(x) for x in numbers] == ["-1,012", "93.8", "1.00", "0.500", "–"]
+    # Some is never shown as none, nor nearly all as all.
+    shares = [0.0, 1e-5, 0.083, 0.9999, 1.0]
+    assert [_tables.share(x) for x in shares] == ["0 %", "< 0.1 %", "8.3 %", "> 99.9 %", "100 %"]
 
 
 def measured_in_browser(page, width, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,26 +95,34 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
             style = {"color": "black", "linestyle": "--", "linewidth": 1}
             axes.plot(steps, in_force, label=f"{name} {bound:g}", **style)
     if (metrics.kl > 0).any():
-        logarithmic(axes, [*metrics.kl, *bounds.values()])
+        logarithmic(axes, metrics.kl)
     dress(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
 
 
-def logarithmic(axes: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis labelled with plain numbers, some within a decade if there are few."""
+def logarithmic(axes: Any, values: Iterable[float], which: str = "y") -> None:
+    """A logarithmic axis in plain numbers, if there are positive values; more of them if few."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     positive = [v for v in values if v > 0 and np.isfinite(v)]
-    few = max(positive) < 30 * min(positive)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    if not positive:
+        return
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    low, high = axis.get_view_interval() if axes.has_data() else (min(positive), max(positive))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=9))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def thousands(axes: Any) -> None:
+    """Plain numbers with separators on the x axis, few enough to be read."""
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axes.locator_params(axis="x", nbins=5)
 
 
 def dress(axes: Any, title: str, ylabel: str) -> None:
     """Title, labels, legend and grid, against environment steps."""
     axes.set(xlabel="environment steps of each run", ylabel=ylabel, title=title)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    axes.locator_params(axis="x", nbins=6)
+    thousands(axes)
     axes.legend(fontsize=8, framealpha=0.7, edgecolor="none")
     axes.grid(alpha=0.3)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,10 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         """Like ``499.1 [497.9, 500.0]``."""
-        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+        return format(self, ".1f")
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
 def mean_and_iqm(
@@ -30,17 +33,47 @@ def mean_and_iqm(
         scores: one score per seed.
         resamples: of the bootstrap, whose generator is seeded.
     """
-    from rliable import library, metrics
+    return means_and_iqms(np.asarray(scores, np.float64)[:, None], resamples=resamples)[0]
 
-    table = {"scores": np.asarray(scores, np.float64)[:, None]}
+
+def means_and_iqms(scores: np.ndarray, *, resamples: int = 2000) -> list[tuple[Estimate, Estimate]]:
+    """`mean_and_iqm` of each column of scores [seeds, columns], by one bootstrap."""
+    from scipy.stats import trim_mean
 
     def both(x: np.ndarray) -> np.ndarray:
-        return np.array([metrics.aggregate_mean(x), metrics.aggregate_iqm(x)])
+        return np.concatenate([x.mean(axis=0), trim_mean(x, 0.25, axis=0)])
+
+    found = estimates(scores, both, resamples=resamples)
+    return list(zip(found[: scores.shape[1]], found[scores.shape[1] :], strict=True))
+
+
+def estimates(
+    scores: Any, function: Callable[..., Any], *, resamples: int = 2000
+) -> list[Estimate]:
+    """As `intervals`, an `Estimate` for each entry of the statistic."""
+    found = intervals(scores, function, resamples=resamples)
+    return [Estimate(*map(float, row)) for row in zip(*found, strict=True)]
+
+
+def intervals(
+    scores: Any, function: Callable[..., Any], *, resamples: int = 2000
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A statistic and its 95 % percentile-bootstrap interval: value, low, high, [k] each.
+
+    Args:
+        scores: [seeds, strata], each column resampled by itself; or a list of such arrays, each
+            resampled by itself.
+        function: from the array, or the arrays, to a number or a list of k of them.
+        resamples: of the bootstrap, whose generator is seeded.
+    """
+    from rliable import library
+
+    def vector(*arrays: np.ndarray) -> np.ndarray:
+        return np.atleast_1d(function(*arrays))
 
     with numpy_seeded(0):
-        values, intervals = library.get_interval_estimates(table, both, reps=resamples)
-    (mean, iqm), (low, high) = values["scores"], intervals["scores"]
-    return Estimate(mean, low[0], high[0]), Estimate(iqm, low[1], high[1])
+        value, interval = library.get_interval_estimates({"": scores}, vector, reps=resamples)
+    return value[""], *interval[""]
 
 
 @contextlib.contextmanager

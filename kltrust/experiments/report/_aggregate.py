@@ -1,154 +1,101 @@
 """What is said over all environments: normalised scores, aggregates, probabilities of improvement.
 
-Intervals are 95 % percentile-bootstrap ones by rliable, whose resampling is stratified: over the
-seeds of each environment (or setting) by itself.
+Intervals are `statistics.intervals`, stratified: the seeds of each environment (or setting) are
+resampled by themselves. Scores are a frame for each name, with a row for each seed and a column
+for each environment.
 """
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from rliable import metrics
 
-from kltrust.experiments.reading.statistics import Estimate, numpy_seeded
+from kltrust.experiments.reading.statistics import Estimate, estimates, intervals
 from kltrust.experiments.report._gather import Study
 
 RESAMPLES = 2000
 THRESHOLDS = np.linspace(0.0, 1.0, 51)
-AGGREGATES = ("IQM", "mean", "median", "optimality gap")
+AGGREGATES = {
+    "IQM": metrics.aggregate_iqm,
+    "mean": metrics.aggregate_mean,
+    "median": metrics.aggregate_median,
+    "optimality gap": metrics.aggregate_optimality_gap,
+}
+Pairs = dict[tuple[str, str], Estimate]
 
 
-class Scale(NamedTuple):
-    """What 0 and 1 stand for on an environment: the first evaluation, and the best setting."""
+class Comparison(NamedTuple):
+    """Normalised scores, by label, on the environments that all of these were evaluated on.
 
-    zero: float
-    one: float
-    best: str
-
-    def __call__(self, score: Any) -> Any:
-        """(score - zero) / (one - zero)."""
-        return (score - self.zero) / (self.one - self.zero)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Scores over the environments that can be averaged over.
-
-    Attributes:
-        scales: of each environment.
-        tasks: the environments that every label here was evaluated on.
-        scores: normalised [seeds, tasks], by label.
-        seeds: of the rows, by label.
-        chosen: by method its best label, by the mean normalised score.
-        left_out: labels that lack one of the tasks, and environments that are none.
+    ``scales`` are `find_scales`, ``chosen`` has the best label of each method, by the mean, and
+    ``left_out`` are the environments and labels that can't be compared.
     """
 
-    scales: dict[str, Scale]
-    tasks: list[str]
-    scores: dict[str, np.ndarray]
-    seeds: dict[str, list[int]]
+    scales: pd.DataFrame
+    scores: dict[str, pd.DataFrame]
     chosen: dict[str, str]
     left_out: list[str]
 
     @property
-    def of_methods(self) -> dict[str, np.ndarray]:
+    def of_methods(self) -> dict[str, pd.DataFrame]:
         """The scores of each method's chosen setting."""
         return {method: self.scores[label] for method, label in self.chosen.items()}
 
 
-def intervals(
-    scores: np.ndarray, function: Callable[[np.ndarray], np.ndarray], *, resamples: int = RESAMPLES
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A statistic of scores [seeds, strata] and its interval: value, low, high, [k] each.
+def find_scales(study: Study) -> pd.DataFrame:
+    """What 0 and 1 stand for: by env, ``zero``, ``one`` and ``best``, the setting that is one.
 
-    Args:
-        scores: each column is resampled by itself.
-        function: to a vector [k].
-        resamples: of the bootstrap, whose generator is seeded.
-    """
-    from rliable import library
-
-    with numpy_seeded(0):
-        value, interval = library.get_interval_estimates({"": scores}, function, reps=resamples)
-    return value[""], *interval[""]
-
-
-def means_and_iqms(scores: np.ndarray) -> list[tuple[Estimate, Estimate]]:
-    """Mean and interquartile mean of each column of scores [seeds, columns]."""
-    from scipy.stats import trim_mean
-
-    def both(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x.mean(axis=0), trim_mean(x, 0.25, axis=0)])
-
-    found = [Estimate(*map(float, row)) for row in zip(*intervals(scores, both), strict=True)]
-    return list(zip(found[: scores.shape[1]], found[scores.shape[1] :], strict=True))
-
-
-def find_scales(study: Study) -> dict[str, Scale]:
-    """Zero is the mean of all runs' first evaluation, one the mean score of the best setting.
-
-    An environment on which no setting got beyond the first evaluation has no scale.
+    Zero is the mean of all runs' first evaluation, one the mean score of the best setting. An
+    environment on which no setting got beyond the first evaluation has no scale.
     """
     firsts = study.evaluations.sort_values("iteration").drop_duplicates("run")
     zero = firsts.mean_return.where(np.isfinite(firsts.mean_return)).groupby(firsts.env).mean()
-    scales = {}
-    for env, runs in study.scored.groupby("env", sort=False):
-        means = runs.groupby("label", sort=False).score.mean()
-        if means.max() > zero[env]:
-            scales[str(env)] = Scale(float(zero[env]), float(means.max()), str(means.idxmax()))
-    return scales
+    means = study.scored.groupby(["env", "label"], sort=False).score.mean().reset_index()
+    ranked = means.sort_values("score", ascending=False, kind="stable").drop_duplicates("env")
+    scales = ranked.set_index("env").set_axis(["best", "one"], axis=1).assign(zero=zero)
+    return scales.reindex(study.envs).query("one > zero")
 
 
 def compare(study: Study) -> Comparison:
     """Chooses the environments and labels that can be compared, and each method's best label."""
     scales = find_scales(study)
-    runs = study.scored[study.scored.env.isin(scales)]
-    there = {str(label): set(rows.env) for label, rows in runs.groupby("label", sort=False)}
-    tasks = [env for env in study.envs if env in scales]
+    runs = study.scored[study.scored.env.isin(scales.index)]
+    there = runs.groupby("label", sort=False).env.agg(set)
     methods = runs.drop_duplicates("label").set_index("label").method
+    tasks = list(scales.index)
     whole = {methods[label] for label, envs in there.items() if envs == set(tasks)}
     if len(whole) < min(2, methods.nunique()):
-        tasks = [env for env in tasks if all(env in envs for envs in there.values())]
-    scores, seeds, left_out = {}, {}, [env for env in study.envs if env not in tasks]
-    for label, rows in runs.groupby("label", sort=False):
+        tasks = [env for env in tasks if all(env in envs for envs in there)]
+    scores = {}
+    for label, rows in runs.groupby("label", sort=False) if tasks else ():
         grid = rows.pivot(index="seed", columns="env", values="score").reindex(columns=tasks)
         grid = grid.reindex(index=rows.seed.unique()).dropna()
-        if not tasks or grid.empty:
-            left_out.append(str(label))
-            continue
-        seeds[str(label)] = [int(seed) for seed in grid.index]
-        scores[str(label)] = np.stack([scales[e](grid[e].to_numpy(float)) for e in tasks], axis=1)
-    chosen: dict[str, str] = {}
-    for label in sorted(scores, key=lambda name: -scores[name].mean()):
-        chosen.setdefault(str(methods[label]), label)
-    ordered = {m: chosen[m] for m in study.methods if m in chosen}
-    return Comparison(scales, tasks, scores, seeds, ordered, left_out)
+        if len(grid):
+            scores[str(label)] = ((grid - scales.zero) / (scales.one - scales.zero))[tasks]
+    left_out = [env for env in study.envs if env not in tasks]
+    left_out += [label for label in there.index if label not in scores]
+    ranked = sorted(scores, key=lambda label: -scores[label].to_numpy().mean())
+    best = {methods[label]: label for label in reversed(ranked)}
+    chosen = {method: best[method] for method in study.methods if method in best}
+    return Comparison(scales, scores, chosen, left_out)
 
 
-def aggregates(scores: np.ndarray) -> list[Estimate]:
-    """`AGGREGATES` of normalised scores [seeds, tasks], by rliable."""
-    from rliable import metrics
-
-    functions = (
-        metrics.aggregate_iqm,
-        metrics.aggregate_mean,
-        metrics.aggregate_median,
-        metrics.aggregate_optimality_gap,
-    )
-    found = intervals(scores, lambda x: np.array([function(x) for function in functions]))
-    return [Estimate(*map(float, row)) for row in zip(*found, strict=True)]
+def aggregates(scores: pd.DataFrame) -> list[Estimate]:
+    """`AGGREGATES` of normalised scores, by rliable."""
+    functions = AGGREGATES.values()
+    return estimates(scores.to_numpy(), lambda x: [f(x) for f in functions], resamples=RESAMPLES)
 
 
-def profiles(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, ...]]:
+def profiles(scores: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, ...]]:
     """Share of runs above each of `THRESHOLDS`, by name: value, low, high."""
 
     def shares(x: np.ndarray) -> np.ndarray:
         return (x[..., None] > THRESHOLDS).mean(axis=(0, 1))
 
-    return {name: intervals(x, shares, resamples=500) for name, x in scores.items()}
+    return {name: intervals(x.to_numpy(), shares, resamples=500) for name, x in scores.items()}
 
 
 def improvement(x: np.ndarray, y: np.ndarray) -> float:
@@ -159,24 +106,16 @@ def improvement(x: np.ndarray, y: np.ndarray) -> float:
     return float(_wins(x[:, None], y[None]).mean())
 
 
-def improvements(scores: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Estimate]:
+def improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
     """`improvement` of every pair, with intervals; seeds of the two are resampled apart."""
-    from rliable import library
-
-    pairs = list(itertools.combinations(scores, 2))
-    if not pairs:
-        return {}
-    arrays = {pair: [scores[name] for name in pair] for pair in pairs}
-    with numpy_seeded(0):
-        values, found = library.get_interval_estimates(
-            arrays, lambda x, y: np.array([improvement(x, y)]), reps=RESAMPLES
-        )
-    return {p: Estimate(*(float(v) for v in (values[p][0], *found[p][:, 0]))) for p in pairs}
+    found = {}
+    for x, y in itertools.combinations(scores, 2):
+        both = [scores[x].to_numpy(), scores[y].to_numpy()]
+        (found[x, y],) = estimates(both, improvement, resamples=RESAMPLES)
+    return found
 
 
-def paired_improvements(
-    scores: Mapping[str, np.ndarray], seeds: Mapping[str, Sequence[int]]
-) -> dict[tuple[str, str], Estimate]:
+def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
     """Share of seeds i with X_i > Y_i, ties half, averaged over tasks, of every pair.
 
     Runs of one seed begin with the same network and the same episodes, so that their difference has
@@ -184,13 +123,10 @@ def paired_improvements(
     """
     found = {}
     for x, y in itertools.combinations(scores, 2):
-        common = [seed for seed in seeds[x] if seed in set(seeds[y])]
-        if len(common) < 2:
-            continue
-        rows = [[list(seeds[name]).index(s) for s in common] for name in (x, y)]
-        wins = _wins(scores[x][rows[0]], scores[y][rows[1]])
-        value, low, high = intervals(wins, lambda w: np.array([w.mean()]))
-        found[x, y] = Estimate(float(value[0]), float(low[0]), float(high[0]))
+        common = scores[x].index[scores[x].index.isin(scores[y].index)]
+        if len(common) > 1:
+            wins = _wins(*(scores[name].loc[common].to_numpy() for name in (x, y)))
+            (found[x, y],) = estimates(wins, np.mean, resamples=RESAMPLES)
     return found
 
 

@@ -1,57 +1,36 @@
 """What a report hands on: the best settings as presets, and every source as a specification."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.config.presets import SECTIONS
-from kltrust.experiments.report._gather import Source, Study
-from kltrust.experiments.report._tables import estimate
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from kltrust.experiments.config.experiment import SECTIONS, Experiment
+from kltrust.experiments.report._gather import Source
+from kltrust.experiments.report._page import slug
 
 
-class Preset(NamedTuple):
-    """The best setting of an algorithm on an environment.
+def presets(scores: pd.DataFrame) -> pd.DataFrame:
+    """From `_summaries.scores`: the best of each algorithm and environment, by the mean.
 
-    Attributes:
-        algorithm: its name.
-        env: the environment.
-        label: of the setting.
-        score: as text.
-        path: of the file, below the folder of presets.
-        text: its content.
+    With algorithm, path (of the file, below the folder of presets) and text (its content).
     """
-
-    algorithm: str
-    env: str
-    label: str
-    score: str
-    path: str
-    text: str
-
-
-def presets(study: Study, scores: pd.DataFrame) -> list[Preset]:
-    """From `_summaries.scores`: one for each algorithm and environment, by the mean."""
-    experiments = [study.setting(run).experiment for run in scores.run]
-    named = scores.assign(algorithm=[e.algorithm for e in experiments], experiment=experiments)
-    found = []
-    for row in named.dropna(subset="value").drop_duplicates(["algorithm", "env"]).itertuples():
-        score = estimate(row.mean, row.seeds)
-        seeds = f"{row.seeds} seed{'s' if row.seeds > 1 else ''}"
-        comment = (
-            f"# Best of a report by its mean score, {score} over {seeds} after {row.steps:,} steps "
-            f"each:\n# {_one_line(row.label)}. Chosen on these very seeds.\n\n"
-        )
-        path = f"{_safe(row.algorithm)}/{_safe(row.env)}.toml"
-        text = comment + sections_toml(row.experiment)
-        found.append(Preset(row.algorithm, row.env, row.label, score, path, text))
-    return found
+    named = scores.assign(
+        algorithm=[setting.experiment.algorithm for setting in scores.setting],
+        line=scores.label.str.replace(r"[\x00-\x1f\x7f]+", " ", regex=True),
+    )
+    best = named.dropna(subset="mean").drop_duplicates(["algorithm", "env"])
+    texts = [
+        f"# Best of a report by its mean score, {row.shown} over {row.seeds} "
+        f"seed{'s' if row.seeds > 1 else ''} after {row.steps:,} steps each:\n"
+        f"# {row.line}. Chosen on these very seeds.\n\n" + sections_toml(row.setting.experiment)
+        for row in best.itertuples()
+    ]
+    names = best.algorithm + "/" + best.env  # brax/hopper is a file in a folder
+    paths = ["/".join(map(slug, name.split("/"))) + ".toml" for name in names]
+    return best.assign(path=paths, text=texts)
 
 
 def specification(source: Source) -> str:
@@ -59,9 +38,8 @@ def specification(source: Source) -> str:
 
     All resolved: no preset that may change one day has a part in it.
     """
-    name = re.sub(r"[^\w.-]", "_", source.plan.name)
     parts = [
-        f"[sweep]\nname = {json.dumps(name)}\nseeds = {_value(source.plan.seeds)}\n"
+        f"[sweep]\nname = {_value(slug(source.plan.name))}\nseeds = {_value(source.plan.seeds)}\n"
         'preset = "none"\n'
     ]
     for setting in source.plan.settings:
@@ -71,13 +49,13 @@ def specification(source: Source) -> str:
             f"algorithms = {_value(experiment.algorithm)}\nenvs = {_value(experiment.env)}\n"
         )
         parts.append(sections_toml(experiment, prefix="experiments."))
-    return "\n".join(part for part in parts if part)
+    return "\n".join(filter(None, parts))
 
 
 def sections_toml(experiment: Experiment, *, prefix: str = "") -> str:
     """What differs from the defaults, as TOML tables named as a preset names them."""
     tables = []
-    for section in SECTIONS:
+    for section in (*SECTIONS, "env_params"):
         values = getattr(experiment, section)
         if dataclasses.is_dataclass(values):
             values = {
@@ -102,13 +80,3 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     return repr(value)
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
-
-
-def _safe(name: str) -> str:
-    """A name as part of a path that stays below its folder; brax/hopper stays what it is."""
-    words = [re.sub(r"[^\w.-]", "_", word) for word in name.split("/")]
-    return "/".join(word for word in words if word.strip(".")) or "_"

@@ -1,60 +1,38 @@
 """What a report is made from: the runs of some folders, named so that no two are mistaken."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from kltrust.experiments.config.spec import Setting
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.reading import results
 from kltrust.experiments.store.record import Record
 
-if TYPE_CHECKING:
-    import pandas as pd
 
+class Source(NamedTuple):
+    """One of the folders, with its groups, None where one has not begun.
 
-@dataclass(frozen=True)
-class Source:
-    """One of the folders.
-
-    Attributes:
-        record: the folder.
-        plan: what was to be run.
-        parts: its groups, each with its folder, None where it has not begun.
-        first: the number of its first run among all folders.
+    The name has no path in it, as reports get published, and a number where several share it.
     """
 
+    name: str
     record: Record
     plan: Plan
     parts: list[tuple[Group, Record | None]]
-    first: int
-
-    @property
-    def name(self) -> str:
-        """The folder's name, without the way to it: reports get published."""
-        return self.record.path.name
-
-    def setting(self, run: int) -> Setting:
-        """The setting of a run by its number among all folders."""
-        return self.plan.setting(run - self.first)
 
 
 @dataclass(frozen=True)
 class Study:
-    """All runs that a report is about.
+    """All runs that a report is about, as `Results` has them; notes are for before any number.
 
-    Attributes:
-        sources: the folders.
-        runs: `Results.runs`, with ``method`` (the label without its swept values), ``planned``
-            iterations, ``seconds`` (of training, see `_seconds`) and ``source``.
-        metrics: `Results.metrics`, with label, method, env and seed of the run.
-        evaluations: `Results.evaluations`, likewise, with ``seconds`` up to each of them.
-        notes: what a reader has to know before any number.
+    ``runs`` has in addition the setting, the method (the label without its swept values), planned
+    iterations, environment steps, seconds of training and the source (an index). ``metrics`` and
+    ``evaluations`` have label, method and env of the run, evaluations the seconds up to each.
     """
 
     sources: tuple[Source, ...]
@@ -80,7 +58,7 @@ class Study:
 
     def setting(self, run: int) -> Setting:
         """The setting of a run."""
-        return self.sources[int(self.runs.set_index("run").source[run])].setting(run)
+        return self.runs.set_index("run").setting[run]
 
 
 def gather(paths: Sequence[str | Path]) -> Study:
@@ -94,18 +72,16 @@ def gather(paths: Sequence[str | Path]) -> Study:
         raise ValueError("a folder is given twice: its runs would count double")
     loaded = results.load(*paths)
     if loaded.evaluations.empty:
-        names = ", ".join(str(path) for path in paths)
         raise ValueError(
-            f"no run in {names} was evaluated yet: let it run up to its first evaluation, or go on "
-            "with it by --resume"
+            f"no run in {', '.join(map(str, paths))} was evaluated yet: let it run up to its first "
+            "evaluation, or go on with it by --resume"
         )
-    sources, first = [], 0
-    for path in paths:
-        record = Record(path)
-        plan, parts = results.parts_of(record)
-        sources.append(Source(record, plan, parts, first))
-        first += len(plan.settings) * len(plan.seeds)
-    runs = _named(loaded.runs, sources)
+    records = [Record(path) for path in paths]
+    names = [record.path.name for record in records]
+    names = [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
+    parts = map(results.parts_of, records)
+    sources = tuple(Source(n, r, *p) for n, r, p in zip(names, records, parts, strict=True))
+    runs = _named(_described(loaded.runs, sources), sources)
     ends = runs.set_index("run")[["method", "label", "env", "seconds", "iterations"]]
     metrics = loaded.metrics.join(ends[["method", "label", "env"]], on="run")
     evaluations = loaded.evaluations.join(ends, on="run")
@@ -113,54 +89,45 @@ def gather(paths: Sequence[str | Path]) -> Study:
     evaluations["mean_return"], imputed = _imputed(evaluations)
     runs["score"] = runs.run.map(evaluations.groupby("run").mean_return.last())
     notes = (*_unfinished(runs, sources), *_broken(runs), *imputed)
-    return Study(tuple(sources), runs, metrics, evaluations, notes)
+    return Study(sources, runs, metrics, evaluations, notes)
+
+
+def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
+    """The runs with what `Study` adds to them.
+
+    The runs of a group share the devices, and so its training time. Compilation is apart.
+    """
+    known = []
+    for i, source in enumerate(sources):
+        settings = [setting for setting in source.plan.settings for _ in source.plan.seeds]
+        rows = pd.DataFrame({"setting": settings, "source": i, "seconds": np.nan})
+        for group, part in source.parts:
+            total = np.nan if part is None else part.seconds.get("run", np.nan)
+            rows.loc[list(group.runs), "seconds"] = total / len(group.runs)
+        known.append(rows)
+    runs = runs.join(pd.concat(known, ignore_index=True), on="run")
+    experiments = [setting.experiment for setting in runs.setting]
+    return runs.assign(
+        # Without what `spec_entry` appends to a label for the swept values: one word for each.
+        method=[s.label.rsplit(" ", len(s.swept))[0] for s in runs.setting],
+        planned=[experiment.num_iterations for experiment in experiments],
+        steps=runs.iterations * [experiment.batch_size for experiment in experiments],
+    )
 
 
 def _named(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
-    firsts = [source.first for source in sources]
-    index = np.searchsorted(firsts, runs.run, side="right") - 1
-    of = [(sources[i], run) for i, run in zip(index, runs.run, strict=True)]
-    settings = [source.setting(run) for source, run in of]
-    seconds = {k: v for source in sources for k, v in _seconds(source).items()}
-    runs = runs.assign(
-        source=index,
-        method=[_method(setting) for setting in settings],
-        planned=[setting.experiment.num_iterations for setting in settings],
-        seconds=runs.run.map(seconds).astype(float),
-    )
-    digests = [setting.experiment.digest() for setting in settings]
+    """Where folders share a name for runs that are not the same, it names the folder too."""
+    digests = [setting.experiment.digest() for setting in runs.setting]
     of_label = runs.assign(digest=digests).groupby(["label", "env"])
-    several = of_label.source.transform("nunique") > 1
     differ = of_label.digest.transform("nunique") > 1
     differ |= runs.duplicated(["label", "env", "seed"], keep=False)
+    several = of_label.source.transform("nunique") > 1
     # All settings of the method: one without its folder would look like a method of its own.
     clashing = runs.method.isin(runs.method[several & differ])
-    # One name in several folders, for the same runs or for others: the folder tells them apart.
-    titles = [source.name for source in sources]
-    shown = [t if titles.count(t) == 1 else f"{t} ({i + 1})" for i, t in enumerate(titles)]
-    prefix = runs.source.map(dict(enumerate(shown))) + ": "
+    prefix = runs.source.map(lambda i: f"{sources[i].name}: ")
     for name in ("method", "label"):
         runs[name] = runs[name].where(~clashing, prefix + runs[name])
     return runs
-
-
-def _method(setting: Setting) -> str:
-    """The label without what `spec_entry` appends for the swept values: one word for each."""
-    words = setting.label.split(" ")
-    return " ".join(words[: len(words) - len(setting.swept)]) or setting.label
-
-
-def _seconds(source: Source) -> dict[int, float]:
-    """Training seconds of each run: those of its group, in equal parts.
-
-    The runs of a group share the devices, and so its time. Compilation is apart.
-    """
-    return {
-        source.first + run: part.seconds.get("run", np.nan) / len(group.runs)
-        for group, part in source.parts
-        if part is not None
-        for run in group.runs
-    }
 
 
 def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
@@ -182,17 +149,16 @@ def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
 
 def _broken(runs: pd.DataFrame) -> list[str]:
     broken = runs[runs.broken.notna()]
-    if broken.empty:
-        return []
     shown = [
         f"{row.label} on {row.env}, seed {row.seed} (iteration {row.broken})"
         for row in broken.head(8).itertuples()
     ]
     more = f", and {len(broken) - 8} more" if len(broken) > 8 else ""
-    return [
+    note = (
         f"{len(broken)} of {len(runs)} runs met a NaN or an infinity and stayed as they were "
         f"before it; each counts with that policy: {'; '.join(shown)}{more}."
-    ]
+    )
+    return [note] if len(broken) else []
 
 
 def _imputed(evaluations: pd.DataFrame) -> tuple[pd.Series, list[str]]:

@@ -1,26 +1,26 @@
 """From folders to a report: what it says, then the files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import pandas as pd
 
 from kltrust.experiments.report import (
     _aggregate,
-    _audit_section,
-    _comparison_section,
-    _env_sections,
+    _audit,
+    _comparison,
+    _environments,
     _export,
     _frame_sections,
+    _movement,
     _page,
     _region,
-    _region_sections,
     _summaries,
 )
-from kltrust.experiments.report._blocks import Section
 from kltrust.experiments.report._gather import gather
-from kltrust.experiments.report._style import plain_text, png, styles
+from kltrust.experiments.report._style import image, looks_of
 from kltrust.experiments.store import files
 
 INDEX = "index.html"
@@ -28,24 +28,18 @@ MARK = b'<meta name="generator" content="kltrust report">'
 """By this a folder is known as one that may be replaced."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """A report before it is written.
 
-    Attributes:
-        title: of the page.
-        notes: what a reader has to know before any number.
-        headlines: the best setting of each environment, a sentence each.
-        sections: of the page.
-        presets: to be written.
-        specifications: text by file name, one for each folder.
+    ``notes`` are for before any number, ``headlines`` name the best setting of each environment,
+    and ``specifications`` are texts by the names of their files.
     """
 
     title: str
     notes: tuple[str, ...]
     headlines: list[str]
-    sections: list[Section]
-    presets: list[_export.Preset]
+    sections: list[_page.Section]
+    presets: pd.DataFrame
     specifications: dict[str, str]
 
 
@@ -79,7 +73,8 @@ def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
     folder = Path(out) if out is not None else Path(paths[0]) / "report" if paths else Path()
     folder = folder.absolute()
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if occupied and not _is_report(folder):
+    index = folder / INDEX
+    if occupied and not (index.is_file() and MARK in index.read_bytes()[:2000]):
         raise files.StorageError(
             f"{folder} holds something that is no report: name another folder with --out, so that "
             "nothing is overwritten"
@@ -88,44 +83,37 @@ def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
 
 def compose(paths: Sequence[str | Path]) -> Report:
-    """Reads the folders and works out all that is said of them.
-
-    Raises:
-        ValueError: if there is nothing to report yet.
-        StorageError: if a folder holds no run, or is damaged.
-    """
+    """Reads the folders and works out all that is said of them; raises what `gather` does."""
     study = gather(paths)
     scores = _summaries.scores(study)
     updates = _region.updates(study)
     measured = _region.measured(study, updates)
-    presets = _export.presets(study, scores)
+    presets = _export.presets(scores)
     specifications = {
         f"specs/{i}-{_page.slug(source.name)}.toml": _export.specification(source)
         for i, source in enumerate(study.sources)
     }
-    looks = styles(study.methods)
-    with plain_text():
-        sections = [
-            _frame_sections.summary(scores, measured),
+    headlines, looks = _frame_sections.headlines(scores), looks_of(study.methods)
+    # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        found = [
+            _page.Section("summary", "In short", [[*headlines, *_region.verdicts(measured)]]),
             _frame_sections.what_ran(study),
-            _comparison_section.section(study, _aggregate.compare(study), looks),
-            _env_sections.section(study, scores, looks),
-            _region_sections.section(study, updates, measured, looks),
-            *filter(None, [_audit_section.section(updates)]),
-            *filter(None, [_region_sections.equal_kl(measured, scores, looks)]),
+            _comparison.section(_aggregate.compare(study), looks),
+            _environments.section(study, scores, looks),
+            _movement.section(updates, measured, looks),
+            _audit.section(updates),
+            _movement.equal_kl(measured, scores, looks),
         ]
+    sections = [section for section in found if section is not None]
+    to_copy = "For a paper's appendix or a README; tables.md beside this page is the same."
+    markdown = _page.Code(_page.markdown(sections), fold="Show the Markdown")
     sections += [
-        _frame_sections.to_copy(_page.markdown(sections)),
+        _page.Section("markdown", "The tables as Markdown", [to_copy, markdown]),
         _frame_sections.repeat(study, specifications, presets),
     ]
-    return Report(
-        title=", ".join(source.name for source in study.sources),
-        notes=study.notes,
-        headlines=_frame_sections.headlines(scores),
-        sections=sections,
-        presets=presets,
-        specifications=specifications,
-    )
+    title = ", ".join(source.name for source in study.sources)
+    return Report(title, study.notes, headlines, sections, presets, specifications)
 
 
 def write(report: Report, folder: Path, preset_dir: str | Path | None = None) -> Path:
@@ -134,7 +122,15 @@ def write(report: Report, folder: Path, preset_dir: str | Path | None = None) ->
     Raises:
         StorageError: if it can't be written; an earlier report stands.
     """
-    content = dict(_content(report))
+    presets = {row.path: row.text.encode() for row in report.presets.itertuples()}
+    pictures = [p for s in report.sections for part in s.walk() for p in part.pictures]
+    content = {
+        INDEX: _page.render(report.title, report.notes, report.sections).encode(),
+        "tables.md": _page.markdown(report.sections).encode(),
+        **{f"figures/{_page.slug(p.name)}.png": image(p.figure, "png") for p in pictures},
+        **{f"presets/{path}": text for path, text in presets.items()},
+        **{name: text.encode() for name, text in report.specifications.items()},
+    }
     partial, old = (folder.with_name(folder.name + end + files.DEBRIS) for end in ("", ".old"))
     with files.explained(f"write the report {folder}"):
         for debris in (partial, old):
@@ -153,27 +149,10 @@ def write(report: Report, folder: Path, preset_dir: str | Path | None = None) ->
         finally:
             files.remove(partial)
         files.remove(old)
-    with files.explained(f"write presets to {preset_dir}"):
-        for preset in report.presets if preset_dir is not None else ():
-            path = Path(preset_dir or "") / preset.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_atomic(path, preset.text.encode())
+    if preset_dir is not None:
+        with files.explained(f"write presets to {preset_dir}"):
+            for name, data in presets.items():
+                path = Path(preset_dir, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write_atomic(path, data)
     return folder
-
-
-def _content(report: Report) -> dict[str, bytes]:
-    """Every file of the report by its name."""
-    pictures = [p for s in report.sections for part in s.walk() for p in part.pictures]
-    page = _page.render(report.title, report.notes, report.sections).encode()
-    return {
-        INDEX: page,
-        "tables.md": _page.markdown(report.sections).encode(),
-        **{f"figures/{_page.slug(p.name)}.png": png(p.figure) for p in pictures},
-        **{f"presets/{preset.path}": preset.text.encode() for preset in report.presets},
-        **{name: text.encode() for name, text in report.specifications.items()},
-    }
-
-
-def _is_report(folder: Path) -> bool:
-    index = folder / INDEX
-    return index.is_file() and MARK in index.read_bytes()[:2000]

@@ -4,19 +4,16 @@ What is measured is the learner's, exact and alike for every algorithm: KL(old |
 the states of the batch, its mean and its maximum, and the largest probability ratio.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.report._gather import Study
+from kltrust.experiments.report._tables import share, small
 from kltrust.settings import declared, with_role
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BOUND, SET_POINT, HEURISTIC, NONE = "bound", "set point", "heuristic", "none"
 KINDS = {
@@ -33,13 +30,10 @@ ROUNDING = 1e-5
 
 
 class Claim(NamedTuple):
-    """A trust region as a setting states it.
+    """A trust region as a setting states it: one of `KINDS`, ``what`` is its name or formula.
 
-    Attributes:
-        kind: `BOUND`, `SET_POINT`, `HEURISTIC` or `NONE`.
-        what: the setting's name, or the formula.
-        value: in nats; infinite if there is none.
-        stop: a bound beside it, at which epochs are undone; infinite if there is none.
+    The value is in nats; ``stop`` is a bound beside it, at which epochs are undone. Infinity is no
+    region, or no stop.
     """
 
     kind: str
@@ -59,10 +53,8 @@ def claim_of(experiment: Experiment) -> Claim:
     Where there are several, it is what the method is named for: a set point that is steered towards
     goes before clipping's heuristic, and both before the bound at which epochs are undone.
     """
-    update = experiment.update
-    bound, set_point, clip = (
-        _finite_setting(update, role) for role in ("bound", "set point", "clip")
-    )
+    roles = ("bound", "set point", "clip")
+    bound, set_point, clip = (_finite_setting(experiment.update, role) for role in roles)
     stop = bound[1] if bound else np.inf
     if set_point:
         return Claim(SET_POINT, *set_point, stop)
@@ -78,77 +70,92 @@ def _finite_setting(update: Any, role: str) -> tuple[str, float] | None:
 
 
 def updates(study: Study) -> pd.DataFrame:
-    """The study's metrics with ``claim``, the value in force at each update, and ``used``.
+    """The study's metrics with ``claim``, the value in force at each update.
 
-    In force is what the algorithm reports of itself, where it does; else the setting, annealed if
-    it is. ``used`` is kl / claim.
+    That is what the algorithm reports of itself, where it does; else the setting, annealed if it
+    is. NaN is no claim.
     """
     metrics = study.metrics.reset_index(drop=True)
     claim = np.full(len(metrics), np.nan)
     for run, rows in metrics.groupby("run").indices.items():
-        experiment = study.setting(int(run)).experiment
+        experiment, part = study.setting(run).experiment, metrics.iloc[rows]
         stated = claim_of(experiment)
-        if stated.kind == NONE:
-            continue
-        left = _annealing(experiment, stated.what, metrics.iteration.to_numpy()[rows])
-        claim[rows] = stated.value * left
-        column = f"extra.{stated.what}"
-        if column in metrics:
-            reported = metrics[column].iloc[rows].to_numpy(float, na_value=np.nan)
-            claim[rows] = np.where(np.isnan(reported), claim[rows], reported)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return metrics.assign(claim=claim, used=metrics.kl / claim)
+        if stated.kind != NONE:
+            claim[rows] = stated.value * _annealing(experiment, stated.what, part.iteration)
+            if (column := f"extra.{stated.what}") in metrics:
+                claim[rows] = part[column].astype(float).fillna(pd.Series(claim)).to_numpy()
+    return metrics.assign(claim=claim)
 
 
-def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> np.ndarray:
+def _annealing(experiment: Experiment, setting: str, iteration: pd.Series) -> pd.Series:
     """The factor that the schedule puts on a setting: 1 where it is another that is annealed."""
     powers = {f.name: declared(f).anneal for f in dataclasses.fields(experiment.update)}
-    power = powers.get(setting, 0)
     done = iteration / max(experiment.num_iterations, 1)
-    return np.asarray(1 - experiment.budget.anneal * done) ** power
+    return (1 - experiment.budget.anneal * done) ** powers.get(setting, 0)
 
 
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """One row per environment and label, from `updates`.
 
     Columns: env, method, label, claim (`Claim`), updates, nonfinite (how many of them have a KL
-    that is no number), median, p95 and largest of the mean KL, state_median and state_largest of
-    the maximum over states, max_ratio, clip_fraction (mean), above (share of the updates beyond the
-    claim; one that is no number is beyond it), overran (how many are beyond ``claim.stop``), used
-    (median of kl / claim).
+    that is no number), median, p95, p05 and largest of the mean KL, state_median and state_largest
+    of the maximum over states, max_ratio, clip_fraction (mean), above (share of the updates beyond
+    the claim; one that is no number is beyond it), overran (how many are beyond ``claim.stop``),
+    used (median of kl / claim).
     """
-    import pandas as pd
+    claims = {run: claim_of(study.setting(run).experiment) for run in table.run.unique()}
+    stop = table.run.map({run: claim.stop for run, claim in claims.items()})
+    numbers = table[["kl", "kl_max", "max_ratio", "clip_fraction"]].astype(float)
+    numbers["used"] = numbers.kl / table.claim
+    numbers = numbers.where(np.isfinite(numbers))
+    # 0 <= 0: a bound that is annealed to nothing, and an update that did not move.
+    beyond = (~(numbers.kl <= table.claim * (1 + ROUNDING))).astype(float)
+    rows = table[["env", "label", "method", "run"]].assign(
+        **numbers,
+        nonfinite=numbers.kl.isna(),
+        beyond=beyond.where(table.claim.notna()),
+        overran=~(numbers.kl <= stop * (1 + ROUNDING)),
+    )
+    found = rows.groupby(["env", "label"], sort=False, as_index=False).agg(
+        method=("method", "first"),
+        run=("run", "first"),
+        updates=("run", "size"),
+        nonfinite=("nonfinite", "sum"),
+        median=("kl", "median"),
+        p95=("kl", lambda kl: kl.quantile(0.95)),
+        p05=("kl", lambda kl: kl.quantile(0.05)),
+        largest=("kl", "max"),
+        state_median=("kl_max", "median"),
+        state_largest=("kl_max", "max"),
+        max_ratio=("max_ratio", "max"),
+        clip_fraction=("clip_fraction", "mean"),
+        above=("beyond", "mean"),
+        overran=("overran", "sum"),
+        used=("used", "median"),
+    )
+    found.insert(3, "claim", [claims[run] for run in found.pop("run")])
+    return found
 
-    rows = []
-    for (env, label), part in table.groupby(["env", "label"], sort=False):
-        claim = claim_of(study.setting(int(part.run.iloc[0])).experiment)
-        finite = np.isfinite(part.kl)
-        kl = part.kl[finite].astype(float)
-        # 0 <= 0: a bound that is annealed to nothing, and an update that did not move.
-        beyond = ~(part.kl <= part.claim * (1 + ROUNDING))
-        rows.append(
-            {
-                "env": env,
-                "method": part.method.iloc[0],
-                "label": label,
-                "claim": claim,
-                "updates": len(part),
-                "nonfinite": int((~finite).sum()),
-                "median": kl.median(),
-                "p95": kl.quantile(0.95),
-                "p05": kl.quantile(0.05),
-                "largest": kl.max(),
-                "state_median": _finite(part.kl_max).median(),
-                "state_largest": _finite(part.kl_max).max(),
-                "max_ratio": _finite(part.max_ratio).max(),
-                "clip_fraction": _finite(part.clip_fraction).mean(),
-                "above": np.nan if claim.kind == NONE else beyond.mean(),
-                "overran": int((~(part.kl <= claim.stop * (1 + ROUNDING))).sum()),
-                "used": np.nan if claim.kind == NONE else _finite(part.used).median(),
-            }
+
+def verdicts(measured: pd.DataFrame) -> list[str]:
+    """One sentence for each method: how many of its updates kept to the claim."""
+    found = []
+    for method, rows in measured.groupby("method", sort=False):
+        largest = small(rows.largest.max())
+        claimed = rows[rows.above.notna()]
+        if claimed.empty:
+            found.append(f"{method} claims no region; its largest update moved by {largest} nats.")
+            continue
+        total, count = int(rows.updates.sum()), int(claimed.updates.sum())
+        beyond = (claimed.above * claimed.updates).sum()
+        of = "" if count == total else f" (of those with a claim, {count:,})"
+        used = " to ".join(dict.fromkeys(map(small, (claimed.used.min(), claimed.used.max()))))
+        stopped = rows[[np.isfinite(claim.stop) for claim in rows.claim]]
+        overran = f", and {stopped.overran.sum():,} went beyond the early stop's max_kl"
+        found.append(
+            f"{method}: {round(beyond):,} of {total:,} updates{of} went beyond the "
+            f"{' or '.join(dict.fromkeys(claim.kind for claim in claimed.claim))} "
+            f"({share(beyond / count)}); the median update used {used} of it, "
+            f"the largest moved by {largest} nats{overran if len(stopped) else ''}."
         )
-    return pd.DataFrame(rows)
-
-
-def _finite(column: pd.Series) -> pd.Series:
-    return column[np.isfinite(column)].astype(float)
+    return found

@@ -1,45 +1,41 @@
-"""How the figures look: for any colour vision, on a light ground, in print."""
+"""How the figures look, for any colour vision and in print, and what they are drawn from."""
 
-from __future__ import annotations
-
-import base64
 import io
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import matplotlib
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 # Okabe and Ito's, without the yellow, which no light ground shows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
-GREY, INK = "#777777", "#222222"
+INK = "#222222"
+
+SHOWN = 6
+"""Settings of a method in one panel: more lines would hide each other."""
+Look = dict[str, Any]
+"""Matplotlib's keywords for a name: colour, marker and line."""
+Looks = Mapping[str, Look]
 
 
-class Style(NamedTuple):
-    """Colour, marker and line: each tells a name from its neighbours without the other two."""
-
-    colour: str
-    marker: str
-    line: Any
-
-
-def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each name, in order; the three repeat after 7, 8 and 5, never together."""
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """A look for each name; its three parts repeat after 7, 8 and 5 names, never together."""
     return {
-        name: Style(COLOURS[i % 7], MARKERS[i % 8], LINES[i % 5])
+        name: {"color": COLOURS[i % 7], "marker": MARKERS[i % 8], "linestyle": LINES[i % 5]}
         for i, name in enumerate(dict.fromkeys(names))
     }
 
 
-def panels(number: int, *, width: float = 4.6, height: float = 3.4, columns: int = 3) -> Any:
-    """A figure with a grid of so many axes: (figure, list of axes)."""
-    from matplotlib.figure import Figure
-
+def panels(number: int, width: float, height: float, columns: int = 3, **shared: Any) -> Any:
+    """A figure with a grid of so many axes of so many inches: (figure, list of axes)."""
     columns = min(columns, number)
     rows = -(-number // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    grid = figure.subplots(rows, columns, squeeze=False, **shared).flatten().tolist()
     for axes in grid[number:]:
         axes.set_axis_off()
     for axes in grid:
@@ -48,26 +44,42 @@ def panels(number: int, *, width: float = 4.6, height: float = 3.4, columns: int
     return figure, grid[:number]
 
 
-def thousands(axes: Any) -> None:
-    """Plain numbers with separators, few enough to be read."""
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    axes.locator_params(axis="x", nbins=5)
+def curve(axes: Any, x: Any, middle: Any, low: Any = None, high: Any = None, **look: Any) -> None:
+    """A line, with a band from low to high if they are given."""
+    axes.plot(x, middle, **look)
+    if low is not None:
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
-def logarithmic(axes: Any, which: str, values: Iterable[float]) -> None:
-    """A logarithmic "x" or "y" axis in plain numbers, if there are positive values."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+def over_seeds(axes: Any, rows: pd.DataFrame, column: str, **look: Any) -> None:
+    """The median over runs against steps; of three or more a band, 5th to 95th percentile."""
+    by_step = rows[column].astype(float).groupby(rows.env_steps)
+    low, middle, high = (by_step.quantile(q) for q in (0.05, 0.5, 0.95))
+    band = (low, high) if rows.run.nunique() > 2 else ()
+    every = max(1, len(middle) // 6)
+    curve(axes, middle.index, middle, *band, markersize=4, markevery=every, **look)
 
-    positive = [v for v in values if v > 0 and np.isfinite(v)]
-    if not positive:
-        return
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
-    low, high = axis.get_view_interval() if axes.has_data() else (min(positive), max(positive))
-    few = high < 100 * low
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=9))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
+
+def points(axes: Any, table: pd.DataFrame, x: str, looks: Looks) -> None:
+    """Each row's mean with its interval, against a column; a line joins those of a method."""
+    for method, rows in table.groupby("method", sort=False):
+        rows = rows.sort_values(x)
+        error = np.array([rows["mean"] - rows.low, rows.high - rows["mean"]])
+        look = {"label": method, "capsize": 3, **looks[method]}
+        axes.errorbar(rows[x], rows["mean"], yerr=error, **look)
+
+
+def bar(axes: Any, y: float, middle: float, low: float, high: float, look: Look) -> None:
+    """A marker and a broad bar from low to high, in a row."""
+    thick = {"linewidth": 5, "alpha": 0.4, "solid_capstyle": "butt"}
+    axes.plot([low, high], [y, y], color=look["color"], **thick)
+    axes.plot([middle], [y], **look)
+
+
+def name_rows(axes: Any, names: list[str], *, shown: bool) -> None:
+    """A row for each name, the first on top."""
+    axes.set_yticks(range(len(names)), names if shown else [""] * len(names))
+    axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def inches(names: Iterable[str]) -> float:
@@ -75,42 +87,31 @@ def inches(names: Iterable[str]) -> float:
     return 0.08 * max(map(len, names), default=0)
 
 
-def legend_below(figure: Any, handles: dict[str, Any]) -> None:
-    """One legend for all panels, under them, where it covers nothing."""
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=max(1, min(len(handles), int(figure.get_figwidth() / (inches(handles) + 0.7)))),
-        frameon=False,
-        fontsize=9,
-    )
+def legend_below(figure: Any) -> None:
+    """One legend of all labels under the panels, where it covers nothing."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    room = int(figure.get_figwidth() / (inches(handles) + 0.7))
+    look = {"ncols": max(1, min(len(handles), room)), "frameon": False, "fontsize": 9}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", **look)
 
 
-def svg(figure: Any) -> bytes:
-    """The figure as SVG: letters as paths, since no font is there for sure; no date in it."""
-    import matplotlib
-
+def image(figure: Any, kind: str) -> bytes:
+    """The figure as "png" or "svg"; SVG letters are paths: no font is there for sure."""
     buffer = io.BytesIO()
+    undated = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "kltrust"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format=kind, **undated)
     return buffer.getvalue()
 
 
-def png(figure: Any) -> bytes:
-    """The figure as PNG, for slides and READMEs."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
-
-
-def data_uri(image: bytes) -> str:
-    """An SVG as the address of itself."""
-    return "data:image/svg+xml;base64," + base64.b64encode(image).decode()
-
-
-def plain_text() -> Any:
-    """Within it, a dollar in a label is a dollar: matplotlib takes a pair for mathematics."""
-    import matplotlib
-
-    return matplotlib.rc_context({"text.parse_math": False})
+def shown(updates: pd.DataFrame) -> set[str]:
+    """At most `SHOWN` labels of each method, from the one that moved least to that which most."""
+    found: set[str] = set()
+    for _, rows in updates.groupby("method", sort=False):
+        labels = rows.groupby("label").kl.median().sort_values().index
+        places = np.linspace(0, len(labels) - 1, min(SHOWN, len(labels)))
+        found |= set(labels[places.round().astype(int)])
+    return found

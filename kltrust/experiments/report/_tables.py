@@ -1,57 +1,52 @@
-"""Tables that a page and a README share: rows of text, drawn twice."""
+"""Tables that a page and a README share, and how numbers are written in them."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kltrust.experiments.reading.statistics import Estimate
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text.
+    """Cells by the title of their column; the first column names the row.
 
-    Attributes:
-        name: for links to it.
-        caption: what it shows, and how to read it.
-        columns: their titles; the first names the row.
-        rows: as many cells each.
-        words: how many of the first columns hold words; numbers stand to the right.
-        best: indices of rows to stress.
+    So many first columns hold ``words``; numbers stand to the right. The rows with the indices in
+    ``best`` are stressed. A text in ``fold`` has to be pressed to see the table.
     """
 
     name: str
     caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    columns: Mapping[str, Collection[Any]]
     words: int = 1
-    best: frozenset[int] = frozenset()
+    best: Collection[int] = ()
+    fold: str = ""
     kind: str = "table"
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """As many cells each as there are columns."""
+        return [[str(cell) for cell in row] for row in zip(*self.columns.values(), strict=True)]
 
     def markdown(self) -> str:
         """As a table of GitHub's Markdown, with its caption before it."""
-        rule = ["---" if i < self.words else "---:" for i in range(len(self.columns))]
-        lines = [self.columns, rule]
-        for i, row in enumerate(self.rows):
-            lines.append([f"**{row[0]}**", *row[1:]] if i in self.best else row)
-        cells = [[_escaped(cell) for cell in line] for line in lines]
-        return f"{self.caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in cells)
+        rule = ["---"] * self.words + ["---:"] * (len(self.columns) - self.words)
+        rows = self.rows
+        for i in self.best:
+            rows[i][0] = f"**{rows[i][0]}**"
+        lines = [" | ".join(map(_escaped, row)) for row in (self.columns, rule, *rows)]
+        return "\n".join([self.caption, "", *(f"| {line} |" for line in lines)])
 
 
 def _escaped(cell: str) -> str:
     """A bar would end the cell, a line break the table, and an angle begin a tag."""
-    for character, instead in (("|", "\\|"), ("\n", " "), ("<", "&lt;")):
-        cell = cell.replace(character, instead)
-    return cell
+    return cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 def number(value: float, size: float | None = None) -> str:
     """A score to three or four digits: ``-1,012``, ``93.8``, ``0.512``; a dash if there is none.
 
-    Args:
-        value: the score.
-        size: what decides how many decimals there are; None takes the value.
+    The number of decimals is that of ``size``, or of the value.
     """
     if value != value:
         return "–"
@@ -84,8 +79,3 @@ def estimate(value: Estimate, count: int = 2) -> str:
         return number(value.value)
     size = max(map(abs, value))
     return "{} [{}, {}]".format(*(number(v, size) for v in value))
-
-
-def chance(value: Estimate) -> str:
-    """A probability with its interval."""
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"

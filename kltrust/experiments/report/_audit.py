@@ -1,0 +1,182 @@
+"""The audit of every update: what its mean KL does not tell."""
+
+import numpy as np
+import pandas as pd
+
+from kltrust.experiments.reading.audit_plots import lengths, path_of, percentiles
+from kltrust.experiments.reading.plots import thousands
+from kltrust.experiments.report import _style
+from kltrust.experiments.report._page import Block, Picture, Section, each_env
+from kltrust.experiments.report._tables import Table, share, small
+
+NEEDED = "audit.update.kl.mean"
+"""The column without which a folder is of a version that measured less."""
+ON_REQUEST = {
+    "fresh.kl.mean": "fresh / batch KL",
+    "normalizer.mean": "normaliser's KL",
+    "reference.from_reference.mean": "distance / way",
+    "curvature.kl_quadratic": "KL / model",
+    "curvature.surrogate_gain_linear": "gain / model",
+    "curvature.largest_eigenvalue.value": "F's largest",
+    "curvature.effective_dimension.value": "dimension",
+    "curvature.cg_residual": "CG residual",
+}
+
+
+def section(updates: pd.DataFrame) -> Section | None:
+    """From `_region.updates`; None if no folder has been audited."""
+    if NEEDED not in updates:
+        return None
+    audited = updates[updates[NEEDED].notna()]
+    audited = audited.assign(length=lengths(audited))
+    said = [
+        f"{method}: of the samples {share(1 - rows.inside.mean())} ended further than 0.2 from a "
+        f"ratio of 1, {share(rows.killed.mean())} where clipping kills; the worst update left an "
+        f"effective sample size of {share(rows.effective_sample_size.min())} of its batch."
+        for method, rows in _update(audited).groupby(audited.method, sort=False)
+    ]
+    text = (
+        "The same KL can be many small moves or a few large ones. Total variation is half the L1 "
+        "distance, exact where it has a closed form; a sample is killed where clipping at 0.2 "
+        "would have removed its gradient, whatever the method does; the effective sample size is "
+        "what is left of the batch once it is reweighted by its ratios; the way is the sum of "
+        "sqrt(2 KL) over all updates, a length in the Fisher-Rao metric for small steps."
+    )
+    inner = each_env("audit", audited, _of_env)
+    return Section("audit", "Every update, audited", [text, said], inner)
+
+
+def _of_env(name: str, env: str, audited: pd.DataFrame) -> list[Block]:
+    blocks: list[Block] = [_table(name, env, audited), _along(env, audited)]
+    requested = _requested(audited).dropna(axis=0, how="all").dropna(axis=1, how="all")
+    if len(requested):
+        medians = requested.groupby(audited.label, sort=False).median()
+        caption = (
+            f"On request, on {env}; medians over updates. Fresh: at states of the new policy. "
+            "Distance: sqrt(2 KL(first || last)), over the way. Model: s'Fs/2 for the KL, g's for "
+            "the gain. Dimension: tr(F (F + damping)^-1), estimated. CG residual: relative."
+        )
+        columns = {ON_REQUEST[name]: medians[name].map(small) for name in medians}
+        name = name.replace("audit", "audit-requested")
+        blocks.append(Table(name, caption, {"setting": medians.index, **columns}))
+    if "audit.path.epoch" in audited and audited["audit.path.epoch"].notna().any():
+        blocks.append(_within(env, audited[audited["audit.path.epoch"].notna()]))
+    return blocks
+
+
+def _update(audited: pd.DataFrame) -> pd.DataFrame:
+    """What was audited of every update, under short names; missing where it was not."""
+    update = audited.filter(like="audit.update.").rename(columns=lambda c: c.split(".", 2)[2])
+    names = dict.fromkeys([*update, "tv.mean", "tv.max", "kl_from_scale"])
+    return update.reindex(columns=list(names)).astype(float)
+
+
+def _table(name: str, env: str, audited: pd.DataFrame) -> Table:
+    by_label = _update(audited).groupby(audited.label, sort=False)
+    least, middle, mean, most = by_label.min(), by_label.median(), by_label.mean(), by_label.max()
+    total = by_label.sum(min_count=1)
+    scale = total.kl_from_scale / total["kl.mean"].clip(lower=np.finfo(float).tiny)
+    return Table(
+        name,
+        f"All updates on {env}. TV: mean over states, median of the updates (sampled, where there "
+        "is no closed form), the largest of any state, and Pinsker's bound of the mean. |r-1|: "
+        "mean over samples, median. Killed and passing: mean shares of samples beyond 0.2. ESS: "
+        "effective sample size, median and least. Scale: the share of the KL that the Gaussian's "
+        "scales make. Way: of a run, median.",
+        {
+            "setting": middle.index,
+            "TV": middle["tv.mean"].fillna(middle.tv_sampled).map(small),
+            "largest": most["tv.max"].map(small),
+            "Pinsker": middle["pinsker.mean"].map(small),
+            "|r-1|": middle.ratio_deviation.map(small),
+            "killed": mean.killed.map(share),
+            "passing": mean.passing.map(share),
+            "ESS": middle.effective_sample_size.map(share),
+            "least": least.effective_sample_size.map(share),
+            "scale": scale.map(share),
+            "way": _ways(audited).map(small),
+        },
+    )
+
+
+def _ways(audited: pd.DataFrame) -> pd.Series:
+    """Of a run, the median of each label."""
+    of_run = audited.groupby(["label", "run"], sort=False).length.max()
+    return of_run.groupby("label", sort=False).median()
+
+
+def _requested(audited: pd.DataFrame) -> pd.DataFrame:
+    """`ON_REQUEST` of every update, as the titles say; missing where it was not audited."""
+    names = [*ON_REQUEST, "curvature.surrogate_gain"]
+    found = audited.reindex(columns=[f"audit.{name}" for name in names]).astype(float)
+    found.columns = names
+    kl, gain = audited.kl, found.pop("curvature.surrogate_gain")
+    last = ~audited.run.duplicated(keep="last")
+    way = audited.length.where(last & (audited.length > 0))
+    distance = np.sqrt(2 * found["reference.from_reference.mean"].clip(lower=0))
+    model, linear = found["curvature.kl_quadratic"], found["curvature.surrogate_gain_linear"]
+    found["fresh.kl.mean"] /= kl.where(kl > 0)
+    found["reference.from_reference.mean"] = distance / way
+    found["curvature.kl_quadratic"] = kl / model.where(model > 0)
+    found["curvature.surrogate_gain_linear"] = gain / linear.where(linear != 0)
+    return found
+
+
+def _along(env: str, audited: pd.DataFrame) -> Picture:
+    """The audit along training, a line for each setting."""
+    killed = audited["audit.update.killed"].astype(float).groupby(audited.label, sort=False).mean()
+    said = [
+        f"{label}: killed {share(killed[label])}, way {small(way)}"
+        for label, way in _ways(audited).items()
+    ]
+    drawn = audited[audited.label.isin(_style.shown(audited))]
+    exact = "audit.update.tv.mean" in drawn and drawn["audit.update.tv.mean"].notna().all()
+    titles = {
+        f"audit.update.{'tv.mean' if exact else 'tv_sampled'}": "TV, mean over states",
+        "audit.update.killed": "samples that clipping kills",
+        "audit.update.effective_sample_size": "effective sample size",
+        "length": "sum of sqrt(2 KL) so far",
+    }
+    figure, grid = _style.panels(len(titles), 4.2, 3.0, columns=2)
+    for axes, (column, title) in zip(grid, titles.items(), strict=True):
+        for label, look in _style.looks_of(drawn.label).items():
+            _style.over_seeds(axes, drawn[drawn.label == label], column, label=label, **look)
+        thousands(axes)
+        axes.set(ylabel=title, xlabel="environment steps of each run")
+    _style.legend_below(figure)
+    return Picture(
+        f"audit-{env}",
+        f"The audit along training on {env}",
+        "; ".join(said) + ".",
+        "Median over seeds, with the 5th to the 95th percentile where there are three or more. Of "
+        f"a method with more than {_style.SHOWN} settings so many are shown.",
+        figure,
+    )
+
+
+def _within(env: str, recorded: pd.DataFrame) -> Picture:
+    """The path of the KL through the epochs of an update, where it was recorded."""
+    said = []
+    figure, (axes,) = _style.panels(1, 6.4, 3.6)
+    styles = _style.looks_of(recorded.label[recorded.label.isin(_style.shown(recorded))])
+    for label, rows in recorded.groupby("label", sort=False):
+        minibatch, epoch = path_of(rows)
+        after = percentiles(epoch)[1]
+        said.append(f"{label} from {small(after[0])} after one epoch to {small(after[-1])}")
+        if look := styles.get(label):
+            before = percentiles(minibatch.reshape(len(rows), -1))[1]
+            epochs = np.arange(len(before)) / minibatch.shape[2]
+            axes.plot(epochs, before, **{**look, "marker": ""}, linewidth=1)
+            marks = {**look, "linestyle": "", "label": label}
+            axes.plot(np.arange(1, len(after) + 1), after, **marks)
+    axes.set(xlabel="epochs of the update", ylabel="mean KL(old || now), nats")
+    _style.legend_below(figure)
+    return Picture(
+        f"audit-path-{env}",
+        f"The KL through the epochs of an update on {env}",
+        "; ".join(said) + ".",
+        "Median over all updates of the mean KL to the policy before. Line: over the states of "
+        "each minibatch just before its step. Markers: over the whole batch after each epoch, an "
+        "undone one included.",
+        figure,
+    )

@@ -1,0 +1,135 @@
+"""Each environment by itself: scores, learning curves, sensitivities."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kltrust.experiments.reading.plots import logarithmic, thousands
+from kltrust.experiments.report import _summaries
+from kltrust.experiments.report._gather import Study
+from kltrust.experiments.report._page import Block, Picture, Section, each_env
+from kltrust.experiments.report._style import Looks, curve, legend_below, panels, points
+from kltrust.experiments.report._tables import Table, number
+
+
+def section(study: Study, scores: pd.DataFrame, looks: Looks) -> Section:
+    """One section for each environment, from `_summaries.scores`."""
+    curves, sensitivity = _summaries.curves(study), _summaries.sensitivity(study)
+
+    def of_env(name: str, env: str, rows: pd.DataFrame) -> list[Block]:
+        blocks: list[Block] = [_table(name, env, rows)]
+        if len(mine := curves[curves.env == env]):
+            blocks.append(_learning(env, set(rows.drop_duplicates("method").label), mine, looks))
+        if len(mine := sensitivity[sensitivity.env == env]):
+            blocks.append(_sensitivity(env, mine, looks))
+        return blocks
+
+    texts = [
+        "Scores are the mean return of the last evaluation, acting by the mode; brackets are 95 % "
+        "bootstrap intervals over seeds. Learning curves have a band, marker and thick line for "
+        "each method's best setting here; its other settings are thin lines of the same colour.",
+        "Seconds: the runs that differ only in numbers are one program and share its devices. What "
+        "is shown is that program's training and evaluation time, without compilation, divided by "
+        "its runs: what a run costs in such company, by construction the same for all settings of "
+        "one program. A run alone takes longer.",
+    ]
+    inner = each_env("env", scores, of_env)
+    return Section("environments", "Each environment by itself", texts, inner)
+
+
+def _table(name: str, env: str, scores: pd.DataFrame) -> Table:
+    unfinished = np.where(scores.iterations == scores.planned, "", " (unfinished)")
+    return Table(
+        f"scores-{name}",
+        f"Scores on {env}, by the mean (of equal ones, by the mean over all evaluations); the "
+        "highest mean is stressed.",
+        {
+            "setting": scores.label,
+            "seeds": scores.seeds,
+            "mean": scores.shown,
+            "IQM": scores.iqm,
+            "worst seed": scores.worst.map(number),
+            "steps of a run": scores.steps.map("{:,}".format) + unfinished,
+        },
+        best=np.flatnonzero(scores["mean"] == scores["mean"].max()).tolist(),
+    )
+
+
+def _learning(env: str, chosen: set[str], curves: pd.DataFrame, looks: Looks) -> Picture:
+    """Against steps and seconds; bands for the chosen settings."""
+    ends = curves[curves.label.isin(chosen)].groupby("label", sort=False).last()
+    said = "; ".join(
+        f"{label} {number(row['mean'])} after {row.env_steps:,} steps and {row.seconds:.2g} seconds"
+        for label, row in ends.iterrows()
+    )
+    figure, (left, right) = panels(2, 5.2, 3.7)
+    for label, rows in curves.groupby("label", sort=False):
+        look = looks[rows.method.iloc[0]]
+        for axes, x in ((left, rows.env_steps), (right, rows.seconds)):
+            if label in chosen:
+                band = rows["mean"], rows.low, rows.high
+                curve(axes, x, *band, label=label, markersize=4, **look)
+            else:
+                axes.plot(x, rows["mean"], color=look["color"], linewidth=0.7, alpha=0.55)
+    thousands(left)
+    left.set(xlabel="environment steps of each run", ylabel="return, mean over seeds")
+    right.set_xlabel("seconds of the device for each run")
+    legend_below(figure)
+    return Picture(
+        f"learning-{env}",
+        f"Learning curves on {env}",
+        f"Mean return at the end, best setting of each method: {said}.",
+        "Mean over seeds of the evaluations' return, with 95 % intervals.",
+        figure,
+    )
+
+
+def _sensitivity(env: str, table: pd.DataFrame, looks: Looks) -> Picture:
+    """The score against each swept setting: a panel each."""
+    said = []
+    for (key, method), rows in table.groupby(["key", "method"], sort=False):
+        ordered = rows.sort_values("mean")
+        worst, best = ordered.iloc[0], ordered.iloc[-1]
+        said.append(
+            f"{method}, {key}: from {number(worst['mean'])} at {worst.value} to "
+            f"{number(best['mean'])} at {best.value}"
+        )
+    keys = list(dict.fromkeys(table.key))
+    columns = 2 if len(keys) in (2, 4) else 3
+    figure, grid = panels(len(keys), 4.6, 3.1, columns, sharey=True)
+    for axes, key in zip(grid, keys, strict=True):
+        part = table[table.key == key]
+        place = _axis_of(axes, list(dict.fromkeys(part.value)))
+        points(axes, part.assign(x=part.value.map(place)), "x", looks)
+        axes.set_xlabel(key)
+    for axes in grid[::columns]:
+        axes.set_ylabel("score, mean over runs")
+    legend_below(figure)
+    return Picture(
+        f"sensitivity-{env}",
+        f"Sensitivity to the swept settings on {env}",
+        "; ".join(said) + ".",
+        "Mean score at each value, averaged over whatever else was swept, with 95 % intervals. "
+        "Settings that were swept together (zip, random) change together here too.",
+        figure,
+    )
+
+
+def _axis_of(axes: Any, values: list[Any]) -> dict[Any, float]:
+    """Where each value stands: numbers by size, on a log axis if over a decade; else in a row."""
+    plain = all(type(v) in (int, float) for v in values)
+    if not plain or not np.isfinite(values).all():
+        ordered = sorted(values) if plain else sorted(values, key=str)
+        axes.set_xticks(range(len(values)), list(map(_shown, ordered)))
+        return {v: float(i) for i, v in enumerate(ordered)}
+    if min(values) > 0 and max(values) >= 10 * min(values):
+        logarithmic(axes, values, "x")
+    if len(values) <= 6:
+        axes.set_xticks(values, list(map(_shown, values)))
+        axes.set_xticks([], minor=True)
+    return {v: float(v) for v in values}
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
