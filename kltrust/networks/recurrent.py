@@ -58,12 +58,9 @@ def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memo
 
 
 def scan_sequences(step: Step, initial: PyTree, sequences: Sequences) -> Any:
-    """What a step returns along sequences: leaves [B, T, ...].
+    """What a step returns along sequences [B, T]: leaves [B, T, ...].
 
-    Args:
-        step: takes a carry and one step's ``sequences.obs``.
-        initial: the carry at the start of an episode, of one environment.
-        sequences: [B, T].
+    ``step`` takes a carry and one step's ``sequences.obs``; ``initial`` is as in `unroll`.
     """
     obs, start = swap_axes((sequences.obs, sequences.start))
     return swap_axes(unroll(step, initial, obs, start, sequences.carry)[1])
@@ -93,32 +90,17 @@ def unroll(
 
 
 def restart(start: Array, initial: PyTree, carry: PyTree) -> PyTree:
-    """The carry, and ``initial`` where an episode starts: like ``carry``.
-
-    Args:
-        start: [*E] bool.
-        initial: of one environment.
-        carry: [*E, ...].
-    """
+    """The carry [*E, ...], and ``initial``, of one environment, where ``start`` [*E] is true."""
     return tree.where(start, initial, carry)
 
 
 def initial_carry(initial: PyTree, num_envs: int) -> PyTree:
-    """A carry for each environment: leaves [num_envs, ...].
-
-    Args:
-        initial: of one environment.
-        num_envs: B.
-    """
+    """A carry for each environment: leaves [num_envs, ...], each ``initial``."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *jnp.shape(x))), initial)
 
 
 def swap_axes(x: PyTree) -> PyTree:
-    """[T, B, ...] to [B, T, ...] and back.
-
-    Args:
-        x: a pytree of arrays.
-    """
+    """The leaves of ``x`` from [T, B, ...] to [B, T, ...] and back."""
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), x)
 
 
