@@ -13,7 +13,7 @@ from kltrust.rollout.normalization import Moments, normalize
 from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree
 
 AUDITS = ("default", "extended", "full")
-"""Of every iteration: by one forward pass; by some ten more and a rollout; by Fisher products."""
+"""The levels, which cost one forward pass; some ten more and a rollout; Fisher products."""
 
 _MAX_OUTCOMES = 64  # more would cost more than a forward pass
 _PROBES = {"num_probes": 4, "probe_iters": 20}

@@ -111,7 +111,7 @@ def audit_update(
 
 
 def _per_sample(ratio: Array, advantage: Array, clip_eps: Number) -> dict[str, Array]:
-    """What the fields that are means of r and A alone are means of, [*E]."""
+    """The quantities [*E] of r and A whose means are fields of `UpdateAudit`."""
     inside, killed, passing = clip_partition(ratio, advantage, clip_eps)
     values = {
         "ratio_deviation": jnp.abs(ratio - 1),

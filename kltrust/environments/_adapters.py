@@ -163,7 +163,7 @@ def _module(prefix: str) -> str:
 
 @contextlib.contextmanager
 def _at_rest() -> Iterator[None]:
-    """Arrays that a library makes for itself are of 32 bits, and no tracers inside a trace."""
+    """A library's own arrays are of 32 bits, and no tracers inside a trace."""
     with jax_defaults(), jax.ensure_compile_time_eval():
         yield
 

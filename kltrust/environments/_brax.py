@@ -44,7 +44,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of a name of brax's registry; see `parameters`."""
+    """The core of a name in brax's registry; see `parameters`."""
     backend = {"backend": BACKEND} if "backend" in parameters(name)[1] else {}
     given = {k: v for k, v in fields.items() if k != "max_steps"}
     env = envs.get_environment(name, **{**backend, **arguments, **given})
@@ -59,9 +59,9 @@ def _place(data: Any, state: PyTree) -> None:
 
 
 def core_of(env: Any, max_steps: Number, repeats: int = 1) -> Core:
-    """Of an environment of brax or MuJoCo Playground.
+    """The core of an environment of brax or MuJoCo Playground.
 
-    It takes ``repeats`` steps with one action, and their rewards are added up.
+    It takes ``repeats`` steps with one action and adds up their rewards.
     """
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:

@@ -24,7 +24,7 @@ _BLOCK_PIXELS = 16
 
 
 def names() -> tuple[str, ...]:
-    """Both; their variants of pixels have no adapter."""
+    """Both symbolic environments; those of pixels have no adapter."""
     return CLASSIC, FULL
 
 
@@ -40,7 +40,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of one of `names`; see `parameters`."""
+    """The core of one of `names`; see `parameters`."""
     cls = _class(name)
     env = cls(dataclasses.replace(cls.default_static_params(), **arguments))
     given = {k: v for k, v in fields.items() if k != "max_steps"}

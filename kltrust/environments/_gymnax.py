@@ -24,8 +24,9 @@ from kltrust.environments._pictures import figures
 from kltrust.types import Array, Discrete, Env, PyTree, Render, Space
 
 _DRAWN = (
+    "Catch-bsuite",
+    "SpaceInvaders-MinAtar",
     *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest")),
-    *("SpaceInvaders-MinAtar", "Catch-bsuite"),
     *(f"{name}-misc" for name in ("FourRooms", "MetaMaze", "PointRobot", "Pong")),
 )
 """Of gymnax's `Visualizer`; what it draws by gymnasium, gymnasium itself plays and films."""

@@ -39,7 +39,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of a name of jumanji's registry; see `parameters`."""
+    """The core of a name in jumanji's registry; see `parameters`."""
     try:
         env = jumanji.make(name, **arguments)
     except OSError as error:

@@ -35,7 +35,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of a name of navix's registry; see `parameters`."""
+    """The core of a name in navix's registry; see `parameters`."""
     functions = {k: _function(k, v) for k, v in arguments.items() if v is not None}
     env = navix.make(name, **functions).replace(**{"max_steps": MAX_STEPS, **fields})
 

@@ -16,7 +16,7 @@ MAX_STEPS = 10_000
 
 
 def names() -> tuple[str, ...]:
-    """Of the games of one player that pgx has; those of MinAtar are a package of their own."""
+    """The games of one player; those of MinAtar are a package of their own."""
     return tuple(n for n in pgx.available_envs() if n == "2048" or n.startswith("minatar-"))
 
 
@@ -26,7 +26,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of one of `names`."""
+    """The core of one of `names`."""
     try:
         env = pgx.make(name)
     except ImportError as error:

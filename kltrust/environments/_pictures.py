@@ -15,7 +15,7 @@ from kltrust.environments._parameters import jax_defaults
 from kltrust.types import PyTree, Render
 
 HEIGHT, WIDTH = 360, 480
-"""Of the pictures that have no size of their own."""
+"""The size of pictures that have none of their own."""
 
 
 def inside(render: Render | None) -> Render | None:
@@ -32,7 +32,7 @@ def pixels(draw: Callable[[PyTree], Any]) -> Render:
         with jax_defaults():
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
             pictures = np.asarray(jax.lax.map(draw, stacked)).astype(np.uint8)
-        # Some have a few dots for a tile, which no player shows well.
+        # Some draw a tile in a few pixels, which no player shows well.
         times = max(HEIGHT // pictures.shape[1], 1)
         for picture in pictures:
             yield picture.repeat(times, 0).repeat(times, 1)

@@ -158,12 +158,9 @@ def describe(name: str) -> EnvInfo:
 
 
 def static_parameters(name: str) -> frozenset[str]:
-    """The parameters of which a float may not be a tracer: an adapter's arguments.
+    """The names of an adapter's arguments, whose floats may not be tracers; ``name`` as in `make`.
 
-    Whether one of gymnax's or of a registered factory may be, only its use tells.
-
-    Args:
-        name: as for `make`.
+    There are none for gymnax's and registered environments: only use tells which may be traced.
 
     Returns:
         Their names.

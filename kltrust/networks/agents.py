@@ -59,7 +59,7 @@ LOG_STD_RANGE = (-10.0, 2.0)
 
 
 _RESOLVED = 2**23
-"""Of so many steps between -1 and 1 a float32 can tell each from the next."""
+"""A float32 resolves so many steps between -1 and 1."""
 
 
 def features(space: Any, obs: PyTree) -> Array:

@@ -39,8 +39,8 @@ Step: TypeAlias = Callable[[PyTree, Any], tuple[PyTree, Any]]
 def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memory) -> ActorCritic:
     """The agent that its steps make: along sequences they are scanned.
 
-    What of a network needs no memory may do better than step by step: make an `ActorCritic` with
-    functions of sequences of your own, which must agree with the steps.
+    Layers without memory run faster along a whole sequence than step by step. To use that, make an
+    `ActorCritic` with functions of sequences of your own, which must agree with the steps.
 
     Args:
         init: ``init(key) -> (policy_params, value_params)``.
@@ -105,7 +105,7 @@ def swap_axes(x: PyTree) -> PyTree:
 
 
 def remembering(env: Env, initial: PyTree) -> Env:
-    """The environment with the carry of who acts in it as part of what is seen and done.
+    """The environment with the agent's carry as part of its observations and actions.
 
     An observation is (obs, carry) and an action (action, the carry after it). Whatever steps
     environments then needs to know nothing of carries; ``next_obs`` is the environment's own.

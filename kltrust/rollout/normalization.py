@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from kltrust.types import Array, PyTree, Sequences
 
 CLIP = 10.0
-"""Normalised observations and scaled rewards are bounded so (Engstrom et al. 2020)."""
+"""The bound on normalised observations and scaled rewards (Engstrom et al. 2020)."""
 
 _EPSILON = 1e-8
 

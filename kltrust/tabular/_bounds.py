@@ -200,7 +200,10 @@ class Certificate(NamedTuple):
 
 
 def certificate(mdp: MDP, old: Array, new: Array) -> Certificate:
-    """All the bounds on one update, as in `performance_difference`; gap / penalty is the slack."""
+    """All the bounds on one update; gap / penalty is a bound's slack.
+
+    Arguments as in `performance_difference`.
+    """
     solution = solve(mdp, old)
     pair = (mdp, old, new, solution)
     improvement, gain = performance_difference(*pair), surrogate_gain(*pair) / (1 - mdp.gamma)
