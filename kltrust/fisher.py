@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.divergences.distributions import _parts
 from kltrust.lazy import distrax
 from kltrust.tree import leading_size
 from kltrust.types import Array, Params, Policy, PyTree
@@ -41,30 +42,26 @@ def fisher_root(dist: Any) -> PyTree:
         @fisher_root.register
         def _(dist: MyDistribution): ...
     """
-    if _register_families():
+    known = len(fisher_root.registry)
+    _register_families()
+    if len(fisher_root.registry) > known:
         return fisher_root(dist)
     raise NotImplementedError(f"no closed-form Fisher matrix for {type(dist).__name__}")
 
 
 @functools.cache
-def _families() -> None:
+def _register_families() -> None:
+    """Registers distrax's families when the first distribution comes, which imports distrax."""
     for family, root in (
         (distrax.Categorical, _categorical_root),
         (distrax.Bernoulli, _bernoulli_root),
-        (distrax.Normal, _normal_root),
-        (distrax.MultivariateNormalDiag, _diagonal_root),
-        (distrax.Independent, _independent_root),
-        (distrax.Joint, _joint_root),
+        (distrax.Normal, lambda dist: _gaussian_root(dist.loc, dist.scale)),
+        (distrax.MultivariateNormalDiag, lambda dist: _gaussian_root(dist.loc, dist.scale_diag)),
+        (distrax.Independent, lambda dist: fisher_root(dist.distribution)),
+        (distrax.Joint, lambda dist: [fisher_root(part) for part in _parts(dist)]),
     ):
         if family not in fisher_root.registry:  # one's own goes before ours
             fisher_root.register(family, root)
-
-
-def _register_families() -> bool:
-    """Registers distrax's families, when the first distribution comes; whether it did so now."""
-    new = _families.cache_info().currsize == 0
-    _families()
-    return new
 
 
 def _categorical_root(dist: distrax.Categorical) -> Array:
@@ -91,29 +88,10 @@ def _bernoulli_root(dist: distrax.Bernoulli) -> Array:
     return jnp.where(inside, unit * dist._probs, 0)
 
 
-def _normal_root(dist: distrax.Normal) -> tuple[Array, Array]:
-    return _gaussian_root(dist.loc, dist.scale)
-
-
-def _diagonal_root(dist: distrax.MultivariateNormalDiag) -> tuple[Array, Array]:
-    return _gaussian_root(dist.loc, dist.scale_diag)
-
-
 def _gaussian_root(loc: Array, scale: Array) -> tuple[Array, Array]:
     """M = diag(1, 2) / scale^2 in (loc, scale)."""
     unit = 1 / jax.lax.stop_gradient(scale)
     return unit * loc, np.sqrt(2.0).astype(scale.dtype) * unit * scale
-
-
-def _independent_root(dist: distrax.Independent) -> PyTree:
-    return fisher_root(dist.distribution)
-
-
-def _joint_root(dist: distrax.Joint) -> PyTree:
-    members = jax.tree.leaves(
-        dist.distributions, is_leaf=lambda node: isinstance(node, distrax.Distribution)
-    )
-    return [fisher_root(member) for member in members]
 
 
 class FisherOperator(NamedTuple):

@@ -27,7 +27,7 @@ class Docstrings(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """What griffe calls when it has read a package."""
-        offer_algorithms(pkg)
+        offer_names(pkg)
         names = public_names(pkg)
         for item in walk(pkg):
             if item.docstring is not None:
@@ -41,12 +41,12 @@ def load(root: Path) -> griffe.Module:
     """The package under ``root`` as griffe reads it: nothing is imported."""
     package = griffe.load("kltrust", search_paths=[root], docstring_parser="google")
     assert isinstance(package, griffe.Module)
-    offer_algorithms(package)
+    offer_names(package)
     return package
 
 
-def offer_algorithms(package: griffe.Module) -> None:
-    """Makes every declared algorithm a member of ``kltrust.algorithms``, as it is when imported."""
+def offer_names(package: griffe.Module) -> None:
+    """Makes public what a package offers by ``import a as a``, and every declared algorithm."""
     home = package.modules["algorithms"]
     for module in home.modules.values():
         for cls in module.classes.values():
@@ -54,12 +54,14 @@ def offer_algorithms(package: griffe.Module) -> None:
                 if found := re.fullmatch(r"algorithm\(['\"](\w+)['\"]\)", str(decorator.value)):
                     name = found.group(1)
                     home.set_member(name, griffe.Alias(name, cls, parent=home))
-    # As it is when imported.
-    home.exports = [
-        name
-        for name, member in home.members.items()
-        if name[0] != "_" and member.is_alias and member.target_path.startswith("kltrust.")
-    ]
+    for module in package.modules.values():
+        # Its ``__all__`` is made of its names, which griffe, importing nothing, can't follow.
+        if "__all__" in module.members and (module is home or not module.exports):
+            module.exports = [
+                name
+                for name, member in module.members.items()
+                if name[0] != "_" and member.is_alias and member.target_path.startswith("kltrust.")
+            ]
 
 
 def walk(item: griffe.Object) -> Iterator[griffe.Object]:

@@ -23,73 +23,56 @@ metrics hold `audit_update` of every update; ``make_learner(..., audit="full")``
 `IterationAudit`.
 """
 
-from kltrust.audit._curvature import CurvatureAudit, audit_curvature
+from kltrust.audit._curvature import (
+    CurvatureAudit as CurvatureAudit,
+    audit_curvature as audit_curvature,
+)
 from kltrust.audit._divergence import (
-    bretagnolle_huber_bound,
-    exact_total_variation,
-    gaussian_kl_parts,
-    normal_total_variation,
+    bretagnolle_huber_bound as bretagnolle_huber_bound,
+    exact_total_variation as exact_total_variation,
+    gaussian_kl_parts as gaussian_kl_parts,
+    normal_total_variation as normal_total_variation,
 )
 from kltrust.audit._iteration import (
-    AUDITS,
-    IterationAudit,
-    Reference,
-    audit_by_default,
-    audit_iteration,
+    AUDITS as AUDITS,
+    IterationAudit as IterationAudit,
+    Reference as Reference,
+    audit_by_default as audit_by_default,
+    audit_iteration as audit_iteration,
 )
-from kltrust.audit._measure import measure_update
-from kltrust.audit._request import audit_on_request
+from kltrust.audit._measure import measure_update as measure_update
+from kltrust.audit._request import audit_on_request as audit_on_request
 from kltrust.audit._spectrum import (
-    EffectiveDimension,
-    Estimate,
-    effective_dimension,
-    largest_eigenvalue,
+    EffectiveDimension as EffectiveDimension,
+    Estimate as Estimate,
+    effective_dimension as effective_dimension,
+    largest_eigenvalue as largest_eigenvalue,
 )
-from kltrust.audit._states import StateAudit, audit_states
-from kltrust.audit._summary import Summary, summarise
+from kltrust.audit._states import (
+    StateAudit as StateAudit,
+    audit_states as audit_states,
+)
+from kltrust.audit._summary import (
+    Summary as Summary,
+    summarise as summarise,
+)
 from kltrust.audit._training import (
-    ReferenceKL,
-    fisher_rao_length,
-    kl_path,
-    normalizer_kl,
-    reference_kl,
+    ReferenceKL as ReferenceKL,
+    fisher_rao_length as fisher_rao_length,
+    kl_path as kl_path,
+    normalizer_kl as normalizer_kl,
+    reference_kl as reference_kl,
 )
-from kltrust.audit._update import UpdateAudit, audit_update, clip_partition, effective_sample_size
-from kltrust.types import KLPath
-from kltrust.updates import log_ratio, mean_kl
+from kltrust.audit._update import (
+    UpdateAudit as UpdateAudit,
+    audit_update as audit_update,
+    clip_partition as clip_partition,
+    effective_sample_size as effective_sample_size,
+)
+from kltrust.types import KLPath as KLPath
+from kltrust.updates import (
+    log_ratio as log_ratio,
+    mean_kl as mean_kl,
+)
 
-__all__ = [
-    "AUDITS",
-    "CurvatureAudit",
-    "EffectiveDimension",
-    "Estimate",
-    "IterationAudit",
-    "KLPath",
-    "Reference",
-    "ReferenceKL",
-    "StateAudit",
-    "Summary",
-    "UpdateAudit",
-    "audit_by_default",
-    "audit_curvature",
-    "audit_iteration",
-    "audit_on_request",
-    "audit_states",
-    "audit_update",
-    "bretagnolle_huber_bound",
-    "clip_partition",
-    "effective_dimension",
-    "effective_sample_size",
-    "exact_total_variation",
-    "fisher_rao_length",
-    "gaussian_kl_parts",
-    "kl_path",
-    "largest_eigenvalue",
-    "log_ratio",
-    "mean_kl",
-    "measure_update",
-    "normal_total_variation",
-    "normalizer_kl",
-    "reference_kl",
-    "summarise",
-]
+__all__ = [name for name in dir() if name[0] != "_"]

@@ -14,10 +14,11 @@ from kltrust.audit._spectrum import (
     Estimate,
     effective_dimension,
     largest_eigenvalue,
+    over,
 )
 from kltrust.checks import check, check_count
 from kltrust.divergences import kl_divergence
-from kltrust.fisher import fisher_operator
+from kltrust.fisher import _floats, _with_floats, fisher_operator
 from kltrust.losses import importance_ratio
 from kltrust.solvers import conjugate_gradient
 from kltrust.tree import dot, norm, weighted_mean
@@ -99,12 +100,8 @@ def audit_curvature(
         ValueError: on a bad setting.
     """
     check(damping=(damping, True), cg_rtol=(cg_rtol, True))
-    check_count(
-        cg_iters=cg_iters,
-        num_lanczos=num_lanczos,
-        probe_iters=probe_iters,
-        fisher_chunks=fisher_chunks,
-    )
+    check_count(cg_iters=cg_iters, num_lanczos=num_lanczos)
+    check_count(probe_iters=probe_iters, fisher_chunks=fisher_chunks)
     if num_probes < 0 or num_probes == 1:
         raise ValueError(
             f"num_probes must be 0 or at least 2, got {num_probes}: a standard error takes two"
@@ -132,45 +129,28 @@ def audit_curvature(
     x, _ = conjugate_gradient(damped, gradient, cg_iters, rtol=cg_rtol)
     lanczos_key, probe_key = jax.random.split(key)
     start = jax.random.normal(lanczos_key, theta.shape, theta.dtype)
+    kl = kl_divergence(policy(old_params, batch.obs), policy(new_params, batch.obs))
+    dimension = None
+    if num_probes:
+        dimension = effective_dimension(
+            product, damping, theta, probe_key, num_probes=num_probes, num_iters=probe_iters
+        )
     return CurvatureAudit(
-        kl=weighted_mean(
-            kl_divergence(policy(old_params, batch.obs), policy(new_params, batch.obs)), weight
-        ),
+        kl=weighted_mean(kl, weight),
         kl_quadratic=curvature / 2,
         kl_quadratic_damped=(curvature + damping * length) / 2,
         surrogate_gain=weighted_mean(change * advantage, weight),
         surrogate_gain_linear=dot(gradient, step),
         gradient_norm=norm(gradient),
         step_norm=norm(step),
-        curvature=_over(curvature, length),
-        cg_residual=_over(norm(gradient - damped(x)), norm(gradient)),
+        curvature=over(curvature, length),
+        cg_residual=over(norm(gradient - damped(x)), norm(gradient)),
         largest_eigenvalue=largest_eigenvalue(product, start, num_lanczos),
-        effective_dimension=None
-        if num_probes == 0
-        else effective_dimension(
-            product, damping, theta, probe_key, num_probes=num_probes, num_iters=probe_iters
-        ),
+        effective_dimension=dimension,
     )
 
 
 def flatten_floats(params: Params) -> tuple[Array, Callable[[Array], Params]]:
     """The float leaves as one vector [n], and the way back, with the other leaves as they are."""
-    leaves, structure = jax.tree.flatten(params)
-    is_float = [jnp.issubdtype(jax.typeof(leaf).dtype, jnp.floating) for leaf in leaves]
-    vector, split = ravel_pytree(
-        [leaf for leaf, chosen in zip(leaves, is_float, strict=True) if chosen]
-    )
-
-    def restore(vector: Array) -> Params:
-        floats = iter(split(vector))
-        pairs = zip(leaves, is_float, strict=True)
-        return jax.tree.unflatten(
-            structure, [next(floats) if chosen else leaf for leaf, chosen in pairs]
-        )
-
-    return vector, restore
-
-
-def _over(x: Array, y: Array) -> Array:
-    """X / y, 0 where y = 0."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+    vector, split = ravel_pytree(_floats(params))
+    return vector, lambda vector: _with_floats(params, split(vector))

@@ -10,21 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.divergences import kl_divergence, total_variation
+from kltrust.divergences.distributions import _is_distribution, _parts
 from kltrust.lazy import distrax
 from kltrust.types import Array
 
 
 def bretagnolle_huber_bound(kl: Array) -> Array:
-    """sqrt(1 - exp(-KL)), which TV(p, q) never exceeds; the KL of either direction, elementwise.
+    """[*E] sqrt(1 - exp(-KL)), which TV(p, q) never exceeds; the KL of either direction.
 
-    Below 1 at every finite KL; Pinsker's bound, sqrt(KL / 2), is the lower one up to KL = 1.59 and
-    says nothing from 2 on. Bretagnolle and Huber (1979), "Estimation des densites: risque minimax".
-
-    Args:
-        kl: [*E] nats.
-
-    Returns:
-        [*E].
+    Maps kl [*E] in nats to [*E]. The bound is below 1 at every finite KL; Pinsker's, sqrt(KL / 2),
+    is the lower one up to KL = 1.59 and says nothing from 2 on. Bretagnolle and Huber (1979),
+    "Estimation des densites: risque minimax".
     """
     return jnp.sqrt(-jnp.expm1(-jnp.asarray(kl)))
 
@@ -115,7 +111,7 @@ def _rescaled(old: Any, new: Any) -> Any:
             return None
         return distrax.Independent(inner, old.reinterpreted_batch_ndims)
     if both(distrax.Joint):
-        members = [_rescaled(*pair) for pair in zip(_members(old), _members(new), strict=True)]
+        members = [_rescaled(*pair) for pair in zip(_parts(old), _parts(new), strict=True)]
         structure = jax.tree.structure(old.distributions, is_leaf=_is_distribution)
         known = all(member is not None for member in members)
         return distrax.Joint(jax.tree.unflatten(structure, members)) if known else None
@@ -129,9 +125,7 @@ def _outcomes(dist: Any, max_outcomes: int) -> Array | None:
     if isinstance(dist, distrax.Bernoulli):
         return jnp.stack([1 - dist.probs, dist.probs], axis=-1)
     if isinstance(dist, distrax.Joint):
-        return _product(
-            [_outcomes(member, max_outcomes) for member in _members(dist)], max_outcomes
-        )
+        return _product([_outcomes(part, max_outcomes) for part in _parts(dist)], max_outcomes)
     if isinstance(dist, distrax.Independent):
         each = _outcomes(dist.distribution, max_outcomes)
         if each is None:
@@ -169,11 +163,3 @@ def _scalar_gaussian(dist: Any) -> tuple[Array, Array] | None:
             loc, scale = (jnp.broadcast_to(x, shape) for x in parameters)
             return loc.reshape(shape[:batch_ndims]), scale.reshape(shape[:batch_ndims])
     return None
-
-
-def _is_distribution(x: Any) -> bool:
-    return isinstance(x, distrax.Distribution)
-
-
-def _members(joint: distrax.Joint) -> list[Any]:
-    return jax.tree.leaves(joint.distributions, is_leaf=_is_distribution)

@@ -13,10 +13,10 @@ from kltrust.rollout.normalization import Moments, normalize
 from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree
 
 AUDITS = ("default", "extended", "full")
-"""Of every iteration: by one forward pass; by some ten more and a rollout; by Fisher products."""
+"""The levels, which cost one forward pass; some ten more and a rollout; Fisher products."""
 
 _MAX_OUTCOMES = 64  # more would cost more than a forward pass
-_PROBES, _PROBE_ITERS = 4, 20
+_PROBES = {"num_probes": 4, "probe_iters": 20}
 
 
 class Reference(NamedTuple):
@@ -81,50 +81,28 @@ def audit_iteration(
     damping: Number | None,
     key: Array,
 ) -> IterationAudit:
-    """The part on request; see `IterationAudit`.
+    """The part on request. policy, old_params, new_params and batch are as in `audit_update`.
 
-    Args:
-        policy: the policy.
-        old_params: before the update.
-        new_params: after it.
-        batch: what the update saw.
-        raw_obs: the observations of ``batch`` before they were normalised.
-        fresh_obs: raw observations of the new policy's own rollout.
-        normalizer: the moments that ``batch.obs`` were normalised by, if they were.
-        new_normalizer: those that the next iteration will use.
-        reference: the frozen policy, or None.
-        path: of the update, or None.
-        damping: of the curvature's part; None leaves that part out.
-        key: for it.
+    ``raw_obs`` are the observations of the batch before they were normalised, and ``fresh_obs``
+    raw observations of the new policy's own rollout. ``normalizer`` holds the moments that the
+    batch was normalised by, if it was, and new_normalizer those of the next iteration.
+    ``reference`` is the frozen policy and ``path`` that of the update, or None. ``damping`` and
+    ``key`` are for the curvature's part, which damping None leaves out.
     """
     fresh = normalize(normalizer, fresh_obs)
-    return audit_by_default(policy, new_params, batch)._replace(
-        fresh=audit_states(
-            policy(old_params, fresh), policy(new_params, fresh), max_outcomes=_MAX_OUTCOMES
-        ),
-        path=path,
-        reference=None
-        if reference is None
-        else reference_kl(
-            policy,
-            new_params,
-            reference.policy_params,
-            batch.obs,
-            reference_obs=normalize(reference.normalizer, raw_obs),
-        ),
-        normalizer=None
-        if normalizer is None
-        else normalizer_kl(policy, new_params, normalizer, new_normalizer, raw_obs),
-        curvature=None
-        if damping is None
-        else audit_curvature(
-            policy,
-            old_params,
-            new_params,
-            batch,
-            key=key,
-            damping=damping,
-            num_probes=_PROBES,
-            probe_iters=_PROBE_ITERS,
-        ),
-    )
+    before, after = policy(old_params, fresh), policy(new_params, fresh)
+    states = audit_states(before, after, max_outcomes=_MAX_OUTCOMES)
+    audit = audit_by_default(policy, new_params, batch)._replace(fresh=states, path=path)
+    if reference is not None:
+        obs, frozen = normalize(reference.normalizer, raw_obs), reference.policy_params
+        kl = reference_kl(policy, new_params, frozen, batch.obs, reference_obs=obs)
+        audit = audit._replace(reference=kl)
+    if normalizer is not None:
+        moved = normalizer_kl(policy, new_params, normalizer, new_normalizer, raw_obs)
+        audit = audit._replace(normalizer=moved)
+    if damping is not None:
+        model = audit_curvature(
+            policy, old_params, new_params, batch, key=key, damping=damping, **_PROBES
+        )
+        audit = audit._replace(curvature=model)
+    return audit

@@ -11,16 +11,13 @@ from kltrust.types import Array, Params, Policy, PolicyBatch
 def measure_update(
     policy: Policy, params: Params, batch: PolicyBatch, audit: UpdateAudit | None = None
 ) -> dict[str, Array]:
-    """How far the policy moved, exactly, on the whole batch; see `Metrics`.
+    """The fields kl to clip_fraction of `Metrics`, each []: how far the policy moved, exactly.
 
     Args:
         policy: the policy.
         params: after the update.
-        batch: what the update saw.
+        batch: what the update saw, taken whole.
         audit: of this update, samples parted at eps = 0.2; None makes it.
-
-    Returns:
-        The fields kl to clip_fraction of `Metrics`, each [].
     """
     if audit is None:
         audit = audit_update(policy, None, params, batch, quantiles=())

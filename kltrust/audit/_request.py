@@ -26,17 +26,11 @@ def audit_on_request(
     *,
     damping: Number | None,
 ) -> IterationAudit:
-    """The extended audit; the fresh states are those of a rollout of the new policy.
+    """The extended audit of ``agent``'s update in ``env``.
 
-    Args:
-        env: the environment.
-        agent: policy and value function.
-        old: the `LearnerState` before the iteration.
-        new: the one after it.
-        batch: what the update saw.
-        transition: what the batch was made of, [T, B].
-        path: of the update, or None.
-        damping: of the curvature's part; None leaves that part out.
+    ``old`` and ``new`` are the `LearnerState` before and after the iteration, ``transition``
+    [T, B] is what ``batch`` was made of. A rollout of the new policy gives the fresh states; path
+    and damping are as in `audit_iteration`.
     """
     num_steps = transition.reward.shape[0]
     play_key, key = jax.random.split(jax.random.fold_in(old.key, _AUDIT))
@@ -47,11 +41,9 @@ def audit_on_request(
         start = episode_starts(agent, state.episode_length, done)
         return arrange(transition.obs, start, state.policy_carry)[0]
 
+    update = agent.policy, old.policy_params, new.policy_params, batch
     return audit_iteration(
-        agent.policy,
-        old.policy_params,
-        new.policy_params,
-        batch,
+        *update,
         raw_obs=raw(old, transition),
         fresh_obs=raw(new, fresh),
         normalizer=old.normalizer,

@@ -57,10 +57,8 @@ def largest_eigenvalue(product: Product, start: Array, num_iters: int) -> Estima
 def lanczos(product: Product, start: Array, num_iters: int) -> tuple[Array, Array]:
     """Q'AQ for an orthonormal basis Q of the Krylov space of ``start``: [k, k], tridiagonal.
 
-    Lanczos (1950). Where the space is exhausted, rows and columns of zeros follow.
-
-    Returns:
-        The matrix, and the norm beta_k of what A makes of the last direction outside the space.
+    Lanczos (1950). Where the space is exhausted, rows and columns of zeros follow. The second
+    value is the norm beta_k of what A makes of the last direction outside the space.
     """
     eps = jnp.finfo(start.dtype).eps
 
@@ -74,7 +72,7 @@ def lanczos(product: Product, start: Array, num_iters: int) -> tuple[Array, Arra
             image = image - jnp.matmul(inside, basis, precision=_HIGHEST)
         beta = _norm(image)
         beta = jnp.where(beta > eps * size, beta, 0)
-        direction = jnp.where(beta > 0, image / jnp.where(beta > 0, beta, 1), 0)
+        direction = over(image, beta)
         return (basis, direction), (diagonal, beta)
 
     carry = jnp.zeros((num_iters, start.size), start.dtype), start / _norm(start)
@@ -148,10 +146,8 @@ def effective_dimension(
     values, residuals = jax.lax.map(probe, jax.random.split(key, num_probes))
     standard_error = jnp.std(values, ddof=1) / num_probes**0.5
     known = jnp.asarray(damping) > 0
-    value, standard_error = (
-        jnp.where(known, x, jnp.nan) for x in (jnp.mean(values), standard_error)
-    )
-    return EffectiveDimension(value, standard_error, jnp.max(residuals))
+    value, error = (jnp.where(known, x, jnp.nan) for x in (jnp.mean(values), standard_error))
+    return EffectiveDimension(value, error, jnp.max(residuals))
 
 
 def _norm(x: Array) -> Array:
@@ -159,6 +155,10 @@ def _norm(x: Array) -> Array:
 
 
 def _unit(x: Array) -> Array:
-    """X over its Euclidean norm; 0 stays 0."""
-    size = _norm(x)
-    return jnp.where(size > 0, x / jnp.where(size > 0, size, 1), 0)
+    """The unit vector along x; 0 stays 0."""
+    return over(x, _norm(x))
+
+
+def over(x: Array, y: Array) -> Array:
+    """The quotient x / y of y >= 0, 0 where y = 0."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)

@@ -77,26 +77,13 @@ def audit_states_and(
     """`audit_states`, and the summaries and means of other quantities [*E], computed with it."""
     check_count(max_outcomes=max_outcomes)
     kl = kl_divergence(old, new)
-    found = summarise_each(
-        {
-            "kl": kl,
-            "kl_reverse": kl_divergence(new, old),
-            "tv": exact_total_variation(old, new, max_outcomes=max_outcomes),
-            **summarised,
-        },
-        weight,
-        quantiles,
-    )
+    tv = exact_total_variation(old, new, max_outcomes=max_outcomes)
+    each = {"kl": kl, "kl_reverse": kl_divergence(new, old), "tv": tv, **summarised}
+    found = summarise_each(each, weight, quantiles)
+    bounds = {"pinsker": pinsker_bound(kl), "huber": bretagnolle_huber_bound(kl)}
     parts = gaussian_kl_parts(old, new)
-    mean = means(
-        {
-            "pinsker": pinsker_bound(kl),
-            "huber": bretagnolle_huber_bound(kl),
-            **({} if parts is None else {"from_mean": parts[0], "from_scale": parts[1]}),
-            **averaged,
-        },
-        weight,
-    )
+    gaussian = {} if parts is None else {"from_mean": parts[0], "from_scale": parts[1]}
+    mean = means({**bounds, **gaussian, **averaged}, weight)
     audit = StateAudit(
         kl=found["kl"],
         kl_reverse=found["kl_reverse"],

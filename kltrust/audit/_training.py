@@ -51,10 +51,8 @@ def reference_kl(
     """
     current = policy(params, obs)
     reference = policy(reference_params, obs if reference_obs is None else reference_obs)
-    both = {
-        "to_reference": kl_divergence(current, reference),
-        "from_reference": kl_divergence(reference, current),
-    }
+    to, back = kl_divergence(current, reference), kl_divergence(reference, current)
+    both = {"to_reference": to, "from_reference": back}
     return ReferenceKL(**summarise_each(both, weight, quantiles))
 
 

@@ -100,15 +100,8 @@ def audit_update(
     new = policy(new_params, batch.obs)
     ratios = log_ratio(new, batch)
     ratio = importance_ratio(ratios)
-    states, samples = audit_states_and(
-        {"ratio": ratio},
-        _per_sample(ratio, batch.advantage, clip_eps),
-        old,
-        new,
-        batch.weight,
-        quantiles,
-        max_outcomes,
-    )
+    of_samples = {"ratio": ratio}, _per_sample(ratio, batch.advantage, clip_eps)
+    states, samples = audit_states_and(*of_samples, old, new, batch.weight, quantiles, max_outcomes)
     return UpdateAudit(
         **states._asdict(),
         **samples,
@@ -118,7 +111,7 @@ def audit_update(
 
 
 def _per_sample(ratio: Array, advantage: Array, clip_eps: Number) -> dict[str, Array]:
-    """What the fields that are means of r and A alone are means of, [*E]."""
+    """The quantities [*E] of r and A whose means are fields of `UpdateAudit`."""
     inside, killed, passing = clip_partition(ratio, advantage, clip_eps)
     values = {
         "ratio_deviation": jnp.abs(ratio - 1),

@@ -16,14 +16,9 @@ from kltrust.types import Array, Number
 
 
 def categorical_kl(p: Array, q: Array) -> Array:
-    """KL(p || q) = sum_a p(a) log(p(a) / q(a)), in nats.
+    """KL(p || q) = sum_a p(a) log(p(a) / q(a)), in nats: [..., A] -> [...].
 
-    Args:
-        p: [..., A] probabilities; they must sum to one.
-        q: [..., A] probabilities; they must sum to one.
-
-    Returns:
-        [...]; inf where q = 0 < p for some outcome.
+    Probabilities must sum to one. The KL is inf where q = 0 < p for some outcome.
     """
     p, q = rows(p, q)
     neither_zero = (p > 0) & (q > 0)
@@ -37,14 +32,9 @@ def categorical_kl(p: Array, q: Array) -> Array:
 
 
 def categorical_kl_from_logits(logits_p: Array, logits_q: Array) -> Array:
-    """KL(softmax(logits_p) || softmax(logits_q)), in nats.
+    """KL(softmax(logits_p) || softmax(logits_q)), in nats: [..., A] -> [...].
 
-    Args:
-        logits_p: [..., A], -inf for an impossible outcome.
-        logits_q: [..., A] likewise.
-
-    Returns:
-        [...]; inf where an outcome is possible under p only.
+    A logit of -inf is an impossible outcome; the KL is inf where one is possible under p only.
     """
     logits_p, logits_q = rows(logits_p, logits_q)
     terms = kl_terms(jax.nn.log_softmax(logits_p), jax.nn.log_softmax(logits_q))
@@ -57,14 +47,9 @@ def entropy(p: Array) -> Array:
 
 
 def cross_entropy(p: Array, q: Array) -> Array:
-    """H(p, q) = -sum_a p(a) log q(a) = H(p) + KL(p || q), in nats.
+    """H(p, q) = -sum_a p(a) log q(a) = H(p) + KL(p || q), in nats: [..., A] -> [...].
 
-    Args:
-        p: [..., A] probabilities.
-        q: [..., A] probabilities.
-
-    Returns:
-        [...]; inf where q = 0 < p for some outcome.
+    It is inf where q = 0 < p for some outcome.
     """
     p, q = rows(p, q)
     terms = -p * jnp.log(jnp.where(q > 0, q, 1))
@@ -78,14 +63,9 @@ def total_variation(p: Array, q: Array) -> Array:
 
 
 def jensen_shannon(p: Array, q: Array) -> Array:
-    """JS(p, q) = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2: symmetric, at most log 2.
+    """JS(p, q) = (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2, in nats: [..., A] -> [...].
 
-    Args:
-        p: [..., A] probabilities.
-        q: [..., A] probabilities.
-
-    Returns:
-        [...] in nats.
+    It is symmetric, and at most log 2.
     """
     p, q = rows(p, q)
     mixture = 0.5 * (p + q)
@@ -93,18 +73,12 @@ def jensen_shannon(p: Array, q: Array) -> Array:
 
 
 def renyi(p: Array, q: Array, alpha: Number) -> Array:
-    """D_alpha(p || q) = log(sum_a p(a)^alpha q(a)^(1 - alpha)) / (alpha - 1), in nats.
+    """[...] D_alpha(p || q) = log(sum_a p(a)^alpha q(a)^(1 - alpha)) / (alpha - 1), in nats.
 
     Increasing in alpha: -log q(p > 0) at 0, KL(p || q) at 1, log max p/q at inf, each as the limit.
+    The probabilities are [..., A] and the result [...]; it is inf where q = 0 < p and alpha >= 1,
+    or where the supports are disjoint. The order alpha [] is at least 0 and may be traced.
     See van Erven and Harremoes, "Renyi divergence and Kullback-Leibler divergence" (2014).
-
-    Args:
-        p: [..., A] probabilities.
-        q: [..., A] probabilities.
-        alpha: [] the order, at least 0; it may be traced.
-
-    Returns:
-        [...]; inf where q = 0 < p and alpha >= 1, or where the supports are disjoint.
 
     Raises:
         ValueError: if alpha is concrete and negative.
@@ -144,29 +118,16 @@ def renyi(p: Array, q: Array, alpha: Number) -> Array:
 
 
 def pinsker_bound(kl: Array) -> Array:
-    """sqrt(KL / 2), which TV(p, q) never exceeds; the KL of either direction, elementwise.
-
-    Args:
-        kl: [*E] nats.
-
-    Returns:
-        [*E].
-    """
+    """sqrt(kl / 2), which TV(p, q) never exceeds, of the KL of either direction: [*E] -> [*E]."""
     return jnp.sqrt(0.5 * jnp.asarray(kl))
 
 
 def masked_logits(logits: Array, mask: Array) -> Array:
-    """The logits with -inf for what the mask forbids; a row that forbids all forbids nothing.
+    """The logits [..., A] with -inf for what the mask forbids; all False forbids nothing.
 
-    Divergences, entropies and their gradients are exact on the result. A large negative number
-    would give illegal outcomes a finite, huge KL, and an all -inf row NaN.
-
-    Args:
-        logits: [..., A].
-        mask: [..., A] bool, true for a legal outcome.
-
-    Returns:
-        [..., A].
+    The mask is [..., A] bool, true for a legal outcome. Divergences, entropies and their gradients
+    are exact on the result. A large negative number would give illegal outcomes a finite, huge KL,
+    and a row of -inf alone NaN.
     """
     chex.assert_equal_shape([logits, mask])
     mask = jnp.asarray(mask, bool)

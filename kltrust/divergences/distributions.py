@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,15 +67,9 @@ def kl_divergence(old: Any, new: Any) -> Array:
 
 
 def distribution_entropy(dist: Any) -> Array:
-    """H(dist) = -E[log dist(a)], in nats, summed over event dimensions.
+    """H(dist) = -E[log dist(a)], in nats, summed over event dimensions: [*E], the batch shape.
 
     distrax's own, except that gradients stay finite where a categorical's ``probs`` hold zeros.
-
-    Args:
-        dist: a distribution of batch shape [...].
-
-    Returns:
-        [...].
     """
     if isinstance(dist, distrax.Categorical):
         log_p = _categorical_log_probs(dist)
@@ -88,17 +83,10 @@ def distribution_entropy(dist: Any) -> Array:
 
 
 def distribution_log_prob(dist: Any, value: Any) -> Array:
-    """Log dist(value), in nats, summed over event dimensions.
+    """Log dist(value) of events [*E, ...], in nats, summed over event dimensions: [*E].
 
     distrax's own, to the bit, except that gradients stay finite where a categorical's ``probs``
-    hold zeros.
-
-    Args:
-        dist: a distribution of batch shape [*E].
-        value: [*E, ...] of its events.
-
-    Returns:
-        [*E]; -inf for what is impossible.
+    hold zeros. It is -inf for what is impossible.
     """
     if isinstance(dist, distrax.Independent):
         inner = distribution_log_prob(dist.distribution, value)
@@ -109,14 +97,10 @@ def distribution_log_prob(dist: Any, value: Any) -> Array:
 
 
 def wasserstein2(old: Any, new: Any) -> Array:
-    """W_2 = sqrt(|mean - mean'|^2 + |std - std'|^2) between diagonal Gaussians, in action units.
+    """[*E] W_2 = sqrt(|mean - mean'|^2 + |std - std'|^2) of diagonal Gaussians, in action units.
 
-    Args:
-        old: Normal, MultivariateNormalDiag or Independent(Normal), of batch shape [...].
-        new: another of the same kind.
-
-    Returns:
-        [...]; its gradient is 0, not NaN, where the two coincide.
+    old and new are both Normal, MultivariateNormalDiag or Independent(Normal), of batch shape
+    [*E]. The gradient is 0, not NaN, where the two coincide.
 
     Raises:
         ValueError: for any other distribution.
@@ -144,7 +128,7 @@ def quadrature_kl(
 
     Args:
         log_p: [num_points] -> [num_points], a log density.
-        log_q: [num_points] -> [num_points], a log density.
+        log_q: likewise.
         low: [] the lower end, finite.
         high: [] the upper end, finite.
         num_points: how many points, densest at the ends; static.
@@ -256,11 +240,8 @@ def _parts(joint: distrax.Joint) -> list[Any]:
 
 
 def _paired_parts(old: distrax.Joint, new: distrax.Joint) -> tuple[list[Any], list[Any]]:
-    ours: Any
-    theirs: Any
-    ours, theirs = (
-        jax.tree.structure(j.distributions, is_leaf=_is_distribution) for j in (old, new)
-    )
+    structure: Any = functools.partial(jax.tree.structure, is_leaf=_is_distribution)
+    ours, theirs = structure(old.distributions), structure(new.distributions)
     if ours != theirs:
         raise ValueError(f"Joint distributions of one structure are needed: {ours} and {theirs}")
     return _parts(old), _parts(new)

@@ -39,34 +39,22 @@ def kl_k1(log_ratio: Array) -> Array:
 
 
 def kl_k2(log_ratio: Array) -> Array:
-    """``(log r)^2 / 2``: never negative, of low variance, biased (to third order in the step).
+    """``(log r)^2 / 2``, [*E] as in `kl_k1`: never negative, of low variance, biased.
 
-    A. Value: biased. Gradient as a loss term: that of no KL, except that it vanishes at old with
-       the right curvature.
+    A. Value: biased (to third order in the step). Gradient as a loss term: that of no KL, except
+       that it vanishes at old with the right curvature.
     B. Value: biased. Gradient as a loss term: that of KL(pi || ref), while samples come from the
        current pi. As a detached reward: no restoring force near ref.
-
-    Args:
-        log_ratio: [*E], log new(a) - log old(a) at a ~ old.
-
-    Returns:
-        [*E] in nats.
     """
     return 0.5 * jnp.square(jnp.asarray(log_ratio))
 
 
 def kl_k3(log_ratio: Array) -> Array:
-    """``r - 1 - log r``: unbiased, never negative, of low variance near old (Schulman, 2020).
+    """``r - 1 - log r``, [*E] as in `kl_k1`: unbiased, never negative, of low variance near old.
 
     A. Value: KL(old || new). Gradient as a loss term: that of KL(old || new), at any new.
     B. Value: KL(pi || ref). Gradient as a loss term: that of the *other* direction, KL(ref || pi).
-       As a detached reward: no restoring force near ref.
-
-    Args:
-        log_ratio: [*E], log new(a) - log old(a) at a ~ old.
-
-    Returns:
-        [*E] in nats.
+       As a detached reward: no restoring force near ref. (Schulman, 2020.)
     """
     (log_ratio,) = floats(log_ratio)
     near = jnp.abs(log_ratio) < 0.5
@@ -75,20 +63,16 @@ def kl_k3(log_ratio: Array) -> Array:
 
 
 def kl_control_variate(log_ratio: Array, coefficient: Number) -> Array:
-    """``-log r + c (r - 1)``: k1 and c times a variable of mean 0; k1 at c = 0, k3 at c = 1.
+    """``-log r + c (r - 1)``, [*E] as in `kl_k1`: k1 and c times a variable of mean 0.
+
+    It is k1 at c = 0, k3 at c = 1. ``coefficient`` is c [], a constant;
+    `control_variate_coefficient` has the one of least variance.
 
     A. Value: KL(old || new), whatever the constant c. Gradient as a loss term: that of
        KL(old || new), at any new.
     B. Value: KL(pi || ref). Gradient as a loss term: c times that of KL(ref || pi). As a detached
        reward: that of KL(pi || ref) less c times that of KL(ref || pi), the two cancel near ref at
        c = 1.
-
-    Args:
-        log_ratio: [*E], log new(a) - log old(a) at a ~ old.
-        coefficient: [] c, a constant; `control_variate_coefficient` has the one of least variance.
-
-    Returns:
-        [*E] in nats.
     """
     (log_ratio,) = floats(log_ratio)
     near = jnp.abs(log_ratio) < 0.5
@@ -102,11 +86,8 @@ def control_variate_coefficient(log_ratio: Array, weight: Array | None = None) -
     """The c with which `kl_control_variate` varies least: E[(r - 1) log r] / E[(r - 1)^2], [].
 
     Positive, and 1 where all ratios are 1: near old, k3 is the best. From the very samples that it
-    is used on, it costs a bias of order 1 / N. It is a constant to gradients.
-
-    Args:
-        log_ratio: [*E], log new(a) - log old(a) at a ~ old.
-        weight: [*E] or None; with the probabilities of all actions it is exact.
+    is used on, it costs a bias of order 1 / N. It is a constant to gradients. log_ratio [*E] is as
+    in `kl_k1`; with the probabilities of all actions as ``weight`` [*E] the result is exact.
     """
     (log_ratio,) = floats(jax.lax.stop_gradient(log_ratio))
     excess = jnp.expm1(log_ratio)
@@ -117,17 +98,11 @@ def control_variate_coefficient(log_ratio: Array, weight: Array | None = None) -
 
 
 def kl_reverse_k1(log_ratio: Array) -> Array:
-    """``r log r``: the other direction, from the same samples.
+    """``r log r``, [*E] as in `kl_k1`: the other direction; 0 where new(a) = 0, negative at r < 1.
 
     A. Value: KL(new || old). Gradient as a loss term: that of KL(new || old), at any new.
     B. Value: KL(ref || pi). Gradient as a loss term or as a detached reward: that of no KL; for
        KL(pi || ref) with a ratio there is `ratio_weighted`.
-
-    Args:
-        log_ratio: [*E], log new(a) - log old(a) at a ~ old.
-
-    Returns:
-        [*E] in nats; 0 where new(a) = 0, negative where r < 1.
     """
     (log_ratio,) = floats(log_ratio)
     log_ratio = jnp.where(log_ratio == -jnp.inf, 0, log_ratio)
@@ -135,16 +110,9 @@ def kl_reverse_k1(log_ratio: Array) -> Array:
 
 
 def kl_reverse_k3(log_ratio: Array) -> Array:
-    """``r log r - (r - 1)``: as `kl_reverse_k1`, never negative, of low variance near old.
+    """``r log r - (r - 1)``, [*E] as in `kl_k1`: never negative, of low variance near old.
 
-    A. Value: KL(new || old). Gradient as a loss term: that of KL(new || old), at any new.
-    B. As `kl_reverse_k1`.
-
-    Args:
-        log_ratio: [*E], log new(a) - log old(a) at a ~ old.
-
-    Returns:
-        [*E] in nats; 1 where new(a) = 0.
+    It is 1 where new(a) = 0. What `kl_reverse_k1` says of values and gradients holds here, too.
     """
     (log_ratio,) = floats(log_ratio)
     near = jnp.abs(log_ratio) < 0.5
@@ -154,18 +122,14 @@ def kl_reverse_k3(log_ratio: Array) -> Array:
 
 
 def ratio_weighted(estimate: Array, log_importance: Array) -> Array:
-    """``(pi / mu) k``: an estimate for samples of pi, made one for samples of another policy, mu.
+    """``(pi / mu) k``: an estimate [*E] for samples of pi, made one for samples of a policy mu.
 
     B. With k1 or k3 of log ref - log pi as the estimate, and differentiated through the ratio,
        value and gradient are those of KL(pi || ref), on and off policy. On policy the ratio is 1
        and its gradient what counts: ``log_importance = log_pi - jax.lax.stop_gradient(log_pi)``.
 
-    Args:
-        estimate: [*E] k at a ~ mu.
-        log_importance: [*E] log pi(a) - log mu(a), mu a constant.
-
-    Returns:
-        [*E]; 0 where pi(a) = 0.
+    The estimate is k at a ~ mu, and log_importance [*E] is log pi(a) - log mu(a), mu a constant.
+    The result is 0 where pi(a) = 0.
     """
     chex.assert_equal_shape([estimate, log_importance])
     possible = log_importance != -jnp.inf

@@ -32,32 +32,24 @@ gymnax; the first name that is not a registered one does. The environments of ot
 a prefix, "brax/hopper", say, and each prefix is an extra: `adapters` says which are installed.
 """
 
-from kltrust.environments._actions import ActionBound, bound_actions
-from kltrust.environments._build import from_functions
-from kltrust.environments._check import check_env, sample_action
-from kltrust.environments._observations import hide_observations
+from kltrust.environments._actions import (
+    ActionBound as ActionBound,
+    bound_actions as bound_actions,
+)
+from kltrust.environments._build import from_functions as from_functions
+from kltrust.environments._check import (
+    check_env as check_env,
+    sample_action as sample_action,
+)
+from kltrust.environments._observations import hide_observations as hide_observations
 from kltrust.environments._registry import (
-    EnvInfo,
-    adapters,
-    available,
-    describe,
-    make,
-    register,
-    static_parameters,
+    EnvInfo as EnvInfo,
+    adapters as adapters,
+    available as available,
+    describe as describe,
+    make as make,
+    register as register,
+    static_parameters as static_parameters,
 )
 
-__all__ = [
-    "ActionBound",
-    "EnvInfo",
-    "adapters",
-    "available",
-    "bound_actions",
-    "check_env",
-    "describe",
-    "from_functions",
-    "hide_observations",
-    "make",
-    "register",
-    "sample_action",
-    "static_parameters",
-]
+__all__ = [name for name in dir() if name[0] != "_"]

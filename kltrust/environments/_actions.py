@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.types import Array, Box, Env, EnvStep, MultiDiscrete, PyTree, Space
+from kltrust.types import Array, Box, Env, EnvStep, MultiDiscrete, Space
 
 ActionBound = Literal["clip", "tanh", "none"]
 """How a policy's real-valued action is brought within bounds; see `bound_actions`."""
@@ -64,6 +64,7 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
     edge = 1.0 if how == "clip" else np.inf
 
     def bounded(raw: Array) -> Array:
+        raw = jnp.asarray(raw)
         # Unbounded dimensions get stand-in bounds, so that no infinity meets a product.
         lowest, highest = jnp.where(two_sided, low, -1.0), jnp.where(two_sided, high, 1.0)
         unit = jnp.where(two_sided, jnp.tanh(raw), raw) if how == "tanh" else raw
@@ -72,14 +73,8 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         # Rounding may leave tanh's image by an ulp; one-sided dimensions have their bound here.
         return jnp.clip(action, low, high).astype(space.dtype)
 
-    def of_raw(action: Array) -> Array:
-        return bounded(jnp.asarray(action))
-
     def taking_raw(step: EnvStep, of_raw: Callable[[Array], Array]) -> EnvStep:
         return lambda key, state, action: step(key, state, of_raw(action))
-
-    def native_action(action: Array) -> PyTree:
-        return env.native_action(of_raw(action))
 
     raw_space = Box(
         low=np.where(two_sided, -edge, space.low).astype(np.float32),
@@ -88,10 +83,10 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         dtype=space.dtype,
     )
     return env._replace(
-        step=taking_raw(env.step, of_raw),
-        step_batch=env.step_batch and taking_raw(env.step_batch, jax.vmap(of_raw)),
+        step=taking_raw(env.step, bounded),
+        step_batch=env.step_batch and taking_raw(env.step_batch, jax.vmap(bounded)),
         action_space=raw_space,
-        native_action=native_action,
+        native_action=lambda action: env.native_action(bounded(action)),
     )
 
 
@@ -101,11 +96,7 @@ def has_bounds(space: Any) -> bool:
 
 
 def fit_action(name: str, space: Space, action: Any) -> Array:
-    """The action in the dtype and shape that other libraries' code is written for.
-
-    Raises:
-        ValueError: for another shape.
-    """
+    """The action in the dtype that other libraries' code is written for; refuses another shape."""
     if isinstance(space, Box):
         dtype, shape = space.dtype, tuple(space.shape)
     else:

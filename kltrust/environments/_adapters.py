@@ -14,7 +14,6 @@ bounded actions, and what is said of a package that is missing or a parameter th
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import importlib.metadata
 import sys
@@ -25,10 +24,11 @@ import jax
 import numpy as np
 
 from kltrust.environments._actions import ActionBound, bound_actions, fit_action, has_bounds
-from kltrust.environments._build import Reset, Transition, from_functions, strong
+from kltrust.environments._build import Reset, Stepped, Transition, from_functions, strong
 from kltrust.environments._parameters import (
     cast,
     jax_defaults,
+    nearest,
     require_known,
     require_static,
     time_limit,
@@ -51,21 +51,15 @@ ADAPTERS = {
 class Core(NamedTuple):
     """An environment as its library has it: no auto-reset, no time limit of ours.
 
-    Attributes:
-        reset: ``reset(key) -> (state, obs)``.
-        transition: ``transition(key, state, action) -> (state, obs, reward, terminated,
-            truncated)``; it may not change the state that it is given.
-        observation_space: the space of ``obs``, a `MaskedSpace` or a pytree of spaces perhaps.
-        action_space: the space of ``action``.
-        max_steps: the time limit; may be traced.
-        render: draws its states, see `Render`; None where nothing does.
+    The fields are those of `from_functions`. ``transition`` may not change the state that it is
+    given, and ``max_steps`` may be traced.
     """
 
     reset: Reset
     transition: Transition
     observation_space: Any
     action_space: Space
-    max_steps: Number
+    max_steps: Number | None
     render: Render | None = None
 
 
@@ -90,11 +84,7 @@ def packages_in_use() -> tuple[str, ...]:
 
 
 def adapted_names(prefix: str) -> tuple[str, ...]:
-    """All names of a prefix, which imports its library.
-
-    Raises:
-        RuntimeError: if that is missing.
-    """
+    """All names of a prefix. Imports its library, or raises a RuntimeError."""
     return tuple(f"{prefix}/{name}" for name in _load(prefix).names())
 
 
@@ -106,17 +96,7 @@ def adapted_parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | None) -> Env:
-    """The environment of a name with a prefix.
-
-    Args:
-        name: such as "brax/hopper".
-        params: fields (traced or not) and arguments.
-        action_bound: see `bound_actions`; None clips where there is something to clip.
-
-    Raises:
-        ValueError: for an unknown name or parameter, or a value that does not fit.
-        RuntimeError: if the library is missing.
-    """
+    """`make` of a name with a prefix; ``params`` are its fields and arguments."""
     defaults, arguments = adapted_parameters(name)
     require_known(name, params, defaults, arguments)
     static = {k: v for k, v in params.items() if k in arguments}
@@ -128,33 +108,48 @@ def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | 
     module, inner = _find(name)
     with _at_rest():
         core = module.build(inner, static, fields)
+    return finish(name, core, action_bound)
+
+
+def finish(
+    name: str, core: Core, action_bound: ActionBound | None, *, ours: bool = True, **bounds: Any
+) -> Env:
+    """The `Env` of a core, computed by JAX's defaults.
+
+    ``ours`` says that its time limit is imposed here, and not by the core. ``bounds`` are those of
+    `bound_actions`; without ``action_bound``, actions are clipped where there are bounds.
+    """
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
         with jax_defaults():
+            # Python's 0 and 0.0 become arrays here, where they are of 32 bits.
             return jax.tree.map(strong, core.reset(key))
 
-    def transition(
-        key: Array, state: PyTree, action: Any
-    ) -> tuple[PyTree, PyTree, Array, Array, Array]:
+    def transition(key: Array, state: PyTree, action: Any) -> Stepped:
         with jax_defaults():
             action = fit_action(name, core.action_space, action)
             return jax.tree.map(strong, core.transition(key, state, action))
 
     spaces = core.observation_space, core.action_space
-    limit = time_limit(core.max_steps)
-    env = from_functions(reset, transition, *spaces, max_steps=limit, name=name, render=core.render)
+    limit = None if core.max_steps is None else time_limit(core.max_steps)
+    imposed = limit if ours else None
+    env = from_functions(
+        reset, transition, *spaces, max_steps=imposed, name=name, render=core.render
+    )
     if action_bound is None:
         action_bound = "clip" if has_bounds(core.action_space) else "none"
-    return bound_actions(env, action_bound)
+    return bound_actions(env._replace(max_steps=limit), action_bound, **bounds)
+
+
+def box(low: Any, high: Any, like: Any) -> Box:
+    """The Box with these bounds and the shape and dtype of ``like``."""
+    low, high = (np.broadcast_to(np.asarray(bound), like.shape).copy() for bound in (low, high))
+    return Box(low, high, tuple(like.shape), np.dtype(like.dtype))
 
 
 def unbounded(obs: PyTree) -> Any:
     """Boxes without bounds for the arrays of an observation, or their shapes and dtypes."""
-
-    def box(x: Any) -> Box:
-        return Box(np.full(x.shape, -np.inf), np.full(x.shape, np.inf), x.shape, np.dtype(x.dtype))
-
-    return jax.tree.map(box, obs)
+    return jax.tree.map(lambda x: box(-np.inf, np.inf, x), obs)
 
 
 def shapes_of(reset: Reset) -> Any:
@@ -168,7 +163,7 @@ def _module(prefix: str) -> str:
 
 @contextlib.contextmanager
 def _at_rest() -> Iterator[None]:
-    """Arrays that a library makes for itself are of 32 bits, and no tracers inside a trace."""
+    """A library's own arrays are of 32 bits, and no tracers inside a trace."""
     with jax_defaults(), jax.ensure_compile_time_eval():
         yield
 
@@ -194,10 +189,7 @@ def _find(name: str) -> tuple[Any, str]:
     names = module.names()
     if inner in names:
         return module, inner
-    lowered = {known.lower(): known for known in names}
-    near = difflib.get_close_matches(inner.lower(), lowered, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(f'{prefix}/{lowered[n]}') for n in near)}? "
     raise ValueError(
-        f"{prefix} has no environment {inner!r}: {hint if near else ''}"
+        f"{prefix} has no environment {inner!r}: {nearest(inner, names, f'{prefix}/')}"
         f"`kltrust envs {prefix}` lists its names"
     )

@@ -13,6 +13,7 @@ import numpy as np
 from brax import envs
 
 from kltrust.environments._adapters import Core, shapes_of, unbounded
+from kltrust.environments._build import Stepped
 from kltrust.environments._parameters import keywords
 from kltrust.environments._pictures import physics
 from kltrust.types import Array, Box, Number, PyTree
@@ -43,7 +44,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of a name of brax's registry; see `parameters`."""
+    """The core of a name in brax's registry; see `parameters`."""
     backend = {"backend": BACKEND} if "backend" in parameters(name)[1] else {}
     given = {k: v for k, v in fields.items() if k != "max_steps"}
     env = envs.get_environment(name, **{**backend, **arguments, **given})
@@ -58,21 +59,16 @@ def _place(data: Any, state: PyTree) -> None:
 
 
 def core_of(env: Any, max_steps: Number, repeats: int = 1) -> Core:
-    """Of an object with ``reset(key)`` and ``step(state, action)`` over a State in brax's manner.
+    """The core of an environment of brax or MuJoCo Playground.
 
-    Args:
-        env: brax's, or MuJoCo Playground's.
-        max_steps: the time limit.
-        repeats: steps of ``env`` with one action; their rewards are added up.
+    It takes ``repeats`` steps with one action and adds up their rewards.
     """
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
         state = env.reset(key)
         return state, state.obs
 
-    def transition(
-        key: Array, state: PyTree, action: Array
-    ) -> tuple[PyTree, PyTree, Array, Array, bool]:
+    def transition(key: Array, state: PyTree, action: Array) -> Stepped:
         reward: Any = 0.0
         for _ in range(repeats):
             # Some write into the metrics of the state that they are given: they get a copy.

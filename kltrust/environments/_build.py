@@ -14,7 +14,9 @@ from kltrust.environments._pictures import inside
 from kltrust.types import Array, Env, MaskedSpace, Number, Outcome, PyTree, Render, Space
 
 Reset = Callable[[Array], tuple[PyTree, PyTree]]
-Transition = Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Any, Any, Any]]
+Stepped = tuple[PyTree, PyTree, Any, Any, Any]
+"""(state, obs, reward, terminated, truncated)."""
+Transition = Callable[[Array, PyTree, PyTree], Stepped]
 
 
 def from_functions(
@@ -68,10 +70,7 @@ class AutoReset:
     A step splits its key into one for the transition and one for a reset, and selects the reset
     where the episode ended.
 
-    Attributes:
-        reset: as `from_functions` takes it.
-        transition: likewise.
-        name: for messages.
+    The fields are as in `from_functions`.
     """
 
     reset: Reset
@@ -90,11 +89,6 @@ class AutoReset:
 
         There a reset and the hashing of its key often cost more than the step itself. Other
         devices would have to tell their host, and wait for it, before they go on.
-
-        Args:
-            key: [B].
-            state: leaves [B, ...].
-            action: leaves [B, ...].
         """
         state, obs, outcome = jax.vmap(self._before_reset)(key, state, action)
         done = outcome.terminated | outcome.truncated
@@ -120,16 +114,8 @@ class AutoReset:
         fresh = jax.eval_shape(self.fresh, key)
         state = _conform(state, fresh[0], f"{self.name}: state")
         obs = _conform(obs, fresh[1], f"{self.name}: observation")
-        return (
-            state,
-            obs,
-            Outcome(
-                reward=_scalar(reward, jnp.float32),
-                terminated=_scalar(terminated, jnp.bool_),
-                truncated=_scalar(truncated, jnp.bool_),
-                next_obs=obs,
-            ),
-        )
+        ended, cut = (_scalar(flag, jnp.bool_) for flag in (terminated, truncated))
+        return state, obs, Outcome(_scalar(reward, jnp.float32), ended, cut, obs)
 
     def _after_reset(self, key: Array) -> tuple[PyTree, PyTree]:
         return self.fresh(jax.random.split(key)[1])
@@ -144,9 +130,7 @@ def _with_time_limit(
         state, obs = reset(key)
         return (state, jnp.zeros((), jnp.int32)), obs
 
-    def timed_transition(
-        key: Array, timed: PyTree, action: PyTree
-    ) -> tuple[PyTree, PyTree, Any, Any, Any]:
+    def timed_transition(key: Array, timed: PyTree, action: PyTree) -> Stepped:
         state, steps = timed
         state, obs, reward, terminated, truncated = transition(key, state, action)
         steps = steps + 1

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from kltrust.environments._adapters import Core, shapes_of, unbounded
+from kltrust.environments._build import Stepped
+from kltrust.environments._parameters import fields_of
 from kltrust.environments._pictures import pixels
 from kltrust.types import Array, Discrete, PyTree, Render
 
@@ -22,7 +24,7 @@ _BLOCK_PIXELS = 16
 
 
 def names() -> tuple[str, ...]:
-    """Both; their variants of pixels have no adapter."""
+    """Both symbolic environments; those of pixels have no adapter."""
     return CLASSIC, FULL
 
 
@@ -32,13 +34,13 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     ``max_timesteps`` is called max_steps, as everywhere.
     """
     env = _class(name)
-    static = _fields(env.default_static_params())
-    fields = {k: v for k, v in _fields(env().default_params).items() if np.isscalar(v)}
+    static = fields_of(env.default_static_params())
+    fields = {k: v for k, v in fields_of(env().default_params).items() if np.isscalar(v)}
     return {"max_steps": fields.pop("max_timesteps"), **fields}, static
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of one of `names`; see `parameters`."""
+    """The core of one of `names`; see `parameters`."""
     cls = _class(name)
     env = cls(dataclasses.replace(cls.default_static_params(), **arguments))
     given = {k: v for k, v in fields.items() if k != "max_steps"}
@@ -49,9 +51,7 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         obs, state = env.reset_env(jax.random.key_data(key), params)
         return state, obs
 
-    def transition(
-        key: Array, state: PyTree, action: Array
-    ) -> tuple[PyTree, PyTree, Array, Array, bool]:
+    def transition(key: Array, state: PyTree, action: Array) -> Stepped:
         # It splits its keys by the functions of the old, untyped ones.
         key = jax.random.key_data(key)
         obs, state, reward, terminated, _ = env.step_env(key, state, action, params)
@@ -87,7 +87,3 @@ def _class(name: str) -> Any:
     from craftax.craftax.envs import craftax_symbolic_env as full
 
     return full.CraftaxSymbolicEnvNoAutoReset
-
-
-def _fields(data: Any) -> dict[str, Any]:
-    return {f.name: getattr(data, f.name) for f in dataclasses.fields(data)}

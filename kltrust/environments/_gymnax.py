@@ -8,32 +8,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kltrust.environments._actions import ActionBound, bound_actions, fit_action, has_bounds
-from kltrust.environments._build import from_functions, strong
+from kltrust.environments._actions import ActionBound, has_bounds
+from kltrust.environments._adapters import Core, box, finish
+from kltrust.environments._build import Stepped
 from kltrust.environments._parameters import (
     cast,
+    fields_of,
     jax_defaults,
     keywords,
     require_known,
     require_static,
-    time_limit,
 )
 from kltrust.environments._pictures import figures
-from kltrust.types import Array, Box, Discrete, Env, PyTree, Render, Space
+from kltrust.types import Array, Discrete, Env, PyTree, Render, Space
 
 _DRAWN = (
-    "Asterix-MinAtar",
-    "Breakout-MinAtar",
     "Catch-bsuite",
-    "FourRooms-misc",
-    "Freeway-MinAtar",
-    "MetaMaze-misc",
-    "PointRobot-misc",
-    "Pong-misc",
-    "Seaquest-MinAtar",
     "SpaceInvaders-MinAtar",
+    *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest")),
+    *(f"{name}-misc" for name in ("FourRooms", "MetaMaze", "PointRobot", "Pong")),
 )
 """Of gymnax's `Visualizer`; what it draws by gymnasium, gymnasium itself plays and films."""
 
@@ -48,66 +42,45 @@ def registry() -> dict[str, Callable[..., Any]]:
 
 
 def make_gymnax(name: str, params: dict[str, Any], action_bound: ActionBound | None) -> Env:
-    """The environment of that name in gymnax's registry.
+    """`make` of a name in gymnax's registry.
 
     Transitions come from ``step_env``, ends from ``is_truncated`` and its ``terminated``, new
     episodes from ``reset_env``; a ``step`` that a class overrides is not called.
-
-    Args:
-        name: a key of `registry`.
-        params: fields of the environment's params (traced or not), and arguments of its factory.
-        action_bound: see `bound_actions`; None clips where there is something to clip.
-
-    Raises:
-        ValueError: for a parameter that is neither, or whose value does not fit.
-        RuntimeError: if the environment's data can't be loaded.
     """
     with jax_defaults(), jax.ensure_compile_time_eval():
-        core, fields = _construct(name, params)
-        default = core.default_params
+        raw, fields = _construct(name, params)
+        default = raw.default_params
     traced = {k for k, v in fields.items() if isinstance(v, jax.core.Tracer)}
     static_params = _replace(name, default, {k: v for k, v in fields.items() if k not in traced})
-    observation_space, action_space = _spaces(name, core, static_params)
+    spaces = _spaces(name, raw, static_params)
     with jax_defaults():
         given = {k: cast(name, k, v, getattr(default, k)) for k, v in fields.items()}
     env_params = _replace(name, default, given)
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
-        with jax_defaults():
-            obs, state = core.reset_env(key, env_params)
-            # Python's 0 and 0.0 become arrays here, where they are of 32 bits.
-            return jax.tree.map(strong, (state, obs))
+        obs, state = raw.reset_env(key, env_params)
+        return state, obs
 
-    def transition(
-        key: Array, state: PyTree, action: Array
-    ) -> tuple[PyTree, PyTree, Array, Array, Array]:
-        with jax_defaults():
-            action = fit_action(name, action_space, action)
-            obs, state, reward, terminated, _ = core.step_env(key, state, action, env_params)
-            truncated = core.is_truncated(state, env_params)
-            return jax.tree.map(strong, (state, obs, reward, terminated, truncated))
+    def transition(key: Array, state: PyTree, action: Array) -> Stepped:
+        obs, state, reward, terminated, _ = raw.step_env(key, state, action, env_params)
+        return state, obs, reward, terminated, raw.is_truncated(state, env_params)
 
-    render = _render(core, env_params)
-    env = from_functions(
-        reset, transition, observation_space, action_space, name=name, render=render
-    )
-    env = env._replace(max_steps=_max_steps(env_params))
-    if action_bound is None:
-        action_bound = "clip" if has_bounds(action_space) else "none"
-    if action_bound == "none" or not traced:
-        return bound_actions(env, action_bound)
-    # Bounds may depend on a traced parameter (Pendulum's on max_torque): the map follows it.
-    with jax_defaults():
-        space = core.action_space(env_params)
-    low, high = getattr(space, "low", None), getattr(space, "high", None)
-    return bound_actions(env, action_bound, low=low, high=high)
+    limit = getattr(env_params, "max_steps_in_episode", None)
+    core = Core(reset, transition, *spaces, limit, _render(raw, env_params))
+    bounds = {}
+    if traced and action_bound != "none" and has_bounds(core.action_space):
+        # Bounds may depend on a traced parameter (Pendulum's on max_torque): the map follows it.
+        with jax_defaults():
+            space = raw.action_space(env_params)
+        bounds = {"low": space.low, "high": space.high}
+    return finish(name, core, action_bound, ours=False, **bounds)
 
 
 def params_of(name: str) -> dict[str, Any]:
     """The fields of the environment's params, and their defaults."""
     with jax_defaults(), jax.ensure_compile_time_eval():
         core, _ = _construct(name, {})
-        return _fields(core.default_params)
+        return fields_of(core.default_params)
 
 
 def _render(core: Any, params: Any) -> Render | None:
@@ -140,7 +113,7 @@ def _construct(name: str, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         k: v for k, v in params.items() if k in arguments and not isinstance(v, jax.core.Tracer)
     }
     core = _call(name, factory, first)
-    names = _fields(core.default_params)
+    names = fields_of(core.default_params)
     static = {k: v for k, v in params.items() if k not in names}
     if not takes_any:
         require_known(name, params, names, arguments)
@@ -166,12 +139,6 @@ def _call(name: str, factory: Callable[..., Any], static: dict[str, Any]) -> Any
     return core
 
 
-def _fields(params: Any) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(params):
-        return {}
-    return {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
-
-
 def _replace(name: str, default: Any, values: dict[str, Any]) -> Any:
     """The params with those values, and what follows from them.
 
@@ -187,11 +154,6 @@ def _replace(name: str, default: Any, values: dict[str, Any]) -> Any:
     if name == "CartPole-v1" and values.keys() & {"masspole", "length"}:
         derived["polemass_length"] = params.masspole * params.length
     return dataclasses.replace(params, **(derived | values))
-
-
-def _max_steps(params: Any) -> int | Array | None:
-    limit = getattr(params, "max_steps_in_episode", None)
-    return None if limit is None else time_limit(limit)
 
 
 def _spaces(name: str, core: Any, params: Any) -> tuple[Space, Space]:
@@ -214,10 +176,7 @@ def _space(name: str, space: Any, real: Any) -> Space:
             raise ValueError(f"{name}: declares Discrete observations and gives {real}")
         return Discrete(int(space.n))
     if kind == "Box":
-        shape = tuple(space.shape) if real is None else real.shape
-        dtype = np.dtype(space.dtype if real is None else real.dtype)
-        bounds = [np.broadcast_to(np.asarray(b), shape).copy() for b in (space.low, space.high)]
-        return Box(bounds[0], bounds[1], shape, dtype)
+        return box(space.low, space.high, space if real is None else real)
     raise ValueError(
         f"{name}: there is no adapter for a {kind} space; write the environment as a "
         "kltrust Env and register it with kltrust.environments.register"

@@ -10,19 +10,11 @@ import jumanji
 import numpy as np
 from jumanji import registration, specs
 
-from kltrust.environments._adapters import Core
+from kltrust.environments._adapters import Core, box
+from kltrust.environments._build import Stepped
 from kltrust.environments._parameters import keywords
 from kltrust.environments._pictures import figures
-from kltrust.types import (
-    Array,
-    Box,
-    Discrete,
-    Masked,
-    MaskedSpace,
-    MultiDiscrete,
-    PyTree,
-    Space,
-)
+from kltrust.types import Array, Box, Discrete, Masked, MaskedSpace, MultiDiscrete, PyTree, Space
 
 MAX_STEPS = 1000
 """Where the environment has no limit: in some, a move that changes nothing can go on for ever."""
@@ -47,7 +39,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of a name of jumanji's registry; see `parameters`."""
+    """The core of a name in jumanji's registry; see `parameters`."""
     try:
         env = jumanji.make(name, **arguments)
     except OSError as error:
@@ -76,9 +68,7 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         state, timestep = env.reset(key)
         return state, observe(timestep)
 
-    def transition(
-        key: Array, state: PyTree, action: Array
-    ) -> tuple[PyTree, PyTree, Array, Array, Array]:
+    def transition(key: Array, state: PyTree, action: Array) -> Stepped:
         state, timestep = env.step(state, action)
         last, no_future = timestep.last(), timestep.discount == 0
         return state, observe(timestep), timestep.reward, last & no_future, last & ~no_future
@@ -119,9 +109,7 @@ def _only(tree: Any) -> Any:
 
 
 def _box(spec: Any) -> Box:
-    bounds = getattr(spec, "minimum", -np.inf), getattr(spec, "maximum", np.inf)
-    low, high = (np.broadcast_to(np.asarray(bound), spec.shape) for bound in bounds)
-    return Box(low, high, spec.shape, np.dtype(spec.dtype))
+    return box(getattr(spec, "minimum", -np.inf), getattr(spec, "maximum", np.inf), spec)
 
 
 def _is_ours(mask: Any, space: Space) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import navix
-import numpy as np
 from navix import observations, rewards, terminations, transitions
 
-from kltrust.environments._adapters import Core, shapes_of
+from kltrust.environments._adapters import Core, box, shapes_of
+from kltrust.environments._build import Stepped
 from kltrust.environments._pictures import pixels
-from kltrust.types import Array, Box, Discrete, PyTree
+from kltrust.types import Array, Discrete, PyTree
 
 MAX_STEPS = 100
 """navix's own: the default of its ``make``."""
@@ -35,30 +35,22 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of a name of navix's registry; see `parameters`."""
+    """The core of a name in navix's registry; see `parameters`."""
     functions = {k: _function(k, v) for k, v in arguments.items() if v is not None}
-    env = navix.make(name, **functions)
-    env = env.replace(max_steps=MAX_STEPS)
-    env = env.replace(**fields)
+    env = navix.make(name, **functions).replace(**{"max_steps": MAX_STEPS, **fields})
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
         timestep = env.reset(key)
         return timestep, timestep.observation
 
-    def transition(
-        key: Array, timestep: PyTree, action: Array
-    ) -> tuple[PyTree, PyTree, Array, Array, Array]:
+    def transition(key: Array, timestep: PyTree, action: Array) -> Stepped:
         # Not `step`, which resets first where an episode ended: under vmap, a reset every step.
         timestep = env._step(timestep, action)
         ends = timestep.is_termination(), timestep.is_truncation()
         return timestep, timestep.observation, timestep.reward, *ends
 
-    declared, real = env.observation_space, shapes_of(reset)
-    low, high = (
-        np.broadcast_to(np.asarray(bound), real.shape)
-        for bound in (declared.minimum, declared.maximum)
-    )
-    space = Box(low, high, real.shape, np.dtype(real.dtype))
+    declared = env.observation_space
+    space = box(declared.minimum, declared.maximum, shapes_of(reset))
     render = pixels(lambda timestep: observations.rgb(timestep.state))
     return Core(reset, transition, space, Discrete(int(env.action_space.n)), env.max_steps, render)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -28,6 +30,12 @@ def jax_defaults() -> Iterator[None]:
         yield
 
 
+def fields_of(params: Any) -> dict[str, Any]:
+    """The fields of a dataclass's instance with their values; none of anything else."""
+    names = [f.name for f in dataclasses.fields(params)] if dataclasses.is_dataclass(params) else []
+    return {name: getattr(params, name) for name in names}
+
+
 def keywords(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     """A factory's named arguments with their defaults, and whether it takes any others."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -36,12 +44,15 @@ def keywords(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     return {p.name: p.default for p in parameters if p.kind in named}, takes_any
 
 
-def require_static(name: str, arguments: dict[str, Any]) -> None:
-    """Refuses a tracer as an argument of a factory.
+def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """The known names nearest to another one, as a question; "" where none is near."""
+    lowered = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(prefix + lowered[n]) for n in near)}? " if near else ""
 
-    Raises:
-        ValueError: naming it.
-    """
+
+def require_static(name: str, arguments: dict[str, Any]) -> None:
+    """Refuses a tracer as an argument of a factory."""
     for key, value in arguments.items():
         if isinstance(value, jax.core.Tracer):
             raise ValueError(
@@ -53,11 +64,7 @@ def require_static(name: str, arguments: dict[str, Any]) -> None:
 def require_known(
     name: str, params: Iterable[str], fields: Iterable[str], arguments: Iterable[str]
 ) -> None:
-    """Refuses parameters that an environment does not have.
-
-    Raises:
-        ValueError: with those that it has.
-    """
+    """Refuses parameters that an environment does not have, and names those that it has."""
     fields, arguments = list(fields), list(arguments)
     unknown = [k for k in params if k not in fields and k not in arguments]
     if unknown:
@@ -69,12 +76,9 @@ def require_known(
 
 
 def cast(name: str, key: str, value: Any, default: Any) -> Array:
-    """The value as a strongly typed array of the field's dtype and shape.
+    """The value as a strongly typed array of the field's dtype and shape, or a ValueError.
 
     Python's 0.1, ``jnp.float32(0.1)`` and ``jnp.asarray(0.1)`` would be three compilations.
-
-    Raises:
-        ValueError: for another shape, a fraction for an integer, or a time limit below 1.
     """
     dtype = jnp.result_type(default)
     if np.shape(value) != np.shape(default):

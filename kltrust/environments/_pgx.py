@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pgx
 
-from kltrust.environments._adapters import Core, shapes_of, unbounded
-from kltrust.types import Array, Box, Discrete, Masked, MaskedSpace, PyTree
+from kltrust.environments._adapters import Core, box, shapes_of
+from kltrust.environments._build import Stepped
+from kltrust.types import Array, Discrete, Masked, MaskedSpace, PyTree
 
 MAX_STEPS = 10_000
 """Far beyond any game that is lost; some games of MinAtar can go on for ever."""
 
 
 def names() -> tuple[str, ...]:
-    """Of the games of one player that pgx has; those of MinAtar are a package of their own."""
+    """The games of one player; those of MinAtar are a package of their own."""
     return tuple(n for n in pgx.available_envs() if n == "2048" or n.startswith("minatar-"))
 
 
@@ -25,7 +26,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of one of `names`."""
+    """The core of one of `names`."""
     try:
         env = pgx.make(name)
     except ImportError as error:
@@ -41,17 +42,13 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         state = env.init(key)
         return state, observe(state)
 
-    def transition(
-        key: Array, state: PyTree, action: Array
-    ) -> tuple[PyTree, PyTree, Array, Array, Array]:
+    def transition(key: Array, state: PyTree, action: Array) -> Stepped:
         state = env.step(state, action, key)
         return state, observe(state), state.rewards[0], state.terminated, state.truncated
 
     real = shapes_of(reset)
-    is_bits = np.dtype(real.obs.dtype) == bool
-    space = unbounded(real.obs)
-    if is_bits:
-        space = Box(np.zeros(real.obs.shape, bool), np.ones(real.obs.shape, bool), *space[2:])
+    low, high = (False, True) if np.dtype(real.obs.dtype) == bool else (-np.inf, np.inf)
     (num_actions,) = real.mask.shape
     limit = fields.get("max_steps", MAX_STEPS)
-    return Core(reset, transition, MaskedSpace(space), Discrete(num_actions), limit)
+    space = MaskedSpace(box(low, high, real.obs))
+    return Core(reset, transition, space, Discrete(num_actions), limit)

@@ -15,32 +15,24 @@ from kltrust.environments._parameters import jax_defaults
 from kltrust.types import PyTree, Render
 
 HEIGHT, WIDTH = 360, 480
-"""Of the pictures that have no size of their own."""
+"""The size of pictures that have none of their own."""
 
 
 def inside(render: Render | None) -> Render | None:
-    """The same where a state is a pair with what a wrapper adds to it.
-
-    Args:
-        render: of the first of the pair.
-    """
+    """Draws states that are pairs by what draws the first of the pair."""
     if render is None:
         return None
     return lambda states: render([state for state, _ in states])
 
 
 def pixels(draw: Callable[[PyTree], Any]) -> Render:
-    """Of a pure function that draws one state: [H, W, 3] of numbers from 0 to 255.
-
-    Args:
-        draw: it.
-    """
+    """Draws by a pure function of one state: [H, W, 3] of numbers from 0 to 255."""
 
     def render(states: Sequence[PyTree]) -> Iterator[np.ndarray]:
         with jax_defaults():
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
             pictures = np.asarray(jax.lax.map(draw, stacked)).astype(np.uint8)
-        # Some have a few dots for a tile, which no player shows well.
+        # Some draw a tile in a few pixels, which no player shows well.
         times = max(HEIGHT // pictures.shape[1], 1)
         for picture in pictures:
             yield picture.repeat(times, 0).repeat(times, 1)
@@ -49,12 +41,7 @@ def pixels(draw: Callable[[PyTree], Any]) -> Render:
 
 
 def figures(begin: Callable[[Any, PyTree], Callable[[PyTree], Any]], dots_per_inch: int) -> Render:
-    """Of functions that draw into pyplot's figures.
-
-    Args:
-        begin: ``begin(pyplot, first_state) -> draw``, and ``draw(state) -> figure``.
-        dots_per_inch: of the pictures.
-    """
+    """Draws by ``begin(pyplot, first_state) -> draw``, and ``draw(state) -> figure``."""
 
     def render(states: Sequence[PyTree]) -> Iterator[np.ndarray]:
         with _off_screen() as pyplot:
@@ -71,11 +58,9 @@ def figures(begin: Callable[[Any, PyTree], Callable[[PyTree], Any]], dots_per_in
 
 
 def physics(model: Any, place: Callable[[Any, PyTree], None]) -> Render:
-    """Of MuJoCo, by OpenGL.
+    """Draws an ``mujoco.MjModel`` by OpenGL.
 
-    Args:
-        model: an ``mujoco.MjModel``.
-        place: ``place(data, state)`` sets the positions and velocities of an ``mujoco.MjData``.
+    ``place(data, state)`` sets the positions and velocities of an ``mujoco.MjData``.
     """
 
     def render(states: Sequence[PyTree]) -> Iterator[np.ndarray]:

@@ -33,7 +33,7 @@ def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
-    """Of a name of Playground's registry; see `parameters`."""
+    """The core of a name in Playground's registry; see `parameters`."""
     defaults, config = parameters(name)
     overrides = {
         k: v for k, v in {"impl": config.get("impl"), **arguments}.items() if v is not None

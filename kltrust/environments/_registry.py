@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from kltrust.environments._adapters import (
     make_adapted,
     prefix_of,
 )
-from kltrust.environments._parameters import keywords
+from kltrust.environments._parameters import keywords, nearest
 from kltrust.types import Env, MaskedSpace, Number, Space
 
 _factories: dict[str, Callable[..., Env]] = {}
@@ -139,37 +138,29 @@ def describe(name: str) -> EnvInfo:
     Raises:
         ValueError: for an unknown name.
     """
+    fields: dict[str, Any] = {}
     if name in _factories:
-        arguments, _ = keywords(_factories[name])
+        source, (arguments, _) = "registered", keywords(_factories[name])
         required = [k for k, v in arguments.items() if v is inspect.Parameter.empty]
-        if required:
-            note = f"needs {', '.join(required)}"
-            return EnvInfo(name, "registered", None, None, None, {}, arguments, note)
-        env = make(name)
-        spaces = env.observation_space, env.action_space, env.max_steps
-        return EnvInfo(name, "registered", *spaces, {}, arguments)
-    if prefix := prefix_of(name):
-        env = make(name)
-        spaces = env.observation_space, env.action_space, env.max_steps
-        return EnvInfo(name, prefix, *spaces, *adapted_parameters(name))
-    _check_name(name)
-    if name in _DOWNLOADS:
-        arguments, _ = keywords(_gymnax.registry()[name])
-        return EnvInfo(name, "gymnax", None, None, None, {}, arguments, _DOWNLOADS[name])
+        note = f"needs {', '.join(required)}" if required else ""
+    elif prefix := prefix_of(name):
+        source, note, (fields, arguments) = prefix, "", adapted_parameters(name)
+    else:
+        _check_name(name)
+        source, (arguments, _) = "gymnax", keywords(_gymnax.registry()[name])
+        note = _DOWNLOADS.get(name, "")
+        fields = {} if note else _gymnax.params_of(name)
+    if note:
+        return EnvInfo(name, source, None, None, None, fields, arguments, note)
     env = make(name)
-    fields = _gymnax.params_of(name)
-    arguments, _ = keywords(_gymnax.registry()[name])
     spaces = env.observation_space, env.action_space, env.max_steps
-    return EnvInfo(name, "gymnax", *spaces, fields, arguments)
+    return EnvInfo(name, source, *spaces, fields, arguments)
 
 
 def static_parameters(name: str) -> frozenset[str]:
-    """The parameters of which a float may not be a tracer: an adapter's arguments.
+    """The names of an adapter's arguments, whose floats may not be tracers; ``name`` as in `make`.
 
-    Whether one of gymnax's or of a registered factory may be, only its use tells.
-
-    Args:
-        name: as for `make`.
+    There are none for gymnax's and registered environments: only use tells which may be traced.
 
     Returns:
         Their names.
@@ -195,11 +186,8 @@ def _check_name(name: str) -> None:
     names = available()
     if name in names:
         return
-    lowered = {known.lower(): known for known in names}
-    near = difflib.get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(lowered[n]) for n in near)}? " if near else ""
     raise ValueError(
-        f"there is no environment {name!r}: {hint}"
+        f"there is no environment {name!r}: {nearest(str(name), names)}"
         "`kltrust envs` and kltrust.environments.available() list all names; one of your own is "
         "registered first (on the command line by --import MODULE); those of other libraries have "
         f"a prefix ({', '.join(f'{prefix}/' for prefix in ADAPTERS)})"

@@ -59,7 +59,7 @@ LOG_STD_RANGE = (-10.0, 2.0)
 
 
 _RESOLVED = 2**23
-"""Of so many steps between -1 and 1 a float32 can tell each from the next."""
+"""A float32 resolves so many steps between -1 and 1."""
 
 
 def features(space: Any, obs: PyTree) -> Array:
@@ -88,9 +88,8 @@ def features(space: Any, obs: PyTree) -> Array:
         )
     if len(leaves) == 1:
         return _leaf_features(leaves[0], parts[0], keep_image=True)
-    return jnp.concatenate(
-        [_leaf_features(s, x, keep_image=False) for s, x in zip(leaves, parts, strict=True)], -1
-    )
+    pairs = zip(leaves, parts, strict=True)
+    return jnp.concatenate([_leaf_features(*pair, keep_image=False) for pair in pairs], -1)
 
 
 def _is_space(x: Any) -> bool:
@@ -101,9 +100,8 @@ def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
     if isinstance(space, Discrete):
         return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
     if isinstance(space, MultiDiscrete):
-        one_hots = [
-            jax.nn.one_hot(x[..., i], n, dtype=jnp.float32) for i, n in enumerate(space.nvec)
-        ]
+        parts = enumerate(space.nvec)
+        one_hots = [jax.nn.one_hot(x[..., i], n, dtype=jnp.float32) for i, n in parts]
         return jnp.concatenate(one_hots, -1)
     if isinstance(space, MultiBinary):
         return x.astype(jnp.float32)
@@ -164,9 +162,8 @@ class PolicyNetwork(nn.Module):
         space = self.action_space
         if isinstance(space, Discrete):
             logits = dense(space.n)
-            return distrax.Categorical(
-                logits=logits if mask is None else masked_logits(logits, mask)
-            )
+            logits = logits if mask is None else masked_logits(logits, mask)
+            return distrax.Categorical(logits=logits)
         if isinstance(space, MultiBinary):
             return distrax.Independent(distrax.Bernoulli(logits=dense(space.n)), 1)
         if isinstance(space, MultiDiscrete):
@@ -184,9 +181,8 @@ class PolicyNetwork(nn.Module):
         if self.state_dependent_std:
             log_std = self.init_log_std + dense(size)
         else:
-            log_std = self.param(
-                "log_std", nn.initializers.constant(self.init_log_std), (size,), jnp.float32
-            )
+            constant = nn.initializers.constant(self.init_log_std)
+            log_std = self.param("log_std", constant, (size,), jnp.float32)
         # Every leaf has the full leading shape, so that minibatches can index it.
         std = jnp.broadcast_to(jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE)), loc.shape)
         shape = (*loc.shape[:-1], *space.shape)
@@ -234,7 +230,7 @@ def actor_critic(
     if hidden is not None:
         changes["hidden"] = hidden
     own = dataclasses.replace(settings or NetworkSettings(), **changes)
-    channels, activation, cell = own.channels, own.activation, own.cell
+    channels = own.channels
     if not _is_space(env.action_space):
         raise ValueError(
             f"no policy head for the action space {env.action_space!r}: use Discrete, "
@@ -263,13 +259,12 @@ def actor_critic(
     def example() -> Array:
         return observe(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first))
 
-    torso = Torso(own.hidden, channels, activation, is_image)
-    if cell == "none":
+    torso = Torso(own.hidden, channels, own.activation, is_image)
+    if own.cell == "none":
         return _without_memory(observe, example, *heads(torso))
-    linear = Torso((), (), activation, is_image=False)
-    return _with_memory(
-        observe, example, torso, CELLS[cell](own.hidden[-1], orthogonal()), *heads(linear)
-    )
+    linear = Torso((), (), own.activation, is_image=False)
+    cell = CELLS[own.cell](own.hidden[-1], orthogonal())
+    return _with_memory(observe, example, torso, cell, *heads(linear))
 
 
 actor_critic.__signature__ = signature_with(actor_critic, NetworkSettings)  # type: ignore[attr-defined]
@@ -283,8 +278,7 @@ def _without_memory(
 ) -> ActorCritic:
     def init(key: Array) -> tuple[PyTree, PyTree]:
         x, networks = example(), (policy_network, value_network)
-        gains = (network.init(key, x)["params"] for network in networks)
-        return orthogonal_kernels(key, tuple(gains))
+        return orthogonal_kernels(key, tuple(net.init(key, x)["params"] for net in networks))
 
     def policy(params: PyTree, obs: PyTree) -> Any:
         return policy_network.apply({"params": params}, observe(obs), mask_of(obs))

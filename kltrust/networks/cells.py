@@ -22,11 +22,8 @@ def time_scales(key: Array, size: int) -> Array:
     """Biases of a gate that keeps, whose units forget within 1 to 100 steps: [size].
 
     A gate sigmoid(b) keeps for 1 + exp(b) steps or so: at b = 0 little is left after ten. Tallec
-    and Ollivier (2018) draw exp(b) uniformly; here short scales are as frequent as long ones.
-
-    Args:
-        key: a typed key.
-        size: the number of units.
+    and Ollivier (2018) draw exp(b) uniformly; here short scales are as frequent as long ones. The
+    key is typed.
     """
     return jax.random.uniform(key, (size,), jnp.float32, maxval=math.log(_LONGEST))
 
@@ -48,11 +45,9 @@ class Cell(NamedTuple):
 
 
 def gru(size: int, recurrent_init: Initializer) -> Cell:
-    """The gated recurrent unit (Cho et al. 2014), scanned along sequences.
+    """The gated recurrent unit (Cho et al. 2014) of ``size`` H, scanned along sequences.
 
-    Args:
-        size: H.
-        recurrent_init: of the three square kernels.
+    ``recurrent_init`` initialises the three square kernels.
     """
     module = nn.GRUCell(size, recurrent_kernel_init=recurrent_init)
     carry = jnp.zeros(size, jnp.float32)
@@ -91,11 +86,8 @@ def min_gru(size: int, kernel_init: Initializer) -> Cell:
         h' = (1 - z) h + z g,  z = sigmoid(W x + b), g = U x + c
 
     Linear in h, so that a sequence takes about log T steps one after the other instead of T: for
-    long sequences on an accelerator. It compiles longer.
-
-    Args:
-        size: H.
-        kernel_init: of both kernels.
+    long sequences on an accelerator. It compiles longer. ``size`` is H, and ``kernel_init``
+    initialises both kernels.
     """
     module = _MinGRU(size, kernel_init)
 

@@ -26,35 +26,24 @@ def without_mask(x: Any) -> Any:
 
 
 def existing_actions(space: Discrete | MultiDiscrete) -> np.ndarray:
-    """All true: [n]; of a MultiDiscrete [k, max(nvec)], false beyond each entry's ``nvec[i]``.
-
-    Args:
-        space: of the actions.
-    """
+    """Of a space [n], all true; of a MultiDiscrete [k, max(nvec)], false beyond ``nvec[i]``."""
     sizes = np.asarray(space.nvec)[:, None] if isinstance(space, MultiDiscrete) else space.n
     return np.arange(np.max(sizes)) < sizes
 
 
 def allowed_actions(space: Discrete | MultiDiscrete, mask: Array) -> Array:
-    """The actions that have a probability: the mask's, or all where a row of it has none.
+    """The actions of the ``space`` that have a probability: bool, like ``mask``, as in `Masked`.
 
-    Args:
-        space: of the actions.
-        mask: [*E, ...] as in `Masked`.
-
-    Returns:
-        bool, like the mask; never a row without a true entry.
+    They are the mask's, or all where a row of it has none.
     """
     legal, exists = _legal(space, mask)
     return jnp.where(jnp.any(legal, axis=-1, keepdims=True), legal, exists)
 
 
 def count_fully_masked(space: Space, obs: PyTree) -> Array:
-    """How many observations have a mask that allows no action, or none for some entry: [] int32.
+    """How many of obs [*E, *O] have a mask that allows no action, or none for some entry: [] int32.
 
-    Args:
-        space: of the actions.
-        obs: [*E, *O]; without a mask the count is 0.
+    The ``space`` is that of the actions. Without a mask the count is 0.
     """
     mask = mask_of(obs)
     if mask is None or not isinstance(space, Discrete | MultiDiscrete):

@@ -39,8 +39,8 @@ Step: TypeAlias = Callable[[PyTree, Any], tuple[PyTree, Any]]
 def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memory) -> ActorCritic:
     """The agent that its steps make: along sequences they are scanned.
 
-    What of a network needs no memory may do better than step by step: make an `ActorCritic` with
-    functions of sequences of your own, which must agree with the steps.
+    Layers without memory run faster along a whole sequence than step by step. To use that, make an
+    `ActorCritic` with functions of sequences of your own, which must agree with the steps.
 
     Args:
         init: ``init(key) -> (policy_params, value_params)``.
@@ -58,12 +58,9 @@ def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memo
 
 
 def scan_sequences(step: Step, initial: PyTree, sequences: Sequences) -> Any:
-    """What a step returns along sequences: leaves [B, T, ...].
+    """What a step returns along sequences [B, T]: leaves [B, T, ...].
 
-    Args:
-        step: takes a carry and one step's ``sequences.obs``.
-        initial: the carry at the start of an episode, of one environment.
-        sequences: [B, T].
+    ``step`` takes a carry and one step's ``sequences.obs``; ``initial`` is as in `unroll`.
     """
     obs, start = swap_axes((sequences.obs, sequences.start))
     return swap_axes(unroll(step, initial, obs, start, sequences.carry)[1])
@@ -93,37 +90,22 @@ def unroll(
 
 
 def restart(start: Array, initial: PyTree, carry: PyTree) -> PyTree:
-    """The carry, and ``initial`` where an episode starts: like ``carry``.
-
-    Args:
-        start: [*E] bool.
-        initial: of one environment.
-        carry: [*E, ...].
-    """
+    """The carry [*E, ...], and ``initial``, of one environment, where ``start`` [*E] is true."""
     return tree.where(start, initial, carry)
 
 
 def initial_carry(initial: PyTree, num_envs: int) -> PyTree:
-    """A carry for each environment: leaves [num_envs, ...].
-
-    Args:
-        initial: of one environment.
-        num_envs: B.
-    """
+    """A carry for each environment: leaves [num_envs, ...], each ``initial``."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *jnp.shape(x))), initial)
 
 
 def swap_axes(x: PyTree) -> PyTree:
-    """[T, B, ...] to [B, T, ...] and back.
-
-    Args:
-        x: a pytree of arrays.
-    """
+    """The leaves of ``x`` from [T, B, ...] to [B, T, ...] and back."""
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), x)
 
 
 def remembering(env: Env, initial: PyTree) -> Env:
-    """The environment with the carry of who acts in it as part of what is seen and done.
+    """The environment with the agent's carry as part of its observations and actions.
 
     An observation is (obs, carry) and an action (action, the carry after it). Whatever steps
     environments then needs to know nothing of carries; ``next_obs`` is the environment's own.

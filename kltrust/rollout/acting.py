@@ -84,10 +84,7 @@ def policy_step_of(
     """A step of the deployable policy: (carry [*E, ...], raw obs [*E, *O]) -> (carry, dist).
 
     An episode begins with the carry ``agent.memory.policy_carry``; without memory it is ().
-
-    Args:
-        agent: as trained.
-        state: its policy's parameters and its normaliser are used.
+    Arguments as in `policy_of`.
     """
     if agent.memory is None:
         return lambda carry, obs: (carry, policy_of(agent, state)(obs))
@@ -139,10 +136,8 @@ def play(
     """
     world, act = acting(env, agent, state, sampled)
     if agent.memory is None:
-        (env_state, obs), transition = rollout(
-            world, act, state.env_state, state.obs, key, num_steps
-        )
-        return (env_state, obs, ()), transition
+        end, transition = rollout(world, act, state.env_state, state.obs, key, num_steps)
+        return (*end, ()), transition
     seen = state.obs, state.policy_carry
     (env_state, (obs, carry)), transition = rollout(
         world, act, state.env_state, seen, key, num_steps, record=_without_carries
@@ -151,12 +146,7 @@ def play(
 
 
 def sampled(distribution: Any, key: Array) -> PyTree:
-    """One action for each entry of the batch [*E]: [*E, ...].
-
-    Args:
-        distribution: of batch shape [*E].
-        key: a typed key.
-    """
+    """One action for each entry of the distribution's batch [*E], by a typed key: [*E, ...]."""
     if isinstance(distribution, distrax.Categorical):
         # The action that distrax draws, from noise in one row: the compiler unrolls short ones.
         logits = distribution.logits

@@ -27,10 +27,8 @@ from kltrust.types import (
 def episode_starts(agent: ActorCritic, episode_length: Array, done: Array) -> Array | None:
     """Where an episode begins, [T, B] bool; None for an agent without memory, which does not ask.
 
-    Args:
-        agent: with or without memory.
-        episode_length: [B] steps of the episodes under way before the first step.
-        done: [T, B], terminated or truncated.
+    episode_length [B] counts the steps of the episodes under way before the first step; ``done``
+    [T, B] is terminated or truncated.
     """
     if agent.memory is None:
         return None
@@ -92,17 +90,8 @@ def arrange(obs: PyTree, start: Array | None, carry: PyTree, *others: PyTree) ->
 
 
 def flatten(x: PyTree) -> PyTree:
-    """[T, B, ...] to [B * T, ...], environment-major: whole trajectories stay together.
-
-    Args:
-        x: a pytree of arrays.
-    """
-    return jax.tree.map(
-        lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(
-            leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]
-        ),
-        x,
-    )
+    """The leaves of ``x`` from [T, B, ...] to [B * T, ...]: whole trajectories stay together."""
+    return jax.tree.map(lambda y: y.reshape(y.shape[0] * y.shape[1], *y.shape[2:]), swap_axes(x))
 
 
 def make_batch(

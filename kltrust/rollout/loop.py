@@ -15,22 +15,12 @@ _Pair: TypeAlias = tuple[Array, Array]
 
 
 def reset_batch(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
-    """Resets ``num_envs`` environments: (state [B, ...], obs [B, *O]).
-
-    Args:
-        env: one environment.
-        key: a typed key.
-        num_envs: B.
-    """
+    """Resets B = num_envs environments ``env`` by a typed key: (state [B, ...], obs [B, *O])."""
     return jax.vmap(env.reset)(jax.random.split(key, num_envs))
 
 
 def step_all(env: Env) -> EnvStep:
-    """A step of a batch, leaves [B, ...]: ``step_batch``, or the vmap of ``step``.
-
-    Args:
-        env: one environment.
-    """
+    """A step of a batch, leaves [B, ...]: ``step_batch`` of ``env``, or the vmap of its step."""
     return jax.vmap(env.step) if env.step_batch is None else env.step_batch
 
 
@@ -159,11 +149,7 @@ def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             inner = tuple(range(len(batch_shape), leaf.ndim))
             bad_obs |= ~jnp.all(jnp.isfinite(leaf), axis=inner)
-    bad = {
-        "nonfinite_rewards": ~jnp.isfinite(transition.reward),
-        "nonfinite_observations": bad_obs,
-    }
-    return {
-        **tree.at_once(jnp.sum, jax.tree.map(lambda x: x.astype(jnp.int32), bad)),
-        "nonfinite_update": (~tree.all_finite(params)).astype(jnp.int32),
-    }
+    bad_reward = ~jnp.isfinite(transition.reward)
+    bad = {"nonfinite_rewards": bad_reward, "nonfinite_observations": bad_obs}
+    counts = tree.at_once(jnp.sum, jax.tree.map(lambda x: x.astype(jnp.int32), bad))
+    return {**counts, "nonfinite_update": (~tree.all_finite(params)).astype(jnp.int32)}

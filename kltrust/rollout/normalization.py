@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from kltrust.types import Array, PyTree, Sequences
 
 CLIP = 10.0
-"""Normalised observations and scaled rewards are bounded so (Engstrom et al. 2020)."""
+"""The bound on normalised observations and scaled rewards (Engstrom et al. 2020)."""
 
 _EPSILON = 1e-8
 
@@ -32,21 +32,15 @@ class Moments(NamedTuple):
     variance: PyTree
 
 
-def _is_float(leaf: Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
 def init_moments(example: PyTree) -> Moments:
     """Mean 0 and variance 1 of no samples: normalising with it changes nothing (but clips).
 
     Args:
         example: one observation, of which only the shapes matter.
     """
-    return Moments(
-        jnp.zeros((), jnp.float32),
-        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), example),
-        jax.tree.map(lambda x: jnp.ones(x.shape, jnp.float32), example),
-    )
+    mean = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), example)
+    variance = jax.tree.map(lambda x: jnp.ones(x.shape, jnp.float32), example)
+    return Moments(jnp.zeros((), jnp.float32), mean, variance)
 
 
 def update_moments(moments: Moments, samples: PyTree) -> Moments:
@@ -67,16 +61,12 @@ def update_moments(moments: Moments, samples: PyTree) -> Moments:
     new_mean = jax.tree.map(partial(over_samples, jnp.mean), samples, moments.mean)
     new_variance = jax.tree.map(partial(over_samples, jnp.var), samples, moments.mean)
     delta = jax.tree.map(jnp.subtract, new_mean, moments.mean)
-    return Moments(
-        total,
-        jax.tree.map(lambda old, d: old + share * d, moments.mean, delta),
-        jax.tree.map(
-            lambda old, new, d: (1 - share) * old + share * new + share * (1 - share) * d**2,
-            moments.variance,
-            new_variance,
-            delta,
-        ),
-    )
+
+    def pooled(old: Array, new: Array, d: Array) -> Array:
+        return (1 - share) * old + share * new + share * (1 - share) * d**2
+
+    mean = jax.tree.map(lambda old, d: old + share * d, moments.mean, delta)
+    return Moments(total, mean, jax.tree.map(pooled, moments.variance, new_variance, delta))
 
 
 def normalize(moments: Moments | None, x: PyTree) -> PyTree:
@@ -95,7 +85,7 @@ def normalize(moments: Moments | None, x: PyTree) -> PyTree:
         return x._replace(obs=normalize(moments, x.obs))
 
     def one(x: Array, mean: Array, variance: Array) -> Array:
-        if not _is_float(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
         lead = (1,) * (x.ndim - mean.ndim)
         mean, variance = mean.reshape(lead + mean.shape), variance.reshape(lead + mean.shape)
@@ -118,11 +108,7 @@ class RewardScale(NamedTuple):
 
 
 def init_reward_scale(num_envs: int) -> RewardScale:
-    """The state before any reward.
-
-    Args:
-        num_envs: B.
-    """
+    """The state before any reward, of B = num_envs environments."""
     return RewardScale(init_moments(jnp.zeros(())), jnp.zeros(num_envs, jnp.float32))
 
 

@@ -44,9 +44,8 @@ def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> 
         start = episode_starts(agent, state.episode_length, done)
         seen = normalize(state.normalizer, transition.obs)
         next_seen = normalize(state.normalizer, transition.next_obs)
-        value_carry = values(agent, state.value_params, seen, next_seen, start, state.value_carry)[
-            2
-        ]
+        critic = state.value_params, seen, next_seen, start, state.value_carry
+        _, _, value_carry = values(agent, *critic)
         episode_return, episode_length, _ = count_episodes(
             state.episode_return, state.episode_length, transition.reward, done
         )

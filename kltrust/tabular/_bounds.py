@@ -6,8 +6,7 @@ Policies are arrays [S, A]; d, A and V are those of the old one, d normalised. W
 
 every ``*_penalty`` bounds the gap: abs(J(new) - L(new)) <= penalty. L - penalty is what J(new)
 can't fall below. All of them hold the *largest* KL over states, or a total variation: the mean KL
-in their place proves nothing. Where a function takes ``solution``, it is `solve`'s for the old
-policy, for callers who have it.
+in their place proves nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +26,8 @@ def performance_difference(
     """J(new) - J(old) = E_{s~d_new, a~new}[A_old] / (1 - gamma), an identity: [].
 
     Kakade and Langford (2002), lemma 6.1. The "objective" with d_new is the return itself: exact,
-    and not to be estimated from the old policy's data.
-
-    Args:
-        mdp: S states, A actions.
-        old: [S, A] probabilities.
-        new: [S, A] probabilities.
-        solution: `solve`'s for ``old``, if it is there already.
+    and not to be estimated from the old policy's data. old and new are [S, A] probabilities in
+    ``mdp``; ``solution`` is that of `solve` for old, None to compute it here.
     """
     advantage = (solution or solve(mdp, old)).advantage
     visitation = solve(mdp, new).visitation
@@ -127,10 +121,7 @@ def cpo_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = No
 def expected_advantage_bound(advantage: Array, old: Array, new: Array) -> Array:
     """eps_new = max_s abs(E_{a~new}[A]), at most max abs(A): [].
 
-    Args:
-        advantage: [S, A] of ``old``.
-        old: [S, A] probabilities.
-        new: [S, A] probabilities.
+    advantage [S, A] is that of ``old``; old and new are [S, A] probabilities.
     """
     return jnp.max(jnp.abs(jnp.sum((new - old) * advantage, axis=-1)))
 
@@ -148,10 +139,7 @@ def practical_guarantee(max_kl: Number, gamma: Number, eps_new: Number) -> Array
 def conservative_mixture(old: Array, target: Array, alpha: Number) -> Array:
     """(1 - alpha) old + alpha target: [S, A] (Kakade and Langford 2002).
 
-    Args:
-        old: [S, A] probabilities.
-        target: [S, A] probabilities.
-        alpha: the target's share, within [0, 1].
+    old and target are [S, A] probabilities; alpha, within [0, 1], is the target's share.
     """
     return (1 - alpha) * old + alpha * target
 
@@ -214,10 +202,7 @@ class Certificate(NamedTuple):
 def certificate(mdp: MDP, old: Array, new: Array) -> Certificate:
     """All the bounds on one update; gap / penalty is a bound's slack.
 
-    Args:
-        mdp: S states, A actions.
-        old: [S, A] probabilities.
-        new: [S, A] probabilities.
+    Arguments as in `performance_difference`.
     """
     solution = solve(mdp, old)
     pair = (mdp, old, new, solution)

@@ -50,9 +50,8 @@ def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) 
     """
     require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", lam=lam)
     check_count(num_steps=num_steps)
-    delta = (
-        mdp.reward[:, :, None] + mdp.gamma * value[None, None, :] - value[:, None, None]
-    )  # [S, A, S]
+    # [S, A, S]
+    delta = mdp.reward[:, :, None] + mdp.gamma * value[None, None, :] - value[:, None, None]
     decay = mdp.gamma * lam
 
     def over_next(x: Array) -> Array:
@@ -60,10 +59,8 @@ def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) 
 
     def one_more_step(moments: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         mean, square = (jnp.sum(pi * x, axis=-1) for x in moments)  # of X_{T-1} at a state
-        return (
-            over_next(delta + decay * mean),
-            over_next(delta**2 + 2 * decay * delta * mean + decay**2 * square),
-        ), None
+        squares = delta**2 + 2 * decay * delta * mean + decay**2 * square
+        return (over_next(delta + decay * mean), over_next(squares)), None
 
     nothing = jnp.zeros_like(mdp.reward)
     (mean, square), _ = jax.lax.scan(one_more_step, (nothing, nothing), length=num_steps)
@@ -78,12 +75,7 @@ def compatible_weights(mdp: MDP, policy: Policy, params: Params) -> Params:
     w = argmin E_{s~d, a~pi}[(A(s, a) - w' grad log pi(a|s))^2], of several the shortest. Its normal
     equations are F w = E[A grad log pi], the right side (1 - gamma) times the gradient of J: so
     w = F^-1 g of a batch's surrogate (Sutton et al. 1999; Kakade 2001). V as a baseline changes
-    nothing, since grad log pi has mean 0 in every state.
-
-    Args:
-        mdp: S states, A actions.
-        policy: takes integer observations.
-        params: its parameters.
+    nothing, since grad log pi has mean 0 in every state. Arguments as in `policy_gradient`.
     """
     batch = exact_batch(mdp, policy, params)
     flat, unflatten = ravel_pytree(params)

@@ -47,12 +47,7 @@ class Solution(NamedTuple):
 
 
 def induced(mdp: MDP, pi: Array) -> tuple[Array, Array]:
-    """The Markov chain of a policy: its transition matrix [S, S] and expected reward [S].
-
-    Args:
-        mdp: S states, A actions.
-        pi: [S, A] probabilities.
-    """
+    """The Markov chain of a policy, see `solve`: transition matrix [S, S], expected reward [S]."""
     return jnp.einsum("sa,sax->sx", pi, mdp.transition), jnp.sum(pi * mdp.reward, axis=-1)
 
 
@@ -108,22 +103,14 @@ def _inverse(system: Array) -> Array:
 
 
 def expected_return(mdp: MDP, pi: Array) -> Array:
-    """J(pi) = E sum_t gamma^t r_t: [].
-
-    Args:
-        mdp: S states, A actions.
-        pi: [S, A] probabilities.
-    """
+    """J(pi) = E sum_t gamma^t r_t: [], with ``mdp`` and ``pi`` as in `solve`."""
     return solve(mdp, pi).expected_return
 
 
 def state_distributions(mdp: MDP, pi: Array, num_steps: int) -> Array:
-    """P(s_t = s) for t = 0 to num_steps - 1: [T, S]; averaged over T the undiscounted visitation.
+    """P(s_t = s) for t = 0 to num_steps - 1: [T, S], T = num_steps static.
 
-    Args:
-        mdp: S states, A actions.
-        pi: [S, A] probabilities.
-        num_steps: T, static.
+    ``mdp`` and ``pi`` as in `solve`.
     """
     transition, _ = induced(mdp, pi)
 
@@ -136,10 +123,7 @@ def state_distributions(mdp: MDP, pi: Array, num_steps: int) -> Array:
 def undiscounted_visitation(mdp: MDP, pi: Array, num_steps: int) -> Array:
     """The share of the first ``num_steps`` steps spent in each state: [S]; what a batch has.
 
-    Args:
-        mdp: S states, A actions.
-        pi: [S, A] probabilities.
-        num_steps: static.
+    Arguments as in `solve`; ``num_steps`` is static.
     """
     return jnp.mean(state_distributions(mdp, pi, num_steps), axis=0)
 
@@ -166,11 +150,8 @@ def optimal_policy(mdp: MDP, max_iters: int = 1000) -> Array:
         chosen = jnp.where(better, jnp.argmax(solution.advantage, axis=-1), action)
         return chosen, jnp.any(better), k + 1
 
-    def unfinished(state: tuple[Array, Array, Array]) -> Array:
-        return state[1] & (state[2] < max_iters)
-
     start = (jnp.argmax(mdp.reward, axis=-1), jnp.asarray(True), jnp.int32(0))
-    action, _, _ = jax.lax.while_loop(unfinished, improve, start)
+    action, _, _ = jax.lax.while_loop(lambda s: s[1] & (s[2] < max_iters), improve, start)
     return jax.nn.one_hot(action, num_actions, dtype=mdp.reward.dtype)
 
 
@@ -235,16 +216,12 @@ def chain(num_states: int = 5, *, slip: float = 0.2, gamma: Number = 0.95) -> MD
 def cliff_walk(num_rows: int = 4, num_columns: int = 12, *, gamma: Number = 0.99) -> MDP:
     """Sutton and Barto's cliff (2018, example 6.6): up, right, down, left at a cost of 1 a step.
 
-    The start is the lower left corner, the goal the lower right one, absorbing; between them the
-    cliff: stepping off costs 100 and leads back to the start. States are row-major, top row first.
-
-    Args:
-        num_rows: of the grid.
-        num_columns: of the grid.
-        gamma: the discount.
+    The start is the lower left corner of num_rows x num_columns cells. The goal is the lower right
+    one, and absorbing. Between them is the cliff: stepping off costs 100 and leads back to the
+    start. States are row-major, top row first.
 
     Raises:
-        ValueError: if gamma is not in [0, 1).
+        ValueError: if the discount gamma is not in [0, 1).
     """
     check_gamma(gamma)
     num_states = num_rows * num_columns

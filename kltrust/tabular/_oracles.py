@@ -90,13 +90,8 @@ def exact_trpo_step(old: Array, advantage: Array, weight: Array, max_kl: Number)
 
     TRPO's problem (Schulman et al. 2015, eq. 14) with neither of its approximations, for policies
     without shared parameters: old lambda / (nu - A), one lambda outside, a nu per state inside. The
-    quadratic step tends to it as max_kl tends to 0.
-
-    Args:
-        old: [S, A] probabilities, all positive.
-        advantage: [S, A].
-        weight: [S] the states' shares of both means; sums to one.
-        max_kl: nats.
+    quadratic step tends to it as max_kl tends to 0. Arguments as in `reverse_kl_step`; ``old`` is
+    positive everywhere.
     """
     scale = jnp.max(_spread(advantage))
     shortfall = _over(jnp.max(advantage, axis=-1, keepdims=True) - advantage, scale)
@@ -215,11 +210,8 @@ def kl_regularised_optimum(
         new = mirror_step(reference, evaluate(pi).action_value, 1 / tau)
         return new, jnp.max(jnp.abs(new - pi)), k + 1
 
-    def unfinished(state: tuple[Array, Array, Array]) -> Array:
-        return (state[1] > rounding) & (state[2] < max_iters)
-
     first = (reference, jnp.asarray(jnp.inf, reference.dtype), jnp.int32(0))
-    pi, _, _ = jax.lax.while_loop(unfinished, improve, first)
+    pi, _, _ = jax.lax.while_loop(lambda s: (s[1] > rounding) & (s[2] < max_iters), improve, first)
     solution = evaluate(pi)
     return RegularisedOptimum(pi, solution.value, solution.expected_return)
 
@@ -227,14 +219,9 @@ def kl_regularised_optimum(
 def trajectory_kl(mdp: MDP, old: Array, new: Array, num_steps: int) -> Array:
     """KL between the two distributions over trajectories of T actions, nats: [].
 
-    sum_t E_{s_t ~ old}[KL(old || new)(s_t)]: the dynamics, common to both, drop out. It grows with
-    T where a mean over states does not.
-
-    Args:
-        mdp: S states, A actions.
-        old: [S, A] probabilities.
-        new: [S, A] probabilities.
-        num_steps: T, static.
+    sum_t E_{s_t ~ old}[KL(old || new)(s_t)]: the dynamics of ``mdp``, common to both, drop out. It
+    grows with T = num_steps, which is static, where a mean over states does not. old and new are
+    [S, A] probabilities.
     """
     return jnp.sum(state_distributions(mdp, old, num_steps) @ categorical_kl(old, new))
 
@@ -244,8 +231,6 @@ def _root(
     target: Number | Array,
     low: Number | Array,
     high: Number | Array,
-    *,
-    num_iters: int = _BISECTIONS,
 ) -> Array:
     """The smallest known x with decreasing(x) <= target, elementwise, by bisection.
 
@@ -261,7 +246,7 @@ def _root(
         return jnp.where(inside, low, middle), jnp.where(inside, middle, high)
 
     ends = tuple(jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (low, high))
-    return jax.lax.fori_loop(0, num_iters, halve, ends)[1]
+    return jax.lax.fori_loop(0, _BISECTIONS, halve, ends)[1]
 
 
 def _spread(advantage: Array) -> Array:

@@ -19,12 +19,7 @@ from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 
 
 def softmax_policy(num_states: int, num_actions: int) -> tuple[Policy, Array]:
-    """A row of logits per state: (policy, zeros [S, A]).
-
-    Args:
-        num_states: S.
-        num_actions: A.
-    """
+    """A row of logits per state: (policy, zeros [S, A]), S = num_states and A = num_actions."""
     return aggregated_policy(jnp.arange(num_states), num_states, num_actions)
 
 
@@ -45,11 +40,7 @@ def aggregated_policy(groups: Array, num_groups: int, num_actions: int) -> tuple
 
 
 def linear_policy(features: Array) -> tuple[Policy, Array]:
-    """Logits phi(s, a)'theta: (policy, zeros [K]).
-
-    Args:
-        features: [S, A, K], phi.
-    """
+    """Logits phi(s, a)'theta: (policy, zeros [K]), the ``features`` phi [S, A, K]."""
 
     def policy(params: Params, obs: Array) -> distrax.Categorical:
         return distrax.Categorical(features[obs] @ params)
@@ -58,13 +49,7 @@ def linear_policy(features: Array) -> tuple[Policy, Array]:
 
 
 def probabilities(policy: Policy, params: Params, num_states: int) -> Array:
-    """The policy as an array: [S, A].
-
-    Args:
-        policy: takes integer observations.
-        params: its parameters.
-        num_states: S.
-    """
+    """The policy, which takes integer observations, at ``params`` as an array: [num_states, A]."""
     return policy(params, jnp.arange(num_states)).probs
 
 
@@ -75,9 +60,6 @@ def policy_gradient(mdp: MDP, policy: Policy, params: Params) -> Params:
         mdp: S states, A actions.
         policy: takes integer observations.
         params: its parameters.
-
-    Returns:
-        A pytree like ``params``.
     """
     num_states = mdp.start.shape[0]
     return jax.grad(lambda p: expected_return(mdp, probabilities(policy, p, num_states)))(params)
@@ -88,11 +70,7 @@ def exact_batch(mdp: MDP, policy: Policy, params: Params) -> PolicyBatch:
 
     On it the surrogate is E_{s~d, a~new}[A], whose gradient at old is (1 - gamma) times that of J,
     and the mean KL and the Fisher matrix are averages over d: `sampled_batch` in the limit.
-
-    Args:
-        mdp: S states, A actions.
-        policy: takes integer observations.
-        params: its parameters.
+    Arguments as in `policy_gradient`.
     """
     num_states, num_actions = mdp.reward.shape
     pi = probabilities(policy, params, num_states)
@@ -118,13 +96,8 @@ def sampled_batch(
 ) -> PolicyBatch:
     """N independent draws s ~ d, a ~ pi with A(s, a): without noise the error of sampling alone.
 
-    Args:
-        mdp: S states, A actions.
-        policy: takes integer observations.
-        params: its parameters.
-        key: typed key.
-        num_samples: N, static.
-        noise: standard deviation of the Gaussian error of every advantage, in its units.
+    num_samples is N, static; ``noise`` is the standard deviation of the Gaussian error of every
+    advantage, in its units. ``key`` is typed; the others are as in `policy_gradient`.
     """
     obs_key, action_key, noise_key = jax.random.split(key, 3)
     solution = solve(mdp, probabilities(policy, params, mdp.start.shape[0]))
@@ -150,17 +123,10 @@ def rollout_batch(
 ) -> PolicyBatch:
     """B trajectories of T steps with generalised advantage estimates: what a learner would see.
 
-    Undiscounted states, rows environment-major, the last step bootstrapped.
-
-    Args:
-        mdp: S states, A actions.
-        policy: takes integer observations.
-        params: its parameters.
-        key: typed key.
-        num_envs: B, static.
-        num_steps: T, static.
-        lam: of the estimator; with the exact V every lam is unbiased.
-        value: [S] the critic, right or wrong.
+    States are undiscounted, rows environment-major, and the last step is bootstrapped. num_envs is
+    B and num_steps T, both static; ``lam`` is the estimator's, and ``value`` [S] the critic, right
+    or wrong: with the exact V every lam is unbiased. ``key`` is typed. The policy, its params and
+    ``mdp`` are as in `policy_gradient`.
     """
     start_key, step_key = jax.random.split(key)
     start = jax.random.categorical(start_key, jnp.log(mdp.start), shape=(num_envs,))
@@ -171,17 +137,10 @@ def rollout_batch(
         following = jax.random.categorical(next_key, jnp.log(mdp.transition[state, action]))
         return following, (state, action, following)
 
-    _, trajectory = jax.lax.scan(step, start, jax.random.split(step_key, num_steps))
-    state, action, following = trajectory
-    never = jnp.zeros(state.shape, bool)
-    advantage = gae(
-        mdp.reward[state, action],
-        value[state],
-        value[following],
-        never,
-        never,
-        gamma=mdp.gamma,
-        lam=lam,
-    )
+    keys = jax.random.split(step_key, num_steps)
+    _, (state, action, following) = jax.lax.scan(step, start, keys)
+    reward, never = mdp.reward[state, action], jnp.zeros(state.shape, bool)
+    seen = value[state], value[following], never, never
+    advantage = gae(reward, *seen, gamma=mdp.gamma, lam=lam)
     obs, action, advantage = (x.swapaxes(0, 1).reshape(-1) for x in (state, action, advantage))
     return PolicyBatch(obs, action, advantage, policy(params, obs))

@@ -69,9 +69,8 @@ def tabulate(env: Env, *, gamma: Number, max_states: int = 10_000) -> Tabulated:
         done += len(block)
         padded = block + block[:1] * (_WIDTH - len(block))
         # One compilation for all blocks: a scan is compiled, and remembered by its body.
-        following, _, outcome = jax.tree.map(
-            np.asarray, jax.lax.scan(expand, None, _stack(padded))[1]
-        )
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
+        following, _, outcome = jax.tree.map(np.asarray, jax.lax.scan(expand, None, stacked)[1])
         for i in range(len(block)):
             _same(env, *(jax.tree.map(lambda x, k=k, i=i: x[i, k], outcome) for k in (0, 1)))
             for action in range(num_actions):
@@ -105,12 +104,7 @@ def frozen_lake(
 
 
 def four_rooms(*, fail_prob: float = 1 / 3, gamma: Number = 0.99) -> Tabulated:
-    """FourRooms of gymnax: the chosen direction, or now and then another.
-
-    Args:
-        fail_prob: of one of the other three directions.
-        gamma: the discount.
-    """
+    """FourRooms of gymnax: the chosen direction or, by fail_prob, another; gamma discounts."""
     rooms = tabulate(make("FourRooms-misc", fail_prob=0.0), gamma=gamma)
     mixture = (1 - fail_prob) * np.eye(4) + fail_prob / 3 * (1 - np.eye(4))
     return rooms._replace(mdp=mix_actions(rooms.mdp, mixture))
@@ -160,7 +154,3 @@ def _same(env: Env, first: PyTree, second: PyTree) -> None:
     equal = jax.tree.map(lambda x, y: bool(np.all(np.asarray(x) == np.asarray(y))), first, second)
     if not all(jax.tree.leaves(equal)):
         raise ValueError(f"{env.name} draws at random: switch that off, and mix its actions after")
-
-
-def _stack(states: list[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
