@@ -14,7 +14,7 @@ of each in an iteration, passes, minibatches of as many steps, Adam's rate, clip
 lambda, hidden layers, normalised observations, no entropy term. What is its own: a minibatch is of
 whole unrolls, and advantages are standardised and estimated anew in each, with the critic of the
 moment; observations are normalised by moments that the batch itself has moved already; rewards are
-multiplied by a constant (see `Task`), ours divided by a running deviation; no bound on gradients;
+as they are, ours divided by a running deviation; no bound on gradients;
 actions are squashed by tanh, ours clipped; initial weights; and every episode of a lane starts from
 the same state.
 """
@@ -52,7 +52,6 @@ class Task:
     normalize_observations: bool = False
     params: tuple[tuple[str, Any], ...] = ()
     brax: bool = False  # Whether brax's own PPO can be trained on it
-    brax_reward_scale: float = 1.0  # The constant of brax's own PPO; 1 is its default
     sampled: bool = False
     """Scored by sampled actions: the mode of a policy that still explores can be worse than it."""
     one_by_one: bool = False
@@ -187,7 +186,6 @@ def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndar
         gae_lambda=GAE_LAMBDA,
         clipping_epsilon=CLIP_EPS,
         entropy_cost=0.0,
-        reward_scaling=task.brax_reward_scale,
         normalize_observations=task.normalize_observations,
         network_factory=functools.partial(
             networks.make_ppo_networks,

@@ -119,12 +119,17 @@ def experiment(
     return {"algorithm": algorithm, "env": env, **{k: v or {} for k, v in sections.items()}}
 
 
+def made(experiment: Result) -> Any:
+    from kltrust.experiments.config.settings import Experiment
+
+    return Experiment.from_dict(experiment)
+
+
 def built(experiment: Result) -> Any:
     """The environment, the agent and the learner of an experiment's settings."""
-    from kltrust.experiments.config.settings import Experiment
     from kltrust.experiments.engine.program import build
 
-    return build(Experiment.from_dict(experiment))
+    return build(made(experiment))
 
 
 def preset(algorithm: str, env: str, total_steps: float | None = None) -> Any:

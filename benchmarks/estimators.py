@@ -71,27 +71,21 @@ def numbers(xs: Sequence[float], digits: int = 2) -> str:
     return "0" if all(abs(x) < EQUAL for x in xs) else ", ".join(number(x, digits) for x in xs)
 
 
-def is_same(x: np.ndarray, y: np.ndarray) -> bool:
-    return bool(np.linalg.norm(x - y) <= EQUAL * np.linalg.norm(y))
-
-
-def cosine_and_length(gradient: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """With the target, and relative to it."""
-    size, whole = np.linalg.norm(gradient), np.linalg.norm(target)
-    return gradient @ target / (size * whole), size / whole
-
-
 def whose(gradients: Sequence[np.ndarray], kls: dict[str, Sequence[np.ndarray]], right: str) -> str:
     """The KL whose gradients these are, at every distance; else how they compare with the right."""
-    sizes = [np.linalg.norm(target) for target in kls[right]]
-    if all(np.linalg.norm(g) < EQUAL * size for g, size in zip(gradients, sizes, strict=True)):
+    norm, sizes = np.linalg.norm, [np.linalg.norm(target) for target in kls[right]]
+    if all(norm(g) < EQUAL * size for g, size in zip(gradients, sizes, strict=True)):
         return "0"
     for name, targets in kls.items():
         for sign, mark in ((1, ""), (-1, "−")):
-            if all(is_same(g, sign * t) for g, t in zip(gradients, targets, strict=True)):
+            pairs = [(g, sign * t) for g, t in zip(gradients, targets, strict=True)]
+            if all(norm(g - t) <= EQUAL * norm(t) for g, t in pairs):
                 return mark + name
-    pairs = [cosine_and_length(g, t) for g, t in zip(gradients, kls[right], strict=True)]
-    cosines, lengths = zip(*pairs, strict=True)
+    lengths = [norm(g) / size for g, size in zip(gradients, sizes, strict=True)]
+    cosines = [
+        g @ target / (norm(g) * norm(target))
+        for g, target in zip(gradients, kls[right], strict=True)
+    ]
     return f"of no KL: cos {numbers(cosines, 3)}; length {numbers(lengths)}"
 
 
@@ -147,16 +141,11 @@ def gaussian_table() -> list[str]:
     for one, mu in zip(found, GAUSSIANS, strict=True):
         for name, closed in gaussian_closed_forms(mu).items():
             np.testing.assert_allclose(one[name], closed, rtol=1e-6, atol=EQUAL)
-    rows = [
-        [
-            name,
-            bias,
-            numbers([x[name][0] for x in found]),
-            std,
-            numbers([x[name][1] for x in found]),
-        ]
-        for name, (bias, std) in formulas.items()
-    ]
+    computed = {name: zip(*(x[name] for x in found), strict=True) for name in formulas}
+    rows = []
+    for name, (bias, std) in formulas.items():
+        biases, stds = map(numbers, computed[name])
+        rows.append([name, bias, biases, std, stds])
     header = ["estimator", "bias / KL", "computed", "std / KL", "computed"]
     return [f"mu = {numbers(GAUSSIANS)}:", "", *lines(header, rows)]
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import subprocess
 import sys
@@ -107,8 +106,8 @@ def main(options: Options) -> None:
         def beside(part: Part, peers: tuple[str, ...], options: Options, rounds: int) -> Result:
             peers = tuple(p for p in peers if p in wanted and (p != "purejaxrl" or checkout))
             pythons = {peer: environment(peer, folder) for peer in peers}
-            versions = {peer: installed(peer, python) for peer, python in pythons.items()}
-            return part(options, pythons) | {"peers": versions}
+            installed = {p: dict(of.split("==") for of in REQUIREMENTS[p]) for p in pythons}
+            return part(options, pythons) | {"peers": installed}
 
         of = {n: (functools.partial(beside, *PARTS[n]), options.rounds) for n in parts}
         record_parts(of, options)
@@ -127,18 +126,6 @@ def environment(peer: str, folder: Path) -> str:
         subprocess.run(command, check=True, env=variables(python))
         made.write_text(wanted)
     return python
-
-
-def installed(peer: str, python: str) -> dict[str, str]:
-    """The versions of what a peer needs, as its environment tells them."""
-    names = [requirement.split("==")[0] for requirement in REQUIREMENTS[peer]]
-    code = (
-        "import importlib.metadata as m, json, sys; "
-        "print(json.dumps({name: m.version(name) for name in sys.argv[1:]}))"
-    )
-    command = [python, "-c", code, *names]
-    found = subprocess.run(command, check=True, capture_output=True, env=variables(python))
-    return json.loads(found.stdout)
 
 
 class Contender(NamedTuple):

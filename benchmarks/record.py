@@ -50,15 +50,10 @@ def main(options: Options) -> None:
         run_sweep(specification, folders[0])
     envs = dict.fromkeys(s.experiment.env for s in specification.settings)
     found = measured(folders, specification)
-    result = {
-        "spec": options.spec.name,
-        "seeds": list(specification.seeds),
-        "random": {env: random_baseline(env, options.random_episodes) for env in envs},
-        **found,
-        "steps": sum(row["steps"] * len(row["scores"]) for row in found["rows"]),
-    }
-    result["versions"] = result.pop("versions")  # the last of all
-    write(options.out / f"{specification.name}.json", result)
+    random = {env: random_baseline(env, options.random_episodes) for env in envs}
+    steps = sum(row["steps"] * len(row["scores"]) for row in found["rows"])
+    of = {"spec": options.spec.name, "seeds": list(specification.seeds), "random": random}
+    write(options.out / f"{specification.name}.json", {**of, "steps": steps, **found})
 
 
 def measured(folders: tuple[Path, ...], specification: Any) -> Result:
@@ -76,29 +71,18 @@ def measured(folders: tuple[Path, ...], specification: Any) -> Result:
         runs = study.scored.query("env == @env and label == @label").sort_values("seed")
         first = runs.iloc[0]
         batch = int(first["learner.num_envs"] * first["learner.num_steps"])
-        rows.append(
-            {
-                "env": env,
-                "label": label,
-                "algorithm": first.algorithm,
-                "steps": int(first.planned) * batch,
-                "scores": rounded(runs.score),
-                "training": plains(runs.run.map(training)),
-                "broken": int(runs.broken.notna().sum()),
-                "claim": {"kind": claim.kind, "what": claim.what, "value": plain(claim.value)},
-                **{k: plain(v) for k, v in row.items() if k != "method"},
-            }
-        )
-    seconds: Counter[str] = Counter()
+        of = {"env": env, "label": label, "algorithm": first.algorithm}
+        of |= {"steps": int(first.planned) * batch, "scores": rounded(runs.score)}
+        of["training"] = plains(runs.run.map(training))
+        of["broken"] = int(runs.broken.notna().sum())
+        of["claim"] = {"kind": claim.kind, "what": claim.what, "value": plain(claim.value)}
+        rows.append(of | {k: plain(v) for k, v in row.items() if k != "method"})
+    total: Counter[str] = Counter()
     for _, part in (of for source in study.sources for of in source.parts):
-        seconds.update(part.seconds if part is not None else {})
-    of = {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
-    return {
-        "rows": rows,
-        **of,
-        "notes": list(study.notes),
-        "versions": study.sources[0].record.versions,
-    }
+        total.update(part.seconds if part is not None else {})
+    seconds = {name: round(value, 1) for name, value in total.items()}
+    versions = study.sources[0].record.versions
+    return {"rows": rows, "seconds": seconds, "notes": list(study.notes), "versions": versions}
 
 
 def without_others(study: Any, specification: Any) -> Any:

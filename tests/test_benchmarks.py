@@ -17,17 +17,9 @@ def toy(tmp_path_factory, compile_fast):
     """Both parts for one pair, beside one that was there."""
     out = tmp_path_factory.mktemp("learning")
     common.write_row(out / "gymnasium_scores.json", OTHER)
-    learning.main(
-        learning.Options(
-            out=out,
-            algorithms=("trpo",),
-            envs=("CartPole-v1",),
-            seeds=2,
-            first_seed=7,
-            episodes=6,
-            fraction=0.1,
-        )
-    )
+    pair = {"algorithms": ("trpo",), "envs": ("CartPole-v1",)}
+    size = {"seeds": 2, "first_seed": 7, "episodes": 6, "fraction": 0.1}
+    learning.main(learning.Options(out=out, **pair, **size))
     return out
 
 
@@ -36,11 +28,9 @@ OTHER = {"env": "Acrobot-v1", "algorithm": "trpo"}
 
 def test_learning_records_what_the_tables_need(toy):
     result = json.loads((toy / "learning" / "trpo-CartPole-v1.json").read_text())
-    assert result["seeds"] == [7, 8]
-    assert len(result["scores"]) == 2
+    assert (result["algorithm"], result["seeds"], len(result["scores"])) == ("trpo", [7, 8], 2)
     assert 0 < result["kl_median"] <= result["kl_max"]
     assert len(result["curves"]["kl_steps"]) == len(result["curves"]["kl_median"])
-    assert result["algorithm"] == "trpo"
     assert result["violations"] == 0
     assert 0 < result["region_used_median"] <= 1
     (line,) = scores.region({"trpo": result})[2:]
@@ -118,27 +108,22 @@ def test_brax_own_ppo_learns_beside_ours(tmp_path, monkeypatch, compile_fast):
 
 
 def test_the_table_of_the_adapters():
-    def row(env, algorithm, scores):
-        packages = {"jax": "1.2", "navix": "3.4", "pgx": "5.6"}
-        return {
-            "env": env,
-            "algorithm": algorithm,
-            "task": {"sampled": env == "pgx/2048"},
-            "steps": 2048,
-            "seeds": [0, 1],
-            "episodes_per_seed": 9,
-            "scores": scores,
-            "random": {"mean": 0.25},
-            "versions": {"packages": packages, "cpu_count": 2, "device_kind": "cpu"},
-        }
-
-    result = {
-        "rows": [
-            row("navix/Empty", "ppo_clip", [0.5, 1.0]),
-            row("pgx/2048", "brax_ppo", [1234.56, 1000.0]),
-            row("pgx/2048", "trpo", [2.0, 3.0]),
-        ]
+    packages = {"jax": "1.2", "navix": "3.4", "pgx": "5.6"}
+    same = {
+        "steps": 2048,
+        "seeds": [0, 1],
+        "episodes_per_seed": 9,
+        "random": {"mean": 0.25},
+        "versions": {"packages": packages, "cpu_count": 2, "device_kind": "cpu"},
     }
+    found = (
+        ("navix/Empty", "ppo_clip", [0.5, 1.0]),
+        ("pgx/2048", "brax_ppo", [1234.56, 1000.0]),
+        ("pgx/2048", "trpo", [2.0, 3.0]),
+    )
+    rows = [dict(zip(("env", "algorithm", "scores"), row, strict=True)) for row in found]
+    tasks = [{"task": {"sampled": row["env"] == "pgx/2048"}} for row in rows]
+    result = {"rows": [row | task | same for row, task in zip(rows, tasks, strict=True)]}
     *lines, _, setting = scores.adapters(result)[2:]
     assert lines == [
         "| `navix/Empty` (2,048) | 0.25 | 0.75 (0.5 to 1) |  |  |",
@@ -167,12 +152,7 @@ def test_a_table_stands_wherever_it_is_asked_for():
 def test_a_pivot_has_a_line_for_what_is_the_same():
     rows = [{"x": 1, "y": "a", "z": 5}, {"x": 2, "y": "b", "z": 6}, {"x": 1, "y": "b", "z": 7}]
     found = pivot(rows, {"x": "{x:02d}"}, "`{y}`", lambda row: row["z"] + 1, missing="-")
-    assert found == [
-        "| x | `a` | `b` |",
-        "| --- | --- | --- |",
-        "| 01 | 6 | 8 |",
-        "| 02 | - | 7 |",
-    ]
+    assert found == ["| x | `a` | `b` |", "| --- | --- | --- |", "| 01 | 6 | 8 |", "| 02 | - | 7 |"]
 
 
 def test_pages_are_what_the_results_say():

@@ -16,31 +16,16 @@ from kltrust.experiments.jobs import plan
 RECORDED = json.loads((RESULTS / "memory.json").read_text())
 PNG = b"\x89PNG\r\n\x1a\n"
 SWEEP = """
-[sweep]
-name = "toy"
-seeds = 2
-envs = "CartPole-v1"
-preset = "none"
-[learner]
-num_envs = 2
-num_steps = 16
-value_epochs = 1
-value_minibatches = 2
-[network]
-hidden = [4]
-[budget]
-total_steps = 96
-num_evals = 96
-eval_episodes = 1
-[[experiments]]
-algorithms = "trpo"
+learner = { num_envs = 2, num_steps = 16, value_epochs = 1, value_minibatches = 2 }
+network = { hidden = [4] }
+budget = { total_steps = 96, num_evals = 96, eval_episodes = 1 }
+sweep = { name = "toy", seeds = 2, envs = "CartPole-v1", preset = "none" }
 """
-TOY = f"{SWEEP}grid.damping = [0.01, 1.0]\n"
-COLLAPSE = f"""{SWEEP}
-[[experiments]]
-algorithms = "vanilla_pg"
-update.learning_rate = 30.0
-"""
+EXPERIMENTS = {
+    "laboratory_search": '{ algorithms = "trpo", grid.damping = [0.01, 1.0] }',
+    "collapse": '{ algorithms = "vanilla_pg", update.learning_rate = 30.0 }, '
+    '{ algorithms = "trpo" }',
+}
 
 
 def frame(**columns):
@@ -111,8 +96,8 @@ def test_the_models_are_compared_in_thirds_of_training():
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory, compile_fast):
     folder = tmp_path_factory.mktemp("laboratory")
-    (folder / "laboratory_search.toml").write_text(TOY)
-    (folder / "collapse.toml").write_text(COLLAPSE)
+    for name, experiments in EXPERIMENTS.items():
+        (folder / f"{name}.toml").write_text(f"{SWEEP}experiments = [{experiments}]\n")
     options = laboratory.Options(
         parts=("laboratory_search", "laboratory_hurt", "collapse"),
         specs=folder,

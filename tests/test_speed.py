@@ -24,20 +24,10 @@ def processes(compile_fast, monkeypatch):
 
 
 def run(part, tmp_path, **changes):
-    toy = {
-        "rounds": 2,
-        "num_envs": (2,),
-        "seeds": 2,
-        "runs": 2,
-        "rows": (64,),
-        "steps_per_round": 512,
-        "learning_seeds": 2,
-        "learning_steps": 2560,
-        "algorithms": ("trpo",),
-        "compiled": ("trpo",),
-        "levels": ("default",),
-    }
-    speed.main(speed.Options(parts=(part,), out=tmp_path, **(toy | changes)))
+    toy = {"num_envs": (2,), "rows": (64,), "steps_per_round": 512, "learning_steps": 2560}
+    toy |= dict.fromkeys(("rounds", "seeds", "runs", "learning_seeds"), 2)
+    toy |= {"algorithms": ("trpo",), "compiled": ("trpo",), "levels": ("default",), **changes}
+    speed.main(speed.Options(parts=(part,), out=tmp_path, **toy))
     result = json.loads((tmp_path / f"{part}.json").read_text())
     assert (result["part"], result["rounds"]) == (part, 2)
     assert result["versions"]["packages"]["jax"]
@@ -145,16 +135,9 @@ def test_every_job_can_be(part):
 
 @pytest.mark.slow
 def test_sizes_are_compared(tmp_path, processes):
-    scaling.main(
-        scaling.Options(
-            parts=("scaling_devices", "scaling_envs"),
-            algorithms=("trpo",),
-            rounds=2,
-            steps_per_round=512,
-            largest=4,
-            out=tmp_path,
-        )
-    )
+    those = {"parts": ("scaling_devices", "scaling_envs"), "algorithms": ("trpo",)}
+    size = {"rounds": 2, "steps_per_round": 512, "largest": 4}
+    scaling.main(scaling.Options(out=tmp_path, **those, **size))
     parts = scaling.recorded(tmp_path)
     (row,) = parts["envs"]["trpo"]
     assert row["size"] == 4

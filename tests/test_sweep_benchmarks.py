@@ -19,29 +19,11 @@ from kltrust.experiments.store import run as store
 from kltrust.types import Box
 
 SPEC = """
-[sweep]
-name = "toy"
-seeds = [3, 5]
-envs = "CartPole-v1"
-preset = "none"
-
-[learner]
-num_envs = 4
-num_steps = 16
-value_epochs = 1
-value_minibatches = 2
-
-[network]
-hidden = [8]
-
-[budget]
-total_steps = 256
-num_evals = 2
-eval_episodes = 2
-
-[[experiments]]
-algorithms = "trpo"
-grid.max_kl = [0.01, 0.1]
+learner = { num_envs = 4, num_steps = 16, value_epochs = 1, value_minibatches = 2 }
+network = { hidden = [8] }
+budget = { total_steps = 256, num_evals = 2, eval_episodes = 2 }
+sweep = { name = "toy", seeds = [3, 5], envs = "CartPole-v1", preset = "none" }
+experiments = [{ algorithms = "trpo", grid.max_kl = [0.01, 0.1] }]
 """
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -234,8 +216,6 @@ def test_sweeps_of_other_seeds_are_not_called_identical(recorded, toy_spec, tmp_
     options, _ = recorded
     other = tmp_path / "other.toml"
     other.write_text(SPEC.replace("[3, 5]", "[3, 6]"))
-    record.main(
-        record.Options(other, folder=(tmp_path / "sweep",), random_episodes=5, out=tmp_path)
-    )
+    record.run_sweep(load_spec(other), tmp_path / "sweep")
     assert sweeps.same(options.folder[0], options.folder[0])
     assert not sweeps.same(options.folder[0], tmp_path / "sweep")

@@ -43,6 +43,15 @@ def _whole(train: Callable, seeds: int) -> Callable[[], None]:
     return ready(train, keys[0]) if seeds == 1 else ready(jax.vmap(train), keys)
 
 
+def _sb3(threads: int) -> tuple[Any, Callable]:
+    import torch
+    from sb3_contrib import TRPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(threads)
+    return TRPO, make_vec_env
+
+
 def sb3_trpo(env: str, num_envs: int, settings: dict[str, Any], threads: int) -> Callable[[], None]:
     """A round: one more iteration.
 
@@ -52,11 +61,7 @@ def sb3_trpo(env: str, num_envs: int, settings: dict[str, Any], threads: int) ->
         settings: of its TRPO.
         threads: of torch.
     """
-    import torch
-    from sb3_contrib import TRPO
-    from stable_baselines3.common.env_util import make_vec_env
-
-    torch.set_num_threads(threads)
+    TRPO, make_vec_env = _sb3(threads)
     model = TRPO("MlpPolicy", make_vec_env(env, num_envs), device="cpu", **settings)
 
     def turn() -> None:
@@ -78,12 +83,9 @@ def sb3_solve(
     confirm: int,
 ) -> Callable[[], dict[str, Any]]:
     """A round: one training from nothing, until it is solved or the budget ends."""
-    import torch
-    from sb3_contrib import TRPO
-    from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
 
-    torch.set_num_threads(threads)
+    TRPO, make_vec_env = _sb3(threads)
 
     def turn() -> dict[str, Any]:
         begin = time.perf_counter()

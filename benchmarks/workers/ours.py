@@ -83,28 +83,6 @@ def _ready(
     return program, turn
 
 
-def evaluating(experiment: dict[str, Any]) -> Callable[[], dict[str, list[float]]]:
-    """A round: a training, of which every part's seconds are told but the first's, that compile."""
-    made = Experiment.from_dict(experiment)
-    program = Program(made, lanes.make_mesh(1, 1), 1)
-    settings = traced_settings(made)
-    train_key, eval_key = training.lane_keys(np.arange(1))
-
-    def turn() -> dict[str, list[float]]:
-        state = program.init(settings, train_key)
-        found = []
-        for _ in range(program.num_chunks):
-            begin = time.perf_counter()
-            state, _ = program.chunk(settings, state, program.chunk_length)
-            middle = time.perf_counter()
-            jax.block_until_ready(program.evaluate(settings, state, eval_key))
-            found.append((middle - begin, time.perf_counter() - middle))
-        trained, evaluated = zip(*found[1:], strict=True)
-        return {"training": trained, "evaluation": evaluated}
-
-    return turn
-
-
 def solve(
     experiment: dict[str, Any], seeds: Sequence[int], every: int, target: float, confirm: int
 ) -> Callable[[], dict[str, Any]]:
