@@ -7,7 +7,8 @@
 Each pair of environment and method is trained on the same seeds with the same number of steps and
 written to benchmarks/results/adapters.json as soon as it is done, beside those that are there. All
 are scored by the same function: episodes from fresh states, acting by the mode, or by sampled
-actions where a `Task` says so, by the adapter's environment.
+actions where a `Task` says so, by the adapter's environment. brax's PPO compiles the same program
+anew for each seed: JAX_COMPILATION_CACHE_DIR=FOLDER spares that.
 
 `brax_ppo` is brax.training.agents.ppo with what our ppo_clip has: environments in parallel, steps
 of each in an iteration, passes, minibatches of as many steps, Adam's rate, clipping, discount,

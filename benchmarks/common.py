@@ -1,7 +1,7 @@
 """What benchmarks share: parts that are recorded by name, and what they ask of kltrust's sweeps.
 
-A part is named as the file in results/ that it writes. `kltrust.experiments` is imported here,
-in workers/ours.py and in sweeps.py, which are about its inside, and for the tables and pictures.
+A part is named as the file in results/ that it writes. `kltrust.experiments` is imported here, for
+what is about its inside in record.py, sweeps.py and workers/ours.py, and for statistics in tables/.
 """
 
 from __future__ import annotations

@@ -3,21 +3,23 @@
     python benchmarks/laboratory.py             all, about an hour on two cores
     python benchmarks/laboratory.py --parts laboratory_hurt
 
-laboratory_clip    how far PPO-clip leaves the region that its clip_eps suggests. Ratios within eps
-                   of 1 in all actions of a state mean TV <= eps / 2 there; the TV is exact, at the
-                   batch's states
-laboratory_search  how often TRPO's line search is needed at all, by damping and batch size: updates
-                   whose full step, sqrt(2 max_kl / x'(F + damping I)x) x, is refused
-laboratory_model   the realised KL and gain over those that the quadratic and linear models predict
-laboratory_hurt    the share of updates after which the exact J is lower, on random tabular MDPs, by
-                   the number of samples and the size of the step or of the region. The advantages
-                   are GAE's with the exact V: what hurts is the sampling alone. An update that is
-                   refused hurts none
-collapse           what a trust region is for: an unconstrained step that is too large, and TRPO, on
-                   the same seeds. On how many does the return fall below half of its own peak, at
-                   all and within a few updates of one whose KL is ten times TRPO's bound?
-memory             what a memory is worth: tasks whose observation does not tell the state, with and
-                   without a cell, beside what can be known of them (`KNOWN`)
+    laboratory_clip    how far PPO-clip leaves the region that its clip_eps suggests. Ratios within
+                       eps of 1 in all actions of a state mean TV <= eps / 2 there; the TV is exact,
+                       at the batch's states
+    laboratory_search  how often TRPO's line search is needed at all, by damping and batch size:
+                       updates whose full step, sqrt(2 max_kl / x'(F + damping I)x) x, is refused
+    laboratory_model   the realised KL and gain over those that the quadratic and linear models
+                       predict
+    laboratory_hurt    the share of updates after which the exact J is lower, on random tabular
+                       MDPs, by the number of samples and the size of the step or of the region. The
+                       advantages are GAE's with the exact V: what hurts is the sampling alone. An
+                       update that is refused hurts none
+    collapse           what a trust region is for: an unconstrained step that is too large, and
+                       TRPO, on the same seeds. On how many does the return fall below half of its
+                       own peak, at all and within a few updates of one whose KL is ten times TRPO's
+                       bound?
+    memory             what a memory is worth: tasks whose observation does not tell the state, with
+                       and without a cell, beside what can be known of them (`KNOWN`)
 
 All but laboratory_hurt are sweeps of benchmarks/specs/PART.toml. Writes PART.json to
 benchmarks/results/ and, but for memory, PART.png.

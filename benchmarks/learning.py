@@ -3,11 +3,11 @@
     python benchmarks/learning.py                        everything (an hour or so on 2 cores)
     python benchmarks/learning.py --parts learning --envs Pendulum-v1 --algorithms trpo
 
-learning          seeds 0 to 19 (presets were tuned on seeds from 1000), 100 episodes each, by the
-                  mode, from start states that differ between seeds; how far updates went
-gymnasium_scores  seeds 0 to 2 as functions of NumPy arrays (`kltrust.numpy_policy`), 1,000 episodes
-                  each in gymnasium's own environments, whose code shares nothing with gymnax's, and
-                  1,000 in gymnax from other start states
+    learning          seeds 0 to 19 (presets were tuned on seeds from 1000), 100 episodes each, by
+                      the mode, from start states that differ between seeds; how far updates went
+    gymnasium_scores  seeds 0 to 2 as functions of NumPy arrays (`kltrust.numpy_policy`), 1,000
+                      episodes each in gymnasium's own environments, whose code shares nothing with
+                      gymnax's, and 1,000 in gymnax from other start states
 
 Writes learning/ALGORITHM-ENV.json and gymnasium_scores.json to benchmarks/results/ after every
 pair; pairs that are there already and are not asked for stay.

@@ -4,12 +4,12 @@
     python benchmarks/peers.py --parts peers_trpo --envs runs/peers    environments that are kept
     python benchmarks/peers.py --parts peers_ppo --purejaxrl CHECKOUT  with one of purejaxrl, too
 
-peers_ppo    PPO-clip at purejaxrl's settings for CartPole, beside rejax's and purejaxrl's: one run,
-             32 seeds on all cores beside their one vmap, and one run on MinAtar's Breakout,
-             flattened
-peers_trpo   TRPO at sb3-contrib's defaults beside sb3-contrib's
-peers_solve  time to solve CartPole-v1, compilation and evaluation included, beside sb3-contrib's
-             TRPO with the settings that RL Zoo tuned for it
+    peers_ppo    PPO-clip at purejaxrl's settings for CartPole, beside rejax's and purejaxrl's: one
+                 run, 32 seeds on all cores beside their one vmap, and one run on MinAtar's
+                 Breakout, flattened
+    peers_trpo   TRPO at sb3-contrib's defaults beside sb3-contrib's
+    peers_solve  time to solve CartPole-v1, compilation and evaluation included, beside
+                 sb3-contrib's TRPO with the settings that RL Zoo tuned for it
 
 A peer is installed by pip, at the versions below, into a virtual environment: some minutes, and a
 network. Every contender is a process; they take turns on the same machine, compiled but in

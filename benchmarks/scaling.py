@@ -3,13 +3,13 @@
     python benchmarks/scaling.py
     python benchmarks/scaling.py --parts scaling_envs scaling_hidden --rounds 7
 
-scaling_envs           of a lone run, 128 steps each
-scaling_seeds          of a sweep over all cores, 4 x 128 steps
-scaling_hidden         width of both layers of both networks of a lone run, 16 x 128 steps
-scaling_chunk          iterations between two looks of the host, 4 x 128 steps
-scaling_fisher_chunks  parts in which TRPO's Fisher products go through 64 x 128 states; 0 is the
-                       library's choice
-scaling_devices        host devices for 16 runs of 16 x 128 steps
+    scaling_envs           of a lone run, 128 steps each
+    scaling_seeds          of a sweep over all cores, 4 x 128 steps
+    scaling_hidden         width of both layers of both networks of a lone run, 16 x 128 steps
+    scaling_chunk          iterations between two looks of the host, 4 x 128 steps
+    scaling_fisher_chunks  parts in which TRPO's Fisher products go through 64 x 128 states; 0 is
+                           the library's choice
+    scaling_devices        host devices for 16 runs of 16 x 128 steps
 
 On CartPole-v1, at the algorithms' defaults but for the sizes. The sizes of a part are processes
 that take turns, compiled. Writes PART.json and, of all parts that are there, scaling.png to

@@ -3,19 +3,19 @@
     python benchmarks/speed.py                                       all parts
     python benchmarks/speed.py --parts speed_fisher phases           some
 
-speed_loop        one run of PPO-clip against the textbook loop of benchmarks/textbook.py
-speed_learning    how well both learn at those settings, 20 seeds
-speed_sweep       32 seeds on all cores, against the textbook loop's 32 seeds in one vmap
-speed_default     TRPO against PPO-clip, each at its defaults
-speed_fisher      ten conjugate-gradient iterations by Gauss-Newton products, against those by the
-                  forward-over-reverse product with the Hessian of the KL
-speed_update      TRPO's whole update with 10 % of the states in its Fisher matrix, in gradients of
-                  the surrogate
-speed_evaluation  of the policy during training, against the training between two evaluations
-speed_start       compiling; a warm persistent cache; `kltrust --help`; importing the losses
-audit_cost        iterations that measure nothing against those of every level of the audit
-phases            of an iteration, each compiled and timed alone: see benchmarks/phases.py
-sweep_speed       the same runs one after another, in one vmap, and spread over the devices
+    speed_loop        one run of PPO-clip against the textbook loop of benchmarks/textbook.py
+    speed_learning    how well both learn at those settings, 20 seeds
+    speed_sweep       32 seeds on all cores, against the textbook loop's 32 seeds in one vmap
+    speed_default     TRPO against PPO-clip, each at its defaults
+    speed_fisher      ten conjugate-gradient iterations by Gauss-Newton products, against those by
+                      the forward-over-reverse product with the Hessian of the KL
+    speed_update      TRPO's whole update with 10 % of the states in its Fisher matrix, in gradients
+                      of the surrogate
+    speed_evaluation  of the policy during training, against the training between two evaluations
+    speed_start       compiling; a warm persistent cache; `kltrust --help`; importing the losses
+    audit_cost        iterations that measure nothing against those of every level of the audit
+    phases            of an iteration, each compiled and timed alone: see benchmarks/phases.py
+    sweep_speed       the same runs one after another, in one vmap, and spread over the devices
 
 All that is compared takes turns, compiled: in one process, or in one each where the number of host
 devices matters, which is chosen before JAX starts. Writes PART.json to benchmarks/results/: the

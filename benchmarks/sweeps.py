@@ -3,16 +3,17 @@
     python benchmarks/sweeps.py
     python benchmarks/sweeps.py --parts sweep_host_work
 
-sweep_survival   a sweep runs twice in peace, the second time with its programs in the compilation
-                 cache. Then again, killed (kill -9) at a moment drawn uniformly from the time that
-                 the second one took, gone on with, killed again, and so on; whenever one gets to
-                 its end before its kill, the next begins anew. The tables of every one that ended
-                 are compared with those of the first, value by value
-sweep_host_work  a sweep runs with its progress shown, line by line, and adds up what every commit,
-                 every copy of a state to the host, and every call of the progress takes: CPU
-                 seconds of all threads but XLA's own, which on a CPU is what the work takes from
-                 the training; and seconds by the clock, which are more, since the devices compute
-                 meanwhile on the same cores. Linux only: the threads' times are in /proc
+    sweep_survival   a sweep runs twice in peace, the second time with its programs in the
+                     compilation cache. Then again, killed (kill -9) at a moment drawn uniformly
+                     from the time that the second one took, gone on with, killed again, and so on;
+                     whenever one gets to its end before its kill, the next begins anew. The tables
+                     of every one that ended are compared with those of the first, value by value
+    sweep_host_work  a sweep runs with its progress shown, line by line, and adds up what every
+                     commit, every copy of a state to the host, and every call of the progress
+                     takes: CPU seconds of all threads but XLA's own, which on a CPU is what the
+                     work takes from the training; and seconds by the clock, which are more, since
+                     the devices compute meanwhile on the same cores. Linux only: the threads' times
+                     are in /proc
 
 Writes PART.json to benchmarks/results/
 """

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from common import panels
+from common import COLOURS, panels
 
-from kltrust.experiments.reading.plots import BLUE, VERMILION
 from kltrust.experiments.reading.statistics import Estimate, mean_and_iqm
 from kltrust.experiments.report._aggregate import intervals
 from tables import Form, Result, each, in_order, lines, on, pivot, table
 
-STYLES = {"trpo": (BLUE, "-"), "ppo_clip": (VERMILION, "--"), "ppo_penalty": ("#009E73", "-.")}
+LINES = {"trpo": "-", "ppo_clip": "--", "ppo_penalty": "-."}
+STYLES = {name: (COLOURS[i], line) for i, (name, line) in enumerate(LINES.items())}
 
 # --- learning.py ----------------------------------------------------------------------------------
 
