@@ -139,7 +139,7 @@ def ours(name: str, algorithm: str, task: Task, options: Options) -> np.ndarray:
         algorithm,
         name,
         update={"ppo_clip": clip, "trpo": {"max_kl": MAX_KL}}[algorithm],
-        critic={"learning_rate": LEARNING_RATE, "epochs": EPOCHS, "minibatches": MINIBATCHES},
+        critic={"learning_rate": LEARNING_RATE, **passes},
         network={"hidden": task.hidden, "channels": task.channels},
         env_params=dict(task.params),
         num_envs=task.num_envs,

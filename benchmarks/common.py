@@ -114,13 +114,13 @@ def experiment(
     **learner: Any,
 ) -> Result:
     """A training's settings, as `Experiment` and the processes of workers/ours.py take them."""
-    learner |= {f"value_{name}": value for name, value in (critic or {}).items()}
-    sections = {"update": update, "network": network, "env_params": env_params, "learner": learner}
+    sections = {"update": update, "critic": critic, "network": network, "learner": learner}
+    sections["env_params"] = env_params
     return {"algorithm": algorithm, "env": env, **{k: v or {} for k, v in sections.items()}}
 
 
 def made(experiment: Result) -> Any:
-    from kltrust.experiments.config.settings import Experiment
+    from kltrust.experiments.config.experiment import Experiment
 
     return Experiment.from_dict(experiment)
 
@@ -152,6 +152,14 @@ def trained(experiment: Any, seeds: Sequence[int]) -> Iterator[Any]:
     use_all_cores(len(seeds))
     with tempfile.TemporaryDirectory() as folder:
         yield training.train(experiment, seeds, Path(folder) / "run")
+
+
+def only_part(record: Any) -> Any:
+    """What a training's folder has its tables and its seconds in."""
+    from kltrust.experiments.reading.results import parts_of
+
+    ((_, part),) = parts_of(record)[1]
+    return part
 
 
 def played(record: Any, episodes: int, seed: int) -> Any:
@@ -191,16 +199,16 @@ def swept(specification: Any) -> Any:
 
 def run_sweep(specification: Any, folder: Path) -> None:
     """A sweep, from where it is."""
-    from kltrust.experiments.cli.sweep_progress import SweepProgress
+    from kltrust.experiments.cli.progress import ConsoleProgress
     from kltrust.experiments.engine import devices
-    from kltrust.experiments.jobs import plan, sweep
+    from kltrust.experiments.jobs import plan, run
     from kltrust.experiments.store.record import RUN, Record
 
     devices.use_all_cores(len(specification.settings) * len(specification.seeds))
     if not (folder / RUN).exists():
-        sweep.start(plan.make_plan(specification), folder, progress=SweepProgress())
+        run.start(plan.make_plan(specification), folder, progress=ConsoleProgress())
         return
-    there = sweep.plan_of(Record(folder))
+    there = run.plan_of(Record(folder))
     if (there.settings, there.seeds) != (specification.settings, specification.seeds):
         raise ValueError(f"{folder} holds a sweep of another specification: take another folder")
-    sweep.resume(folder, progress=SweepProgress())
+    run.resume(folder, progress=ConsoleProgress())

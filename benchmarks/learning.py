@@ -65,6 +65,7 @@ def learning(algorithm: str, env: str, seeds: list[int], episodes: int, options:
     total_steps, solved = TASKS[env]
     experiment = common.preset(algorithm, env, total_steps * options.fraction)
     with common.trained(experiment, seeds) as record:
+        part = common.only_part(record)
         scores = common.played(record, episodes, options.first_seed).mean(axis=1)
         result = {
             "algorithm": algorithm,
@@ -73,22 +74,22 @@ def learning(algorithm: str, env: str, seeds: list[int], episodes: int, options:
             "seeds": seeds,
             "episodes_per_seed": episodes,
             "scores": rounded(scores),
-            **trust_region(record, experiment, solved),
-            "curves": curves(record),
-            "seconds": {k: round(v, 1) for k, v in record.seconds.items()},
-            "width": record.config["width"],
+            **trust_region(part, experiment, solved),
+            "curves": curves(part),
+            "seconds": {k: round(v, 1) for k, v in part.seconds.items()},
+            "width": part.config["width"],
             "versions": record.versions,
         }
     print(
         f"{algorithm:12} {env:26} {scores.mean():8.2f} worst seed {scores.min():8.2f}  KL median "
-        f"{result['kl_median']:.4f} max {result['kl_max']:.4f}  {result['seconds']['train']:.0f} s"
+        f"{result['kl_median']:.4f} max {result['kl_max']:.4f}  {result['seconds']['run']:.0f} s"
     )
     common.write(options.out / "learning" / f"{algorithm}-{env}.json", result)
 
 
-def trust_region(record: Any, experiment: Any, solved: float) -> Result:
+def trust_region(part: Any, experiment: Any, solved: float) -> Result:
     """How far the policy moved in its updates, and TRPO's use of its region until solved."""
-    metrics, evaluations = record.metrics(), record.evaluations()
+    metrics, evaluations = part.metrics(), part.evaluations()
     reached = evaluations[evaluations.mean_return >= solved].groupby("seed").iteration.min()
     until = metrics.seed.map(reached).fillna(np.inf)
     learning = metrics[metrics.iteration < until]
@@ -112,10 +113,10 @@ def trust_region(record: Any, experiment: Any, solved: float) -> Result:
     return result
 
 
-def curves(record: Any, points: int = 60) -> Result:
+def curves(part: Any, points: int = 60) -> Result:
     """What the picture needs: evaluation returns, and quantiles over seeds of an update's KL."""
-    kl = record.metrics().groupby("env_steps").kl
-    returns = record.evaluations().groupby("env_steps").mean_return
+    kl = part.metrics().groupby("env_steps").kl
+    returns = part.evaluations().groupby("env_steps").mean_return
     kept = np.unique(np.linspace(0, kl.ngroups - 1, points).round().astype(int))
     found = {
         "return_mean": returns.mean(),

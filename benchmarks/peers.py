@@ -230,8 +230,8 @@ def same_as_sb3(settings: dict[str, Any], num_envs: int, **update: Any) -> dict[
     }
     critic = {
         "learning_rate": s["learning_rate"],
-        "epochs": s["n_critic_updates"],
-        "minibatches": num_envs * s["n_steps"] // s["batch_size"],
+        "num_epochs": s["n_critic_updates"],
+        "num_minibatches": num_envs * s["n_steps"] // s["batch_size"],
         "max_grad_norm": "inf",
     }
     network = {"hidden": (64, 64), "activation": "tanh"}

@@ -16,18 +16,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import textbook
-from common import built
+from common import built, made
 from timing import ready
 
-import kltrust
 from kltrust import learner as learners
 from kltrust.advantages import gae, standardize
 from kltrust.audit import audit_by_default, measure_update
-from kltrust.critic import fit_value, measure_critic
+from kltrust.critic import measure_critic
 from kltrust.losses import clipped_value_loss
 from kltrust.rollout import acting, batches as experience, count_episodes, count_nonfinite
-from kltrust.updates.minibatches import adam
-from kltrust.updates.objectives import clipped_loss
+from kltrust.types import CriticBatch
+from kltrust.updates import clipped_loss
 
 CASES = {
     "CartPole-v1, 4 x 128": textbook.Settings(num_envs=4),
@@ -41,10 +40,9 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
     s = settings
     experiment = textbook.experiment(s)
     env, agent, learner = built(experiment)
-    algorithm = kltrust.ppo_clip(**experiment["update"])
+    algorithm, regression = made(experiment).update, made(experiment).critic
     key = jax.random.key(0)
     state, _ = jax.jit(lambda key: learners.train(learner, key, warm_up))(key)
-    optimizer = adam(s.learning_rate, s.max_grad_norm)
     policy_loss = clipped_loss(agent.policy, s.clip_eps, s.entropy_coef)
 
     def rollout(state: Any) -> Any:
@@ -68,17 +66,7 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
         return algorithm.update(agent.policy, state.policy_params, state.update_state, batch, key)
 
     def critic(state: Any, data: Any) -> Any:
-        return fit_value(
-            agent.value,
-            state.value_params,
-            state.value_state,
-            data,
-            key,
-            optimizer=optimizer,
-            num_epochs=s.num_epochs,
-            num_minibatches=s.num_minibatches,
-            clip_eps=s.clip_eps,
-        )
+        return regression.update(agent.value, state.value_params, state.value_state, data, key)
 
     def measurement(
         state: Any, new: Any, batch: Any, transition: Any, value: Any, target: Any
@@ -97,7 +85,8 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
         """As many as the passes take, one after the other, without steps and without a shuffle."""
 
         def loss(params: Any) -> Any:
-            fit = clipped_value_loss(agent.value(params[1], data[0]), *data[1:], s.clip_eps)
+            now = agent.value(params[1], data.obs)
+            fit = clipped_value_loss(now, data.value, data.target, s.clip_eps)
             return policy_loss(params[0], batch) + jnp.mean(fit)
 
         def again(params: Any, _: None) -> Any:
@@ -110,7 +99,7 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
     _, transition = jax.jit(rollout)(state)
     advantage, value, target = jax.jit(advantages)(state, transition)
     batch = jax.jit(old_policy)(state, transition, advantage)
-    data = experience.arrange(transition.obs, None, (), value, target)
+    data = CriticBatch(*experience.arrange(transition.obs, None, (), value, target))
     new = jax.jit(policy)(state, batch)[0]
     rows = batch.advantage.size // s.num_minibatches
     minibatch, of_data = jax.tree.map(lambda x: x[:rows], (batch, data))

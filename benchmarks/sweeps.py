@@ -126,9 +126,9 @@ def same(first: Path, second: Path) -> bool:
 
 
 def host_work(spec: Path, folder: Path, options: Options) -> Result:
-    from kltrust.experiments.cli.sweep_progress import SweepProgress
+    from kltrust.experiments.cli.progress import ConsoleProgress
     from kltrust.experiments.engine import lanes
-    from kltrust.experiments.jobs import sweep
+    from kltrust.experiments.reading.results import parts_of
     from kltrust.experiments.store.record import Record
     from kltrust.experiments.store.run import Run
 
@@ -137,7 +137,9 @@ def host_work(spec: Path, folder: Path, options: Options) -> Result:
     watched = {
         "commits": [(Run, "commit"), (Run, "finish")],
         "copies of the state": [(lanes, "to_host")],
-        "progress": [(SweepProgress, n) for n in ("start", "group", "compiling", "chunk", "end")],
+        "progress": [
+            (ConsoleProgress, name) for name in ("start", "group", "compiling", "chunk", "end")
+        ],
     }
     with contextlib.ExitStack() as stack:
         for what, functions in watched.items():
@@ -147,9 +149,8 @@ def host_work(spec: Path, folder: Path, options: Options) -> Result:
         start = time.perf_counter()
         run_sweep(load_spec(spec), folder / "sweep")
         wall = time.perf_counter() - start
-    record = Record(folder / "sweep")
-    parts = [part.seconds for _, part in sweep.group_records(record.path, sweep.plan_of(record))]
-    compiling = sum(of["compile"] for of in parts if of)
+    _, parts = parts_of(Record(folder / "sweep"))
+    compiling = sum(part.seconds["compile"] for _, part in parts if part)
     result = {
         "wall_seconds": round(wall, 1),
         "compile_seconds": round(compiling, 1),

@@ -46,13 +46,12 @@ def experiment(settings: Settings) -> dict[str, Any]:
     def same(*names: str) -> dict[str, Any]:
         return {name: getattr(s, name) for name in names}
 
-    passes = {"epochs": s.num_epochs, "minibatches": s.num_minibatches}
+    passes = same("learning_rate", "clip_eps", "max_grad_norm", "num_epochs", "num_minibatches")
     return common.experiment(
         "ppo_clip",
         s.env,
-        update=same("learning_rate", "clip_eps", "entropy_coef", "max_grad_norm")
-        | {f"num_{name}": number for name, number in passes.items()},
-        critic=same("learning_rate", "clip_eps", "max_grad_norm") | passes,
+        update=passes | same("entropy_coef"),
+        critic=passes,
         network={"hidden": s.hidden, "channels": ()},  # images are flattened
         **same("num_envs", "num_steps", "gamma", "gae_lambda"),
     )

@@ -4,6 +4,7 @@ from kltrust import (
     advantages as advantages,
     algorithms as algorithms,
     audit as audit,
+    critic as critic,
     divergences as divergences,
     environments as environments,
     experiments as experiments,
@@ -17,25 +18,32 @@ from kltrust import (
     results as results,
     rollout as rollout,
     sequences as sequences,
+    settings as settings,
     solvers as solvers,
     tabular as tabular,
+    tokens as tokens,
     tree as tree,
     types as types,
+    updates as updates,
 )
 from kltrust.advantages import (
     gae as gae,
     standardize as standardize,
 )
 from kltrust.algorithms import (
-    mdpo as mdpo,
-    npg as npg,
-    ppo_adaptive_lr as ppo_adaptive_lr,
-    ppo_clip as ppo_clip,
+    algorithm as algorithm,
+    register_algorithm as register_algorithm,
+)
+from kltrust.algorithms._mdpo import mdpo as mdpo
+from kltrust.algorithms._npg import npg as npg
+from kltrust.algorithms._ppo_adaptive_lr import ppo_adaptive_lr as ppo_adaptive_lr
+from kltrust.algorithms._ppo_clip import ppo_clip as ppo_clip
+from kltrust.algorithms._ppo_penalty import (
     ppo_penalty as ppo_penalty,
     ppo_reverse_kl as ppo_reverse_kl,
-    trpo as trpo,
-    vanilla_pg as vanilla_pg,
 )
+from kltrust.algorithms._trpo import trpo as trpo
+from kltrust.algorithms._vanilla_pg import vanilla_pg as vanilla_pg
 from kltrust.audit import (
     CurvatureAudit as CurvatureAudit,
     IterationAudit as IterationAudit,
@@ -50,6 +58,9 @@ from kltrust.audit import (
     measure_update as measure_update,
     normalizer_kl as normalizer_kl,
     reference_kl as reference_kl,
+)
+from kltrust.critic import (
+    value_regression as value_regression,
 )
 from kltrust.divergences import (
     categorical_kl as categorical_kl,
@@ -113,9 +124,15 @@ from kltrust.losses import (
 )
 from kltrust.networks import (
     actor_critic as actor_critic,
-)
-from kltrust.networks.recurrent import (
     recurrent_agent as recurrent_agent,
+)
+from kltrust.results import (
+    load as load,
+    numpy_policy as numpy_policy,
+    sweep as sweep,
+)
+from kltrust.settings import (
+    setting as setting,
 )
 from kltrust.solvers import (
     LineSearchResult as LineSearchResult,
@@ -137,9 +154,12 @@ from kltrust.types import (
     ActorCritic as ActorCritic,
     Array as Array,
     Box as Box,
+    Critic as Critic,
+    CriticBatch as CriticBatch,
     Discrete as Discrete,
     Distribution as Distribution,
     Env as Env,
+    KLPath as KLPath,
     Masked as Masked,
     MaskedSpace as MaskedSpace,
     Memory as Memory,
@@ -155,6 +175,8 @@ from kltrust.types import (
     Sequences as Sequences,
     Space as Space,
     Transition as Transition,
+    UpdatePair as UpdatePair,
+    UpdateReport as UpdateReport,
 )
 
 __version__: str

@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.tree import weighted_mean
+from kltrust.checks import require
+from kltrust.tree import floats, weighted_mean
 from kltrust.types import Array, Number
 
 
@@ -27,7 +28,8 @@ def gae(
 
     A termination has no future value; a truncation has one, that of the observation before the
     reset. Both stop the trace; if both are set the episode has terminated. The last step
-    bootstraps from its own next_value. ``A + value`` are the TD(lam) targets of the critic.
+    bootstraps from its own next_value. ``A + value`` are the TD(lam) targets of the critic. A
+    discount and a trace for each step are gamma and lam of shape [T, ...], like the rewards.
 
     Args:
         reward: [T, ...] the reward of each step.
@@ -35,25 +37,27 @@ def gae(
         next_value: [T, ...] V(next_obs_t), of the observation *before* any auto-reset.
         terminated: [T, ...] bool.
         truncated: [T, ...] bool.
-        gamma: [] the discount, in [0, 1].
-        lam: [] in [0, 1]: 0 the one-step temporal difference, 1 the Monte Carlo return.
+        gamma: [] or [T, ...], 1 where it is the same along an axis; the discount, in [0, 1].
+        lam: likewise, in [0, 1]: 0 the one-step temporal difference, 1 the Monte Carlo return.
 
     Returns:
-        [T, ...] in the dtype of ``value``.
+        [T, ...] in the dtype of ``value``; of integers in the default float's.
 
     Raises:
         ValueError: if gamma or lam is concrete and not in [0, 1].
+        AssertionError: if shapes or ranks differ.
     """
-    for name, number in (("gamma", gamma), ("lam", lam)):
-        if not isinstance(number, jax.core.Tracer) and not 0 <= float(number) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {number}")
+    require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", gamma=gamma, lam=lam)
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    # Without the first axis [B] would be taken for one number per environment.
+    chex.assert_rank([gamma, lam], {0, jnp.ndim(reward)})
     terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
-    value = jnp.asarray(value)
+    (value,) = floats(value)
     # A selection, not a product: what a critic says of a terminal state may be anything.
     future = jnp.where(terminated, 0, next_value)
     delta = (reward + gamma * future - value).astype(value.dtype)
     decay = jnp.where(terminated | truncated, 0, gamma * lam).astype(value.dtype)
+    decay = jnp.broadcast_to(decay, delta.shape)
 
     def backwards(later: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
         delta, decay = step
@@ -78,7 +82,7 @@ def standardize(x: Array, weight: Array | None = None, epsilon: Number = 1e-8) -
     Returns:
         [*E].
     """
-    x = jnp.asarray(x)
+    (x,) = floats(x)
     counted = jnp.ones_like(x, bool) if weight is None else jnp.broadcast_to(weight, x.shape) > 0
     x = jnp.where(counted, x, 0)
     # Centred about an entry first: equal entries then differ from their mean by exactly 0.

@@ -1,4 +1,4 @@
-"""The critic: the same regression for every algorithm."""
+"""The critic: by default the same regression for every algorithm, and a value to replace."""
 
 from __future__ import annotations
 
@@ -9,47 +9,112 @@ import jax.numpy as jnp
 import optax
 
 from kltrust.losses import clipped_value_loss
+from kltrust.settings import INF, setting, settings
 from kltrust.tree import at_once
-from kltrust.types import Array, Number, Params, PyTree
-from kltrust.updates.minibatches import minibatch_epoch
+from kltrust.types import Array, CriticBatch, Number, Params, PyTree
+from kltrust.updates import ADAM, MakeOptimizer, bounded, minibatch_epoch
 
 
-def fit_value(
-    value: Callable[[Params, PyTree], Array],
-    params: Params,
-    opt_state: PyTree,
-    data: tuple[PyTree, Array, Array],
-    key: Array,
-    *,
-    optimizer: optax.GradientTransformation,
-    num_epochs: int,
-    num_minibatches: int,
-    clip_eps: Number,
-    num_blocks: int = 1,
-) -> tuple[Params, PyTree]:
-    """Regression of the critic on its targets; ``data`` is (obs, old value, target) of [N, ...]."""
+@settings
+class ValueRegression:
+    """Epochs of minibatch steps on half the squared error to the TD(lambda) targets.
 
-    def step(carry: tuple[Params, PyTree], minibatch: tuple) -> tuple:
-        params, opt_state = carry
-        obs, old_value, target = minibatch
+    A critic of one's own is any object with the same ``init`` and ``update``, see `Critic`.
+    """
 
-        def loss(params: Params) -> Array:
-            return jnp.mean(clipped_value_loss(value(params, obs), old_value, target, clip_eps))
+    learning_rate: Number = setting(
+        1e-3, "The optimiser's learning rate.", at_least=0, anneal=1, usual="1e-4 to 3e-3"
+    )
+    optimizer: MakeOptimizer = setting(ADAM, "The optimiser, by optax's name.", usual="adam")
+    num_epochs: int = setting(
+        10,
+        "Passes over the batch.",
+        at_least=1,
+        usual="3 to 80; the policy's own in PPO, 80 (Spinning Up)",
+    )
+    num_minibatches: int = setting(
+        32,
+        "Parts of each pass. They must divide num_envs * num_steps; with a cell, num_envs.",
+        at_least=1,
+        role="minibatches",
+        usual="1 to 64",
+    )
+    clip_eps: Number = setting(
+        INF,
+        "The loss has no gradient further than this from the old value.",
+        above=0,
+        infinite=True,
+        usual="inf; 0.2 in the PPO authors' code",
+    )
+    max_grad_norm: Number = setting(
+        0.5,
+        "Bound on the gradient's global norm.",
+        above=0,
+        infinite=True,
+        usual="0.5 (the PPO authors' code) to inf",
+    )
 
-        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), None
+    def init(self, params: Params) -> PyTree:
+        """The optimiser's state."""
+        return self._optimizer().init(params)
 
-    def epoch(carry: tuple, key: Array) -> tuple:
-        return minibatch_epoch(step, carry, data, key, num_minibatches, num_blocks)
+    def update(
+        self,
+        value: Callable[[Params, PyTree], Array],
+        params: Params,
+        state: PyTree,
+        batch: CriticBatch,
+        key: Array,
+    ) -> tuple[Params, PyTree]:
+        """All epochs."""
+        optimizer = self._optimizer()
 
-    return jax.lax.scan(epoch, (params, opt_state), jax.random.split(key, num_epochs))[0]
+        def step(carry: tuple[Params, PyTree], minibatch: CriticBatch) -> tuple:
+            params, opt_state = carry
+
+            def loss(params: Params) -> Array:
+                now = value(params, minibatch.obs)
+                return jnp.mean(
+                    clipped_value_loss(now, minibatch.value, minibatch.target, self.clip_eps)
+                )
+
+            updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), None
+
+        def epoch(carry: tuple, key: Array) -> tuple:
+            return minibatch_epoch(
+                step, carry, batch, key, self.num_minibatches, batch.blocks.number
+            )
+
+        keys = jax.random.split(key, self.num_epochs)
+        return jax.lax.scan(epoch, (params, state), keys)[0]
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        return bounded(self.optimizer, self.learning_rate, self.max_grad_norm)
+
+
+value_regression = ValueRegression
+"""The critic of `make_learner`, unless it is given another: ``value_regression(num_epochs=5)``."""
 
 
 def measure_critic(value: Array, target: Array) -> dict[str, Array]:
-    """Fit of the critic to its targets; explained variance is 0 where the targets do not vary."""
+    """Fit of the critic to its targets; explained variance is 0 where the targets do not vary.
+
+    What rounding leaves of equal targets is no variance: they are sums of advantages and values.
+
+    Args:
+        value: [*E] what it said.
+        target: [*E] what it should have said.
+
+    Returns:
+        ``explained_variance`` and ``value_loss``, each [].
+    """
     error = target - value
     variance = at_once(jnp.var, {"target": target, "error": error})
-    varies = variance["target"] > 0
+    ends = at_once(jnp.max, {"high": target, "low": -target, "value": jnp.abs(value)})
+    # The variance itself is no sign of it, since the mean of equal numbers is rounded.
+    size = jnp.maximum(jnp.maximum(ends["high"], ends["low"]), ends["value"])
+    varies = ends["high"] + ends["low"] > 4 * jnp.finfo(target.dtype).eps * size
     unexplained = variance["error"] / jnp.where(varies, variance["target"], 1)
     return {
         "explained_variance": jnp.where(varies, 1 - unexplained, 0),

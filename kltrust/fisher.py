@@ -17,11 +17,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.lazy import distrax
 from kltrust.tree import leading_size
 from kltrust.types import Array, Params, Policy, PyTree
 
@@ -41,11 +41,33 @@ def fisher_root(dist: Any) -> PyTree:
         @fisher_root.register
         def _(dist: MyDistribution): ...
     """
+    if _register_families():
+        return fisher_root(dist)
     raise NotImplementedError(f"no closed-form Fisher matrix for {type(dist).__name__}")
 
 
-@fisher_root.register
-def _(dist: distrax.Categorical) -> Array:
+@functools.cache
+def _families() -> None:
+    for family, root in (
+        (distrax.Categorical, _categorical_root),
+        (distrax.Bernoulli, _bernoulli_root),
+        (distrax.Normal, _normal_root),
+        (distrax.MultivariateNormalDiag, _diagonal_root),
+        (distrax.Independent, _independent_root),
+        (distrax.Joint, _joint_root),
+    ):
+        if family not in fisher_root.registry:  # one's own goes before ours
+            fisher_root.register(family, root)
+
+
+def _register_families() -> bool:
+    """Registers distrax's families, when the first distribution comes; whether it did so now."""
+    new = _families.cache_info().currsize == 0
+    _families()
+    return new
+
+
+def _categorical_root(dist: distrax.Categorical) -> Array:
     # In logits, M = diag(p) - pp' = R'R with R v = sqrt(p) (v - p'v). A masked action has p = 0
     # and the logit -inf, which must meet no arithmetic.
     probs = jax.lax.stop_gradient(jax.nn.softmax(dist.logits, axis=-1))
@@ -58,8 +80,7 @@ def _(dist: distrax.Categorical) -> Array:
     return jnp.sqrt(probs) * (logits - jnp.sum(probs * logits, axis=-1, keepdims=True))
 
 
-@fisher_root.register
-def _(dist: distrax.Bernoulli) -> Array:
+def _bernoulli_root(dist: distrax.Bernoulli) -> Array:
     if dist._logits is not None:
         # p (1 - p) with 1 - p = sigmoid(-logit): the difference would vanish beyond logit 17.
         logits = jax.lax.stop_gradient(dist._logits)
@@ -70,13 +91,11 @@ def _(dist: distrax.Bernoulli) -> Array:
     return jnp.where(inside, unit * dist._probs, 0)
 
 
-@fisher_root.register
-def _(dist: distrax.Normal) -> tuple[Array, Array]:
+def _normal_root(dist: distrax.Normal) -> tuple[Array, Array]:
     return _gaussian_root(dist.loc, dist.scale)
 
 
-@fisher_root.register
-def _(dist: distrax.MultivariateNormalDiag) -> tuple[Array, Array]:
+def _diagonal_root(dist: distrax.MultivariateNormalDiag) -> tuple[Array, Array]:
     return _gaussian_root(dist.loc, dist.scale_diag)
 
 
@@ -86,13 +105,11 @@ def _gaussian_root(loc: Array, scale: Array) -> tuple[Array, Array]:
     return unit * loc, np.sqrt(2.0).astype(scale.dtype) * unit * scale
 
 
-@fisher_root.register
-def _(dist: distrax.Independent) -> PyTree:
+def _independent_root(dist: distrax.Independent) -> PyTree:
     return fisher_root(dist.distribution)
 
 
-@fisher_root.register
-def _(dist: distrax.Joint) -> PyTree:
+def _joint_root(dist: distrax.Joint) -> PyTree:
     members = jax.tree.leaves(
         dist.distributions, is_leaf=lambda node: isinstance(node, distrax.Distribution)
     )

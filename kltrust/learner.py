@@ -6,27 +6,26 @@ is what differs between two algorithms.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from kltrust.advantages import gae, standardize
+from kltrust.algorithms import as_update
 from kltrust.audit import (
     AUDITS,
     IterationAudit,
     Reference,
-    apart,
     audit_by_default,
     audit_on_request,
     measure_update,
-    recording_path,
-    take_path,
 )
-from kltrust.checks import check, check_count
-from kltrust.critic import fit_value, measure_critic
+from kltrust.checks import check
+from kltrust.critic import ValueRegression, measure_critic
 from kltrust.networks.masks import count_fully_masked
 from kltrust.rollout.acting import Deployable, evaluate, play, policy_of, policy_step_of
 from kltrust.rollout.batches import (
@@ -49,8 +48,22 @@ from kltrust.rollout.normalization import (
     update_moments,
 )
 from kltrust.rollout.starts import stagger
-from kltrust.types import ActorCritic, Array, Blocks, Env, Number, Params, PolicyUpdate, PyTree
-from kltrust.updates.minibatches import adam
+from kltrust.settings import check_names, setting, settings, signature_with, with_role
+from kltrust.tree import unfused
+from kltrust.types import (
+    ActorCritic,
+    Array,
+    Blocks,
+    Critic,
+    CriticBatch,
+    Env,
+    Number,
+    Params,
+    PolicyUpdate,
+    PyTree,
+    UpdateReport,
+    Wanted,
+)
 
 __all__ = [
     "Deployable",
@@ -163,28 +176,89 @@ class Learner(NamedTuple):
     step: Callable[[LearnerState], tuple[LearnerState, Metrics]]
 
 
+@settings
+class LearnerSettings:
+    """Rollout, advantages and measurement: the same for every algorithm."""
+
+    num_envs: int = setting(
+        8,
+        "Environments in parallel.",
+        at_least=1,
+        usual="8 to 4096; what the device has room for",
+    )
+    num_steps: int = setting(
+        256,
+        "Steps of each environment in an iteration.",
+        at_least=1,
+        usual="16 to 2048; 2048 with one environment (Schulman et al. 2017, MuJoCo)",
+    )
+    gamma: Number = setting(
+        0.99,
+        "Discount.",
+        at_least=0,
+        at_most=1,
+        usual="0.9 to 0.999; 0.99 (Schulman et al. 2015, 2017)",
+    )
+    gae_lambda: Number = setting(
+        0.95,
+        "Lambda of the advantage estimator (Schulman et al. 2016).",
+        at_least=0,
+        at_most=1,
+        usual="0.9 to 1; 0.95 (Schulman et al. 2017), 0.92 to 0.98 (Schulman et al. 2016)",
+    )
+    normalize_advantages: bool = setting(
+        True, "Standardise advantages over the whole batch.", usual="on"
+    )
+    normalize_observations: bool = setting(
+        False,
+        "Standardise observations by running moments, frozen within an iteration.",
+        usual="on for continuous control (Engstrom et al. 2020), off for images",
+    )
+    normalize_rewards: bool = setting(
+        False,
+        "Divide rewards by the deviation of the running discounted return.",
+        usual="on where returns are large (Engstrom et al. 2020)",
+    )
+    minibatch_blocks: int = setting(
+        1,
+        "Splits the environments into this many equal blocks. Every minibatch takes the same "
+        "number of rows from each.",
+        at_least=1,
+        usual="1; the number of devices where one run is spread over them",
+    )
+    stagger_steps: int = setting(
+        0,
+        "Before the first iteration each environment plays a random number of steps below this, "
+        "so that episodes that only a time limit ends do not stay in step.",
+        at_least=0,
+        usual="0; the time limit, where only that ends episodes",
+    )
+    audit: str = setting(
+        "default",
+        "How much is measured of every update: default, extended (fresh states, path, reference) "
+        "or full (curvature too). It changes no bit of the training, only its cost.",
+        choices=AUDITS,
+        usual="default; extended or full to study updates",
+    )
+
+    def check(self) -> None:
+        """Refuses blocks that do not divide the environments."""
+        if self.num_envs % self.minibatch_blocks:
+            raise ValueError(
+                f"minibatch_blocks={self.minibatch_blocks} does not divide "
+                f"num_envs={self.num_envs}: take a multiple of it"
+            )
+
+
 def make_learner(
     env: Env,
     agent: ActorCritic,
     update: PolicyUpdate | Schedule,
     *,
-    num_envs: int = 8,
-    num_steps: int = 256,
-    gamma: Number = 0.99,
-    gae_lambda: Number = 0.95,
-    value_learning_rate: Number | Schedule = 1e-3,
-    value_epochs: int = 10,
-    value_minibatches: int = 32,
-    value_clip_eps: Number = float("inf"),
-    value_max_grad_norm: Number = 0.5,
-    normalize_advantages: bool = True,
-    normalize_observations: bool = False,
-    normalize_rewards: bool = False,
-    minibatch_blocks: int = 1,
-    stagger_steps: int = 0,
-    audit: str = "default",
-    audit_damping: Number = 0.1,
+    critic: Critic | Schedule = ValueRegression(),  # noqa: B008
     planned_iterations: Number | None = None,
+    settings: LearnerSettings | None = None,
+    **changes: Any,
 ) -> Learner:
     """One iteration of policy optimisation as a pure function of its state.
 
@@ -193,100 +267,52 @@ def make_learner(
         agent: policy and value function, with or without memory.
         update: the algorithm; or a schedule, a function from the fraction of the planned
             iterations to the algorithm: ``lambda f: trpo(max_kl=0.02 * (1 - f))``.
-        num_envs: B, environments in parallel.
-        num_steps: T, steps of each environment in an iteration.
-        gamma: the discount.
-        gae_lambda: lambda of the advantage estimator (Schulman et al. 2016).
-        value_learning_rate: Adam's for the critic, or a schedule.
-        value_epochs: passes of the critic over the batch.
-        value_minibatches: parts of each pass; of an agent with memory, of whole sequences.
-        value_clip_eps: half-width of the interval around the old value outside of which the
-            critic's loss has no gradient; inf is none.
-        value_max_grad_norm: bound on the global norm of the critic's gradient.
-        normalize_advantages: to mean 0 and deviation 1 over the whole batch.
-        normalize_observations: by running moments, frozen within an iteration.
-        normalize_rewards: divide by the deviation of the running discounted return.
-        minibatch_blocks: the environments in so many blocks, of each of which every minibatch
-            takes as many rows. For one run that is spread over devices, at least one a device.
-        stagger_steps: before the first iteration each environment plays a random number of steps
-            below this, so that the episodes of environments that only a time limit ends (which
-            is what to set it to) do not stay in step; 0 lets all begin together.
-        audit: how much is measured, see `IterationAudit`: "default"; "extended" with the fresh
-            states, the path, the reference; "full" with the curvature too. It changes no bit of
-            the training, only its cost.
-        audit_damping: of the full audit's curvature part; the algorithm's own, say.
+        critic: how the critic learns; or a schedule likewise.
         planned_iterations: what a schedule's fraction is a fraction of.
+        settings: rollout, advantages and measurement; None takes the defaults.
+        **changes: settings by name, see `LearnerSettings`.
 
     Raises:
         ValueError: on a bad setting, a batch that does not divide, a schedule without a plan.
+        TypeError: if ``update`` is no algorithm; names the remedy.
     """
-    check_count(
-        num_envs=num_envs,
-        num_steps=num_steps,
-        value_epochs=value_epochs,
-        value_minibatches=value_minibatches,
-        minibatch_blocks=minibatch_blocks,
-    )
-    if stagger_steps:
-        check_count(stagger_steps=stagger_steps)
-    check(
-        gamma=(gamma, True),
-        gae_lambda=(gae_lambda, True),
-        value_clip_eps=(value_clip_eps, False),
-        value_max_grad_norm=(value_max_grad_norm, False),
-        audit_damping=(audit_damping, True),
-    )
-    if audit not in AUDITS:
-        raise ValueError(f"audit must be one of {', '.join(AUDITS)}, got {audit!r}")
-    if not callable(value_learning_rate):
-        check(value_learning_rate=(value_learning_rate, True))
-    for name, number in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-        if not isinstance(number, jax.core.Tracer) and float(number) > 1:
-            raise ValueError(f"{name} must be at most 1, got {number}")
-    if num_envs % minibatch_blocks:
-        raise ValueError(
-            f"minibatch_blocks={minibatch_blocks} does not divide num_envs={num_envs}: take "
-            "a multiple of it"
-        )
-    check_minibatches(
-        agent, num_envs, num_steps, minibatch_blocks, value_minibatches=value_minibatches
-    )
-    if minibatch_blocks > 1:
-        # Its ``batch`` may ask all devices at every step whether an episode has ended.
-        alone = env.step
-        env = env._replace(step=lambda key, state, action: alone(key, state, action))
-    scheduled = not isinstance(update, PolicyUpdate) or callable(value_learning_rate)
-    if scheduled and planned_iterations is None:
-        raise ValueError("a schedule needs planned_iterations: the number of iterations to run")
+    check_names(LearnerSettings, changes, "setting of make_learner")
+    own = dataclasses.replace(settings or LearnerSettings(), **changes)
+    num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
+    first_update, scheduled_update = _resolver(update, planned_iterations, as_update)
+    first_critic, scheduled_critic = _resolver(critic, planned_iterations, as_critic)
+    for what, part in (("update", first_update), ("critic", first_critic)):
+        counts = {f"{what}.{n}": getattr(part, n) for n in with_role(part, "minibatches")}
+        check_minibatches(agent, num_envs, num_steps, own.minibatch_blocks, **counts)
+    if own.minibatch_blocks > 1:
+        # It may ask all devices at every step whether an episode has ended.
+        env = env._replace(step_batch=None)
     planned = 1 if planned_iterations is None else planned_iterations
     check(planned_iterations=(planned, False))
 
-    def resolve(iteration: Array | int) -> tuple[PolicyUpdate, optax.GradientTransformation]:
+    def resolve(iteration: Array | int) -> tuple[PolicyUpdate, Critic]:
         fraction = jnp.asarray(iteration, jnp.float32) / planned
-        algorithm = update if isinstance(update, PolicyUpdate) else update(fraction)
-        rate = value_learning_rate
-        rate = rate(fraction) if callable(rate) else rate
-        return algorithm, adam(rate, value_max_grad_norm)
+        return scheduled_update(fraction), scheduled_critic(fraction)
 
     def init(key: Array) -> LearnerState:
-        algorithm, value_optimizer = resolve(0)
+        algorithm, learned_critic = resolve(0)
         params_key, env_key, key = jax.random.split(key, 3)
         policy_params, value_params = agent.init(params_key)
         env_state, obs = reset_batch(env, env_key, num_envs)
         one_obs = jax.tree.map(lambda x: x[0], obs)
         carries = first_carries(agent, (policy_params, value_params), obs)
-        normalizer = init_moments(one_obs) if normalize_observations else None
+        normalizer = init_moments(one_obs) if own.normalize_observations else None
         # Copies: a state that is donated must not hold a buffer twice.
         first = jax.tree.map(jnp.copy, Reference(policy_params, normalizer))
         state = LearnerState(
             policy_params=policy_params,
             value_params=value_params,
             update_state=algorithm.init(policy_params),
-            value_state=value_optimizer.init(value_params),
+            value_state=learned_critic.init(value_params),
             env_state=env_state,
             obs=obs,
             normalizer=normalizer,
-            reward_scale=init_reward_scale(num_envs) if normalize_rewards else None,
+            reward_scale=init_reward_scale(num_envs) if own.normalize_rewards else None,
             episode_return=jnp.zeros(num_envs, jnp.float32),
             episode_length=jnp.zeros(num_envs, jnp.int32),
             key=key,
@@ -295,13 +321,13 @@ def make_learner(
             policy_carry=carries[0],
             value_carry=carries[1],
         )
-        if not stagger_steps:
+        if not own.stagger_steps:
             return state
         stagger_key, key = jax.random.split(key)
-        return stagger(env, agent, state._replace(key=key), stagger_key, stagger_steps)
+        return stagger(env, agent, state._replace(key=key), stagger_key, own.stagger_steps)
 
     def step(state: LearnerState) -> tuple[LearnerState, Metrics]:
-        algorithm, value_optimizer = resolve(state.iteration)
+        algorithm, learned_critic = resolve(state.iteration)
         rollout_key, update_key, value_key, key = jax.random.split(state.key, 4)
 
         (env_state, obs, policy_carry), transition = play(env, agent, state, rollout_key, num_steps)
@@ -309,7 +335,7 @@ def make_learner(
         start = episode_starts(agent, state.episode_length, done)
         reward_scale, reward = state.reward_scale, transition.reward
         if reward_scale is not None:
-            reward_scale, reward = scale_rewards(reward_scale, reward, done, gamma)
+            reward_scale, reward = scale_rewards(reward_scale, reward, done, own.gamma)
 
         obs_seen = normalize(state.normalizer, transition.obs)
         next_seen = normalize(state.normalizer, transition.next_obs)
@@ -322,11 +348,11 @@ def make_learner(
             next_value,
             transition.terminated,
             transition.truncated,
-            gamma=gamma,
-            lam=gae_lambda,
+            gamma=own.gamma,
+            lam=own.gae_lambda,
         )
         target = advantage + value
-        if normalize_advantages:
+        if own.normalize_advantages:
             advantage = standardize(advantage)
 
         policy_batch = make_batch(
@@ -337,23 +363,19 @@ def make_learner(
             advantage,
             start,
             state.policy_carry,
-        )._replace(blocks=Blocks(minibatch_blocks))
-        with recording_path(audit != "default"):
-            policy_params, update_state, extra = algorithm.update(
-                agent.policy, state.policy_params, state.update_state, policy_batch, update_key
-            )
-        extra, path = take_path(extra)
-        value_params, value_state = fit_value(
+        )._replace(blocks=Blocks(own.minibatch_blocks), wanted=Wanted(path=audit != "default"))
+        policy_params, update_state, report = algorithm.update(
+            agent.policy, state.policy_params, state.update_state, policy_batch, update_key
+        )
+        if not isinstance(report, UpdateReport):
+            report = UpdateReport(report)
+        rows = arrange(obs_seen, start, state.value_carry, value, target)
+        value_params, value_state = learned_critic.update(
             agent.value,
             state.value_params,
             state.value_state,
-            arrange(obs_seen, start, state.value_carry, value, target),
+            CriticBatch(rows[0], rows[1], rows[2], policy_batch.blocks),
             value_key,
-            optimizer=value_optimizer,
-            num_epochs=value_epochs,
-            num_minibatches=value_minibatches,
-            clip_eps=value_clip_eps,
-            num_blocks=minibatch_blocks,
         )
 
         episode_return, episode_length, episodes = count_episodes(
@@ -381,13 +403,13 @@ def make_learner(
             value_carry,
         )
         # So that the training has the same bits whatever is measured after it.
-        new_state, policy_batch, transition = apart((new_state, policy_batch, transition))
+        new_state, policy_batch, transition = unfused((new_state, policy_batch, transition))
         if audit == "default":
             audited = audit_by_default(agent.policy, new_state.policy_params, policy_batch)
         else:
-            damping = audit_damping if audit == "full" else None
+            damping = damping_of(algorithm) if audit == "full" else None
             audited = audit_on_request(
-                env, agent, state, new_state, policy_batch, transition, path, damping=damping
+                env, agent, state, new_state, policy_batch, transition, report.path, damping=damping
             )
         metrics = Metrics(
             **measure_update(agent.policy, new_state.policy_params, policy_batch, audited.update),
@@ -396,11 +418,63 @@ def make_learner(
             **count_nonfinite(transition, (new_state.policy_params, new_state.value_params)),
             fully_masked=count_fully_masked(env.action_space, transition.obs),
             audit=audited,
-            extra=extra,
+            extra=report.extra,
         )
         return new_state, metrics
 
     return Learner(init, step)
+
+
+make_learner.__signature__ = signature_with(make_learner, LearnerSettings)  # type: ignore[attr-defined]
+
+
+def _resolver(
+    given: Any, planned_iterations: Number | None, as_part: Callable[[Any], Any]
+) -> tuple[Any, Callable[[Array], Any]]:
+    """A part, or a schedule of parts: (the part at the start or None, part of a fraction)."""
+    # A declared class is no schedule: `as_part` says that it wants to be called.
+    is_schedule = callable(given) and not isinstance(given, type) and not hasattr(given, "update")
+    if not is_schedule:
+        part = as_part(given)
+        return part, lambda fraction: part
+    name = getattr(given, "__name__", repr(given))
+    if not _takes_one(given):
+        raise TypeError(
+            f"{name} is no schedule, which takes the fraction of the iterations that is done: if "
+            "it makes the algorithm or the critic, call it"
+        )
+    if planned_iterations is None:
+        raise ValueError(
+            "a schedule needs planned_iterations: the number of iterations to run. (As a function, "
+            f"{name} is taken for one: if it makes the algorithm or the critic, call it.)"
+        )
+    return as_part(given(0.0)), lambda fraction: as_part(given(fraction))
+
+
+def _takes_one(function: Callable) -> bool:
+    """Whether a function can be called with one argument, as far as is known."""
+    try:
+        inspect.signature(function).bind(0.0)
+    except TypeError:
+        return False
+    except ValueError:  # of a function in C that has no signature
+        return True
+    return True
+
+
+def as_critic(given: Any) -> Critic:
+    """A critic, or an error that names the remedy."""
+    if isinstance(given, type):
+        raise TypeError(f"{given.__name__} is a class: call it, as in {given.__name__}()")
+    if callable(getattr(given, "init", None)) and callable(getattr(given, "update", None)):
+        return given
+    raise TypeError(f"a critic has two functions, init and update, got {given!r}: see Critic")
+
+
+def damping_of(algorithm: PolicyUpdate) -> Number:
+    """The algorithm's own damping of the Fisher matrix; 0.1 if it has none."""
+    names = with_role(algorithm, "fisher damping")
+    return getattr(algorithm, names[0]) if names else 0.1
 
 
 def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[LearnerState, Metrics]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.checks import check
-from kltrust.tree import weighted_mean
+from kltrust.tree import floats, weighted, weighted_mean
 from kltrust.types import Array, Number
 
 __all__ = [
@@ -38,14 +38,14 @@ def importance_ratio(log_ratio: Array) -> Array:
     soon be inf, and the 0 * inf of a clipped or zero-advantage sample NaN in everyone's gradient.
 
     Args:
-        log_ratio: [*E].
+        log_ratio: [*E]; -inf for an action that new rules out.
 
     Returns:
-        [*E].
+        [*E]; 0 where log_ratio is -inf, NaN where it is NaN.
     """
-    log_ratio = jnp.asarray(log_ratio)
-    bounded = jnp.minimum(log_ratio, 0.5 * float(np.log(jnp.finfo(log_ratio.dtype).max)))
-    return jnp.exp(bounded) * (1 + (log_ratio - bounded))
+    (log_ratio,) = floats(log_ratio)
+    edge = 0.5 * float(np.log(jnp.finfo(log_ratio.dtype).max))
+    return jnp.exp(jnp.minimum(log_ratio, edge)) * (1 + jnp.maximum(log_ratio - edge, 0))
 
 
 def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
@@ -66,12 +66,13 @@ def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number)
     """-min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7).
 
     The gradient is that of -r A until r has left [1 - eps, 1 + eps] in the direction A asks for,
-    and 0 from there on: on the edge, and at eps = 0, it is still the former.
+    and 0 from there on: on the edge, and at eps = 0, it is still the former. A NaN is no ratio
+    beyond the edge: it makes the loss NaN.
 
     Args:
         log_ratio: [*E].
         advantage: [*E].
-        clip_eps: [] at least 0; inf never clips.
+        clip_eps: [] or [*E], at least 0; inf never clips.
 
     Returns:
         [*E].
@@ -86,17 +87,17 @@ def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number)
     rewarded = advantage > 0
     bound = jnp.where(rewarded, 1 + clip_eps, 1 - clip_eps)
     inside = jnp.where(rewarded, ratio <= bound, ratio >= bound)
-    return -jnp.where(inside, ratio, bound) * advantage
+    return -jnp.where(inside | jnp.isnan(ratio), ratio, bound) * advantage
 
 
 def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: Number) -> Array:
-    """-r A + beta KL(old || new) (Schulman et al., 2017, eq. 8).
+    """-r A + beta KL(old || new) (Schulman et al., 2017, eq. 8); at beta = 0 no KL, even infinite.
 
     Args:
         log_ratio: [*E].
         advantage: [*E].
         kl: [*E] the KL at each state, exact (`divergences.kl_divergence`) or estimated.
-        beta: [] at least 0, relative to the advantages' scale.
+        beta: [] or [*E], at least 0, relative to the advantages' scale.
 
     Returns:
         [*E].
@@ -106,7 +107,7 @@ def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: 
     """
     chex.assert_equal_shape([log_ratio, advantage, kl])
     check(beta=(beta, True))
-    return surrogate_loss(log_ratio, advantage) + beta * kl
+    return surrogate_loss(log_ratio, advantage) + weighted(beta, kl)
 
 
 def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> Array:
@@ -114,11 +115,11 @@ def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> 
 
     Args:
         kl: [*E] the KL at each state.
-        max_kl: [] the bound, in nats.
+        max_kl: [] the bound, in nats; or several, [K].
         weight: [*E] or None for all ones; states of weight 0 are left out.
 
     Returns:
-        [].
+        [], or [K].
 
     Raises:
         ValueError: if max_kl is concrete and negative.
@@ -150,7 +151,7 @@ def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: 
         value: [*E].
         old_value: [*E] the prediction when the data was collected.
         target: [*E].
-        clip_eps: [] at least 0, in units of value; inf never clips.
+        clip_eps: [] or [*E], at least 0, in units of value; inf never clips.
 
     Returns:
         [*E].

@@ -1,5 +1,7 @@
-"""Results of sweeps and trainings: ``kltrust.results.load(DIR)``."""
+"""Sweeps from Python, the results of sweeps and trainings, and the policies that they trained."""
 
+from kltrust.experiments.doors import sweep
+from kltrust.experiments.reading.deploy import numpy_policy
 from kltrust.experiments.reading.results import Results, load
 
-__all__ = ["Results", "load"]
+__all__ = ["Results", "load", "numpy_policy", "sweep"]

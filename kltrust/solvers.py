@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
+from kltrust.checks import check, require
 from kltrust.types import Array, Number, Params, PyTree
 
 
@@ -46,8 +48,12 @@ def conjugate_gradient(
     """
     if num_iters < 0:
         raise ValueError(f"num_iters must be 0 or more, got {num_iters}")
-    _check("rtol", rtol, lambda value: value >= 0, "0 or more")
+    check(rtol=(rtol, True))
 
+    # The squares of very large or small entries leave the range of floats: b in units of a power of
+    # two, which changes no digit.
+    unit = _magnitude(jax.lax.stop_gradient(b))
+    b = tree.scale(1 / unit, b)
     b_norm = tree.norm(b)
 
     def unfinished(state: _CGState) -> Array:
@@ -74,7 +80,18 @@ def conjugate_gradient(
     zero = jax.tree.map(jnp.zeros_like, b)
     start = _CGState(jnp.zeros((), jnp.int32), jnp.asarray(True), zero, b, b, tree.dot(b, b))
     end = jax.lax.while_loop(unfinished, iterate, start)
-    return end.x, jnp.sqrt(end.rr)
+    residual = jnp.sqrt(end.rr)
+    return tree.scale(unit, end.x), (unit * residual).astype(residual.dtype)
+
+
+def _magnitude(x: PyTree) -> Array:
+    """The power of two above the largest entry; 1 where that is 0 or not finite: []."""
+    leaves = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)]
+    largest = functools.reduce(jnp.maximum, leaves, jnp.zeros((), jnp.float32))
+    exponent = jnp.frexp(largest)[1]
+    usable = (largest > 0) & jnp.isfinite(largest)
+    # Within the range where its inverse is a float as well.
+    return jnp.ldexp(jnp.ones_like(largest), jnp.where(usable, jnp.clip(exponent, -120, 120), 0))
 
 
 class _CGState(NamedTuple):
@@ -103,7 +120,7 @@ def trust_region_scale(curvature: Array, max_kl: Number) -> tuple[Array, Array]:
     Raises:
         ValueError: if a concrete ``max_kl`` is negative.
     """
-    _check("max_kl", max_kl, lambda value: value >= 0, "0 or more")
+    check(max_kl=(max_kl, True))
     scale = jnp.sqrt(2 * max_kl / jnp.where(curvature > 0, curvature, 1))
     valid = (curvature > 0) & jnp.isfinite(curvature) & jnp.isfinite(scale)
     return jnp.where(valid, scale, 0), valid
@@ -156,7 +173,7 @@ def backtracking_line_search(
     """
     if max_backtracks < 0:
         raise ValueError(f"max_backtracks must be 0 or more, got {max_backtracks}")
-    _check("shrink", shrink, lambda value: 0 < value < 1, "in (0, 1)")
+    require(lambda x: (x > 0) & (x < 1), "in (0, 1)", shrink=shrink)
 
     def attempt(scale: Array) -> tuple[Params, Array, Any]:
         candidate = _moved(params, scale, step)
@@ -190,9 +207,3 @@ def _moved(params: Params, scale: Array, step: PyTree) -> Params:
         return (leaf + scale * change).astype(leaf.dtype)
 
     return jax.tree.map(move, params, step)
-
-
-def _check(name: str, value: Number, valid: Callable[[Any], bool], expected: str) -> None:
-    """A traced setting can't be looked at; a concrete one is checked before compilation."""
-    if not isinstance(value, jax.core.Tracer) and not valid(float(value)):
-        raise ValueError(f"{name} must be {expected}, got {value}")

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 
 from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.samples import kl_k3
+from kltrust.tree import floats
 from kltrust.types import Array
 
 
@@ -67,7 +68,10 @@ def sequence_mean(x: Array, mask: Array) -> Array:
         x: [*E, L], of every token.
         mask: [*E, L], true for the tokens that count.
     """
-    return sequence_sum(x, mask) / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(x.dtype)
+    (x,) = floats(x)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # the sum of a half may be beyond its range
+    count = jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(dtype)
+    return (sequence_sum(x.astype(dtype), mask) / count).astype(x.dtype)
 
 
 def rewards_to_go(x: Array, mask: Array) -> Array:

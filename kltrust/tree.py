@@ -12,6 +12,12 @@ import jax.numpy as jnp
 from kltrust.types import Array, Number, PyTree
 
 
+def floats(*arrays: Any) -> tuple[Array, ...]:
+    """The arrays in their common inexact dtype -> a tuple of them."""
+    dtype = jnp.result_type(*arrays, float)
+    return tuple(jnp.asarray(x, dtype) for x in arrays)
+
+
 def add_scaled(x: PyTree, scale: Number, y: PyTree) -> PyTree:
     """``x + scale * y``: a pytree like ``x``, in its dtypes."""
     return jax.tree.map(lambda a, b: (a + scale * b).astype(a.dtype), x, y)
@@ -92,12 +98,24 @@ def weighted_mean(x: Array, weight: Array | None = None) -> Array:
         x: [*E].
         weight: [*E] (or a shape that broadcasts to it), non-negative; None for all ones.
     """
+    (x,) = floats(x)
     if weight is None:
         return jnp.mean(x)
-    weight = jnp.broadcast_to(weight, x.shape).astype(x.dtype)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # the sums of a half may be beyond its range
+    weight = jnp.broadcast_to(weight, x.shape).astype(dtype)
     total = jnp.sum(jnp.where(weight > 0, weight * x, 0))
     # All weights zero: 0 rather than NaN, a batch of nothing asks for no change.
-    return total / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
+    return (total / jnp.maximum(jnp.sum(weight), jnp.finfo(dtype).tiny)).astype(x.dtype)
+
+
+def weighted(weight: Number, x: Array) -> Array:
+    """``weight * x``: a term of a sum that is absent, 0, where its weight is 0 and x infinite.
+
+    Args:
+        weight: [] or the shape of ``x``.
+        x: [*E].
+    """
+    return jnp.where(weight == 0, 0, weight * x)
 
 
 def leading_size(x: PyTree) -> int:
@@ -115,3 +133,12 @@ def leading_size(x: PyTree) -> int:
 def take(x: PyTree, index: Any) -> PyTree:
     """Rows ``index`` of every leaf, like ``x``: a distribution's own indexing can't be traced."""
     return jax.tree.map(lambda leaf: leaf[index], x)
+
+
+def unfused(x: PyTree) -> PyTree:
+    """The same numbers as ``x``, for measurements: measuring changes no bit of anything else.
+
+    Without it, the compiler may fuse a measurement with the computation that it looks at, and round
+    both in another way.
+    """
+    return jax.lax.optimization_barrier(x)

@@ -126,14 +126,31 @@ class Outcome(NamedTuple):
     next_obs: PyTree
 
 
-class Env(NamedTuple):
+EnvStep: TypeAlias = Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Outcome]]
+"""``step(key, state, action) -> (state, obs, Outcome)``."""
+
+
+class _Env(NamedTuple):
+    """The fields of `Env`."""
+
+    reset: Callable[[Array], tuple[PyTree, PyTree]]
+    step: EnvStep
+    observation_space: Space | MaskedSpace
+    action_space: Space
+    name: str = "custom"
+    max_steps: Number | None = None
+    native_action: Callable[[PyTree], PyTree] = lambda action: action
+    render: Render | None = None
+    step_batch: EnvStep | None = None
+
+
+class Env(_Env):
     """One environment as a pair of pure functions over an explicit state.
 
     Attributes:
         reset: ``reset(key) -> (state, obs)``.
         step: ``step(key, state, action) -> (state, obs, Outcome)``; ``state`` and ``obs`` are
-            after auto-reset, ``Outcome.next_obs`` is before it. A callable object may have a
-            method ``batch``, its `vmap` by cheaper means, which `rollout` then takes.
+            after auto-reset, ``Outcome.next_obs`` is before it.
         observation_space: the space of ``obs``; a `MaskedSpace` where the state decides which
             actions there are.
         action_space: the space of the actions that ``step`` takes. Real-valued actions outside
@@ -143,16 +160,18 @@ class Env(NamedTuple):
         native_action: the environment's own action for one that ``step`` takes: what a bounded
             Box's adapter makes of the policy's raw action. For acting elsewhere.
         render: draws states, see `Render`; None where nothing does.
+        step_batch: the `vmap` of ``step`` by cheaper means, key, state and action [B, ...]; None
+            for the vmap itself. Rollouts take it in place of ``step``, so it belongs to one
+            ``step``: ``_replace(step=...)`` drops it unless it is given a new one.
     """
 
-    reset: Callable[[Array], tuple[PyTree, PyTree]]
-    step: Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Outcome]]
-    observation_space: Space | MaskedSpace
-    action_space: Space
-    name: str = "custom"
-    max_steps: Number | None = None
-    native_action: Callable[[PyTree], PyTree] = lambda action: action
-    render: Render | None = None
+    __slots__ = ()
+
+    def _replace(self, **changes: Any) -> Env:
+        """The environment with other values in some fields, see ``step_batch``."""
+        if "step" in changes:
+            changes.setdefault("step_batch", None)
+        return super()._replace(**changes)
 
 
 class Transition(NamedTuple):
@@ -176,12 +195,25 @@ class Transition(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How many equal parts the rows of a batch fall into, one after the other; static.
+    """The number of equal parts that the rows of a batch fall into, one after the other; static.
 
-    Of a run whose environments are spread over devices, every device has whole blocks.
+    Where the environments of a run are spread over devices, every device holds whole blocks.
     """
 
     number: int = 1
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What an update is asked to record beside its result; static.
+
+    Attributes:
+        path: the mean KL along the update, see `KLPath`. An algorithm that has no such path
+            ignores it.
+    """
+
+    path: bool = False
 
 
 class PolicyBatch(NamedTuple):
@@ -197,7 +229,8 @@ class PolicyBatch(NamedTuple):
         old: the behaviour policy's distribution at ``obs``, every leaf [N, ...].
         weight: [N] non-negative, or None for all ones: rows of weight 0 are padding. Their
             advantage may hold anything; their obs and action must be finite.
-        blocks: minibatches take as many units of each.
+        blocks: every minibatch takes the same number of units from each block.
+        wanted: what the update is to record.
     """
 
     obs: PyTree
@@ -206,21 +239,94 @@ class PolicyBatch(NamedTuple):
     old: Any
     weight: Array | None = None
     blocks: Blocks = Blocks()
+    wanted: Wanted = Wanted()
 
 
-class PolicyUpdate(NamedTuple):
-    """An algorithm: how a batch moves the policy. Pure, like an optax transformation.
+class KLPath(NamedTuple):
+    """Mean KL(old || .) along the E epochs of M minibatches of one update, nats.
+
+    Exact for every state; NaN in epochs that were not run. An epoch that was undone is in it, as
+    it was before it was undone.
 
     Attributes:
-        init: ``init(params) -> state``.
-        update: ``update(policy, params, state, batch, key) -> (params, state, extra)``;
-            ``extra`` is a dict of scalar arrays, the algorithm's own report.
+        minibatch: [E * M] just before each step, over the states of that step's minibatch only:
+            around the whole batch's mean by how minibatches differ.
+        epoch: [E] after each epoch, over all states of the batch.
     """
+
+    minibatch: Array
+    epoch: Array
+
+
+class UpdateReport(NamedTuple):
+    """What an update says of itself.
+
+    Attributes:
+        extra: scalar arrays by name; they become columns of the metrics.
+        path: the KL along the update, where the batch asks for it; else None.
+    """
+
+    extra: dict[str, Array]
+    path: KLPath | None = None
+
+
+class PolicyUpdate(Protocol):
+    """An algorithm: how a batch moves the policy. Any object with these two pure functions is one.
+
+    A pair of functions is an algorithm, too: ``UpdatePair(init, update)``.
+    """
+
+    def init(self, params: Params, /) -> PyTree:
+        """The algorithm's own state (an optimiser's, say) before the first update."""
+
+    def update(
+        self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array, /
+    ) -> tuple[Params, PyTree, UpdateReport | dict[str, Array]]:
+        """The parameters and the state after one update, and the algorithm's own report."""
+
+
+class UpdatePair(NamedTuple):
+    """An algorithm as a pair of functions; see `PolicyUpdate`."""
 
     init: Callable[[Params], PyTree]
     update: Callable[
-        [Policy, Params, PyTree, PolicyBatch, Array], tuple[Params, PyTree, dict[str, Array]]
+        [Policy, Params, PyTree, PolicyBatch, Array],
+        tuple[Params, PyTree, UpdateReport | dict[str, Array]],
     ]
+
+
+class CriticBatch(NamedTuple):
+    """What a critic learns from. The leading axis is that of `PolicyBatch`.
+
+    Attributes:
+        obs: [N, *O] as the critic takes it.
+        value: [N] its values when the data was collected.
+        target: [N] what they should have been.
+        blocks: as in `PolicyBatch`.
+    """
+
+    obs: PyTree
+    value: Array
+    target: Array
+    blocks: Blocks = Blocks()
+
+
+class Critic(Protocol):
+    """How the critic learns: the mirror of a `PolicyUpdate`."""
+
+    def init(self, params: Params, /) -> PyTree:
+        """The critic's own state before the first update."""
+
+    def update(
+        self,
+        value: Callable[[Params, PyTree], Array],
+        params: Params,
+        state: PyTree,
+        batch: CriticBatch,
+        key: Array,
+        /,
+    ) -> tuple[Params, PyTree]:
+        """The parameters and the state after one update."""
 
 
 class Sequences(NamedTuple):

@@ -221,10 +221,11 @@ plt.show()
 with jax.enable_x64(False):
     env = kltrust.make("CartPole-v1")
     agent = kltrust.actor_critic(env)
+    critic = kltrust.value_regression(num_epochs=2, num_minibatches=8)
 
     def train(update, key, iterations=30):
         learner = kltrust.make_learner(
-            env, agent, update, num_envs=16, num_steps=128, value_epochs=2, value_minibatches=8
+            env, agent, update, num_envs=16, num_steps=128, critic=critic
         )
 
         def iterate(state, key):

@@ -201,12 +201,11 @@ env = kltrust.make("CartPole-v1")
 agent = kltrust.actor_critic(env, hidden=(32, 32))
 adam = {"learning_rate": 1e-3, "num_epochs": 5, "num_minibatches": 8}
 TARGET = 0.01
+critic = kltrust.value_regression(num_epochs=2, num_minibatches=8)
 
 
 def train(update, key):
-    learner = kltrust.make_learner(
-        env, agent, update, num_envs=8, num_steps=128, value_epochs=2, value_minibatches=8
-    )
+    learner = kltrust.make_learner(env, agent, update, num_envs=8, num_steps=128, critic=critic)
     return kltrust.train(learner, key, num_iterations=40)[1]
 
 

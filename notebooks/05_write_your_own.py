@@ -11,11 +11,11 @@
 # %% [markdown]
 # # Write your own algorithm
 #
-# An algorithm is a `PolicyUpdate`: two pure functions.
+# An algorithm is a declaration: a class of settings with two pure functions.
 #
 # ```
 # init(params) -> state
-# update(policy, params, state, batch, key) -> (params, state, extra)
+# update(policy, params, state, batch, key) -> (params, state, report)
 # ```
 #
 # `batch` is all that it may look at: `obs`, `action`, `advantage`, and `old`, the behaviour
@@ -23,10 +23,8 @@
 # sees no environment, no critic and no clock, and it does not grade itself: the learner measures
 # every algorithm alike.
 #
-# The idea to be tried here: PPO is cheap but bounds nothing, TRPO bounds the KL but needs second
-# order. So take PPO's step, then **put it on a leash**: shorten the whole step until the exact
-# mean KL is within the bound and the surrogate has improved, TRPO's line search. That is the cell
-# below.
+# `kltrust.updates` holds the parts that the library's own algorithms are made of. The next cell
+# builds PPO from them: a log ratio, a loss, epochs of minibatches, an optimiser.
 
 # %%
 import tempfile
@@ -39,44 +37,80 @@ import numpy as np
 import pandas as pd
 
 import kltrust
-from kltrust import tabular, tree
-from kltrust.audit import log_ratio, mean_kl
-from kltrust.experiments.config import registry, spec
-from kltrust.experiments.jobs import plan, sweep
+from kltrust import setting, tabular, tree, updates
 from kltrust.experiments.reading.plots import BLUE, VERMILION
 
 plt.style.use("house.mplstyle")
 
 
-def ppo_leashed(
-    *,
-    max_kl: float = 0.01,
-    learning_rate: float = 3e-3,
-    num_epochs: int = 5,
-    num_minibatches: int = 8,
-) -> kltrust.PolicyUpdate:
-    """PPO-clip's step, shortened until mean KL(old || new) <= max_kl and the surrogate improved."""
-    ppo = kltrust.ppo_clip(
-        learning_rate=learning_rate, num_epochs=num_epochs, num_minibatches=num_minibatches
+@kltrust.algorithm("my_ppo")
+class MyPPO:
+    """PPO with the clipped surrogate, from its parts."""
+
+    learning_rate: float = setting(3e-3, "Adam's learning rate.", at_least=0, anneal=1)
+    clip_eps: float = setting(0.2, "Half-width of the clipping interval.", above=0, role="clip")
+    num_epochs: int = setting(5, "Passes over the batch.", at_least=1)
+    num_minibatches: int = setting(8, "Parts of each pass.", at_least=1, role="minibatches")
+
+    def optimizer(self):
+        return updates.bounded(updates.ADAM, self.learning_rate, max_grad_norm=0.5)
+
+    def init(self, params):
+        return self.optimizer().init(params)
+
+    def update(self, policy, params, state, batch, key):
+        def loss(params, minibatch):
+            log_ratio = updates.log_ratio(policy(params, minibatch.obs), minibatch)
+            losses = kltrust.clipped_surrogate_loss(log_ratio, minibatch.advantage, self.clip_eps)
+            return kltrust.weighted_mean(losses, minibatch.weight)
+
+        return updates.minibatch_epochs(
+            loss,
+            policy,
+            params,
+            state,
+            batch,
+            key,
+            optimizer=self.optimizer(),
+            num_epochs=self.num_epochs,
+            num_minibatches=self.num_minibatches,
+        )
+
+
+# %% [markdown]
+# Now an idea. PPO is cheap but bounds nothing; TRPO bounds the KL but needs second order. So take
+# PPO's step, then **put it on a leash**: shorten the whole step until the exact mean KL is within
+# the bound and the surrogate has improved, by TRPO's line search. The variant inherits the
+# settings above and adds one. Its role says what it promises, and its `anneal` that an annealed
+# run shrinks it like the square of a step.
+
+
+# %%
+@kltrust.algorithm("ppo_leashed")
+class Leashed(MyPPO):
+    """PPO's step, shortened until mean KL(old || new) <= max_kl and the surrogate improved."""
+
+    max_kl: float = setting(
+        0.01, "Hard bound on the mean KL(old || new), nats.", above=0, role="bound", anneal=2
     )
 
-    def update(policy, params, state, batch, key):
-        proposal, state, extra = ppo.update(policy, params, state, batch, key)
+    def update(self, policy, params, state, batch, key):
+        proposal, state, report = super().update(policy, params, state, batch, key)
         step = tree.add_scaled(proposal, -1.0, params)
 
         def acceptable(candidate):
-            ratio = log_ratio(policy(candidate, batch.obs), batch)
-            loss = kltrust.surrogate_loss(ratio, batch.advantage)
+            log_ratio = updates.log_ratio(policy(candidate, batch.obs), batch)
+            loss = kltrust.surrogate_loss(log_ratio, batch.advantage)
             gain = -kltrust.weighted_mean(loss + batch.advantage, batch.weight)
-            kl = mean_kl(policy, candidate, batch)
-            return (kl <= max_kl) & (gain > 0), kl
+            kl = updates.mean_kl(policy, candidate, batch)
+            return (kl <= self.max_kl) & (gain > 0), kl
 
         found = kltrust.backtracking_line_search(acceptable, params, step, max_backtracks=20)
-        report = {"max_kl": jnp.float32(max_kl), "backtracks": found.num_backtracks}
-        return found.params, state, {**extra, **report}
+        extra = {"max_kl": jnp.float32(self.max_kl), "backtracks": found.num_backtracks}
+        return found.params, state, report._replace(extra={**report.extra, **extra})
 
-    return kltrust.PolicyUpdate(ppo.init, update)
 
+print(Leashed(max_kl=0.02))
 
 # %% [markdown]
 # ## The audit
@@ -104,7 +138,8 @@ contenders = {
     "trpo": kltrust.trpo(max_kl=0.01, damping=1e-3),
     "ppo_clip": kltrust.ppo_clip(**adam),
     "ppo_penalty": kltrust.ppo_penalty(**adam),
-    "ppo_leashed": ppo_leashed(max_kl=0.01, **adam),
+    "my_ppo": MyPPO(**adam),
+    "ppo_leashed": Leashed(max_kl=0.01, **adam),
 }
 
 
@@ -130,6 +165,8 @@ table = pd.DataFrame({name: audited(update) for name, update in contenders.items
 table = table.T.astype(float)
 assert table.loc[["trpo", "ppo_leashed"], "kl"].max() <= 0.01
 assert table.loc["ppo_clip", "kl"] > 0.01
+# The parts make what the library makes, bit for bit.
+assert (table.loc["my_ppo"] == table.loc["ppo_clip"]).all()
 assert (table["gain"] > 0).all()
 table.round(4)
 
@@ -143,9 +180,9 @@ table.round(4)
 def one(max_kl, key):
     """An update on a batch of its own."""
     own = batch._replace(advantage=jax.random.normal(key, batch.advantage.shape))
-    update = ppo_leashed(max_kl=max_kl, **adam)
-    new, _, extra = update.update(policy, theta, update.init(theta), own, key)
-    return mean_kl(policy, new, own), extra["backtracks"]
+    update = Leashed(max_kl=max_kl, **adam)
+    new, _, report = update.update(policy, theta, update.init(theta), own, key)
+    return updates.mean_kl(policy, new, own), report.extra["backtracks"]
 
 
 bounds = jnp.logspace(-5, -0.5, 10)
@@ -155,7 +192,7 @@ assert (kl <= bounds[:, None]).all()
 assert (kl[3:] > 0).all()
 
 nothing = batch._replace(advantage=jnp.zeros_like(batch.advantage))
-update = ppo_leashed()
+update = Leashed()
 stayed, _, _ = update.update(policy, theta, update.init(theta), nothing, keys[0])
 assert jnp.array_equal(stayed, theta)
 
@@ -172,13 +209,11 @@ plt.show()
 #
 # ## The sweep
 #
-# `register_algorithm` makes it known by name; its float settings are traced, so that all of them
-# share a compilation. (On the command line: the same call in a module, and
+# `@kltrust.algorithm` has made it known by name. Its float settings are traced, so that all of them
+# share a compilation. (On the command line, put the class into a module and say
 # `kltrust sweep SPEC.toml --import MODULE`.) Three algorithms, three settings, three seeds:
 
 # %%
-registry.register_algorithm("ppo_leashed", ppo_leashed)
-
 SPEC = """
 [sweep]
 name = "leash"
@@ -192,8 +227,10 @@ hidden = [16, 16]
 [learner]
 num_envs = 8
 num_steps = 128
-value_epochs = 2
-value_minibatches = 8
+
+[critic]
+num_epochs = 2
+num_minibatches = 8
 
 [budget]
 total_steps = 25_600
@@ -212,9 +249,8 @@ update.num_minibatches = 8
 grid.clip_eps = [0.1, 0.2, 0.3]
 """
 with tempfile.TemporaryDirectory() as folder:
-    planned = plan.make_plan(spec.parse(SPEC))
-    sweep.start(planned, Path(folder) / "leash")
-    results = kltrust.results.load(Path(folder) / "leash")
+    (Path(folder) / "leash.toml").write_text(SPEC)
+    results = kltrust.sweep(Path(folder) / "leash.toml", Path(folder) / "leash")
 
 by_label = results.runs.groupby("label", sort=False)
 kl = results.metrics.merge(results.runs[["run", "label"]]).groupby("label", sort=False).kl

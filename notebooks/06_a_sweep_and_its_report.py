@@ -31,9 +31,9 @@ from rich.console import Console
 
 import kltrust
 from kltrust.experiments import report
-from kltrust.experiments.cli.sweep_tables import dry_run
+from kltrust.experiments.cli.tables import dry_run
 from kltrust.experiments.config import spec
-from kltrust.experiments.jobs import plan, sweep
+from kltrust.experiments.jobs import plan
 from kltrust.experiments.reading.plots import GREY
 from kltrust.experiments.reading.statistics import numpy_seeded
 
@@ -100,8 +100,10 @@ hidden = [16, 16]
 [learner]
 num_envs = 8
 num_steps = 64
-value_epochs = 2
-value_minibatches = 8
+
+[critic]
+num_epochs = 2
+num_minibatches = 8
 
 [budget]
 total_steps = 15_360
@@ -117,8 +119,7 @@ folder = Path(scratch.name) / "tonight"
 specification = spec.parse(SPEC)
 planned = plan.make_plan(specification)
 Console(width=110, force_jupyter=False, force_terminal=False).print(dry_run(planned))
-sweep.start(planned, folder)
-results = kltrust.results.load(folder)
+results = kltrust.sweep(specification, folder)
 assert len(results.runs) == 3 * 2 * 4  # settings x environments x seeds
 assert len(planned.groups) == 2  # one for each algorithm and environment
 

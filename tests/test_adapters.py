@@ -19,9 +19,10 @@ from test_layers import ADAPTED, imports
 from kltrust import environments
 from kltrust.environments import _adapters, _check, from_functions, make
 from kltrust.experiments.cli import main
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import traced_settings
 from kltrust.experiments.jobs.plan import static_key
+from kltrust.experiments.reading.results import load
 from kltrust.experiments.store.record import Record
 from kltrust.networks.masks import without_mask
 from kltrust.types import Box, Discrete, MaskedSpace, MultiDiscrete, Outcome
@@ -566,7 +567,8 @@ def test_a_static_float_is_not_traced(toy):
         return Experiment.from_dict(plain)
 
     one, other = of(weight=0.5, scale=2.0), of(weight=0.7, scale=2.0)
-    assert list(traced_settings(one)["env_params"]) == ["weight"]
+    assert traced_settings(one).env_params == {"weight": np.float32(0.5), "scale": 2.0}
+    assert type(traced_settings(one).env_params["scale"]) is float  # as it was given: static
     assert static_key(one) == static_key(other)
     assert static_key(one) != static_key(of(weight=0.5, scale=3.0))
 
@@ -584,14 +586,15 @@ def test_32_bits_under_x64(toy, x64):
 
 def test_the_command_line(toy, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = """train vanilla_pg brax/toy --num-envs 2 --num-steps 8 --value-epochs 1
-        --value-minibatches 2 --hidden 8 --eval-episodes 2 --num-evals 1 --total-steps 32
+    line = """train vanilla_pg brax/toy --num-envs 2 --num-steps 8 --critic.num-epochs 1
+        --critic.num-minibatches 2 --hidden 8 --eval-episodes 2 --num-evals 1 --total-steps 32
         --env-params max_steps=5 weight=0.5 --preset none"""
     assert main(line.split()) == 0, capsys.readouterr()
     record = Record("runs/vanilla_pg-brax-toy-seed0")
     assert record.versions["packages"]["brax"] == environments.adapters()["brax"]
-    assert record.config["experiment"]["env"] == "brax/toy"
-    ended = record.metrics().query("num_episodes > 0")
+    loaded = load(record.path)
+    assert loaded.tasks == ["brax/toy"]
+    ended = loaded.metrics.query("num_episodes > 0")
     assert (ended.length_sum / ended.num_episodes <= 5).all()
     assert len(ended)
     assert record.changes() == {}

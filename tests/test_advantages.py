@@ -7,12 +7,6 @@ import pytest
 from kltrust.advantages import gae, standardize
 
 
-@pytest.fixture(autouse=True)
-def strict():
-    with jax.numpy_rank_promotion("raise"):
-        yield
-
-
 def trajectory(steps=12, envs=5, seed=0):
     rng = np.random.default_rng(seed)
     reward, value, next_value = rng.normal(size=(3, steps, envs))
@@ -98,8 +92,19 @@ def test_gae_shapes_settings_and_dtypes():
     )
     deep = gae(*(x.reshape(12, 1, 5) for x in data), gamma=0.99, lam=0.95)
     np.testing.assert_array_equal(deep[:, 0], whole)
-    integers = (np.ones((12, 5), np.int32), *data[1:3], *(x.astype(np.float32) for x in data[3:]))
-    assert gae(*integers, gamma=0.99, lam=0.95).dtype == jnp.float32
+    # Values of any dtype are numbers, and so are rewards and flags.
+    zero = np.zeros_like(data[0])
+    expected = gae(data[0], zero, zero, *data[3:], gamma=0.99, lam=0.95)
+    flags = [x.astype(np.float32) for x in data[3:]]
+    for dtype in (np.int32, np.int16, bool):
+        zeros = np.zeros(zero.shape, dtype)
+        found = gae(data[0], zeros, zeros, *flags, gamma=0.99, lam=0.95)
+        np.testing.assert_array_equal(found, expected)
+    ones = np.ones((12, 5), np.int32)
+    np.testing.assert_array_equal(
+        gae(ones, *data[1:], gamma=0.99, lam=0.95),
+        gae(ones.astype(np.float32), *data[1:], gamma=0.99, lam=0.95),
+    )
     # Traced settings: one compilation, the same numbers, and both matter.
     swept = jax.jit(jax.vmap(lambda g, lam: gae(*data, gamma=g, lam=lam)))(
         jnp.array([0.99, 0.9, 0.99]), jnp.array([0.95, 0.95, 0.5])
@@ -109,10 +114,33 @@ def test_gae_shapes_settings_and_dtypes():
     assert np.max(np.abs(swept[0] - swept[2])) > 0.1
     with pytest.raises(AssertionError, match="shape"):
         gae(data[0][:, :1], *data[1:], gamma=0.99, lam=0.95)
-    with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match="gamma must be between 0 and 1"):
         gae(*data, gamma=1.01, lam=0.95)
-    with pytest.raises(ValueError, match=r"lam must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"lam must be between 0 and 1, got -0\.1"):
         gae(*data, gamma=0.99, lam=-0.1)
+
+
+def test_a_discount_and_a_trace_for_each_step():
+    reward, value, next_value, terminated, truncated = data = trajectory()
+    gamma, lam = np.random.default_rng(1).random((2, 12, 5))
+    expected, later = np.zeros((12, 5)), np.zeros(5)
+    for t in reversed(range(12)):
+        delta = reward[t] + np.where(terminated[t], 0, gamma[t] * next_value[t]) - value[t]
+        later = delta + np.where(terminated[t] | truncated[t], 0, gamma[t] * lam[t] * later)
+        expected[t] = later
+    for function in (gae, jax.jit(gae)):
+        found = function(*data, gamma=gamma, lam=lam)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        steps = function(*data, gamma=gamma[:, :1], lam=0.5)
+        np.testing.assert_array_equal(
+            steps, function(*data, gamma=np.tile(gamma[:, :1], 5), lam=np.full((12, 5), 0.5))
+        )
+        # One number for each environment, if there were as many steps as these.
+        with pytest.raises(AssertionError, match="rank"):
+            function(*data, gamma=gamma[0], lam=0.5)
+    gamma[7, 2] = 1.5
+    with pytest.raises(ValueError, match=r"gamma must be .*, got 1\.5 in an array"):
+        gae(*data, gamma=gamma, lam=0.5)
 
 
 # --- standardize ----------------------------------------------------------------------------------
@@ -128,6 +156,11 @@ def test_standardize():
         # The unbiased deviation, or the variance, would be seen.
         assert np.max(np.abs(standardize(x) - (x - x.mean()) / x.std(ddof=1))) > 1e-3
         np.testing.assert_allclose(standardize(5 * x + 3), standardize(x), rtol=1e-7)
+
+
+def test_standardize_of_integers_is_that_of_floats():
+    x = np.arange(6)
+    np.testing.assert_array_equal(standardize(x), standardize(x.astype(np.float32)))
 
 
 def test_standardize_with_weights():

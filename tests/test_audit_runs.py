@@ -1,31 +1,26 @@
-"""The audit of trained runs: stored, drawn, reported; and folders from before there was one."""
+"""The audit of trained runs: stored, drawn, reported; and folders without one."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+import toys
 
-from kltrust.experiments.config.settings import Experiment
-from kltrust.experiments.jobs import training
+from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.jobs import run, training
 from kltrust.experiments.jobs.merge import _columns
 from kltrust.experiments.reading import audit_plots, results
 from kltrust.experiments.reading.export import exported
 from kltrust.experiments.report._make import compose
-from kltrust.experiments.store.run import Run, tables
+from kltrust.experiments.store import tables
 
 EPOCHS, MINIBATCHES, ITERATIONS = 3, 2, 4
 SETTINGS = {
     "algorithm": "ppo_clip",
     "env": "Pendulum-v1",
     "update": {"num_epochs": EPOCHS, "num_minibatches": MINIBATCHES, "learning_rate": 0.01},
-    "learner": {
-        "num_envs": 2,
-        "num_steps": 16,
-        "value_epochs": 1,
-        "value_minibatches": 2,
-        "normalize_observations": True,
-        "audit": "full",
-    },
+    "learner": {"num_envs": 2, "num_steps": 16, "normalize_observations": True, "audit": "full"},
+    "critic": {"num_epochs": 1, "num_minibatches": 2},
     "network": {"hidden": [4]},
     "budget": {"total_steps": 32 * ITERATIONS, "num_evals": 2, "eval_episodes": 1},
 }
@@ -39,18 +34,20 @@ def audited(tmp_path_factory, compile_fast):
 
 
 @pytest.fixture(scope="module")
-def before_audits(audited, tmp_path_factory):
-    """The same run as a version without an audit would have left it."""
+def without_audit(audited, tmp_path_factory):
+    """The same run as if nothing had been audited."""
+    loaded = results.load(audited.path)
+    metrics = loaded.metrics
+    kept = metrics[[name for name in metrics if not name.startswith("audit.")]]
+    measured = kept.drop(columns=["run", "seed", "iteration", "env_steps"])
+
+    def metrics_of(group, first):
+        last = first + group.chunk_length
+        rows = measured[(metrics.iteration >= first) & (metrics.iteration < last)]
+        return {name: rows[name].to_numpy().reshape(2, -1) for name in rows}
+
     path = tmp_path_factory.mktemp("runs") / "old"
-    old, metrics = audited.config, audited.metrics()
-    settings = {k: v for k, v in old["experiment"]["learner"].items() if k != "audit"}
-    config = {**old, "experiment": {**old["experiment"], "learner": settings}}
-    rows = {name: metrics[name] for name in metrics if not name.startswith("audit.")}
-    evaluation = dict(audited.evaluations().items())
-    with Run.create(path, config) as run:
-        run.commit(0, rows, {"w": np.zeros(2)}, evaluation=evaluation, score=0.0)
-        run.finish(audited.summary)
-    return run
+    return toys.write(path, run.plan_of(audited), metrics_of, lambda run, done: run + done)
 
 
 def test_every_level_is_a_setting_whose_columns_are_stored(audited):
@@ -72,7 +69,7 @@ def test_every_level_is_a_setting_whose_columns_are_stored(audited):
 
 
 def test_the_way_is_the_sum_of_the_steps_of_each_run(audited):
-    metrics = audited.metrics()
+    metrics = results.load(audited.path).metrics
     way = audit_plots.lengths(metrics)
     for seed in (0, 1):
         by_hand = np.cumsum(np.sqrt(2 * metrics.kl[metrics.seed == seed]))
@@ -93,7 +90,7 @@ def test_vectors_survive_the_table_and_the_merge(audited, tmp_path):
             tables.to_rows(bad, [5, 7])
 
 
-def test_the_picture_shows_every_part_that_there_is(audited, before_audits, monkeypatch):
+def test_the_picture_shows_every_part_that_there_is(audited, without_audit, monkeypatch, tmp_path):
     from matplotlib.figure import Figure
 
     figures, savefig = [], Figure.savefig
@@ -103,28 +100,30 @@ def test_the_picture_shows_every_part_that_there_is(audited, before_audits, monk
         figures.append(figure)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    path = audit_plots.audit_picture(audited)
-    assert path == audited.path / "audit.png"
+    experiment = Experiment.from_dict(SETTINGS)
+    tables = [results.load(path).metrics for path in (audited.path, without_audit)]
+    path = tmp_path / "audit.png"
+    assert audit_plots.audit_picture(experiment, tables[0], path) == path
     titles = [axes.get_title() for axes in figures[0].axes if axes.axison]
     assert len(titles) == len(audit_plots._PANELS) == 7
     legend = [t.get_text() for t in figures[0].axes[0].get_legend().get_texts()]
     assert "clip_eps / 2" in legend
-    assert audit_plots.audit_picture(before_audits) is None
+    assert audit_plots.audit_picture(experiment, tables[1], path) is None
 
 
-def test_the_report_says_it_and_old_folders_report_without(audited, before_audits):
+def test_the_report_says_it_and_other_folders_report_without(audited, without_audit):
     (section,) = (s for s in compose([audited.path]).sections if s.name == "audit")
     inner = section.sections[0]
     names = [table.name for table in inner.tables]
     assert names == ["audit-0", "audit-requested-0"]
     assert "fresh / batch KL" in inner.tables[1].columns
     assert [p.name for p in inner.pictures] == ["audit-Pendulum-v1", "audit-path-Pendulum-v1"]
-    metrics = audited.metrics()
+    metrics = results.load(audited.path).metrics
     killed = f"{metrics['audit.update.killed'].mean():.1%}".replace("%", " %").replace(".0 ", " ")
     assert killed in inner.tables[0].rows[0]
-    assert not [s for s in compose([before_audits.path]).sections if s.name == "audit"]
+    assert not [s for s in compose([without_audit]).sections if s.name == "audit"]
     # Both together: the audit is of those that have one.
-    both = compose([audited.path, before_audits.path])
+    both = compose([audited.path, without_audit])
     (section,) = (s for s in both.sections if s.name == "audit")
     assert len(section.sections[0].tables[0].rows) == 1
 

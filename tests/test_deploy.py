@@ -10,13 +10,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import kltrust
 from kltrust.environments import _registry, from_functions, register
 from kltrust.experiments import cli
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs import training
-from kltrust.experiments.reading import deploy, films
-from kltrust.experiments.reading.trained import best_run
+from kltrust.experiments.reading import deploy, films, results
+from kltrust.experiments.reading.trained import best_run, find_runs
 from kltrust.experiments.store.record import Record
 from kltrust.learner import policy_of
 from kltrust.types import Box, Discrete
@@ -29,13 +30,8 @@ def train(path, env, seeds):
         {
             "algorithm": "trpo",
             "env": env,
-            "learner": {
-                "num_envs": 4,
-                "num_steps": 16,
-                "value_epochs": 1,
-                "value_minibatches": 1,
-                "normalize_observations": True,
-            },
+            "learner": {"num_envs": 4, "num_steps": 16, "normalize_observations": True},
+            "critic": {"num_epochs": 1, "num_minibatches": 1},
             "network": {"hidden": [8]},
             "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 4},
         }
@@ -54,10 +50,9 @@ def pendulum(tmp_path_factory, compile_fast):
 
 
 def restored(record, place):
-    experiment = training.experiment_of(record)
-    states = training.restore_states(record, experiment)
-    parts = build(experiment)
-    return policy_of(parts.agent, jax.tree.map(lambda x: x[place], states))
+    run = find_runs(record)[place]
+    state = jax.tree.map(lambda x: x[run.place], run.states())
+    return policy_of(build(run.experiment).agent, state)
 
 
 def test_it_acts_as_the_trained_policy_does(pole):
@@ -72,7 +67,7 @@ def test_it_acts_as_the_trained_policy_does(pole):
 
 
 def test_the_best_seed_plays_unless_one_is_named(pole):
-    last = pole.evaluations().groupby("seed").mean_return.last()
+    last = results.load(pole.path).runs.set_index("seed").score
     obs = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
     best = deploy.numpy_policy(pole.path)(obs)
     np.testing.assert_array_equal(best, deploy.numpy_policy(pole, seed=int(last.idxmax()))(obs))
@@ -83,6 +78,22 @@ def test_samples_follow_the_key(pole):
     act = deploy.numpy_policy(pole, seed=3, deterministic=False)
     np.testing.assert_array_equal(act(obs, 5), act(obs, 5))
     assert 0 < np.mean(act(obs, 5) != act(obs, 6)) < 1
+
+
+def test_every_call_draws_fresh_noise(pole):
+    obs = np.zeros((200, 4), np.float32)
+
+    def draws(seed):
+        act = kltrust.numpy_policy(pole, seed=seed, deterministic=False)
+        found = [act(obs), act(obs, 5), act(obs)]
+        act.reset()
+        return [*found, act(obs)]
+
+    one, same, other = draws(3), draws(3), draws(8)
+    np.testing.assert_array_equal(one, same)
+    first, _, second, third = one
+    for x, y in ((first, second), (second, third), (first, third), (first, other[0])):
+        assert 0 < np.mean(x != y) < 1
 
 
 def test_actions_are_the_original_environments_own(pendulum):

@@ -6,6 +6,7 @@ import functools
 import subprocess
 import sys
 import urllib.error
+from collections import OrderedDict
 
 import gymnax
 import jax
@@ -22,9 +23,11 @@ from kltrust.environments import (
     bound_actions,
     check_env,
     from_functions,
+    hide_observations,
     make,
     sample_action,
 )
+from kltrust.networks.recurrent import remembering
 from kltrust.types import Box, Discrete, Outcome
 
 OFFLINE = [name for name in gymnax.registered_envs if name != "MNISTBandit-bsuite"]
@@ -392,6 +395,12 @@ def test_mixed_bounds(how):
     np.testing.assert_array_equal(env.action_space.high, [edge, np.inf, np.inf, largest])
 
 
+@pytest.mark.parametrize("how", ["clip", "tanh"])
+def test_the_middle_of_large_bounds_is_finite(how):
+    env = bound_actions(_echo([-3e38], [3e38]), how)
+    np.testing.assert_array_equal(env.native_action(jnp.zeros(1)), 0)
+
+
 def test_bounds_that_do_not_make_sense():
     with pytest.raises(ValueError, match="reversed"):
         bound_actions(_echo([1.0], [-1.0]))
@@ -526,11 +535,20 @@ def test_a_traced_time_limit():
         lengths(0)
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Catch-bsuite"])
+BATCHED = {
+    "alone": lambda: make("CartPole-v1"),
+    "bounded": lambda: make("Pendulum-v1", max_steps_in_episode=3),
+    "images": lambda: make("Catch-bsuite"),
+    "hidden": lambda: hide_observations(make("CartPole-v1"), keep=(2, 0)),
+    "remembering": lambda: remembering(make("CartPole-v1"), jnp.ones(3)),
+}
+
+
+@pytest.mark.parametrize("name", BATCHED)
 def test_a_batch_of_steps_is_a_vmap_of_steps(name):
-    env = make(name, **({"max_steps_in_episode": 3} if name == "Pendulum-v1" else {}))
+    env = BATCHED[name]()
     state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 8))
-    batch, alone = jax.jit(env.step.batch), jax.jit(jax.vmap(env.step))
+    batch, alone = jax.jit(env.step_batch), jax.jit(jax.vmap(env.step))
     ended = []
     for t in range(40):
         key, act_key = jax.random.split(jax.random.key(t))
@@ -538,6 +556,8 @@ def test_a_batch_of_steps_is_a_vmap_of_steps(name):
         action = jax.vmap(functools.partial(sample_action, env.action_space))(
             jax.random.split(act_key, 8)
         )
+        if name == "remembering":
+            action = action, jax.random.normal(act_key, (8, 3))
         expected = alone(keys, state, action)
         jax.tree.map(np.testing.assert_array_equal, batch(keys, state, action), expected)
         state, _, outcome = expected
@@ -554,11 +574,27 @@ def test_a_batch_resets_nothing_where_no_episode_ended():
     # Lanes of one program do the same work at every step.
     lanes = jax.tree.map(lambda x: jnp.stack([x, x]), args)
     for step, arguments, branches in (
-        (env.step.batch, args, True),
-        (jax.vmap(env.step.batch), lanes, False),
+        (env.step_batch, args, True),
+        (jax.vmap(env.step_batch), lanes, False),
     ):
         program = jax.jit(step).lower(*arguments).compile().as_text()
         assert (" conditional(" in program) == branches
+
+
+def test_another_step_drops_the_batch_of_the_old_one():
+    """Which rollouts would take in its place."""
+    env = known_envs.chain()
+    free = lambda key, state, action: env.step(key, state, 0 * action)  # noqa: E731
+    assert env.step_batch is not None
+    assert env._replace(step=free).step_batch is None
+    assert env._replace(name="other").step_batch is env.step_batch
+    alone = env._replace(step=free)
+    for wrapped in (hide_observations(alone, keep=(0,)), remembering(alone, ())):
+        assert wrapped.step_batch is None
+    assert env._replace(step=free, step_batch=jax.vmap(free)).step_batch is not None
+    stale = jax.vmap(hide_observations(known_envs.chain(), keep=(0, 1)).step)
+    with pytest.raises(ValueError, match="step_batch returns"):
+        check_env(env._replace(step_batch=stale))
 
 
 def test_typed_keys_and_pytrees_in_the_state():
@@ -626,6 +662,17 @@ def test_check_env_finds_bad_spaces_and_weak_types():
         check_env(env._replace(observation_space=known_envs.unbounded(2)))
     with pytest.raises(ValueError, match="space"):
         check_env(env._replace(observation_space=Discrete(3)))
+    rows = {"z": known_envs.unbounded(1), "a": known_envs.unbounded(1)}
+    pair = from_functions(
+        lambda key: (jnp.int32(0), {k: jnp.zeros(1) for k in rows}),
+        lambda key, state, action: (state, {k: jnp.zeros(1) for k in rows}, 0.0, False, False),
+        rows,
+        Discrete(2),
+    )
+    check_env(pair)
+    for other in (OrderedDict(rows), {"z": rows["z"], "b": rows["a"]}):
+        with pytest.raises(ValueError, match="space"):
+            check_env(pair._replace(observation_space=other))
     lake = make("FrozenLake-misc")._replace(observation_space=Discrete(1))
     with pytest.raises(ValueError, match="outside"):
         check_env(lake)
@@ -637,6 +684,20 @@ def test_check_env_finds_bad_spaces_and_weak_types():
     weak = env._replace(reset=lambda key: (jnp.asarray(0.0), jnp.ones(1)), step=step)
     with pytest.raises(ValueError, match="weakly typed"):
         check_env(weak)
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+@pytest.mark.parametrize("flag", [0.0, 1.0, 1, True, np.float32(1)])
+def test_flags_are_numbers_of_any_kind(flag, limit):
+    env = from_functions(
+        lambda key: (jnp.zeros(1), jnp.zeros(1)),
+        lambda key, state, action: (state, state, 1.0, jnp.asarray(flag), flag),
+        known_envs.unbounded(1),
+        Discrete(2),
+        max_steps=limit,
+    )
+    outcome = _roll(env, 0, 2)[1]
+    np.testing.assert_array_equal([outcome.terminated, outcome.truncated], bool(flag))
 
 
 def test_from_functions_does_not_cut_floats():

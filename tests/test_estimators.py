@@ -18,6 +18,8 @@ from kltrust.divergences import (
     ratio_weighted,
 )
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 
 def grad(f, *args):
     return jax.jit(jax.grad(f, *args))
@@ -32,12 +34,6 @@ def hessian(f, *args):
 
 
 ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
-
-
-@pytest.fixture(autouse=True)
-def strict():
-    with jax.numpy_rank_promotion("raise"), jax.enable_x64(True):
-        yield
 
 
 def logits(seed):
@@ -266,6 +262,12 @@ def test_k3_in_float32_is_accurate_and_never_negative():
         assert np.min(jnp.exp(x) - 1 - x) < 0
 
 
+@pytest.mark.parametrize(("c", "k"), [(0.0, kl_k1), (1.0, kl_k3)])
+def test_the_control_variate_is_k1_and_k3_at_its_ends(c, k):
+    x = np.linspace(-3, 3, 101, dtype=np.float32)
+    np.testing.assert_array_equal(kl_control_variate(x, c), k(x))
+
+
 def test_reverse_k3_in_float32_is_accurate_and_never_negative():
     with jax.enable_x64(False):
         x = np.concatenate([s * np.logspace(-12, 1.5, 2000) for s in (-1, 1)]).astype(np.float32)
@@ -284,6 +286,9 @@ def test_actions_that_the_new_policy_has_given_up():
     never = jnp.asarray(-jnp.inf)
     for k, value in ((kl_reverse_k1, 0), (kl_reverse_k3, 1), (kl_k1, np.inf), (kl_k3, np.inf)):
         assert k(never) == value
+    for c in (0.0, 0.3, 1.0, 2.0):
+        assert kl_control_variate(never, c) == np.inf
+    assert kl_control_variate(jnp.float32(100.0), 0.0) == -100  # where r overflows
     for k in (kl_reverse_k1, kl_reverse_k3):
         assert np.isfinite(grad(k)(never))
     weighted = lambda x: ratio_weighted(kl_k1(-x), x)  # noqa: E731  log ref - log pi = inf

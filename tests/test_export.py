@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+import toys
 
 import kltrust
 from kltrust.experiments import cli
 from kltrust.experiments.config import spec
-from kltrust.experiments.jobs import plan, sweep, sweep_lanes
+from kltrust.experiments.jobs import plan
 from kltrust.experiments.reading import export
-from kltrust.experiments.store.run import Run
 
 SPEC = """
 [sweep]
@@ -37,42 +37,24 @@ CHUNK, RUNS = 2, 4
 STEPS = 4 * 8
 
 
-def values(chunk):
-    """[runs, iterations] of one chunk, that tell the run and the iteration."""
-    return (np.arange(RUNS)[:, None] * 10.0 + CHUNK * chunk + np.arange(CHUNK)).astype(np.float32)
+def metrics_of(group, first):
+    """KL tells the run and the iteration; in every second one episodes end."""
+    kl = np.asarray(group.runs)[:, None] * 10.0 + first + np.arange(CHUNK)
+    kl = kl.astype(np.float32)
+    episodes = np.broadcast_to(np.asarray([0, 2]), kl.shape).astype(np.int32)
+    return {
+        "kl": np.where(kl == 11, np.nan, kl),
+        "return_sum": kl * episodes,
+        "length_sum": 3 * episodes,
+        "num_episodes": episodes,
+        "nonfinite_update": np.zeros_like(episodes),
+        "extra": {"accepted": episodes > 0},
+    }
 
 
 def write(path):
     planned = plan.make_plan(spec.parse(SPEC), width=2)
-    (group,) = planned.groups
-    with Run.create(path, planned.to_config()):
-        pass
-    with Run.create(sweep.group_path(path, 0), sweep.group_config(planned, group)) as run:
-        seeds = np.asarray([planned.seed(r) for r in group.runs])
-        for chunk in range(2):
-            kl = values(chunk)
-            episodes = np.broadcast_to(np.asarray([0, 2]), kl.shape).astype(np.int32)
-            metrics = {
-                "kl": np.where(kl == 11, np.nan, kl),
-                "return_sum": kl * episodes,
-                "length_sum": 3 * episodes,
-                "num_episodes": episodes,
-                "nonfinite_update": np.zeros_like(episodes),
-                "extra": {"accepted": episodes > 0},
-            }
-            rows = sweep_lanes.lane_rows(
-                metrics, group.runs, seeds, CHUNK * chunk, np.full(RUNS, 100), STEPS
-            )
-            done = np.full(RUNS, CHUNK * (chunk + 1))
-            evaluation = {
-                "run": np.asarray(group.runs),
-                "seed": seeds,
-                "iteration": done,
-                "env_steps": done * STEPS,
-                "mean_return": values(chunk)[:, -1] + 0.5,
-            }
-            run.commit(chunk, rows, {"w": np.zeros(RUNS)}, evaluation=evaluation)
-    return path
+    return toys.write(path, planned, metrics_of, lambda run, done: 10 * run + done - 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +197,8 @@ def test_a_missing_extra_is_named(made, tmp_path, capsys, monkeypatch, flag, mod
 
 
 def test_nothing_to_export_is_an_error(tmp_path, capsys):
-    planned = plan.make_plan(spec.parse(SPEC), width=2)
-    with Run.create(tmp_path / "begun", planned.to_config()):
-        pass
-    assert cli.main(["export", str(tmp_path / "begun"), "--tensorboard", str(tmp_path / "x")]) == 1
+    begun = toys.write(tmp_path / "begun", toys.toy_plan(), None, None, groups=0)
+    assert cli.main(["export", str(begun), "--tensorboard", str(tmp_path / "x")]) == 1
     assert "nothing to export yet" in capsys.readouterr().err
 
 

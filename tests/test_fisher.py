@@ -30,12 +30,6 @@ NUM_STATES, NUM_INPUTS, NUM_OUTPUTS = 12, 3, 6
 MASK = np.array([True, False, True, True, False, True])
 
 
-@pytest.fixture(autouse=True)
-def _strict_ranks():
-    with jax.numpy_rank_promotion("raise"):
-        yield
-
-
 # --- families: what the network's outputs y [N, 6] become -----------------------------------
 
 

@@ -16,7 +16,8 @@ from kltrust.experiments.jobs import plan
 RECORDED = json.loads((RESULTS / "memory.json").read_text())
 PNG = b"\x89PNG\r\n\x1a\n"
 SWEEP = """
-learner = { num_envs = 2, num_steps = 16, value_epochs = 1, value_minibatches = 2 }
+learner = { num_envs = 2, num_steps = 16 }
+critic = { num_epochs = 1, num_minibatches = 2 }
 network = { hidden = [4] }
 budget = { total_steps = 96, num_evals = 96, eval_episodes = 1 }
 sweep = { name = "toy", seeds = 2, envs = "CartPole-v1", preset = "none" }

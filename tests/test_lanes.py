@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import lanes
 from kltrust.experiments.engine.program import build
 from kltrust.learner import run
@@ -24,7 +24,8 @@ def tiny():
             "algorithm": "trpo",
             "env": "CartPole-v1",
             "update": {"cg_iters": 3},
-            "learner": {"num_envs": 4, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2},
+            "learner": {"num_envs": 4, "num_steps": 16},
+            "critic": {"num_epochs": 1, "num_minibatches": 2},
             "network": {"hidden": [8]},
         }
     )
@@ -49,7 +50,7 @@ def train_seeds(seeds):
     keys = jax.vmap(jax.random.key)(np.asarray(seeds))
     results = compiled(mesh)((), lanes.pad(keys, size))
     assert all(leaf.shape[0] == size for leaf in jax.tree.leaves(results))
-    results = jax.device_get(lanes.drop_padding(results, len(seeds)))
+    results = lanes.to_host(results, len(seeds))
     return {
         seed: hashlib.sha256(
             b"".join(leaf[i].tobytes() for leaf in jax.tree.leaves(results))
@@ -115,12 +116,10 @@ def test_padding_repeats_the_last_lane_and_is_dropped():
     padded = lanes.pad(tree, 5)
     assert padded["x"].tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
     assert padded["key"][4] == tree["key"][2]
-    back = lanes.drop_padding(padded, 3)
+    back = lanes.to_host(padded, 3)
     assert np.array_equal(back["x"], tree["x"])
     assert np.all(back["key"] == tree["key"])
-    # Nothing to do is not done.
-    assert lanes.pad(tree, 3) is tree
-    assert lanes.drop_padding(tree, 3) is tree
+    assert lanes.pad(tree, 3) is tree  # nothing to do is not done
 
 
 class Devices:

@@ -13,9 +13,9 @@ import kltrust
 
 ROOT = Path(kltrust.__file__).parent
 ORDER = [
-    *("types", "tree", "checks"),
+    *("types", "tree", "checks", "settings", "lazy", "lowering"),
     *("divergences", "losses", "advantages", "tokens"),
-    *("fisher", "solvers", "lowering"),
+    *("fisher", "solvers"),
     *("networks", "environments", "rollout"),
     *("updates", "algorithms", "audit"),
     *("critic", "learner", "tabular"),
@@ -24,7 +24,7 @@ ORDER = [
 ]
 """The parts of the package. A part may import itself and the parts before it."""
 
-ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli"]
+ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli", "doors"]
 """The rooms of experiments, in the same way."""
 
 FORBIDDEN = {
@@ -42,9 +42,9 @@ DRAWING = {"matplotlib", "mujoco"}
 
 CORE = {"jax", "numpy", "chex"}
 LIBRARIES = {
+    "lazy": {"distrax"},
     "divergences": {*CORE, "distrax"},
     "fisher": {*CORE, "distrax"},
-    "lowering": {*CORE, "flax"},
     "networks": {*CORE, "distrax", "flax"},
     "environments": {*CORE, "gymnax", *ADAPTED, *DRAWING},
     "rollout": {*CORE, "distrax"},
@@ -131,6 +131,32 @@ PARTS = [module for module in MODULES if module != "kltrust"]
 def test_a_module_imports_only_what_stands_before_it(module):
     assert module.split(".")[1] in ORDER, "give this part its place in the order"
     assert violations(module, MODULES[module].read_text()) == []
+
+
+def names_of_settings(tree: ast.AST, names: set[str]) -> set[str]:
+    """String literals that are the name of an algorithm's setting; roles are no names."""
+    roles = {
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("with_role")
+        for argument in node.args
+    }
+    strings = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in roles)
+    return {node.value for node in strings if isinstance(node.value, str)} & names
+
+
+def test_no_module_knows_an_algorithm_by_the_name_of_a_setting():
+    """What others know of a setting stands at its field, so that one's own algorithm has it too."""
+    from kltrust import algorithms
+
+    found = map(algorithms.find_algorithm, algorithms.algorithm_names())
+    names = {name for cls in found for name in cls.__dataclass_fields__}
+    assert {"max_kl", "learning_rate", "damping"} <= names
+    for module, source in SOURCES.items():
+        if module.split(".")[1:2] not in (["algorithms"], ["updates"]):
+            assert not names_of_settings(ast.parse(source), names), module
+    offender = "with_role(x, 'damping')\nvars(x)['max_kl'] = getattr(x, 'learning_rate')"
+    assert names_of_settings(ast.parse(offender), names) == {"max_kl", "learning_rate"}
 
 
 def loaded_by(module: str, sources: dict[str, str]) -> set[str]:

@@ -7,24 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kltrust import algorithms
-from kltrust.audit import (
-    KL_PATH,
-    _request,
-    audit_update,
-    mean_kl,
-    normalizer_kl,
-    recording_path,
-)
+from kltrust import algorithms, value_regression
+from kltrust.audit import _request, audit_update, normalizer_kl
 from kltrust.divergences import kl_divergence
 from kltrust.environments import make
 from kltrust.learner import flatten, make_batch, make_learner, policy_of, run
 from kltrust.networks import actor_critic
 from kltrust.rollout import rollout
 from kltrust.rollout.normalization import normalize
+from kltrust.types import UpdatePair, Wanted
+from kltrust.updates import mean_kl
 
 NUM_ITERATIONS, EPOCHS, MINIBATCHES = 3, 3, 2
-SIZES = {"num_envs": 4, "num_steps": 16, "value_epochs": 1, "value_minibatches": 2}
+CRITIC = value_regression(num_epochs=1, num_minibatches=2)
+SIZES = {"num_envs": 4, "num_steps": 16, "critic": CRITIC}
 DAMPING = np.float32(0.03)
 
 
@@ -36,7 +32,7 @@ def parts(env_name):
 
 def learner_of(env_name, algorithm, audit):
     update = {
-        "trpo": lambda: algorithms.trpo(),
+        "trpo": lambda: algorithms.trpo(damping=DAMPING),
         "ppo_penalty": lambda: algorithms.ppo_penalty(
             learning_rate=0.02, num_epochs=EPOCHS, num_minibatches=MINIBATCHES, max_kl=0.02
         ),
@@ -47,7 +43,6 @@ def learner_of(env_name, algorithm, audit):
         **SIZES,
         normalize_observations=True,
         audit=audit,
-        audit_damping=DAMPING,
     )
 
 
@@ -144,7 +139,7 @@ def test_every_part_is_what_it_says(env_name, algorithm, audit, compile_fast):
     assert (metrics.audit.path is None) == (algorithm == "trpo")
 
 
-def test_the_curvature_is_of_the_update_and_the_damping_given():
+def test_the_curvature_is_of_the_update_and_the_algorithms_own_damping():
     _, metrics = trained("Pendulum-v1", "trpo", "full")
     got = metrics.audit.curvature
     np.testing.assert_allclose(got.kl, metrics.kl, rtol=1e-4)
@@ -172,36 +167,36 @@ def updated(num_minibatches, max_kl=float("inf"), recorded=True):
     algorithm = algorithms.ppo_clip(
         learning_rate=0.02, num_epochs=EPOCHS, num_minibatches=num_minibatches, max_kl=max_kl
     )
-    with recording_path(recorded):
-        new, _, extra = _run(algorithm.update, policy, params, algorithm.init(params), batch)
-    return new, extra
+    batch = batch._replace(wanted=Wanted(path=recorded))
+    new, _, report = _run(policy, algorithm, params, algorithm.init(params), batch)
+    return new, report
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(update, policy, params, state, batch):
-    return update(policy, params, state, batch, jax.random.key(4))
+@functools.partial(jax.jit, static_argnums=0)
+def _run(policy, algorithm, params, state, batch):
+    return algorithm.update(policy, params, state, batch, jax.random.key(4))
 
 
 def test_the_loop_records_the_path_of_any_algorithm(compile_fast):
     policy, _, batch = case()
-    new, extra = updated(1)
-    path = extra[KL_PATH]
+    new, report = updated(1)
+    path = report.path
     # One minibatch is the whole batch: before the second epoch it is where the first one ended.
     assert abs(path.minibatch[0]) < 1e-7
     np.testing.assert_allclose(path.minibatch[1:], path.epoch[:-1], rtol=1e-4)
     np.testing.assert_allclose(path.epoch[-1], mean_kl(policy, new, batch), rtol=1e-4)
     assert np.all(np.diff(path.epoch) > 0)
     # Two are not: but their mean, within an epoch, is between the epoch's ends.
-    path = updated(2)[1][KL_PATH]
+    path = updated(2)[1].path
     assert path.minibatch.shape == (EPOCHS * 2,)
     assert not np.allclose(path.minibatch[2::2], path.epoch[:-1], rtol=1e-3)
 
 
 def test_an_undone_epoch_is_recorded_and_those_not_run_are_not_numbers(compile_fast):
-    free = updated(1)[1][KL_PATH]
+    free = updated(1)[1].path
     bound = float(free.epoch[0] + free.epoch[1]) / 2
-    new, extra = updated(1, max_kl=bound)
-    path = extra[KL_PATH]
+    new, report = updated(1, max_kl=bound)
+    path = report.path
     np.testing.assert_allclose(path.epoch[:2], free.epoch[:2], rtol=1e-4)
     assert np.isnan(path.epoch[2:]).all()
     assert np.isnan(path.minibatch).tolist() == [False, False, True]
@@ -210,11 +205,12 @@ def test_an_undone_epoch_is_recorded_and_those_not_run_are_not_numbers(compile_f
 
 
 def test_a_compiled_update_never_serves_the_other_case(compile_fast):
-    new, extra = updated(1)
+    new, report = updated(1)
     plain, without = updated(1, recorded=False)
-    assert KL_PATH in extra
-    assert KL_PATH not in without
-    assert all(x.shape == () for x in without.values())
+    assert report.path is not None
+    assert without.path is None
+    assert report.extra.keys() == without.extra.keys()
+    assert all(x.shape == () for x in without.extra.values())
     for x, y in zip(data(new), data(plain), strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -226,3 +222,19 @@ def test_audited_lanes_are_lone_runs(compile_fast):
     lanes, alone = jax.jit(jax.vmap(one))(keys), jax.jit(one)(keys[1])
     for x, y in zip(jax.tree.leaves(at(lanes, 1)), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(x, y, rtol=0.02, atol=1e-5)
+
+
+@pytest.mark.parametrize("audit", ["default", "extended"])
+def test_a_column_named_as_the_path_is_the_users_own(audit, compile_fast):
+    """A report may be a dict or have a path of its own; neither loses anything."""
+
+    def update(policy, params, state, batch, key):
+        mine = {"kl_path": jnp.float32(7)}
+        report = updated(1)[1]._replace(extra=mine) if batch.wanted.path else mine
+        return params, state, report
+
+    pair = UpdatePair(lambda params: (), update)
+    learner = make_learner(*parts("CartPole-v1"), pair, **SIZES, audit=audit)
+    _, metrics = jax.jit(learner.step)(learner.init(jax.random.key(0)))
+    assert metrics.extra == {"kl_path": 7}
+    assert (metrics.audit.path is None) == (audit == "default")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kltrust import algorithms
+from kltrust import algorithms, value_regression
 from kltrust.environments import make
 from kltrust.learner import evaluate, make_learner
 from kltrust.networks import actor_critic
@@ -24,23 +24,20 @@ MAX_KL = 0.01
 PPO = {"num_epochs": 4, "num_minibatches": 8, "learning_rate": 2.5e-3}
 
 
-def _train(update, settings, num_seeds, episodes, *, deterministic):
-    """Metrics and mean evaluation returns after every iteration, each [num_seeds, iterations].
-
-    The settings are traced: they may be functions of nothing else.
-    """
+def _train(update, num_seeds, episodes, *, deterministic):
+    """Metrics and mean evaluation returns after every iteration, each [num_seeds, iterations]."""
     env = make("CartPole-v1")
     agent = actor_critic(env, (64,))
 
     @functools.partial(jax.vmap, in_axes=(None, 0))
-    def lanes(settings, key):
+    def lanes(update, key):
         learner = make_learner(
             env,
             agent,
-            update(settings),
+            update,
             num_envs=16,
             num_steps=128,
-            value_minibatches=8,
+            critic=value_regression(num_minibatches=8),
         )
         key, eval_key = jax.random.split(key)
 
@@ -51,30 +48,19 @@ def _train(update, settings, num_seeds, episodes, *, deterministic):
 
         return jax.lax.scan(step, learner.init(key), length=NUM_ITERATIONS)[1]
 
-    metrics, returns = jax.jit(lanes)(
-        jax.tree.map(np.float32, settings), jax.random.split(jax.random.key(7), num_seeds)
-    )
+    metrics, returns = jax.jit(lanes)(update, jax.random.split(jax.random.key(7), num_seeds))
     return metrics, np.asarray(returns)
 
 
 @functools.cache
 def _trpo():
     """Ten seeds, evaluated by sampled episodes."""
-    return _train(
-        lambda max_kl: algorithms.trpo(max_kl=max_kl), MAX_KL, 10, 16, deterministic=False
-    )
+    return _train(algorithms.trpo(max_kl=MAX_KL), 10, 16, deterministic=False)
 
 
-@pytest.mark.parametrize(
-    "update",
-    [
-        lambda rate: algorithms.ppo_clip(**PPO | {"learning_rate": rate}),
-        lambda rate: algorithms.ppo_penalty(**PPO | {"learning_rate": rate}),
-    ],
-    ids=["ppo_clip", "ppo_penalty"],
-)
-def test_ppo_solves_cartpole(update):
-    metrics, returns = _train(update, PPO["learning_rate"], 3, 10, deterministic=True)
+@pytest.mark.parametrize("factory", [algorithms.ppo_clip, algorithms.ppo_penalty])
+def test_ppo_solves_cartpole(factory):
+    metrics, returns = _train(factory(**PPO), 3, 10, deterministic=True)
     first = np.sum(metrics.return_sum[:, 0]) / np.sum(metrics.num_episodes[:, 0])
     assert first < 50  # negative control: the policy of the first rollout has it to learn
     assert np.mean(returns[:, -1]) >= 400
@@ -98,9 +84,7 @@ def test_a_step_without_bound_collapses_and_a_trust_region_does_not():
     A plain gradient step that is large enough to learn as fast, 8 here, is large enough to
     destroy: no one learning rate is right for every iteration.
     """
-    metrics, returns = _train(
-        lambda rate: algorithms.vanilla_pg(learning_rate=rate), 8.0, 10, 16, deterministic=False
-    )
+    metrics, returns = _train(algorithms.vanilla_pg(learning_rate=8.0), 10, 16, deterministic=False)
 
     def falls(returns, metrics):
         peak = np.maximum.accumulate(returns, 1)

@@ -8,19 +8,7 @@ import numpy as np
 import oracles
 import pytest
 
-from kltrust import losses
-
-
-@pytest.fixture(autouse=True)
-def strict():
-    with jax.numpy_rank_promotion("raise"):
-        yield
-
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
+from kltrust import divergences as dv, losses
 
 
 def samples(seed=0, shape=(64,)):
@@ -114,6 +102,53 @@ def test_no_nan_however_far_the_policy_moved():
     assert np.any(np.isnan(naive(x, a)))
 
 
+def test_an_action_that_the_new_policy_rules_out_has_ratio_zero():
+    """As a user's mask may rule it out, or a probability that has become 0."""
+    gone, a, old = jnp.full(2, -jnp.inf), jnp.array([1.0, -1.0]), jnp.log(1 / 3)
+    np.testing.assert_array_equal(losses.importance_ratio(gone), 0)
+    np.testing.assert_array_equal(losses.surrogate_loss(gone, a), 0)
+    np.testing.assert_allclose(losses.clipped_surrogate_loss(gone, a, 0.2), [0, 0.8], rtol=1e-6)
+
+    def masked(x):
+        logits = jnp.where(jnp.array([True, True, False]), x, -jnp.inf)
+        return distrax.Categorical(logits[None].repeat(3, 0))
+
+    def vanished(x):
+        probs = jax.nn.relu(jnp.array([0.7, 0.3, -0.1]) + x)
+        return distrax.Categorical(probs=probs[None].repeat(3, 0))
+
+    for policy in (masked, vanished):
+
+        def loss(x, policy=policy):
+            log_ratio = dv.distribution_log_prob(policy(x), jnp.arange(3)) - old
+            return losses.clipped_surrogate_loss(log_ratio, jnp.array([1.0, -1.0, 1.0]), 0.2).sum()
+
+        assert np.all(np.isfinite(jax.grad(loss)(jnp.zeros(3))))
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0, 0.0])
+def test_a_ratio_that_is_nan_is_not_a_clipped_one(advantage):
+    """The comparison that it fails is not the one that says "clipped"."""
+    bad, a = jnp.array([jnp.nan, 0.5]), jnp.full(2, advantage)
+    for loss, args in (
+        (losses.surrogate_loss, ()),
+        (losses.clipped_surrogate_loss, (0.2,)),
+        (losses.penalty_surrogate_loss, (jnp.ones(2), 0.5)),
+    ):
+        np.testing.assert_array_equal(np.isnan(loss(bad, a, *args)), [True, False])
+    for args in ((bad, a, a), (a, bad, a), (a, a, bad)):
+        np.testing.assert_array_equal(
+            np.isnan(losses.clipped_value_loss(*args, 0.2)), [True, False]
+        )
+
+
+def test_a_penalty_of_weight_zero_is_absent_where_it_is_infinite():
+    kl, beta = jnp.array([jnp.inf, jnp.inf, 1.0]), jnp.array([0.0, 1.0, 0.0])
+    loss = jax.jit(losses.penalty_surrogate_loss)
+    np.testing.assert_array_equal(loss(jnp.zeros(3), jnp.ones(3), kl, beta), [-1, jnp.inf, -1])
+    np.testing.assert_array_equal(loss(jnp.zeros(3), jnp.ones(3), kl, 0.0), -1)
+
+
 def test_importance_ratio_is_exp_and_then_a_line():
     x = jnp.linspace(-100.0, 44.0, 1001)
     np.testing.assert_array_equal(losses.importance_ratio(x), jnp.exp(x))
@@ -139,6 +174,8 @@ def test_kl_constraint():
     assert losses.kl_constraint(kl[:2].reshape(2, 1), 0.02).shape == ()
     assert losses.kl_constraint(kl[:2], 0.03) < 0 < losses.kl_constraint(kl[:2], 0.01)
     assert losses.kl_constraint(kl[:2], jnp.inf) == -jnp.inf
+    several = losses.kl_constraint(kl[:2], np.array([0.02, 0.01]))
+    np.testing.assert_allclose(several, [0.0, 0.01], atol=1e-8)
 
 
 @pytest.mark.usefixtures("x64")
@@ -218,10 +255,15 @@ def test_settings_are_traced_and_matter(name, settings):
     arrays, _ = ELEMENTWISE[name]
     args = jnp.asarray(np.random.default_rng(4).normal(size=(arrays, 50)), jnp.float32)
     loss = getattr(losses, name)
-    swept = jax.jit(jax.vmap(lambda s: jnp.mean(loss(*args, s))))(settings)
-    alone = [jnp.mean(loss(*args, float(s))) for s in settings]
+    swept = jax.jit(jax.vmap(lambda s: loss(*args, s)))(settings)
+    alone = [loss(*args, float(s)) for s in settings]
     np.testing.assert_allclose(swept, alone, rtol=1e-5)
-    assert len(np.unique(swept)) == 4
+    assert len(np.unique(swept.mean(1))) == 4
+    # One for each sample, under jit and without.
+    each = jnp.tile(settings, 13)[:50]
+    for function in (loss, jax.jit(loss)):
+        found = function(*args, each)
+        np.testing.assert_allclose(found, swept[jnp.arange(50) % 4, jnp.arange(50)], rtol=1e-5)
 
 
 def test_bad_settings():
@@ -232,6 +274,8 @@ def test_bad_settings():
         losses.penalty_surrogate_loss(x, a, a, -1.0)
     with pytest.raises(ValueError, match="max_kl must be at least 0"):
         losses.kl_constraint(a, math.nan)
+    with pytest.raises(ValueError, match=r"beta must be at least 0, got -2.0 in an array of shape"):
+        losses.penalty_surrogate_loss(x, a, a, jnp.array([1.0, -2.0, -3.0]))
     with pytest.raises(ValueError, match="clip_eps must be at least 0"):
         losses.clipped_value_loss(x, a, a, -0.1)
 

@@ -1,5 +1,6 @@
 """Initialisers, features and heads of the networks; networks of one's own in the learner."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -17,13 +18,12 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from kltrust import tree
+from kltrust import tree, value_regression
 from kltrust.algorithms import trpo
 from kltrust.divergences import distribution_entropy, kl_divergence
 from kltrust.environments import from_functions
 from kltrust.learner import make_learner
 from kltrust.networks import ACTIVATIONS, LOG_STD_RANGE, actor_critic, features
-from kltrust.networks.dense import Conv, narrow_dot
 from kltrust.networks.orthogonal import orthogonal
 from kltrust.types import ActorCritic, Box, Discrete, MultiBinary, MultiDiscrete
 
@@ -174,8 +174,19 @@ def test_integers_without_bounds_or_range_are_taken_as_they_are():
     unbounded = Box(np.asarray([-np.inf]), np.asarray([np.inf]), (1,), np.int32)
     np.testing.assert_array_equal(features(unbounded, jnp.asarray([5])), [5])
     np.testing.assert_array_equal(features(integers(3, 3, 1), jnp.asarray([3])), [3])
-    whole = integers(np.iinfo(np.int32).min, np.iinfo(np.int32).max, 1)
-    np.testing.assert_allclose(features(whole, jnp.asarray([2**31 - 1])), [1])
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-(2**31), 2**31 - 1), (0, 2**31 - 1), (-(2**63), 2**63 - 1), (0, 10**9)]
+)
+def test_neighbours_in_wide_bounds_stay_apart(low, high):
+    x = jnp.asarray([[0], [1], [5], [100]])
+    wide = Box(np.full(1, low), np.full(1, high), (1,), np.int64)
+    np.testing.assert_array_equal(features(wide, x), x)
+    far = integers(2**30, 2**30 + 4, 1)  # where float32 counts in steps of 128
+    np.testing.assert_array_equal(features(far, jnp.asarray([2**30 + 1])), [-0.5])
+    half = Box(np.full(1, -0.5), np.full(1, 3.5), (1,), np.int32)
+    np.testing.assert_array_equal(features(half, jnp.asarray([1])), [-0.25])
 
 
 def test_a_pytree_of_spaces_is_concatenated():
@@ -187,8 +198,12 @@ def test_a_pytree_of_spaces_is_concatenated():
     }
     x = features(space, jax.tree.map(lead, obs))
     np.testing.assert_allclose(x, np.broadcast_to([1, 1, 1, 1, 0, 1, -0.5], (2, 3, 7)))
-    with pytest.raises(ValueError, match="2 leaves for 3 spaces"):
-        features(space, {"mode": obs["mode"], "v": obs["v"]})
+    for other in ({"mode": obs["mode"], "v": obs["v"]}, obs | {"w": obs["v"]}):
+        with pytest.raises(ValueError, match="give both one structure"):
+            features(space, other)
+    # Sorted keys against the order in which they were given.
+    with pytest.raises(ValueError, match="give both one structure"):
+        features(collections.OrderedDict(reversed(space.items())), obs)
 
 
 def test_features_are_float32_in_float64_too(x64):
@@ -411,35 +426,7 @@ def test_activations_differ(activation):
     assert np.max(np.abs(first - second)) > 1e-2
 
 
-@pytest.mark.parametrize("size", [1, 2, 6])
-def test_heads_are_dense_layers(size):
-    x = jax.random.normal(jax.random.key(0), (96, 16))
-    ours = nn.Dense(size, dot_general=narrow_dot)
-    theirs = nn.Dense(size)
-    params = theirs.init(jax.random.key(1), x)
-
-    def outcome(module):
-        def loss(params, x):
-            y = module.apply(params, x)
-            return jnp.mean(jnp.exp(y)), y
-
-        function = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        _, tangent = jax.jvp(lambda p: module.apply(p, x), (params,), (params,))
-        return function(params, x), tangent
-
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6),
-        jit(lambda: outcome(ours))(),
-        jit(lambda: outcome(theirs))(),
-    )
-    lead = narrow_dot(x.reshape(4, 24, 16), params["params"]["kernel"])
-    theirs = (x @ params["params"]["kernel"]).reshape(4, 24, size)
-    np.testing.assert_allclose(lead, theirs, rtol=1e-5, atol=1e-6)
-
-
-def test_unknown_names_and_spaces_are_refused():
-    with pytest.raises(ValueError, match=r"activation 'tahn' is unknown: use one of .*'tanh'"):
-        actor_critic(environment(Discrete(2)), activation="tahn")
+def test_unknown_spaces_are_refused():
     with pytest.raises(ValueError, match=r"no policy head .*: use Discrete"):
         actor_critic(environment(Discrete(2))._replace(action_space={"a": Discrete(2)}))
 
@@ -462,32 +449,6 @@ def test_images_go_through_convolutions():
     values = jit(agent.value)(value_params, images)
     assert values.shape == (2, 3)
     assert np.ptp(values) > 0
-
-
-def test_a_convolution_is_flax_s_without_padding(x64):
-    ours, theirs = Conv(6), nn.Conv(6, (3, 3), padding="VALID")
-    rng = np.random.default_rng(1)
-    images = jnp.asarray(rng.normal(size=(2, 3, 6, 5, 4)))
-    params = jit(ours.init)(jax.random.key(0), images)
-    assert tree_shapes(params) == tree_shapes(
-        jax.eval_shape(theirs.init, jax.random.key(0), images)
-    )
-    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
-
-    @jit
-    def both(params, images):
-        value_and_pull = [jax.vjp(m.apply, params, images) for m in (ours, theirs)]
-        return [(value, pull(jnp.cos(value))) for value, pull in value_and_pull]
-
-    one, other = both(params, images)
-    for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12)
-    turned = jax.tree.map(lambda x: x.swapaxes(0, 1) if x.ndim == 4 else x, params)
-    assert np.max(np.abs(both(turned, images)[0][0] - one[0])) > 0.1
-
-
-def tree_shapes(tree):
-    return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
 
 
 @pytest.mark.parametrize(("channels", "slow"), [((4, 6), False), (None, True)])
@@ -598,8 +559,7 @@ def test_networks_of_ones_own_train(make):
         trpo(cg_iters=3),
         num_envs=2,
         num_steps=16,
-        value_epochs=1,
-        value_minibatches=1,
+        critic=value_regression(num_epochs=1, num_minibatches=1),
     )
 
     @jit

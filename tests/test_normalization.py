@@ -70,6 +70,13 @@ def test_leading_axes_are_all_samples():
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+def test_an_array_without_entries_is_not_counted_by():
+    samples = {"none": np.zeros((60, 0), np.float32), "vector": data()["vector"]}
+    moments = moments_of(split(samples, [0, 20, 60]))
+    assert moments.num_samples == 60
+    np.testing.assert_allclose(moments.mean["vector"], samples["vector"].mean(0), rtol=1e-5)
+
+
 def test_a_large_offset_costs_no_digits():
     """What E[x^2] - E[x]^2 would lose in float32."""
     rng = np.random.default_rng(0)

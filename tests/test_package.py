@@ -17,13 +17,13 @@ PROMISED = set(
     surrogate_loss clipped_surrogate_loss penalty_surrogate_loss kl_constraint value_loss
     clipped_value_loss gae fisher_vector_product conjugate_gradient vanilla_pg npg trpo
     ppo_clip ppo_penalty ppo_reverse_kl ppo_adaptive_lr mdpo
+    algorithm setting register_algorithm value_regression
     make actor_critic make_learner run train evaluate Env Outcome
     Transition PolicyBatch PolicyUpdate ActorCritic Learner LearnerState Metrics types tree
-    divergences losses advantages fisher solvers networks environments rollout algorithms
+    divergences losses advantages fisher solvers networks environments rollout updates algorithms
     audit learner experiments
     """.split()  # noqa: SIM905
 )
-MATHEMATICS = ("divergences", "losses", "sequences", "advantages", "fisher", "solvers")
 FOREIGN = ("flax", "optax", "gymnax")
 
 
@@ -83,35 +83,57 @@ def test_importing_the_package_imports_nothing():
     assert in_fresh_process(code) == ""
 
 
-def test_a_loss_imports_no_environment_and_no_network_library():
-    watched = (*FOREIGN, "matplotlib", "pandas", "orbax")
-    code = "import sys, kltrust; kltrust.surrogate_loss; kltrust.trpo_ = 0\n"
+USES = {
+    "losses": "losses.clipped_surrogate_loss(jnp.zeros(2), jnp.ones(2), 0.2)",
+    "advantages": "advantages.standardize(jnp.arange(3.0))",
+    "divergences": "divergences.kl_k3(divergences.categorical_kl(jnp.ones(1), jnp.ones(1)))",
+    "tokens": "tokens.token_kl(jnp.zeros(2), jnp.zeros(2), jnp.ones(2))",
+    "solvers": "solvers.conjugate_gradient(lambda v: v, jnp.ones(2), 2)",
+    "lowering": "lowering.permutation(jax.random.key(0), 3)",
+}
+
+
+@pytest.mark.parametrize("part", USES)
+def test_a_part_of_the_mathematics_loads_neither_distributions_nor_networks(part):
+    watched = ("distrax", *FOREIGN, "matplotlib", "pandas", "orbax")
+    code = f"import sys, jax, jax.numpy as jnp\nfrom kltrust import {part}\n{USES[part]}\n"
     code += f"print(*(m for m in {watched} if m in sys.modules))"
     assert in_fresh_process(code) == ""
 
 
-def test_the_mathematics_imports_and_runs_where_the_others_are_absent():
-    code = f"""
-import importlib, sys
-for name in {FOREIGN}:
-    sys.modules[name] = None          # an import of it raises ModuleNotFoundError
-for name in {MATHEMATICS}:
-    importlib.import_module(f"kltrust.{{name}}")
-import jax.numpy as jnp, kltrust
-x = jnp.array([0.5, 0.5])
-print(kltrust.surrogate_loss(x - x, x).sum(), kltrust.categorical_kl(x, x))
-product = kltrust.fisher_vector_product(lambda w, o: __import__("distrax").Categorical(o @ w),
-                                        jnp.zeros((2, 2)), jnp.eye(2))
-print(kltrust.conjugate_gradient(product, jnp.zeros((2, 2)), 1)[1])
+def test_a_module_that_loads_networks_is_noticed():
+    code = "import sys, kltrust.networks.agents; print('flax' in sys.modules)"
+    assert in_fresh_process(code) == "True"
+
+
+def test_training_compiles_once_and_retraces_nothing_of_the_users():
+    """In a fresh process: what a module does when it is first imported must change no trace."""
+    code = """
+import jax
+traced = []
+@jax.jit
+def users(x):
+    traced.append("users")
+    return 2 * x
+users(1.0)
+import kltrust
+env = kltrust.make("CartPole-v1")
+agent = kltrust.actor_critic(env, hidden=(4,))
+learner = kltrust.make_learner(
+    env, agent, kltrust.trpo(cg_iters=1), num_envs=2, num_steps=4,
+    critic=kltrust.value_regression(num_epochs=1, num_minibatches=1),
+)
+@jax.jit
+def training(key):
+    traced.append("training")
+    return kltrust.train(learner, key, 1)
+training(jax.random.key(0)), training(jax.random.key(1)), users(2.0)
+print(*traced, training._cache_size(), users._cache_size())
+jax.make_user_context(None)  # the control: this changes what everything is traced with
+users(3.0)
+print(*traced[2:])
 """
-    assert in_fresh_process(code).split() == ["-1.0", "0.0", "0.0"]
-
-
-def test_absence_is_noticed():
-    """The control of the test above: a module that needs flax fails under the same conditions."""
-    code = "import sys; sys.modules['flax'] = None\nimport kltrust.networks"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ModuleNotFoundError" in done.stderr
+    assert in_fresh_process(code).split("\n") == ["users training 1 1", "users"]
 
 
 def test_unknown_names_are_attribute_errors():

@@ -13,7 +13,7 @@ from common import HERE
 from tables import speed as tables
 from workers import ours
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import program
 
 WORKERS = """
@@ -47,7 +47,8 @@ def broken():
 SMALL = {
     "algorithm": "trpo",
     "env": "CartPole-v1",
-    "learner": {"num_envs": 2, "num_steps": 16, "value_epochs": 1, "value_minibatches": 1},
+    "learner": {"num_envs": 2, "num_steps": 16},
+    "critic": {"num_epochs": 1, "num_minibatches": 1},
     "network": {"hidden": (4,)},
     "budget": {"total_steps": 128, "eval_episodes": 2},
 }
@@ -238,12 +239,12 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
 def test_the_peers_settings_are_ours():
     own = Experiment.from_dict(peers.same_as_sb3(peers.SB3_DEFAULTS, 8, fisher_stride=10))
     program.check_values(own)
-    assert (own.batch_size, own.learner.value_minibatches) == (8 * 2048, 128)
+    assert (own.batch_size, own.critic.num_minibatches) == (8 * 2048, 128)
     assert (own.update.cg_iters, own.update.damping, own.update.fisher_stride) == (15, 0.1, 10)
-    assert own.learner.value_max_grad_norm == np.inf
+    assert own.critic.max_grad_norm == np.inf
     zoo = Experiment.from_dict(peers.same_as_sb3(peers.ZOO, peers.ZOO_ENVS))
     program.check_values(zoo)
-    assert (zoo.batch_size, zoo.learner.value_minibatches, zoo.learner.value_epochs) == (
+    assert (zoo.batch_size, zoo.critic.num_minibatches, zoo.critic.num_epochs) == (
         1024,
         2,
         20,

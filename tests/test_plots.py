@@ -1,38 +1,35 @@
 """The picture of a run, from rows made up by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from kltrust.experiments.config.settings import ALGORITHMS, Experiment
+from kltrust.algorithms import find_algorithm
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.reading import plots
-from kltrust.experiments.store.run import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def made_up(path, algorithm, seeds, *, kl=0.005, episodes=1, **update):
-    experiment = Experiment(algorithm, "CartPole-v1", ALGORITHMS[algorithm](**update))
-    config = {"experiment": experiment.to_dict(), "seeds": seeds}
+def draw(path, algorithm, seeds, *, kl=0.005, episodes=1, **update):
+    experiment = Experiment("CartPole-v1", find_algorithm(algorithm)(**update))
     iterations = np.arange(6)
     size = len(seeds) * 6
-    rows = {
+    metrics = {
         "seed": np.repeat(seeds, 6),
-        "iteration": np.tile(iterations, len(seeds)),
         "env_steps": np.tile((iterations + 1) * 2048, len(seeds)),
         "kl": np.resize(np.asarray(kl, np.float32), size),
         "return_sum": np.full(size, 20.0 * episodes, np.float32),
         "num_episodes": np.full(size, episodes),
     }
-    evaluation = {
+    evaluations = {
         "seed": np.repeat(seeds, 2),
-        "iteration": np.tile([3, 6], len(seeds)),
         "env_steps": np.tile([3 * 2048, 6 * 2048], len(seeds)),
         "mean_return": np.arange(2.0 * len(seeds)),
     }
-    with Run.create(path, config) as run:
-        run.commit(0, rows, {"w": np.zeros(2)}, evaluation=evaluation)
-        run.finish()
-        return run
+    tables = pd.DataFrame(metrics), pd.DataFrame(evaluations)
+    path = plots.learning_curve(experiment, *tables, path / "curve.png")
+    assert path.read_bytes().startswith(PNG)
 
 
 @pytest.fixture
@@ -55,9 +52,7 @@ def labels(axes):
 
 
 def test_several_seeds_and_a_bound(tmp_path, drawn):
-    path = plots.learning_curve(made_up(tmp_path / "run", "trpo", [0, 1, 2], max_kl=0.02))
-    assert path == tmp_path / "run" / "learning_curve.png"
-    assert path.read_bytes().startswith(PNG)
+    draw(tmp_path, "trpo", [0, 1, 2], max_kl=0.02)
     left, right = drawn[0].axes
     assert "evaluation, acting by the mode: mean and range of seeds" in labels(left)
     assert "median of seeds" in labels(right)
@@ -67,7 +62,7 @@ def test_several_seeds_and_a_bound(tmp_path, drawn):
 
 
 def test_one_seed_speaks_of_no_seeds(tmp_path, drawn):
-    plots.learning_curve(made_up(tmp_path / "run", "ppo_penalty", [4]))
+    draw(tmp_path, "ppo_penalty", [4])
     left, right = drawn[0].axes
     assert not any("seeds" in label or "percentile" in label for label in labels(left))
     assert labels(right) == ["of each update", "target_kl 0.01"]
@@ -75,17 +70,16 @@ def test_one_seed_speaks_of_no_seeds(tmp_path, drawn):
 
 
 def test_no_bound_and_rejected_updates(tmp_path, drawn):
-    plots.learning_curve(made_up(tmp_path / "run", "vanilla_pg", [0, 1], kl=(0.0, 1e-7, 30.0)))
+    draw(tmp_path, "vanilla_pg", [0, 1], kl=(0.0, 1e-7, 30.0))
     assert not any("_kl" in label for label in labels(drawn[0].axes[1]))
     # An infinite bound is none, and a KL that is always zero has no logarithm.
-    plots.learning_curve(made_up(tmp_path / "still", "ppo_clip", [0], kl=0.0))
+    draw(tmp_path, "ppo_clip", [0], kl=0.0)
     right = drawn[1].axes[1]
     assert not any("_kl" in label for label in labels(right))
     assert right.get_yscale() == "linear"
 
 
 def test_iterations_in_which_no_episode_ended(tmp_path, drawn):
-    plots.learning_curve(made_up(tmp_path / "run", "trpo", [0], episodes=0), tmp_path / "p.png")
-    assert (tmp_path / "p.png").read_bytes().startswith(PNG)
+    draw(tmp_path, "trpo", [0], episodes=0)
     training = drawn[0].axes[0].get_lines()[0]
     assert len(training.get_xdata()) == 0

@@ -15,14 +15,15 @@ import pytest
 import test_learner
 from jax.sharding import PartitionSpec
 
-from kltrust import algorithms, learner as learner_module, tree
+from kltrust import algorithms, learner as learner_module, tree, value_regression
 from kltrust.environments import check_env, hide_observations, make
 from kltrust.experiments import cli
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import spread
 from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs import training
 from kltrust.experiments.reading import deploy, evaluation
+from kltrust.experiments.reading.results import load
 from kltrust.experiments.reading.trained import find_runs
 from kltrust.experiments.store import checkpoint
 from kltrust.experiments.store.record import Record
@@ -44,7 +45,11 @@ from kltrust.updates.minibatches import minibatch_epoch
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 CELLS = 4
-SIZES = {"num_envs": 4, "num_steps": 24, "value_epochs": 2, "value_minibatches": 1}
+SIZES = {
+    "num_envs": 4,
+    "num_steps": 24,
+    "critic": value_regression(num_epochs=2, num_minibatches=1),
+}
 NUM_ITERATIONS = 3
 # Whole batches, and steps that move the policy by more than rounding.
 UPDATES = {
@@ -151,7 +156,7 @@ def assert_same_training(one, other, **tolerance):
 
 
 def test_every_algorithm_is_here():
-    assert set(UPDATES) == set(algorithms.__all__)
+    assert set(UPDATES) == set(algorithms.algorithm_names())
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -362,7 +367,12 @@ def test_a_mask_goes_along_the_sequence(cell):
     env = known_envs.legal_arms(barren=0.2)
     agent = actor_critic(env, hidden=(4,), cell=cell)
     learner = make_learner(
-        env, agent, algorithms.trpo(), num_envs=4, num_steps=8, value_epochs=1, value_minibatches=2
+        env,
+        agent,
+        algorithms.trpo(),
+        num_envs=4,
+        num_steps=8,
+        critic=value_regression(num_epochs=1, num_minibatches=2),
     )
     state, metrics = jax.jit(lambda key: train(learner, key, 1))(jax.random.key(0))
     assert metrics.fully_masked.sum() > 0
@@ -562,10 +572,9 @@ EXPERIMENT = {
     "learner": {
         "num_envs": 4,
         "num_steps": 16,
-        "value_epochs": 1,
-        "value_minibatches": 2,
         "normalize_observations": True,
     },
+    "critic": {"num_epochs": 1, "num_minibatches": 2},
     "network": {"hidden": [8], "cell": "gru"},
     "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 4},
 }
@@ -578,19 +587,19 @@ def pole(tmp_path_factory, compile_fast):
 
 
 def test_an_experiment_with_a_cell(pole):
-    experiment = training.experiment_of(pole)
-    assert experiment.network.cell == "gru"
-    states = training.restore_states(pole, experiment)
+    (run, _) = find_runs(pole)
+    assert run.experiment.network.cell == "gru"
+    states = run.states()
     assert states.policy_carry.shape == states.value_carry.shape == (2, 4, 8)
-    assert len(pole.evaluations()) == 4
+    assert len(load(pole.path).evaluations) == 4
     assert evaluation.evaluate_runs(find_runs(pole), num_episodes=3).shape == (2, 3)
 
 
 def test_a_policy_that_remembers_plays_elsewhere(pole):
     """From call to call in NumPy, until it is told that new episodes begin."""
-    experiment = training.experiment_of(pole)
-    agent = build(experiment).agent
-    state = jax.tree.map(lambda x: x[1], training.restore_states(pole, experiment))
+    (_, run) = find_runs(pole)
+    agent = build(run.experiment).agent
+    state = jax.tree.map(lambda x: x[run.place], run.states())
     step, carry = policy_step_of(agent, state), recurrent.initial_carry(jnp.zeros(8), 5)
     act = deploy.numpy_policy(Record(pole.path), seed=8, deterministic=False)
     obs = np.random.default_rng(0).normal(size=(4, 5, 4)).astype(np.float32)
@@ -613,14 +622,16 @@ def test_a_policy_that_remembers_plays_elsewhere(pole):
 
 def test_minibatches_that_cut_sequences_are_refused(capsys):
     agent = fading()
-    with pytest.raises(ValueError, match=r"value_minibatches=32 does not divide num_envs = 8 seq"):
+    with pytest.raises(
+        ValueError, match=r"critic.num_minibatches=32 does not divide num_envs = 8 seq"
+    ):
         make_learner(known_envs.chain(CELLS), agent, algorithms.trpo())
     with pytest.raises(ValueError, match="num_envs / minibatch_blocks = 2 = 4 sequences"):
         check_minibatches(agent, 8, 3, 2, num_minibatches=8)
     check_minibatches(agent._replace(memory=None), 8, 3, 2, num_minibatches=12)
-    line = "train ppo_clip CartPole-v1 --preset none --cell gru --value-minibatches 4"
+    line = "train ppo_clip CartPole-v1 --preset none --cell gru --critic.num-minibatches 4"
     assert cli.main(line.split()) == 1
-    assert "num_minibatches=32 does not divide num_envs = 8" in capsys.readouterr().err
+    assert "update.num_minibatches=32 does not divide num_envs = 8" in capsys.readouterr().err
 
 
 def test_steps_that_change_the_carry_are_refused():
@@ -644,7 +655,9 @@ def test_steps_that_change_the_carry_are_refused():
 
 @pytest.mark.parametrize("options", [{"cell": "lstm"}, {"cell": "gru", "hidden": ()}])
 def test_a_cell_that_can_not_be_is_refused(options):
-    with pytest.raises(ValueError, match="cell must be none, gru, mingru"):
+    with pytest.raises(
+        ValueError, match=r"unknown cell 'lstm'|hidden must hold at least one width"
+    ):
         actor_critic(make("CartPole-v1"), **options)
 
 

@@ -12,13 +12,15 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 import pytest
+import toys
 
+from kltrust.algorithms import find_algorithm
 from kltrust.experiments import cli, report
 from kltrust.experiments.config import presets, spec
-from kltrust.experiments.config.settings import ALGORITHMS, BudgetSettings, Experiment
-from kltrust.experiments.jobs import plan, sweep, sweep_lanes
+from kltrust.experiments.config.experiment import BudgetSettings, Experiment
+from kltrust.experiments.jobs import plan
 from kltrust.experiments.report import _aggregate, _gather, _region, _summaries, _tables
-from kltrust.experiments.store.run import Run, files
+from kltrust.experiments.store import files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 STRANGE = "<b>a & $b$ | c"
@@ -63,77 +65,36 @@ def metrics_of(planned, group, first, broken):
     return {**some, "nonfinite_update": bad.astype(np.int32), "extra": extra}
 
 
-def write(path, text=SPEC, *, chunks=2, groups=None, broken=(), scores=score):
+def write(path, text=SPEC, *, broken=(), scores=score, **progress):
     planned = plan.make_plan(spec.parse(text), width=3)
-    with Run.create(path, planned.to_config()) as whole:
-        for i, group in enumerate(planned.groups[:groups]):
-            runs, seeds = np.asarray(group.runs), np.array([planned.seed(r) for r in group.runs])
-            config = sweep.group_config(planned, group)
-            with Run.create(sweep.group_path(path, i), config) as run:
-                for chunk in range(chunks):
-                    first, done = chunk * CHUNK, (chunk + 1) * CHUNK
-                    reached = np.full(len(runs), 100)
-                    rows = sweep_lanes.lane_rows(
-                        metrics_of(planned, group, first, broken),
-                        group.runs,
-                        seeds,
-                        first,
-                        reached,
-                        2048,
-                    )
-                    evaluation = {
-                        "run": runs,
-                        "seed": seeds,
-                        "iteration": np.full(len(runs), done),
-                        "env_steps": np.full(len(runs), 2048 * done),
-                        "mean_return": np.array([scores(planned, r, done) for r in runs]),
-                    }
-                    run.commit(
-                        chunk,
-                        rows,
-                        {"w": runs},
-                        evaluation=evaluation,
-                        seconds={"compile": 5.0, "run": 6.0},
-                    )
-                if chunks * CHUNK >= ITERATIONS:
-                    run.finish()
-        if groups is None and chunks * CHUNK >= ITERATIONS:
-            whole.finish()
-    return path
-
-
-def one_training(path, algorithm="npg", seeds=(7,), *, iterations=CHUNK, **update):
-    experiment = Experiment(
-        algorithm,
-        "CartPole-v1",
-        ALGORITHMS[algorithm](**update),
-        budget=BudgetSettings(total_steps=4096, anneal=0.5),
+    return toys.write(
+        path,
+        planned,
+        lambda group, first: metrics_of(planned, group, first, broken),
+        lambda run, done: scores(planned, run, done),
+        **progress,
     )
-    config = {
-        "experiment": experiment.to_dict(),
-        "seeds": list(seeds),
-        "width": 1,
-        "chunk_length": CHUNK,
-    }
-    size = len(seeds) * iterations
-    rows = {
-        "seed": np.repeat(seeds, iterations),
-        "iteration": np.tile(np.arange(iterations), len(seeds)),
-        "env_steps": np.tile((np.arange(iterations) + 1) * 2048, len(seeds)),
-        **{name: np.full(size, 0.02) for name in ("kl", "kl_max", "clip_fraction")},
-        "max_ratio": np.full(size, 1.5),
-        "nonfinite_update": np.zeros(size, int),
-    }
-    evaluation = {
-        "seed": np.array(seeds),
-        "iteration": np.full(len(seeds), iterations),
-        "env_steps": np.full(len(seeds), 2048 * iterations),
-        "mean_return": np.arange(1.0, len(seeds) + 1),
-    }
-    with Run.create(path, config) as run:
-        run.commit(0, rows, {"w": np.zeros(2)}, evaluation=evaluation)
-        run.finish()
-    return path
+
+
+def one_training(path, algorithm="npg", seeds=(7,), **update):
+    experiment = Experiment(
+        "CartPole-v1",
+        find_algorithm(algorithm)(**update),
+        budget=BudgetSettings(total_steps=4096, num_evals=1, anneal=0.5),
+    )
+
+    def metrics(group, first):
+        some = {name: np.full((len(seeds), CHUNK), 0.02) for name in ("kl", "kl_max")}
+        zeros = np.zeros((len(seeds), CHUNK), int)
+        return {
+            **some,
+            "clip_fraction": 0.02 + zeros,
+            "max_ratio": 1.5 + zeros,
+            "nonfinite_update": zeros,
+        }
+
+    planned = plan.plan_training(experiment, seeds, width=1)
+    return toys.write(path, planned, metrics, lambda run, done: 1.0 + run, chunks=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -302,7 +263,6 @@ def test_paired_probability_of_improvement():
     ("algorithm", "update", "kind", "value", "stop"),
     [
         ("trpo", {"max_kl": 0.02}, _region.BOUND, 0.02, np.inf),
-        ("trpo", {"max_kl": np.inf}, _region.NONE, np.inf, np.inf),
         ("npg", {"target_kl": 0.03}, _region.SET_POINT, 0.03, np.inf),
         ("ppo_penalty", {"target_kl": 0.03}, _region.SET_POINT, 0.03, np.inf),
         ("ppo_penalty", {"target_kl": 0.03, "max_kl": 0.1}, _region.SET_POINT, 0.03, 0.1),
@@ -321,7 +281,7 @@ def test_paired_probability_of_improvement():
     ],
 )
 def test_what_each_algorithm_claims(algorithm, update, kind, value, stop):
-    claim = _region.claim_of(Experiment(algorithm, "e", ALGORITHMS[algorithm](**update)))
+    claim = _region.claim_of(Experiment("e", find_algorithm(algorithm)(**update)))
     assert (claim.kind, claim.stop) == (kind, stop)
     assert claim.value == pytest.approx(value)
 
@@ -395,6 +355,14 @@ def test_trainings_by_themselves_and_folders_that_share_names(tmp_path, made, ca
     assert study.runs.label.tolist()[:4] == ["npg", "npg", "npg", "trpo max_kl=0.01"]
     assert study.runs.method.iloc[3] == "trpo"
     assert study.setting(4).label == "trpo max_kl=0.01"
+
+
+def test_a_training_has_seconds(toy_training, toy_sweep):
+    study = _gather.gather([toy_training.path, toy_sweep.path])
+    for table in (study.runs, study.evaluations):
+        assert (table.seconds > 0).all()
+    (part,) = toys.parts(toy_training)
+    assert study.runs.seconds[0] == part.seconds["run"] / len(toys.SEEDS)
 
 
 def test_a_report_replaces_a_report_and_nothing_else(tmp_path, monkeypatch, capsys):

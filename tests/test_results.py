@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import toys
 
 import kltrust
 from kltrust.experiments.config import spec
-from kltrust.experiments.config.settings import INF, Experiment
-from kltrust.experiments.jobs import plan, sweep, sweep_lanes
-from kltrust.experiments.store.run import Run
+from kltrust.experiments.jobs import plan
+from kltrust.settings import INF
 
 SPEC = """
 [sweep]
@@ -35,41 +35,24 @@ def score(run, iteration):
     return 100.0 * run + iteration
 
 
-def write_group(path, planned, group, chunks, broken):
-    """What a sweep leaves of a group, with scores that tell the run and the iteration."""
-    runs, seeds = np.asarray(group.runs), np.asarray([planned.seed(r) for r in group.runs])
-    accepted = planned.experiment(group).algorithm == "trpo"
-    with Run.create(path, sweep.group_config(planned, group)) as run:
-        for chunk in range(chunks):
-            first = chunk * CHUNK
-            kl = (first + np.zeros((len(runs), CHUNK)) + runs[:, None] / 100).astype(np.float32)
-            metrics = {"kl": kl, "extra": {"accepted": kl > 1, "tries": kl.astype(np.int32)}}
-            if not accepted:
-                metrics["extra"] = {"epochs": kl}
-            bad = np.isin(runs, broken)[:, None] & (first + np.arange(CHUNK) >= 1)
-            metrics["nonfinite_update"] = bad.astype(np.int32)
-            reached = np.full(len(runs), 100)
-            rows = sweep_lanes.lane_rows(metrics, group.runs, seeds, first, reached, 2048)
-            done = first + CHUNK
-            means = np.asarray([score(r, done) for r in runs])
-            evaluation = {
-                "run": runs,
-                "seed": seeds,
-                "iteration": np.full(len(runs), done),
-                "mean_return": means,
-                "sampled_mean_return": -means,
-            }
-            run.commit(chunk, rows, {"w": runs}, evaluation=evaluation)
-        if chunks * CHUNK >= ITERATIONS:
-            run.finish()
+def metrics_of(planned, broken):
+    """KL tells the run and the iteration; only trpo has a flag."""
+
+    def of(group, first):
+        runs = np.asarray(group.runs)
+        kl = (first + np.zeros((len(runs), CHUNK)) + runs[:, None] / 100).astype(np.float32)
+        metrics = {"kl": kl, "extra": {"accepted": kl > 1, "tries": kl.astype(np.int32)}}
+        if planned.experiment(group).algorithm != "trpo":
+            metrics["extra"] = {"epochs": kl}
+        bad = np.isin(runs, broken)[:, None] & (first + np.arange(CHUNK) >= 1)
+        return {**metrics, "nonfinite_update": bad.astype(np.int32)}
+
+    return of
 
 
-def write(path, chunks=2, broken=(), groups=None):
+def write(path, broken=(), **progress):
     planned = plan.make_plan(spec.parse(SPEC), width=3)
-    with Run.create(path, planned.to_config()):
-        for i, group in enumerate(planned.groups[:groups]):
-            write_group(sweep.group_path(path, i), planned, group, chunks, broken)
-    return path
+    return toys.write(path, planned, metrics_of(planned, broken), score, **progress)
 
 
 @pytest.fixture(scope="module")
@@ -168,31 +151,17 @@ def test_scores_that_can_not_be(made):
         kltrust.results.load()
 
 
-def test_a_training_is_a_sweep_of_one_setting(made, tmp_path):
-    experiment = Experiment.from_dict(
-        {"algorithm": "npg", "env": "CartPole-v1", "budget": {"total_steps": 8192}}
-    )
-    config = {
-        "experiment": experiment.to_dict(),
-        "seeds": [9, 4],
-        "width": 1,
-        "chunk_length": CHUNK,
-    }
-    rows = {"seed": np.array([9, 4]), "iteration": np.zeros(2, int), "kl": np.array([0.1, 0.2])}
-    evaluation = {**rows, "mean_return": np.array([7.0, 8.0])}
-    with Run.create(tmp_path / "one", config) as run:
-        run.commit(0, rows, {"w": np.zeros(2)}, evaluation=evaluation)
-    alone = kltrust.results.load(tmp_path / "one")
-    assert alone.scores()["npg"].tolist() == [[7.0], [8.0]]
-    assert alone.metrics.run.tolist() == [0, 1]
-    # Beside a sweep: numbered after its runs.
-    both = kltrust.results.load(made, tmp_path / "one")
+def test_a_training_beside_a_sweep(made, toy_training):
+    alone = kltrust.load(toy_training.path)
+    assert alone.metrics.run.unique().tolist() == [0, 1]
+    # Numbered after the sweep's runs.
+    both = kltrust.load(made, toy_training.path)
     assert both.runs.run.tolist() == list(range(20))
-    assert both.runs["sweep"].tolist() == ["made"] * 18 + ["one"] * 2
+    assert both.runs["sweep"].tolist() == ["made"] * 18 + ["whole"] * 2
     tail = both.metrics[both.metrics.run >= 18]
-    assert tail.kl.tolist() == pytest.approx([0.1, 0.2])
-    cartpole = both.select(env="CartPole-v1").scores()
-    assert cartpole["npg"].tolist() == [[7.0], [8.0]]
+    assert tail.kl.tolist() == alone.metrics.kl.tolist()
+    scores = both.select(env="CartPole-v1", **{"sweep": "whole"}).scores()
+    assert scores["trpo"][:, 0].tolist() == alone.runs.score.tolist()
 
 
 def test_tables_of_frames_can_be_joined(made):

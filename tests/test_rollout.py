@@ -275,6 +275,8 @@ def test_count_nonfinite_counts_rewards_transitions_and_updates():
 
     pytree = {"image": jnp.zeros((4, 3, 2, 2), jnp.uint8), "vector": jnp.asarray(bad)}
     assert counts(obs=pytree, next_obs=pytree) == (0, 2, 0)
+    pytree["none"] = jnp.zeros((4, 3, 0))
+    assert counts(obs=pytree, next_obs=pytree) == (0, 2, 0)
     scalars = jnp.zeros((4, 3), jnp.float32).at[0, 0].set(jnp.nan)
     assert counts(obs=scalars, next_obs=scalars) == (0, 1, 0)
     assert counts({"w": jnp.array([1.0, jnp.nan])}) == (0, 0, 1)

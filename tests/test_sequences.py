@@ -25,11 +25,7 @@ END = 0
 """The token that ends a sequence, where sequences can end."""
 PADDING = 2
 
-
-@pytest.fixture(autouse=True)
-def strict():
-    with jax.numpy_rank_promotion("raise"), jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def policy(seed):

@@ -11,7 +11,7 @@ import textbook
 import timing
 from tables import speed as tables
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import program
 
 pytestmark = pytest.mark.usefixtures("compile_fast")

@@ -19,7 +19,8 @@ from kltrust.experiments.store import run as store
 from kltrust.types import Box
 
 SPEC = """
-learner = { num_envs = 4, num_steps = 16, value_epochs = 1, value_minibatches = 2 }
+learner = { num_envs = 4, num_steps = 16 }
+critic = { num_epochs = 1, num_minibatches = 2 }
 network = { hidden = [8] }
 budget = { total_steps = 256, num_evals = 2, eval_episodes = 2 }
 sweep = { name = "toy", seeds = [3, 5], envs = "CartPole-v1", preset = "none" }

@@ -1,59 +1,24 @@
-"""One run of a folder: found, played, evaluated, whether a training's or a sweep's."""
+"""One run of a folder: found, played, evaluated."""
 
 import operator
 
 import jax
 import numpy as np
 import pytest
+import toys
 
 from kltrust.experiments import cli
-from kltrust.experiments.config import spec
 from kltrust.experiments.engine.program import build
-from kltrust.experiments.jobs import plan, sweep
 from kltrust.experiments.reading import deploy, evaluation, trained
 from kltrust.experiments.store.files import StorageError
-from kltrust.experiments.store.record import RunError
-from kltrust.experiments.store.run import Run
 from kltrust.learner import policy_of
-
-# Two static groups of CartPole-v1, whose lanes differ in a float, and one of Catch.
-SPEC = """
-[sweep]
-name = "toy"
-seeds = [3, 5]
-algorithms = "vanilla_pg"
-preset = "none"
-
-[learner]
-num_envs = 4
-num_steps = 16
-value_epochs = 1
-value_minibatches = 2
-
-[network]
-hidden = [8]
-
-[budget]
-total_steps = 192
-num_evals = 2
-eval_episodes = 2
-
-[[experiments]]
-envs = "CartPole-v1"
-grid.learning_rate = [0.01, 0.3]
-
-[[experiments]]
-label = "falling"
-envs = "Catch-bsuite"
-"""
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory, compile_fast):
-    planned = plan.make_plan(spec.parse(SPEC))
-    return sweep.start(planned, tmp_path_factory.mktemp("sweeps") / "toy")
+@pytest.fixture
+def swept(toy_sweep):
+    return toy_sweep
 
 
 def test_every_run_is_found_with_its_own_settings(swept):
@@ -146,12 +111,15 @@ def test_what_is_not_there(swept, options, message, capsys):
 def test_a_folder_without_runs(tmp_path):
     with pytest.raises(StorageError, match="no run folder"):
         trained.find_runs(tmp_path / "nowhere")
-    with Run.create(tmp_path / "other", {"weights": 3}):
-        pass
-    with pytest.raises(RunError, match="holds no training and no sweep"):
-        trained.find_runs(tmp_path / "other")
-    planned = plan.make_plan(spec.parse(SPEC))
-    with Run.create(tmp_path / "begun", planned.to_config()):
-        pass
+    begun = toys.write(tmp_path / "begun", toys.toy_plan(), None, None, groups=0)
     with pytest.raises(StorageError, match="has no checkpoint yet"):
-        trained.find_runs(tmp_path / "begun")
+        trained.find_runs(begun)
+
+
+def test_the_runs_of_a_training(toy_training):
+    runs = trained.find_runs(toy_training)
+    assert [(run.seed, run.label) for run in runs] == [(seed, "trpo") for seed in toys.SEEDS]
+    last, best = (np.asarray(runs[0].states(which).iteration)[0] for which in ("latest", "best"))
+    assert last == toys.ITERATIONS
+    (part,) = toys.parts(toy_training)
+    assert best == min((part.best["chunk"] + 1) * toys.CHUNK, toys.ITERATIONS)

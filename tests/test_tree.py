@@ -9,11 +9,6 @@ import pytest
 from kltrust import tree
 
 
-@pytest.fixture(autouse=True)
-def _strict_ranks(rank_promotion_raise):
-    pass
-
-
 def make(seed, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
     return {
@@ -94,6 +89,16 @@ def test_a_mean_of_nothing_is_zero():
     value, gradient = jax.value_and_grad(tree.weighted_mean)(jnp.ones(3), jnp.zeros(3))
     assert value == 0
     np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+@pytest.mark.parametrize("weight", [None, 1.0])
+def test_means_of_halves_and_of_integers(weight):
+    """The sums, of values or of weights, are beyond what a half holds; an integer has no tiny."""
+    for x in (jnp.ones(70_000, jnp.float16), jnp.full(3000, 100.0, jnp.float16)):
+        mean = tree.weighted_mean(x, weight and jnp.ones(x.shape))
+        assert mean.dtype == x.dtype
+        assert mean == x[0]
+    assert tree.weighted_mean(jnp.array([1, 2]), weight and jnp.ones(2)) == 1.5
 
 
 def test_weights_broadcast_over_leading_axes():

@@ -24,12 +24,15 @@ def scores(results: dict[str, Result]) -> list[str]:
 
     rows = in_order(results.values(), STYLES)
     first = {"environment (steps)": "{env} ({experiment[budget][total_steps]:,})"}
-    seeds, seconds = rows[0]["seeds"], sum(r["seconds"]["train"] for r in rows)
+    seeds, clocks = rows[0]["seeds"], [row["seconds"] for row in rows]
+    # What was recorded before 0.2 has the evaluations' seconds apart.
+    apart = "compilation and evaluation" if all("train" in of for of in clocks) else "compilation"
+    seconds = sum(of["train"] if "train" in of else of["run"] for of in clocks)
     total = sum(len(r["seeds"]) * r["experiment"]["budget"]["total_steps"] for r in rows)
     setting = (
         f"{len(seeds)} seeds each ({seeds[0]} to {seeds[-1]}), {rows[0]['episodes_per_seed']} "
         f"episodes a seed; {on(rows[0]['versions'], rows[0]['env'])}; {total:,} environment steps "
-        f"trained in {seconds / 60:.0f} minutes (compilation and evaluation apart)."
+        f"trained in {seconds / 60:.0f} minutes ({apart} apart)."
     )
     return [*pivot(rows, first, "`{algorithm}`", score), "", setting]
 

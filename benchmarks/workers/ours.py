@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import devices, lanes, memory
 from kltrust.experiments.engine.program import Program, build, traced_settings
-from kltrust.experiments.jobs import training
 from kltrust.learner import evaluate
 
 WAYS = ("one after another", "one vmap", "sweep")
@@ -67,7 +66,7 @@ def _ready(
     }[way]
     program = Program(made, lanes.make_mesh(together, width), width, iterations)
     settings = traced_settings(made)
-    keys, _ = training.lane_keys(np.arange(runs))
+    keys, _ = lanes.keys_of(np.arange(runs))
     size = program.padded_size(together)
     states = [
         program.init(settings, lanes.pad(keys[i : i + together], size))
@@ -81,6 +80,28 @@ def _ready(
 
     turn()
     return program, turn
+
+
+def evaluating(experiment: dict[str, Any]) -> Callable[[], dict[str, list[float]]]:
+    """A round: a training, of which every part's seconds are told but the first's, that compile."""
+    made = Experiment.from_dict(experiment)
+    program = Program(made, lanes.make_mesh(1, 1), 1)
+    settings = traced_settings(made)
+    train_key, eval_key = lanes.keys_of(np.arange(1))
+
+    def turn() -> dict[str, list[float]]:
+        state = program.init(settings, train_key)
+        found = []
+        for _ in range(program.num_chunks):
+            begin = time.perf_counter()
+            state, _ = program.chunk(settings, state, program.chunk_length)
+            middle = time.perf_counter()
+            jax.block_until_ready(program.evaluate(settings, state, eval_key))
+            found.append((middle - begin, time.perf_counter() - middle))
+        trained, evaluated = zip(*found[1:], strict=True)
+        return {"training": trained, "evaluation": evaluated}
+
+    return turn
 
 
 def solve(
@@ -109,7 +130,7 @@ def solve(
         size = program.padded_size(len(seeds))
 
         def keys(which: int) -> tuple[Any, Any]:
-            of_seeds = training.lane_keys(np.asarray(seeds) + which * 100_000)
+            of_seeds = lanes.keys_of(np.asarray(seeds) + which * 100_000)
             return tuple(lanes.pad(of, size) for of in of_seeds)  # type: ignore[return-value]
 
         def by_mode(_: None, lane: tuple) -> jax.Array:

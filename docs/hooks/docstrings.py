@@ -27,17 +27,39 @@ class Docstrings(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """What griffe calls when it has read a package."""
+        offer_algorithms(pkg)
         names = public_names(pkg)
         for item in walk(pkg):
             if item.docstring is not None:
                 item.docstring.value = to_markdown(item.docstring.value, names)
 
 
+_NONE = griffe.Docstring("")
+
+
 def load(root: Path) -> griffe.Module:
     """The package under ``root`` as griffe reads it: nothing is imported."""
     package = griffe.load("kltrust", search_paths=[root], docstring_parser="google")
     assert isinstance(package, griffe.Module)
+    offer_algorithms(package)
     return package
+
+
+def offer_algorithms(package: griffe.Module) -> None:
+    """Makes every declared algorithm a member of ``kltrust.algorithms``, as it is when imported."""
+    home = package.modules["algorithms"]
+    for module in home.modules.values():
+        for cls in module.classes.values():
+            for decorator in cls.decorators:
+                if found := re.fullmatch(r"algorithm\(['\"](\w+)['\"]\)", str(decorator.value)):
+                    name = found.group(1)
+                    home.set_member(name, griffe.Alias(name, cls, parent=home))
+    # As it is when imported.
+    home.exports = [
+        name
+        for name, member in home.members.items()
+        if name[0] != "_" and member.is_alias and member.target_path.startswith("kltrust.")
+    ]
 
 
 def walk(item: griffe.Object) -> Iterator[griffe.Object]:
@@ -50,7 +72,11 @@ def walk(item: griffe.Object) -> Iterator[griffe.Object]:
 
 def public_modules(pkg: griffe.Module) -> list[str]:
     """The modules that the package's stub names."""
-    return sorted(name for name in pkg.modules if name in pkg.imports)
+    return sorted(
+        name
+        for name, module in pkg.modules.items()
+        if name in pkg.imports and "The former name" not in (module.docstring or _NONE).value
+    )
 
 
 def public_names(pkg: griffe.Module) -> dict[str, str]:

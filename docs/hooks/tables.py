@@ -1,7 +1,7 @@
 """Tables made of what the source says: a page holds ``<!-- table: NAME ARGUMENT -->``.
 
-settings ALGORITHM (or learner, network, budget), extra ALGORITHM, extras, metrics, algorithms,
-names MODULE, presets, options COMMAND.
+settings ALGORITHM (or critic, learner, network, budget), extra ALGORITHM, extras, metrics,
+algorithms, names MODULE, presets, options COMMAND.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,16 +21,14 @@ import docstrings
 import griffe
 from mkdocs.exceptions import PluginError
 
+from kltrust.algorithms import algorithm_names, find_algorithm
 from kltrust.experiments import cli
-from kltrust.experiments.config import presets, settings
+from kltrust.experiments.config import presets
+from kltrust.experiments.config.experiment import SECTIONS, section_kinds
+from kltrust.settings import declared, is_traced
 
 _ROOT = Path(__file__).parent.parent.parent
 _PLACE = re.compile(r"<!-- table: (\w+) ?(.*?) -->")
-_SECTIONS = {
-    "learner": (settings.LearnerSettings, "learner.make_learner"),
-    "network": (settings.NetworkSettings, None),
-    "budget": (settings.BudgetSettings, None),
-}
 
 
 def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> str:
@@ -39,7 +37,7 @@ def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> str:
     def fill(match: re.Match[str]) -> str:
         name, argument = match.groups()
         try:
-            return _TABLES[name](argument, page.meta.get("ranges", {}))
+            return _TABLES[name](argument)
         except (KeyError, ValueError) as error:
             raise PluginError(f"{page.file.src_uri}: {match.group()}: {error}") from error
 
@@ -69,8 +67,7 @@ def extra(algorithm: str) -> dict[str, str]:
     Raises:
         ValueError: if there is none.
     """
-    item = package()[f"algorithms.{algorithm}"]
-    text = item.docstring.value if item.docstring else ""
+    text = inspect.getdoc(find_algorithm(algorithm)) or ""
     block = re.search(r"^Extra:\n((?:    .*\n)+)", text + "\n", re.MULTILINE)
     entries = re.findall(
         r"^    - ``(\w+)``: (.*(?:\n      .*)*)", block.group(1) if block else "", re.M
@@ -80,66 +77,48 @@ def extra(algorithm: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def _settings_table(name: str, ranges: dict[str, str]) -> str:
-    cls, factory = _SECTIONS.get(name) or (settings.settings_of(name), f"algorithms.{name}")
-    said = section(factory, griffe.DocstringSectionParameters) if factory else {}
-    usual = {**_usual(), **ranges}
+def _settings_table(name: str) -> str:
+    cls = section_kinds("trpo")[name] if name in SECTIONS[1:] else find_algorithm(name)
     rows = []
     for field in dataclasses.fields(cls):
-        if field.name not in usual:
-            raise ValueError(
-                f"no usual range of {field.name}: put it under 'ranges' at the page's top, or into "
-                "docs/ranges.toml if several share it"
-            )
-        meaning = said.get(field.name) or _attribute(cls, field.name)
-        kind = "traced" if isinstance(field.default, float) else "static"
-        default = "inf" if field.default == settings.INF else f"{field.default}"
-        rows.append(
-            [f"`{field.name}`", f"`{default}`<br>{kind}", _text(meaning), usual[field.name]]
-        )
+        said = declared(field)
+        if not (said.meaning and said.usual):
+            raise ValueError(f"{field.name} lacks its meaning or its usual range at its field")
+        kind = "traced" if is_traced(field) else "static"
+        default = f"`{field.default}`<br>{kind}"
+        rows.append([f"`{field.name}`", default, _text(said.meaning), said.usual])
     return _table(["setting", "default", "what it is", "usual range, and whose"], rows)
 
 
-def _attribute(cls: type, name: str) -> str:
-    docstring = package()[f"experiments.settings.{cls.__name__}.{name}"].docstring
-    assert docstring is not None, name
-    return docstring.value
-
-
-@functools.cache
-def _usual() -> dict[str, str]:
-    return tomllib.loads((_ROOT / "docs/ranges.toml").read_text())
-
-
-def _extra_table(algorithm: str, _: Any) -> str:
+def _extra_table(algorithm: str) -> str:
     return _table(
         ["metric", "definition"], [[f"`extra.{k}`", _text(v)] for k, v in extra(algorithm).items()]
     )
 
 
-def _metrics_table(_: str, __: Any) -> str:
+def _metrics_table(_: str) -> str:
     fields = section("learner.Metrics", griffe.DocstringSectionAttributes)
     return _table(["metric", "definition"], [[f"`{k}`", _text(v)] for k, v in fields.items()])
 
 
-def _extras_table(_: str, __: Any) -> str:
+def _extras_table(_: str) -> str:
     rows = [
         [f"`extra.{key}`", f"[`{algorithm}`](algorithms/{algorithm}.md)", _text(definition)]
-        for algorithm in settings.ALGORITHMS
+        for algorithm in algorithm_names()
         for key, definition in extra(algorithm).items()
     ]
     return _table(["metric", "algorithm", "definition"], sorted(rows))
 
 
-def _algorithms_table(_: str, __: Any) -> str:
+def _algorithms_table(_: str) -> str:
     rows = [
-        [f"[`{name}`]({name}.md)", _text(_summary(package()[f"algorithms.{name}"]))]
-        for name in settings.ALGORITHMS
+        [f"[`{name}`]({name}.md)", _text(_summary(find_algorithm(name)))]
+        for name in algorithm_names()
     ]
     return _table(["algorithm", "what it does"], rows)
 
 
-def _names_table(module: str, _: Any) -> str:
+def _names_table(module: str) -> str:
     rows = []
     for name, path in sorted(docstrings.public_names(package()).items()):
         if "." not in name and path.startswith(f"kltrust.{module}."):
@@ -148,14 +127,14 @@ def _names_table(module: str, _: Any) -> str:
     return _table(["name", "what it is"], rows)
 
 
-def _presets_table(_: str, __: Any) -> str:
+def _presets_table(_: str) -> str:
     found: dict[str, list[str]] = {}
     for algorithm, env in presets.available():
         found.setdefault(algorithm, []).append(f"`{env}`")
     return _table(["algorithm", "presets"], [[f"`{a}`", ", ".join(e)] for a, e in found.items()])
 
 
-def _options(arguments: str, _: Any) -> str:
+def _options(arguments: str) -> str:
     return f"```text\n{help_of(arguments.split())}```"
 
 
@@ -168,9 +147,10 @@ def help_of(arguments: list[str]) -> str:
     return printed.getvalue()
 
 
-def _summary(item: griffe.Object | griffe.Alias) -> str:
-    assert item.docstring is not None, item.path
-    return item.docstring.value.split("\n\n")[0]
+def _summary(item: Any) -> str:
+    docstring = inspect.getdoc(item) if isinstance(item, type) else item.docstring.value
+    assert docstring, item
+    return docstring.split("\n\n")[0]
 
 
 def _text(docstring: str) -> str:

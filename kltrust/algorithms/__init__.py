@@ -1,24 +1,30 @@
-"""The algorithms: each a `PolicyUpdate`, each assembled from the same parts.
+"""The algorithms: each one file, a declaration with ``init`` and ``update``.
 
-They never see an environment, a value function or a clock: a batch in, new parameters out.
+They never see an environment, a value function or a clock: a batch in, new parameters out. Every
+module of this package is loaded; a name such as ``kltrust.algorithms.trpo`` is what it declares.
 """
 
-from kltrust.algorithms._mdpo import mdpo
-from kltrust.algorithms._npg import npg
-from kltrust.algorithms._ppo_adaptive_lr import ppo_adaptive_lr
-from kltrust.algorithms._ppo_clip import ppo_clip
-from kltrust.algorithms._ppo_penalty import ppo_penalty
-from kltrust.algorithms._ppo_reverse_kl import ppo_reverse_kl
-from kltrust.algorithms._trpo import trpo
-from kltrust.algorithms._vanilla_pg import vanilla_pg
+import importlib
+import pkgutil
 
+from kltrust.algorithms import _registry
+from kltrust.algorithms._registry import (
+    algorithm,
+    algorithm_names,
+    as_update,
+    find_algorithm,
+    register_algorithm,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+globals().update(_registry._declared)
 __all__ = [
-    "mdpo",
-    "npg",
-    "ppo_adaptive_lr",
-    "ppo_clip",
-    "ppo_penalty",
-    "ppo_reverse_kl",
-    "trpo",
-    "vanilla_pg",
+    "algorithm",
+    "algorithm_names",
+    "as_update",
+    "find_algorithm",
+    "register_algorithm",
+    *sorted(_registry._declared),
 ]

@@ -2,70 +2,50 @@
 
 from __future__ import annotations
 
-from kltrust.checks import check, check_count
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate, PyTree
-from kltrust.updates.epochs import fit_by_minibatches
-from kltrust.updates.minibatches import adam
-from kltrust.updates.objectives import clipped_loss
+from kltrust.algorithms._registry import algorithm
+from kltrust.settings import setting
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
+from kltrust.updates import MinibatchEpochs, clipped_loss
 
 
-def ppo_clip(
-    *,
-    learning_rate: Number = 3e-4,
-    clip_eps: Number = 0.2,
-    num_epochs: int = 10,
-    num_minibatches: int = 32,
-    max_kl: Number = float("inf"),
-    entropy_coef: Number = 0.0,
-    max_grad_norm: Number = 0.5,
-) -> PolicyUpdate:
-    """Epochs of Adam on the clipped surrogate, -min(r A, clip(r, 1 - eps, 1 + eps) A).
+@algorithm("ppo_clip")
+class PPOClip(MinibatchEpochs):
+    """Epochs of minibatch steps on the clipped surrogate (Schulman et al. 2017, eq. 7).
 
-    Clipping removes the incentive to move a ratio further than eps from 1; it bounds neither the
-    ratio nor the KL (Schulman et al. 2017, eq. 7; Engstrom et al. 2020).
-
-    Args:
-        learning_rate: Adam's (3e-4: the paper, MuJoCo).
-        clip_eps: the half-width of the clipping interval (0.2: the paper).
-        num_epochs: passes over the batch (10: the paper).
-        num_minibatches: parts of each pass (32: the paper's 2048 / 64).
-        max_kl: an epoch that ends at a mean KL(old || new) above it is undone and is the last;
-            inf never stops.
-        entropy_coef: weight of the mean entropy (nats).
-        max_grad_norm: bound on the gradient's global norm (0.5: the authors' code); inf is none.
+    Clipping takes away the incentive to move a ratio beyond 1 +- clip_eps. It bounds neither the
+    ratios nor the KL (Engstrom et al. 2020).
 
     Extra:
         - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
         - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
-
-    Raises:
-        ValueError: on a negative or zero setting that must not be; when traced, on a batch that
-            does not divide into ``num_minibatches``.
     """
-    check(
-        learning_rate=(learning_rate, True),
-        clip_eps=(clip_eps, False),
-        max_kl=(max_kl, False),
-        entropy_coef=(entropy_coef, True),
-        max_grad_norm=(max_grad_norm, False),
+
+    learning_rate: Number = setting(
+        3e-4,
+        "The optimiser's learning rate.",
+        at_least=0,
+        anneal=1,
+        usual="1e-5 to 3e-3; 3e-4 (Schulman et al. 2017, MuJoCo)",
     )
-    check_count(num_epochs=num_epochs, num_minibatches=num_minibatches)
-    optimizer = adam(learning_rate, max_grad_norm)
+    clip_eps: Number = setting(
+        0.2,
+        "Half-width of the interval of ratios outside of which there is no incentive.",
+        above=0,
+        infinite=True,
+        role="clip",
+        usual="0.1 to 0.3; 0.2 (Schulman et al. 2017); inf never clips",
+    )
+
+    def init(self, params: Params) -> PyTree:
+        """The optimiser's state."""
+        return self.make_optimizer(self.learning_rate).init(params)
 
     def update(
-        policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
-    ) -> tuple[Params, PyTree, dict[str, Array]]:
-        return fit_by_minibatches(
-            clipped_loss(policy, clip_eps, entropy_coef),
-            policy,
-            params,
-            state,
-            batch,
-            key,
-            optimizer=optimizer,
-            num_epochs=num_epochs,
-            num_minibatches=num_minibatches,
-            max_kl=max_kl,
-        )
+        self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
+    ) -> tuple[Params, PyTree, UpdateReport]:
+        """All epochs."""
+        loss = clipped_loss(policy, self.clip_eps, self.entropy_coef)
+        return self.fit(loss, policy, params, state, batch, key, self.learning_rate)
 
-    return PolicyUpdate(optimizer.init, update)
+
+ppo_clip = PPOClip

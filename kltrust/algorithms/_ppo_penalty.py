@@ -1,77 +1,168 @@
-"""PPO with a KL penalty, fixed or adaptive."""
+"""PPO with a penalty on the KL, fixed or adaptive, in either direction."""
 
 from __future__ import annotations
 
-from kltrust.algorithms._penalty import penalty_update
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from kltrust.algorithms._registry import algorithm
+from kltrust.checks import check, check_order
 from kltrust.divergences import kl_divergence
-from kltrust.types import Number, PolicyUpdate
+from kltrust.settings import setting
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
+from kltrust.updates import (
+    Divergence,
+    MinibatchEpochs,
+    follow_kl,
+    mean_kl,
+    penalised_loss,
+    reverse_kl,
+)
+
+DIVERGENCES: dict[str, Divergence] = {"kl": kl_divergence, "reverse_kl": reverse_kl}
 
 
-def ppo_penalty(
-    *,
-    learning_rate: Number = 3e-4,
-    target_kl: Number = 0.01,
-    init_beta: Number = 1.0,
-    adaptive: bool = True,
-    num_epochs: int = 10,
-    num_minibatches: int = 32,
-    max_kl: Number = float("inf"),
-    beta_tolerance: Number = 1.5,
-    beta_increase: Number = 2.0,
-    beta_decrease: Number = 0.5,
-    min_beta: Number = 1e-4,
-    max_beta: Number = 1e4,
-    entropy_coef: Number = 0.0,
-    max_grad_norm: Number = 0.5,
-) -> PolicyUpdate:
-    """Epochs of Adam on the penalty surrogate, -r A + beta KL(old || new), the exact KL.
+class PenaltyState(NamedTuple):
+    """The optimiser's state and the penalty's weight: [] float."""
+
+    optimizer: PyTree
+    beta: Array
+
+
+@algorithm("ppo_penalty")
+class PPOPenalty(MinibatchEpochs):
+    """Epochs of minibatch steps on the penalty surrogate, -r A + beta KL(old || new), the exact KL.
 
     Adaptive: after the epochs, with d the mean KL over the whole batch,
     d > target_kl * beta_tolerance multiplies beta by beta_increase, d < target_kl / beta_tolerance
     by beta_decrease, for the next iteration (Schulman et al. 2017, section 4, with 1.5, 2, 1/2;
-    RLlib takes 2, 1.5, 1/2). Without any advantage to follow the parameters still drift by about
+    RLlib takes 2, 1.5, 1/2). Without any advantage to follow, the parameters still drift by about
     a learning rate: Adam turns the KL's vanishing gradient into steps of its own size.
 
-    Args:
-        learning_rate: Adam's (3e-4: the paper, MuJoCo).
-        target_kl: set point of the mean KL(old || new) per iteration, nats; used if adaptive.
-        init_beta: the penalty's weight at the start, and throughout if not adaptive. It is
-            relative to the advantages' scale: the papers' 0.3 to 10 presume standardised ones.
-        adaptive: whether beta follows the KL. Static.
-        num_epochs: passes over the batch (10: the paper).
-        num_minibatches: parts of each pass (32: the paper's 2048 / 64).
-        max_kl: an epoch that ends at a mean KL above it is undone and is the last; inf never stops.
-        beta_tolerance: factor around target_kl within which beta stays; at least 1.
-        beta_increase: at least 1.
-        beta_decrease: at most 1.
-        min_beta: beta never falls below it (a beta of 0 could never rise again).
-        max_beta: beta never rises above it.
-        entropy_coef: weight of the mean entropy (nats).
-        max_grad_norm: bound on the gradient's global norm; inf is none.
+    ``beta`` is relative to the advantages' scale: the papers' 0.3 to 10 presume standardised ones.
 
     Extra:
         - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
         - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
         - ``beta``: the weight that this update was made with; the next one logs what became of it.
-
-    Raises:
-        ValueError: on a negative or zero setting that must not be; when traced, on a batch that
-            does not divide into ``num_minibatches``.
     """
-    return penalty_update(
-        kl_divergence,
-        learning_rate=learning_rate,
-        target_kl=target_kl,
-        init_beta=init_beta,
-        adaptive=adaptive,
-        num_epochs=num_epochs,
-        num_minibatches=num_minibatches,
-        max_kl=max_kl,
-        beta_tolerance=beta_tolerance,
-        beta_increase=beta_increase,
-        beta_decrease=beta_decrease,
-        min_beta=min_beta,
-        max_beta=max_beta,
-        entropy_coef=entropy_coef,
-        max_grad_norm=max_grad_norm,
+
+    learning_rate: Number = setting(
+        3e-4,
+        "The optimiser's learning rate.",
+        at_least=0,
+        anneal=1,
+        usual="1e-5 to 3e-3; 3e-4 (Schulman et al. 2017, MuJoCo)",
     )
+    target_kl: Number = setting(
+        0.01,
+        "Set point of the mean KL(old || new) of an iteration, nats (if adaptive).",
+        above=0,
+        infinite=True,
+        role="set point",
+        needs="adaptive",
+        usual="0.003 to 0.03 (Schulman et al. 2017, table 1); or clip_eps² / 2",
+    )
+    init_beta: Number = setting(
+        1.0,
+        "The penalty's weight at the start; throughout, if not adaptive.",
+        at_least=0,
+        infinite=True,
+        usual="0.3 to 10 (Schulman et al. 2017, table 1)",
+    )
+    adaptive: bool = setting(True, "Whether beta follows the realised KL.", usual="on")
+    divergence: str | Divergence = setting(
+        "kl",
+        "The penalty: kl is KL(old || new), reverse_kl is KL(new || old).",
+        choices=tuple(DIVERGENCES),
+        functions=True,
+        usual="kl (Schulman et al. 2017)",
+    )
+    beta_tolerance: Number = setting(
+        1.5, "Factor around target_kl within which beta stays.", at_least=1, usual="1.5 to 2"
+    )
+    beta_increase: Number = setting(
+        2.0, "Beta's factor when the KL was too large.", at_least=1, usual="1.5 to 2"
+    )
+    beta_decrease: Number = setting(
+        0.5, "Beta's factor when the KL was too small.", above=0, at_most=1, usual="0.5 to 0.7"
+    )
+    min_beta: Number = setting(
+        1e-4,
+        "Beta never falls below it; a beta of 0 could never rise again.",
+        above=0,
+        infinite=True,
+        usual="1e-4 to 1e-2",
+    )
+    max_beta: Number = setting(
+        1e4, "Beta never rises above it.", above=0, infinite=True, usual="1e2 to 1e4"
+    )
+
+    def check(self) -> None:
+        """Refuses bounds in the wrong order, and a weight that could never grow."""
+        check_order(min_beta=self.min_beta, max_beta=self.max_beta)
+        if self.adaptive:
+            check(init_beta=(self.init_beta, False))
+
+    def init(self, params: Params) -> PenaltyState:
+        """The optimiser's state and beta."""
+        optimizer = self.make_optimizer(self.learning_rate)
+        return PenaltyState(optimizer.init(params), jnp.asarray(self.init_beta, jnp.float32))
+
+    def update(
+        self, policy: Policy, params: Params, state: PenaltyState, batch: PolicyBatch, key: Array
+    ) -> tuple[Params, PenaltyState, UpdateReport]:
+        """All epochs, and the next beta."""
+        chosen = self.divergence
+        divergence = DIVERGENCES[chosen] if isinstance(chosen, str) else chosen
+        loss = penalised_loss(policy, divergence, state.beta, self.entropy_coef)
+        params, opt_state, report = self.fit(
+            loss, policy, params, state.optimizer, batch, key, self.learning_rate
+        )
+        beta = state.beta
+        if self.adaptive:
+            beta = follow_kl(
+                beta,
+                mean_kl(policy, params, batch),
+                report.extra["kl_stopped"],
+                target_kl=self.target_kl,
+                tolerance=self.beta_tolerance,
+                if_above=self.beta_increase,
+                if_below=self.beta_decrease,
+                low=self.min_beta,
+                high=self.max_beta,
+            )
+        report = report._replace(extra={**report.extra, "beta": state.beta})
+        return params, PenaltyState(opt_state, beta), report
+
+
+@algorithm("ppo_reverse_kl")
+class PPOReverseKL(PPOPenalty):
+    """`ppo_penalty` with the other KL in its loss: -r A + beta KL(new || old), exact.
+
+    The two agree to second order in the step. Further out this one holds every ratio between
+    finite bounds (its optimum is old exp(A / beta) / Z, that of `ppo_penalty` is
+    old beta / (nu - A)). It forbids actions that old did not take, where the other forbids to lose
+    those that it took. What is *measured* is KL(old || new) here too, by beta's rule and by
+    ``max_kl``: one set point means the same for both methods.
+
+    The objective is that of `mdpo` with step_size = 1 / beta. There the caller sets the step size,
+    by a schedule; here beta follows the KL. A fixed beta is a fixed step size.
+
+    Extra:
+        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
+        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
+        - ``beta``: the weight that this update was made with; the next one logs what became of it.
+    """
+
+    divergence: str | Divergence = setting(
+        "reverse_kl",
+        "The penalty.",
+        choices=tuple(DIVERGENCES),
+        functions=True,
+        usual="reverse_kl",
+    )
+
+
+ppo_penalty, ppo_reverse_kl = PPOPenalty, PPOReverseKL

@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import optax
 
 from kltrust import tree
-from kltrust.checks import check
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PolicyUpdate
-from kltrust.updates.objectives import surrogate
+from kltrust.algorithms._registry import algorithm
+from kltrust.settings import INF, setting
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
+from kltrust.updates import MakeOptimizer, Optimizer, bounded, surrogate
 
 
-def vanilla_pg(
-    *,
-    learning_rate: Number = 0.01,
-    entropy_coef: Number = 0.0,
-    max_grad_norm: Number = float("inf"),
-) -> PolicyUpdate:
+@algorithm("vanilla_pg")
+class VanillaPG:
     """One plain gradient step on the whole batch: theta + learning_rate * g.
 
     g is the gradient at old of mean(r A) + entropy_coef * mean entropy, which at r = 1 is the
     policy gradient mean(A grad log pi(a|s)) of Sutton et al. (1999). Nothing bounds the KL of the
     step: it grows with learning_rate**2 g'Fg / 2.
 
-    Args:
-        learning_rate: the step size, in parameters.
-        entropy_coef: weight of the mean entropy (nats).
-        max_grad_norm: bound on the global norm of g; inf is no bound.
-
     Extra:
         - ``grad_norm``: |g|, the gradient's global norm before ``max_grad_norm`` cuts it.
-
-    Raises:
-        ValueError: on a negative setting.
     """
-    check(
-        learning_rate=(learning_rate, True),
-        entropy_coef=(entropy_coef, True),
-        max_grad_norm=(max_grad_norm, False),
-    )
-    clip = optax.clip_by_global_norm(max_grad_norm)
 
-    def init(params: Params) -> tuple:
-        return ()
+    learning_rate: Number = setting(
+        0.01, "Step size, in parameters.", at_least=0, anneal=1, usual="1e-3 to 1; depends on |g|"
+    )
+    optimizer: MakeOptimizer = setting(
+        Optimizer("sgd"), "The optimiser, by optax's name.", usual="sgd"
+    )
+    entropy_coef: Number = setting(
+        0.0,
+        "Weight of the mean entropy, nats.",
+        at_least=0,
+        usual="0 (MuJoCo) to 0.01 (Atari; Schulman et al. 2017)",
+    )
+    max_grad_norm: Number = setting(
+        INF, "Bound on the gradient's global norm.", above=0, infinite=True, usual="0.5 to inf"
+    )
+
+    def init(self, params: Params) -> PyTree:
+        """The optimiser's state."""
+        return self._optimizer().init(params)
 
     def update(
-        policy: Policy, params: Params, state: tuple, batch: PolicyBatch, key: Array
-    ) -> tuple[Params, tuple, dict[str, Array]]:
-        gradient = jax.grad(lambda p: surrogate(policy, p, batch, entropy_coef)[0])(params)
-        step, _ = clip.update(gradient, clip.init(params))
-        extra = {"grad_norm": tree.norm(gradient)}
-        return tree.add_scaled(params, learning_rate, step), state, extra
+        self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
+    ) -> tuple[Params, PyTree, dict[str, Array]]:
+        """One step."""
 
-    return PolicyUpdate(init, update)
+        def loss(params: Params) -> Array:
+            return -surrogate(policy, params, batch, self.entropy_coef)[0]
+
+        gradient = jax.grad(loss)(params)
+        step, state = self._optimizer().update(gradient, state, params)
+        return optax.apply_updates(params, step), state, {"grad_norm": tree.norm(gradient)}
+
+    def _optimizer(self) -> Any:
+        return bounded(self.optimizer, self.learning_rate, self.max_grad_norm)
+
+
+vanilla_pg = VanillaPG

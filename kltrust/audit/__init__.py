@@ -55,12 +55,11 @@ from kltrust.audit._training import (
     reference_kl,
 )
 from kltrust.audit._update import UpdateAudit, audit_update, clip_partition, effective_sample_size
-from kltrust.updates.objectives import log_ratio, mean_kl
-from kltrust.updates.path import KL_PATH, KLPath, apart, recording_path, take_path
+from kltrust.types import KLPath
+from kltrust.updates import log_ratio, mean_kl
 
 __all__ = [
     "AUDITS",
-    "KL_PATH",
     "CurvatureAudit",
     "EffectiveDimension",
     "Estimate",
@@ -71,7 +70,6 @@ __all__ = [
     "StateAudit",
     "Summary",
     "UpdateAudit",
-    "apart",
     "audit_by_default",
     "audit_curvature",
     "audit_iteration",
@@ -92,8 +90,6 @@ __all__ = [
     "measure_update",
     "normal_total_variation",
     "normalizer_kl",
-    "recording_path",
     "reference_kl",
     "summarise",
-    "take_path",
 ]

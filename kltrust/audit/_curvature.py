@@ -15,10 +15,10 @@ from kltrust.audit._spectrum import (
     effective_dimension,
     largest_eigenvalue,
 )
-from kltrust.audit._update import finite_ratio
 from kltrust.checks import check, check_count
 from kltrust.divergences import kl_divergence
 from kltrust.fisher import fisher_operator
+from kltrust.losses import importance_ratio
 from kltrust.solvers import conjugate_gradient
 from kltrust.tree import dot, norm, weighted_mean
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
@@ -123,7 +123,7 @@ def audit_curvature(
     advantage = batch.advantage if weight is None else jnp.where(weight > 0, batch.advantage, 0)
 
     def ratio(theta: Array) -> Array:
-        return finite_ratio(log_ratio(policy(restore(theta), batch.obs), batch))
+        return importance_ratio(log_ratio(policy(restore(theta), batch.obs), batch))
 
     gradient = jax.grad(lambda t: weighted_mean(ratio(t) * advantage, weight))(theta)
     # L(new) - L(old) sample by sample: the two means would cancel.

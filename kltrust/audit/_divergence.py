@@ -6,11 +6,11 @@ import functools
 import math
 from typing import Any
 
-import distrax
 import jax
 import jax.numpy as jnp
 
 from kltrust.divergences import kl_divergence, total_variation
+from kltrust.lazy import distrax
 from kltrust.types import Array
 
 

@@ -10,8 +10,7 @@ from kltrust.audit._summary import Summary
 from kltrust.audit._training import ReferenceKL, normalizer_kl, reference_kl
 from kltrust.audit._update import UpdateAudit, audit_update
 from kltrust.rollout.normalization import Moments, normalize
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
-from kltrust.updates.path import KLPath
+from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree
 
 AUDITS = ("default", "extended", "full")
 """Of every iteration: by one forward pass; by some ten more and a rollout; by Fisher products."""
@@ -94,7 +93,7 @@ def audit_iteration(
         normalizer: the moments that ``batch.obs`` were normalised by, if they were.
         new_normalizer: those that the next iteration will use.
         reference: the frozen policy, or None.
-        path: from `take_path`.
+        path: of the update, or None.
         damping: of the curvature's part; None leaves that part out.
         key: for it.
     """

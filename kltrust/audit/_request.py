@@ -9,8 +9,7 @@ import jax
 from kltrust.audit._iteration import IterationAudit, audit_iteration
 from kltrust.rollout.acting import play
 from kltrust.rollout.batches import arrange, episode_starts
-from kltrust.types import ActorCritic, Array, Env, Number, PolicyBatch, PyTree, Transition
-from kltrust.updates.path import KLPath
+from kltrust.types import ActorCritic, Array, Env, KLPath, Number, PolicyBatch, PyTree, Transition
 
 # Folded into an iteration's key for the audit: none of the four that the key is split into.
 _AUDIT = 0x6B6C
@@ -36,7 +35,7 @@ def audit_on_request(
         new: the one after it.
         batch: what the update saw.
         transition: what the batch was made of, [T, B].
-        path: from `take_path`.
+        path: of the update, or None.
         damping: of the curvature's part; None leaves that part out.
     """
     num_steps = transition.reward.shape[0]

@@ -99,7 +99,7 @@ def audit_update(
     old = batch.old if old_params is None else policy(old_params, batch.obs)
     new = policy(new_params, batch.obs)
     ratios = log_ratio(new, batch)
-    ratio = finite_ratio(ratios)
+    ratio = importance_ratio(ratios)
     states, samples = audit_states_and(
         {"ratio": ratio},
         _per_sample(ratio, batch.advantage, clip_eps),
@@ -135,6 +135,7 @@ def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Ar
     """(inside, killed, passing), [*E] bool, exactly one of them true; see `UpdateAudit`.
 
     By the comparisons of `losses.clipped_surrogate_loss`, so that killed means what it did there.
+    A ratio that is NaN is none of the three.
 
     Args:
         ratio: [*E] new / old at the actions.
@@ -143,7 +144,8 @@ def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Ar
     """
     above, below = ratio > 1 + clip_eps, ratio < 1 - clip_eps
     killed = (above & (advantage > 0)) | (below & (advantage < 0))
-    return ~(above | below), killed, (above | below) & ~killed
+    inside = (ratio >= 1 - clip_eps) & (ratio <= 1 + clip_eps)
+    return inside, killed, (above | below) & ~killed
 
 
 def effective_sample_size(log_ratio: Array, weight: Array | None = None) -> Array:
@@ -161,8 +163,3 @@ def effective_sample_size(log_ratio: Array, weight: Array | None = None) -> Arra
     mean = means({"ratio": ratio, "square": jnp.square(ratio)}, weight)
     share = jnp.square(mean["ratio"]) / jnp.where(mean["square"] == 0, 1, mean["square"])
     return jnp.where(mean["square"] == 0, 0, share)
-
-
-def finite_ratio(log_ratio: Array) -> Array:
-    """`importance_ratio`, and 0 for an action that the new policy rules out."""
-    return importance_ratio(jnp.maximum(log_ratio, jnp.finfo(log_ratio.dtype).min))

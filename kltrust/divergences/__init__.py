@@ -6,7 +6,7 @@ distributions, ``samples`` estimates the KL divergence from samples. All public 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kltrust.divergences.arrays import (
     categorical_kl,
@@ -29,6 +29,7 @@ from kltrust.divergences.samples import (
     kl_reverse_k3,
     ratio_weighted,
 )
+from kltrust.lazy import offered
 
 if TYPE_CHECKING:
     from kltrust.divergences.distributions import (
@@ -64,12 +65,4 @@ __all__ = [
     "wasserstein2",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Imports distrax when a function of its distributions is first asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kltrust.divergences import distributions
-
-    value = globals()[name] = getattr(distributions, name)
-    return value
+__getattr__ = offered(__name__, "distributions", __all__)

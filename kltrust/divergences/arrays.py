@@ -10,7 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.divergences.numerics import kl_terms, log_series, rows, safe_log
+from kltrust.checks import check
+from kltrust.divergences.numerics import kl_terms, log_series, phi_series, rows, safe_log
 from kltrust.types import Array, Number
 
 
@@ -108,22 +109,28 @@ def renyi(p: Array, q: Array, alpha: Number) -> Array:
     Raises:
         ValueError: if alpha is concrete and negative.
     """
-    if not isinstance(alpha, jax.core.Tracer) and not alpha >= 0:
-        raise ValueError(f"alpha must be at least 0, got {alpha}")
+    check(alpha=(alpha, True))
     p, q = rows(p, q)
     alpha = jnp.asarray(alpha, p.dtype)
     excess = alpha - 1
     generic = jnp.isfinite(alpha) & (excess != 0)
     excess = jnp.where(generic, excess, 1)
     both = (p > 0) & (q > 0)
-    log_p = jnp.where(both, safe_log(p), 0)
-    log_ratio = log_p - jnp.where(both, safe_log(q), 0)
     lost = (p > 0) & (q == 0)
-    # sum p (p/q)^excess = 1 + sum p ((p/q)^excess - 1): the first while it can't overflow, since it
-    # keeps its digits as alpha tends to 1; an outcome that q lacks counts -p if alpha < 1.
+    # As in `categorical_kl`: q - p is exact where the two are close.
+    close = both & (jnp.abs(q - p) < 0.25 * p)
+    u = jnp.where(close, q - p, 0) / jnp.where(close, p, 1)
+    log_p = jnp.where(both, safe_log(p), 0)
+    log_ratio = jnp.where(close, -jnp.log1p(u), log_p - jnp.where(both, safe_log(q), 0))
+    # sum p (p/q)^excess = 1 + sum p (e^(excess x) - 1), x = log(p/q). Less excess (p - q), which
+    # sums to 0, a term is of second order in x: p phi(excess x) + excess p phi(-x), the phi of
+    # `numerics`. The sum then keeps its digits where p and q are near, while no term can overflow.
     exponent = excess * log_ratio
     near = jnp.max(jnp.abs(exponent), axis=-1, keepdims=True) < 0.5
-    change = jnp.where(both, p * jnp.expm1(jnp.where(near, exponent, 0)), jnp.where(lost, -p, 0))
+    p_phi = jnp.where(close, p * log_series(u), q - p + p * log_ratio)
+    change = p * phi_series(jnp.where(near, exponent, 0)) + excess * p_phi
+    # Outcomes of q alone, and of p alone if alpha < 1.
+    change = jnp.where(both, change, jnp.where(lost, -(1 + excess) * p, excess * q))
     change = jnp.sum(change, axis=-1)
     near = near[..., 0] & (change > -1)
     top = jnp.max(jnp.where(both, log_p + exponent, -jnp.inf), axis=-1, keepdims=True)

@@ -16,6 +16,7 @@ from typing import Any
 import chex
 import jax.numpy as jnp
 
+from kltrust.tree import floats
 from kltrust.types import Array
 
 
@@ -55,12 +56,6 @@ def safe_log(p: Array) -> Array:
     """``log p``, -inf with a gradient of 0 where p = 0."""
     positive = p > 0
     return jnp.where(positive, jnp.log(jnp.where(positive, p, 1)), -jnp.inf)
-
-
-def floats(*arrays: Any) -> tuple[Array, ...]:
-    """The arrays in their common inexact dtype."""
-    dtype = jnp.result_type(*arrays, float)
-    return tuple(jnp.asarray(x, dtype) for x in arrays)
 
 
 def rows(*arrays: Any) -> tuple[Array, ...]:

@@ -17,8 +17,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.divergences.numerics import floats, phi_series
-from kltrust.tree import weighted_mean
+from kltrust.divergences.numerics import phi_series
+from kltrust.tree import floats, weighted, weighted_mean
 from kltrust.types import Array, Number
 
 
@@ -90,7 +90,12 @@ def kl_control_variate(log_ratio: Array, coefficient: Number) -> Array:
     Returns:
         [*E] in nats.
     """
-    return coefficient * kl_k3(log_ratio) + (1 - coefficient) * kl_k1(log_ratio)
+    (log_ratio,) = floats(log_ratio)
+    near = jnp.abs(log_ratio) < 0.5
+    small = jnp.where(near, log_ratio, 0)
+    # (r - 1) - log r by its series where the difference would cancel.
+    close = coefficient * phi_series(small) - (1 - coefficient) * small
+    return jnp.where(near, close, weighted(coefficient, jnp.expm1(log_ratio)) - log_ratio)
 
 
 def control_variate_coefficient(log_ratio: Array, weight: Array | None = None) -> Array:

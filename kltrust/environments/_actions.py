@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.environments._build import AutoReset
-from kltrust.types import Array, Box, Env, MultiDiscrete, Outcome, PyTree, Space
+from kltrust.types import Array, Box, Env, EnvStep, MultiDiscrete, PyTree, Space
 
 ActionBound = Literal["clip", "tanh", "none"]
 """How a policy's real-valued action is brought within bounds; see `bound_actions`."""
@@ -66,15 +67,16 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         # Unbounded dimensions get stand-in bounds, so that no infinity meets a product.
         lowest, highest = jnp.where(two_sided, low, -1.0), jnp.where(two_sided, high, 1.0)
         unit = jnp.where(two_sided, jnp.tanh(raw), raw) if how == "tanh" else raw
-        action = (highest + lowest) / 2 + (highest - lowest) / 2 * unit
+        # Halves first: the sum of the largest floats is none.
+        action = (highest / 2 + lowest / 2) + (highest / 2 - lowest / 2) * unit
         # Rounding may leave tanh's image by an ulp; one-sided dimensions have their bound here.
         return jnp.clip(action, low, high).astype(space.dtype)
 
     def of_raw(action: Array) -> Array:
         return bounded(jnp.asarray(action))
 
-    def step(key: Array, state: PyTree, action: Array) -> tuple[PyTree, PyTree, Outcome]:
-        return env.step(key, state, of_raw(action))
+    def taking_raw(step: EnvStep, of_raw: Callable[[Array], Array]) -> EnvStep:
+        return lambda key, state, action: step(key, state, of_raw(action))
 
     def native_action(action: Array) -> PyTree:
         return env.native_action(of_raw(action))
@@ -85,8 +87,12 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         shape=space.shape,
         dtype=space.dtype,
     )
-    steps = env.step.after_actions(of_raw) if isinstance(env.step, AutoReset) else step
-    return env._replace(step=steps, action_space=raw_space, native_action=native_action)
+    return env._replace(
+        step=taking_raw(env.step, of_raw),
+        step_batch=env.step_batch and taking_raw(env.step_batch, jax.vmap(of_raw)),
+        action_space=raw_space,
+        native_action=native_action,
+    )
 
 
 def has_bounds(space: Any) -> bool:

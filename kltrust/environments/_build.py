@@ -35,7 +35,7 @@ def from_functions(
     Args:
         reset: ``reset(key) -> (state, obs)``.
         transition: ``transition(key, state, action) -> (state, obs, reward, terminated,
-            truncated)``, all of it before any reset; flags and reward may be Python scalars.
+            truncated)``, all of it before any reset; flags and reward may be numbers of any kind.
         observation_space: the space of ``obs``.
         action_space: the space of ``action``; see `bound_actions` for a bounded Box.
         max_steps: truncate an episode after so many steps, None for never. May be traced.
@@ -58,12 +58,12 @@ def from_functions(
 
     step = AutoReset(reset, transition, name)
     spaces = observation_space, action_space
-    return Env(step.fresh, step, *spaces, name, max_steps, render=render)
+    return Env(step.fresh, step, *spaces, name, max_steps, render=render, step_batch=step.batch)
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoReset:
-    """``Env.step`` of functions that know of no reset: of one environment, and of a batch.
+    """``Env.step`` of functions that know of no reset, and ``batch`` for ``Env.step_batch``.
 
     A step splits its key into one for the transition and one for a reset, and selects the reset
     where the episode ended.
@@ -106,14 +106,6 @@ class AutoReset:
         needed = jax.lax.platform_dependent(done, cpu=jnp.any, default=lambda _: jnp.bool_(True))
         state, obs = jax.lax.cond(needed, select, lambda: after)
         return state, obs, outcome
-
-    def after_actions(self, change: Callable[[PyTree], PyTree]) -> AutoReset:
-        """The step of the environment that takes ``change``'s arguments for actions."""
-
-        def transition(key: Array, state: PyTree, action: PyTree) -> Any:
-            return self.transition(key, state, change(action))
-
-        return dataclasses.replace(self, transition=transition)
 
     def fresh(self, key: Array) -> tuple[PyTree, PyTree]:
         """(state, obs) of a new episode, without weak types."""
@@ -158,7 +150,8 @@ def _with_time_limit(
         state, steps = timed
         state, obs, reward, terminated, truncated = transition(key, state, action)
         steps = steps + 1
-        return (state, steps), obs, reward, terminated, truncated | (steps >= max_steps)
+        truncated = _scalar(truncated, jnp.bool_) | (steps >= max_steps)
+        return (state, steps), obs, reward, terminated, truncated
 
     return timed_reset, timed_transition
 

@@ -91,13 +91,32 @@ def _check_types(env: Env, key: Array) -> None:
                 "environments.from_functions casts it"
             )
     _check_observation(env, obs)
+    _check_batch(env, (key, state, action))
+
+
+def _check_batch(env: Env, arguments: PyTree) -> None:
+    if env.step_batch is None:
+        return
+    lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape), x.dtype), arguments)
+    expected, found = (
+        jax.tree.map(aval, jax.eval_shape(step, *lanes))
+        for step in (jax.vmap(env.step), env.step_batch)
+    )
+    if expected != found:
+        raise ValueError(
+            f"{env.name}: step_batch returns {found} and the vmap of step {expected}; "
+            "step_batch=None takes the vmap"
+        )
 
 
 def _check_observation(env: Env, obs: PyTree) -> None:
     check_masks(env, obs)
     space, obs = without_mask(env.observation_space), without_mask(obs)
-    spaces, parts = _leaves(space), jax.tree.leaves(obs)
-    if len(spaces) != len(parts) or not all(map(_fits, spaces, parts)):
+    structure: Any
+    found: Any
+    spaces, structure = jax.tree.flatten(space, is_leaf=lambda x: isinstance(x, Space))
+    parts, found = jax.tree.flatten(obs)
+    if structure != found or not all(map(_fits, spaces, parts)):
         raise ValueError(
             f"{env.name}: the observation is {jax.tree.map(aval, obs)}, and the space {space}"
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
-from kltrust.types import Array, Box, Env, Outcome, PyTree
+from kltrust.types import Array, Box, Env, EnvStep, PyTree
 
 
 def hide_observations(env: Env, keep: Sequence[int]) -> Env:
@@ -39,20 +39,23 @@ def hide_observations(env: Env, keep: Sequence[int]) -> Env:
     index = np.asarray(places)
 
     def shown(obs: Array) -> Array:
-        return obs[index]
+        return obs[..., index]
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
         state, obs = env.reset(key)
         return state, shown(obs)
 
-    def step(key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
-        state, obs, outcome = env.step(key, state, action)
-        obs, next_obs = jax.tree.map(shown, (obs, outcome.next_obs))
-        return state, obs, outcome._replace(next_obs=next_obs)
+    def showing(step: EnvStep) -> EnvStep:
+        def shown_step(key: Array, state: PyTree, action: PyTree) -> Any:
+            state, obs, outcome = step(key, state, action)
+            return state, shown(obs), outcome._replace(next_obs=shown(outcome.next_obs))
+
+        return shown_step
 
     low, high = (np.broadcast_to(bound, space.shape)[index] for bound in (space.low, space.high))
     return env._replace(
         reset=reset,
-        step=step,
+        step=showing(env.step),
+        step_batch=env.step_batch and showing(env.step_batch),
         observation_space=Box(low, high, (len(places),), space.dtype),
     )

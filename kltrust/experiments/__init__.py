@@ -1,1 +1,1 @@
-"""Names as strings, files, compilation: all that the pure layers below leave to their caller."""
+"""Names as strings, files, compilation: all that the pure rooms leave to their caller."""

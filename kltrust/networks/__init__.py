@@ -6,7 +6,10 @@ memory), ``masks`` (actions that a state forbids), ``orthogonal`` (initial weigh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kltrust.lazy import offered
+from kltrust.networks.recurrent import recurrent_agent
 
 if TYPE_CHECKING:
     from kltrust.networks.agents import (
@@ -27,14 +30,7 @@ __all__ = [
     "ValueNetwork",
     "actor_critic",
     "features",
+    "recurrent_agent",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Imports flax when a network is first asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kltrust.networks import agents
-
-    value = globals()[name] = getattr(agents, name)
-    return value
+__getattr__ = offered(__name__, "agents", __all__)

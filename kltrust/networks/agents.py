@@ -6,6 +6,7 @@ memory two more.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.divergences import masked_logits
+from kltrust.lowering import head_product
 from kltrust.networks.cells import CELLS, Cell
-from kltrust.networks.dense import Conv, narrow_dot
+from kltrust.networks.dense import Conv
 from kltrust.networks.masks import (
     allowed_actions,
     check_masks,
@@ -27,6 +29,8 @@ from kltrust.networks.masks import (
     without_mask,
 )
 from kltrust.networks.orthogonal import gain, orthogonal, orthogonal_kernels
+from kltrust.networks.settings import NetworkSettings
+from kltrust.settings import check_names, signature_with
 from kltrust.types import (
     ActorCritic,
     Array,
@@ -54,22 +58,34 @@ LOG_STD_RANGE = (-10.0, 2.0)
 """Far outside anything useful: exp(-10) and exp(2) only keep a diverging run finite."""
 
 
+_RESOLVED = 2**23
+"""Of so many steps between -1 and 1 a float32 can tell each from the next."""
+
+
 def features(space: Any, obs: PyTree) -> Array:
     """What a network sees of an observation: float32, [*E, H, W, C] of an image, else [*E, F].
 
     Discrete observations become one-hot vectors, integer boxes are mapped by their bounds to
     [-1, 1], images keep their shape, everything else is flattened; a pytree of spaces gives the
-    concatenation of its flattened leaves.
+    concatenation of its flattened leaves. Bounds so wide that neighbours would meet are no bounds.
 
     Args:
         space: of the observation; a pytree of spaces for one of arrays. A mask is no feature.
         obs: [*E, *O].
+
+    Raises:
+        ValueError: if the observation has another structure than the space.
     """
     space, obs = without_mask(space), without_mask(obs)
-    leaves = jax.tree.leaves(space, is_leaf=_is_space)
-    parts = jax.tree.leaves(obs)
-    if len(leaves) != len(parts):
-        raise ValueError(f"an observation of {len(parts)} leaves for {len(leaves)} spaces")
+    structure: Any
+    found: Any
+    leaves, structure = jax.tree.flatten(space, is_leaf=_is_space)
+    parts, found = jax.tree.flatten(obs)
+    if structure != found:
+        # By their order alone another key's observation would take the place of this one's.
+        raise ValueError(
+            f"the observation is {found} and its space {structure}: give both one structure"
+        )
     if len(leaves) == 1:
         return _leaf_features(leaves[0], parts[0], keep_image=True)
     return jnp.concatenate(
@@ -91,19 +107,16 @@ def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
         return jnp.concatenate(one_hots, -1)
     if isinstance(space, MultiBinary):
         return x.astype(jnp.float32)
-    low, high = np.asarray(space.low), np.asarray(space.high)
-    is_integer = jnp.issubdtype(x.dtype, jnp.integer)
-    x = x.astype(jnp.float32)
-    if is_integer and np.all(np.isfinite(high.astype(np.float64) - low)) and np.all(high > low):
-        low, high = np.broadcast_to(low, space.shape), np.broadcast_to(high, space.shape)
-        low_f, high_f = low.astype(np.float32), high.astype(np.float32)
+    low, high = (np.broadcast_to(bound, space.shape) for bound in (space.low, space.high))
+    span = high.astype(np.float64) - low
+    if jnp.issubdtype(x.dtype, jnp.integer) and np.all((span > 0) & (span < _RESOLVED)):
         lead = (1,) * (x.ndim - len(space.shape))
-        x = (
-            2
-            * (x - low_f.reshape(lead + space.shape))
-            / (high_f - low_f).reshape(lead + space.shape)
-            - 1
-        )
+        low, span = low.reshape(lead + space.shape), span.reshape(lead + space.shape)
+        # Counted in integers: low may be beyond those that a float32 holds.
+        base = np.floor(low.astype(np.float64))
+        above = (x.astype(jnp.int32) - base.astype(np.int64).astype(np.int32)).astype(jnp.float32)
+        x = 2 * (above - (low - base).astype(np.float32)) / span.astype(np.float32) - 1
+    x = x.astype(jnp.float32)
     if len(space.shape) == 3 and keep_image:
         return x
     return x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
@@ -135,7 +148,7 @@ class PolicyNetwork(nn.Module):
 
     action_space: Space
     torso: Torso
-    init_log_std: float
+    init_log_std: Any
     state_dependent_std: bool
 
     @nn.compact
@@ -146,7 +159,7 @@ class PolicyNetwork(nn.Module):
         # The small last layer starts every policy near uniform (or near its mean 0): Andrychowicz
         # et al. 2021 found it to be among the choices that matter most.
         def dense(size: int) -> Array:
-            return nn.Dense(size, kernel_init=gain(0.01), dot_general=narrow_dot)(x)
+            return nn.Dense(size, kernel_init=gain(0.01), dot_general=head_product)(x)
 
         space = self.action_space
         if isinstance(space, Discrete):
@@ -189,19 +202,16 @@ class ValueNetwork(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps features to values [*E]."""
-        head = nn.Dense(1, kernel_init=gain(1.0), dot_general=narrow_dot)
+        head = nn.Dense(1, kernel_init=gain(1.0), dot_general=head_product)
         return head(self.torso(x))[..., 0]
 
 
 def actor_critic(
     env: Env,
-    hidden: Sequence[int] = (64, 64),
+    hidden: Sequence[int] | None = None,
     *,
-    activation: str = "tanh",
-    channels: Sequence[int] = (16,),
-    init_log_std: float = 0.0,
-    state_dependent_std: bool = False,
-    cell: str = "none",
+    settings: NetworkSettings | None = None,
+    **changes: Any,
 ) -> ActorCritic:
     """A policy and a value network of the same shape that fit an environment's spaces.
 
@@ -212,27 +222,19 @@ def actor_critic(
 
     Args:
         env: only its spaces are read.
-        hidden: widths of the dense layers.
-        activation: one of `ACTIVATIONS`.
-        channels: of the 3 x 3 convolutions before them, for observations [H, W, C]. They have no
-            padding: each takes two rows and two columns off. () flattens the image instead.
-        init_log_std: log standard deviation of a Gaussian head at the start, in units of the
-            action space.
-        state_dependent_std: the Gaussian's standard deviation from the state, too.
-        cell: "none", or a memory behind the dense layers, as wide as the last of them: one of
-            `cells.CELLS`, "gru" or "mingru". Policy and critic have one each.
+        hidden: widths of the dense layers, as among the settings.
+        settings: None takes the defaults.
+        **changes: settings by name, see `NetworkSettings`.
 
     Raises:
-        ValueError: on an unknown activation or cell, a space that has no head, an image too small
+        ValueError: on an unknown name, a bad value, a space that has no head, an image too small
             for the convolutions, or a mask that does not fit the actions.
     """
-    if cell != "none" and (cell not in CELLS or not hidden):
-        raise ValueError(
-            f"cell must be none, {', '.join(CELLS)}, and hidden hold at least one width, which is "
-            f"the cell's too; got cell={cell!r}, hidden={hidden!r}"
-        )
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r} is unknown: use one of {sorted(ACTIVATIONS)}")
+    check_names(NetworkSettings, changes, "setting of actor_critic")
+    if hidden is not None:
+        changes["hidden"] = hidden
+    own = dataclasses.replace(settings or NetworkSettings(), **changes)
+    channels, activation, cell = own.channels, own.activation, own.cell
     if not _is_space(env.action_space):
         raise ValueError(
             f"no policy head for the action space {env.action_space!r}: use Discrete, "
@@ -249,7 +251,7 @@ def actor_critic(
         )
 
     def heads(torso: Torso) -> tuple[PolicyNetwork, ValueNetwork]:
-        policy = PolicyNetwork(env.action_space, torso, init_log_std, state_dependent_std)
+        policy = PolicyNetwork(env.action_space, torso, own.init_log_std, own.state_dependent_std)
         return policy, ValueNetwork(torso)
 
     def observe(obs: PyTree) -> Array:
@@ -261,13 +263,16 @@ def actor_critic(
     def example() -> Array:
         return observe(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first))
 
-    torso = Torso(tuple(hidden), tuple(channels), activation, is_image)
+    torso = Torso(own.hidden, channels, activation, is_image)
     if cell == "none":
         return _without_memory(observe, example, *heads(torso))
     linear = Torso((), (), activation, is_image=False)
     return _with_memory(
-        observe, example, torso, CELLS[cell](hidden[-1], orthogonal()), *heads(linear)
+        observe, example, torso, CELLS[cell](own.hidden[-1], orthogonal()), *heads(linear)
     )
+
+
+actor_critic.__signature__ = signature_with(actor_critic, NetworkSettings)  # type: ignore[attr-defined]
 
 
 def _without_memory(

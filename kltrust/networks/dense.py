@@ -1,51 +1,20 @@
-"""Matrix products whose gradients are cheap on CPUs: narrow heads, and convolutions as products."""
+"""The convolution that image torsos are made of."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from kltrust.lowering import conv3x3
 from kltrust.networks.orthogonal import gain
 from kltrust.types import Array
 
-_FEW = 3  # columns; of four, a minibatch of 256 rows is slower
-
-
-def narrow_dot(x: Array, kernel: Array, dimensions: Any = None, **options: Any) -> Array:
-    """The product x @ kernel for few columns, with a gradient that is cheap on CPUs.
-
-    Column by column where they are very few: the gradient of x is a sum of outer products then,
-    which the compiler puts into the activation's derivative instead of making an array of it.
-
-    Else the kernel's gradient becomes (d'x)' for the outputs' gradient d. Of d'x XLA makes one pass
-    over x; of x'd, which automatic differentiation would ask for, a product with as large a
-    transpose as x is. The barrier keeps the transpose from being folded into the product.
-
-    Args:
-        x: [*E, in].
-        kernel: [in, out].
-        dimensions: those of this product, as `flax.linen.Dense` names them; not looked at.
-        **options: of `jax.lax.dot_general`.
-
-    Returns:
-        [*E, out].
-    """
-    if kernel.shape[-1] <= _FEW:
-        columns = jnp.unstack(kernel, axis=-1)
-        return jnp.stack([jnp.dot(x, column, **options) for column in columns], axis=-1)
-    transposed = jax.lax.optimization_barrier(kernel.T)
-    return jax.lax.dot_general(x, transposed, (((x.ndim - 1,), (1,)), ((), ())), **options)
-
 
 class Conv(nn.Module):
-    """A 3 x 3 convolution without padding, as one matrix product over the patches.
+    """A 3 x 3 convolution: parameters and values of ``nn.Conv(channels, (3, 3), padding="VALID")``.
 
-    Parameters and values are those of ``nn.Conv(channels, (3, 3), padding="VALID")``, whose
-    gradient XLA's CPU backend computes about ten times slower, and slower still under a `vmap`
-    over runs, which makes a grouped convolution of it and a batched matrix product of this.
+    Attributes:
+        channels: of the output.
     """
 
     channels: int
@@ -53,11 +22,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [*E, H, W, C] to [*E, H - 2, W - 2, channels]."""
-        height, width, depth = x.shape[-3:]
-        shape = (3, 3, depth, self.channels)
+        shape = (3, 3, x.shape[-1], self.channels)
         kernel = self.param("kernel", gain(2**0.5), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
-        # Side by side along the width and then the height: fewer and longer pieces to copy.
-        x = jnp.concatenate([x[..., j : width - 2 + j, :] for j in range(3)], -1)
-        x = jnp.concatenate([x[..., i : height - 2 + i, :, :] for i in range(3)], -1)
-        return x @ kernel.reshape(-1, self.channels) + bias
+        return conv3x3(x, kernel, bias)

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
-from kltrust.types import ActorCritic, Array, Env, Memory, Outcome, Params, PyTree, Sequences
+from kltrust.types import ActorCritic, Array, Env, EnvStep, Memory, Params, PyTree, Sequences
 
 Step: TypeAlias = Callable[[PyTree, Any], tuple[PyTree, Any]]
 """``step(carry [B, ...], x [B, ...]) -> (carry, y [B, ...])``."""
@@ -140,10 +140,14 @@ def remembering(env: Env, initial: PyTree) -> Env:
         state, obs = env.reset(key)
         return state, (obs, initial)
 
-    def step(key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
-        action, carry = action
-        state, obs, outcome = env.step(key, state, action)
-        done = outcome.terminated | outcome.truncated
-        return state, (obs, tree.where(done, initial, carry)), outcome
+    def remembered(step: EnvStep) -> EnvStep:
+        def remembering_step(key: Array, state: PyTree, action: PyTree) -> Any:
+            action, carry = action
+            state, obs, outcome = step(key, state, action)
+            done = outcome.terminated | outcome.truncated
+            return state, (obs, tree.where(done, initial, carry)), outcome
 
-    return env._replace(reset=reset, step=step)
+        return remembering_step
+
+    step_batch = env.step_batch and remembered(env.step_batch)
+    return env._replace(reset=reset, step=remembered(env.step), step_batch=step_batch)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import distrax
 import jax
 import jax.numpy as jnp
 
+from kltrust.lazy import distrax
 from kltrust.networks.recurrent import remembering
 from kltrust.rollout.loop import episode_returns, rollout
 from kltrust.rollout.normalization import Moments, normalize
@@ -162,7 +162,9 @@ def sampled(distribution: Any, key: Array) -> PyTree:
         logits = distribution.logits
         noise = jax.random.gumbel(key, (logits.size,), logits.dtype).reshape(logits.shape)
         return jnp.argmax(logits + noise, -1).astype(distribution.dtype)
-    return distribution.sample(seed=key)
+    # distrax's Bernoulli promotes ranks, which its caller may have forbidden.
+    with jax.numpy_rank_promotion("allow"):
+        return distribution.sample(seed=key)
 
 
 def _without_carries(transition: Transition) -> Transition:

@@ -97,7 +97,12 @@ def flatten(x: PyTree) -> PyTree:
     Args:
         x: a pytree of arrays.
     """
-    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), x)
+    return jax.tree.map(
+        lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(
+            leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]
+        ),
+        x,
+    )
 
 
 def make_batch(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
-from kltrust.types import Array, Env, Number, Outcome, PyTree, Transition
+from kltrust.types import Array, Env, EnvStep, Number, PyTree, Transition
 
 _Pair: TypeAlias = tuple[Array, Array]
 
@@ -25,13 +25,13 @@ def reset_batch(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
     return jax.vmap(env.reset)(jax.random.split(key, num_envs))
 
 
-def step_all(env: Env) -> Callable[[Array, PyTree, PyTree], tuple[PyTree, PyTree, Outcome]]:
-    """A step of a batch, leaves [B, ...]: the step's own ``batch`` if it has one, else its vmap.
+def step_all(env: Env) -> EnvStep:
+    """A step of a batch, leaves [B, ...]: ``step_batch``, or the vmap of ``step``.
 
     Args:
         env: one environment.
     """
-    return getattr(env.step, "batch", jax.vmap(env.step))
+    return jax.vmap(env.step) if env.step_batch is None else env.step_batch
 
 
 def rollout(
@@ -47,7 +47,7 @@ def rollout(
     """Steps a batch of environments ``num_steps`` times; it knows no critic.
 
     Args:
-        env: one environment; the batch is a `vmap` of it.
+        env: one environment; the batch is a `vmap` of it, see `Env.step_batch`.
         act: ``act(obs [B, *O], key) -> action [B, ...]``.
         state: [B, ...] environment states.
         obs: [B, *O] their observations.
@@ -157,7 +157,8 @@ def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
     bad_obs = jnp.zeros(batch_shape, bool)
     for leaf in jax.tree.leaves((transition.obs, transition.next_obs)):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            bad_obs |= ~jnp.all(jnp.isfinite(leaf.reshape(*batch_shape, -1)), axis=-1)
+            inner = tuple(range(len(batch_shape), leaf.ndim))
+            bad_obs |= ~jnp.all(jnp.isfinite(leaf), axis=inner)
     bad = {
         "nonfinite_rewards": ~jnp.isfinite(transition.reward),
         "nonfinite_observations": bad_obs,

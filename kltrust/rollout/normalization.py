@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def update_moments(moments: Moments, samples: PyTree) -> Moments:
         samples: a pytree of arrays.
     """
     example, mean = jax.tree.leaves(samples)[0], jax.tree.leaves(moments.mean)[0]
-    added = jnp.float32(example.size // mean.size)
+    added = jnp.float32(math.prod(example.shape[: example.ndim - mean.ndim]))
     total = moments.num_samples + added
     share = added / total
 

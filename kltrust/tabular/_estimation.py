@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from kltrust.checks import check, check_count, check_range
+from kltrust.checks import check, check_count, require
 from kltrust.divergences import categorical_kl
 from kltrust.tabular._bounds import performance_difference
 from kltrust.tabular._mdp import MDP, solve
@@ -48,7 +48,7 @@ def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) 
         num_steps: T, how many steps of the rollout are left, the last one bootstrapped; static.
             Many give the limit: the rest weighs (gamma lam)^T.
     """
-    check_range(lam=(lam, 0, 1))
+    require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", lam=lam)
     check_count(num_steps=num_steps)
     delta = (
         mdp.reward[:, :, None] + mdp.gamma * value[None, None, :] - value[:, None, None]

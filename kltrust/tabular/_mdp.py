@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.checks import check_range
+from kltrust.checks import require
 from kltrust.types import Array, Number
 
 
@@ -221,7 +221,7 @@ def chain(num_states: int = 5, *, slip: float = 0.2, gamma: Number = 0.95) -> MD
         ValueError: if ``slip`` is not in [0, 1], or gamma not in [0, 1).
     """
     check_gamma(gamma)
-    check_range(slip=(slip, 0, 1))
+    require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", slip=slip)
     states = np.arange(num_states)
     transition = np.zeros((num_states, 2, num_states))
     transition[states, 0, np.minimum(states + 1, num_states - 1)] = 1

@@ -1,8 +1,7 @@
-"""Settings that follow the KL from one iteration to the next."""
+"""Settings that follow the KL from one iteration to the next: a penalty's weight, a step size."""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from kltrust.types import Array, Number
@@ -11,7 +10,7 @@ from kltrust.types import Array, Number
 def follow_kl(
     value: Array,
     kl: Array,
-    stopped: Array,
+    stopped: Array | bool = False,
     *,
     target_kl: Number,
     tolerance: Number,
@@ -25,8 +24,8 @@ def follow_kl(
     Args:
         value: [] what it was in this iteration.
         kl: [] what this iteration came to: the mean KL(old || new) over the whole batch.
-        stopped: [] whether an epoch was undone. That leaves a small KL behind, but it was undone
-            because the KL was large.
+        stopped: [] whether an epoch was undone. Undoing it leaves a small KL behind, but the reason
+            was a large one.
         target_kl: the set point.
         tolerance: factor around it within which the value stays.
         if_above: the value's factor beyond target_kl * tolerance.
@@ -40,11 +39,3 @@ def follow_kl(
         jnp.where(kl < target_kl / tolerance, if_below, 1.0),
     )
     return jnp.clip(value * factor, low, high).astype(value.dtype)
-
-
-def check_order(**bounds: Number) -> None:
-    """Refuses two known bounds, given as low = ..., high = ..., of which the first is larger."""
-    (low_name, low), (high_name, high) = bounds.items()
-    known = not any(isinstance(x, jax.core.Tracer) for x in (low, high))
-    if known and low > high:
-        raise ValueError(f"{low_name} must not exceed {high_name}, got {low} and {high}")

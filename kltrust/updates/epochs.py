@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from kltrust import tree
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
+from kltrust.settings import INF, setting, settings
+from kltrust.types import (
+    Array,
+    KLPath,
+    Number,
+    Params,
+    Policy,
+    PolicyBatch,
+    PyTree,
+    UpdateReport,
+)
 from kltrust.updates.minibatches import minibatch_epoch
 from kltrust.updates.objectives import mean_kl
-from kltrust.updates.path import KL_PATH, KLPath, apart, recording_path
+from kltrust.updates.optimizers import ADAM, MakeOptimizer, bounded
+
+Loss: TypeAlias = Callable[[Params, PolicyBatch], Array]
+"""``loss(params, batch) -> []``: a mean over the rows of the batch, by their weights."""
+Gate: TypeAlias = Callable[[Params, PolicyBatch], Array]
+"""``gate(params, batch) -> [] bool``: whether parameters may stay, after an epoch."""
 
 
-def fit_by_minibatches(
-    loss: Callable[[Params, PolicyBatch], Array],
+def kl_gate(policy: Policy, max_kl: Number) -> Gate:
+    """The gate that lets parameters stay while the mean KL(old || new) is at most ``max_kl``.
+
+    Args:
+        policy: the policy.
+        max_kl: the bound, nats; at inf no KL is computed.
+    """
+
+    def gate(params: Params, batch: PolicyBatch) -> Array:
+        dtype = batch.advantage.dtype
+        kl = jax.lax.cond(
+            jnp.isposinf(max_kl),
+            lambda: jnp.zeros((), dtype),
+            lambda: mean_kl(policy, params, batch).astype(dtype),
+        )
+        return kl <= max_kl
+
+    return gate
+
+
+def minibatch_epochs(
+    loss: Loss,
     policy: Policy,
     params: Params,
     opt_state: PyTree,
@@ -27,26 +62,41 @@ def fit_by_minibatches(
     optimizer: optax.GradientTransformation,
     num_epochs: int,
     num_minibatches: int,
-    max_kl: Number,
-) -> tuple[Params, PyTree, dict[str, Array]]:
-    """Minimises a loss by epochs of minibatch steps, undoing the epoch that leaves the region.
+    gate: Gate | None = None,
+) -> tuple[Params, PyTree, UpdateReport]:
+    """Minimises a loss by epochs of minibatch steps, undoing the epoch that the gate refuses.
 
-    After an epoch whose mean KL(old || new) over the whole batch exceeds ``max_kl``, that epoch
-    is undone, parameters and optimiser state, and no further one is run. ``max_kl = inf`` never
-    stops and computes no KL.
+    The gate looks at the parameters after every epoch. An epoch that it refuses is undone,
+    parameters and optimiser state, and no further one is run.
+
+    Args:
+        loss: of the parameters and a minibatch.
+        policy: the policy, for the KL path where the batch asks for it.
+        params: where to start.
+        opt_state: the optimiser's.
+        batch: all rows.
+        key: gives the minibatches.
+        optimizer: its steps are applied to the parameters.
+        num_epochs: passes over the batch.
+        num_minibatches: parts of each pass.
+        gate: see `Gate`; None lets everything stay.
 
     Returns:
-        (params, opt_state, {"epochs_applied", "kl_stopped"}), and the `KLPath` where it is asked
-        for (`audit.recording_path`).
+        (params, opt_state, report), with ``epochs_applied`` and ``kl_stopped`` in the report.
     """
-    dtype, recording = batch.advantage.dtype, recording_path.value
+    dtype, recording = batch.advantage.dtype, batch.wanted.path
 
     def measured(params: Params, batch: PolicyBatch) -> Array | None:
-        return mean_kl(policy, *apart((params, batch))).astype(dtype) if recording else None
+        return mean_kl(policy, *tree.unfused((params, batch))).astype(dtype) if recording else None
 
     def step(carry: tuple[Params, PyTree], minibatch: PolicyBatch) -> tuple:
         params, opt_state = carry
         gradient = jax.grad(loss)(params, minibatch)
+        if batch.weight is not None and minibatch.weight is not None:
+            # A loss is a mean by the minibatch's own weights. Its share of the batch's weight
+            # makes the gradients of an epoch average to that of the whole batch.
+            mean_weight = jnp.maximum(jnp.mean(batch.weight), jnp.finfo(dtype).tiny)
+            gradient = tree.scale(jnp.mean(minibatch.weight) / mean_weight, gradient)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         kl = measured(params, minibatch)
         return (optax.apply_updates(params, updates), opt_state), kl
@@ -57,13 +107,8 @@ def fit_by_minibatches(
             proposal, along = minibatch_epoch(
                 step, current, batch, key, num_minibatches, batch.blocks.number
             )
-            kl = jax.lax.cond(
-                jnp.isposinf(max_kl),
-                lambda: jnp.zeros((), dtype),
-                lambda: mean_kl(policy, proposal[0], batch).astype(dtype),
-            )
-            inside = kl <= max_kl
-            after = tree.where(inside, proposal, current), applied + inside, ~inside
+            stays = jnp.asarray(True) if gate is None else gate(proposal[0], batch)
+            after = tree.where(stays, proposal, current), applied + stays, ~stays
             return after, (along, measured(proposal[0], batch))
 
         def stay(carry: tuple) -> tuple:
@@ -76,7 +121,97 @@ def fit_by_minibatches(
     start = ((params, opt_state), jnp.int32(0), jnp.asarray(False))
     keys = jax.random.split(key, num_epochs)
     ((params, opt_state), applied, stopped), path = jax.lax.scan(epoch, start, keys)
-    extra: dict[str, Any] = {"epochs_applied": applied, "kl_stopped": stopped}
-    if recording:
-        extra[KL_PATH] = KLPath(path[0].ravel(), path[1])
-    return params, opt_state, extra
+    extra = {"epochs_applied": applied, "kl_stopped": stopped}
+    walked = KLPath(path[0].ravel(), path[1]) if recording else None
+    return params, opt_state, UpdateReport(extra, walked)
+
+
+@settings
+class MinibatchEpochs:
+    """The settings of `minibatch_epochs`, for algorithms to inherit."""
+
+    optimizer: MakeOptimizer = setting(
+        ADAM, "The optimiser, by optax's name.", usual="adam (Schulman et al. 2017)"
+    )
+    num_epochs: int = setting(
+        10,
+        "Passes over the batch.",
+        at_least=1,
+        usual="3 to 20; 10 on MuJoCo, 3 on Atari (Schulman et al. 2017)",
+    )
+    num_minibatches: int = setting(
+        32,
+        "Parts of each pass. They must divide num_envs * num_steps; with a cell, num_envs.",
+        at_least=1,
+        role="minibatches",
+        usual="4 to 64; rows of 32 to 4096 each",
+    )
+    max_kl: Number = setting(
+        INF,
+        "An epoch that ends at a larger mean KL(old || new) is undone and is the last; nats.",
+        above=0,
+        infinite=True,
+        role="bound",
+        usual="0.003 to 0.1; inf never stops",
+    )
+    entropy_coef: Number = setting(
+        0.0,
+        "Weight of the mean entropy, nats.",
+        at_least=0,
+        usual="0 (MuJoCo) to 0.01 (Atari; Schulman et al. 2017)",
+    )
+    max_grad_norm: Number = setting(
+        0.5,
+        "Bound on the gradient's global norm.",
+        above=0,
+        infinite=True,
+        usual="0.5 (the authors' code) to inf",
+    )
+
+    def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
+        """The optimiser after the bound on the gradient's norm.
+
+        Args:
+            learning_rate: [] it may be traced.
+
+        Returns:
+            A transformation of optax.
+        """
+        return bounded(self.optimizer, learning_rate, self.max_grad_norm)
+
+    def fit(
+        self,
+        loss: Loss,
+        policy: Policy,
+        params: Params,
+        opt_state: PyTree,
+        batch: PolicyBatch,
+        key: Array,
+        learning_rate: Number,
+    ) -> tuple[Params, PyTree, UpdateReport]:
+        """`minibatch_epochs` with these settings, gated by ``max_kl``; see `minibatch_epochs`.
+
+        Args:
+            loss: of the parameters and a minibatch.
+            policy: the policy.
+            params: where to start.
+            opt_state: the optimiser's.
+            batch: all rows.
+            key: gives the minibatches.
+            learning_rate: [] it may be traced.
+
+        Returns:
+            (params, opt_state, report).
+        """
+        return minibatch_epochs(
+            loss,
+            policy,
+            params,
+            opt_state,
+            batch,
+            key,
+            optimizer=self.make_optimizer(learning_rate),
+            num_epochs=self.num_epochs,
+            num_minibatches=self.num_minibatches,
+            gate=kl_gate(policy, self.max_kl),
+        )

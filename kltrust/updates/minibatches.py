@@ -6,58 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
 from kltrust import tree
-from kltrust.types import Array, Number, PyTree, Sequences
+from kltrust.lowering import permutation
+from kltrust.types import Array, PyTree, Sequences
 
 Carry = TypeVar("Carry")
-
-_ROUNDS = 6
-
-# Of the PPO authors' own code, where Adam's default is 1e-8.
-_ADAM_EPSILON = 1e-5
-
-
-def random_order(key: Array, size: int) -> Array:
-    """A pseudo-random permutation of 0 .. size - 1, without sorting: [size] int32.
-
-    A Feistel network on the smallest 2**k >= size, its round function a multiplicative hash, is a
-    bijection whatever the hash; indices that land beyond ``size`` walk on until they fall inside
-    (Black and Rogaway 2002). `jax.random.permutation` sorts, which on a CPU costs as much as the
-    gradients of a small network.
-    """
-    if size <= 1:
-        return jnp.zeros(size, jnp.int32)
-    bits = max((size - 1).bit_length(), 2)
-    low_bits = bits // 2
-    # Of NumPy, which unlike numbers of JAX are no operations to trace and to lower.
-    low_mask = np.uint32((1 << low_bits) - 1)
-    high_mask = np.uint32((1 << (bits - low_bits)) - 1)
-    round_keys = jax.random.bits(key, (2 * _ROUNDS,), jnp.uint32)
-
-    def permute(x: Array) -> Array:
-        low, high = x & low_mask, x >> low_bits
-        for i in range(_ROUNDS):
-            low = low ^ (_mix(high, round_keys[2 * i]) & low_mask)
-            high = high ^ (_mix(low, round_keys[2 * i + 1]) & high_mask)
-        return (high << low_bits) | low
-
-    order = permute(jnp.arange(size, dtype=jnp.uint32))
-    if size < 1 << bits:
-        outside = lambda x: x >= size  # noqa: E731
-        order = jax.lax.while_loop(
-            lambda x: jnp.any(outside(x)), lambda x: jnp.where(outside(x), permute(x), x), order
-        )
-    return order.astype(jnp.int32)
-
-
-def _mix(x: Array, round_key: Array) -> Array:
-    x = (x ^ round_key) * np.uint32(0x9E3779B1)  # 2**32 over the golden ratio, made odd
-    x = (x ^ (x >> 15)) * np.uint32(0x85EBCA77)
-    return x ^ (x >> 13)
 
 
 def minibatch_epoch(
@@ -76,8 +30,9 @@ def minibatch_epoch(
         data: a pytree of [N, ...]; distributions are pytrees too.
         key: gives the order.
         num_minibatches: 1 passes the whole batch in its own order.
-        num_blocks: the rows fall into so many blocks, one after the other, and a minibatch takes
-            as many of each: where a device has whole blocks, it takes its own rows alone.
+        num_blocks: splits the rows into this many equal blocks, one after the other. Every
+            minibatch takes the same number of rows from each, so that a device that holds whole
+            blocks takes its own rows alone.
 
     Returns:
         (carry, outs stacked over minibatches).
@@ -103,18 +58,19 @@ def minibatch_epoch(
         carry, out = step(carry, data)
         return carry, jax.tree.map(lambda x: x[None], out)
     if num_blocks == 1:
-        order = random_order(key, size).reshape(num_minibatches, -1)
+        order = permutation(key, size).reshape(num_minibatches, -1)
         return jax.lax.scan(lambda c, index: step(c, tree.take(data, index)), carry, order)
 
-    blocks = jax.tree.map(lambda x: x.reshape(num_blocks, -1, *x.shape[1:]), data)
+    blocks = jax.tree.map(lambda x: x.reshape(num_blocks, size // num_blocks, *x.shape[1:]), data)
     keys = jax.random.split(key, num_blocks)
-    orders = jax.vmap(lambda k: random_order(k, size // num_blocks))(keys)
+    orders = jax.vmap(lambda k: permutation(k, size // num_blocks))(keys)
     orders = orders.reshape(num_blocks, num_minibatches, -1).swapaxes(0, 1)
 
     def of_blocks(carry: Carry, index: Array) -> tuple[Carry, Any]:
         # Block by block, so that no index can point into another device's rows.
         parts = jax.vmap(tree.take)(blocks, index)
-        return step(carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts))
+        rows = jax.tree.map(lambda x: x.reshape(index.size, *x.shape[2:]), parts)
+        return step(carry, rows)
 
     return jax.lax.scan(of_blocks, carry, orders)
 
@@ -124,11 +80,3 @@ def _has_sequences(data: PyTree) -> bool:
         return isinstance(node, Sequences)
 
     return any(map(found, jax.tree.leaves(data, is_leaf=found)))
-
-
-def adam(learning_rate: Number, max_grad_norm: Number) -> optax.GradientTransformation:
-    """Adam after a bound on the gradient's global norm; both numbers may be traced."""
-    return optax.chain(
-        optax.clip_by_global_norm(max_grad_norm),
-        optax.adam(learning_rate, eps=_ADAM_EPSILON),
-    )

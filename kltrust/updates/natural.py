@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from kltrust import tree
 from kltrust.fisher import fisher_operator, fitting_chunks
+from kltrust.settings import setting, settings
 from kltrust.solvers import conjugate_gradient
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 
@@ -27,41 +28,84 @@ class NaturalDirection(NamedTuple):
     residual: Array
 
 
+@settings
+class NaturalStep:
+    """The settings of a natural gradient step, for algorithms to inherit."""
+
+    damping: Number = setting(
+        0.1,
+        "Added to the Fisher matrix's diagonal. |step| <= sqrt(2 KL / damping).",
+        at_least=0,
+        role="fisher damping",
+        usual="1e-5 (garage) to 0.1 (most)",
+    )
+    cg_iters: int = setting(
+        10,
+        "Conjugate-gradient iterations at most.",
+        at_least=1,
+        usual="5 to 20; 10 (Schulman et al. 2015)",
+    )
+    cg_rtol: Number = setting(
+        1e-5,
+        "Residual, relative to the gradient's norm, at which they end early.",
+        at_least=0,
+        usual="1e-10 to 1e-3; relative here, absolute in most",
+    )
+    entropy_coef: Number = setting(
+        0.0,
+        "Weight of the mean entropy in the objective, nats.",
+        at_least=0,
+        usual="0 (MuJoCo) to 0.01 (Atari; Schulman et al. 2017)",
+    )
+    fisher_stride: int = setting(
+        1,
+        "The Fisher matrix averages over every fisher_stride-th state.",
+        at_least=1,
+        usual="1; 5 (baselines) to 10 (Schulman et al. 2015)",
+    )
+    fisher_chunks: int = setting(
+        0,
+        "Number of parts of a Fisher product, to bound memory; 0 leaves it to the library.",
+        at_least=0,
+        usual="0, the library's choice; more to bound memory",
+    )
+
+    def direction(
+        self, policy: Policy, params: Params, batch: PolicyBatch, gradient: Params
+    ) -> NaturalDirection:
+        """The damped natural gradient by conjugate gradient on Fisher-vector products.
+
+        Args:
+            policy: the policy.
+            params: where F is taken.
+            batch: F averages over its states.
+            gradient: g, a pytree like ``params``.
+        """
+        obs, weight = jax.tree.map(lambda x: x[:: self.fisher_stride], (batch.obs, batch.weight))
+        states = batch.advantage[:: self.fisher_stride].size // batch.blocks.number
+        chunks = self.fisher_chunks or fitting_chunks(tree.leading_size(obs), states)
+        fisher = fisher_operator(policy, params, obs, weight=weight, num_chunks=chunks)
+
+        def damped_fisher(v: Params) -> Params:
+            return tree.add_scaled(fisher.product(v), self.damping, v)
+
+        x, residual = conjugate_gradient(damped_fisher, gradient, self.cg_iters, rtol=self.cg_rtol)
+        # Equal to g'x for conjugate gradients from 0; as a sum of squares it can't be negative.
+        curvature = fisher.quadratic_form(x) + self.damping * tree.dot(x, x)
+        size = tree.norm(gradient)
+        return NaturalDirection(x, curvature, jnp.where(size > 0, residual / size, 0.0))
+
+
 def natural_direction(
-    policy: Policy,
-    params: Params,
-    batch: PolicyBatch,
-    gradient: Params,
-    *,
-    damping: Number,
-    cg_iters: int,
-    cg_rtol: Number,
-    fisher_stride: int,
-    fisher_chunks: int,
+    policy: Policy, params: Params, batch: PolicyBatch, gradient: Params, **step: Any
 ) -> NaturalDirection:
-    """The damped natural gradient by conjugate gradient on Fisher-vector products.
+    """X = (F + damping I)^-1 g, the damped natural gradient.
 
     Args:
         policy: the policy.
         params: where F is taken.
-        batch: its states are averaged over, every ``fisher_stride``-th of them.
+        batch: F averages over its states.
         gradient: g, a pytree like ``params``.
-        damping: added to F's diagonal.
-        cg_iters: conjugate-gradient iterations at most.
-        cg_rtol: the residual, relative to |g|, at which they end.
-        fisher_stride: 1 takes all states; 10 is the 10 % of the data of Schulman et al. (2015).
-        fisher_chunks: the product in so many parts; 0: `fitting_chunks`.
+        **step: the settings of `NaturalStep`.
     """
-    obs, weight = jax.tree.map(lambda x: x[::fisher_stride], (batch.obs, batch.weight))
-    states = batch.advantage[::fisher_stride].size // batch.blocks.number
-    chunks = fisher_chunks or fitting_chunks(tree.leading_size(obs), states)
-    fisher = fisher_operator(policy, params, obs, weight=weight, num_chunks=chunks)
-
-    def damped_fisher(v: Params) -> Params:
-        return tree.add_scaled(fisher.product(v), damping, v)
-
-    x, residual = conjugate_gradient(damped_fisher, gradient, cg_iters, rtol=cg_rtol)
-    # Equal to g'x for conjugate gradients from 0; as a sum of squares it can't be negative.
-    curvature = fisher.quadratic_form(x) + damping * tree.dot(x, x)
-    size = tree.norm(gradient)
-    return NaturalDirection(x, curvature, jnp.where(size > 0, residual / size, 0.0))
+    return NaturalStep(**step).direction(policy, params, batch, gradient)

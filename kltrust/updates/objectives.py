@@ -36,7 +36,17 @@ def reverse_kl(old: Any, new: Any) -> Array:
 def surrogate(
     policy: Policy, params: Params, batch: PolicyBatch, entropy_coef: Number
 ) -> tuple[Array, Any]:
-    """The objective to be maximised, mean r A + entropy_coef * mean entropy, and the new policy."""
+    """The objective to be maximised, mean r A + entropy_coef * mean entropy, and the new policy.
+
+    Args:
+        policy: the policy.
+        params: its parameters.
+        batch: rows of weight 0 count for nothing.
+        entropy_coef: [] at least 0.
+
+    Returns:
+        (objective [], the distribution at the batch's states).
+    """
     new = policy(params, batch.obs)
     loss = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
     gain = -tree.weighted_mean(loss, batch.weight)
@@ -46,7 +56,16 @@ def surrogate(
 def clipped_loss(
     policy: Policy, clip_eps: Number, entropy_coef: Number
 ) -> Callable[[Params, PolicyBatch], Array]:
-    """``loss(params, batch)``: mean clipped surrogate - entropy_coef * mean entropy."""
+    """``loss(params, batch)``: mean clipped surrogate - entropy_coef * mean entropy.
+
+    Args:
+        policy: the policy.
+        clip_eps: [] half-width of the interval of ratios.
+        entropy_coef: [] at least 0.
+
+    Returns:
+        The loss, for `minibatch_epochs`.
+    """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
         new = policy(params, batch.obs)
@@ -61,7 +80,17 @@ def clipped_loss(
 def penalised_loss(
     policy: Policy, divergence: Divergence, beta: Number, entropy_coef: Number
 ) -> Callable[[Params, PolicyBatch], Array]:
-    """``loss(params, batch)``: mean(-r A + beta divergence) - entropy_coef * mean entropy."""
+    """``loss(params, batch)``: mean(-r A + beta divergence) - entropy_coef * mean entropy.
+
+    Args:
+        policy: the policy.
+        divergence: of old and new, per state.
+        beta: [] the penalty's weight.
+        entropy_coef: [] at least 0.
+
+    Returns:
+        The loss, for `minibatch_epochs`.
+    """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
         new = policy(params, batch.obs)
@@ -86,5 +115,10 @@ def known_advantage(batch: PolicyBatch) -> Array:
 
 
 def mean_entropy(distribution: Any, weight: Array | None) -> Array:
-    """Mean over states of the entropy, nats: []."""
+    """Mean over states of the entropy, nats: [].
+
+    Args:
+        distribution: of batch shape [*E].
+        weight: [*E], or None for all ones.
+    """
     return tree.weighted_mean(distribution_entropy(distribution), weight)

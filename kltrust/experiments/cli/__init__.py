@@ -32,7 +32,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust evaluate DIR           play fresh episodes with a trained policy
   kltrust play DIR               play it in gymnasium's own environment; --out films an episode
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
-  kltrust status DIR             how far a sweep is
+  kltrust status DIR             how far a sweep or a training is
   kltrust merge SHARD ...        put the shards of a sweep together
   kltrust report DIR ...         one page of what came out, with figures, tables and presets
   kltrust export DIR ...         the metrics for TensorBoard or Weights & Biases
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         command, *rest = arguments
         if command not in COMMANDS:
-            from kltrust.experiments.config import settings
+            from kltrust.settings import unknown
 
-            raise ValueError(settings.unknown("command", command, list(COMMANDS)))
+            raise ValueError(unknown("command", command, list(COMMANDS)))
         module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
         return getattr(module, command)(rest)
     except KeyboardInterrupt as stop:

@@ -1,88 +1,105 @@
-"""Training as seen from a terminal: a live bar, or a line per chunk where there is none."""
+"""A plan as seen from outside: a bar per group, or a line per chunk where there is no terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from rich import progress as bars
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from kltrust.experiments.config.settings import Experiment
-from kltrust.experiments.jobs.training import Report
+from kltrust.experiments.jobs.events import Progress, Report
+from kltrust.experiments.jobs.plan import Plan
 
 
-def fully_masked(number: int) -> str:
-    """What a warning says of so many observations whose mask allowed no action."""
-    return (
-        f"{number:,} observations of this chunk allow no action by their mask, and so allowed all: "
-        "check the environment's masks"
-    )
+class ConsoleProgress(Progress):
+    """Return, KL, env-steps/s and broken runs after every chunk, group by group.
 
-
-class ConsoleProgress:
-    """Return, KL and env-steps/s after every chunk."""
+    On a terminal each group is a bar; in a pipe, a file or a notebook each chunk is a line.
+    """
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console()
-        self._bar: Progress | None = None
+        # rich would make an output cell of every line in a notebook.
+        self.console = console or Console(force_jupyter=False)
+        self._bars: bars.Progress | None = None
+        self._tasks: list[bars.TaskID] = []
+        self._names: list[str] = []
+        self._index = 0
+        self._alone = False
 
-    def start(self, experiment: Experiment, seeds: Sequence[int], path: Path) -> None:
-        """Announces the training."""
-        plural = "s" if len(seeds) > 1 else ""
-        self.console.print(
-            f"[bold]{escape(experiment.algorithm)}[/] on [bold]{escape(experiment.env)}[/], "
-            f"{len(seeds)} "
-            f"seed{plural}, {experiment.num_iterations} iterations of {experiment.batch_size} "
-            "steps each"
-        )
-        if self.console.is_terminal:
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self.console,
+    def start(self, plan: Plan, path: Path) -> None:
+        """Announces a setting that is alone, and makes the bars."""
+        experiments = [plan.experiment(group) for group in plan.groups]
+        self._names = [
+            f"{e.algorithm} {e.env} x {len(group.runs)}"
+            for e, group in zip(experiments, plan.groups, strict=True)
+        ]
+        self._alone = len(plan.settings) == 1
+        if self._alone:
+            (one,), seeds = experiments, len(plan.seeds)
+            self._print(
+                f"{one.algorithm} on {one.env}, {seeds} seed{'s' if seeds > 1 else ''}, "
+                f"{one.num_iterations} iterations of {one.batch_size} steps each"
             )
-            self._task = self._bar.add_task("compiling", total=experiment.num_iterations)
-            self._bar.start()
+        if not self.console.is_terminal:
+            return
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.fields[name]}", markup=False),
+            bars.BarColumn(bar_width=20),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.description}", markup=False),
+            console=self.console,
+        )
+        self._tasks = [
+            self._bars.add_task("", total=e.num_iterations, start=False, name=name)
+            for e, name in zip(experiments, self._names, strict=True)
+        ]
+        self._bars.start()
+
+    def group(self, index: int, done: int) -> None:
+        """Its bar begins."""
+        self._index = index
+        if self._bars is not None:
+            self._bars.start_task(self._tasks[index])
+            self._bars.update(self._tasks[index], completed=done)
 
     def compiling(self, what: str) -> None:
         """Says why nothing moves."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=f"compiling {what}")
+        if self._bars is not None:
+            self._bars.update(self._tasks[self._index], description=f"compiling {what}")
         else:
-            self.console.print(f"compiling {what} ...")
+            self._say(f"compiling {what} ...")
 
     def chunk(self, report: Report) -> None:
-        """Shows where the training stands, and warns of masks that forbid everything."""
+        """Shows where the group stands, and warns of masks that forbid everything."""
         if report.fully_masked:
-            warning = f"[yellow]warning:[/] {fully_masked(report.fully_masked)}"
-            self.console.print(warning, soft_wrap=True)
+            self._say(
+                f"warning: {report.fully_masked:,} observations of this chunk allow no action by "
+                "their mask, and so allowed all: check the environment's masks"
+            )
+        label, score = report.best
         text = (
-            f"return {report.evaluation:8.1f}   KL {report.kl:<8.2g}   "
-            f"{report.steps_per_second:10,.0f} steps/s"
+            f"{'return' if self._alone else f'best {label}'} {score:.1f}   KL {report.kl:.2g}   "
+            f"{report.steps_per_second:,.0f} steps/s"
         )
-        if self._bar is not None:
-            self._bar.update(self._task, description=text, completed=report.iterations)
+        if report.broken:
+            text += f"   {len(report.broken)} broken"
+        if self._bars is not None:
+            task = self._tasks[self._index]
+            self._bars.update(task, description=text, completed=report.iterations)
         else:
             steps = f"{report.env_steps:>11,} steps"
-            line = f"{report.iterations:>6}/{report.of}  {steps}   {text}"
-            self.console.print(line, soft_wrap=True)
+            self._say(f"{report.iterations:>6}/{report.of}  {steps}   {text}")
 
     def end(self) -> None:
         """Leaves the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _say(self, text: str) -> None:
+        self._print(text if self._alone else f"{self._names[self._index]}: {text}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from kltrust.experiments.cli.common import HostFlags, Switch, all_hosts, are_several, naming
+from kltrust.experiments.cli import launch
+from kltrust.experiments.cli.common import HostFlags, Switch
 
 if TYPE_CHECKING:
     from kltrust.experiments.config.spec import Spec
+    from kltrust.experiments.jobs.lanes import Measured
     from kltrust.experiments.jobs.plan import Plan
-    from kltrust.experiments.jobs.sweep_lanes import Measured
-    from kltrust.experiments.store.record import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +45,10 @@ class _Sweep(HostFlags):
 
 @dataclasses.dataclass(frozen=True)
 class _Status:
-    """How far a sweep is, from its folder: also while another process runs it."""
+    """How far a sweep or a training is, from its folder: also while another process runs it."""
 
-    sweep: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """The sweep's folder."""
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The folder of the sweep or training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,42 +65,43 @@ def sweep(arguments: list[str]) -> int:
     """``kltrust sweep``."""
     options = tyro.cli(_Sweep, prog="kltrust sweep", args=arguments)
     if options.resume is not None:
-        return _resume(options)
+        given = [options.spec, options.out, options.shard, options.width or None]
+        if any(value is not None for value in given):
+            raise ValueError("--resume goes on with the plan of the folder: leave the others out")
+        return launch.resume("sweep", options, options.resume, options.quiet, options.dry_run)
     if options.spec is None:
         raise ValueError("which specification? As in `kltrust sweep SPEC.toml`")
     from kltrust.experiments.config import spec
 
     specification = spec.load(options.spec)
-    with _devices(options, len(specification.settings) * len(specification.seeds)):
+    with launch.devices(options, len(specification.settings) * len(specification.seeds)):
         return _start(options, specification)
 
 
 def _start(options: _Sweep, specification: Spec) -> int:
-    from kltrust.experiments.cli.sweep_tables import dry_run
-    from kltrust.experiments.jobs import plan, sweep
+    from kltrust.experiments.cli.tables import dry_run
+    from kltrust.experiments.jobs import plan
 
     plan.check_spec(specification)
     planned = plan.make_plan(
         specification, width=options.width or None, shard=_shard(options.shard)
     )
     if options.dry_run:
-        _print(dry_run(planned, measured=_measure(planned) if options.measure else None))
+        shown = dry_run(planned, measured=_measure(planned) if options.measure else None)
+        launch.print_table(shown)
         return 0
-    out = options.out or _default_out(planned)
     if not options.quiet:
-        _print(dry_run(planned))
-    with naming(out, "sweep"):
-        record = sweep.start(planned, out, progress=_progress(options.quiet))
-    return _conclude(record)
+        launch.print_table(dry_run(planned))
+    return launch.start("sweep", planned, options.out or _default_out(planned), options.quiet)
 
 
 def status(arguments: list[str]) -> int:
     """``kltrust status``."""
     options = tyro.cli(_Status, prog="kltrust status", args=arguments)
-    from kltrust.experiments.cli.sweep_tables import status_table
+    from kltrust.experiments.cli.tables import status_table
     from kltrust.experiments.store.record import Record
 
-    _print(status_table(Record(options.sweep)))
+    launch.print_table(status_table(Record(options.folder)))
     return 0
 
 
@@ -112,37 +110,15 @@ def merge(arguments: list[str]) -> int:
     options = tyro.cli(_Merge, prog="kltrust merge", args=arguments)
     from kltrust.experiments.jobs import merge
 
-    return _conclude(merge.merge(options.shards, options.out))
+    return launch.conclude(merge.merge(options.shards, options.out))
 
 
 def _measure(plan: Plan) -> list[Measured]:
     from kltrust.experiments.engine import canary
-    from kltrust.experiments.jobs.sweep_lanes import measure
+    from kltrust.experiments.jobs.lanes import measure
 
     canary.check()
     return [measure(plan, group) for group in plan.groups]
-
-
-def _resume(options: _Sweep) -> int:
-    given = [options.spec, options.out, options.shard, options.width or None]
-    if any(value is not None for value in given):
-        raise ValueError("--resume goes on with the plan of the folder: leave the others out")
-    from kltrust.experiments.store.record import Record
-
-    folder = options.resume or Path()
-    # Of several hosts, only the first has the folder.
-    config = {} if are_several(options) else Record(folder).config
-    with _devices(options, sum(len(g["runs"]) for g in config.get("groups", [{"runs": [0]}]))):
-        from kltrust.experiments.cli.sweep_tables import dry_run
-        from kltrust.experiments.engine import hosts
-        from kltrust.experiments.jobs import sweep
-
-        if options.dry_run:
-            if hosts.is_first():
-                _print(dry_run(sweep.plan_of(Record(folder))))
-            return 0
-        with naming(folder, "sweep"):
-            return _conclude(sweep.resume(folder, progress=_progress(options.quiet)))
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -157,66 +133,3 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 def _default_out(plan: Plan) -> Path:
     part = "" if plan.shard is None else f"-shard{plan.shard[0]}of{plan.shard[1]}"
     return Path("runs") / f"{plan.name}{part}"
-
-
-@contextlib.contextmanager
-def _devices(options: _Sweep, num_runs: int) -> Iterator[None]:
-    """All cores of all hosts; on accelerators, compilations that a second sweep finds again."""
-    from kltrust.experiments.engine import devices
-
-    if are_several(options):
-        with all_hosts(options):
-            _keep_compilations()
-            yield
-    else:
-        devices.use_all_cores(num_runs)
-        _keep_compilations()
-        yield
-
-
-def _keep_compilations() -> None:
-    """On accelerators, unless another folder or none was asked for."""
-    import jax
-
-    # On a CPU, XLA greets what it loads from there with pages of errors about tuning flags: who
-    # wants it all the same sets JAX_COMPILATION_CACHE_DIR.
-    name = "jax_compilation_cache_dir"
-    is_set = jax.config.values[name] is not None or name.upper() in os.environ
-    if jax.default_backend() != "cpu" and not is_set:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update(name, str(Path(home) / "kltrust" / "xla"))
-
-
-def _progress(quiet: bool) -> Any:
-    from kltrust.experiments.engine import hosts
-
-    if quiet or not hosts.is_first():
-        return None
-    from kltrust.experiments.cli.sweep_progress import SweepProgress
-
-    return SweepProgress()
-
-
-def _conclude(record: Record) -> int:
-    from kltrust.experiments.cli.sweep_tables import status_table
-    from kltrust.experiments.engine import hosts
-
-    if not hosts.is_first():
-        return 0
-
-    broken = record.summary.get("broken", {})
-    for run, iteration in broken.items():
-        print(f"run {run} met a NaN or an infinity at iteration {iteration} and was left there")
-    _print(status_table(record))
-    shown = os.path.relpath(record.path)
-    print(f"load it by  kltrust.results.load({shown!r})")
-    print(f"see it by   kltrust report {shown}")
-    return 0
-
-
-def _print(table: Any) -> None:
-    from rich.console import Console
-
-    # Wide, so that names are there to be copied; the terminal wraps them.
-    console = Console()
-    Console(width=max(console.width, 160)).print(table)

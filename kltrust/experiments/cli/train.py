@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from kltrust.experiments.cli.common import (
-    WIDE,
-    HostFlags,
-    Switch,
-    all_hosts,
-    are_several,
-    naming,
-)
-from kltrust.experiments.config import presets, settings
-from kltrust.experiments.config.settings import (
-    BudgetSettings,
+from kltrust.algorithms import algorithm_names, find_algorithm
+from kltrust.experiments.cli import launch
+from kltrust.experiments.cli.common import HostFlags, Switch
+from kltrust.experiments.config import presets
+from kltrust.experiments.config.experiment import (
+    SECTIONS,
     Experiment,
-    LearnerSettings,
-    NetworkSettings,
+    section_kinds,
+    written,
 )
-from kltrust.experiments.engine import devices
+from kltrust.settings import declared
 
 HELP = """\
 usage: kltrust train ALGORITHM ENV [settings]
@@ -73,12 +64,12 @@ def train(arguments: list[str]) -> int:
     if len(names) < 2:
         tuned = ", ".join(f"{a} {e}" for a, e in presets.available())
         print(
-            HELP.format(algorithms=", ".join(settings.ALGORITHMS), presets=tuned or "none"),
+            HELP.format(algorithms=", ".join(algorithm_names()), presets=tuned or "none"),
             end="",
         )
         return 0 if wants_help else 2
     algorithm, env = names
-    settings.settings_of(algorithm)
+    find_algorithm(algorithm)
     options = arguments[2:]
     chosen = _peek(options, "--preset")
     start = presets.preset(algorithm, env, chosen)
@@ -89,16 +80,13 @@ def train(arguments: list[str]) -> int:
     parsed: Any = tyro.cli(
         _train_options(start, origin),
         prog=f"kltrust train {algorithm} {env}",
-        description=f"{type(start.update).__doc__}\n\nValues in brackets come from {origin}.",
+        description=f"{_summary(type(start.update))}\n\nValues in brackets come from {origin}.",
         args=options,
         config=_CONFIG,
     )
     experiment = dataclasses.replace(
         start,
-        update=parsed.update,
-        learner=parsed.learner,
-        network=parsed.network,
-        budget=parsed.budget,
+        **{name: _section(start, parsed, name) for name in SECTIONS},
         env_params={**start.env_params, **_env_params(parsed.env_params)},
     )
     if parsed.seeds < 1:
@@ -106,34 +94,18 @@ def train(arguments: list[str]) -> int:
     seeds = [parsed.seed + i for i in range(parsed.seeds)]
     out = parsed.out or _default_out(start, parsed.seed)
     parts = experiment.learner.num_envs if parsed.spread_envs else len(seeds)
-    with _devices(parsed, parts):
-        from kltrust.experiments.jobs import training
+    with launch.devices(parsed, parts):
+        from kltrust.experiments.jobs.plan import plan_training
 
-        with naming(out, "train"):
-            record = training.train(
-                experiment,
-                seeds,
-                out,
-                width=parsed.width or None,
-                spread=parsed.spread_envs,
-                progress=_progress(parsed.quiet),
-            )
-        return _conclude(record)
-
-
-@contextlib.contextmanager
-def _devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
-    if are_several(flags):
-        with all_hosts(flags):
-            yield
-    else:
-        devices.use_all_cores(num_parts)
-        yield
+        plan = plan_training(
+            experiment, seeds, width=parsed.width or None, spread=parsed.spread_envs
+        )
+        return launch.start("train", plan, out, parsed.quiet)
 
 
 def _explain_missing(arguments: list[str]) -> None:
     if not arguments[0].startswith("-"):
-        settings.settings_of(arguments[0])
+        find_algorithm(arguments[0])
         raise ValueError(
             f"which environment? As in `kltrust train {arguments[0]} CartPole-v1`; "
             "`kltrust envs` lists them"
@@ -150,7 +122,7 @@ def _default_out(experiment: Experiment, seed: int) -> Path:
 
 def _train_options(start: Experiment, origin: str) -> type:
     """The settings of one algorithm as a class whose defaults are the preset's."""
-    fields = [
+    fields: list[tuple[str, Any, Any]] = [
         ("seeds", Annotated[int, tyro.conf.arg(help="How many runs, trained together.")], 1),
         ("seed", Annotated[int, tyro.conf.arg(help="The first seed; the others follow it.")], 0),
         (
@@ -211,13 +183,41 @@ def _train_options(start: Experiment, origin: str) -> type:
             False,
         ),
         ("quiet", Annotated[Switch, tyro.conf.arg(help="Print nothing but the result.")], False),
-        ("update", type(start.update), start.update),
-        ("budget", BudgetSettings, start.budget),
-        ("learner", LearnerSettings, start.learner),
-        ("network", NetworkSettings, start.network),
     ]
+    fields += [(name, *_flags(start, name)) for name in SECTIONS]
     made = [(name, kind, dataclasses.field(default=value)) for name, kind, value in fields]
     return dataclasses.make_dataclass("Train", made, bases=(HostFlags,), frozen=True)
+
+
+def _flags(start: Experiment, section: str) -> tuple[type, Any]:
+    """The settings of a section as a class of flags, and the preset's values."""
+    cls = section_kinds(start.algorithm)[section]
+    made: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(cls):
+        flag = written(section, field.name, start.algorithm).replace("_", "-")
+        value = getattr(getattr(start, section), field.name)
+        kind: Any = type(field.default)
+        if kind is tuple:
+            kind = tuple[int, ...]
+        elif kind not in (int, float, bool):
+            kind, value = str, value if isinstance(value, str) else repr(value)
+        help_text = declared(field).meaning
+        arg = tyro.conf.arg(name=flag, help=help_text)
+        made.append((field.name, Annotated[kind, arg], dataclasses.field(default=value)))
+    flags = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
+    flags.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
+    return flags, flags()
+
+
+def _section(start: Experiment, parsed: Any, section: str) -> Any:
+    """The preset's section with what the flags changed."""
+    flags, before = getattr(parsed, section), _flags(start, section)[1]
+    changed = {
+        f.name: getattr(flags, f.name)
+        for f in dataclasses.fields(flags)
+        if getattr(flags, f.name) != getattr(before, f.name)
+    }
+    return dataclasses.replace(getattr(start, section), **changed)
 
 
 def _shown(env_params: dict[str, Any]) -> str:
@@ -233,62 +233,12 @@ def _resume(arguments: list[str]) -> int:
         raise ValueError(
             f"--resume goes on with the settings of the run folder: leave out {' '.join(others)}"
         )
-    from kltrust.experiments.store.record import Record
-
-    several, num_parts = are_several(parsed), 1
-    if not several:  # of several hosts, only the first has the folder
-        config = Record(parsed.resume).config
-        num_parts = len(config.get("seeds", [0]))
-        if config.get("spread"):
-            num_parts = config["experiment"]["learner"]["num_envs"]
-    with _devices(parsed, num_parts):
-        from kltrust.experiments.engine import hosts
-        from kltrust.experiments.jobs import training
-
-        if hosts.is_first() and (Path(parsed.resume) / "run.json").exists():
-            _tell_changes(Record(parsed.resume))
-        with naming(parsed.resume, "train"):
-            finished = training.resume(parsed.resume, progress=_progress(parsed.quiet))
-        return _conclude(finished)
+    return launch.resume("train", parsed, parsed.resume, parsed.quiet)
 
 
-def _tell_changes(record: Any) -> None:
-    if record.finished:
-        print(f"{record.path} is finished already")
-    for name, (then, now) in record.changes().items():
-        print(f"note: {name} was {then!r}, is {now!r}: the bits may differ", file=sys.stderr)
-
-
-def _conclude(record: Any) -> int:
-    from kltrust.experiments.engine import hosts
-
-    if not hosts.is_first():
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from kltrust.experiments.reading import audit_plots, plots, statistics
-
-    pictures = [plots.learning_curve(record), audit_plots.audit_picture(record)]
-    summary = record.summary
-    mean, iqm = statistics.mean_and_iqm(summary["final_mean_return_by_seed"])
-    seeds = len(record.config["seeds"])
-    final = f"mean {mean}, IQM {iqm} over {seeds} seeds" if seeds > 1 else f"{mean.value:.1f}"
-    kl = f"median {summary['median_kl']:.4g}, largest {summary['max_kl_of_an_update']:.4g} nats"
-    table = Table(show_header=False, box=None)
-    for name, text in {
-        "final return": f"{final} (acting by the mode)",
-        "KL of an update": kl,
-        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in record.seconds.items()),
-        "run folder": str(record.path),
-        "pictures": ", ".join(str(picture) for picture in pictures if picture is not None),
-        "play it": f"kltrust evaluate {shlex.quote(os.path.relpath(record.path))}",
-    }.items():
-        # As text: a folder's name may look like markup.
-        table.add_row(name, Text(text, no_wrap=True))
-    Console(width=WIDE).print(table)
-    return 0
+def _summary(cls: type) -> str:
+    """What a class is, less the settings that help lists anyway."""
+    return (cls.__doc__ or "").split("\n\n")[0]
 
 
 def _peek(arguments: list[str], flag: str) -> str | None:
@@ -311,13 +261,3 @@ def _env_params(pairs: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             params[name] = text
     return params
-
-
-def _progress(quiet: bool) -> Any:
-    from kltrust.experiments.engine import hosts
-
-    if quiet or not hosts.is_first():
-        return None
-    from kltrust.experiments.cli.progress import ConsoleProgress
-
-    return ConsoleProgress()

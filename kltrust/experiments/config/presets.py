@@ -1,7 +1,7 @@
 """Tuned settings as data files, one for each algorithm and environment: presets/ALGORITHM/ENV.toml.
 
-A preset names only what differs from the defaults, in the sections update, learner, network and
-budget. Where there is none, the defaults hold.
+A preset names only what differs from the defaults, in the sections of an experiment. Where there
+is none, the defaults hold.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kltrust.experiments.config.settings import Experiment
-
-SECTIONS = ("update", "learner", "network", "budget", "env_params")
+from kltrust.experiments.config.experiment import SECTIONS, Experiment
 
 
 def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experiment:
@@ -61,9 +59,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"can't read the preset {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"the preset {path} is not TOML: {error}") from error
-    if strange := set(sections) - set(SECTIONS):
+    if strange := set(sections) - {*SECTIONS, "env_params"}:
         raise ValueError(
             f"the preset {path} has the unknown section {sorted(strange)[0]!r}: "
-            f"known are {', '.join(SECTIONS)}"
+            f"known are {', '.join(SECTIONS)}, env_params"
         )
     return sections

@@ -5,7 +5,7 @@
     seeds = 10                                    # a count, or a list
     envs = ["CartPole-v1", "Acrobot-v1"]          # for the experiments that name none
 
-    [budget]                                      # [learner] and [network] likewise: for all
+    [budget]                                      # [critic], [learner] and [network] likewise
     total_steps = 50_000
 
     [[experiments]]
@@ -15,12 +15,15 @@
     [[experiments]]
     algorithms = ["ppo_clip", "ppo_penalty"]      # a product with the environments
     preset = "none"                               # default "tuned"; or a TOML file
-    update.num_epochs = 4                         # update, learner, network, budget, env_params
+    update.num_epochs = 4                         # update, critic, learner, network, budget,
+    update.optimizer = "adamw(weight_decay=0.1)"  # env_params
     zip = { entropy_coef = [0.0, 0.01], gamma = [0.99, 0.98] }            # row by row
     random = { count = 8, seed = 1, learning_rate = { log_uniform = [1e-4, 1e-2] } }
 
-A swept key is a setting's name, or a dotted one (``learner.gamma``, ``env_params.gravity``). Every
-draw depends on the seed of ``random`` and its key alone: all algorithms and environments meet the
+A swept key is a setting's name, or a dotted one (``learner.gamma``, ``env_params.gravity``,
+``optimizer.weight_decay``). Settings of the critic are always dotted (``critic.learning_rate``),
+and so is a name that two sections have. Every draw
+depends on the seed of ``random`` and its key alone: all algorithms and environments meet the
 same ones. Mistakes are errors that name file, line and the nearest name that is known.
 """
 
@@ -35,9 +38,9 @@ from typing import Any
 from kltrust.experiments.config.spec_entry import Entry, Setting
 from kltrust.experiments.config.spec_source import Source, line_of
 
-__all__ = ["Setting", "Spec", "line_of", "load", "parse"]
+__all__ = ["Setting", "Spec", "from_dict", "line_of", "load", "parse"]
 
-_COMMON = ("learner", "network", "budget")
+_COMMON = ("critic", "learner", "network", "budget")
 _TOP = ("sweep", "experiments", *_COMMON)
 _SWEEP = ("name", "seeds", "algorithms", "envs", "preset")
 
@@ -77,6 +80,19 @@ def parse(text: str, name: str = "specification") -> Spec:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{name} is not TOML: {error}") from error
+    return _resolve(source, document)
+
+
+def from_dict(document: dict[str, Any], name: str = "specification") -> Spec:
+    """Resolves a specification whose tables are dicts and whose lists are lists.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    return _resolve(Source(name, ""), document)
+
+
+def _resolve(source: Source, document: dict[str, Any]) -> Spec:
     source.expect_keys((), document, _TOP)
     sweep = document.get("sweep", {})
     source.expect_keys(("sweep",), sweep, _SWEEP)
@@ -90,7 +106,7 @@ def parse(text: str, name: str = "specification") -> Spec:
         for setting in Entry(source, i, entry, sweep, common).settings()
     )
     _refuse_twins(source, settings)
-    title = sweep.get("name", Path(name).stem)
+    title = sweep.get("name", Path(source.name).stem)
     if not isinstance(title, str) or not re.fullmatch(r"[\w.-]+", title):
         raise source.error(
             ("sweep", "name"), f"name must be letters, digits, '_', '-', '.', got {title!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import zlib
 from collections.abc import Iterator
@@ -11,19 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from kltrust.experiments.config.presets import SECTIONS, preset
-from kltrust.experiments.config.settings import (
-    BudgetSettings,
-    Experiment,
-    LearnerSettings,
-    NetworkSettings,
-    settings_of,
-    unknown,
-)
+from kltrust.algorithms import find_algorithm
+from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified
+from kltrust.experiments.config.presets import preset
 from kltrust.experiments.config.spec_source import Place, Source
 
 _SWEEPERS = ("grid", "zip", "random")
-_ENTRY = ("label", "algorithms", "envs", "preset", *SECTIONS, *_SWEEPERS)
+_SECTIONS = (*SECTIONS, "env_params")
+_ENTRY = ("label", "algorithms", "envs", "preset", *_SECTIONS, *_SWEEPERS)
 _RANGES = ("uniform", "log_uniform", "choice")
 
 
@@ -90,7 +84,7 @@ class Entry:
             raise self.source.error(place, f"{key} must be a name or a list of names")
         for name in names if key == "algorithms" else ():
             try:
-                settings_of(name)
+                find_algorithm(name)
             except ValueError as error:
                 raise self.source.error(place, str(error)) from error
         return names
@@ -107,22 +101,25 @@ class Entry:
             place = (*self.place, "preset") if inside else ("sweep", "preset")
             raise self.source.error(place, str(error)) from error
 
-        def put(section: str, key: str, value: Any, place: Place) -> None:
-            data[section][key] = value
-            places[f"{section}.{key}"] = place
+        def give(name: str, value: Any, place: Place) -> None:
+            try:
+                put(data, name, value)
+            except ValueError as error:
+                raise self.source.error(place, str(error)) from error
+            places[name] = place
 
-        own = {section: self.table[section] for section in SECTIONS if section in self.table}
+        own = {section: self.table[section] for section in _SECTIONS if section in self.table}
         for start, sections in (((), self.common), (self.place, own)):
             for section, values in sections.items():
                 if not isinstance(values, dict):
                     raise self.source.error((*start, section), f"{section} must be a table")
                 for key, value in values.items():
-                    put(section, key, value, (*start, section, key))
+                    give(f"{section}.{key}", value, (*start, section, key))
         for name, (value, place) in point.items():
             section, key = name.split(".", 1)
             if key in own.get(section, {}):
                 raise self.source.error(place, f"{name} is swept and set: leave one of them out")
-            put(section, key, value, place)
+            give(name, value, place)
         try:
             experiment = Experiment.from_dict(data)
         except ValueError as error:
@@ -147,26 +144,14 @@ class Entry:
         found: dict[str, tuple[Any, Place]] = {}
         for name, value in table.items():
             place = (*self.place, key, name)
-            if name in SECTIONS and isinstance(value, dict):  # grid.update.max_kl, unquoted
-                found |= {f"{name}.{k}": (v, (*place, k)) for k, v in value.items()}
-            elif key != "random" or name not in ("count", "seed"):
-                found[self._dotted(name, algorithm, place)] = (value, place)
+            if key == "random" and name in ("count", "seed"):
+                continue
+            for dotted, (inner, at) in _dotted(name, value, place).items():
+                try:
+                    found[qualified(dotted, algorithm)] = (inner, at)
+                except ValueError as error:
+                    raise self.source.error(at, str(error)) from error
         return found
-
-    def _dotted(self, name: str, algorithm: str, place: Place) -> str:
-        if "." in name:
-            if name.split(".", 1)[0] not in SECTIONS:
-                raise self.source.error(place, unknown("section", name, list(SECTIONS)))
-            return name
-        classes = (settings_of(algorithm), LearnerSettings, NetworkSettings, BudgetSettings)
-        known = {
-            f.name: section
-            for section, cls in zip(SECTIONS, classes, strict=False)
-            for f in dataclasses.fields(cls)
-        }
-        if name not in known:
-            raise self.source.error(place, unknown(f"setting of {algorithm}", name, list(known)))
-        return f"{known[name]}.{name}"
 
     def _lists(self, key: str, algorithm: str) -> dict[str, tuple[list[Any], Place]]:
         swept = self._swept(key, algorithm)
@@ -224,6 +209,15 @@ class Entry:
             drawn = generator.uniform(bounds[0], bounds[1], count)
         # Six digits: what a label or a preset shows is what was run.
         return [float(f"{x:.6g}") for x in drawn]
+
+
+def _dotted(name: str, value: Any, place: Place) -> dict[str, tuple[Any, Place]]:
+    """A swept key, or a table of them, as in ``grid.update.max_kl`` without quotes."""
+    is_range = isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _RANGES
+    if not isinstance(value, dict) or is_range or "name" in value:
+        return {name: (value, place)}
+    inner = [_dotted(f"{name}.{k}", v, (*place, k)) for k, v in value.items()]
+    return {k: v for part in inner for k, v in part.items()}
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,7 @@ import re
 import tomllib
 from typing import Any, NamedTuple, TypeAlias
 
-from kltrust.experiments.config.settings import unknown
+from kltrust.settings import unknown
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where something stands in a document: keys, and indices into arrays of tables."""
@@ -19,17 +19,23 @@ class Source(NamedTuple):
     text: str
 
     def error(self, place: Place, message: str) -> ValueError:
-        """``FILE:LINE: message``."""
-        return ValueError(f"{self.name}:{line_of(self.text, place)}: {message}")
+        """``FILE:LINE: message``; without a line where there is no text."""
+        line = f":{line_of(self.text, place)}" if self.text else ""
+        return ValueError(f"{self.name}{line}: {message}")
 
     def blame(self, places: dict[str, Place], error: ValueError) -> ValueError:
         """The error at the line of the setting that its message is about."""
         message = str(error)
 
         def is_named(name: str) -> bool:
-            return bool(name and re.search(rf"\b{re.escape(name.split('.', 1)[1])}\b", message))
+            return bool(name and re.search(rf"\b{re.escape(name)}\b", message))
 
-        named = sorted(filter(is_named, places), key=len)
+        def is_meant(name: str) -> bool:
+            return is_named(name.partition(".")[2])
+
+        named = sorted(filter(is_named, places), key=len) or sorted(
+            filter(is_meant, places), key=len
+        )
         return self.error(places[named[-1] if named else ""], message)
 
     def expect_keys(self, place: Place, table: Any, known: tuple[str, ...]) -> None:

@@ -1,8 +1,8 @@
 """Several hosts as one machine, by JAX's own distributed runtime.
 
-Every host runs the same program on its part of the devices; the first one alone reads and writes
-the run folder. What it finds there, and whether it could write, the others learn by a broadcast, so
-that all go on or all stop. On one host every function here does the plain thing.
+Every host runs the same program on its part of the devices. What the first one alone finds out, the
+others learn by a broadcast, so that all go on or all stop. On one host every function here does the
+plain thing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +24,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from kltrust.experiments.store import versions
 from kltrust.experiments.store.checkpoint import key_layout
 from kltrust.experiments.store.files import StorageError, to_json
-from kltrust.experiments.store.record import Record, RunError
-from kltrust.experiments.store.run import Run, versions
-from kltrust.experiments.store.tables import Columns
+from kltrust.experiments.store.record import RunError
 from kltrust.types import PyTree
 
 T = TypeVar("T")
@@ -205,92 +203,16 @@ def put(arrays: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(_spread, arrays, jax.tree.broadcast(shardings, arrays))
 
 
-@contextlib.contextmanager
-def shared(enter: Callable[[], Run]) -> Iterator[Run]:
-    """A run folder that the first host enters, as every host sees it; closed at the end.
+def broadcast(state: PyTree | None, like: PyTree) -> PyTree:
+    """The first host's arrays, bit for bit, on all; what the others give is of no account.
 
-    Raises:
-        RunError, StorageError: what entering it raised, on all hosts.
+    Args:
+        state: arrays of the structure of ``like``; None on the other hosts.
+        like: arrays, or their shapes and dtypes.
     """
-    if not are_several():
-        with enter() as alone:
-            yield alone
-        return
-    run: Run | None = None
-
-    def facts() -> dict[str, Any]:
-        nonlocal run
-        run = enter()
-        return {
-            "path": str(run.path),
-            "config": run.config,
-            "versions": run.versions,
-            "marker": run._marker,
-        }
-
-    with _Shared(on_first(facts), run) as one_of_several:
-        yield one_of_several
-
-
-def record_of(run: Run) -> Record:
-    """To look at; on other hosts than the first, which has the folder, what they know of it."""
-    return Record(run.path) if is_first() else run
-
-
-class _Shared(Run):
-    """A run folder that one host writes to, and all know the state of."""
-
-    def __init__(self, facts: dict[str, Any], run: Run | None) -> None:
-        self._run = run
-        self.path, self._marker = Path(facts["path"]), facts["marker"]
-        self.config, self.versions = facts["config"], facts["versions"]
-
-    @property
-    def _first(self) -> Run:
-        assert self._run is not None, "only the first host has the folder"
-        return self._run
-
-    def commit(
-        self,
-        chunk: int,
-        rows: Columns,
-        state: PyTree,
-        *,
-        evaluation: Columns | None = None,
-        score: float | None = None,
-        seconds: Mapping[str, float] | None = None,
-    ) -> None:
-        self._marked(
-            lambda: self._first.commit(
-                chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds
-            )
-        )
-
-    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
-        self._marked(lambda: self._first.finish(summary))
-
-    def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
-        state: PyTree = None
-
-        def read() -> None:
-            nonlocal state
-            state = self._first.restore(like, which)
-
-        on_first(read)
-        # As bytes: a sum over hosts, which a broadcast is, would turn -0.0 into 0.0.
-        data = jax.tree.map(_zeros, like) if state is None else jax.tree.map(_to_bytes, state)
-        return jax.tree.map(_from_bytes, multihost_utils.broadcast_one_to_all(data), like)
-
-    def close(self) -> None:
-        if self._run is not None:
-            self._run.close()
-
-    def _marked(self, write: Callable[[], None]) -> None:
-        def marker() -> dict[str, Any]:
-            write()
-            return self._first._marker
-
-        self._marker = on_first(marker)
+    # As bytes: a sum over hosts, which a broadcast is, would turn -0.0 into 0.0.
+    data = jax.tree.map(_zeros, like) if state is None else jax.tree.map(_to_bytes, state)
+    return jax.tree.map(_from_bytes, multihost_utils.broadcast_one_to_all(data), like)
 
 
 _KINDS: dict[str, type[Exception]] = {

@@ -9,7 +9,8 @@ differently.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from kltrust.experiments.engine import hosts
 from kltrust.tree import leading_size
-from kltrust.types import PyTree
+from kltrust.types import Array, PyTree
 
 AXIS = "lanes"
 
@@ -38,11 +39,14 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
     """What the compiler is asked for a program of `over_lanes` on these devices."""
     # For several devices the compiler simplifies a program once more, before it partitions it; for
     # one it does not, and sums come out in another order. Lanes need no clever partitioner.
-    options: dict[str, Any] = {"xla_disable_hlo_passes": "spmd-cleanup,spmd-simplify"}
+    flags = os.environ.get("XLA_FLAGS", "")
+    # An option replaces the flag of its name: those that a user disables stay disabled.
+    users = re.findall(r"--xla_disable_hlo_passes=[\"']?([\w,-]+)", flags)[-1:]
+    options: dict[str, Any] = {
+        "xla_disable_hlo_passes": ",".join(["spmd-cleanup,spmd-simplify", *users])
+    }
     level = "xla_backend_optimization_level"
-    asked = jax.config.read("jax_disable_most_optimizations") or level in os.environ.get(
-        "XLA_FLAGS", ""
-    )
+    asked = jax.config.read("jax_disable_most_optimizations") or level in flags
     if mesh.devices.flat[0].platform == "cpu" and not asked:
         # LLVM's third level, the default, compiles for 1.4 to 1.9 times the CPU seconds of the
         # second, and what comes out is no faster.
@@ -56,15 +60,38 @@ def padded_size(num_lanes: int, width: int, mesh: Mesh) -> int:
     return -(-num_lanes // unit) * unit
 
 
+def keys_of(seeds: np.ndarray) -> tuple[Array, Array]:
+    """Keys for training and for evaluation, of each seed."""
+    keys = jax.vmap(jax.random.key)(seeds)
+    both = jax.vmap(jax.random.split)(keys)
+    return both[:, 0], both[:, 1]
+
+
+def shared_or_own(given: Sequence[PyTree], among: Sequence[PyTree], size: int) -> PyTree:
+    """The numbers of all lanes as one tree: [] where all have the same, else [size], padded.
+
+    A shared number is no part of a batch: a condition on it stays a condition, of which one side
+    is computed.
+
+    Args:
+        given: the numbers of each lane; all trees of one structure.
+        among: the trees that have to agree for a number to be shared: of more lanes, it may be.
+        size: how many lanes there are with padding.
+    """
+
+    def stack(number: int, *leaves: Any) -> np.ndarray:
+        mine, theirs = np.stack(leaves[:number]), np.stack(leaves[number:])
+        if len({x.tobytes() for x in theirs}) == 1:
+            return mine[0]
+        return np.concatenate([mine, np.repeat(mine[-1:], size - number, axis=0)])
+
+    return jax.tree.map(partial(stack, len(given)), *given, *among)
+
+
 def pad(lanes: PyTree, size: int) -> PyTree:
     """Repeats the last lane until there are ``size``: padding does honest work, and is dropped."""
     number = leading_size(lanes)
     return lanes if number == size else _pad(lanes, size - number)
-
-
-def drop_padding(lanes: PyTree, number: int) -> PyTree:
-    """The first ``number`` lanes: what `pad` was given."""
-    return lanes if leading_size(lanes) == number else _first(lanes, number)
 
 
 def to_host(lanes: PyTree, number: int) -> PyTree:
@@ -86,11 +113,6 @@ def to_host(lanes: PyTree, number: int) -> PyTree:
 @partial(jax.jit, static_argnums=1)
 def _pad(lanes: PyTree, more: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], more, axis=0)]), lanes)
-
-
-@partial(jax.jit, static_argnums=1)
-def _first(lanes: PyTree, number: int) -> PyTree:
-    return jax.tree.map(lambda x: x[:number], lanes)
 
 
 def _alone(function: Callable[[PyTree, PyTree], PyTree], shared: PyTree) -> Callable:

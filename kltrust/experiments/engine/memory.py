@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.program import build
+from kltrust.settings import with_role
 
 FEW_ROWS = 64
 """On a CPU lanes go one by one, unless their minibatches have fewer rows than this."""
@@ -84,8 +85,9 @@ def _bytes(tree: Any) -> int:
 
 def _rows_of_a_minibatch(experiment: Experiment) -> int:
     """The policy's or the critic's, whichever has fewer."""
-    policys = getattr(experiment.update, "num_minibatches", 1)
-    return experiment.batch_size // max(policys, experiment.learner.value_minibatches)
+    parts = (experiment.update, experiment.critic)
+    counts = [getattr(p, name) for p in parts for name in with_role(p, "minibatches")]
+    return experiment.batch_size // max([1, *counts])
 
 
 def choose_width(

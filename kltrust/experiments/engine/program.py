@@ -7,9 +7,8 @@ setting takes any value, and any value per lane, without another compilation: a 
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,18 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kltrust.environments import make, static_parameters
-from kltrust.experiments.config.registry import factory_of
-from kltrust.experiments.config.settings import Experiment, annealed
+from kltrust.environments import make
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.lanes import AXIS, compiler_options, over_lanes, padded_size
 from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
 from kltrust.networks.agents import actor_critic
-from kltrust.rollout.batches import check_minibatches
+from kltrust.settings import annealed
 from kltrust.tree import where
-from kltrust.types import ActorCritic, Array, Env, PolicyUpdate, PyTree
+from kltrust.types import ActorCritic, Array, Env, Number, PyTree
 
-Settings = dict[str, dict[str, Any]]
+Join = Callable[[list[Any], list[Any]], Experiment]
+"""Puts shared and own settings together again."""
 
 
 class Parts(NamedTuple):
@@ -39,97 +38,52 @@ class Parts(NamedTuple):
     learner: Learner
 
 
-def traced_settings(experiment: Experiment) -> Settings:
-    """The float settings by section, as float32 scalars: cast once, so that all have one type.
-
-    Without those of an environment whose library can't trace them.
-    """
-    sections = {name: _section(experiment, name) for name in ("update", "learner", "network")}
-    sections["budget"] = {"anneal": experiment.budget.anneal}
-    static = static_parameters(experiment.env)
-    sections["env_params"] = {k: v for k, v in experiment.env_params.items() if k not in static}
-    return {
-        section: {k: np.float32(v) for k, v in values.items() if type(v) is float}
-        for section, values in sections.items()
-    }
+def traced_settings(experiment: Experiment) -> Experiment:
+    """The experiment with its float settings as float32: cast once, so that all have one type."""
+    return jax.tree.map(np.float32, experiment)
 
 
-def lane_settings(experiments: Sequence[Experiment]) -> Settings:
-    """The float settings of one experiment per lane, [L] each; all of one static group."""
-    return jax.tree.map(lambda *values: np.stack(values), *map(traced_settings, experiments))
-
-
-def build(experiment: Experiment, settings: Settings | None = None) -> Parts:
+def build(experiment: Experiment) -> Parts:
     """Environment, agent and learner.
 
     Args:
-        experiment: gives the static settings, and the others unless ``settings`` does.
-        settings: from `traced_settings`, possibly traced; None takes the experiment's own as
-            plain numbers, which the factories check.
+        experiment: its float settings may be traced.
 
     Raises:
         ValueError: on an unknown name, a bad value, a batch that does not divide.
     """
-    settings = settings or {}
+    env = make(experiment.env, **experiment.env_params)
+    agent = actor_critic(env, settings=experiment.network)
 
-    def keywords(section: str) -> dict[str, Any]:
-        return {**_section(experiment, section), **settings.get(section, {})}
+    def schedule(part: Any) -> Callable[[Number], Any]:
+        return lambda fraction: annealed(part, 1 - experiment.budget.anneal * fraction)
 
-    env = make(experiment.env, **keywords("env_params"))
-    agent = actor_critic(env, **keywords("network"))
-    anneal = settings.get("budget", {}).get("anneal", experiment.budget.anneal)
-    factory = factory_of(experiment.algorithm)
-    update_keywords, learner_keywords = keywords("update"), keywords("learner")
-
-    def update(fraction: Array) -> PolicyUpdate:
-        now, left = dict(update_keywords), 1 - anneal * fraction
-        for name, power in annealed(now).items():
-            now[name] *= left**power
-        return factory(**now)
-
-    value_learning_rate = learner_keywords.pop("value_learning_rate")
     learner = make_learner(
         env,
         agent,
-        update,
-        **learner_keywords,
-        value_learning_rate=lambda fraction: value_learning_rate * (1 - anneal * fraction),
-        audit_damping=update_keywords.get("damping", 0.1),
+        schedule(experiment.update),
+        critic=schedule(experiment.critic),
+        settings=experiment.learner,
         planned_iterations=max(experiment.num_iterations, 1),
     )
     return Parts(env, agent, learner)
 
 
 def check_values(experiment: Experiment) -> Parts:
-    """Finds the settings that can't be, one by one and together; quick, traces nothing.
+    """Finds settings that do not fit together; quick, traces nothing.
 
     Raises:
         ValueError: names the setting and the remedy.
     """
-    factory_of(experiment.algorithm)(**_section(experiment, "update"))
     parts = build(experiment)
-    budget = experiment.budget
     if experiment.num_iterations < 1:
         raise ValueError(
-            f"total_steps={budget.total_steps} does not pay for one iteration of num_envs * "
-            f"num_steps = {experiment.batch_size} steps: raise it or make the batch smaller"
+            f"total_steps={experiment.budget.total_steps} does not pay for one iteration of "
+            f"num_envs * num_steps = {experiment.batch_size} steps: raise it or make the batch "
+            "smaller"
         )
-    if not 0 <= budget.anneal <= 1:
-        raise ValueError(f"anneal must be in [0, 1], got {budget.anneal}")
-    if experiment.learner.value_learning_rate < 0:
-        raise ValueError("value_learning_rate must be at least 0")
-    if budget.num_evals < 1 or budget.eval_episodes < 1:
-        raise ValueError("num_evals and eval_episodes must be at least 1")
     if parts.env.max_steps is None:
         raise ValueError(f"{experiment.env} has no time limit: wrap it with one to evaluate on it")
-    sizes = experiment.learner
-    check_minibatches(
-        parts.agent,
-        sizes.num_envs,
-        sizes.num_steps,
-        sizes.minibatch_blocks,
-        num_minibatches=getattr(experiment.update, "num_minibatches", 1),
-    )
     return parts
 
 
@@ -182,20 +136,24 @@ class Program:
         self.memory: dict[str, int] = {}
         self._compiled: dict[str, Any] = {}
 
-        def init(settings: Settings, shared: tuple, given: tuple) -> LearnerState:
+        def init(settings: Experiment, shared: tuple, given: tuple) -> LearnerState:
             (key,) = given
-            return build(experiment, settings).learner.init(key)
+            return build(settings).learner.init(key)
 
-        def chunk(settings: Settings, shared: tuple, given: tuple) -> tuple[LearnerState, Metrics]:
+        def chunk(
+            settings: Experiment, shared: tuple, given: tuple
+        ) -> tuple[LearnerState, Metrics]:
             (length,), (state,) = shared, given
-            learner = build(experiment, settings).learner
+            learner = build(settings).learner
             if freeze:
                 learner = Learner(learner.init, _freezing(learner.step))
             return _run_up_to(learner, state, self.chunk_length, length)
 
-        def evaluation(settings: Settings, shared: tuple, given: tuple) -> Array:
-            policy_params, normalizer, key = given
-            parts = build(experiment, settings)
+        def evaluation(settings: Experiment, shared: tuple, given: tuple) -> Array:
+            policy_params, normalizer, iteration, key = given
+            # With the same start states every time, the best checkpoint would be the luckiest one.
+            key = jax.random.fold_in(key, iteration)
+            parts = build(settings)
             state = _Deployed(policy_params, normalizer)
             episodes = experiment.budget.eval_episodes
             # Side by side: a step of so few environments costs hardly more than one of half.
@@ -215,12 +173,12 @@ class Program:
         """How many lanes it takes so many as: see `lanes.padded_size`."""
         return padded_size(number, self.width, self.mesh)
 
-    def init(self, settings: Settings, keys: Array) -> LearnerState:
+    def init(self, settings: Experiment, keys: Array) -> LearnerState:
         """Fresh states for lanes with these keys [L]."""
         return self._call("init", settings, (), (keys,))
 
     def chunk(
-        self, settings: Settings, state: LearnerState, length: int
+        self, settings: Experiment, state: LearnerState, length: int
     ) -> tuple[LearnerState, Metrics]:
         """``length`` iterations, at most `chunk_length`; the state is donated.
 
@@ -230,39 +188,39 @@ class Program:
         return state, to_host(metrics, length)
 
     def start_chunk(
-        self, settings: Settings, state: LearnerState, length: int
+        self, settings: Experiment, state: LearnerState, length: int
     ) -> tuple[LearnerState, Metrics]:
         """As `chunk`, but waits for nothing: `to_host` of the metrics [L, chunk_length] does."""
         return self._call("chunk", settings, (np.int32(length),), (state,))
 
-    def evaluate(self, settings: Settings, state: Any, keys: Array) -> Array:
+    def evaluate(self, settings: Experiment, state: Any, keys: Array) -> Array:
         """Returns of fresh episodes, acting by the mode and sampled: [L, 2, eval_episodes]."""
-        deployed = (state.policy_params, state.normalizer, keys)
+        deployed = (state.policy_params, state.normalizer, state.iteration, keys)
         return self._call("evaluate", settings, (), deployed)
 
     def put(self, lanes: PyTree) -> PyTree:
         """Spreads lanes over the devices."""
         return hosts.put(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
-    def _call(self, name: str, settings: Settings, shared: tuple, given: tuple) -> Any:
-        common, own = _split(settings)
+    def _call(self, name: str, settings: Experiment, shared: tuple, given: tuple) -> Any:
+        common, own, join = _split(settings)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         arguments = (hosts.put((common, shared), everywhere), self.put(own), self.put(given))
         if name not in self._compiled:
             start = time.perf_counter()
-            self._compiled[name] = compiled = self._jitted(name).lower(*arguments).compile()
+            self._compiled[name] = compiled = self._jitted(name, join).lower(*arguments).compile()
             self.compile_seconds[name] = time.perf_counter() - start
             self.compilations[name] = self.compilations.get(name, 0) + 1
             self.memory[name] = _bytes_of(compiled)
         # Ahead-of-time compiled: another shape or type is an error here, never a recompilation.
         return self._compiled[name](*arguments)
 
-    def _jitted(self, name: str) -> Any:
+    def _jitted(self, name: str, join: Join) -> Any:
         function = self._functions[name]
 
         def of_lane(everywhere: tuple, lane: tuple) -> Any:
             (common, shared), (own, given) = everywhere, lane
-            return function(_join(common, own), shared, given)
+            return function(join(common, own), shared, given)
 
         mapped = over_lanes(of_lane, self.mesh, self.width)
         # The settings of a lane serve every chunk: only the state is given away.
@@ -286,25 +244,19 @@ class _Deployed(NamedTuple):
     normalizer: PyTree
 
 
-def _section(experiment: Experiment, name: str) -> dict[str, Any]:
-    section = getattr(experiment, name)
-    return dict(section) if isinstance(section, dict) else dataclasses.asdict(section)
+def _split(settings: Experiment) -> tuple[list[Any], list[Any], Join]:
+    """Those that all lanes share, those that are each lane's own, and how they go together."""
+    leaves, structure = jax.tree.flatten(settings)
+    ranks = [np.ndim(leaf) for leaf in leaves]
 
+    def of_rank(rank: int) -> list[Any]:
+        return [leaf for leaf, its in zip(leaves, ranks, strict=True) if its == rank]
 
-def _split(settings: Settings) -> tuple[Settings, Settings]:
-    """Those that all lanes share, and those that are each lane's own."""
+    def join(common: list[Any], own: list[Any]) -> Experiment:
+        parts = iter(common), iter(own)
+        return jax.tree.unflatten(structure, [next(parts[rank]) for rank in ranks])
 
-    def of_rank(rank: int) -> Settings:
-        return {
-            section: {k: v for k, v in values.items() if np.ndim(v) == rank}
-            for section, values in settings.items()
-        }
-
-    return of_rank(0), of_rank(1)
-
-
-def _join(common: Settings, own: Settings) -> Settings:
-    return {section: {**common[section], **own[section]} for section in common}
+    return of_rank(0), of_rank(1), join
 
 
 def _bytes_of(compiled: Any) -> int:

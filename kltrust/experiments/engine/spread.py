@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts
-from kltrust.experiments.engine.program import Program, Settings
+from kltrust.experiments.engine.program import Join, Program
 from kltrust.learner import Learner, LearnerState
 from kltrust.rollout.normalization import RewardScale
 from kltrust.types import PyTree
@@ -99,10 +99,12 @@ def with_blocks(experiment: Experiment) -> Experiment:
 class SpreadProgram(Program):
     """As `Program`, for a single lane whose environments are spread."""
 
-    def __init__(self, experiment: Experiment, chunk_length: int | None = None):
+    def __init__(
+        self, experiment: Experiment, chunk_length: int | None = None, *, freeze: bool = False
+    ):
         """Compiles nothing yet; the mesh is that of `make_mesh`."""
         mesh = make_mesh(experiment.learner.minibatch_blocks)
-        super().__init__(experiment, mesh, width=1, chunk_length=chunk_length)
+        super().__init__(experiment, mesh, 1, chunk_length, freeze=freeze)
 
     def padded_size(self, number: int) -> int:
         """It takes one lane, and nothing pads it."""
@@ -121,12 +123,13 @@ class SpreadProgram(Program):
 
         return jax.tree.map(place, lanes, is_leaf=lambda x: isinstance(x, LearnerState))
 
-    def _jitted(self, name: str) -> Any:
+    def _jitted(self, name: str, join: Join) -> Any:
         function = self._functions[name]
 
-        def of_the_lane(everywhere: tuple, own: Settings, given: tuple) -> Any:
+        def of_the_lane(everywhere: tuple, own: list[Any], given: tuple) -> Any:
             common, shared = everywhere
-            result = function(common, shared, jax.tree.map(lambda x: x[0], given))
+            mine, given = jax.tree.map(lambda x: x[0], (own, given))
+            result = function(join(common, mine), shared, given)
             result = jax.tree.map(lambda x: x[None], result)
             return jax.lax.with_sharding_constraint(result, self._places(result))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
-from kltrust.experiments.jobs.sweep import group_config, group_path, group_records, plan_of
-from kltrust.experiments.jobs.training import restore_states
-from kltrust.experiments.store.record import Record, RunError
+from kltrust.experiments.jobs.run import group_config, group_path, group_records, plan_of
+from kltrust.experiments.store.record import Record, RunError, total_seconds
 from kltrust.experiments.store.run import Run
 
 
@@ -75,7 +76,7 @@ def _whole(records: list[Record], plans: list[Plan]) -> Plan:
             groups[-1] = groups[-1]._replace(runs=groups[-1].runs + group.runs)
         else:
             groups.append(group)
-    return Plan(plans[0].name, plans[0].seeds, plans[0].settings, tuple(groups))
+    return dataclasses.replace(plans[0], groups=tuple(groups), shard=None)
 
 
 def _continues(plan: Plan, group: Group, other: Group) -> bool:
@@ -99,7 +100,7 @@ def _merge_group(path: Path, plan: Plan, group: Group, parts: list[Record]) -> d
             tables = [
                 _columns([getattr(p, t)() for p in parts]) for t in ("metrics", "evaluations")
             ]
-            run.commit(0, tables[0], state, evaluation=tables[1], seconds=_seconds(parts))
+            run.commit(0, tables[0], state, evaluation=tables[1], seconds=total_seconds(parts))
         run.finish({"broken": broken, "compilations": {}, "memory": {}, "devices": 0})
     return broken
 
@@ -111,8 +112,3 @@ def _columns(tables: list[Any]) -> dict[str, np.ndarray]:
     columns = {name: table[name].to_numpy() for name in table.columns}
     # A column of vectors is one of objects to pandas.
     return {name: np.stack(c) if c.dtype == object else c for name, c in columns.items()}
-
-
-def _seconds(parts: list[Record]) -> dict[str, float]:
-    kinds = {kind for part in parts for kind in part.seconds}
-    return {kind: sum(part.seconds.get(kind, 0.0) for part in parts) for kind in sorted(kinds)}

@@ -1,25 +1,25 @@
-"""What a sweep is to do, before anything is compiled: groups, lanes, widths, shards.
+"""What is to be run, before anything is compiled: groups, lanes, widths, shards.
 
-A static group is what one compilation serves: experiments that differ in floats only. Its lanes
-are settings x seeds. A run's number is that of its setting times the number of seeds, plus that of
-its seed: the same in the whole sweep and in every shard of it.
+A training is a sweep of one setting. A static group is what one compilation serves: experiments
+that differ in floats only. Its lanes are settings x seeds. A run's number is that of its setting
+times the number of seeds, plus that of its seed: the same in the whole sweep and in every shard of
+it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
-from kltrust.environments import static_parameters
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.spec import Setting, Spec
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.memory import choose_width
 from kltrust.experiments.engine.program import check_values
+from kltrust.experiments.engine.spread import with_blocks
 
 
 class Group(NamedTuple):
@@ -29,22 +29,38 @@ class Group(NamedTuple):
         runs: their numbers.
         width: lanes per block.
         chunk_length: iterations of a chunk.
+        spread: the environments of its only run lie over all devices; see `spread`.
     """
 
     runs: tuple[int, ...]
     width: int
     chunk_length: int
+    spread: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, or a shard of one, as plain data: what decides the bits of every run is in it."""
+    """A sweep, or a shard of one, as plain data: what decides the bits of every run is in it.
+
+    Attributes:
+        name: what reports call it.
+        seeds: of every setting.
+        settings: of the whole sweep, also in a shard.
+        groups: what is to be run.
+        shard: (i, n), i from 1; None is all of it.
+        on_nonfinite: a run that meets a NaN or an infinity stays in the state before it
+            ("freeze") and harms no other, or ends all ("raise").
+        keep_best: whether the best checkpoint of each group is kept beside the latest, by the mean
+            score of its runs.
+    """
 
     name: str
     seeds: tuple[int, ...]
     settings: tuple[Setting, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[Group, ...] = ()
     shard: tuple[int, int] | None = None
+    on_nonfinite: Literal["freeze", "raise"] = "freeze"
+    keep_best: bool = False
 
     def setting(self, run: int) -> Setting:
         """The setting of a run."""
@@ -58,6 +74,12 @@ class Plan:
         """The first experiment of a group: its static settings are those of all."""
         return self.setting(group.runs[0]).experiment
 
+    def alike(self, group: Group) -> list[Experiment]:
+        """The experiments of all settings of the group's static group, also of other shards."""
+        key = static_key(self.experiment(group))
+        experiments = [setting.experiment for setting in self.settings]
+        return [experiment for experiment in experiments if static_key(experiment) == key]
+
     def to_config(self) -> dict[str, Any]:
         """As plain data for a run folder."""
         settings = [
@@ -68,6 +90,8 @@ class Plan:
             "sweep": self.name,
             "shard": self.shard,
             "seeds": list(self.seeds),
+            "on_nonfinite": self.on_nonfinite,
+            "keep_best": self.keep_best,
             "groups": [g._asdict() for g in self.groups],
             "settings": settings,
         }
@@ -82,10 +106,10 @@ class Plan:
                 Setting(s["label"], s["swept"], Experiment.from_dict(s["experiment"]))
                 for s in config["settings"]
             ),
-            groups=tuple(
-                Group(tuple(g["runs"]), g["width"], g["chunk_length"]) for g in config["groups"]
-            ),
+            groups=tuple(Group(**{**g, "runs": tuple(g["runs"])}) for g in config["groups"]),
             shard=tuple(config["shard"]) if config["shard"] else None,
+            on_nonfinite=config["on_nonfinite"],
+            keep_best=config["keep_best"],
         )
 
 
@@ -108,14 +132,56 @@ def make_plan(
     Raises:
         ValueError: on a width or a shard that can't be, or if hosts are given different ones.
     """
+    plan = Plan(spec.name, spec.seeds, spec.settings)
+    hosts.check_same("the sweep", [plan.to_config(), width, shard])
+    return _take_shard(_grouped(plan, width, devices), shard)
+
+
+def plan_training(
+    experiment: Experiment,
+    seeds: Sequence[int],
+    *,
+    width: int | None = None,
+    spread: bool = False,
+) -> Plan:
+    """One setting: a NaN ends the training, and the best checkpoint is kept.
+
+    Args:
+        experiment: all settings.
+        seeds: a run each.
+        width: lanes per block, see `lanes`; part of what decides the bits. None chooses and
+            records it.
+        spread: one run, its environments over all devices; see `spread`.
+
+    Raises:
+        ValueError: on seeds, a width or a spread that can't be, or if hosts are given different
+            ones.
+    """
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise ValueError(f"seeds must be different and at least one, got {list(seeds)}")
+    if bad := [seed for seed in seeds if not 0 <= seed < 2**31]:
+        raise ValueError(f"a seed must be at least 0 and below 2^31, got {bad[0]}")
+    if spread and (len(seeds) > 1 or width):
+        raise ValueError(
+            "a run is spread alone: give it one seed and no width, or spread the runs instead"
+        )
+    experiment = with_blocks(experiment) if spread else experiment
+    name = f"{experiment.algorithm}-{experiment.env.replace('/', '-')}"
+    setting = Setting(experiment.algorithm, {}, experiment)
+    plan = Plan(name, tuple(map(int, seeds)), (setting,), on_nonfinite="raise", keep_best=True)
+    hosts.check_same("the training", [plan.to_config(), width, spread])
+    plan = _grouped(plan, width)
+    return replace(plan, groups=tuple(group._replace(spread=spread) for group in plan.groups))
+
+
+def _grouped(plan: Plan, width: int | None, devices: Sequence[Any] | None = None) -> Plan:
+    """With its static groups, in the order of their first settings."""
     devices = list(devices or jax.devices())
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
-    plan = Plan(spec.name, spec.seeds, spec.settings, ())
-    hosts.check_same("the sweep", [plan.to_config(), width, shard])
     by_key: dict[str, list[int]] = {}
-    for i, setting in enumerate(spec.settings):
-        mine = range(i * len(spec.seeds), (i + 1) * len(spec.seeds))
+    for i, setting in enumerate(plan.settings):
+        mine = range(i * len(plan.seeds), (i + 1) * len(plan.seeds))
         by_key.setdefault(static_key(setting.experiment), []).extend(mine)
     groups = []
     for runs in by_key.values():
@@ -123,7 +189,7 @@ def make_plan(
         chunk = experiment.chunk_length
         chosen = width or choose_width(experiment, len(runs), chunk, devices)
         groups.append(Group(tuple(runs), chosen, chunk))
-    return _take_shard(replace(plan, groups=tuple(groups)), shard)
+    return replace(plan, groups=tuple(groups))
 
 
 def check_spec(spec: Spec) -> None:
@@ -139,19 +205,9 @@ def check_spec(spec: Spec) -> None:
             raise spec.source.blame(setting.places, error) from error
 
 
-def static_key(experiment: Experiment) -> str:
-    """A text that is equal for experiments of one static group: all but the values of floats."""
-
-    def static(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: static(v) for k, v in value.items()}
-        # An infinity is a text in plain data, but no less a float.
-        return "float" if isinstance(value, float) or value in ("inf", "-inf") else value
-
-    data = experiment.to_dict()
-    key, kept = static(data), static_parameters(experiment.env)
-    key["env_params"] |= {k: v for k, v in data["env_params"].items() if k in kept}
-    return json.dumps(key, sort_keys=True)
+def static_key(experiment: Experiment) -> Any:
+    """Equal for experiments of one static group: all of it but the values of floats."""
+    return jax.tree.structure(experiment)
 
 
 def _take_shard(plan: Plan, shard: tuple[int, int] | None) -> Plan:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.reading.plots import BLUE, GREY, VERMILION, dress, logarithmic
-from kltrust.experiments.store.record import Record
+from kltrust.settings import with_role
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,20 +18,25 @@ if TYPE_CHECKING:
 GREEN = "#009E73"
 
 
-def audit_picture(record: Record, path: Path | None = None) -> Path | None:
-    """Draws what was audited against environment steps: RUN/audit.png, None if nothing was.
+def audit_picture(experiment: Experiment, metrics: pd.DataFrame, path: Path) -> Path | None:
+    """Draws what was audited against environment steps.
 
     Medians over seeds, with the 5th to the 95th percentile where there are several. A run that
     audited on request has more panels: the path within an update, fresh states, the models.
+
+    Args:
+        experiment: of all rows.
+        metrics: those of `Results`.
+        path: of the picture.
+
+    Returns:
+        ``path``; None if nothing was audited.
     """
     from matplotlib.figure import Figure
 
-    metrics = record.metrics()
     drawn = [draw for needed, draw in _PANELS if needed in metrics]
     if not drawn:  # of a version that measured less
         return None
-    experiment = Experiment.from_dict(record.config["experiment"])
-    path = path or record.path / "audit.png"
     columns = min(len(drawn), 3)
     rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained", dpi=120)
@@ -47,9 +52,8 @@ def audit_picture(record: Record, path: Path | None = None) -> Path | None:
 
 def lengths(metrics: pd.DataFrame) -> pd.Series:
     """The Fisher-Rao length of the way so far, for every row of a table: sums of sqrt(2 KL)."""
-    by = "run" if "run" in metrics else "seed"
     step = np.sqrt(2 * metrics.kl.clip(lower=0))
-    return step.groupby(metrics[by]).cumsum()
+    return step.groupby(metrics.run).cumsum()
 
 
 def path_of(metrics: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -85,9 +89,9 @@ def _draw_distance(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> 
         _line(axes, metrics, metrics["audit.update.tv_sampled"], BLUE, "mean, sampled")
     pinsker = metrics["audit.update.pinsker.mean"]
     _line(axes, metrics, pinsker, GREY, "Pinsker's bound of the mean", linestyle="--")
-    clip_eps = getattr(experiment.update, "clip_eps", np.inf)
-    if np.isfinite(clip_eps):
-        axes.axhline(clip_eps / 2, color="black", linewidth=1, label="clip_eps / 2")
+    for name in with_role(experiment.update, "clip"):
+        if np.isfinite(half_width := getattr(experiment.update, name)):
+            axes.axhline(half_width / 2, color="black", linewidth=1, label=f"{name} / 2")
     axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
     dress(axes, "How far, in total variation", "TV(old, new)")
 

@@ -48,10 +48,11 @@ def numpy_policy(
         deterministic: act by the mode, else sample.
 
     Returns:
-        ``act(obs [*E, *O], key=0) -> action [*E, ...]``; ``key``, an integer, gives the samples
-        and is ignored where nothing is sampled. ``obs`` is what the environment gives, `Masked`,
-        say, or a dict of arrays. Every new leading shape compiles once, some tenths of a second.
-        A recurrent policy remembers from call to call, until ``act.reset()``.
+        ``act(obs [*E, *O], key=None) -> action [*E, ...]``. Where actions are sampled, every call
+        draws fresh noise, and a policy made again draws the same sequence; ``key``, an integer,
+        gives the noise of one call instead. ``obs`` is what the environment gives, `Masked`, say,
+        or a dict of arrays. Every new leading shape compiles once, some tenths of a second. A
+        recurrent policy remembers from call to call, until ``act.reset()``.
 
     Raises:
         ValueError: if the folder has no such run; when called, on observations of another shape,
@@ -93,13 +94,15 @@ def policy_of_run(
         raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
         return carry, parts.env.native_action(raw) if native else raw
 
-    return NumpyPolicy(compiled, initial, example, parts.env.name)
+    return NumpyPolicy(compiled, initial, example, parts.env.name, run.seed)
 
 
 class NumpyPolicy:
     """What `numpy_policy` returns: a function, and its memory of the episodes under way."""
 
-    def __init__(self, step: Callable[..., Any], initial: PyTree, example: PyTree, name: str):
+    def __init__(
+        self, step: Callable[..., Any], initial: PyTree, example: PyTree, name: str, seed: int = 0
+    ):
         """At the start of an episode.
 
         Args:
@@ -107,17 +110,23 @@ class NumpyPolicy:
             initial: the carry of one environment at the start of an episode.
             example: one observation; shapes and dtypes are enough.
             name: the environment's, for messages.
+            seed: of the noise of all calls that name no key.
         """
         self._step, self._initial, self._example, self._name = step, initial, example, name
+        self._seed, self._calls = seed, 0
         self.reset()
 
     def reset(self) -> None:
-        """New episodes begin: forgets all that was seen."""
+        """New episodes begin: forgets all that was seen; the noise goes on."""
         self._lead: tuple[int, ...] | None = None
         self._carry: Any = None
 
-    def __call__(self, obs: Any, key: int = 0) -> np.ndarray:
+    def __call__(self, obs: Any, key: int | None = None) -> np.ndarray:
         """The action for each observation [*E, *O]: [*E, ...].
+
+        Args:
+            obs: see `numpy_policy`.
+            key: see there.
 
         Raises:
             ValueError: on observations of another shape, or of other episodes than before.
@@ -134,6 +143,9 @@ class NumpyPolicy:
             self._carry = jax.tree.map(
                 lambda x: np.broadcast_to(x, (*lead, *np.shape(x))), self._initial
             )
+        if key is None:
+            key = key_of(self._seed, self._calls)
+            self._calls += 1
         self._carry, action = self._step(self._carry, obs, key)
         return np.asarray(action)
 

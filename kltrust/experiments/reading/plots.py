@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
-from kltrust.experiments.store.record import Record
+from kltrust.experiments.config.experiment import Experiment
+from kltrust.settings import with_role
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,22 +18,31 @@ if TYPE_CHECKING:
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#777777"
 
 
-def learning_curve(record: Record, path: Path | None = None) -> Path:
-    """Draws return and realised KL against environment steps: RUN/learning_curve.png.
+def learning_curve(
+    experiment: Experiment, metrics: pd.DataFrame, evaluations: pd.DataFrame, path: Path
+) -> Path:
+    """Draws return and realised KL against environment steps.
 
     Left: the mean evaluation return over seeds with its range, and the training return. Right:
     the mean KL(old || new) of every update (median over seeds, 5th to 95th percentile, the largest)
     and the bound or set point that the algorithm was given.
+
+    Args:
+        experiment: of all rows.
+        metrics: those of `Results`.
+        evaluations: likewise.
+        path: of the picture.
+
+    Returns:
+        ``path``.
     """
     from matplotlib.figure import Figure
 
-    experiment = Experiment.from_dict(record.config["experiment"])
-    path = path or record.path / "learning_curve.png"
     figure = Figure(figsize=(10, 3.8), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
-    _draw_returns(left, record.evaluations(), record.metrics())
-    _draw_kl(right, record.metrics(), experiment)
-    seeds = len(record.config["seeds"])
+    _draw_returns(left, evaluations, metrics)
+    _draw_kl(right, metrics, experiment)
+    seeds = metrics.seed.nunique()
     figure.suptitle(
         f"{experiment.algorithm} on {experiment.env}, {seeds} seed{'s' if seeds > 1 else ''}"
     )
@@ -74,9 +83,11 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
         )
     else:
         axes.plot(steps, median, color=VERMILION, label="of each update")
-    bounds = [getattr(experiment.update, name, None) for name in ("max_kl", "target_kl")]
-    for name, bound in zip(("max_kl", "target_kl"), bounds, strict=True):
-        if bound is not None and np.isfinite(bound):
+    update = experiment.update
+    names = [*with_role(update, "bound"), *with_role(update, "set point")]
+    bounds = {name: float(getattr(update, name)) for name in names}
+    for name, bound in bounds.items():
+        if np.isfinite(bound):
             # The one that was in force, where it is reported: it may be annealed.
             in_force = np.full(len(steps), bound)
             if f"extra.{name}" in metrics:
@@ -84,7 +95,7 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
             style = {"color": "black", "linestyle": "--", "linewidth": 1}
             axes.plot(steps, in_force, label=f"{name} {bound:g}", **style)
     if (metrics.kl > 0).any():
-        logarithmic(axes, [*metrics.kl, *(b for b in bounds if b is not None)])
+        logarithmic(axes, [*metrics.kl, *bounds.values()])
     dress(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
 
 

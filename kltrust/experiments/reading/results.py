@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
-from kltrust.experiments.config.spec import Setting
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.sweep import group_records, plan_of
-from kltrust.experiments.store.record import Record, RunError
+from kltrust.experiments.jobs.run import group_records, plan_of
+from kltrust.experiments.store.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,15 +105,18 @@ def load(*paths: str | Path) -> Results:
 
     if not paths:
         raise ValueError("load takes the folder of a sweep or of a training, or several")
-    runs, metrics, evaluations, first = [], [], [], 0
+    runs: list[dict[str, Any]] = []
+    metrics: list[pd.DataFrame] = []
+    evaluations: list[pd.DataFrame] = []
+    first = 0
     for path in paths:
         record = Record(path)
         plan, parts = parts_of(record)
         for group, part in parts:
             runs += [_row(plan, group, run, part, first, record.path.name) for run in group.runs]
             if part is not None and part.last_chunk >= 0:
-                metrics.append(_numbered(part.metrics(), plan, first))
-                evaluations.append(_numbered(part.evaluations(), plan, first))
+                for tables, table in ((metrics, part.metrics()), (evaluations, part.evaluations())):
+                    tables.append(table.assign(run=table.run + first))
         first += len(plan.settings) * len(plan.seeds)
     table = pd.DataFrame(runs).sort_values("run", ignore_index=True)
     frames = [_concat(parts) for parts in (metrics, evaluations)]
@@ -131,28 +132,8 @@ def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
     Raises:
         StorageError: if it holds neither a sweep nor a training.
     """
-    if "experiment" in record.config:
-        return _training(record)
-    if "groups" in record.config:
-        return _sweep(record)
-    raise RunError(
-        f"{record.path} holds no training and no sweep: it was not made by `kltrust train` or "
-        "`kltrust sweep`"
-    )
-
-
-def _sweep(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
     plan = plan_of(record)
     return plan, list(group_records(record.path, plan))
-
-
-def _training(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
-    """A training as a sweep of one setting."""
-    experiment = Experiment.from_dict(record.config["experiment"])
-    seeds = tuple(record.config["seeds"])
-    group = Group(tuple(range(len(seeds))), record.config["width"], record.config["chunk_length"])
-    setting = Setting(experiment.algorithm, {}, experiment)
-    return Plan(record.path.name, seeds, (setting,), (group,)), [(group, record)]
 
 
 def _row(
@@ -163,12 +144,6 @@ def _row(
     done = 0 if part is None else (part.last_chunk + 1) * group.chunk_length
     if part is not None and part.finished:
         done = experiment.num_iterations
-    flat = {
-        f"{section}.{name}": float(value) if value in ("inf", "-inf") else value
-        for section, values in experiment.to_dict().items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-    }
     return {
         "run": first + run,
         "sweep": folder,
@@ -178,7 +153,7 @@ def _row(
         "seed": plan.seed(run),
         "width": group.width,
         "iterations": min(done, experiment.num_iterations),
-        **flat,
+        **experiment.flat(),
     }
 
 
@@ -187,14 +162,6 @@ def _broken(metrics: pd.DataFrame) -> dict[int, int]:
     counts = metrics[[name for name in metrics.columns if name.startswith("nonfinite_")]]
     bad = metrics[(counts > 0).any(axis=1)]
     return dict(bad.groupby("run").iteration.min()) if len(bad) else {}
-
-
-def _numbered(table: pd.DataFrame, plan: Plan, first: int) -> pd.DataFrame:
-    """With a column run, as numbered among all folders."""
-    run = table.run if "run" in table else table.seed.map({s: i for i, s in enumerate(plan.seeds)})
-    others = table.drop(columns="run", errors="ignore")
-    others.insert(0, "run", run + first)
-    return others
 
 
 def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:

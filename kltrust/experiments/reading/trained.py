@@ -1,4 +1,4 @@
-"""The trained runs of a folder, one by one: those of a training and those of a sweep."""
+"""The trained runs of a folder, one by one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment
-from kltrust.experiments.jobs.training import restore_states
+from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.reading.results import parts_of
 from kltrust.experiments.store.files import StorageError
 from kltrust.experiments.store.record import Record
@@ -19,10 +19,10 @@ class Trained(NamedTuple):
     """One run of a folder of ``train`` or ``sweep``.
 
     Attributes:
-        part: the folder that holds its checkpoints.
+        part: the folder of its group, which holds its checkpoints.
         place: which of the runs in there it is.
         experiment: its settings.
-        label: its setting's name in the sweep; the algorithm's, of a training.
+        label: its setting's name; of a training, the algorithm's.
         seed: its seed.
         score: the mean return of its last evaluation; NaN without one.
     """
@@ -71,13 +71,11 @@ def find_runs(
     for group, part in parts:
         if part is None or part.last_chunk < 0:
             continue
-        table = part.evaluations()
-        column = "run" if "run" in table else "seed"
-        scores = table.groupby(column).mean_return.last() if len(table) else {}
+        scores = part.evaluations().groupby("run").mean_return.last()
         for place, run in enumerate(group.runs):
-            setting, own = plan.setting(run), plan.seed(run)
-            score = float(scores.get(run if column == "run" else own, np.nan))
-            found.append(Trained(part, place, setting.experiment, setting.label, own, score))
+            setting, score = plan.setting(run), float(scores.get(run, np.nan))
+            own = setting.experiment, setting.label, plan.seed(run), score
+            found.append(Trained(part, place, *own))
     if not found:
         raise StorageError(f"{record.path} has no checkpoint yet")
     asked: list[tuple[str, Any, Any]] = [

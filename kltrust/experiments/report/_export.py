@@ -7,8 +7,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.presets import SECTIONS
-from kltrust.experiments.config.settings import Experiment
 from kltrust.experiments.report._gather import Source, Study
 from kltrust.experiments.report._tables import estimate
 

@@ -9,6 +9,7 @@ from kltrust.experiments.report import _export, _region_sections
 from kltrust.experiments.report._blocks import Block, Code, Fold, List, Section, Text
 from kltrust.experiments.report._gather import Source, Study
 from kltrust.experiments.report._tables import Table, estimate
+from kltrust.experiments.store.record import total_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,17 +68,13 @@ def _facts(study: Study, source: Source) -> dict[str, str]:
         int(row.iterations) * source.setting(int(row.run)).experiment.batch_size
         for row in runs.itertuples()
     )
-    seconds: dict[str, float] = {}
-    for _, part in source.parts:
-        for name, value in (part.seconds if part is not None else {}).items():
-            seconds[name] = seconds.get(name, 0.0) + value
+    seconds = total_seconds(part for _, part in source.parts)
     of_env = {
         len({s.label for s in source.plan.settings if s.experiment.env == e.env})
         for e in experiments
     }
     return {
-        "folder": f"{source.name}, a {'sweep' if source.is_sweep else 'training'}"
-        + (", finished" if source.record.finished else ", not finished"),
+        "folder": f"{source.name}, {'' if source.record.finished else 'not '}finished",
         "algorithms": ", ".join(dict.fromkeys(e.algorithm for e in experiments)),
         "environments": ", ".join(dict.fromkeys(e.env for e in experiments)),
         "settings": f"{' or '.join(map(str, sorted(of_env)))} on each environment",

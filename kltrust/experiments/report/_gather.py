@@ -39,11 +39,6 @@ class Source:
         """The folder's name, without the way to it: reports get published."""
         return self.record.path.name
 
-    @property
-    def is_sweep(self) -> bool:
-        """Whether it is a sweep, else a training."""
-        return "experiment" not in self.record.config
-
     def setting(self, run: int) -> Setting:
         """The setting of a run by its number among all folders."""
         return self.plan.setting(run - self.first)

@@ -7,12 +7,13 @@ the states of the batch, its mean and its maximum, and the largest probability r
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from kltrust.experiments.config.settings import Experiment, annealed
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.report._gather import Study
+from kltrust.settings import declared, with_role
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,16 +60,21 @@ def claim_of(experiment: Experiment) -> Claim:
     goes before clipping's heuristic, and both before the bound at which epochs are undone.
     """
     update = experiment.update
-    max_kl, target_kl, clip_eps = (
-        float(getattr(update, name, np.inf)) for name in ("max_kl", "target_kl", "clip_eps")
+    bound, set_point, clip = (
+        _finite_setting(update, role) for role in ("bound", "set point", "clip")
     )
-    if np.isfinite(target_kl) and getattr(update, "adaptive", True):
-        return Claim(SET_POINT, "target_kl", target_kl, max_kl)
-    if np.isfinite(clip_eps):
-        return Claim(HEURISTIC, "clip_eps²/2", clip_eps**2 / 2, max_kl)
-    if np.isfinite(max_kl):
-        return Claim(BOUND, "max_kl", max_kl)
-    return Claim(NONE, "", np.inf)
+    stop = bound[1] if bound else np.inf
+    if set_point:
+        return Claim(SET_POINT, *set_point, stop)
+    if clip:
+        return Claim(HEURISTIC, f"{clip[0]}²/2", clip[1] ** 2 / 2, stop)
+    return Claim(BOUND, *bound) if bound else Claim(NONE, "", np.inf)
+
+
+def _finite_setting(update: Any, role: str) -> tuple[str, float] | None:
+    """Name and value of the setting of a role, if there is one and it is not switched off."""
+    found = [(name, float(getattr(update, name))) for name in with_role(update, role)]
+    return next((pair for pair in found if np.isfinite(pair[1])), None)
 
 
 def updates(study: Study) -> pd.DataFrame:
@@ -96,9 +102,10 @@ def updates(study: Study) -> pd.DataFrame:
 
 def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> np.ndarray:
     """The factor that the schedule puts on a setting: 1 where it is another that is annealed."""
-    power = annealed(f.name for f in dataclasses.fields(experiment.update)).get(setting, 0)
+    powers = {f.name: declared(f).anneal for f in dataclasses.fields(experiment.update)}
+    power = powers.get(setting, 0)
     done = iteration / max(experiment.num_iterations, 1)
-    return (1 - experiment.budget.anneal * done) ** power
+    return np.asarray(1 - experiment.budget.anneal * done) ** power
 
 
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:

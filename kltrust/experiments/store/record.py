@@ -10,7 +10,8 @@ metrics.parquet     all parts in one table, once the run is finished (evaluation
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from kltrust.types import PyTree
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "kltrust run 1"
+FORMAT = "kltrust run 2"
 RUN, COMMIT, LOCK = "run.json", "commit.json", ".lock"
 METRICS, EVALUATION, CHECKPOINTS = "metrics", "evaluation", "checkpoints"
 
@@ -159,6 +160,14 @@ class Record:
 
     def _checkpoint(self, chunk: int) -> Path:
         return self.path / CHECKPOINTS / f"{chunk:06d}"
+
+
+def total_seconds(records: Iterable[Record | None]) -> dict[str, float]:
+    """`Record.seconds` of several, by kind; None has none."""
+    total: Counter[str] = Counter()
+    for record in records:
+        total.update(record.seconds if record is not None else {})
+    return dict(total)
 
 
 def _read_marker(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Running a sweep: group after group, chunk by chunk, each committed while the next computes.
+"""Running a plan: group after group, chunk by chunk, each committed while the next computes.
 
-A sweep's folder is a run folder (see `record`) whose configuration is the plan; in ``groups/`` is a
-run folder for each static group. A kill at any moment costs at most the two chunks under way; a
-sweep that goes on ends with the tables of one that never stopped.
+The folder of a sweep or of a training is a run folder (see `record`) whose configuration is the
+plan; in ``groups/`` is a run folder for each static group. A kill at any moment costs at most the
+two chunks under way; a plan that goes on ends with the tables of one that never stopped.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kltrust.experiments.config.settings import Experiment
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import canary, hosts
 from kltrust.experiments.engine.program import validate
+from kltrust.experiments.jobs.events import Progress
+from kltrust.experiments.jobs.lanes import Lanes
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.sweep_lanes import Lanes
-from kltrust.experiments.jobs.sweep_report import Progress, Silent
+from kltrust.experiments.jobs.shared import record_of, shared
 from kltrust.experiments.store.record import RUN, Record, RunError
 from kltrust.experiments.store.run import Run
 
@@ -24,48 +25,56 @@ GROUPS = "groups"
 
 
 def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> Record:
-    """Runs a sweep in a new folder.
+    """Runs a plan in a new folder.
 
     Args:
-        plan: from `plan.make_plan`.
+        plan: from `plan.make_plan` or `plan.plan_training`.
         path: a folder that does not exist, or is empty.
         progress: is told what happens.
 
     Returns:
-        The finished sweep; `results.load` reads its tables.
+        The finished folder; `results.load` reads its tables.
 
     Raises:
         ValueError: if a setting is wrong; nothing was compiled or written.
         RuntimeError: if this jaxlib computes wrong numbers (see `canary`).
         StorageError: if the folder can't be used; nothing was overwritten.
+        NonFiniteError: in a training, names seed and iteration; what was committed before stands.
     """
     _prepare(plan)
-    with hosts.shared(lambda: Run.create(path, plan.to_config())) as run:
-        return _run_groups(run, plan, progress or Silent())
+    with shared(lambda: Run.create(path, plan.to_config())) as run:
+        return _run_groups(run, plan, progress or Progress())
 
 
 def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
-    """Goes on with an interrupted sweep, whose plan is in its folder.
+    """Goes on with an interrupted sweep or training, whose plan is in its folder.
 
     Raises:
-        StorageError: if there is no sweep, another process has it, or it is damaged.
+        StorageError: if there is none, another process has it, or it is damaged.
+        NonFiniteError: as `start`.
     """
-    with hosts.shared(lambda: Run.open(path)) as run:
+    with shared(lambda: Run.open(path)) as run:
         plan = plan_of(run)
         if run.finished:
-            return hosts.record_of(run)
+            return record_of(run)
         _prepare(plan)
-        return _run_groups(run, plan, progress or Silent())
+        return _run_groups(run, plan, progress or Progress())
 
 
 def plan_of(record: Record) -> Plan:
-    """The plan of a sweep's folder.
+    """The plan of a folder.
 
     Raises:
-        RunError: if it holds no sweep.
+        RunError: if it holds none.
     """
+    if "group_of" in record.config:
+        whole = record.path.parent.parent
+        raise RunError(f"{record.path} is a part of {whole}: name the whole folder")
     if "sweep" not in record.config or "groups" not in record.config:
-        raise RunError(f"{record.path} holds no sweep: it was not made by `kltrust sweep`")
+        raise RunError(
+            f"{record.path} holds no training and no sweep: it was not made by `kltrust train` or "
+            "`kltrust sweep`"
+        )
     return Plan.from_config(record.config)
 
 
@@ -88,10 +97,8 @@ def group_config(plan: Plan, group: Group) -> dict[str, Any]:
         "group_of": plan.name,
         "algorithm": experiment.algorithm,
         "env": experiment.env,
-        "runs": list(group.runs),
         "seeds": [plan.seed(run) for run in group.runs],
-        "width": group.width,
-        "chunk_length": group.chunk_length,
+        **group._asdict(),
     }
 
 
@@ -112,7 +119,7 @@ def _run_groups(run: Run, plan: Plan, progress: Progress) -> Record:
         run.finish({"broken": broken})
     finally:
         progress.end()
-    return hosts.record_of(run)
+    return record_of(run)
 
 
 def _run_group(
@@ -125,13 +132,13 @@ def _run_group(
         return Run.open(folder) if begun else Run.create(folder, group_config(plan, group))
 
     try:
-        with hosts.shared(enter) as run:
+        with shared(enter) as run:
             progress.group(index, _iterations(run, plan.experiment(group)))
             if not run.finished:
                 Lanes(plan, group).advance(run, progress)
             return run.summary
     except RunError as error:
-        # Whoever goes on does so with the sweep, not with one of its groups.
+        # Whoever goes on does so with the plan, not with one of its groups.
         message = str(error).replace(f"--resume {folder}", f"--resume {path}")
         raise RunError(message) from error
 

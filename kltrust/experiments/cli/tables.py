@@ -1,4 +1,4 @@
-"""What a sweep will do, and how far it is, as tables for a terminal."""
+"""What a plan will do, and how far it is, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax
 from rich.table import Table
 
 from kltrust.experiments.engine.memory import estimate_memory
+from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
-from kltrust.experiments.jobs.sweep import group_records, plan_of
-from kltrust.experiments.jobs.sweep_lanes import Measured
+from kltrust.experiments.jobs.run import group_records, plan_of
 from kltrust.experiments.store.record import COMMIT, Record
 
 
 def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Any:
-    """What a sweep will do: groups, runs, devices, width, chunks, memory, steps; a rich table.
+    """What a plan will do: groups, runs, devices, width, chunks, memory, steps; a rich table.
 
     Memory and time are those measured, if they were; else an estimate from shapes, and none.
     """
@@ -63,7 +63,7 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Any:
 
 
 def status_table(record: Record) -> Any:
-    """Where every group of a sweep stands; a rich table."""
+    """Where every group of a folder stands; a rich table."""
     plan = plan_of(record)
     table = Table(box=None)
     for title in (

@@ -1,18 +1,18 @@
-"""What a sweep tells while it goes on."""
+"""What a job tells while it goes on."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from kltrust.experiments.jobs.plan import Plan
 
 
-class Progress(Protocol):
-    """What is told about a sweep while it goes on."""
+class Progress:
+    """What is told about a training or a sweep while it goes on; this one keeps it to itself."""
 
     def start(self, plan: Plan, path: Path) -> None:
-        """A sweep begins, or goes on."""
+        """The plan begins, or goes on."""
 
     def group(self, index: int, done: int) -> None:
         """A group begins, or goes on after so many iterations."""
@@ -33,9 +33,10 @@ class Report(NamedTuple):
     Attributes:
         iterations: of each run so far.
         of: planned.
-        env_steps: of all runs of the group so far.
+        env_steps: of each run so far.
         steps_per_second: environment steps of all runs together, compilation apart.
         best: label and score of the best setting now: return by the mode, mean over seeds.
+        kl: mean KL(old || new) of the chunk's updates over all runs, nats.
         broken: the first bad iteration of each run that met a NaN or an infinity.
         fully_masked: observations of the chunk whose mask allowed no action, of all runs.
     """
@@ -45,24 +46,6 @@ class Report(NamedTuple):
     env_steps: int
     steps_per_second: float
     best: tuple[str, float]
+    kl: float
     broken: dict[int, int]
     fully_masked: int = 0
-
-
-class Silent:
-    """Tells nothing."""
-
-    def start(self, plan: Plan, path: Path) -> None:
-        """Nothing."""
-
-    def group(self, index: int, done: int) -> None:
-        """Nothing."""
-
-    def compiling(self, what: str) -> None:
-        """Nothing."""
-
-    def chunk(self, report: Report) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
+from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts, lanes
-from kltrust.experiments.engine.program import Program, lane_settings, to_host
-from kltrust.experiments.jobs import training
+from kltrust.experiments.engine.program import Program, build, to_host, traced_settings
+from kltrust.experiments.engine.spread import SpreadProgram
+from kltrust.experiments.jobs.events import Progress, Report
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.sweep_report import Progress, Report
-from kltrust.experiments.store.run import Run, tables
+from kltrust.experiments.jobs.rows import check_finite, evaluation_rows, metric_rows
+from kltrust.experiments.store.record import Record
+from kltrust.experiments.store.run import Run
 from kltrust.types import PyTree
 
 
@@ -48,6 +51,35 @@ def measure(plan: Plan, group: Group) -> Measured:
     )
 
 
+def restore_states(
+    part: Record, experiment: Experiment, which: Literal["latest", "best"] = "latest"
+) -> PyTree:
+    """The learner states of all runs of a group [L, ...], from its folder."""
+    learner = build(experiment).learner
+    keys = jax.eval_shape(lanes.keys_of, np.asarray(part.config["seeds"]))[0]
+    return part.restore(jax.eval_shape(jax.vmap(learner.init), keys), which)
+
+
+class Chunk(NamedTuple):
+    """What the devices have computed, on the host, to be committed.
+
+    Attributes:
+        number: of the chunk.
+        length: iterations.
+        state: of the lanes after it.
+        metrics: [L, length, ...].
+        returns: of its evaluation [L, 2, episodes].
+        seconds: by kind.
+    """
+
+    number: int
+    length: int
+    state: PyTree
+    metrics: Any
+    returns: np.ndarray
+    seconds: dict[str, float]
+
+
 class Lanes:
     """The lanes of a group on their devices."""
 
@@ -55,32 +87,44 @@ class Lanes:
         self.plan, self.group = plan, group
         self.experiment = plan.experiment(group)
         self.number = len(group.runs)
-        mesh = lanes.make_mesh(self.number, group.width)
-        self.program = Program(self.experiment, mesh, group.width, group.chunk_length, freeze=True)
+        freeze = plan.on_nonfinite == "freeze"
+        self.program: Program
+        if group.spread:
+            self.program = SpreadProgram(self.experiment, group.chunk_length, freeze=freeze)
+        else:
+            mesh = lanes.make_mesh(self.number, group.width)
+            self.program = Program(
+                self.experiment, mesh, group.width, group.chunk_length, freeze=freeze
+            )
         self.size = self.program.padded_size(self.number)
         # By the seed alone: common random numbers for all settings and algorithms.
-        seeds = np.asarray([plan.seed(run) for run in group.runs])
-        experiments = [plan.setting(run).experiment for run in group.runs]
-        own = (lane_settings(experiments), *training.lane_keys(seeds))
-        self.settings, self.keys, self.eval_keys = self.program.put(lanes.pad(own, self.size))
-        self.seeds = seeds
+        self.seeds = [plan.seed(run) for run in group.runs]
+        keys = lanes.pad(lanes.keys_of(np.asarray(self.seeds)), self.size)
+        self.keys, self.eval_keys = self.program.put(keys)
+        # By all settings of the static group, so that every shard decides alike.
+        given = [traced_settings(plan.setting(run).experiment) for run in group.runs]
+        among = [traced_settings(experiment) for experiment in plan.alike(group)]
+        settings = lanes.shared_or_own(given, among, self.size)
+        self.settings = jax.tree.map(lambda x: self.program.put(x) if np.ndim(x) else x, settings)
 
     def advance(self, run: Run, progress: Progress) -> None:
-        """From the last commit to the end."""
+        """From the last commit to the end.
+
+        Raises:
+            NonFiniteError: if the plan says so; the chunk is not committed.
+        """
         program = self.program
         clock, compiled = time.perf_counter(), 0.0
         if run.last_chunk < 0:
             progress.compiling("init")
             state = program.init(self.settings, self.keys)
         else:
-            state = lanes.pad(training.restore_states(run, self.experiment), self.size)
-        iteration = hosts.to_host(state.iteration)[: self.number]
-        waiting: tuple[Any, ...] | None = None
-        for chunk in range(run.last_chunk + 1, program.num_chunks):
-            length = min(
-                program.chunk_length,
-                self.experiment.num_iterations - chunk * program.chunk_length,
-            )
+            state = lanes.pad(restore_states(run, self.experiment), self.size)
+        reached = hosts.to_host(state.iteration)[: self.number]
+        waiting: Chunk | None = None
+        for index in range(run.last_chunk + 1, program.num_chunks):
+            first = index * program.chunk_length
+            length = min(program.chunk_length, self.experiment.num_iterations - first)
             if "chunk" not in program.compilations:
                 progress.compiling("training and evaluation")
             state, metrics = program.start_chunk(self.settings, state, length)
@@ -89,43 +133,44 @@ class Lanes:
                 jax.block_until_ready(metrics)
             returns = program.evaluate(self.settings, state, self.eval_keys)
             if waiting is not None:  # while the devices compute
-                progress.chunk(self._commit(run, *waiting))
+                progress.chunk(self._commit(run, waiting))
             metrics = jax.tree.map(lambda x: x[: self.number], to_host(metrics, length))
             returns = hosts.to_host(returns)
             kept = lanes.to_host(state, self.number)  # before the next chunk takes it
-            iteration = kept.iteration
+            reached = kept.iteration
             compiling = sum(program.compile_seconds.values()) - compiled
             seconds = {"compile": compiling, "run": time.perf_counter() - clock - compiling}
             clock, compiled = time.perf_counter(), compiled + compiling
-            waiting = chunk, length, kept, metrics, returns, iteration, seconds
+            if self.plan.on_nonfinite == "raise":
+                check_finite(metrics, self.seeds, first)
+            waiting = Chunk(index, length, kept, metrics, returns, seconds)
         if waiting is not None:
-            progress.chunk(self._commit(run, *waiting))
-        run.finish(self._summary(iteration))
+            progress.chunk(self._commit(run, waiting))
+        run.finish(self._summary(reached))
 
-    def _commit(
-        self,
-        run: Run,
-        chunk: int,
-        length: int,
-        kept: PyTree,
-        metrics: Any,
-        returns: np.ndarray,
-        reached: np.ndarray,
-        seconds: dict[str, float],
-    ) -> Report:
-        first = chunk * self.program.chunk_length
-        batch = self.experiment.batch_size
-        evaluation = training.evaluation_rows(returns, list(self.seeds), first + length, batch)
-        evaluation = {"run": np.asarray(self.group.runs), **evaluation}
-        rows = lane_rows(metrics, self.group.runs, self.seeds, first, reached, batch)
-        run.commit(chunk, rows, kept, evaluation=evaluation, seconds=seconds)
+    def _commit(self, run: Run, chunk: Chunk) -> Report:
+        first = chunk.number * self.program.chunk_length
+        done, batch = first + chunk.length, self.experiment.batch_size
+        runs, reached = self.group.runs, chunk.state.iteration
+        evaluation = evaluation_rows(chunk.returns, runs, self.seeds, done, batch)
+        rows = metric_rows(chunk.metrics, runs, self.seeds, first, reached, batch)
+        scores = evaluation["mean_return"]
+        run.commit(
+            chunk.number,
+            rows,
+            chunk.state,
+            evaluation=evaluation,
+            score=float(np.mean(scores)) if self.plan.keep_best else None,
+            seconds=chunk.seconds,
+        )
         return Report(
-            iterations=first + length,
+            iterations=done,
             of=self.experiment.num_iterations,
-            env_steps=(first + length) * batch * self.number,
-            steps_per_second=length * batch * self.number / seconds["run"],
-            best=self._best(evaluation["mean_return"]),
-            broken=self._broken(reached, first + length),
+            env_steps=done * batch,
+            steps_per_second=chunk.length * batch * self.number / chunk.seconds["run"],
+            best=self._best(scores),
+            kl=float(np.mean(chunk.metrics.kl)),
+            broken=self._broken(reached, done),
             fully_masked=int(np.sum(rows["fully_masked"])),
         )
 
@@ -149,33 +194,3 @@ class Lanes:
             "memory": self.program.memory,
             "devices": self.program.mesh.size,
         }
-
-
-def lane_rows(
-    metrics: Any,
-    runs: tuple[int, ...],
-    seeds: np.ndarray,
-    first_iteration: int,
-    reached: np.ndarray,
-    batch_size: int,
-) -> dict[str, np.ndarray]:
-    """Metrics [L, n] as columns: a row per run and iteration, up to its first bad one if it has.
-
-    Args:
-        metrics: of lanes that freeze.
-        runs: the lanes' numbers.
-        seeds: the lanes' seeds.
-        first_iteration: of the n.
-        reached: the iteration that each lane's state has reached; a frozen one stays behind.
-        batch_size: environment steps of an iteration.
-    """
-    rows = tables.to_rows(metrics, runs, first_iteration)
-    length = len(rows["iteration"]) // len(runs)
-    rows = {
-        "run": rows.pop("seed"),
-        "seed": np.repeat(np.asarray(seeds, np.int64), length),
-        "env_steps": (rows["iteration"] + 1) * batch_size,
-        **rows,
-    }
-    kept = rows["iteration"] <= np.repeat(reached, length)
-    return {name: column[kept] for name, column in rows.items()}

@@ -1,0 +1,149 @@
+"""Algorithms by name: the library's and one's own, in one list."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+from kltrust.settings import settings, unknown
+from kltrust.types import Params, Policy, PolicyBatch, PolicyUpdate, PyTree, UpdatePair
+
+T = TypeVar("T")
+
+_declared: dict[str, type] = {}
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def algorithm(name: str) -> Callable[[type[T]], type[T]]:
+    """Declares an algorithm: a class of settings with ``init`` and ``update``, known by a name.
+
+    The command line, presets, specifications, sweeps, annealing and reports read everything that
+    they know of it from its fields, see `kltrust.settings.setting`::
+
+        @kltrust.algorithm("sign_pg")
+        class SignPG:
+            learning_rate: float = kltrust.setting(1e-3, "Step of every parameter.", above=0)
+
+            def init(self, params): ...
+            def update(self, policy, params, state, batch, key): ...
+
+    Args:
+        name: as on the command line: letters, digits and underscores.
+
+    Returns:
+        The decorator, which returns the declared class.
+
+    Raises:
+        ValueError: if the name is taken, or is no name.
+        TypeError: if the class lacks ``init`` or ``update``, or a field has no default.
+    """
+
+    def declare(cls: type[T]) -> type[T]:
+        _check_name(name)
+        lacking = [n for n in ("init", "update") if not callable(getattr(cls, n, None))]
+        if lacking:
+            raise TypeError(f"{cls.__name__} needs {' and '.join(lacking)}: see PolicyUpdate")
+        made = settings(cls)
+        made.name = name  # type: ignore[attr-defined]
+        _declared[name] = made
+        return made
+
+    return declare
+
+
+def register_algorithm(name: str, declaration: Callable[..., PolicyUpdate]) -> type:
+    """Makes an algorithm known by name to the command line, to specifications and to sweeps.
+
+    Put the call into a module and name that module with ``--import``. A class that `algorithm`
+    decorates is registered already.
+
+    Args:
+        name: as on the command line.
+        declaration: a function of keyword settings that returns an algorithm. Every argument has a
+            default: a float is traced, everything else is static. `setting` may be the default.
+            Or a class with ``init`` and ``update``, as `algorithm` takes it.
+
+    Returns:
+        The declared class.
+
+    Raises:
+        ValueError: if the name is taken, or is no name.
+        TypeError: if an argument has no default.
+    """
+    if isinstance(declaration, type):
+        return algorithm(name)(declaration)
+
+    def make(self: Any) -> PolicyUpdate:
+        return as_update(declaration(**{n: getattr(self, n) for n in parameters}))
+
+    def init(self: Any, params: Params) -> PyTree:
+        return make(self).init(params)
+
+    def update(
+        self: Any, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Any
+    ) -> Any:
+        return make(self).update(policy, params, state, batch, key)
+
+    parameters = inspect.signature(declaration).parameters
+    body: dict[str, Any] = {n: p.default for n, p in parameters.items()}
+    if bare := [n for n, default in body.items() if default is inspect.Parameter.empty]:
+        raise TypeError(f"{name}: give a default to {', '.join(bare)}")
+    body["__annotations__"] = dict.fromkeys(parameters, Any)
+    body |= {"init": init, "update": update, "__doc__": inspect.getdoc(declaration) or name}
+    body["__module__"] = declaration.__module__
+    return algorithm(name)(type("".join(w.capitalize() for w in name.split("_")), (), body))
+
+
+def find_algorithm(name: str) -> type:
+    """The class that a name stands for.
+
+    Args:
+        name: as on the command line.
+
+    Returns:
+        The declared class.
+
+    Raises:
+        ValueError: on an unknown name, with the nearest that is known.
+    """
+    if name not in _declared:
+        raise ValueError(
+            f"{unknown('algorithm', name, _declared)} (--import MODULE brings your own)"
+        )
+    return _declared[name]
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """The names that `find_algorithm` knows -> a tuple of them."""
+    return tuple(_declared)
+
+
+def as_update(given: Any) -> PolicyUpdate:
+    """An algorithm, whatever form it comes in.
+
+    Args:
+        given: an object with ``init`` and ``update``, or a pair of these two functions.
+
+    Raises:
+        TypeError: names the remedy, a forgotten pair of parentheses for one.
+    """
+    if isinstance(given, type) and hasattr(given, "update"):
+        name = getattr(given, "name", given.__name__)
+        raise TypeError(f"{name} is a class: call it, as in {name}(), to get an algorithm")
+    if callable(getattr(given, "init", None)) and callable(getattr(given, "update", None)):
+        return given
+    if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
+        return UpdatePair(*given)
+    raise TypeError(
+        f"an algorithm has two functions, init and update, got {given!r}: see "
+        "kltrust.types.PolicyUpdate"
+    )
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise ValueError(f"an algorithm's name is letters, digits and underscores, got {name!r}")
+    if name in _declared:
+        raise ValueError(f"an algorithm named {name!r} is registered already: choose another name")

@@ -1,0 +1,257 @@
+"""An experiment: one algorithm on one environment, all that decides a run but its seed.
+
+It is a JAX pytree. Every float setting is a leaf, everything else is static: experiments of one
+tree structure differ in floats only, and one compilation serves them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from kltrust.algorithms import find_algorithm
+from kltrust.critic import ValueRegression
+from kltrust.environments import static_parameters
+from kltrust.learner import LearnerSettings
+from kltrust.networks.settings import NetworkSettings
+from kltrust.settings import (
+    from_plain,
+    is_nested,
+    number_from_plain,
+    setting,
+    settings,
+    to_plain,
+    unknown,
+)
+from kltrust.types import Number
+
+
+@settings
+class BudgetSettings:
+    """How long, and what is measured between."""
+
+    total_steps: int = setting(
+        100_000,
+        "Environment steps of each run; at most this many are taken.",
+        at_least=1,
+        usual="1e5 (classic control) to 1e7 (MinAtar)",
+    )
+    anneal: Number = setting(
+        0.0,
+        "Steps shrink linearly to (1 - anneal) of themselves: 0 keeps them, 1 ends at zero. Which "
+        "settings it shrinks stands at each of them.",
+        at_least=0,
+        at_most=1,
+        usual="0 or 1",
+    )
+    num_evals: int = setting(
+        10,
+        "How often the policy is evaluated during training, about: always after the same number "
+        "of iterations.",
+        at_least=1,
+        usual="10",
+    )
+    eval_episodes: int = setting(20, "Episodes of each of them.", at_least=1, usual="10 to 100")
+
+
+SECTIONS = ("update", "critic", "learner", "network", "budget")
+"""The sections of an experiment that hold settings; ``env_params`` holds the environment's own."""
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One algorithm on one environment.
+
+    Attributes:
+        env: the environment's name.
+        update: the algorithm, of a class that `algorithm` declares.
+        critic: how the critic learns.
+        learner: rollout, advantages and measurement.
+        network: policy and value network.
+        budget: how long, and what is measured between.
+        env_params: the environment's parameters.
+    """
+
+    env: str
+    update: Any
+    critic: ValueRegression = dataclasses.field(default_factory=ValueRegression)
+    learner: LearnerSettings = dataclasses.field(default_factory=LearnerSettings)
+    network: NetworkSettings = dataclasses.field(default_factory=NetworkSettings)
+    budget: BudgetSettings = dataclasses.field(default_factory=BudgetSettings)
+    env_params: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def algorithm(self) -> str:
+        """The algorithm's name."""
+        return self.update.name
+
+    @property
+    def batch_size(self) -> int:
+        """Environment steps of an iteration."""
+        return self.learner.num_envs * self.learner.num_steps
+
+    @property
+    def num_iterations(self) -> int:
+        """Whole iterations that the budget pays for."""
+        return self.budget.total_steps // max(self.batch_size, 1)
+
+    @property
+    def chunk_length(self) -> int:
+        """Iterations between two evaluations."""
+        return max(1, self.num_iterations // self.budget.num_evals)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As nested plain data that JSON can hold (infinities as the string "inf").
+
+        Raises:
+            ValueError: on a value that no file can hold, such as a function of one's own.
+        """
+        sections = {name: to_plain(getattr(self, name)) for name in (*SECTIONS, "env_params")}
+        return {"algorithm": self.algorithm, "env": self.env, **sections}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Experiment:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: on an unknown algorithm, section or setting, or a value of another kind.
+        """
+        kinds = section_kinds(data["algorithm"])
+        for name in data:
+            if name not in (*kinds, "algorithm", "env", "env_params"):
+                raise ValueError(unknown("section", name, kinds))
+        made: dict[str, Any] = {
+            k: from_plain(cls, data.get(k, {}), where=k) for k, cls in kinds.items()
+        }
+        params = {k: number_from_plain(v) for k, v in data.get("env_params", {}).items()}
+        return Experiment(env=data["env"], env_params=params, **made)
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its dotted name, as in ``update.max_kl``."""
+        plain = self.to_dict()
+
+        def walk(prefix: str, value: Any) -> dict[str, Any]:
+            if not isinstance(value, dict):
+                return {prefix: number_from_plain(value)}
+            return {k: v for n, x in value.items() for k, v in walk(f"{prefix}.{n}", x).items()}
+
+        sections = (*SECTIONS, "env_params")
+        return {k: v for name in sections for k, v in walk(name, plain[name]).items()}
+
+    def digest(self) -> str:
+        """A canonical text of the settings, equal for equal experiments."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def tree_flatten_with_keys(self) -> tuple[list[Any], tuple]:
+        """Sections and traced environment parameters as children, all else static."""
+        traced = vars(self).get("_traced")
+        if traced is None:
+            static = static_parameters(self.env)
+            numbers = (k for k, v in self.env_params.items() if _is_number(v) and k not in static)
+            traced = tuple(sorted(numbers))
+        kept = tuple((k, v) for k, v in sorted(self.env_params.items()) if k not in traced)
+        key = jax.tree_util.GetAttrKey
+        children = [(key(name), getattr(self, name)) for name in SECTIONS]
+        children += [(key(f"env_params.{k}"), self.env_params[k]) for k in traced]
+        return children, (self.env, traced, kept)
+
+    @classmethod
+    def tree_unflatten(cls, aux: tuple, children: Any) -> Experiment:
+        """The inverse; checks nothing."""
+        env, traced, kept = aux
+        values = list(children)
+        sections = dict(zip(SECTIONS, values, strict=False))
+        params = dict(zip(traced, values[len(SECTIONS) :], strict=True))
+        self = cls(env=env, env_params={**params, **dict(kept)}, **sections)
+        # Not to be decided again: JAX puts tracers and placeholders of any kind in their place.
+        object.__setattr__(self, "_traced", traced)
+        return self
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an environment parameter is a leaf: anything but plain static data."""
+    return not isinstance(value, str | bool | int | tuple | list | dict | type(None))
+
+
+def section_kinds(algorithm: str) -> dict[str, type]:
+    """The class of settings of each section, for an algorithm by name.
+
+    Raises:
+        ValueError: if it is unknown; names the nearest that is known.
+    """
+    kinds = (ValueRegression, LearnerSettings, NetworkSettings, BudgetSettings)
+    return dict(zip(SECTIONS, (find_algorithm(algorithm), *kinds), strict=True))
+
+
+def written(section: str, name: str, algorithm: str) -> str:
+    """How a person writes a setting: with its section where the name alone could mean another.
+
+    Settings of the critic always have it, as in ``critic.learning_rate``.
+    """
+    kinds = section_kinds(algorithm)
+    homes = [k for k, cls in kinds.items() if k != "critic" and _has(cls, name)]
+    return name if homes == [section] else f"{section}.{name}"
+
+
+def _has(cls: type, name: str) -> bool:
+    return name in {f.name for f in dataclasses.fields(cls)}
+
+
+def qualified(name: str, algorithm: str) -> str:
+    """A setting's name with its section, as in ``update.max_kl``.
+
+    Args:
+        name: with or without its section. A setting of the critic needs it, and so does a name
+            that more than one section has.
+        algorithm: whose settings ``update`` has.
+
+    Raises:
+        ValueError: on an unknown name, or one that several sections have.
+    """
+    kinds = section_kinds(algorithm)
+    first, _, rest = name.partition(".")
+    if rest and first in (*kinds, "env_params"):
+        return name
+    homes = [k for k, cls in kinds.items() if _has(cls, first)]
+    plain = [section for section in homes if section != "critic"]
+    if len(plain) == 1:
+        return f"{plain[0]}.{name}"
+    if plain:
+        choices = " or ".join(f"{section}.{name}" for section in homes)
+        raise ValueError(f"{name!r} needs its section: say {choices}")
+    if rest:
+        raise ValueError(unknown("section", first, [*kinds, "env_params"]))
+    fields = [(k, f.name) for k, cls in kinds.items() for f in dataclasses.fields(cls)]
+    known = {written(section, own, algorithm) for section, own in fields}
+    raise ValueError(unknown(f"setting of {algorithm}", name, known))
+
+
+def put(data: dict[str, Any], name: str, value: Any) -> None:
+    """Sets a setting in the plain data of an experiment.
+
+    Args:
+        data: as of `Experiment.to_dict`; changed in place.
+        name: with its section; it may go into an optimiser, as in
+            ``update.optimizer.weight_decay``.
+        value: plain data. A table for an optimiser that does not name one changes the settings of
+            the one that is there.
+    """
+    section, _, key = name.partition(".")
+    head, _, tail = key.partition(".")
+    if section == "env_params":
+        data[section][key] = value
+        return
+    kinds = {f.name: f for f in dataclasses.fields(section_kinds(data["algorithm"])[section])}
+    nested = head in kinds and is_nested(kinds[head])
+    changes = {tail: value} if tail else value
+    if not nested or not isinstance(changes, Mapping) or "name" in changes:
+        data[section][key] = value
+        return
+    default: Any = kinds[head].default
+    now = type(default).of(data[section].get(head, default))
+    data[section][head] = {**to_plain(now), **changes}

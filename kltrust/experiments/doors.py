@@ -1,0 +1,74 @@
+"""A sweep from Python in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kltrust.experiments.config import spec as specs
+from kltrust.experiments.engine import hosts
+from kltrust.experiments.jobs import run
+from kltrust.experiments.jobs.events import Progress
+from kltrust.experiments.jobs.plan import Plan, check_spec, make_plan
+from kltrust.experiments.reading.results import Results, load
+from kltrust.experiments.store import files
+from kltrust.experiments.store.record import RUN, Record
+
+
+def sweep(
+    spec: specs.Spec | Mapping[str, Any] | str | Path,
+    out: str | Path,
+    *,
+    width: int | None = None,
+    shard: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """Runs a specification, and goes on with it where it was interrupted.
+
+    Args:
+        spec: the path of a TOML file, or a dict of the same structure (see `config.spec`).
+        out: the folder of the results: a new one, an empty one, or one of the same specification,
+            with which it goes on.
+        width: lanes per block; None chooses.
+        shard: (i, n), i from 1: only the i-th of n parts; `merge.merge` puts them together.
+        progress: is told what happens.
+
+    Returns:
+        The tables of all runs.
+
+    Raises:
+        ValueError: if the specification is wrong; nothing was compiled or written.
+        RuntimeError: if this jaxlib computes wrong numbers (see `canary`).
+        StorageError: if the folder can't be used; nothing was overwritten.
+
+    Example:
+        >>> results = kltrust.sweep(                               # doctest: +SKIP
+        ...     {
+        ...         "sweep": {"envs": ["CartPole-v1"], "seeds": 4},
+        ...         "experiments": [{"algorithms": "trpo", "grid": {"max_kl": [0.01, 0.02]}}],
+        ...     },
+        ...     "runs/bounds",
+        ... )
+    """
+    if hosts.are_several():
+        raise ValueError("on several hosts, start the command `kltrust sweep` on each of them")
+    out = Path(out)
+    if isinstance(spec, str | Path):
+        spec = specs.load(spec)
+    elif isinstance(spec, Mapping):
+        spec = specs.from_dict(json.loads(files.to_json(spec)), out.name)
+    check_spec(spec)
+    plan = make_plan(spec, width=width, shard=shard)
+    if (out / RUN).exists() and _same(run.plan_of(Record(out)), plan):
+        run.resume(out, progress=progress)
+    else:
+        run.start(plan, out, progress=progress)
+    return load(out)
+
+
+def _same(begun: Plan, plan: Plan) -> bool:
+    """Whether they are the same, but for widths: those of the folder stand."""
+    return dataclasses.replace(begun, groups=()) == dataclasses.replace(plan, groups=())

@@ -1,0 +1,152 @@
+"""The commands that run sweeps, and what they print."""
+
+import io
+import os
+import re
+
+import pytest
+from rich.console import Console
+from toys import SEEDS, SPEC, Stop, parts, tiny, toy_plan
+
+from kltrust.experiments import cli
+from kltrust.experiments.cli import progress
+from kltrust.experiments.jobs import run
+from kltrust.experiments.jobs.events import Report
+from kltrust.experiments.jobs.plan import plan_training
+from kltrust.experiments.store.record import Record
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+def said(capsys, *arguments):
+    status = cli.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_status_of_a_sweep(toy_sweep, toy_training, tmp_path, capsys):
+    path = tmp_path / "part"
+    with pytest.raises(InterruptedError):
+        run.start(toy_plan(), path, progress=Stop(2))
+    status, out, _ = said(capsys, "status", path)
+    assert status == 0
+    assert "toy: not finished" in out
+    assert "2/3" in out
+    assert "0/2" in out
+    status, out, _ = said(capsys, "status", toy_sweep.path)
+    assert "toy: finished" in out
+    assert out.count("done") == 2
+    _, out, _ = said(capsys, "status", toy_training.path)
+    assert "trpo-CartPole-v1: finished" in out
+    assert "7/7" in out
+
+
+def test_a_dry_run_does_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.toml").write_text(SPEC)
+    status, out, _ = said(capsys, "sweep", "toy.toml", "--dry-run", "--shard", "1/2")
+    assert status == 0
+    assert "toy, shard 1 of 2" in out
+    assert "MiB" in out
+    assert "--measure tries" in out
+    status, out, _ = said(capsys, "sweep", "toy.toml", "--dry-run", "--measure", "--width", "2")
+    assert status == 0
+    assert "by one iteration of each group" in " ".join(out.split())
+    assert os.listdir(tmp_path) == ["toy.toml"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sweep", "which specification"),
+        ("sweep absent.toml", "can't read the specification absent.toml"),
+        ("sweep toy.toml --shard 3", "--shard takes I/N"),
+        ("sweep toy.toml --shard 3/2", "1 <= i <= n"),
+        ("sweep toy.toml --resume absent", "leave the others out"),
+        ("sweep --resume absent", "no run folder"),
+        ("train --resume absent", "no run folder"),
+        ("status absent", "no run folder"),
+        ("merge absent --out all", "no run folder"),
+    ],
+)
+def test_errors_of_the_commands(line, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.toml").write_text(SPEC)
+    status, _, err = said(capsys, *line.split())
+    assert status == 1
+    assert message in err
+
+
+def test_each_command_goes_on_with_what_the_other_began(tmp_path, capsys):
+    for command, planned, shown in (
+        ("train", toy_plan(), "toy: finished"),
+        ("sweep", plan_training(tiny(), SEEDS, width=1), "final return"),
+    ):
+        path = tmp_path / command
+        with pytest.raises(InterruptedError):
+            run.start(planned, path, progress=Stop(1))
+        status, out, _ = said(capsys, command, "--resume", path, "--quiet")
+        assert status == 0
+        assert shown in out
+        assert "load it by  kltrust.load(" in out
+        assert all(part.finished for part in parts(Record(path)))
+        assert (path / "learning_curve.png").exists() == (command == "sweep")
+
+
+def of_a_sweep(shown):
+    shown.start(toy_plan(), None)
+    shown.group(0, 1)
+    shown.compiling("init")
+    shown.group(1, 0)
+    shown.chunk(Report(2, 3, 64, 1234.5, ("a [label]", 7.25), 0.0078, {5: 1}, 9))
+    shown.end()
+    shown.end()
+
+
+def of_a_training(shown):
+    shown.start(plan_training(tiny(), SEEDS, width=1), None)
+    shown.group(0, 0)
+    shown.compiling("init")
+    shown.chunk(Report(2, 7, 128, 54_321.0, ("trpo", 123.45), 0.0078, {}))
+    shown.end()
+
+
+def test_lines_where_there_is_no_terminal(capsys):
+    of_a_sweep(progress.ConsoleProgress())
+    compiling, warning, line = capsys.readouterr().out.splitlines()
+    assert compiling == "vanilla_pg CartPole-v1 x 4: compiling init ..."
+    assert "warning: 9 observations of this chunk allow no action by their mask" in warning
+    name, *rest = re.split(r" {2,}", line)
+    assert name == "vanilla_pg Catch-bsuite x 2:"
+    said = ["2/3", "64 steps", "best a [label] 7.2", "KL 0.0078", "1,234 steps/s", "1 broken"]
+    assert rest == said
+    of_a_training(progress.ConsoleProgress())
+    title, compiling, line = capsys.readouterr().out.splitlines()
+    assert title == "trpo on CartPole-v1, 2 seeds, 7 iterations of 64 steps each"
+    assert compiling == "compiling init ..."
+    said = ["", "2/7", "128 steps", "return 123.5", "KL 0.0078", "54,321 steps/s"]
+    assert re.split(r" {2,}", line) == said
+
+
+def test_a_notebook_gets_lines_too(monkeypatch, capsys):
+    """Plain ones: rich would make an output of its own of every line, and ask for widgets."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert Console().is_jupyter
+    of_a_training(progress.ConsoleProgress())
+    assert "return 123.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("job", "shown"),
+    [
+        (of_a_sweep, ["vanilla_pg CartPole-v1 x 4", "1/3", "compiling init", "2/2", "[label] 7.2"]),
+        (of_a_training, ["trpo CartPole-v1 x 2", "2/7", "return 123.5", "54,321 steps/s"]),
+    ],
+)
+def test_a_bar_per_group_on_a_terminal(job, shown):
+    screen = io.StringIO()
+    job(progress.ConsoleProgress(Console(file=screen, force_terminal=True, width=200)))
+    assert "\x1b[" in screen.getvalue()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    for part in (*shown, "━"):
+        assert part in text

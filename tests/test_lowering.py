@@ -1,0 +1,236 @@
+"""Operations with a lowering of their own are what the plain ones are."""
+
+import functools
+import math
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from kltrust.lowering import choose, head_product, permutation
+from kltrust.networks.dense import Conv
+
+# --- permutation ----------------------------------------------------------------------------------
+
+# Compiling is what these tests spend their time on.
+QUICK = {"xla_backend_optimization_level": 0}
+
+NUM_KEYS = 20_000
+
+
+@functools.cache
+def compiled(draw, size):
+    return jax.jit(jax.vmap(lambda key: draw(key, size)), compiler_options=QUICK)
+
+
+def keys_of(size):
+    num_keys = NUM_KEYS if size <= 32 else 1000 if size <= 1000 else 10
+    return jax.random.split(jax.random.key(size), num_keys)
+
+
+@functools.cache
+def orders(size, draw=permutation):
+    """[num_keys, size], of many keys at once."""
+    return np.asarray(compiled(draw, size)(keys_of(size)))
+
+
+def assert_permutations(x, size):
+    np.testing.assert_array_equal(np.sort(x, -1), np.broadcast_to(np.arange(size), x.shape))
+
+
+def feistel(round_keys, size):
+    """The same walk, one index at a time, in Python integers."""
+    bits = max((size - 1).bit_length(), 2)
+    low_bits = bits // 2
+
+    def mix(x, key):
+        x = (x ^ key) * 0x9E3779B1 % 2**32
+        x = (x ^ (x >> 15)) * 0x85EBCA77 % 2**32
+        return x ^ (x >> 13)
+
+    def permute(x):
+        low, high = x % 2**low_bits, x // 2**low_bits
+        for even, odd in zip(round_keys[::2], round_keys[1::2], strict=True):
+            low = (low ^ mix(high, even)) % 2**low_bits
+            high = (high ^ mix(low, odd)) % 2 ** (bits - low_bits)
+        return high * 2**low_bits + low
+
+    def walk(x):
+        x = permute(x)
+        return x if x < size else walk(x)
+
+    return [walk(i) for i in range(size)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 12, 24, 32, 300, 1000, 10000])
+def test_it_is_a_permutation(size):
+    assert_permutations(orders(size), size)
+
+
+def test_it_is_a_permutation_at_every_size():
+    """All sizes to 300, by the oracle with the library's own round keys."""
+    for size in range(1, 301):
+        round_keys = [int(k) for k in np.random.default_rng(size).integers(2**32, size=12)]
+        assert sorted(feistel(round_keys, size)) == list(range(size))
+
+
+@pytest.mark.parametrize("size", [2, 5, 32, 300])
+def test_against_integers(size):
+    for key, order in zip(keys_of(size)[:3], orders(size), strict=False):
+        round_keys = [int(k) for k in jax.random.bits(key, (12,), jnp.uint32)]
+        np.testing.assert_array_equal(order, feistel(round_keys, size))
+
+
+def test_sizes_without_an_order():
+    assert permutation(jax.random.key(0), 0).shape == (0,)
+    np.testing.assert_array_equal(permutation(jax.random.key(0), 1), [0])
+
+
+def test_the_key_decides():
+    many = orders(300)
+    assert len({tuple(order) for order in many}) == 1000
+    np.testing.assert_array_equal(many, compiled(permutation, 300)(keys_of(300)))
+
+
+def test_a_lane_is_a_draw_alone():
+    order = permutation(keys_of(300)[7], 300)
+    assert order.dtype == jnp.int32
+    np.testing.assert_array_equal(order, orders(300)[7])
+
+
+def test_float64_does_not_change_it(x64):
+    order = compiled(permutation, 24)(jax.random.key(24)[None])
+    assert order.dtype == jnp.int32
+    round_keys = [int(k) for k in jax.random.bits(jax.random.key(24), (12,), jnp.uint32)]
+    np.testing.assert_array_equal(order[0], feistel(round_keys, 24))
+
+
+# One in a thousand of true permutations would fail; the keys are fixed, so none here does by luck.
+RARE = 1e-3
+
+
+def position_p_values(many):
+    """For each place, whether all elements are equally frequent there: chi-square."""
+    size = many.shape[1]
+    counts = [np.bincount(many[:, place], minlength=size) for place in range(size)]
+    return [stats.chisquare(c).pvalue for c in counts]
+
+
+def adjacency_p_value(many):
+    """Whether all ordered pairs are equally frequent as neighbours."""
+    size = many.shape[1]
+    pairs = many[:, :-1] * size + many[:, 1:]
+    counts = np.bincount(pairs.ravel(), minlength=size**2).reshape(size, size)
+    return stats.chisquare(counts[~np.eye(size, dtype=bool)]).pvalue
+
+
+def step_p_value(many):
+    """Whether element k + 1 stands anywhere relative to element k, cyclically."""
+    size = many.shape[1]
+    where = np.argsort(many, -1)
+    steps = np.bincount(((where[:, 1] - where[:, 0]) % size), minlength=size)
+    return stats.chisquare(steps[1:]).pvalue
+
+
+@pytest.mark.parametrize("size", [5, 12, 24, 32])
+@pytest.mark.parametrize("draw", [permutation, jax.random.permutation])
+def test_every_element_everywhere_beside_everyone(draw, size):
+    many = orders(size, draw)
+    places = position_p_values(many)
+    assert min(places) > RARE / size
+    assert adjacency_p_value(many) > RARE
+    assert step_p_value(many) > RARE
+
+
+def test_the_statistics_can_fail():
+    rng = np.random.default_rng(0)
+    rotations = (np.arange(12) + rng.integers(12, size=(NUM_KEYS, 1))) % 12
+    assert min(position_p_values(rotations)) > RARE / 12  # each place alone looks right
+    assert adjacency_p_value(rotations) < 1e-12
+    assert step_p_value(rotations) < 1e-12
+    sticky = np.argsort(np.arange(12) + 6 * rng.normal(size=(NUM_KEYS, 12)), -1)
+    assert min(position_p_values(sticky)) < 1e-12
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_all_permutations_of_few(size):
+    many = orders(size)
+    _, counts = np.unique(many, axis=0, return_counts=True)
+    assert counts.size == math.factorial(size)
+    assert counts.max() < 1.5 * NUM_KEYS / math.factorial(size)
+    assert counts.min() > 0.5 * NUM_KEYS / math.factorial(size)
+
+
+def test_minibatch_means_vary_as_those_of_a_random_part():
+    """A trend in the data, split into 8 parts of 125: the variance of drawing without return."""
+    size, part = 1000, 125
+    means = orders(size).reshape(1000, 8, part).mean(-1)
+    expected = (size**2 - 1) / 12 / part * (size - part) / (size - 1)
+    assert abs(means.var() / expected - 1) < 0.1
+    assert abs(means.mean() - (size - 1) / 2) < 1e-9
+
+
+# --- products -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_heads_are_dense_layers(size):
+    x = jax.random.normal(jax.random.key(0), (96, 16))
+    ours = nn.Dense(size, dot_general=head_product)
+    theirs = nn.Dense(size)
+    params = theirs.init(jax.random.key(1), x)
+
+    def outcome(module):
+        def loss(params, x):
+            y = module.apply(params, x)
+            return jnp.mean(jnp.exp(y)), y
+
+        function = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        _, tangent = jax.jvp(lambda p: module.apply(p, x), (params,), (params,))
+        return function(params, x), tangent
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6),
+        jax.jit(lambda: outcome(ours))(),
+        jax.jit(lambda: outcome(theirs))(),
+    )
+    lead = head_product(x.reshape(4, 24, 16), params["params"]["kernel"])
+    theirs = (x @ params["params"]["kernel"]).reshape(4, 24, size)
+    np.testing.assert_allclose(lead, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_convolution_is_flax_s_without_padding(x64):
+    ours, theirs = Conv(6), nn.Conv(6, (3, 3), padding="VALID")
+    rng = np.random.default_rng(1)
+    images = jnp.asarray(rng.normal(size=(2, 3, 6, 5, 4)))
+    params = jax.jit(ours.init)(jax.random.key(0), images)
+    shapes = jax.eval_shape(theirs.init, jax.random.key(0), images)
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, shapes)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+
+    @jax.jit
+    def both(params, images):
+        value_and_pull = [jax.vjp(m.apply, params, images) for m in (ours, theirs)]
+        return [(value, pull(jnp.cos(value))) for value, pull in value_and_pull]
+
+    one, other = both(params, images)
+    for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12)
+    turned = jax.tree.map(lambda x: x.swapaxes(0, 1) if x.ndim == 4 else x, params)
+    assert np.max(np.abs(both(turned, images)[0][0] - one[0])) > 0.1
+
+
+# --- choose ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [1, -1, 3])
+def test_choose_takes_one_entry_of_every_row(index):
+    rows = np.random.default_rng(0).normal(size=(2, 3, 4))
+    rows[..., 2] = -np.inf
+    got = jax.jit(choose)(rows, jnp.full((2, 3), index))
+    expected = rows[..., index] if 0 <= index < 4 else np.full((2, 3), -np.inf)
+    np.testing.assert_array_equal(got, expected.astype(np.float32))

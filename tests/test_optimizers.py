@@ -1,0 +1,127 @@
+"""Optimisers as settings: how they are named, what is traced of them, and that they are used."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_algorithms import case, categorical, max_difference
+
+from kltrust import mdpo, ppo_clip, value_regression, vanilla_pg
+from kltrust.settings import from_plain, to_plain
+from kltrust.updates import ADAM, Optimizer, bounded
+
+ADAMW = Optimizer("adamw", weight_decay=0.1)
+
+
+def sgd_of_ones_own(learning_rate):
+    return optax.chain(optax.trace(0.5), optax.scale(-1.0 * learning_rate))
+
+
+@pytest.mark.parametrize("given", [ADAMW, "adamw(weight_decay=0.1)", dict(ADAMW.to_plain())])
+@pytest.mark.parametrize("factory", [ppo_clip, mdpo, vanilla_pg, value_regression])
+def test_an_optimizer_by_name_text_and_table(factory, given):
+    made = factory(optimizer=given)
+    assert made == factory(optimizer=ADAMW) != factory()
+    assert repr(made.optimizer) == "adamw(weight_decay=0.1)"
+    assert Optimizer.of(repr(made.optimizer)) == made.optimizer
+    assert from_plain(type(made), to_plain(made), where="update") == made
+
+
+def test_a_function_of_optax_is_its_name_and_another_stays_a_function():
+    assert ppo_clip(optimizer=optax.lion).optimizer == Optimizer("lion")
+    assert Optimizer.of("contrib.muon").name == "contrib.muon"
+    own = ppo_clip(optimizer=sgd_of_ones_own)
+    assert own == ppo_clip(optimizer=sgd_of_ones_own) != ppo_clip(optimizer=optax.sgd)
+    assert "optimizer=sgd_of_ones_own" in repr(own)
+    with pytest.raises(ValueError, match="can't be written to a file"):
+        to_plain(own)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("adamm", "unknown optimiser of optax 'adamm': did you mean adam"),
+        ("clip", "unknown optimiser of optax 'clip'"),  # of optax, but none
+        ("adamw(weight_decy=0.1)", "setting of optax.adamw 'weight_decy': did you mean weight_dec"),
+        ({"name": "sgd", "momentun": 0.9}, "did you mean momentum"),
+        ({"momentum": 0.9}, "optimizer must be the name of an optimiser"),
+        ("adamw(0.1)", "its settings have names"),
+        ("adam(", "optimizer must read like"),
+        ("adam(eps=open('x'))", "optimizer must read like"),
+        (optax.sgd(0.1), "or a function of the learning rate"),
+        (None, "optimizer must be"),
+        (0.1, "optimizer must be"),
+    ],
+    ids=str,
+)
+def test_what_is_no_optimizer_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        ppo_clip(optimizer=given)
+
+
+def test_float_settings_are_leaves_and_the_rest_is_static():
+    sgd = Optimizer("sgd", nesterov=True, momentum=1)  # optax's own default is None: a float
+    assert jax.tree.leaves(sgd) == [1.0]
+    assert jax.tree.structure(sgd) == jax.tree.structure(
+        Optimizer.of("sgd(momentum=.5,nesterov=1)")
+    )
+    assert jax.tree.structure(sgd) != jax.tree.structure(Optimizer("sgd", momentum=0.5))
+    assert jax.tree.map(lambda x: 2 * x, ADAMW) == Optimizer("adamw", weight_decay=0.2)
+
+
+# --- in use ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def compiled(traced):
+    """One update of a declaration, which is an argument; ``traced`` counts."""
+
+    def update(algorithm, c):
+        traced.append(algorithm)
+        state = algorithm.init(c.params)
+        return algorithm.update(categorical, c.params, state, c.batch, jax.random.key(0))[0]
+
+    return jax.jit(update), jax.jit(jax.vmap(update, (0, None)))
+
+
+class Traced(list):
+    __hash__ = object.__hash__
+
+
+SMALL = {"learning_rate": 0.01, "num_epochs": 2, "num_minibatches": 2}
+TRACED = Traced()
+
+
+@pytest.mark.parametrize("given", ["sgd", ADAMW, sgd_of_ones_own, lambda rate: optax.sgd(rate)])
+def test_another_optimizer_makes_another_update(given):
+    update, _ = compiled(TRACED)
+    before = len(TRACED)
+    algorithms = [ppo_clip(**SMALL | {"learning_rate": r}, optimizer=given) for r in (0.01, 0.02)]
+    results = [update(algorithm, case("categorical")) for algorithm in algorithms]
+    assert len(TRACED) - before == 1  # the rate is traced, whatever it is a rate of
+    assert max_difference(*results) > 1e-5
+    assert max_difference(results[0], update(ppo_clip(**SMALL), case("categorical"))) > 1e-4
+
+
+def test_lanes_over_a_setting_of_the_optimizer():
+    update, lanes = compiled(TRACED)
+    many = [
+        ppo_clip(**SMALL, optimizer=Optimizer("adamw", weight_decay=w)) for w in (0.0, 0.1, 3.0)
+    ]
+    together = lanes(jax.tree.map(lambda *x: jnp.stack(x), *many), case("categorical"))
+    alone = [update(algorithm, case("categorical")) for algorithm in many]
+    for lane, one in enumerate(alone):
+        np.testing.assert_allclose(together["out"][lane], one["out"], atol=2e-5)
+    assert max_difference(alone[0], alone[1]) > 1e-5
+
+
+@pytest.mark.parametrize("bound", [0.5, 5.1, np.inf])
+def test_the_norm_is_bounded_over_all_leaves_before_the_optimizer(bound):
+    gradient = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([4.0])}
+    optimizer = bounded(ADAM, 0.1, bound)
+    state = optimizer.update(gradient, optimizer.init(gradient))[1]
+    first_moment = jnp.concatenate([10 * x for x in jax.tree.leaves(state[1][0].mu)])
+    np.testing.assert_allclose(first_moment, np.array([3, 0, 4]) * min(bound / 5, 1), rtol=1e-6)
