@@ -13,32 +13,28 @@ from kltrust.settings import INF, setting, settings
 from kltrust.tree import at_once
 from kltrust.types import Array, CriticBatch, Number, Params, PyTree
 from kltrust.updates import ADAM, MakeOptimizer, bounded, minibatch_epoch
+from kltrust.updates.fields import (
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    NUM_EPOCHS,
+    NUM_MINIBATCHES,
+    OPTIMIZER,
+)
 
 
 @settings
 class ValueRegression:
     """Epochs of minibatch steps on half the squared error to the TD(lambda) targets.
 
-    A critic of one's own is any object with the same ``init`` and ``update``, see `Critic`.
+    A critic of your own is any object with the same ``init`` and ``update``, see `Critic`.
     """
 
-    learning_rate: Number = setting(
-        1e-3, "The optimiser's learning rate.", at_least=0, anneal=1, usual="1e-4 to 3e-3"
-    )
-    optimizer: MakeOptimizer = setting(ADAM, "The optimiser, by optax's name.", usual="adam")
-    num_epochs: int = setting(
-        10,
-        "Passes over the batch.",
-        at_least=1,
-        usual="3 to 80; the policy's own in PPO, 80 (Spinning Up)",
-    )
-    num_minibatches: int = setting(
-        32,
-        "Parts of each pass. They must divide num_envs * num_steps; with a cell, num_envs.",
-        at_least=1,
-        role="minibatches",
-        usual="1 to 64",
-    )
+    name = "value_regression"
+
+    learning_rate: Number = setting(1e-3, anneal=1, **LEARNING_RATE)
+    optimizer: MakeOptimizer = setting(ADAM, **OPTIMIZER)
+    num_epochs: int = setting(10, **NUM_EPOCHS)
+    num_minibatches: int = setting(32, **NUM_MINIBATCHES)
     clip_eps: Number = setting(
         INF,
         "The loss has no gradient further than this from the old value.",
@@ -46,13 +42,7 @@ class ValueRegression:
         infinite=True,
         usual="inf; 0.2 in the PPO authors' code",
     )
-    max_grad_norm: Number = setting(
-        0.5,
-        "Bound on the gradient's global norm.",
-        above=0,
-        infinite=True,
-        usual="0.5 (the PPO authors' code) to inf",
-    )
+    max_grad_norm: Number = setting(0.5, **MAX_GRAD_NORM)
 
     def init(self, params: Params) -> PyTree:
         """The optimiser's state."""

@@ -151,7 +151,8 @@ def pull(key, size):
     bandit = tabular.MDP(jnp.ones((1, 3, 1)), jnp.array([[1.0, 0.5, 0.0]]), 0.0, jnp.ones(1))
     policy, theta = tabular.softmax_policy(1, 3)
     batch = tabular.sampled_batch(bandit, policy, theta, key, 16, noise=1.0)
-    new = kltrust.vanilla_pg(learning_rate=size).update(policy, theta, (), batch, key)[0]
+    step = kltrust.vanilla_pg(learning_rate=size)
+    new = step.update(policy, theta, step.init(theta), batch, key)[0]
     before, after = (tabular.probabilities(policy, p, 1) for p in (theta, new))
     return tabular.performance_difference(bandit, before, after)
 
@@ -185,7 +186,7 @@ def descend(update, iterations=16):
         action = old.sample(seed=key)
         reward = -jnp.square(action[:, 0] - 2)
         batch = kltrust.PolicyBatch(obs, action, reward - reward.mean(), old)
-        new = update.update(gaussian, mean, (), batch, key)[0]
+        new = update.update(gaussian, mean, update.init(mean), batch, key)[0]
         return new, mean[0]
 
     return jax.lax.scan(step, jnp.zeros(1), jax.random.split(jax.random.key(2), iterations))[1]
@@ -358,7 +359,7 @@ old = tabular.probabilities(policy, theta, STATES)
 @jax.vmap
 def certified(max_kl):
     update = kltrust.trpo(max_kl=max_kl, damping=0.0, cg_iters=20)
-    new = update.update(policy, theta, (), batch, jax.random.key(0))[0]
+    new = update.update(policy, theta, update.init(theta), batch, jax.random.key(0))[0]
     return tabular.certificate(mdp, old, tabular.probabilities(policy, new, STATES))
 
 

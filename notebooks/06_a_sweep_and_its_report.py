@@ -41,13 +41,14 @@ plt.style.use("house.mplstyle")
 
 env = kltrust.make("CartPole-v1")
 agent = kltrust.actor_critic(env, hidden=(32, 32))
+critic = kltrust.value_regression(num_epochs=2, num_minibatches=8)
 traced = []
 
 
 def run(max_kl, key):
     traced.append(max_kl)  # Python runs when JAX traces, and only then
     learner = kltrust.make_learner(
-        env, agent, kltrust.trpo(max_kl=max_kl), num_steps=128, value_epochs=2, value_minibatches=8
+        env, agent, kltrust.trpo(max_kl=max_kl), num_steps=128, critic=critic
     )
     _, metrics = kltrust.train(learner, key, num_iterations=25)
     return metrics.kl, metrics.return_sum, metrics.num_episodes

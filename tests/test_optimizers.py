@@ -51,7 +51,7 @@ def test_a_function_of_optax_is_its_name_and_another_stays_a_function():
         ("adamw(0.1)", "its settings have names"),
         ("adam(", "optimizer must read like"),
         ("adam(eps=open('x'))", "optimizer must read like"),
-        (optax.sgd(0.1), "or a function of the learning rate"),
+        pytest.param(optax.sgd(0.1), "or a function of the learning rate", id="transformation"),
         (None, "optimizer must be"),
         (0.1, "optimizer must be"),
     ],

@@ -616,7 +616,8 @@ def test_npg_takes_the_mirror_step():
     eta = jnp.sqrt(2 * 1e-4 / fisher)
     expected = tabular.mirror_step(old, solution.advantage, eta)
     algorithm = algorithms.npg(target_kl=1e-4, damping=0.0, cg_iters=200, cg_rtol=1e-13)
-    update = jax.jit(lambda: algorithm.update(policy, params, (), batch, jax.random.key(0))[0])
+    state, key = algorithm.init(params), jax.random.key(0)
+    update = jax.jit(lambda: algorithm.update(policy, params, state, batch, key)[0])
     np.testing.assert_allclose(jax.nn.softmax(update()), expected, rtol=1e-8)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracles
 import pytest
 
 from kltrust import ppo_penalty, ppo_reverse_kl, tree
@@ -41,23 +42,18 @@ def six_rows(weight=None):
 
 # --- what follows the KL --------------------------------------------------------------------------
 
-RULE = {"target_kl": 0.01, "tolerance": 1.5, "if_above": 2.0, "if_below": 0.5}
+RULE = {"tolerance": 1.5, "if_above": 2.0, "if_below": 0.5, "low": 0.2, "high": 4.0}
 
 
-@pytest.mark.parametrize(
-    ("kl", "stopped", "expected"),
-    [
-        (0.016, False, 2.0),
-        (0.014, False, 1.0),
-        (0.007, False, 1.0),
-        (0.006, False, 0.5),
-        (0.0, True, 2.0),  # what is left is small because an epoch was undone
-    ],
-)
-def test_a_weight_follows_the_kl(kl, stopped, expected):
-    follow = functools.partial(follow_kl, kl=jnp.float32(kl), stopped=stopped, **RULE)
-    assert follow(jnp.float32(1), low=0.1, high=10.0) == expected
-    assert follow(jnp.float32(1), low=0.9, high=1.1) == np.clip(np.float32(expected), 0.9, 1.1)
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("value", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("relative_kl", [3.0, 1.6, 1.4, 1.0, 1 / 1.4, 1 / 1.6, 0.0])
+def test_a_weight_follows_the_kl(relative_kl, value, stopped):
+    kl = jnp.float32(relative_kl * 0.01)
+    got = follow_kl(jnp.float32(value), kl, stopped, target_kl=0.01, **RULE)
+    expected = oracles.steered(value, relative_kl, stopped, target=1.0, **RULE)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert got.dtype == jnp.float32
 
 
 # --- gates ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from kltrust.algorithms._registry import algorithm
 from kltrust.settings import setting
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates import MinibatchEpochs, penalised_loss, reverse_kl
+from kltrust.updates.fields import LEARNING_RATE, NUM_MINIBATCHES
 
 
 @algorithm("mdpo")
@@ -39,19 +40,8 @@ class MDPO(MinibatchEpochs):
         anneal=1,
         usual="0.1 to 1; 1 at first, annealed to 0 (Tomar et al. 2020)",
     )
-    learning_rate: Number = setting(
-        3e-4,
-        "The optimiser's learning rate, of the steps within an iteration.",
-        at_least=0,
-        usual="3e-4 (Tomar et al. 2020)",
-    )
-    num_minibatches: int = setting(
-        1,
-        "Parts of each pass. They must divide num_envs * num_steps; with a cell, num_envs.",
-        at_least=1,
-        role="minibatches",
-        usual="1, the whole batch (Tomar et al. 2020)",
-    )
+    learning_rate: Number = setting(3e-4, **LEARNING_RATE)
+    num_minibatches: int = setting(1, **NUM_MINIBATCHES)
 
     def init(self, params: Params) -> PyTree:
         """The optimiser's state."""

@@ -11,6 +11,14 @@ from kltrust.checks import check_order
 from kltrust.settings import INF, setting
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates import MinibatchEpochs, clipped_loss, follow_kl, mean_kl
+from kltrust.updates.fields import (
+    CLIP_EPS,
+    MAX_GRAD_NORM,
+    NUM_EPOCHS,
+    NUM_MINIBATCHES,
+    STOP_KL,
+    TARGET_KL,
+)
 
 
 class AdaptiveState(NamedTuple):
@@ -42,40 +50,11 @@ class PPOAdaptiveLR(MinibatchEpochs):
     init_learning_rate: Number = setting(
         1e-3, "The optimiser's learning rate at the start.", above=0, usual="1e-3 (rsl_rl)"
     )
-    target_kl: Number = setting(
-        0.01,
-        "Set point of the mean KL(old || new) of an iteration, nats.",
-        above=0,
-        infinite=True,
-        role="set point",
-        anneal=2,
-        usual="0.01 (rsl_rl)",
-    )
-    clip_eps: Number = setting(
-        0.2,
-        "Half-width of the interval of ratios outside of which there is no incentive.",
-        above=0,
-        infinite=True,
-        role="clip",
-        usual="0.1 to 0.3; 0.2 (Schulman et al. 2017); inf never clips",
-    )
-    num_epochs: int = setting(5, "Passes over the batch.", at_least=1, usual="5 (rsl_rl)")
-    num_minibatches: int = setting(
-        4,
-        "Parts of each pass. They must divide num_envs * num_steps; with a cell, num_envs.",
-        at_least=1,
-        role="minibatches",
-        usual="4 (rsl_rl)",
-    )
-    max_kl: Number = setting(
-        INF,
-        "An epoch that ends at a larger mean KL is undone, is the last, and lowers the rate; nats.",
-        above=0,
-        infinite=True,
-        role="bound",
-        anneal=2,
-        usual="0.003 to 0.1; inf never stops",
-    )
+    target_kl: Number = setting(0.01, anneal=2, **TARGET_KL)
+    clip_eps: Number = setting(0.2, **CLIP_EPS)
+    num_epochs: int = setting(5, **NUM_EPOCHS)
+    num_minibatches: int = setting(4, **NUM_MINIBATCHES)
+    max_kl: Number = setting(INF, anneal=2, **STOP_KL)
     kl_tolerance: Number = setting(
         2.0,
         "Factor around target_kl within which the learning rate stays.",
@@ -95,13 +74,7 @@ class PPOAdaptiveLR(MinibatchEpochs):
         infinite=True,
         usual="1e-2 (rsl_rl)",
     )
-    max_grad_norm: Number = setting(
-        1.0,
-        "Bound on the gradient's global norm.",
-        above=0,
-        infinite=True,
-        usual="1 (rsl_rl) to inf",
-    )
+    max_grad_norm: Number = setting(1.0, **MAX_GRAD_NORM)
 
     def check(self) -> None:
         """Refuses bounds in the wrong order."""

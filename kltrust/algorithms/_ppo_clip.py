@@ -6,6 +6,7 @@ from kltrust.algorithms._registry import algorithm
 from kltrust.settings import setting
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates import MinibatchEpochs, clipped_loss
+from kltrust.updates.fields import CLIP_EPS, LEARNING_RATE
 
 
 @algorithm("ppo_clip")
@@ -20,21 +21,8 @@ class PPOClip(MinibatchEpochs):
         - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
     """
 
-    learning_rate: Number = setting(
-        3e-4,
-        "The optimiser's learning rate.",
-        at_least=0,
-        anneal=1,
-        usual="1e-5 to 3e-3; 3e-4 (Schulman et al. 2017, MuJoCo)",
-    )
-    clip_eps: Number = setting(
-        0.2,
-        "Half-width of the interval of ratios outside of which there is no incentive.",
-        above=0,
-        infinite=True,
-        role="clip",
-        usual="0.1 to 0.3; 0.2 (Schulman et al. 2017); inf never clips",
-    )
+    learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
+    clip_eps: Number = setting(0.2, **CLIP_EPS)
 
     def init(self, params: Params) -> PyTree:
         """The optimiser's state."""

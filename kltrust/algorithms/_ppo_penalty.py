@@ -19,6 +19,7 @@ from kltrust.updates import (
     penalised_loss,
     reverse_kl,
 )
+from kltrust.updates.fields import LEARNING_RATE, TARGET_KL
 
 DIVERGENCES: dict[str, Divergence] = {"kl": kl_divergence, "reverse_kl": reverse_kl}
 
@@ -48,22 +49,8 @@ class PPOPenalty(MinibatchEpochs):
         - ``beta``: the weight that this update was made with; the next one logs what became of it.
     """
 
-    learning_rate: Number = setting(
-        3e-4,
-        "The optimiser's learning rate.",
-        at_least=0,
-        anneal=1,
-        usual="1e-5 to 3e-3; 3e-4 (Schulman et al. 2017, MuJoCo)",
-    )
-    target_kl: Number = setting(
-        0.01,
-        "Set point of the mean KL(old || new) of an iteration, nats (if adaptive).",
-        above=0,
-        infinite=True,
-        role="set point",
-        needs="adaptive",
-        usual="0.003 to 0.03 (Schulman et al. 2017, table 1); or clip_eps² / 2",
-    )
+    learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
+    target_kl: Number = setting(0.01, needs="adaptive", **TARGET_KL)
     init_beta: Number = setting(
         1.0,
         "The penalty's weight at the start; throughout, if not adaptive.",

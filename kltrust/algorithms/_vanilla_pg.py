@@ -12,6 +12,7 @@ from kltrust.algorithms._registry import algorithm
 from kltrust.settings import INF, setting
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
 from kltrust.updates import MakeOptimizer, Optimizer, bounded, surrogate
+from kltrust.updates.fields import ENTROPY_COEF, MAX_GRAD_NORM, OPTIMIZER
 
 
 @algorithm("vanilla_pg")
@@ -29,18 +30,9 @@ class VanillaPG:
     learning_rate: Number = setting(
         0.01, "Step size, in parameters.", at_least=0, anneal=1, usual="1e-3 to 1; depends on |g|"
     )
-    optimizer: MakeOptimizer = setting(
-        Optimizer("sgd"), "The optimiser, by optax's name.", usual="sgd"
-    )
-    entropy_coef: Number = setting(
-        0.0,
-        "Weight of the mean entropy, nats.",
-        at_least=0,
-        usual="0 (MuJoCo) to 0.01 (Atari; Schulman et al. 2017)",
-    )
-    max_grad_norm: Number = setting(
-        INF, "Bound on the gradient's global norm.", above=0, infinite=True, usual="0.5 to inf"
-    )
+    optimizer: MakeOptimizer = setting(Optimizer("sgd"), **OPTIMIZER)
+    entropy_coef: Number = setting(0.0, **ENTROPY_COEF)
+    max_grad_norm: Number = setting(INF, **MAX_GRAD_NORM)
 
     def init(self, params: Params) -> PyTree:
         """The optimiser's state."""

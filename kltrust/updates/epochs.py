@@ -21,6 +21,14 @@ from kltrust.types import (
     PyTree,
     UpdateReport,
 )
+from kltrust.updates.fields import (
+    ENTROPY_COEF,
+    MAX_GRAD_NORM,
+    NUM_EPOCHS,
+    NUM_MINIBATCHES,
+    OPTIMIZER,
+    STOP_KL,
+)
 from kltrust.updates.minibatches import minibatch_epoch
 from kltrust.updates.objectives import mean_kl
 from kltrust.updates.optimizers import ADAM, MakeOptimizer, bounded
@@ -130,43 +138,12 @@ def minibatch_epochs(
 class MinibatchEpochs:
     """The settings of `minibatch_epochs`, for algorithms to inherit."""
 
-    optimizer: MakeOptimizer = setting(
-        ADAM, "The optimiser, by optax's name.", usual="adam (Schulman et al. 2017)"
-    )
-    num_epochs: int = setting(
-        10,
-        "Passes over the batch.",
-        at_least=1,
-        usual="3 to 20; 10 on MuJoCo, 3 on Atari (Schulman et al. 2017)",
-    )
-    num_minibatches: int = setting(
-        32,
-        "Parts of each pass. They must divide num_envs * num_steps; with a cell, num_envs.",
-        at_least=1,
-        role="minibatches",
-        usual="4 to 64; rows of 32 to 4096 each",
-    )
-    max_kl: Number = setting(
-        INF,
-        "An epoch that ends at a larger mean KL(old || new) is undone and is the last; nats.",
-        above=0,
-        infinite=True,
-        role="bound",
-        usual="0.003 to 0.1; inf never stops",
-    )
-    entropy_coef: Number = setting(
-        0.0,
-        "Weight of the mean entropy, nats.",
-        at_least=0,
-        usual="0 (MuJoCo) to 0.01 (Atari; Schulman et al. 2017)",
-    )
-    max_grad_norm: Number = setting(
-        0.5,
-        "Bound on the gradient's global norm.",
-        above=0,
-        infinite=True,
-        usual="0.5 (the authors' code) to inf",
-    )
+    optimizer: MakeOptimizer = setting(ADAM, **OPTIMIZER)
+    num_epochs: int = setting(10, **NUM_EPOCHS)
+    num_minibatches: int = setting(32, **NUM_MINIBATCHES)
+    max_kl: Number = setting(INF, **STOP_KL)
+    entropy_coef: Number = setting(0.0, **ENTROPY_COEF)
+    max_grad_norm: Number = setting(0.5, **MAX_GRAD_NORM)
 
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
         """The optimiser after the bound on the gradient's norm.

@@ -12,6 +12,7 @@ from kltrust.fisher import fisher_operator, fitting_chunks
 from kltrust.settings import setting, settings
 from kltrust.solvers import conjugate_gradient
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+from kltrust.updates.fields import ENTROPY_COEF
 
 
 class NaturalDirection(NamedTuple):
@@ -51,12 +52,7 @@ class NaturalStep:
         at_least=0,
         usual="1e-10 to 1e-3; relative here, absolute in most",
     )
-    entropy_coef: Number = setting(
-        0.0,
-        "Weight of the mean entropy in the objective, nats.",
-        at_least=0,
-        usual="0 (MuJoCo) to 0.01 (Atari; Schulman et al. 2017)",
-    )
+    entropy_coef: Number = setting(0.0, **ENTROPY_COEF)
     fisher_stride: int = setting(
         1,
         "The Fisher matrix averages over every fisher_stride-th state.",

@@ -1,13 +1,8 @@
-"""The learner: rollout, advantages, the algorithm's update, the critic's, and the measurement.
-
-Everything but the update is the same for every algorithm, so that what differs between two runs
-is what differs between two algorithms.
-"""
+"""One iteration of policy optimisation as a pure function of its state."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,8 +12,6 @@ import jax.numpy as jnp
 from kltrust.advantages import gae, standardize
 from kltrust.algorithms import as_update
 from kltrust.audit import (
-    AUDITS,
-    IterationAudit,
     Reference,
     audit_by_default,
     audit_on_request,
@@ -26,21 +19,21 @@ from kltrust.audit import (
 )
 from kltrust.checks import check
 from kltrust.critic import ValueRegression, measure_critic
+from kltrust.learner._parts import Schedule, as_critic, damping_of, resolver
+from kltrust.learner._settings import LearnerSettings
+from kltrust.learner._state import LearnerState, Metrics
 from kltrust.networks.masks import count_fully_masked
-from kltrust.rollout.acting import Deployable, evaluate, play, policy_of, policy_step_of
+from kltrust.rollout.acting import play
 from kltrust.rollout.batches import (
     arrange,
     check_minibatches,
     episode_starts,
     first_carries,
-    flatten,
     make_batch,
     values,
 )
 from kltrust.rollout.loop import count_episodes, count_nonfinite, reset_batch
 from kltrust.rollout.normalization import (
-    Moments,
-    RewardScale,
     init_moments,
     init_reward_scale,
     normalize,
@@ -48,7 +41,7 @@ from kltrust.rollout.normalization import (
     update_moments,
 )
 from kltrust.rollout.starts import stagger
-from kltrust.settings import check_names, setting, settings, signature_with, with_role
+from kltrust.settings import check_names, signature_with, with_role
 from kltrust.tree import unfused
 from kltrust.types import (
     ActorCritic,
@@ -58,115 +51,10 @@ from kltrust.types import (
     CriticBatch,
     Env,
     Number,
-    Params,
     PolicyUpdate,
-    PyTree,
     UpdateReport,
     Wanted,
 )
-
-__all__ = [
-    "Deployable",
-    "Learner",
-    "LearnerState",
-    "Metrics",
-    "Schedule",
-    "evaluate",
-    "flatten",
-    "make_batch",
-    "make_learner",
-    "policy_of",
-    "policy_step_of",
-    "run",
-    "train",
-]
-
-Schedule = Callable[[Array], Any]
-"""A setting as a function of the fraction of the planned iterations that is done, in [0, 1)."""
-
-
-class LearnerState(NamedTuple):
-    """All of a run: what is saved is resumed to the bit.
-
-    Attributes:
-        policy_params: the policy's parameters.
-        value_params: the critic's.
-        update_state: the algorithm's own (optimiser, beta), as its ``init`` made it.
-        value_state: the critic's optimiser.
-        env_state: [B, ...].
-        obs: [B, *O], not normalised.
-        normalizer: moments of the observations, part of the behaviour policy; None if off.
-        reward_scale: the reward scaling's state; None if off.
-        episode_return: [B] raw return of the episode under way.
-        episode_length: [B] its steps.
-        key: a typed key.
-        iteration: [] int32, iterations done.
-        reference: the frozen policy that an audit on request measures the distance from: the first
-            one, unless it is replaced; None without such an audit.
-        policy_carry: [B, ...] what the policy remembers of the episodes under way; () without
-            memory.
-        value_carry: [B, ...] likewise the critic; of no account where an episode begins.
-    """
-
-    policy_params: Params
-    value_params: Params
-    update_state: PyTree
-    value_state: PyTree
-    env_state: PyTree
-    obs: PyTree
-    normalizer: Moments | None
-    reward_scale: RewardScale | None
-    episode_return: Array
-    episode_length: Array
-    key: Array
-    iteration: Array
-    reference: Reference | None = None
-    policy_carry: PyTree = ()
-    value_carry: PyTree = ()
-
-
-class Metrics(NamedTuple):
-    """One iteration, measured alike for every algorithm; scalars. All KLs exact, in nats.
-
-    Attributes:
-        kl: mean over the batch's states of KL(old || new).
-        kl_reverse: mean of KL(new || old).
-        kl_max: the largest KL(old || new) over the batch's states.
-        surrogate_gain: mean of (r - 1) A, r the ratio new / old, A as the update saw it.
-        entropy: mean entropy of the new policy.
-        max_ratio: the largest r in the batch.
-        clip_fraction: share of samples with |r - 1| > 0.2, whatever the algorithm clips at.
-        explained_variance: 1 - Var(target - V) / Var(target) of the critic before its update.
-        value_loss: mean of half the squared error of the critic before its update.
-        return_sum: sum of the raw returns of the episodes that ended in this iteration.
-        length_sum: sum of their lengths.
-        num_episodes: how many they were; it may be 0.
-        nonfinite_rewards: rewards that were NaN or infinite.
-        nonfinite_observations: transitions with a NaN or infinite observation.
-        nonfinite_update: 1 if the new parameters are not all finite.
-        fully_masked: observations whose mask allowed no action, and so all of them; see `Masked`.
-        audit: how the update moved the policy, in more detail; more of it on request.
-        extra: the algorithm's own report.
-    """
-
-    kl: Array
-    kl_reverse: Array
-    kl_max: Array
-    surrogate_gain: Array
-    entropy: Array
-    max_ratio: Array
-    clip_fraction: Array
-    explained_variance: Array
-    value_loss: Array
-    return_sum: Array
-    length_sum: Array
-    num_episodes: Array
-    nonfinite_rewards: Array
-    nonfinite_observations: Array
-    nonfinite_update: Array
-    fully_masked: Array
-    audit: IterationAudit
-    extra: dict[str, Array]
 
 
 class Learner(NamedTuple):
@@ -174,80 +62,6 @@ class Learner(NamedTuple):
 
     init: Callable[[Array], LearnerState]
     step: Callable[[LearnerState], tuple[LearnerState, Metrics]]
-
-
-@settings
-class LearnerSettings:
-    """Rollout, advantages and measurement: the same for every algorithm."""
-
-    num_envs: int = setting(
-        8,
-        "Environments in parallel.",
-        at_least=1,
-        usual="8 to 4096; what the device has room for",
-    )
-    num_steps: int = setting(
-        256,
-        "Steps of each environment in an iteration.",
-        at_least=1,
-        usual="16 to 2048; 2048 with one environment (Schulman et al. 2017, MuJoCo)",
-    )
-    gamma: Number = setting(
-        0.99,
-        "Discount.",
-        at_least=0,
-        at_most=1,
-        usual="0.9 to 0.999; 0.99 (Schulman et al. 2015, 2017)",
-    )
-    gae_lambda: Number = setting(
-        0.95,
-        "Lambda of the advantage estimator (Schulman et al. 2016).",
-        at_least=0,
-        at_most=1,
-        usual="0.9 to 1; 0.95 (Schulman et al. 2017), 0.92 to 0.98 (Schulman et al. 2016)",
-    )
-    normalize_advantages: bool = setting(
-        True, "Standardise advantages over the whole batch.", usual="on"
-    )
-    normalize_observations: bool = setting(
-        False,
-        "Standardise observations by running moments, frozen within an iteration.",
-        usual="on for continuous control (Engstrom et al. 2020), off for images",
-    )
-    normalize_rewards: bool = setting(
-        False,
-        "Divide rewards by the deviation of the running discounted return.",
-        usual="on where returns are large (Engstrom et al. 2020)",
-    )
-    minibatch_blocks: int = setting(
-        1,
-        "Splits the environments into this many equal blocks. Every minibatch takes the same "
-        "number of rows from each.",
-        at_least=1,
-        usual="1; the number of devices where one run is spread over them",
-    )
-    stagger_steps: int = setting(
-        0,
-        "Before the first iteration each environment plays a random number of steps below this, "
-        "so that episodes that only a time limit ends do not stay in step.",
-        at_least=0,
-        usual="0; the time limit, where only that ends episodes",
-    )
-    audit: str = setting(
-        "default",
-        "How much is measured of every update: default, extended (fresh states, path, reference) "
-        "or full (curvature too). It changes no bit of the training, only its cost.",
-        choices=AUDITS,
-        usual="default; extended or full to study updates",
-    )
-
-    def check(self) -> None:
-        """Refuses blocks that do not divide the environments."""
-        if self.num_envs % self.minibatch_blocks:
-            raise ValueError(
-                f"minibatch_blocks={self.minibatch_blocks} does not divide "
-                f"num_envs={self.num_envs}: take a multiple of it"
-            )
 
 
 def make_learner(
@@ -279,8 +93,8 @@ def make_learner(
     check_names(LearnerSettings, changes, "setting of make_learner")
     own = dataclasses.replace(settings or LearnerSettings(), **changes)
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
-    first_update, scheduled_update = _resolver(update, planned_iterations, as_update)
-    first_critic, scheduled_critic = _resolver(critic, planned_iterations, as_critic)
+    first_update, scheduled_update = resolver(update, planned_iterations, as_update)
+    first_critic, scheduled_critic = resolver(critic, planned_iterations, as_critic)
     for what, part in (("update", first_update), ("critic", first_critic)):
         counts = {f"{what}.{n}": getattr(part, n) for n in with_role(part, "minibatches")}
         check_minibatches(agent, num_envs, num_steps, own.minibatch_blocks, **counts)
@@ -426,55 +240,6 @@ def make_learner(
 
 
 make_learner.__signature__ = signature_with(make_learner, LearnerSettings)  # type: ignore[attr-defined]
-
-
-def _resolver(
-    given: Any, planned_iterations: Number | None, as_part: Callable[[Any], Any]
-) -> tuple[Any, Callable[[Array], Any]]:
-    """A part, or a schedule of parts: (the part at the start or None, part of a fraction)."""
-    # A declared class is no schedule: `as_part` says that it wants to be called.
-    is_schedule = callable(given) and not isinstance(given, type) and not hasattr(given, "update")
-    if not is_schedule:
-        part = as_part(given)
-        return part, lambda fraction: part
-    name = getattr(given, "__name__", repr(given))
-    if not _takes_one(given):
-        raise TypeError(
-            f"{name} is no schedule, which takes the fraction of the iterations that is done: if "
-            "it makes the algorithm or the critic, call it"
-        )
-    if planned_iterations is None:
-        raise ValueError(
-            "a schedule needs planned_iterations: the number of iterations to run. (As a function, "
-            f"{name} is taken for one: if it makes the algorithm or the critic, call it.)"
-        )
-    return as_part(given(0.0)), lambda fraction: as_part(given(fraction))
-
-
-def _takes_one(function: Callable) -> bool:
-    """Whether a function can be called with one argument, as far as is known."""
-    try:
-        inspect.signature(function).bind(0.0)
-    except TypeError:
-        return False
-    except ValueError:  # of a function in C that has no signature
-        return True
-    return True
-
-
-def as_critic(given: Any) -> Critic:
-    """A critic, or an error that names the remedy."""
-    if isinstance(given, type):
-        raise TypeError(f"{given.__name__} is a class: call it, as in {given.__name__}()")
-    if callable(getattr(given, "init", None)) and callable(getattr(given, "update", None)):
-        return given
-    raise TypeError(f"a critic has two functions, init and update, got {given!r}: see Critic")
-
-
-def damping_of(algorithm: PolicyUpdate) -> Number:
-    """The algorithm's own damping of the Fisher matrix; 0.1 if it has none."""
-    names = with_role(algorithm, "fisher damping")
-    return getattr(algorithm, names[0]) if names else 0.1
 
 
 def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[LearnerState, Metrics]:

@@ -1,0 +1,81 @@
+"""The settings of a learner: the same for every algorithm."""
+
+from __future__ import annotations
+
+from kltrust.audit import AUDITS
+from kltrust.settings import setting, settings
+from kltrust.types import Number
+
+
+@settings
+class LearnerSettings:
+    """Rollout, advantages and measurement: the same for every algorithm."""
+
+    num_envs: int = setting(
+        8,
+        "Environments in parallel.",
+        at_least=1,
+        usual="8 to 4096; what the device has room for",
+    )
+    num_steps: int = setting(
+        256,
+        "Steps of each environment in an iteration.",
+        at_least=1,
+        usual="16 to 2048; 2048 with one environment (Schulman et al. 2017, MuJoCo)",
+    )
+    gamma: Number = setting(
+        0.99,
+        "Discount.",
+        at_least=0,
+        at_most=1,
+        usual="0.9 to 0.999; 0.99 (Schulman et al. 2015, 2017)",
+    )
+    gae_lambda: Number = setting(
+        0.95,
+        "Lambda of the advantage estimator (Schulman et al. 2016).",
+        at_least=0,
+        at_most=1,
+        usual="0.9 to 1; 0.95 (Schulman et al. 2017), 0.92 to 0.98 (Schulman et al. 2016)",
+    )
+    normalize_advantages: bool = setting(
+        True, "Standardise advantages over the whole batch.", usual="on"
+    )
+    normalize_observations: bool = setting(
+        False,
+        "Standardise observations by running moments, frozen within an iteration.",
+        usual="on for continuous control (Engstrom et al. 2020), off for images",
+    )
+    normalize_rewards: bool = setting(
+        False,
+        "Divide rewards by the deviation of the running discounted return.",
+        usual="on where returns are large (Engstrom et al. 2020)",
+    )
+    minibatch_blocks: int = setting(
+        1,
+        "Splits the environments into this many equal blocks. Every minibatch takes the same "
+        "number of rows from each.",
+        at_least=1,
+        usual="1; the number of devices where one run is spread over them",
+    )
+    stagger_steps: int = setting(
+        0,
+        "Before the first iteration each environment plays a random number of steps below this, "
+        "so that episodes that only a time limit ends do not stay in step.",
+        at_least=0,
+        usual="0; the time limit, where only that ends episodes",
+    )
+    audit: str = setting(
+        "default",
+        "How much is measured of every update: default, extended (fresh states, path, reference) "
+        "or full (curvature too). It changes no bit of the training, only its cost.",
+        choices=AUDITS,
+        usual="default; extended or full to study updates",
+    )
+
+    def check(self) -> None:
+        """Refuses blocks that do not divide the environments."""
+        if self.num_envs % self.minibatch_blocks:
+            raise ValueError(
+                f"minibatch_blocks={self.minibatch_blocks} does not divide "
+                f"num_envs={self.num_envs}: take a multiple of it"
+            )
