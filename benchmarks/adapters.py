@@ -7,28 +7,26 @@
 Each pair of environment and method is trained on the same seeds with the same number of steps and
 written to benchmarks/results/adapters.json as soon as it is done, beside those that are there. All
 are scored by the same function: episodes from fresh states, acting by the mode, or by sampled
-actions where a `Task` says so, by the adapter's environment.
+actions where a `Task` says so, by the adapter's environment. brax's PPO compiles the same program
+anew for each seed: JAX_COMPILATION_CACHE_DIR=FOLDER spares that.
 
 `brax_ppo` is brax.training.agents.ppo with what our ppo_clip has: environments in parallel, steps
 of each in an iteration, passes, minibatches of as many steps, Adam's rate, clipping, discount,
 lambda, hidden layers, normalised observations, no entropy term. What is its own: a minibatch is of
 whole unrolls, and advantages are standardised and estimated anew in each, with the critic of the
 moment; observations are normalised by moments that the batch itself has moved already; rewards are
-multiplied by a constant (see `Task`), ours divided by a running deviation; no bound on gradients;
+as they are, ours divided by a running deviation; no bound on gradients;
 actions are squashed by tanh, ours clipped; initial weights; and every episode of a lane starts from
 the same state.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import json
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,11 +34,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import record
 import tyro
-from jax.experimental.compilation_cache import compilation_cache
+from common import RESULTS, Result, built, experiment, rounded, versions, write_row
+from record import random_baseline
 
-RESULTS = Path(__file__).parent / "results" / "adapters.json"
 OURS = ("ppo_clip", "trpo")
 
 
@@ -52,14 +49,10 @@ class Task:
     num_envs: int = 16
     num_steps: int = 128
     hidden: tuple[int, ...] = (64, 64)
-    channels: tuple[int, ...] = (16,)
-    """Convolutions, where observations are images."""
+    channels: tuple[int, ...] = (16,)  # Convolutions, where observations are images
     normalize_observations: bool = False
     params: tuple[tuple[str, Any], ...] = ()
-    brax: bool = False
-    """Whether brax's own PPO can be trained on it."""
-    brax_reward_scale: float = 1.0
-    """The constant of brax's own PPO; 1 is its default."""
+    brax: bool = False  # Whether brax's own PPO can be trained on it
     sampled: bool = False
     """Scored by sampled actions: the mode of a policy that still explores can be worse than it."""
     one_by_one: bool = False
@@ -97,45 +90,31 @@ class Options:
     only: tuple[str, ...] = tuple(TASKS)
     algorithms: tuple[str, ...] = (*OURS, "brax_ppo")
     seeds: int = 3
-    episodes: int = 32
-    """Of each seed; as many are played by random actions for each seed."""
-    fraction: float = 1.0
-    """Of the tasks' steps: a smaller one tries the benchmark out."""
-    out: Path = RESULTS
+    episodes: int = 32  # Of each seed; as many are played by random actions for each seed
+    fraction: float = 1.0  # Of the tasks' steps: a smaller one tries the benchmark out
+    out: Path = RESULTS / "adapters.json"
 
 
-def main(options: Options) -> int:
+def main(options: Options) -> None:
     for name in options.only:
         task = TASKS[name]
         task = dataclasses.replace(task, steps=int(task.steps * options.fraction))
         algorithms = [a for a in options.algorithms if a in OURS or task.brax]
-        random = random_baseline(name, task, options) if algorithms else {}
+        episodes = options.seeds * options.episodes
+        random = random_baseline(name, episodes, **dict(task.params)) if algorithms else {}
         for algorithm in algorithms:
             start = time.perf_counter()
             result = measure(name, algorithm, task, options) | {"random": random}
-            write(options.out, result)
+            write_row(options.out, result)
             print(
                 f"{algorithm:9} {name:36} {np.mean(result['scores']):9.2f} "
                 f"random {random['mean']:9.2f}  {time.perf_counter() - start:.0f} s",
                 flush=True,
             )
-    return 0
 
 
-def random_baseline(name: str, task: Task, options: Options) -> dict[str, float]:
-    """What uniformly random (allowed) actions return."""
-    import kltrust
-
-    env = kltrust.make(name, **dict(task.params))
-    episodes = options.seeds * options.episodes
-    play = functools.partial(record.random_returns, env, num_episodes=episodes)
-    return record.baseline(jax.jit(play)(jax.random.key(0)))
-
-
-def measure(name: str, algorithm: str, task: Task, options: Options) -> dict[str, Any]:
+def measure(name: str, algorithm: str, task: Task, options: Options) -> Result:
     """Trains one pair on all seeds; what the table needs, as plain numbers."""
-    from kltrust.experiments.store.versions import snapshot
-
     train = brax_ppo if algorithm == "brax_ppo" else ours
     scores = train(name, algorithm, task, options)
     return {
@@ -145,8 +124,8 @@ def measure(name: str, algorithm: str, task: Task, options: Options) -> dict[str
         "steps": task.iterations * task.num_envs * task.num_steps,
         "seeds": list(range(options.seeds)),
         "episodes_per_seed": options.episodes,
-        "scores": [round(float(x), 3) for x in scores.mean(axis=1)],
-        "versions": snapshot(),
+        "scores": rounded(scores.mean(axis=1), 3),
+        "versions": versions(),
     }
 
 
@@ -154,31 +133,23 @@ def ours(name: str, algorithm: str, task: Task, options: Options) -> np.ndarray:
     """Returns [seeds, episodes] of the trained policies."""
     import kltrust
 
-    env = kltrust.make(name, **dict(task.params))
-    agent = kltrust.actor_critic(env, task.hidden, channels=task.channels)
-    update = {
-        "ppo_clip": kltrust.ppo_clip(
-            learning_rate=LEARNING_RATE,
-            clip_eps=CLIP_EPS,
-            num_epochs=EPOCHS,
-            num_minibatches=MINIBATCHES,
-        ),
-        "trpo": kltrust.trpo(max_kl=MAX_KL),
-    }[algorithm]
-    learner = kltrust.make_learner(
-        env,
-        agent,
-        update,
+    passes = {"num_epochs": EPOCHS, "num_minibatches": MINIBATCHES}
+    clip = {"learning_rate": LEARNING_RATE, "clip_eps": CLIP_EPS, **passes}
+    same = experiment(
+        algorithm,
+        name,
+        update={"ppo_clip": clip, "trpo": {"max_kl": MAX_KL}}[algorithm],
+        critic={"learning_rate": LEARNING_RATE, **passes},
+        network={"hidden": task.hidden, "channels": task.channels},
+        env_params=dict(task.params),
         num_envs=task.num_envs,
         num_steps=task.num_steps,
         gamma=GAMMA,
         gae_lambda=GAE_LAMBDA,
-        value_learning_rate=LEARNING_RATE,
-        value_epochs=EPOCHS,
-        value_minibatches=MINIBATCHES,
         normalize_observations=task.normalize_observations,
         normalize_rewards=True,
     )
+    env, agent, learner = built(same)
 
     def run(seed: Any) -> Any:
         key, evaluation_key = jax.random.split(jax.random.key(seed))
@@ -216,7 +187,6 @@ def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndar
         gae_lambda=GAE_LAMBDA,
         clipping_epsilon=CLIP_EPS,
         entropy_cost=0.0,
-        reward_scaling=task.brax_reward_scale,
         normalize_observations=task.normalize_observations,
         network_factory=functools.partial(
             networks.make_ppo_networks,
@@ -228,7 +198,7 @@ def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndar
     )
     # brax 0.14 calls what jax 0.10 has no more.
     replicated = mock.patch.object(jax, "device_put_replicated", replicate, create=True)
-    with compiled_once(), replicated:
+    with replicated:
         trained = [train_seed(seed=seed) for seed in range(options.seeds)]
     make_policy = trained[0][0]
 
@@ -248,31 +218,6 @@ def replicate(tree: Any, devices: Sequence[Any]) -> Any:
     """A copy on each device, of which there is one here."""
     (device,) = devices
     return jax.tree.map(lambda leaf: jax.device_put(jnp.expand_dims(leaf, 0), device), tree)
-
-
-@contextlib.contextmanager
-def compiled_once() -> Iterator[None]:
-    """A compilation cache: brax's PPO compiles the same program anew for each seed."""
-    name = "jax_compilation_cache_dir"
-    if jax.config.values[name]:
-        yield
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        jax.config.update(name, folder)
-        try:
-            yield
-        finally:
-            jax.config.update(name, None)
-            compilation_cache.reset_cache()
-
-
-def write(path: Path, result: dict[str, Any]) -> None:
-    """Puts a result in the place of that of the same pair."""
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    found = {(row["env"], row["algorithm"]): row for row in [*rows, result]}
-    rows = [row for _, row in sorted(found.items())]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

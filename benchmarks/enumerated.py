@@ -13,43 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from kltrust.divergences import categorical_kl_from_logits
-from kltrust.divergences.samples import (
-    control_variate_coefficient,
-    kl_control_variate,
-    kl_k1,
-    kl_k2,
-    kl_k3,
-    kl_reverse_k1,
-    kl_reverse_k3,
-    ratio_weighted,
-)
-from kltrust.tokens import (
-    sequence_kl,
-    sequence_kl_exact,
-    token_kl,
-    token_kl_exact,
-    token_log_probs,
-)
+from kltrust import tokens
+from kltrust.divergences import categorical_kl_from_logits as kl, samples
 
 Loss = Callable[[Any], jax.Array]
 """``loss(theta)``, [K] one per outcome."""
 
 
 class Facts(NamedTuple):
-    """All about one estimator, of one sample: exact.
-
-    Attributes:
-        value: its mean.
-        std: its standard deviation.
-        gradient: the mean of its gradients, [P].
-        noise: the root of their mean squared distance from that.
-    """
+    """All about one estimator, of one sample: exact."""
 
     value: float
+    """Its mean."""
     std: float
     gradient: np.ndarray
+    """The mean of its gradients, [P]."""
     noise: float
+    """The root of their mean squared distance from that."""
 
 
 def facts(losses: Loss, theta: Any, probs: Any) -> Facts:
@@ -71,24 +51,28 @@ class Both(NamedTuple):
 
 
 def with_best_coefficient(log_ratio: jax.Array, log_p: jax.Array) -> jax.Array:
-    best = control_variate_coefficient(log_ratio, jnp.exp(log_p))
-    return kl_control_variate(log_ratio, jax.lax.stop_gradient(best))
+    best = samples.control_variate_coefficient(log_ratio, jnp.exp(log_p))
+    return samples.kl_control_variate(log_ratio, jax.lax.stop_gradient(best))
 
 
-def elementwise(k: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
-    return lambda log_ratio, log_p: k(log_ratio)
+def elementwise(name: str) -> Callable[..., jax.Array]:
+    return lambda log_ratio, log_p: getattr(samples, name)(log_ratio)
 
 
+BEST, EXACT = "`kl_control_variate`, best c", "exact (`kl_divergence`)"
 ESTIMATORS: dict[str, Callable[..., jax.Array]] = {
-    "`kl_k1`": elementwise(kl_k1),
-    "`kl_k2`": elementwise(kl_k2),
-    "`kl_k3`": elementwise(kl_k3),
-    "`kl_control_variate`, best c": with_best_coefficient,
-    "`kl_reverse_k1`": elementwise(kl_reverse_k1),
-    "`kl_reverse_k3`": elementwise(kl_reverse_k3),
+    **{f"`{name}`": elementwise(name) for name in ("kl_k1", "kl_k2", "kl_k3")},
+    BEST: with_best_coefficient,
+    **{f"`{name}`": elementwise(name) for name in ("kl_reverse_k1", "kl_reverse_k3")},
 }
 """``k(log_ratio, log_p)``, p the policy that the samples are those of."""
-EXACT = "exact (`kl_divergence`)"
+log_softmax = jax.nn.log_softmax
+
+
+def weighted(log_ratio: Loss, detached: bool) -> Callable[[Loss], Loss]:
+    """Estimates times a ratio that is differentiated, and they are not if they are detached."""
+    of = jax.lax.stop_gradient if detached else lambda x: x
+    return lambda estimate: lambda t: samples.ratio_weighted(of(estimate(t)), log_ratio(t))
 
 
 def setting_a(old: np.ndarray, new: np.ndarray) -> dict[str, Both]:
@@ -96,20 +80,12 @@ def setting_a(old: np.ndarray, new: np.ndarray) -> dict[str, Both]:
 
     As a reward: ratio * stop_gradient(k), the surrogate's.
     """
-    log_old, p = jax.nn.log_softmax(old), jax.nn.softmax(old)
-
-    def both(estimate: Loss) -> Both:
-        def reward(theta: jax.Array) -> jax.Array:
-            ratio = jnp.exp(jax.nn.log_softmax(theta) - log_old)
-            return ratio * jax.lax.stop_gradient(estimate(theta))
-
-        return Both(facts(estimate, new, p), facts(reward, new, p))
-
-    found = {
-        name: both(lambda t, k=k: k(jax.nn.log_softmax(t) - log_old, log_old))
-        for name, k in ESTIMATORS.items()
-    }
-    return found | {EXACT: both(lambda t: jnp.broadcast_to(kl(old, t), p.shape))}
+    log_old = log_softmax(old)
+    p, log_ratio = jnp.exp(log_old), lambda t: log_softmax(t) - log_old
+    losses = {name: lambda t, k=k: k(log_ratio(t), log_old) for name, k in ESTIMATORS.items()}
+    losses[EXACT] = lambda t: jnp.broadcast_to(kl(old, t), p.shape)
+    reward = weighted(log_ratio, detached=True)
+    return {n: Both(facts(k, new, p), facts(reward(k), new, p)) for n, k in losses.items()}
 
 
 def setting_b(
@@ -119,36 +95,23 @@ def setting_b(
 
     As a reward: stop_gradient(k) log pi, with ratio * stop_gradient(k) where there is a ratio.
     """
-    log_ref = jax.nn.log_softmax(ref)
-    log_mu = jax.nn.log_softmax(pi if behaviour is None else behaviour)
-    p, detach = jnp.exp(log_mu), jax.lax.stop_gradient
-
-    def both(estimate: Loss) -> Both:
-        reward = lambda t: jax.nn.log_softmax(t) * detach(estimate(t))  # noqa: E731
-        return Both(facts(estimate, pi, p), facts(reward, pi, p))
-
-    def weighted(estimate: Loss) -> Both:
-        log_importance = lambda t: jax.nn.log_softmax(t) - log_mu  # noqa: E731
-        return Both(
-            facts(lambda t: ratio_weighted(estimate(t), log_importance(t)), pi, p),
-            facts(lambda t: ratio_weighted(detach(estimate(t)), log_importance(t)), pi, p),
-        )
+    log_ref, log_mu = log_softmax(ref), log_softmax(pi if behaviour is None else behaviour)
+    p, log_importance = jnp.exp(log_mu), lambda t: log_softmax(t) - log_mu
 
     def estimate(k: Callable[..., jax.Array]) -> Loss:
-        def of(theta: jax.Array) -> jax.Array:
-            log_pi = jax.nn.log_softmax(theta)
-            return k(log_ref - log_pi, log_pi)
+        return lambda t: k(log_ref - log_softmax(t), log_softmax(t))
 
-        return of
+    def score(k: Loss) -> Loss:
+        return lambda t: log_softmax(t) * jax.lax.stop_gradient(k(t))
 
-    found = {name: both(estimate(k)) for name, k in ESTIMATORS.items()}
+    loss, reward = (weighted(log_importance, detached) for detached in (False, True))
+    losses = {name: estimate(k) for name, k in ESTIMATORS.items()}
+    pairs = {name: (k, score(k)) for name, k in losses.items()}
     for name in ("`kl_k1`", "`kl_k3`"):
-        found[f"`ratio_weighted` {name}"] = weighted(estimate(ESTIMATORS[name]))
-    return found | {EXACT: both(lambda t: jnp.broadcast_to(kl(t, ref), p.shape))}
-
-
-def kl(p: jax.Array, q: jax.Array) -> jax.Array:
-    return categorical_kl_from_logits(p, q)
+        pairs[f"`ratio_weighted` {name}"] = loss(losses[name]), reward(losses[name])
+    exact = lambda t: jnp.broadcast_to(kl(t, ref), p.shape)  # noqa: E731
+    pairs[EXACT] = exact, score(exact)
+    return {name: Both(*(facts(of, pi, p) for of in pair)) for name, pair in pairs.items()}
 
 
 def both_kls(fixed: np.ndarray, moving: np.ndarray) -> tuple[tuple[float, np.ndarray], ...]:
@@ -169,17 +132,15 @@ def gaussian(mu: float) -> dict[str, tuple[float, float]]:
     x = np.linspace(-14, 14, 4001)
     density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi) * (x[1] - x[0])
     log_ratio, kl = mu * x - mu**2 / 2, mu**2 / 2
-    best = control_variate_coefficient(log_ratio, density)
+    best = samples.control_variate_coefficient(log_ratio, density)
+    names = ("kl_k1", "kl_k2", "kl_k3")
+    values = {f"`{name}`": getattr(samples, name)(log_ratio) for name in names}
+    values[BEST] = samples.kl_control_variate(log_ratio, best)
     found = {}
-    for name, k in {
-        "`kl_k1`": kl_k1,
-        "`kl_k2`": kl_k2,
-        "`kl_k3`": kl_k3,
-        "`kl_control_variate`, best c": lambda r: kl_control_variate(r, best),
-    }.items():
-        values = np.asarray(k(log_ratio))
-        mean = density @ values
-        found[name] = (mean / kl - 1, np.sqrt(density @ (values - mean) ** 2) / kl)
+    for name, of in values.items():
+        of = np.asarray(of)
+        mean = density @ of
+        found[name] = (mean / kl - 1, np.sqrt(density @ (of - mean) ** 2) / kl)
     return found
 
 
@@ -217,7 +178,7 @@ def next_logits(theta: dict[str, jax.Array]) -> jax.Array:
 
 
 def chosen(theta: dict[str, jax.Array]) -> jax.Array:
-    return token_log_probs(next_logits(theta), TOKENS)
+    return tokens.token_log_probs(next_logits(theta), TOKENS)
 
 
 def sequence_probs(theta: dict[str, jax.Array]) -> jax.Array:
@@ -227,20 +188,18 @@ def sequence_probs(theta: dict[str, jax.Array]) -> jax.Array:
 def sequences(off_policy: bool) -> tuple[dict[str, Facts], float, np.ndarray]:
     """Facts of all losses, and the value and gradient of the KL between whole sequences."""
     pi, ref, mu = sequence_policy(0.0), sequence_policy(1.0), sequence_policy(2.0)
-    drawn_from = mu if off_policy else pi
-    probs, log_ref, ref_logits = sequence_probs(drawn_from), chosen(ref), next_logits(ref)
+    probs = sequence_probs(mu if off_policy else pi)
+    log_ref, ref_logits = chosen(ref), next_logits(ref)
     behaviour = {"log_behaviour": chosen(mu)} if off_policy else {}
 
-    def tokens(k: Callable) -> Loss:
-        return lambda t: token_kl(chosen(t), log_ref, MASK, k)
+    def of_tokens(name: str) -> Loss:
+        return lambda t: tokens.token_kl(chosen(t), log_ref, MASK, getattr(samples, name))
 
     losses: dict[str, Loss] = {
-        "`token_kl`, `kl_k1`": tokens(kl_k1),
-        "`token_kl`, `kl_k2`": tokens(kl_k2),
-        "`token_kl`, `kl_k3`": tokens(kl_k3),
-        "`token_kl_exact`": lambda t: token_kl_exact(next_logits(t), ref_logits, MASK),
-        "`sequence_kl`": lambda t: sequence_kl(chosen(t), log_ref, MASK, **behaviour),
-        "`sequence_kl_exact`": lambda t: sequence_kl_exact(
+        **{f"`token_kl`, `{name}`": of_tokens(name) for name in ("kl_k1", "kl_k2", "kl_k3")},
+        "`token_kl_exact`": lambda t: tokens.token_kl_exact(next_logits(t), ref_logits, MASK),
+        "`sequence_kl`": lambda t: tokens.sequence_kl(chosen(t), log_ref, MASK, **behaviour),
+        "`sequence_kl_exact`": lambda t: tokens.sequence_kl_exact(
             next_logits(t), ref_logits, TOKENS, MASK, **behaviour
         ),
     }

@@ -1,4 +1,4 @@
-"""Bias, variance and gradients of the KL estimators: writes the tables of docs/estimators.md.
+"""Bias, variance and gradients of the KL estimators: the tables of docs/estimators.md.
 
 python benchmarks/estimators.py            rewrites what stands between the markers on that page
 python benchmarks/estimators.py --check    fails if that would change anything
@@ -6,9 +6,8 @@ python benchmarks/estimators.py --check    fails if that would change anything
 
 from __future__ import annotations
 
-import dataclasses
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,9 +21,10 @@ from enumerated import (
     setting_a,
     setting_b,
 )
-from readme import between
+from readme import ROOT, rewrite
+from tables import lines
 
-PAGE = Path(__file__).parent.parent / "docs" / "estimators.md"
+PAGE = ROOT / "docs" / "estimators.md"
 
 # Four actions; the other policy lies at three distances in one direction.
 CENTRE = np.array([0.6, -0.3, 0.1, -0.4])
@@ -36,25 +36,13 @@ EQUAL = 1e-9
 """Relative error below which a value or a gradient is called that of a KL."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to do."""
+def main(check: bool = False) -> int:
+    """Writes the page.
 
-    check: bool = False
-    """Change nothing; fail if the page is not what this command makes."""
-
-
-def main(options: Options) -> int:
-    old = PAGE.read_text("utf-8")
-    new = old
-    for name, lines in tables().items():
-        new = between(new, name, lines)
-    if options.check:
-        print(f"{PAGE.name} is up to date" if new == old else f"{PAGE.name}: run {__file__}")
-        return int(new != old)
-    PAGE.write_text(new, "utf-8")
-    print(f"wrote {PAGE.name}")
-    return 0
+    Args:
+        check: change nothing; fail if the page is not what this command makes.
+    """
+    return rewrite((PAGE,), tables(), check)
 
 
 def tables() -> dict[str, list[str]]:
@@ -83,32 +71,22 @@ def numbers(xs: Sequence[float], digits: int = 2) -> str:
     return "0" if all(abs(x) < EQUAL for x in xs) else ", ".join(number(x, digits) for x in xs)
 
 
-def is_same(x: np.ndarray, y: np.ndarray) -> bool:
-    return bool(np.linalg.norm(x - y) <= EQUAL * np.linalg.norm(y))
-
-
-def cosine_and_length(gradient: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """With the target, and relative to it."""
-    size, whole = np.linalg.norm(gradient), np.linalg.norm(target)
-    return gradient @ target / (size * whole), size / whole
-
-
 def whose(gradients: Sequence[np.ndarray], kls: dict[str, Sequence[np.ndarray]], right: str) -> str:
     """The KL whose gradients these are, at every distance; else how they compare with the right."""
-    sizes = [np.linalg.norm(target) for target in kls[right]]
-    if all(np.linalg.norm(g) < EQUAL * size for g, size in zip(gradients, sizes, strict=True)):
+    norm, sizes = np.linalg.norm, [np.linalg.norm(target) for target in kls[right]]
+    if all(norm(g) < EQUAL * size for g, size in zip(gradients, sizes, strict=True)):
         return "0"
     for name, targets in kls.items():
         for sign, mark in ((1, ""), (-1, "−")):
-            if all(is_same(g, sign * t) for g, t in zip(gradients, targets, strict=True)):
+            pairs = [(g, sign * t) for g, t in zip(gradients, targets, strict=True)]
+            if all(norm(g - t) <= EQUAL * norm(t) for g, t in pairs):
                 return mark + name
-    pairs = [cosine_and_length(g, t) for g, t in zip(gradients, kls[right], strict=True)]
-    cosines, lengths = zip(*pairs, strict=True)
+    lengths = [norm(g) / size for g, size in zip(gradients, sizes, strict=True)]
+    cosines = [
+        g @ target / (norm(g) * norm(target))
+        for g, target in zip(gradients, kls[right], strict=True)
+    ]
     return f"of no KL: cos {numbers(cosines, 3)}; length {numbers(lengths)}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
 
 
 def setting_table(
@@ -149,7 +127,7 @@ def setting_table(
         )
     header = ["estimator", "value", "bias / KL", "std / KL", "gradient as a loss term"]
     header += ["its noise", "gradient as a detached reward"]
-    return [f"{right} = {numbers(values[right])}:", "", *table(header, rows)]
+    return [f"{right} = {numbers(values[right])}:", "", *lines(header, rows)]
 
 
 def gaussian_table() -> list[str]:
@@ -163,18 +141,13 @@ def gaussian_table() -> list[str]:
     for one, mu in zip(found, GAUSSIANS, strict=True):
         for name, closed in gaussian_closed_forms(mu).items():
             np.testing.assert_allclose(one[name], closed, rtol=1e-6, atol=EQUAL)
-    rows = [
-        [
-            name,
-            bias,
-            numbers([x[name][0] for x in found]),
-            std,
-            numbers([x[name][1] for x in found]),
-        ]
-        for name, (bias, std) in formulas.items()
-    ]
+    computed = {name: zip(*(x[name] for x in found), strict=True) for name in formulas}
+    rows = []
+    for name, (bias, std) in formulas.items():
+        biases, stds = map(numbers, computed[name])
+        rows.append([name, bias, biases, std, stds])
     header = ["estimator", "bias / KL", "computed", "std / KL", "computed"]
-    return [f"mu = {numbers(GAUSSIANS)}:", "", *table(header, rows)]
+    return [f"mu = {numbers(GAUSSIANS)}:", "", *lines(header, rows)]
 
 
 def sequence_table() -> list[str]:
@@ -194,8 +167,8 @@ def sequence_table() -> list[str]:
         for name, fact in on.items()
     ]
     header = ["loss", "bias / KL", "std / KL", "gradient", "its noise"]
-    return table([*header, "off policy: bias / KL", "off policy: gradient"], rows)
+    return lines([*header, "off policy: bias / KL", "off policy: gradient"], rows)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Options)))
+    sys.exit(tyro.cli(main, description=__doc__))

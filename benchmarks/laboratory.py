@@ -1,415 +1,374 @@
-"""Findings about trust regions, measured: clipping, the line search, the model, updates that hurt.
+"""Findings about trust regions, and about memory, measured.
 
-    python benchmarks/laboratory.py             all four, some minutes on two cores
-    python benchmarks/laboratory.py --parts hurt
+    python benchmarks/laboratory.py             all, about an hour on two cores
+    python benchmarks/laboratory.py --parts laboratory_hurt
 
-- clip: how far PPO-clip leaves the region that its clip_eps suggests. Ratios within eps of 1 in all
-  actions of a state mean TV <= eps / 2 there; the TV is exact, at the batch's states.
-- search: how often TRPO's line search is needed at all, by damping and batch size: updates whose
-  full step, sqrt(2 max_kl / x'(F + damping I)x) x, is refused.
-- model: the realised KL and gain over those that the quadratic and linear models predict.
-- hurt: the share of updates after which the exact J is lower, on random tabular MDPs, against the
-  number of samples and the size of the step or of the region. The advantages are GAE's with the
-  exact V: what hurts is the sampling alone. An update that is refused hurts none.
+    laboratory_clip    how far PPO-clip leaves the region that its clip_eps suggests. Ratios within
+                       eps of 1 in all actions of a state mean TV <= eps / 2 there; the TV is exact,
+                       at the batch's states
+    laboratory_search  how often TRPO's line search is needed at all, by damping and batch size:
+                       updates whose full step, sqrt(2 max_kl / x'(F + damping I)x) x, is refused
+    laboratory_model   the realised KL and gain over those that the quadratic and linear models
+                       predict
+    laboratory_hurt    the share of updates after which the exact J is lower, on random tabular
+                       MDPs, by the number of samples and the size of the step or of the region. The
+                       advantages are GAE's with the exact V: what hurts is the sampling alone. An
+                       update that is refused hurts none
+    collapse           what a trust region is for: an unconstrained step that is too large, and
+                       TRPO, on the same seeds. On how many does the return fall below half of its
+                       own peak, at all and within a few updates of one whose KL is ten times TRPO's
+                       bound?
+    memory             what a memory is worth: tasks whose observation does not tell the state, with
+                       and without a cell, beside what can be known of them (`KNOWN`)
 
-The first three are sweeps of benchmarks/specs/laboratory_PART.toml. Writes laboratory_PART.json and
-.png to benchmarks/results/.
+All but laboratory_hurt are sweeps of benchmarks/specs/PART.toml. Writes PART.json to
+benchmarks/results/ and, but for memory, PART.png.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import common
+import hurt
 import numpy as np
 import tyro
-from record import run
+from common import COLOURS, Result, panels, plain, plains, rounded
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-HERE = Path(__file__).parent
-SWEEPS = ("clip", "search", "model")
-MODELS = {"kl": "kl_quadratic", "kl damped": "kl_quadratic_damped", "gain": "surrogate_gain_linear"}
+Frame = Any
+"""Of pandas: all updates of a sweep, with their environment and settings."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(common.Parts):
     """What is measured."""
 
-    parts: tuple[str, ...] = (*SWEEPS, "hurt")
-    specs: Path = HERE / "specs"
-    draws: int = 200
-    """Random MDPs, policies and batches of each point of the last part."""
+    specs: Path = common.SPECS
+    envs: tuple[str, ...] = ()
+    """Of the specifications' environments, all without any; memory keeps others that are there."""
+    window: int = 5  # Updates, the large one the first of them, within which the return must fall
+    large_kl: float = 0.1
+    draws: int = 200  # Random MDPs, policies and batches of each point of laboratory_hurt
     samples: tuple[int, ...] = (32, 256, 1024)
     """Steps of a batch there, in trajectories of 32; beside them the batch without noise."""
-    out: Path = HERE / "results"
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.store.versions import snapshot
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    for part in options.parts:
-        if part not in FINDERS:
-            raise ValueError(f"--parts are among {', '.join(FINDERS)}, got {part!r}")
-    for part in options.parts:
-        find, draw = FINDERS[part]
-        if part in SWEEPS:
-            updates = swept(options, part)
-            result = {**find(updates), "seeds": int(updates.seed.nunique())}
+    for name in common.chosen("parts", options.parts, PARTS):
+        find, draw = PARTS[name]
+        path = options.out / f"{name}.json"
+        loaded = None if name == "laboratory_hurt" else sweep(options, name)
+        result = find(loaded, options)
+        if name == "memory":
+            made = {env: part | {"versions": common.versions()} for env, part in result.items()}
+            result = (json.loads(path.read_text()) if path.exists() else {}) | made
         else:
-            result = find(options)
-        result["versions"] = snapshot()
-        (options.out / f"laboratory_{part}.json").write_text(json.dumps(result, indent=1) + "\n")
-        figure = draw(result)
-        figure.savefig(options.out / f"laboratory_{part}.png")
-        print(f"wrote laboratory_{part}.json and .png to {options.out}", flush=True)
+            result["versions"] = common.versions()
+        common.write(path, result)
+        if draw is not None:
+            draw(result, loaded).savefig(path.with_suffix(".png"))
 
 
-def swept(options: Options, part: str) -> pd.DataFrame:
-    """Every update of a part's sweep, with its environment and settings."""
-    from kltrust.experiments.config import spec
-    from kltrust.experiments.reading import results
-
-    folder = Path(tempfile.mkdtemp())
-    try:
-        run(spec.load(options.specs / f"laboratory_{part}.toml"), folder / "sweep")
-        loaded = results.load(folder / "sweep")
-    finally:
-        shutil.rmtree(folder)
-    settings = loaded.runs.drop(columns=["seed", "iterations", "score", "broken"])
-    return loaded.metrics.merge(settings, on="run", suffixes=("", "_of_run"))
+def sweep(options: Options, name: str) -> Any:
+    register()
+    specification = common.load_spec(options.specs / f"{name}.toml")
+    envs = dict.fromkeys(s.experiment.env for s in specification.settings)
+    wanted = common.chosen("envs", options.envs, envs)
+    settings = tuple(s for s in specification.settings if s.experiment.env in wanted)
+    return common.swept(dataclasses.replace(specification, settings=settings))
 
 
-def rounded(values: Any) -> Any:
-    """Numbers to five digits, so that a file that is committed stays small."""
-    return [float(f"{x:.5g}") for x in np.ravel(values)]
+def register() -> None:
+    """CartPole without its velocities, by name."""
+    from kltrust import environments
+
+    def positions(**params: Any) -> Any:
+        env = environments.make("CartPole-v1", **params)
+        return environments.hide_observations(env, keep=(0, 2))
+
+    environments.register("CartPole-positions", positions, overwrite=True)
 
 
-# --- clip -----------------------------------------------------------------------------------------
+Find = Callable[[Any, Options], Result]
 
 
-def clip(updates: pd.DataFrame) -> dict[str, Any]:
+def of_updates(find: Callable[[Frame], list[Result]]) -> Find:
+    def found(loaded: Any, options: Options) -> Result:
+        settings = loaded.runs.drop(columns=["seed", "iterations", "score", "broken"])
+        updates = loaded.metrics.merge(settings, on="run", suffixes=("", "_of_run"))
+        return {"rows": find(updates), "seeds": int(updates.seed.nunique())}
+
+    return found
+
+
+# --- clip, search, model --------------------------------------------------------------------------
+
+
+def clip(updates: Frame) -> list[Result]:
     """By environment and clip_eps: total variation over eps / 2, mean over states and largest."""
     rows = []
     for (env, eps), part in updates.groupby(["env", "update.clip_eps"]):
-        region = float(eps) / 2
-        mean, largest = (part[f"audit.update.tv.{name}"] / region for name in ("mean", "max"))
-        by_step = [x.groupby(part.env_steps).median() for x in (mean, largest)]
-        rows.append(
-            {
-                "env": env,
-                "clip_eps": round(float(eps), 6),
-                "updates": len(part),
-                "left_by_some_state": round(float((largest > 1).mean()), 4),
-                "left_by_the_mean": round(float((mean > 1).mean()), 4),
-                # Median, 95th percentile and largest over updates, in units of eps / 2.
-                "mean_tv": rounded([*mean.quantile([0.5, 0.95]), mean.max()]),
-                "largest_tv": rounded([*largest.quantile([0.5, 0.95]), largest.max()]),
-                "steps": [int(x) for x in by_step[0].index],
-                "mean_tv_along": rounded(by_step[0]),
-                "largest_tv_along": rounded(by_step[1]),
-            }
-        )
-    return {"rows": rows}
+        row = {"env": env, "clip_eps": plain(eps), "updates": len(part)}
+        for kind, name, left in (
+            ("mean", "mean_tv", "left_by_the_mean"),
+            ("max", "largest_tv", "left_by_some_state"),
+        ):
+            tv = part[f"audit.update.tv.{kind}"] / (eps / 2)
+            by_step = tv.groupby(part.env_steps).median()
+            row |= {left: plain((tv > 1).mean()), f"{name}_along": plains(by_step)}
+            row[name] = plains(tv.quantile([0.5, 0.95, 1]))  # over updates
+        rows.append({**row, "steps": [int(x) for x in by_step.index]})
+    return rows
 
 
-def draw_clip(result: dict[str, Any]) -> Any:
-    figure, grid = panels(result["rows"])
-    for env, axes in grid.items():
-        for row, color in zip(of_env(result, env), COLOURS, strict=False):
-            label = f"clip_eps {row['clip_eps']:g}"
-            axes.plot(row["steps"], row["largest_tv_along"], color=color, label=label)
-            axes.plot(row["steps"], row["mean_tv_along"], color=color, linestyle="--")
-        axes.axhline(1, color="black", linewidth=1)
-        axes.set(title=env, xlabel="environment steps")
-        axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    first = next(iter(grid.values()))
-    first.plot([], [], color="#777777", linestyle="--", label="mean over states")
-    first.plot([], [], color="#777777", label="largest over states")
-    first.set_ylabel("TV / (clip_eps / 2), median of seeds")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
-
-
-# --- search ---------------------------------------------------------------------------------------
-
-
-def search(updates: pd.DataFrame) -> dict[str, Any]:
+def search(updates: Frame) -> list[Result]:
     """By environment, batch size and damping: how often the full step is refused."""
     batch = updates["learner.num_envs"] * updates["learner.num_steps"]
-    rows = []
     keys = ["env", "batch", "update.damping"]
+    rows = []
     for (env, size, damping), part in updates.assign(batch=batch).groupby(keys):
         moved = part[~part["extra.zero_gradient"].astype(bool)]
-        refused = (moved["extra.backtracks"] > 0) | ~moved["extra.accepted"].astype(bool)
-        rows.append(
-            {
-                "env": env,
-                "batch": int(size),
-                "damping": round(float(damping), 6),
-                "updates": len(moved),
-                "needed": round(float(refused.mean()), 4),
-                "given_up": round(float((~moved["extra.accepted"].astype(bool)).mean()), 4),
-                "backtracks": round(float(moved["extra.backtracks"].mean()), 3),
-                "cg_residual": rounded([moved["extra.cg_residual"].median()])[0],
-                "region_used": rounded([(moved.kl / moved["extra.max_kl"]).median()])[0],
-            }
-        )
-    return {"rows": rows}
+        given_up, backtracks = ~moved["extra.accepted"].astype(bool), moved["extra.backtracks"]
+        needed = (backtracks > 0) | given_up
+        means = {"needed": needed, "given_up": given_up, "backtracks": backtracks}
+        used = moved.kl / moved["extra.max_kl"]
+        medians = {"cg_residual": moved["extra.cg_residual"], "region_used": used}
+        row = {"env": env, "batch": int(size), "damping": plain(damping), "updates": len(moved)}
+        row |= {name: plain(of.mean()) for name, of in means.items()}
+        rows.append(row | {name: plain(of.median()) for name, of in medians.items()})
+    return rows
 
 
-def draw_search(result: dict[str, Any]) -> Any:
-    figure, grid = panels(result["rows"], rows=2)
-    for (env, which), axes in grid.items():
-        name = ("needed", "region_used")[which]
-        rows = of_env(result, env)
-        dampings = sorted({row["damping"] for row in rows})
-        for batch, color in zip(sorted({row["batch"] for row in rows}), COLOURS, strict=False):
-            found = {row["damping"]: row[name] for row in rows if row["batch"] == batch}
-            places = [dampings.index(d) for d in found]
-            label = f"batch of {batch:,}"
-            axes.plot(places, list(found.values()), color=color, marker="o", label=label)
-        axes.set_xticks(range(len(dampings)), [f"{d:g}" for d in dampings])
-        axes.set(xlabel="damping", title=env if which == 0 else "")
-        axes.set_ylim(-0.03, 1.03)
-    first = next(iter(grid.values()))
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    first.set_ylabel("share of updates whose\nfull step is refused")
-    list(grid.values())[len(grid) // 2].set_ylabel("KL / max_kl, median")
-    return figure
+MODELS = {
+    "kl": ("kl", "kl_quadratic"),
+    "kl damped": ("kl", "kl_quadratic_damped"),
+    "gain": ("surrogate_gain", "surrogate_gain_linear"),
+}
+"""What is realised, and what predicts it."""
 
 
-# --- model ----------------------------------------------------------------------------------------
-
-
-def model(updates: pd.DataFrame) -> dict[str, Any]:
+def model(updates: Frame) -> list[Result]:
     """By environment and algorithm: realised over predicted, in thirds of training and along it."""
     rows = []
     for (env, algorithm), part in updates.groupby(["env", "algorithm"]):
         third = np.minimum(3 * part.iteration // (part.iteration.max() + 1), 2)
-        found: dict[str, Any] = {}
-        for name, predicted in MODELS.items():
-            realised = "surrogate_gain" if name == "gain" else "kl"
-            model = part[f"audit.curvature.{predicted}"]
-            ratio = part[f"audit.curvature.{realised}"] / model.where(model > 0)
-            found[name] = {
-                # Median, 5th and 95th percentile in each third of training.
-                "thirds": [
-                    rounded(ratio[third == i].quantile([0.5, 0.05, 0.95])) for i in range(3)
-                ],
-                "along": rounded(ratio.groupby(part.env_steps).median()),
-            }
-        rows.append(
-            {
-                "env": env,
-                "algorithm": algorithm,
-                "updates": len(part),
-                "kl_median": rounded([part.kl.median()])[0],
-                "largest_eigenvalue": rounded(
-                    [part["audit.curvature.largest_eigenvalue.value"].median()]
-                )[0],
-                "steps": sorted({int(x) for x in part.env_steps}),
-                "realised over predicted": found,
-            }
+        found = {}
+        for name, columns in MODELS.items():
+            realised, predicted = (part[f"audit.curvature.{column}"] for column in columns)
+            ratio = realised / predicted.where(predicted > 0)
+            # Median, 5th and 95th percentile.
+            thirds = [plains(ratio[third == i].quantile([0.5, 0.05, 0.95])) for i in range(3)]
+            along = plains(ratio.groupby(part.env_steps).median())
+            found[name] = {"thirds": thirds, "along": along}
+        largest = part["audit.curvature.largest_eigenvalue.value"]
+        medians = {"kl_median": part.kl, "largest_eigenvalue": largest}
+        row = {"env": env, "algorithm": algorithm, "updates": len(part)}
+        row |= {name: plain(of.median()) for name, of in medians.items()}
+        steps = sorted({int(x) for x in part.env_steps})
+        rows.append({**row, "steps": steps, "realised over predicted": found})
+    return rows
+
+
+# --- collapse -------------------------------------------------------------------------------------
+
+
+def collapse(loaded: Any, options: Options) -> Result:
+    """Falls of fresh episodes' return, by algorithm."""
+    result: Result = {
+        "seeds": sorted(int(seed) for seed in loaded.runs.seed.unique()),
+        "learning_rate": float(loaded.runs["update.learning_rate"].max()),
+        "window": options.window,
+        "large_kl": options.large_kl,
+    }
+    for algorithm, returns, kl in by_seed(loaded):
+        lanes = list(zip(returns, kl, strict=True))
+        falls = [falls_after(r, k >= 0, options) for r, k in lanes]
+        large = [falls_after(r, k > options.large_kl, options) for r, k in lanes]
+        result[algorithm] = {
+            "fell": sum(falls),
+            "fell_after_a_large_update": sum(large),
+            "fell_after_a_large_update_by_seed": large,
+            "peak_by_seed": rounded(returns.max(axis=1), 1),
+            "final_by_seed": rounded(returns[:, -1], 1),
+            "kl_median": float(np.median(kl)),
+            "kl_max": float(kl.max()),
+        }
+    return result
+
+
+def by_seed(loaded: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """By algorithm: returns of episodes after each update, and its KL, each [seeds, iterations]."""
+    for algorithm, runs in loaded.runs.groupby("algorithm", sort=False):
+        of = loaded.evaluations, loaded.metrics
+        tables = (
+            frame[frame.run.isin(runs.run)].pivot(index="run", columns="iteration", values=values)
+            for frame, values in zip(of, ("sampled_mean_return", "kl"), strict=True)
         )
-    return {"rows": rows}
+        yield algorithm, *(table.to_numpy() for table in tables)
 
 
-def draw_model(result: dict[str, Any]) -> Any:
-    figure, grid = panels(result["rows"])
-    lines = {"kl": "-", "kl damped": ":", "gain": "--"}
-    for env, axes in grid.items():
-        for row, color in zip(of_env(result, env), COLOURS, strict=False):
-            for name, line in lines.items():
-                along = row["realised over predicted"][name]["along"]
-                label = f"{row['algorithm']}, {name}"
-                axes.plot(row["steps"], along, color=color, linestyle=line, label=label)
-        axes.axhline(1, color="black", linewidth=1)
-        axes.set(title=env, xlabel="environment steps")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    first = next(iter(grid.values()))
-    first.set_ylabel("realised / predicted, median of seeds")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
+def falls_after(returns: np.ndarray, updates: np.ndarray, options: Options) -> bool:
+    """Whether the return falls below half of its peak so far within a window after an update."""
+    peak = np.maximum.accumulate(returns)
+    # An update's own evaluation is the first that shows what it did.
+    return any(
+        bool(np.any(returns[update : update + options.window] < peak[update] / 2))
+        for update in np.flatnonzero(updates)
+    )
 
 
-# --- hurt -----------------------------------------------------------------------------------------
-
-NUM_STATES, NUM_ACTIONS, NUM_GROUPS = 16, 4, 4
-NUM_STEPS = 32  # of a trajectory
-SIZES: dict[str, tuple[str, tuple[float, ...]]] = {
-    "vanilla_pg": ("learning_rate", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
-    "trpo": ("max_kl", (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3)),
-}
-STARTS = {"from a random policy": 0, "from a better one": 4}
-"""Exact natural steps that a random policy has made before the update that is measured."""
-# The Fisher matrix of a table is small: at 0.1 it would be the damping that bounds TRPO's step.
-FIXED: dict[str, dict[str, float]] = {"vanilla_pg": {}, "trpo": {"damping": 1e-3}}
-ROUNDING = 1e-9
+# --- memory ---------------------------------------------------------------------------------------
 
 
-def hurt(options: Options) -> dict[str, Any]:
-    """By start, algorithm, number of samples and size: how often J falls, and by how much."""
-    import jax
-
-    rows = []
-    with jax.enable_x64(True):
-        for name, (setting, sizes) in SIZES.items():
-            for samples in (options.samples, None):
-                found = outcomes(name, samples, options.draws)
-                cases = itertools.product(STARTS, samples or ("exact",), sizes)
-                flat = (np.reshape(x, (-1, options.draws)) for x in found)
-                for (start, n, size), change, kl in zip(cases, *flat, strict=True):
-                    rows.append(
-                        {
-                            "start": start,
-                            "algorithm": name,
-                            "samples": n,
-                            setting: size,
-                            "hurt": round(float(np.mean(change < -ROUNDING)), 4),
-                            "unmoved": round(float(np.mean(kl == 0)), 4),
-                            "mean_change": rounded([np.mean(change)])[0],
-                            "kl_median": rounded([np.median(kl)])[0],
-                        }
-                    )
-    return {"draws": options.draws, "rows": rows}
+def memory(loaded: Any, options: Options) -> Result:
+    """By environment: a row for every algorithm and cell."""
+    found: Result = {}
+    for (env, algorithm, cell), runs in loaded.runs.groupby(
+        ["env", "algorithm", "network.cell"], sort=False
+    ):
+        evaluations, metrics = (
+            frame[frame.run.isin(runs.run)] for frame in (loaded.evaluations, loaded.metrics)
+        )
+        along = evaluations.groupby("env_steps").mean_return.mean()
+        scores, steps = rounded(runs.sort_values("seed").score), [int(x) for x in along.index]
+        kl = {"kl_median": plain(metrics.kl.median(), 4), "kl_max": plain(metrics.kl.max(), 4)}
+        row = {"algorithm": algorithm, "cell": cell, "scores": scores, **kl}
+        place = found.setdefault(env, {"known": KNOWN[env](runs.iloc[0]), "rows": []})
+        place["rows"].append({**row, "steps": steps, "curve": rounded(along)})
+    return found
 
 
-def outcomes(
-    name: str, samples: tuple[int, ...] | None, draws: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Changes of the exact J and mean KLs of one update each: [starts, samples, sizes, draws].
+def bandit(row: Any) -> dict[str, float]:
+    """Expected returns of 100 pulls: staying after a reward, and the arm that has done better.
 
-    States share the rows of the table, so that a step that is right for one can be wrong for
-    another: with a row for each, an exact step of `vanilla_pg` never lowers J.
+    Which arm pays with probability 1 - p, and which with p, is drawn at an episode's start. Both
+    arms tell the same about each other, so that with a memory the one that has done better is
+    Bayes-optimal; without one, stay after a reward and change after none.
     """
-    import jax
-    import jax.numpy as jnp
+    from scipy import stats
 
-    import kltrust
-    from kltrust import tabular
-    from kltrust.tree import weighted_mean
-
-    setting, sizes = SIZES[name]
-    groups = jnp.arange(NUM_STATES) % NUM_GROUPS
-    policy, zeros = tabular.aggregated_policy(groups, NUM_GROUPS, NUM_ACTIONS)
-    better = kltrust.npg(target_kl=0.1, damping=1e-3)
-
-    def probabilities(params: Any) -> Any:
-        return tabular.probabilities(policy, params, NUM_STATES)
-
-    def one(start: Any, count: Any, size: Any, key: Any) -> tuple[Any, Any]:
-        mdp_key, params_key, batch_key, update_key = jax.random.split(key, 4)
-        mdp = tabular.garnet(mdp_key, NUM_STATES, NUM_ACTIONS, branching=3)
-
-        def improve(_: Any, params: Any) -> Any:
-            exact = tabular.exact_batch(mdp, policy, params)
-            return better.update(policy, params, (), exact, update_key)[0]
-
-        first = jax.random.normal(params_key, zeros.shape)
-        params = jax.lax.fori_loop(0, start, improve, first)
-        exact = tabular.exact_batch(mdp, policy, params)
-        batch = exact
-        if samples is not None:
-            batch = tabular.rollout_batch(
-                mdp,
-                policy,
-                params,
-                batch_key,
-                num_envs=max(samples) // NUM_STEPS,
-                num_steps=NUM_STEPS,
-                lam=0.95,
-                value=tabular.solve(mdp, probabilities(params)).value,
-            )
-            # Rows of weight 0 are padding: one compilation for every number of samples.
-            batch = batch._replace(weight=1.0 * (jnp.arange(max(samples)) < count))
-        mean = weighted_mean(batch.advantage, batch.weight)
-        spread = jnp.sqrt(weighted_mean(jnp.square(batch.advantage - mean), batch.weight))
-        batch = batch._replace(advantage=(batch.advantage - mean) / (spread + 1e-8))
-        algorithm = getattr(kltrust, name)(**{setting: size}, **FIXED[name])
-        state = algorithm.init(params)
-        new, _, _ = algorithm.update(policy, params, state, batch, update_key)
-        before, after = (tabular.expected_return(mdp, probabilities(p)) for p in (params, new))
-        return after - before, kltrust.audit_update(policy, None, new, exact).kl.mean
-
-    def of_all(cases: Any, keys: Any) -> Any:
-        return jax.lax.map(lambda case: jax.vmap(lambda key: one(*case, key))(keys), cases)
-
-    grid = itertools.product(STARTS.values(), samples or (0,), sizes)
-    cases = tuple(jnp.asarray(column) for column in zip(*grid, strict=True))
-    keys = jax.random.split(jax.random.key(0), draws)
-    return jax.device_get(jax.jit(of_all)(cases, keys))
+    p, pulls = float(row["env_params.reward_prob"]), 100
+    # After t pulls: a majority of t signs, each right with 1 - p.
+    count = [np.arange(t + 1) for t in range(pulls)]
+    weight = [np.where(2 * c == t, 0.5, 2 * c > t) for t, c in enumerate(count)]
+    right = (
+        w @ stats.binom.pmf(c, t, 1 - p) for t, (c, w) in enumerate(zip(count, weight, strict=True))
+    )
+    better = sum(float(g * (1 - p) + (1 - g) * p) for g in right)
+    stay = 0.5 + (pulls - 1) * ((1 - p) ** 2 + p**2)
+    return {"random": pulls / 2, "stay after a reward": round(stay, 3), "optimal": round(better, 3)}
 
 
-def draw_hurt(result: dict[str, Any]) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 7), layout="constrained", dpi=110)
-    grid = figure.subplots(len(STARTS), 3, sharey="row")
-    for start, of_start in zip(STARTS, grid, strict=True):
-        for i, (name, (setting, _)) in enumerate(SIZES.items()):
-            rows = [r for r in result["rows"] if (r["start"], r["algorithm"]) == (start, name)]
-            for n, color in zip(dict.fromkeys(r["samples"] for r in rows), COLOURS, strict=False):
-                mine = [r for r in rows if r["samples"] == n]
-                share = [r["hurt"] for r in mine]
-                label = n if n == "exact" else f"{n:,} samples"
-                of_start[i].plot(
-                    [r[setting] for r in mine], share, color=color, marker="o", label=label
-                )
-                of_start[2].plot(
-                    [r["kl_median"] for r in mine],
-                    share,
-                    color=color,
-                    marker="so"[i],
-                    linestyle=("--", "-")[i],
-                )
-            of_start[i].set(xscale="log", xlabel=setting, title=f"{name}, {start}")
-        of_start[2].set(xscale="log", xlabel="median KL(old || new), nats")
-        of_start[2].set_title("both (dashed: vanilla_pg)")
-        of_start[0].set_ylabel("share of updates that lower J")
-    grid[0][0].legend(fontsize=8, framealpha=0.8)
-    for axes in grid.flatten():
-        axes.grid(alpha=0.3)
-    return figure
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-FINDERS: dict[str, tuple[Callable[[Any], dict[str, Any]], Callable[[dict[str, Any]], Any]]] = {
-    "clip": (clip, draw_clip),
-    "search": (search, draw_search),
-    "model": (model, draw_model),
-    "hurt": (hurt, draw_hurt),
+KNOWN = {
+    # Its context is shown in the first step only and asked for in the last.
+    "MemoryChain-bsuite": lambda row: {"guessing": 0.0, "optimal": 1.0},
+    "BernoulliBandit-misc": bandit,
+    "CartPole-positions": lambda row: {"optimal": 500.0},
+    # For comparison: every observation shows what is needed.
+    "UmbrellaChain-bsuite": lambda row: {"guessing": 0.0, "optimal": 1.0},
 }
 
 
-def panels(found: list[dict[str, Any]], rows: int = 1) -> tuple[Any, dict[Any, Any]]:
-    """A figure with a column for each environment, by name (and row, where there are several)."""
-    from matplotlib.figure import Figure
-
-    envs = list(dict.fromkeys(row["env"] for row in found))
-    figure = Figure(figsize=(5 * len(envs), 3.6 * rows), layout="constrained", dpi=110)
-    grid = figure.subplots(rows, len(envs), squeeze=False, sharey="row")
-    for axes in grid.flatten():
-        axes.grid(alpha=0.3)
-    if rows == 1:
-        return figure, dict(zip(envs, grid[0], strict=True))
-    return figure, {(env, r): grid[r][c] for r in range(rows) for c, env in enumerate(envs)}
+# --- pictures -------------------------------------------------------------------------------------
 
 
-def of_env(result: dict[str, Any], env: str) -> list[dict[str, Any]]:
-    return [row for row in result["rows"] if row["env"] == env]
+def of_env(result: Result) -> dict[str, list[Result]]:
+    return {
+        row["env"]: [r for r in result["rows"] if r["env"] == row["env"]] for row in result["rows"]
+    }
+
+
+def legend(figure: Any, axes: Any) -> Any:
+    """That of one panel for the whole figure."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+Line = tuple[str, str, list[float]]
+
+
+def along(ylabel: str, lines: Callable[[Result], list[Line]]) -> Callable[[Result, Any], Any]:
+    """Draws a panel for each environment: each row's lines (label, style, values) by steps."""
+
+    def draw(result: Result, loaded: Any = None) -> Any:
+        rows_of = of_env(result)
+        figure, (grid,) = panels(len(rows_of), sharey="row")
+        for (env, rows), axes in zip(rows_of.items(), grid, strict=True):
+            for row, color in zip(rows, COLOURS, strict=False):
+                for label, style, values in lines(row):
+                    axes.plot(row["steps"], values, style, color=color, label=label)
+            axes.axhline(1, color="black", linewidth=1)
+            axes.set(title=env, xlabel="environment steps")
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+        grid[0].set_ylabel(f"{ylabel}, median of seeds")
+        return legend(figure, grid[0])
+
+    return draw
+
+
+def clip_lines(row: Result) -> list[Line]:
+    return [
+        (f"clip_eps {row['clip_eps']:g}, {what}", style, row[f"{name}_tv_along"])
+        for what, style, name in (("largest", "-", "largest"), ("mean of states", "--", "mean"))
+    ]
+
+
+def model_lines(row: Result) -> list[Line]:
+    found = row["realised over predicted"]
+    styles = zip(MODELS, ("-", ":", "--"), strict=True)
+    return [(f"{row['algorithm']}, {name}", style, found[name]["along"]) for name, style in styles]
+
+
+def draw_search(result: Result, loaded: Any = None) -> Any:
+    rows_of = of_env(result)
+    figure, grid = panels(len(rows_of), 2, sharey="row")
+    for (env, rows), column in zip(rows_of.items(), grid.T, strict=True):
+        dampings = sorted({row["damping"] for row in rows})
+        for name, axes in zip(("needed", "region_used"), column, strict=True):
+            for batch, color in zip(sorted({row["batch"] for row in rows}), COLOURS, strict=False):
+                found = {row["damping"]: row[name] for row in rows if row["batch"] == batch}
+                places = [dampings.index(d) for d in found]
+                label = f"batch of {batch:,}"
+                axes.plot(places, list(found.values()), "o-", color=color, label=label)
+            axes.set_xticks(range(len(dampings)), [f"{d:g}" for d in dampings])
+            axes.set(xlabel="damping", ylim=(-0.03, 1.03))
+        column[0].set_title(env)
+    grid[0][0].set_ylabel("share of updates whose\nfull step is refused")
+    grid[1][0].set_ylabel("KL / max_kl, median")
+    return legend(figure, grid[0][0])
+
+
+def draw_collapse(result: Result, loaded: Any) -> Any:
+    """Every seed's return and KL, the two algorithms side by side."""
+    figure, grid = panels(2, 2, (4.5, 2.5), sharex=True, sharey="row")
+    for (name, *found), column, color in zip(by_seed(loaded), grid.T, COLOURS[1::-1], strict=True):
+        for axes, of in zip(column, found, strict=True):
+            axes.plot(of.T, color=color, alpha=0.4, linewidth=0.8)
+        column[0].set_title(name)
+        column[1].axhline(0.01, color="black", linestyle=":", linewidth=1)
+        column[1].set(yscale="log", xlabel="update")
+    grid[0][0].set_ylabel("return of 20 fresh episodes")
+    grid[1][0].set_ylabel("KL(old || new), nats")
+    return figure
+
+
+PARTS: dict[str, tuple[Find, Callable[[Result, Any], Any] | None]] = {
+    "laboratory_clip": (of_updates(clip), along("TV / (clip_eps / 2)", clip_lines)),
+    "laboratory_search": (of_updates(search), draw_search),
+    "laboratory_model": (of_updates(model), along("realised / predicted", model_lines)),
+    "laboratory_hurt": (
+        lambda _, options: hurt.find(options.draws, options.samples),
+        lambda result, _: hurt.draw(result),
+    ),
+    "collapse": (collapse, draw_collapse),
+    "memory": (memory, None),
+}
+"""Each with what finds it in a sweep's tables, and what draws it."""
 
 
 if __name__ == "__main__":

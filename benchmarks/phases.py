@@ -1,31 +1,33 @@
-"""Where the time of an iteration goes: its phases, each compiled and timed alone.
-
-    python benchmarks/phases.py
+"""Where the time of an iteration goes: its phases, each compiled and timed alone by speed.py.
 
 PPO-clip at the settings of benchmarks/textbook.py, which are purejaxrl's. Every phase of
 `make_learner`'s iteration is called by itself on what a run under way would give it, in turns with
 whole iterations one after the other in one program, as a training has them. There the compiler
 saves what a call costs and the copies from phase to phase: the parts add up to more than the whole.
-Beside them the least that any implementation does:
-as many gradients as the passes take, of policy and critic together, on one minibatch at hand.
-Writes phases.json to benchmarks/results/: the milliseconds of every round.
+Beside them the least that any implementation does: as many gradients as the passes take, of policy
+and critic together, on one minibatch at hand.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import speed
+import jax
+import jax.numpy as jnp
 import textbook
-import tyro
-from timing import in_turns, milliseconds
+from common import built, made
+from timing import ready
 
-RESULTS = Path(__file__).parent / "results"
+from kltrust import learner as learners
+from kltrust.advantages import gae, standardize
+from kltrust.audit import audit_by_default, measure_update
+from kltrust.critic import measure_critic
+from kltrust.losses import clipped_value_loss
+from kltrust.rollout import acting, batches as experience, count_episodes, count_nonfinite
+from kltrust.types import CriticBatch
+from kltrust.updates import clipped_loss
+
 CASES = {
     "CartPole-v1, 4 x 128": textbook.Settings(num_envs=4),
     "CartPole-v1, 64 x 128": textbook.Settings(num_envs=64),
@@ -33,77 +35,19 @@ CASES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What is timed."""
-
-    cases: tuple[str, ...] = tuple(CASES)
-    rounds: int = 31
-    calls: int = 10
-    """Of each function in a round."""
-    warm_up: int = 20
-    """Iterations before the state that is timed."""
-    out: Path = RESULTS
-
-
-def main(options: Options) -> int:
-    from kltrust.experiments.store.versions import snapshot
-
-    if unknown := set(options.cases) - set(CASES):
-        raise SystemExit(f"no case {', '.join(unknown)}: take some of {', '.join(CASES)}")
-    found = {}
-    for name in options.cases:
-        seconds = in_turns(phases(CASES[name], options.warm_up, options.calls), options.rounds)
-        found[name] = milliseconds(seconds, options.calls)
-        print(name, {n: sorted(x)[len(x) // 2] for n, x in found[name].items()}, flush=True)
-    result = {"cases": found, "rounds": options.rounds, "versions": snapshot()}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "phases.json").write_text(json.dumps(result, indent=1) + "\n")
-    return 0
-
-
-def called(function: Any, arguments: tuple[Any, ...], calls: int) -> Callable[[], None]:
-    """A round of so many calls, each of which is waited for; compiled."""
-    import jax
-
-    def run() -> None:
-        for _ in range(calls):
-            jax.block_until_ready(function(*arguments))
-
-    run()
-    return run
-
-
 def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, Callable[[], None]]:
-    """A round of the whole iteration, and one of each of its phases."""
-    import jax
-    import jax.numpy as jnp
-
-    import kltrust
-    from kltrust import learner as learners
-    from kltrust.advantages import gae, standardize
-    from kltrust.audit import audit_by_default, measure_update
-    from kltrust.critic import fit_value, measure_critic
-    from kltrust.losses import clipped_value_loss
-    from kltrust.rollout import acting, batches as experience, count_episodes, count_nonfinite
-    from kltrust.updates.minibatches import adam
-    from kltrust.updates.objectives import clipped_loss
-
+    """A round of each phase, of a state after so many iterations."""
     s = settings
-    env = kltrust.make(s.env)
-    agent = kltrust.actor_critic(env, s.hidden, channels=())
-    algorithm = speed.clipping(s)
-    learner = speed.ours(s)
+    experiment = textbook.experiment(s)
+    env, agent, learner = built(experiment)
+    algorithm, regression = made(experiment).update, made(experiment).critic
     key = jax.random.key(0)
     state, _ = jax.jit(lambda key: learners.train(learner, key, warm_up))(key)
-    optimizer = adam(s.learning_rate, s.max_grad_norm)
     policy_loss = clipped_loss(agent.policy, s.clip_eps, s.entropy_coef)
 
-    @jax.jit
     def rollout(state: Any) -> Any:
         return acting.play(env, agent, state, key, s.num_steps)
 
-    @jax.jit
     def advantages(state: Any, transition: Any) -> Any:
         value, next_value, _ = experience.values(
             agent, state.value_params, transition.obs, transition.next_obs, None, ()
@@ -114,31 +58,16 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
         )
         return standardize(advantage), value, advantage + value
 
-    @jax.jit
     def old_policy(state: Any, transition: Any, advantage: Any) -> Any:
-        return experience.make_batch(
-            agent.policy, state.policy_params, transition.obs, transition.action, advantage
-        )
+        of = transition.obs, transition.action, advantage
+        return experience.make_batch(agent.policy, state.policy_params, *of)
 
-    @jax.jit
     def policy(state: Any, batch: Any) -> Any:
         return algorithm.update(agent.policy, state.policy_params, state.update_state, batch, key)
 
-    @jax.jit
     def critic(state: Any, data: Any) -> Any:
-        return fit_value(
-            agent.value,
-            state.value_params,
-            state.value_state,
-            data,
-            key,
-            optimizer=optimizer,
-            num_epochs=s.num_epochs,
-            num_minibatches=s.num_minibatches,
-            clip_eps=s.clip_eps,
-        )
+        return regression.update(agent.value, state.value_params, state.value_state, data, key)
 
-    @jax.jit
     def measurement(
         state: Any, new: Any, batch: Any, transition: Any, value: Any, target: Any
     ) -> Any:
@@ -152,12 +81,12 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
             count_nonfinite(transition, new),
         )
 
-    @jax.jit
     def gradients(state: Any, batch: Any, data: Any) -> Any:
         """As many as the passes take, one after the other, without steps and without a shuffle."""
 
         def loss(params: Any) -> Any:
-            fit = clipped_value_loss(agent.value(params[1], data[0]), *data[1:], s.clip_eps)
+            now = agent.value(params[1], data.obs)
+            fit = clipped_value_loss(now, data.value, data.target, s.clip_eps)
             return policy_loss(params[0], batch) + jnp.mean(fit)
 
         def again(params: Any, _: None) -> Any:
@@ -167,27 +96,20 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
         number = s.num_epochs * s.num_minibatches
         return jax.lax.scan(again, (state.policy_params, state.value_params), length=number)
 
-    _, transition = rollout(state)
-    advantage, value, target = advantages(state, transition)
-    batch = old_policy(state, transition, advantage)
-    data = experience.arrange(transition.obs, None, (), value, target)
-    new = policy(state, batch)[0]
+    _, transition = jax.jit(rollout)(state)
+    advantage, value, target = jax.jit(advantages)(state, transition)
+    batch = jax.jit(old_policy)(state, transition, advantage)
+    data = CriticBatch(*experience.arrange(transition.obs, None, (), value, target))
+    new = jax.jit(policy)(state, batch)[0]
     rows = batch.advantage.size // s.num_minibatches
     minibatch, of_data = jax.tree.map(lambda x: x[:rows], (batch, data))
-    wholes = {"iteration": speed.repeated(*learner, calls)}
-    if len(env.observation_space.shape) == 1:  # it knows no images
-        wholes["the textbook's iteration"] = speed.repeated(*textbook.make(s), calls)
-    parts = {
-        "rollout": (rollout, (state,)),
-        "values, advantages": (advantages, (state, transition)),
-        "old policy": (old_policy, (state, transition, advantage)),
-        "policy's passes": (policy, (state, batch)),
-        "critic's passes": (critic, (state, data)),
-        "measurement": (measurement, (state, new, batch, transition, value, target)),
-        "gradients alone": (gradients, (state, minibatch, of_data)),
+    parts: dict[str, tuple] = {
+        "rollout": (rollout, state),
+        "values, advantages": (advantages, state, transition),
+        "old policy": (old_policy, state, transition, advantage),
+        "policy's passes": (policy, state, batch),
+        "critic's passes": (critic, state, data),
+        "measurement": (measurement, state, new, batch, transition, value, target),
+        "gradients alone": (gradients, state, minibatch, of_data),
     }
-    return wholes | {name: called(*part, calls) for name, part in parts.items()}
-
-
-if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    return {name: ready(*part, calls=calls) for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""Makes the tables of the README and of docs/results, and a picture, from the recorded results.
+"""Makes the tables of the README and of the docs, and a picture, from the recorded results.
 
 python benchmarks/readme.py            rewrites what stands between the markers in those pages
 python benchmarks/readme.py --check    fails if that would change anything
@@ -6,7 +6,6 @@ python benchmarks/readme.py --check    fails if that would change anything
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
@@ -14,33 +13,65 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from readme_tables import laboratory, learning, reach, speed, sweeps
+from common import RESULTS
+from tables import laboratory, scores, speed
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
 PICTURE = RESULTS / "learning.png"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs/results").glob("*.md")))
+NAMED = {
+    scores: "trust_region classic ppo_table1 ppo_table1_brax code_level stagger gymnasium_scores "
+    "adapters",
+    laboratory: "collapse memory laboratory_clip laboratory_search laboratory_model "
+    "laboratory_hurt",
+    speed: "phases audit_cost sweep_speed",
+}
+"""Tables of one result, both of which have the name of the function that makes one of the other."""
+TABLES: dict[str, tuple[Any, ...]] = {
+    **{name: (getattr(of, name), name) for of, names in NAMED.items() for name in names.split()},
+    **{name: (getattr(scores, name), "learning/*") for name in ("scores", "region", "trpo")},
+    "minatar": (scores.minatar, "minatar_2m", "minatar"),
+    "fast": (speed.fast, "speed_*", "peers_*"),
+    **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},
+    "survival": (speed.survival, "sweep_survival", "sweep_host_work"),
+}
+"""What makes each, and the results that it is made of."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to do."""
+def main(check: bool = False) -> int:
+    """Writes the pages.
 
-    check: bool = False
-    """Change nothing; fail if a page is not what the results say."""
+    Args:
+        check: change nothing; fail if a page is not what the results say.
+    """
+    made = {name: make(*map(load, of)) for name, (make, *of) in TABLES.items()}
+    status = rewrite(PAGES, made, check)
+    if not check:
+        scores.draw(load("learning/*"), PICTURE)
+    return status
 
 
-def main(options: Options) -> int:
-    old = {page: page.read_text() for page in PAGES}
-    new = filled(old, tables())
-    if options.check:
-        stale = [page.name for page in PAGES if new[page] != old[page]]
-        print(f"{', '.join(stale)}: run benchmarks/readme.py" if stale else "all is up to date")
+def load(name: str) -> dict[str, Any]:
+    """A recorded result; with a star all of those, by what it stands for."""
+    if "*" not in name:
+        return json.loads((RESULTS / f"{name}.json").read_text())
+    before = name.rpartition("/")[2].removesuffix("*")
+    paths = sorted(RESULTS.glob(f"{name}.json"))
+    return {path.stem.removeprefix(before): json.loads(path.read_text()) for path in paths}
+
+
+def rewrite(pages: tuple[Path, ...], made: dict[str, list[str]], check: bool) -> int:
+    """Puts the tables into the pages; or says which are stale, which makes the status 1."""
+    old = {page: page.read_text("utf-8") for page in pages}
+    new = filled(old, made)
+    stale = [page for page in pages if new[page] != old[page]]
+    names = ", ".join(page.name for page in stale)
+    if check:
+        print(f"{names}: run {sys.argv[0]}" if stale else "all is up to date")
         return int(bool(stale))
-    for page, text in new.items():
-        page.write_text(text)
-    learning.draw_learning(load("learning"), PICTURE)
-    print(f"wrote {', '.join(page.name for page in PAGES)} and {PICTURE.relative_to(ROOT)}")
+    for page in stale:
+        page.write_text(new[page], "utf-8")
+    print(f"wrote {names}" if stale else "all was up to date")
     return 0
 
 
@@ -50,90 +81,16 @@ def filled(pages: dict[Path, str], made: dict[str, list[str]]) -> dict[Path, str
     Raises:
         ValueError: if a page asks for a table that there is not, or none asks for one.
     """
-    asked = {page: re.findall(r"<!-- table:(\w+) -->", text) for page, text in pages.items()}
-    if unknown := {name for names in asked.values() for name in names} ^ set(made):
+    pattern = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
+    asked = {name for text in pages.values() for _, name, _ in pattern.findall(text)}
+    if unknown := asked ^ set(made):
         raise ValueError(f"asked for and not made, or the other way: {', '.join(sorted(unknown))}")
-    found = {}
-    for page, text in pages.items():
-        for name in asked[page]:
-            text = between(text, name, made[name])
-        found[page] = text
-    return found
 
+    def replaced(found: re.Match[str]) -> str:
+        return found[1] + "\n".join(made[found[2]]) + "\n" + found[3]
 
-def load(name: str) -> list[dict[str, Any]]:
-    """All recorded results of a benchmark, in the order of its tables."""
-    return [json.loads(path.read_text()) for path in sorted((RESULTS / name).glob("*.json"))]
-
-
-def between(text: str, name: str, lines: list[str]) -> str:
-    """The text with what stands between a table's markers replaced."""
-    begin, end = f"<!-- table:{name} -->\n", f"<!-- end:{name} -->"
-    head, _, rest = text.partition(begin)
-    _, found, tail = rest.partition(end)
-    if not found:
-        raise ValueError(f"there is no {begin.strip()} ... {end}")
-    return head + begin + "\n".join(lines) + "\n" + end + tail
-
-
-def tables() -> dict[str, list[str]]:
-    """Every generated table, as Markdown lines."""
-    runs = load("learning")
-    return {
-        "scores": learning.scores(runs),
-        "region": learning.region(runs),
-        "trpo": learning.trpo(runs),
-        "setting": [learning.setting(runs)],
-        "collapse": [learning.collapse(recorded("collapse"))],
-        **{
-            f"laboratory_{part}": table(recorded(f"laboratory_{part}"))
-            for part, table in laboratory.LABORATORY
-        },
-        "trust_region": sweeps.trust_region(recorded("trust_region")),
-        "trust_region_setting": [sweeps.recorded_setting(recorded("trust_region"))],
-        "classic": sweeps.classic(recorded("classic")),
-        "classic_setting": [sweeps.recorded_setting(recorded("classic"))],
-        "table1": sweeps.table1(recorded("ppo_table1")),
-        "table1_setting": [sweeps.recorded_setting(recorded("ppo_table1"))],
-        "table1_brax": sweeps.table1(recorded("ppo_table1_brax")),
-        "table1_brax_setting": [sweeps.recorded_setting(recorded("ppo_table1_brax"))],
-        "minatar": sweeps.minatar(*map(recorded, ("minatar_2m", "minatar"))),
-        "minatar_setting": [sweeps.minatar_setting(*map(recorded, ("minatar_2m", "minatar")))],
-        "code_level": sweeps.table1(recorded("code_level")),
-        "code_level_setting": [sweeps.recorded_setting(recorded("code_level"))],
-        "stagger": sweeps.table1(recorded("stagger")),
-        "stagger_setting": [sweeps.recorded_setting(recorded("stagger"))],
-        "audit_cost": [speed.audit_cost(recorded("audit_cost"))],
-        "sweep_speed": speed.sweep_speed(recorded("sweep_speed")),
-        "gymnasium_scores": reach.gymnasium_scores(recorded("gymnasium_scores")),
-        "gymnasium_setting": [reach.gymnasium_setting(recorded("gymnasium_scores"))],
-        "memory": reach.memory(recorded("memory")),
-        "adapters": reach.adapters(recorded("adapters")),
-        "adapters_setting": [reach.adapters_setting(recorded("adapters"))],
-        "fast": speed.fast(recorded_parts("speed"), recorded_parts("peers")),
-        "fast_setting": [speed.fast_setting(recorded_parts("speed"))],
-        "speed": speed.speed(recorded_parts("speed")),
-        "speed_setting": [speed.speed_setting(recorded_parts("speed"))],
-        "phases": speed.phases(recorded("phases")),
-        "phases_setting": [speed.phases_setting(recorded("phases"))],
-        "peers": speed.peers(recorded_parts("peers")),
-        "peers_setting": [speed.peers_setting(recorded_parts("peers"))],
-        "scaling": speed.scaling(recorded_parts("scaling")),
-        "scaling_setting": [speed.scaling_setting(recorded_parts("scaling"))],
-        "survival": [speed.survival(recorded("sweep_survival"), recorded("sweep_host_work"))],
-    }
-
-
-def recorded(name: str) -> dict[str, Any]:
-    """One recorded result."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def recorded_parts(name: str) -> dict[str, dict[str, Any]]:
-    """All recorded parts of a benchmark, by their names."""
-    paths = sorted(RESULTS.glob(f"{name}_*.json"))
-    return {path.stem.removeprefix(f"{name}_"): json.loads(path.read_text()) for path in paths}
+    return {page: pattern.sub(replaced, text) for page, text in pages.items()}
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(tyro.cli(main, description=__doc__))

@@ -19,17 +19,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import math
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tyro
-
-HERE = Path(__file__).parent
+from common import RESULTS, Result, load_spec, plain, plains, rounded, run_sweep, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,64 +36,27 @@ class Options:
     """Which sweep, and where."""
 
     spec: tyro.conf.Positional[Path]
-    folder: tuple[Path, ...] = ()
-    """Of the sweep, or of parts of it; default runs/NAME."""
+    folder: tuple[Path, ...] = ()  # Of the sweep, or of parts of it; default runs/NAME
     run: bool = True
     """Go on with the sweep; --no-run records what is there, all seeds of a setting or none."""
     random_episodes: int = 1000
-    out: Path = HERE / "results"
+    out: Path = RESULTS
 
 
-def main(options: Options) -> int:
-    from kltrust.experiments.config import spec
-    from kltrust.experiments.store.record import Record
-
-    specification = spec.load(options.spec)
+def main(options: Options) -> None:
+    specification = load_spec(options.spec)
     folders = options.folder or (Path("runs") / specification.name,)
     if options.run and len(folders) == 1:
-        run(specification, folders[0])
+        run_sweep(specification, folders[0])
+    envs = dict.fromkeys(s.experiment.env for s in specification.settings)
     found = measured(folders, specification)
-    result = {
-        "spec": options.spec.name,
-        "seeds": list(specification.seeds),
-        "random": random_baselines(specification, options.random_episodes),
-        **found,
-        "steps": sum(row["steps"] * len(row["scores"]) for row in found["rows"]),
-        "versions": Record(folders[0]).versions,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{specification.name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {path}")
-    return 0
+    random = {env: random_baseline(env, options.random_episodes) for env in envs}
+    steps = sum(row["steps"] * len(row["scores"]) for row in found["rows"])
+    of = {"spec": options.spec.name, "seeds": list(specification.seeds), "random": random}
+    write(options.out / f"{specification.name}.json", {**of, "steps": steps, **found})
 
 
-def run(specification: Any, folder: Path) -> None:
-    """The sweep, from where it is."""
-    from kltrust.experiments.cli.progress import ConsoleProgress
-    from kltrust.experiments.engine import devices
-    from kltrust.experiments.jobs import plan
-    from kltrust.experiments.jobs.run import resume, start
-    from kltrust.experiments.store.record import RUN
-
-    devices.use_all_cores(len(specification.settings) * len(specification.seeds))
-    if not (folder / RUN).exists():
-        start(plan.make_plan(specification), folder, progress=ConsoleProgress())
-        return
-    require_same(specification, folder)
-    resume(folder, progress=ConsoleProgress())
-
-
-def require_same(specification: Any, folder: Path) -> None:
-    from kltrust.experiments.jobs.run import plan_of
-    from kltrust.experiments.store.record import Record
-
-    there = plan_of(Record(folder))
-    if (there.settings, there.seeds) != (specification.settings, specification.seeds):
-        raise ValueError(f"{folder} holds a sweep of another specification: take another folder")
-
-
-def measured(folders: tuple[Path, ...], specification: Any) -> dict[str, Any]:
+def measured(folders: tuple[Path, ...], specification: Any) -> Result:
     """Scores by seed, and the realised KL, of every environment and label that is finished."""
     from kltrust.experiments.report import _region
     from kltrust.experiments.report._gather import gather
@@ -105,28 +67,22 @@ def measured(folders: tuple[Path, ...], specification: Any) -> dict[str, Any]:
     training = training_returns(study.metrics, study.runs)
     rows = []
     for row in region.to_dict("records"):
-        runs = study.scored.query("env == @row['env'] and label == @row['label']")
-        runs = runs.sort_values("seed")
-        claim = row.pop("claim")
-        rows.append(
-            {
-                "env": row.pop("env"),
-                "label": row.pop("label"),
-                "algorithm": runs.algorithm.iloc[0],
-                "steps": int(runs.planned.iloc[0] * batch_size(runs.iloc[0])),
-                "scores": [round(float(x), 4) for x in runs.score],
-                "training": [plain(x) for x in runs.run.map(training)],
-                "broken": int(runs.broken.notna().sum()),
-                "claim": {"kind": claim.kind, "what": claim.what, "value": plain(claim.value)},
-                **{k: plain(v) for k, v in row.items() if k != "method"},
-            }
-        )
-    seconds: dict[str, float] = {}
-    for source in study.sources:
-        for _, part in source.parts:
-            for name, value in (part.seconds if part is not None else {}).items():
-                seconds[name] = round(seconds.get(name, 0.0) + value, 1)
-    return {"rows": rows, "seconds": seconds, "notes": list(study.notes)}
+        env, label, claim = (row.pop(name) for name in ("env", "label", "claim"))
+        runs = study.scored.query("env == @env and label == @label").sort_values("seed")
+        first = runs.iloc[0]
+        batch = int(first["learner.num_envs"] * first["learner.num_steps"])
+        of = {"env": env, "label": label, "algorithm": first.algorithm}
+        of |= {"steps": int(first.planned) * batch, "scores": rounded(runs.score)}
+        of["training"] = plains(runs.run.map(training))
+        of["broken"] = int(runs.broken.notna().sum())
+        of["claim"] = {"kind": claim.kind, "what": claim.what, "value": plain(claim.value)}
+        rows.append(of | {k: plain(v) for k, v in row.items() if k != "method"})
+    total: Counter[str] = Counter()
+    for _, part in (of for source in study.sources for of in source.parts):
+        total.update(part.seconds if part is not None else {})
+    seconds = {name: round(value, 1) for name, value in total.items()}
+    versions = study.sources[0].record.versions
+    return {"rows": rows, "seconds": seconds, "notes": list(study.notes), "versions": versions}
 
 
 def without_others(study: Any, specification: Any) -> Any:
@@ -171,45 +127,22 @@ def training_returns(metrics: Any, runs: Any) -> Any:
     return sums.return_sum / sums.num_episodes.where(sums.num_episodes > 0)
 
 
-def batch_size(run: Any) -> int:
-    return int(run["learner.num_envs"] * run["learner.num_steps"])
+def random_baseline(env: str, num_episodes: int, **params: Any) -> Result:
+    """What uniformly random actions return."""
+    import kltrust
+
+    play = functools.partial(random_returns, kltrust.make(env, **params), num_episodes=num_episodes)
+    return baseline(jax.jit(play)(jax.random.key(0)))
 
 
-def plain(value: Any) -> Any:
-    """Five digits; None for what is no number."""
-    value = float(value)
-    if not math.isfinite(value):
-        return None
-    return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.5g}")
-
-
-def random_baselines(specification: Any, num_episodes: int) -> dict[str, dict[str, float]]:
-    """What uniformly random actions return, by environment."""
-    import jax
-
-    from kltrust.environments import make
-
-    found = {}
-    for env_name in dict.fromkeys(s.experiment.env for s in specification.settings):
-        play = functools.partial(random_returns, make(env_name), num_episodes=num_episodes)
-        found[env_name] = baseline(jax.jit(play)(jax.random.key(0)))
-    return found
-
-
-def baseline(returns: Any) -> dict[str, float]:
+def baseline(returns: Any) -> Result:
     """The mean of returns [episodes] and its standard error."""
-    returns = np.asarray(returns)
-    return {
-        "mean": round(float(returns.mean()), 4),
-        "standard_error": round(float(returns.std(ddof=1) / np.sqrt(len(returns))), 4),
-        "episodes": len(returns),
-    }
+    mean, deviation = rounded([returns.mean(), np.std(returns, ddof=1) / np.sqrt(len(returns))])
+    return {"mean": mean, "standard_error": deviation, "episodes": len(returns)}
 
 
 def random_returns(env: Any, key: Any, num_episodes: int) -> Any:
     """Returns [num_episodes] of uniformly random actions, of the allowed ones where others are."""
-    import jax
-
     from kltrust.networks.masks import mask_of
     from kltrust.rollout import episode_returns
 
@@ -222,8 +155,6 @@ def random_returns(env: Any, key: Any, num_episodes: int) -> Any:
 
 def random_action(space: Any, key: Any, mask: Any = None) -> Any:
     """Uniform over a space of finitely many actions, or of finite bounds."""
-    import jax
-
     from kltrust.environments import sample_action
     from kltrust.types import Box
 

@@ -1,18 +1,18 @@
 """How the cost of an environment step grows: with environments, seeds, width, chunks, devices.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --parts envs hidden --rounds 7
+    python benchmarks/scaling.py --parts scaling_envs scaling_hidden --rounds 7
 
-    envs           of a lone run, 128 steps each
-    seeds          of a sweep over all cores, 4 x 128 steps
-    hidden         width of both layers of both networks of a lone run, 16 x 128 steps
-    chunk          iterations between two looks of the host, 4 x 128 steps
-    fisher_chunks  parts in which TRPO's Fisher products go through 64 x 128 states; 0 is the
-                   library's choice
-    devices        host devices for 16 runs of 16 x 128 steps
+    scaling_envs           of a lone run, 128 steps each
+    scaling_seeds          of a sweep over all cores, 4 x 128 steps
+    scaling_hidden         width of both layers of both networks of a lone run, 16 x 128 steps
+    scaling_chunk          iterations between two looks of the host, 4 x 128 steps
+    scaling_fisher_chunks  parts in which TRPO's Fisher products go through 64 x 128 states; 0 is
+                           the library's choice
+    scaling_devices        host devices for 16 runs of 16 x 128 steps
 
 On CartPole-v1, at the algorithms' defaults but for the sizes. The sizes of a part are processes
-that take turns, compiled. Writes scaling_PART.json and, of all parts that are there, scaling.png to
+that take turns, compiled. Writes PART.json and, of all parts that are there, scaling.png to
 benchmarks/results/: of every size the microseconds per environment step of all runs together in
 every round, what the compiled chunk takes of a device's memory, and what a sweep's dry run would
 have said.
@@ -20,8 +20,8 @@ have said.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -29,95 +29,66 @@ from typing import Any
 
 import numpy as np
 import tyro
-from timing import Call, worker
+from common import COLOURS, Parts, Result, experiment, panels, record_parts, rounded
+from timing import Call, processes_in_turns
 
-RESULTS = Path(__file__).parent / "results"
-PARTS = {
+CORES = os.cpu_count() or 1
+SIZES = {
     "envs": (4, 16, 64, 256, 1024, 4096),
     "seeds": (1, 4, 16, 64, 256),
     "hidden": (64, 128, 256, 512, 1024),
     "chunk": (1, 4, 16, 64),
     "fisher_chunks": (0, 1, 2, 4, 8, 16),
-    "devices": tuple(n for n in (1, 2, 4) if n <= (os.cpu_count() or 1)),
+    "devices": tuple(n for n in (1, 2, 4) if n <= CORES),
 }
-"""Sizes."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Parts):
     """What is timed."""
 
-    parts: tuple[str, ...] = ()
-    """All, if none is named."""
     algorithms: tuple[str, ...] = ("ppo_clip", "trpo")
     rounds: int = 3
     steps_per_round: int = 50_000
     """Environment steps of all runs together, about: at least an iteration of each."""
-    largest: int = 4096
-    """Sizes above are left out."""
-    out: Path = RESULTS
+    largest: int = 4096  # Sizes above are left out
 
 
 def main(options: Options) -> None:
-    from kltrust.experiments.store.versions import snapshot
-
-    if unknown := set(options.parts) - set(PARTS):
-        raise SystemExit(f"no part {', '.join(unknown)}: take some of {', '.join(PARTS)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    for part in options.parts or PARTS:
-        of = ("trpo",) if part == "fisher_chunks" else options.algorithms
-        result = {
-            "part": part,
-            "env": "CartPole-v1",
-            "rounds": options.rounds,
-            "algorithms": {algorithm: scaled(part, algorithm, options) for algorithm in of},
-            "versions": snapshot(),
-        }
-        (options.out / f"scaling_{part}.json").write_text(json.dumps(result, indent=1) + "\n")
+    record_parts(PARTS, options)
     draw(recorded(options.out), options.out / "scaling.png")
 
 
-def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+def grown(part: str, options: Options, rounds: int) -> Result:
+    of = ("trpo",) if part == "fisher_chunks" else options.algorithms
+    algorithms = {algorithm: scaled(part, algorithm, options, rounds) for algorithm in of}
+    return {"env": "CartPole-v1", "algorithms": algorithms}
+
+
+PARTS = {f"scaling_{part}": (functools.partial(grown, part), 3) for part in SIZES}
+
+
+def recorded(folder: Path) -> dict[str, Result]:
     """What is there of all parts, by algorithm."""
-    paths = {part: folder / f"scaling_{part}.json" for part in PARTS}
-    return {
-        part: json.loads(path.read_text())["algorithms"]
-        for part, path in paths.items()
-        if path.exists()
-    }
+    paths = {part: folder / f"scaling_{part}.json" for part in SIZES}
+    return {p: json.loads(x.read_text())["algorithms"] for p, x in paths.items() if x.exists()}
 
 
-def scaled(part: str, algorithm: str, options: Options) -> list[dict[str, Any]]:
+def scaled(part: str, algorithm: str, options: Options, rounds: int) -> list[Result]:
     """All sizes of a part, in turns."""
-    sizes = [size for size in PARTS[part] if size <= options.largest]
-    jobs = [job(part, algorithm, size, options) for size in sizes]
-    reports: list[list[dict[str, Any]]] = [[] for _ in jobs]
-    with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(worker(Call("workers.ours:scale", j))) for j in jobs]
-        for _ in range(options.rounds):
-            for process, told in zip(processes, reports, strict=True):
-                process.send("go")
-                told.append(process.receive())
+    sizes = {str(n): n for n in SIZES[part] if n <= options.largest}
+    jobs = {name: job(part, algorithm, n, options) for name, n in sizes.items()}
+    calls = {name: Call("workers.ours:scale", of) for name, of in jobs.items()}
+    seconds, answers = processes_in_turns(calls, rounds)
     rows = []
-    for size, settings, told in zip(sizes, jobs, reports, strict=True):
-        learner = settings["experiment"]["learner"]
-        steps = settings["runs"] * settings["iterations"]
-        steps *= learner["num_envs"] * learner["num_steps"]
-        each = [1e6 * t["seconds"] / steps for t in told]
-        rows.append(
-            {
-                "size": size,
-                "microseconds per step": [round(x, 4) for x in each],
-                **{k: told[0][k] for k in ("bytes", "estimated bytes")},
-                "compile seconds": round(told[0]["compile seconds"], 2),
-            }
-        )
-        print(
-            f"{part} {size}, {algorithm}: {np.median(each):.2f} us per step "
-            f"({min(each):.2f} to {max(each):.2f}), {told[0]['bytes'] / 1e6:.1f} MB of a device, "
-            f"{told[0]['estimated bytes'] / 1e6:.1f} estimated",
-            flush=True,
-        )
+    for name, size in sizes.items():
+        learner, told = jobs[name]["experiment"]["learner"], answers[name][0]
+        steps = jobs[name]["runs"] * jobs[name]["iterations"] * learner["num_envs"] * 128
+        each = rounded(1e6 * s / steps for s in seconds[name])
+        rows.append({"size": size, "microseconds per step": each, **told})
+        taken, estimated = (f"{told[k] / 1e6:.1f} MB" for k in ("bytes", "estimated bytes"))
+        cost = f"{np.median(each):.2f} us per step ({min(each):.2f} to {max(each):.2f})"
+        print(f"{part} {size}, {algorithm}: {cost}, {taken} of a device, {estimated} estimated")
     return rows
 
 
@@ -125,41 +96,26 @@ def job(part: str, algorithm: str, size: int, options: Options) -> dict[str, Any
     """The keywords of `workers.ours.scale`."""
     num_envs = {"envs": size, "seeds": 4, "chunk": 4, "fisher_chunks": 64}.get(part, 16)
     runs = {"seeds": size, "devices": 16}.get(part, 1)
-    experiment: dict[str, Any] = {
-        "algorithm": algorithm,
-        "env": "CartPole-v1",
-        "learner": {"num_envs": num_envs, "num_steps": 128},
-    }
-    if part == "hidden":
-        experiment["network"] = {"hidden": (size, size)}
-    if part == "fisher_chunks":
-        experiment["update"] = {"fisher_chunks": size}
+    network = {"hidden": (size, size)} if part == "hidden" else None
+    update = {"fisher_chunks": size} if part == "fisher_chunks" else None
+    sections = {"network": network, "update": update, "num_envs": num_envs, "num_steps": 128}
     steps = options.steps_per_round
     if part == "hidden":  # each costs so much more
         steps = steps * 64**2 // size**2
-    iterations = max(1, steps // (runs * num_envs * 128))
-    cores = os.cpu_count() or 1
-    return {
-        "experiment": experiment,
-        "runs": runs,
-        "iterations": size if part == "chunk" else iterations,
-        "num_devices": {"seeds": min(cores, size), "devices": size}.get(part, 1),
-    }
+    iterations = size if part == "chunk" else max(1, steps // (runs * num_envs * 128))
+    devices = {"seeds": min(CORES, size), "devices": size}.get(part, 1)
+    of = {"experiment": experiment(algorithm, "CartPole-v1", **sections), "runs": runs}
+    return {**of, "iterations": iterations, "num_devices": devices}
 
 
-def draw(parts: dict[str, Any], path: Path) -> None:
+def draw(parts: dict[str, Result], path: Path) -> None:
     """A panel for each part, cost above and memory below."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    from kltrust.experiments.reading.plots import BLUE, VERMILION
-
-    styles = {"ppo_clip": (VERMILION, "--"), "trpo": (BLUE, "-")}
+    styles = {"ppo_clip": (COLOURS[1], "--"), "trpo": (COLOURS[0], "-")}
     labels = {"envs": "environments", "hidden": "units of a layer", "chunk": "iterations a chunk"}
-    figure = Figure(figsize=(2.6 * len(parts), 5), layout="constrained", dpi=130)
-    grid = figure.subplots(2, len(parts), sharex="col", squeeze=False)
-    for column, (part, algorithms) in enumerate(parts.items()):
-        top, bottom = grid[0][column], grid[1][column]
+    figure, grid = panels(len(parts), 2, (2.6, 2.5), sharex="col")
+    for (part, algorithms), (top, bottom) in zip(parts.items(), grid.T, strict=True):
         sizes: list[int] = []
         for algorithm, rows in algorithms.items():
             color, line = styles.get(algorithm, ("black", ":"))
@@ -176,7 +132,6 @@ def draw(parts: dict[str, Any], path: Path) -> None:
             bottom.plot(sizes, estimated, ":", color=color, label=f"{algorithm}, estimated")
         for axes in (top, bottom):
             axes.set(xscale="log", yscale="log")
-            axes.grid(alpha=0.3)
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
             axes.minorticks_off()
             low, high = axes.get_ylim()

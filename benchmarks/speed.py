@@ -1,149 +1,124 @@
 """Where the time goes, and what it is next to others doing the same job.
 
-    python benchmarks/speed.py                             all parts
-    python benchmarks/speed.py --parts fisher update       some
+    python benchmarks/speed.py                                       all parts
+    python benchmarks/speed.py --parts speed_fisher phases           some
 
-    loop        one run of PPO-clip against the textbook loop of benchmarks/textbook.py
-    learning    how well both learn at those settings, 20 seeds
-    sweep       32 seeds on all cores, against the textbook loop's 32 seeds in one vmap
-    default     TRPO against PPO-clip, each at its defaults
-    fisher      ten conjugate-gradient iterations by Gauss-Newton products, against those by the
-                forward-over-reverse product with the Hessian of the KL
-    update      TRPO's whole update with 10 % of the states in its Fisher matrix, in gradients of
-                the surrogate
-    evaluation  of the policy during training, against the training between two evaluations
-    start       compiling; a warm persistent cache; `kltrust --help`; importing the losses
+    speed_loop        one run of PPO-clip against the textbook loop of benchmarks/textbook.py
+    speed_learning    how well both learn at those settings, 20 seeds
+    speed_sweep       32 seeds on all cores, against the textbook loop's 32 seeds in one vmap
+    speed_default     TRPO against PPO-clip, each at its defaults
+    speed_fisher      ten conjugate-gradient iterations by Gauss-Newton products, against those by
+                      the forward-over-reverse product with the Hessian of the KL
+    speed_update      TRPO's whole update with 10 % of the states in its Fisher matrix, in gradients
+                      of the surrogate
+    speed_evaluation  of the policy during training, against the training between two evaluations
+    speed_start       compiling; a warm persistent cache; `kltrust --help`; importing the losses
+    audit_cost        iterations that measure nothing against those of every level of the audit
+    phases            of an iteration, each compiled and timed alone: see benchmarks/phases.py
+    sweep_speed       the same runs one after another, in one vmap, and spread over the devices
 
-All that is compared takes turns, compiled. Writes speed_PART.json to benchmarks/results/: the
-milliseconds of every round, and ratios as median, quartiles, and that of the best rounds.
+All that is compared takes turns, compiled: in one process, or in one each where the number of host
+devices matters, which is chosen before JAX starts. Writes PART.json to benchmarks/results/: the
+milliseconds of every round, or steps per second, and ratios as median, quartiles, and that of the
+best rounds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import phases
+import solvers
 import textbook
 import tyro
-from timing import Call, in_turns, milliseconds, processes_in_turns, shown, times
-
-RESULTS = Path(__file__).parent / "results"
+from common import Parts, Result, built, chosen, experiment, record_parts, rounded
+from timing import Call, compare, in_turns, milliseconds, once, processes_in_turns, ready, take
+from workers.ours import WAYS
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Parts):
     """What is timed."""
 
-    parts: tuple[str, ...] = ()
-    """All, if none is named."""
-    rounds: int = 15
+    rounds: int | None = None  # Of each part; those that are recorded have as many as `PARTS` says
     num_envs: tuple[int, ...] = (4, 64)
-    """Of the loops, each of 128 steps."""
-    seeds: int = 32
-    """Of the sweep."""
+    """Of the loops and sweeps, each of 128 steps; the audit's iteration has the last."""
+    seeds: int = 32  # Of speed_sweep
+    runs: int = 16  # Of sweep_speed
     learning_seeds: int = 20
     learning_steps: int = 500_000
-    algorithms: tuple[str, ...] = ("trpo", "ppo_clip", "ppo_penalty")
-    """That are compiled."""
-    rows: tuple[int, ...] = (2048, 16384, 50000)
-    """Of the Fisher matrix."""
-    steps_per_round: int = 50_000
-    """Environment steps, about."""
-    out: Path = RESULTS
+    algorithms: tuple[str, ...] = ("ppo_clip", "trpo")
+    """Of speed_evaluation, audit_cost and sweep_speed."""
+    compiled: tuple[str, ...] = ("trpo", "ppo_clip", "ppo_penalty")  # By speed_start
+    levels: tuple[str, ...] = ("default", "extended", "full")  # Of the audit
+    rows: tuple[int, ...] = (2048, 16384, 50000)  # Of the Fisher matrix
+    steps_per_round: int = 50_000  # Environment steps, about
+    cases: tuple[str, ...] = ()  # Of the phases; all, if none is named
+    calls: int = 10  # Of each phase in a round
+    warm_up: int = 20  # Iterations before the state whose phases are timed
+
+    def iterations(self, *sizes: int) -> int:
+        return max(1, self.steps_per_round // int(np.prod(sizes)))
 
 
-def main(options: Options) -> None:
-    from kltrust.experiments.store.versions import snapshot
-
-    unknown = set(options.parts) - set(PARTS)
-    if unknown:
-        raise SystemExit(f"no part {', '.join(unknown)}: take some of {', '.join(PARTS)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.parts or PARTS:
-        result = {"part": name, "rounds": options.rounds, **PARTS[name](options)}
-        result["versions"] = snapshot()
-        path = options.out / f"speed_{name}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+# --- the textbook's loop --------------------------------------------------------------------------
 
 
-def loop(options: Options) -> dict[str, Any]:
-    """One run, the same settings, measured or not."""
+def loop(options: Options, rounds: int) -> Result:
+    """One run, the same settings."""
     cases = []
     for num_envs in options.num_envs:
         settings = textbook.Settings(num_envs=num_envs)
-        iterations = max(1, options.steps_per_round // (num_envs * settings.num_steps))
-        found = in_turns(
-            {
-                "textbook": repeated(*textbook.make(settings), iterations),
-                "kltrust": repeated(*ours(settings), iterations),
-            },
-            options.rounds,
-        )
-        ratio = times(found["textbook"], found["kltrust"])
-        print(f"ppo_clip {num_envs} x {settings.num_steps}: {shown(ratio)} the textbook's speed")
-        cases.append(
-            {
-                "num_envs": num_envs,
-                "num_steps": settings.num_steps,
-                "milliseconds": milliseconds(found, iterations),
-                "times as fast": ratio,
-            }
-        )
+        size = {"num_envs": num_envs, "num_steps": settings.num_steps}
+        iterations = options.iterations(*size.values())
+        loops = {"textbook": textbook.make(settings), "kltrust": ours(settings)}
+        turns = {name: repeated(*of, iterations) for name, of in loops.items()}
+        each, ratios = compare(turns, "kltrust", rounds, f"ppo_clip {size}", iterations)
+        cases.append({**size, "milliseconds": each, "times as fast": ratios["textbook"]})
     return {"cases": cases}
 
 
-def ours(settings: textbook.Settings) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def ours(settings: textbook.Settings) -> Any:
     """The learner of the textbook's settings."""
-    import kltrust
-
-    experiment = textbook_experiment(settings)
-    env = kltrust.make(settings.env)
-    agent = kltrust.actor_critic(env, **experiment["network"])
-    return kltrust.make_learner(env, agent, clipping(settings), **experiment["learner"])
+    return built(textbook.experiment(settings)).learner
 
 
-def clipping(settings: textbook.Settings) -> Any:
-    """The algorithm of the textbook's settings."""
-    import kltrust
+def repeated(
+    init: Any, step: Any, iterations: int, num_seeds: int | None = None, measured: bool = True
+) -> Callable[[], None]:
+    """A round: so many iterations from the first state, compiled.
 
-    return kltrust.ppo_clip(**textbook_experiment(settings)["update"])
-
-
-def repeated(init: Any, step: Any, iterations: int, num_seeds: int | None = None) -> Any:
-    """A round: so many iterations from the first state, compiled, and run once."""
+    Nothing is measured where only the states are asked for: that is dead code then.
+    """
     import jax
 
+    def one(state: Any, _: None) -> Any:
+        new, metrics = step(state)
+        return new, metrics if measured else None
+
     def chunk(state: Any) -> Any:
-        return jax.lax.scan(lambda s, _: step(s), state, length=iterations)
+        return jax.lax.scan(one, state, length=iterations)
 
     key = jax.random.key(0)
     if num_seeds is not None:
         init, chunk, key = jax.vmap(init), jax.vmap(chunk), jax.random.split(key, num_seeds)
-    compiled = jax.jit(chunk)
-    state = jax.jit(init)(key)
-
-    def run() -> None:
-        jax.block_until_ready(compiled(state))
-
-    run()
-    return run
+    return ready(chunk, jax.jit(init)(key))
 
 
-def learning(options: Options) -> dict[str, Any]:
+def learning(options: Options, rounds: int) -> Result:
     """Mean return of the episodes that end in the last tenth of the training, of both loops."""
     import jax
 
     settings = textbook.Settings(num_envs=options.num_envs[0])
-    iterations = options.learning_steps // (settings.num_envs * settings.num_steps)
+    batch = settings.num_envs * settings.num_steps
+    iterations = options.learning_steps // batch
     keys = jax.random.split(jax.random.key(1), options.learning_seeds)
     loops = {
         "textbook": (*textbook.make(settings), lambda ended: (ended[:, 0], ended[:, 1])),
@@ -160,297 +135,152 @@ def learning(options: Options) -> dict[str, Any]:
         scores[name] = np.asarray(jax.jit(jax.vmap(train))(keys), np.float64)
     difference = scores["kltrust"].mean() - scores["textbook"].mean()
     error = np.sqrt(sum(x.var(ddof=1) / len(x) for x in scores.values()))
-    interval = [round(float(difference + z * error), 2) for z in (-1.96, 1.96)]
+    interval = rounded([difference - 1.96 * error, difference + 1.96 * error], 2)
     means = ", ".join(f"{name} {x.mean():.1f}" for name, x in scores.items())
-    print(f"mean training return: {means}; difference {interval[0]} to {interval[1]} (95 %)")
+    print(f"mean training return: {means}; difference {interval} (95 %)", flush=True)
     return {
         "env": settings.env,
         "num_envs": settings.num_envs,
-        "steps": iterations * settings.num_envs * settings.num_steps,
-        "scores": {name: [round(float(x), 2) for x in of] for name, of in scores.items()},
+        "steps": iterations * batch,
+        "scores": {name: rounded(x, 2) for name, x in scores.items()},
         "difference, 95 %": interval,
     }
 
 
-def sweep(options: Options) -> dict[str, Any]:
-    """Each in a process of its own: the number of host devices is chosen before JAX starts."""
+def sweep(options: Options, rounds: int) -> Result:
+    """All seeds of the textbook's loop are in one vmap."""
     cases = []
     for num_envs in options.num_envs:
         settings = textbook.Settings(num_envs=num_envs)
-        iterations = max(1, options.steps_per_round // (num_envs * settings.num_steps * 8))
-        size = {"iterations": iterations}
-        calls = {
-            "textbook": Call(
-                "speed:textbook_seeds", size | {"num_envs": num_envs, "seeds": options.seeds}
-            ),
-            "kltrust": Call(
-                "workers.ours:train",
-                size | {"experiment": textbook_experiment(settings), "runs": options.seeds},
-            ),
-        }
-        seconds = processes_in_turns(calls, options.rounds)
-        ratio = times(seconds["textbook"], seconds["kltrust"])
-        print(f"ppo_clip {num_envs} x 128, {options.seeds} seeds: {shown(ratio)} one vmap's speed")
-        cases.append(
-            {"num_envs": num_envs, "milliseconds": milliseconds(seconds), "times as fast": ratio}
-        )
+        size = {"iterations": options.iterations(num_envs, settings.num_steps, 8)}
+        of = size | {"num_envs": num_envs, "seeds": options.seeds}
+        same = size | {"experiment": textbook.experiment(settings), "runs": options.seeds}
+        loop, ours = Call("speed:textbook_seeds", of), Call("workers.ours:train", same)
+        seconds, _ = processes_in_turns({"textbook": loop, "kltrust": ours}, rounds)
+        ratio = take(seconds, "kltrust", f"{options.seeds} seeds of {num_envs} x 128")["textbook"]
+        case = {"num_envs": num_envs, "milliseconds": milliseconds(seconds)}
+        cases.append({**case, "times as fast": ratio})
     return {"seeds": options.seeds, "cases": cases}
 
 
 def textbook_seeds(num_envs: int, iterations: int, seeds: int) -> Callable[[], None]:
-    """A worker of the textbook's loop: all seeds in one vmap."""
+    """A worker."""
     return repeated(*textbook.make(textbook.Settings(num_envs=num_envs)), iterations, seeds)
 
 
-def textbook_experiment(settings: textbook.Settings) -> dict[str, Any]:
-    """The textbook's settings as `kltrust` takes them."""
-    s = settings
-    return {
-        "algorithm": "ppo_clip",
-        "env": s.env,
-        "update": {
-            "learning_rate": s.learning_rate,
-            "clip_eps": s.clip_eps,
-            "num_epochs": s.num_epochs,
-            "num_minibatches": s.num_minibatches,
-            "entropy_coef": s.entropy_coef,
-            "max_grad_norm": s.max_grad_norm,
-        },
-        "learner": {
-            "num_envs": s.num_envs,
-            "num_steps": s.num_steps,
-            "gamma": s.gamma,
-            "gae_lambda": s.gae_lambda,
-            "value_learning_rate": s.learning_rate,
-            "value_epochs": s.num_epochs,
-            "value_minibatches": s.num_minibatches,
-            "value_clip_eps": s.clip_eps,
-            "value_max_grad_norm": s.max_grad_norm,
-        },
-        "network": {"hidden": s.hidden, "channels": ()},  # the peers flatten images
-    }
+# --- kltrust alone --------------------------------------------------------------------------------
 
 
-def default(options: Options) -> dict[str, Any]:
+def default(options: Options, rounds: int) -> Result:
     """The same rollout, critic and network; nothing set but the environment."""
-    import kltrust
-
-    env = kltrust.make("CartPole-v1")
-    runs = {}
-    for name in ("ppo_clip", "trpo"):
-        update = getattr(kltrust, name)()
-        learner = kltrust.make_learner(env, kltrust.actor_critic(env), update)
-        runs[name] = repeated(*learner, max(1, options.steps_per_round // 2048))
-    found = in_turns(runs, options.rounds)
-    ratio = times(found["trpo"], found["ppo_clip"])
-    print(f"trpo at its defaults takes {shown(ratio)} of ppo_clip's time at its own")
-    return {"milliseconds": milliseconds(found), "trpo takes times": ratio}
+    iterations = options.iterations(2048)
+    turns = {name: repeated(*defaults(name).learner, iterations) for name in ("ppo_clip", "trpo")}
+    each, ratios = compare(turns, "ppo_clip", rounds, "at their defaults")
+    return {"milliseconds": each, "trpo takes times": ratios["trpo"]}
 
 
-def gaussian(rows: int) -> tuple[Any, Any, Any]:
-    """(policy, params, obs): 17 inputs, two layers of 64 tanh units, a 6-dimensional Gaussian."""
-    import jax
-    import jax.numpy as jnp
-
-    import kltrust
-    from kltrust.types import Box, Env, Outcome
-
-    def reset(key: Any) -> Any:
-        return (), jnp.zeros(17)
-
-    def step(key: Any, state: Any, action: Any) -> Any:
-        return (), jnp.zeros(17), Outcome(jnp.float32(0), False, False, jnp.zeros(17))
-
-    bounds = np.ones(17, np.float32), np.ones(6, np.float32)
-    observations, actions = (Box(-b, b, b.shape) for b in bounds)
-    agent = kltrust.actor_critic(Env(reset, step, observations, actions))
-    params, _ = agent.init(jax.random.key(0))
-    return agent.policy, params, jax.random.normal(jax.random.key(1), (rows, 17))
+def defaults(algorithm: str, **learner: Any) -> Any:
+    return built(experiment(algorithm, "CartPole-v1", **learner))
 
 
-def against_the_first(
-    functions: dict[str, Any], arguments: tuple[Any, ...], rounds: int, of: str
-) -> dict[str, Any]:
-    """The rounds of compiled functions of the same arguments, and the others' time in the first's.
+def audit_cost(options: Options, rounds: int) -> Result:
+    """Times of an iteration that measures nothing."""
+    size = {"num_envs": options.num_envs[-1], "num_steps": 128}
+    iterations = options.iterations(*size.values())
+    cases = {}
+    for name in options.algorithms:
 
-    Returns:
-        What is recorded: "milliseconds", "takes times".
-    """
-    import jax
+        def at(level: str, measured: bool = True, name: str = name) -> Callable[[], None]:
+            learner = defaults(name, audit=level, **size).learner
+            return repeated(*learner, iterations, measured=measured)
 
-    def turn(function: Any) -> Callable[[], object]:
-        return lambda: jax.block_until_ready(function(*arguments))
-
-    found = in_turns({name: turn(function) for name, function in functions.items()}, rounds)
-    first, *others = functions
-    ratios = {name: times(found[name], found[first]) for name in others}
-    for name, ratio in ratios.items():
-        print(f"{of}, {name}: {shown(ratio)} the time of the {first}", flush=True)
-    return {"milliseconds": milliseconds(found), "takes times": ratios}
+        runs = {"nothing": at("default", False)} | {level: at(level) for level in options.levels}
+        each, ratios = compare(runs, "nothing", rounds, name, iterations)
+        cases[name] = {"milliseconds": each, "times": ratios}
+    return {"env": "CartPole-v1", **size, "iterations": iterations, "cases": cases}
 
 
-def fisher(options: Options) -> dict[str, Any]:
-    """The same ten iterations: no tolerance ends them."""
-    cases = [fisher_case(rows, options.rounds) for rows in options.rows]
-    return {"cg_iters": 10, "inputs": 17, "actions": 6, "cases": cases}
+def timed_phases(options: Options, rounds: int) -> Result:
+    cases = {}
+    for name in chosen("cases", options.cases, phases.CASES):
+        settings = phases.CASES[name]
+        wholes = {"iteration": repeated(*ours(settings), options.calls)}
+        if "MinAtar" not in settings.env:  # it knows no images
+            loop = textbook.make(settings)
+            wholes["the textbook's iteration"] = repeated(*loop, options.calls)
+        parts = phases.phases(settings, options.warm_up, options.calls)
+        cases[name] = milliseconds(in_turns(wholes | parts, rounds), options.calls)
+        print(name, {n: float(np.median(x)) for n, x in cases[name].items()}, flush=True)
+    return {"cases": cases}
 
 
-def fisher_case(rows: int, rounds: int) -> dict[str, Any]:
-    """Of a batch of so many states; the products in one chunk and in more."""
-    import jax
-    import jax.numpy as jnp
-
-    import kltrust
-    from kltrust import tree
-    from kltrust.fisher import fitting_chunks
-
-    policy, params, obs = gaussian(rows)
-    gradient = jax.grad(lambda p: jnp.mean(policy(p, obs).mode() ** 2))(params)
-
-    def solve(product: Any) -> Any:
-        damped = lambda v: tree.add_scaled(product(v), 0.1, v)  # noqa: E731
-        return kltrust.conjugate_gradient(damped, gradient, 10, rtol=0.0)[0]
-
-    def gauss_newton(chunks: int) -> Any:
-        return lambda params, obs: solve(
-            kltrust.fisher_vector_product(policy, params, obs, num_chunks=chunks)
-        )
-
-    def hessian(params: Any, obs: Any) -> Any:
-        old = policy(params, obs)
-
-        def kl(p: Any) -> Any:
-            return jnp.mean(kltrust.kl_divergence(old, policy(p, obs)))
-
-        return solve(lambda v: jax.jvp(jax.grad(kl), (params,), (v,))[1])
-
-    chosen = fitting_chunks(rows, rows)
-    fitting = [n for n in (2, 4, 8, 16, 32) if rows % n == 0 and rows // n >= 512]
-    chunks = sorted({1, chosen, *fitting})
-    solvers = {"hessian": jax.jit(hessian)} | {
-        f"gauss-newton, {n} chunks": jax.jit(gauss_newton(n)) for n in chunks
-    }
-    solutions = {name: solver(params, obs) for name, solver in solvers.items()}
-    return {
-        "rows": rows,
-        "chunks by default": chosen,
-        **against_the_first(solvers, (params, obs), rounds, f"{rows} rows"),
-        "solutions apart, relative": {
-            name: float(tree.norm(tree.add_scaled(x, -1.0, solutions["hessian"])) / tree.norm(x))
-            for name, x in solutions.items()
-        },
-    }
+def sweep_speed(options: Options, rounds: int) -> Result:
+    """Steps per second of all three ways, and the ratios to the first."""
+    cases = []
+    for algorithm in options.algorithms:
+        for num_envs in options.num_envs:
+            same = experiment(algorithm, "CartPole-v1", num_envs=num_envs, num_steps=128)
+            # Four times as much as of a lone run.
+            iterations = max(1, 4 * options.steps_per_round // (num_envs * 128 * options.runs))
+            size = {"experiment": same, "runs": options.runs, "iterations": iterations}
+            calls = {way: Call("workers.ours:train", size | {"way": way}) for way in WAYS}
+            seconds, _ = processes_in_turns(calls, rounds)
+            steps = options.runs * iterations * num_envs * 128
+            ratios = {way: np.divide(seconds[WAYS[0]], seconds[way]) for way in WAYS[1:]}
+            take(seconds, WAYS[0], f"{algorithm} {num_envs} x 128")
+            speeds = {way: [round(steps / s) for s in of] for way, of in seconds.items()}
+            # Median, smallest and largest of the rounds.
+            fast = {way: rounded([np.median(r), r.min(), r.max()], 3) for way, r in ratios.items()}
+            case = {"algorithm": algorithm, "num_envs": num_envs, "steps_per_second": speeds}
+            cases.append({**case, "times as fast": fast})
+    return {"env": "CartPole-v1", "num_steps": 128, "runs": options.runs, "cases": cases}
 
 
-def update(options: Options) -> dict[str, Any]:
-    """Alone, on a batch of its own policy's actions."""
-    return {"cases": [update_case(rows, options.rounds) for rows in options.rows]}
-
-
-def update_case(rows: int, rounds: int) -> dict[str, Any]:
-    """Of so many rows, with the Fisher matrix on all of them, and on every tenth."""
-    import jax
-    import jax.numpy as jnp
-
-    import kltrust
-    from kltrust.types import PolicyBatch
-
-    policy, params, obs = gaussian(rows)
-    old = policy(params, obs)
-    action = old.sample(seed=jax.random.key(2))
-    advantage = jnp.tanh(action[:, 0] + jax.random.normal(jax.random.key(3), (rows,)))
-    batch = PolicyBatch(obs, action, advantage - advantage.mean(), old)
-
-    def surrogate(params: Any, batch: PolicyBatch) -> Any:
-        log_ratio = policy(params, batch.obs).log_prob(batch.action)
-        log_ratio -= batch.old.log_prob(batch.action)
-        return jnp.mean(kltrust.surrogate_loss(log_ratio, batch.advantage))
-
-    def trpo(stride: int) -> Any:
-        algorithm = kltrust.trpo(fisher_stride=stride)
-        key = jax.random.key(4)
-        return lambda params, batch: algorithm.update(policy, params, (), batch, key)
-
-    functions = {"gradient": jax.jit(jax.grad(surrogate))} | {
-        f"update, 1/{stride} of the states": jax.jit(trpo(stride)) for stride in (1, 10)
-    }
-    results = {name: function(params, batch) for name, function in functions.items()}
-    return {
-        "rows": rows,
-        **against_the_first(functions, (params, batch), rounds, f"{rows} rows"),
-        "backtracks": {
-            name: int(results[name][2]["backtracks"]) for name in results if name != "gradient"
-        },
-    }
-
-
-def evaluation(options: Options) -> dict[str, Any]:
+def evaluation(options: Options, rounds: int) -> Result:
     """At the default interval, of a policy that plays whole episodes."""
-    import jax
-
-    from kltrust.experiments.config.experiment import Experiment
-    from kltrust.experiments.engine import lanes
-    from kltrust.experiments.engine.program import Program, traced_settings
-
     shares = {}
-    for algorithm in ("trpo", "ppo_clip"):
-        experiment = Experiment.from_dict({"algorithm": algorithm, "env": "CartPole-v1"})
-        program = Program(experiment, lanes.make_mesh(1, 1), 1)
-        settings = traced_settings(experiment)
-        train_key, eval_key = lanes.keys_of(np.arange(1))
-        state = program.init(settings, train_key)
-        seconds: dict[str, list[float]] = {"training": [], "evaluation": []}
-        for _ in range(program.num_chunks):
-            begin = time.perf_counter()
-            state, _ = program.chunk(settings, state, program.chunk_length)
-            middle = time.perf_counter()
-            jax.block_until_ready(program.evaluate(settings, state, eval_key))
-            seconds["training"].append(middle - begin)
-            seconds["evaluation"].append(time.perf_counter() - middle)
-        del seconds["training"][0], seconds["evaluation"][0]  # they compile
+    for algorithm in options.algorithms:
+        same = experiment(algorithm, "CartPole-v1")
+        seconds = once(Call("workers.ours:evaluating", {"experiment": same}))
         share = sum(seconds["evaluation"]) / sum(seconds["training"])
-        print(f"{algorithm}: evaluating takes {share:.1%} of the training's time")
+        print(f"{algorithm}: evaluating takes {share:.1%} of the training's time", flush=True)
         shares[algorithm] = {"share": round(share, 4), "milliseconds": milliseconds(seconds)}
     return {"env": "CartPole-v1", "algorithms": shares}
 
 
-def start(options: Options) -> dict[str, Any]:
+def start(options: Options, rounds: int) -> Result:
     """Everything in fresh processes, one after the other, in turns."""
-    code = "import sys; sys.path.insert(0, {folder!r}); import speed; speed.compile_one({name!r})"
-    names = ("textbook", *options.algorithms)
-    folder = str(Path(__file__).parent)
+    names = ("textbook", *options.compiled)
     compiling: dict[str, list[float]] = {name: [] for name in names}
-    warm: dict[str, list[float]] = {name: [] for name in names[1:]}
-    rounds = max(1, options.rounds // 3)
+    warm: dict[str, list[float]] = {name: [] for name in options.compiled}
     with tempfile.TemporaryDirectory() as cache:
         caching = {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        for i in range(rounds + 1):
+        for i in range(max(1, rounds // 3) + 1):
             for name in names:
-                command = [sys.executable, "-c", code.format(folder=folder, name=name)]
-                if i < rounds:
-                    compiling[name].append(float(output(command, {})))
-                if name != "textbook":
-                    seconds = float(output(command, caching))
+                call = Call("speed:compiling", {"name": name})
+                if i > 0:
+                    compiling[name].append(once(call))
+                if name in warm:
+                    seconds = once(call._replace(variables=caching))
                     if i > 0:  # the first fills it
                         warm[name].append(seconds)
-    ratios = {name: times(compiling[name], compiling["textbook"]) for name in names[1:]}
-    for name, ratio in ratios.items():
-        print(
-            f"{name}: compiling takes {shown(ratio)} the textbook's; "
-            f"from a warm cache {np.median(warm[name]):.2f} s"
-        )
+    ratios = take(compiling, "textbook", "compiling")
     commands = {
-        "kltrust --help": [sys.executable, "-m", "kltrust.experiments.cli", "--help"],
-        "import kltrust.losses": [sys.executable, "-c", "import kltrust.losses"],
-        "import jax, chex, distrax": [sys.executable, "-c", "import jax, chex, distrax"],
+        "kltrust --help": ["-m", "kltrust.experiments.cli", "--help"],
+        "import kltrust.losses": ["-c", "import kltrust.losses"],
+        "import jax, chex, distrax": ["-c", "import jax, chex, distrax"],
     }
-    found = in_turns({n: lambda c=c: output(c, {}) for n, c in commands.items()}, options.rounds)
-    for name, seconds_of in found.items():
-        print(f"{name}: {np.median(seconds_of):.2f} s")
+
+    def run(arguments: list[str]) -> object:
+        return subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+
+    found = in_turns({name: lambda a=a: run(a) for name, a in commands.items()}, rounds)
+    for name, of in (warm | found).items():
+        print(f"{name}, from a warm cache: {np.median(of):.2f} s", flush=True)
     return {
         "compile milliseconds": milliseconds(compiling),
         "takes times the textbook's": ratios,
@@ -459,43 +289,47 @@ def start(options: Options) -> dict[str, Any]:
     }
 
 
-def output(command: list[str], variables: dict[str, str]) -> str:
-    return subprocess.run(
-        command, env={**os.environ, **variables}, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def compile_one(name: str) -> None:
-    """Prints the seconds that tracing and compiling a whole training of default size take."""
+def compiling(name: str) -> Callable[[], float]:
+    """A worker: the seconds that tracing and compiling a training of default size take."""
     import jax
-
-    import kltrust
 
     if name == "textbook":
         init, step = textbook.make(textbook.Settings(num_envs=8, num_steps=256))
     else:
-        env = kltrust.make("CartPole-v1")
-        learner = kltrust.make_learner(env, kltrust.actor_critic(env), getattr(kltrust, name)())
-        init, step = learner
+        init, step = defaults(name).learner
 
     def train(key: Any) -> Any:
         return jax.lax.scan(lambda s, _: step(s), init(key), length=10)
 
-    begin = time.perf_counter()
-    jax.jit(train).lower(jax.random.key(0)).compile()
-    print(time.perf_counter() - begin)
+    def turn() -> float:
+        begin = time.perf_counter()
+        jax.jit(train).lower(jax.random.key(0)).compile()
+        return time.perf_counter() - begin
+
+    return turn
 
 
-PARTS: dict[str, Callable[[Options], dict[str, Any]]] = {
-    "loop": loop,
-    "learning": learning,
-    "sweep": sweep,
-    "default": default,
-    "fisher": fisher,
-    "update": update,
-    "evaluation": evaluation,
-    "start": start,
+def each_of(case: Callable[[int, int], Result]) -> Callable[[Options, int], Result]:
+    return lambda options, rounds: {"cases": [case(rows, rounds) for rows in options.rows]}
+
+
+PARTS: dict[str, tuple[Callable[[Options, int], Result], int]] = {
+    "speed_loop": (loop, 15),
+    "speed_learning": (learning, 1),
+    "speed_sweep": (sweep, 15),
+    "speed_default": (default, 15),
+    "speed_fisher": (each_of(solvers.fisher), 15),
+    "speed_update": (each_of(solvers.update), 15),
+    "speed_evaluation": (evaluation, 1),
+    "speed_start": (start, 15),
+    "audit_cost": (audit_cost, 21),
+    "phases": (timed_phases, 31),
+    "sweep_speed": (sweep_speed, 9),
 }
+
+
+def main(options: Options) -> None:
+    record_parts(PARTS, options)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ one loss for policy and critic, Adam. It measures nothing but the returns.
 from __future__ import annotations
 
 import dataclasses
+from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+import common
 import distrax
 import flax.linen as nn
 import gymnax
@@ -37,6 +39,24 @@ class Settings:
     max_grad_norm: float = 0.5
 
 
+def experiment(settings: Settings) -> dict[str, Any]:
+    """The same for kltrust."""
+    s = settings
+
+    def same(*names: str) -> dict[str, Any]:
+        return {name: getattr(s, name) for name in names}
+
+    passes = same("learning_rate", "clip_eps", "max_grad_norm", "num_epochs", "num_minibatches")
+    return common.experiment(
+        "ppo_clip",
+        s.env,
+        update=passes | same("entropy_coef"),
+        critic=passes,
+        network={"hidden": s.hidden, "channels": ()},  # images are flattened
+        **same("num_envs", "num_steps", "gamma", "gae_lambda"),
+    )
+
+
 class Network(nn.Module):
     """Two separate tanh networks."""
 
@@ -53,32 +73,11 @@ class Network(nn.Module):
         return distrax.Categorical(logits=logits), nn.Dense(1)(y)[..., 0]
 
 
-class State(NamedTuple):
-    """Between iterations."""
-
-    params: Any
-    opt_state: Any
-    env_state: Any
-    obs: jax.Array
-    episode_return: jax.Array
-    key: jax.Array
+State = namedtuple("State", "params opt_state env_state obs episode_return key")
+Step = namedtuple("Step", "obs action log_prob value reward done ended_return")  # [T, B, ...]
 
 
-class Step(NamedTuple):
-    """Of a rollout, [T, B, ...]."""
-
-    obs: jax.Array
-    action: jax.Array
-    log_prob: jax.Array
-    value: jax.Array
-    reward: jax.Array
-    done: jax.Array
-    ended_return: jax.Array
-
-
-def make(
-    settings: Settings,
-) -> tuple[Callable[[jax.Array], State], Callable[[State], tuple[State, jax.Array]]]:
+def make(settings: Settings) -> tuple[Callable, Callable]:
     """(init, step); a step gives the sum of the returns that ended, and how many did: [2]."""
     s = settings
     env, env_params = gymnax.make(s.env)

@@ -2,8 +2,9 @@
 
     PYTHON benchmarks/timing.py MODULE:FUNCTION
 
-is a process that takes part (`Worker`): it reads FUNCTION's keywords as a line of JSON, calls it,
-and does a round, what FUNCTION returned, for every line that follows. Any Python with NumPy does.
+is a process that takes part (see `worker`): it reads FUNCTION's keywords as a line of JSON, calls
+it, and does a round, what FUNCTION returned, for every line that follows. Any Python with NumPy
+does.
 """
 
 from __future__ import annotations
@@ -21,19 +22,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+LIMIT = 1800.0
+"""Seconds that a round of a process may take: XLA on a CPU has been seen to wait for ever in
+batched initialisers of other libraries."""
+Rounds = dict[str, list[float]]
+"""Seconds of every round, by what was timed."""
 
-def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round of every function; each must wait for its own results.
+
+def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> Rounds:
+    """Times every function in every round; each must wait for its own results.
 
     What compiles, or fills a cache, is to be done before.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    seconds: Rounds = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             begin = time.perf_counter()
             function()
             seconds[name].append(time.perf_counter() - begin)
     return seconds
+
+
+def ready(function: Callable, *arguments: Any, calls: int = 1) -> Callable[[], None]:
+    """A round of so many calls of a function of JAX, each of which is waited for; compiled."""
+    import jax
+
+    compiled = jax.jit(function)
+
+    def run() -> None:
+        for _ in range(calls):
+            jax.block_until_ready(compiled(*arguments))
+
+    run()
+    return run
 
 
 class Call(NamedTuple):
@@ -44,16 +65,25 @@ class Call(NamedTuple):
         settings: plain data.
         python: that of another environment, if it is not this one's.
         processes: so many that do their rounds at the same time.
+        variables: of the process's environment, beside those of this one.
     """
 
     function: str
     settings: Mapping[str, Any]
     python: str = sys.executable
     processes: int = 1
+    variables: Mapping[str, str] = {}
 
 
-def processes_in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
-    """As `in_turns`, each in processes of its own, which sleep while it is another's turn."""
+def processes_in_turns(
+    calls: Mapping[str, Call], rounds: int
+) -> tuple[Rounds, dict[str, list[Any]]]:
+    """As `in_turns`, each in processes of its own, which sleep while it is another's turn.
+
+    Returns:
+        Seconds, and what every round of the first process of each returned.
+    """
+    answers: dict[str, list[Any]] = {name: [] for name in calls}
     with contextlib.ExitStack() as stack:
         # One after another: they would compile in each other's way.
         workers = {
@@ -61,70 +91,54 @@ def processes_in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list
             for name, call in calls.items()
         }
 
-        def turn(those: Sequence[Worker]) -> None:
-            for each in those:
-                each.send("go")
-            for each in those:
-                each.receive()
+        def turn(name: str) -> None:
+            waiting = [begin("go") for begin in workers[name]]
+            first, *_ = [wait() for wait in waiting]
+            answers[name].append(first)
 
-        return in_turns({n: lambda w=w: turn(w) for n, w in workers.items()}, rounds)
+        return in_turns({name: lambda n=name: turn(n) for name in calls}, rounds), answers
+
+
+def once(call: Call) -> Any:
+    """What a round of a fresh process returns."""
+    with worker(call) as begin:
+        return begin("go")()
 
 
 @contextlib.contextmanager
-def worker(call: Call) -> Iterator[Worker]:
-    """A process that is ready; it ends with the context."""
-    process = Worker(call)
+def worker(call: Call) -> Iterator[Callable[[Any], Callable[[], Any]]]:
+    """A process that is ready; it ends with the context.
+
+    Gives a function that sends a line of JSON, "go" for a round, and returns one that waits for
+    the answer; that raises RuntimeError if the process ended, or takes too long.
+    """
+    process = subprocess.Popen(
+        [call.python, __file__, call.function],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=variables(call.python) | call.variables,
+    )
+
+    def begin(message: Any) -> Callable[[], Any]:
+        with contextlib.suppress(BrokenPipeError):  # told by `wait`
+            process.stdin.write(json.dumps(message) + "\n")
+            process.stdin.flush()
+        return wait
+
+    def wait() -> Any:
+        if not select.select([process.stdout], [], [], LIMIT)[0]:
+            raise RuntimeError(f"{call.function}: no answer within {LIMIT:.0f} s")
+        if line := process.stdout.readline():
+            return json.loads(line)
+        raise RuntimeError(f"{call.function} ended ({process.wait()}); it says why above")
+
     try:
-        process.send(dict(call.settings))
-        process.receive()
-        yield process
+        begin(dict(call.settings))()
+        yield begin
     finally:
-        process.end()
-
-
-class Worker:
-    """A process of this file that is spoken to in lines of JSON."""
-
-    # XLA on a CPU has been seen to wait for ever in batched initialisers of other libraries.
-    LIMIT = 1800.0
-    """Seconds that a round may take."""
-
-    def __init__(self, call: Call):
-        self._name = call.function
-        self._process = subprocess.Popen(
-            [call.python, __file__, call.function],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=variables(call.python),
-        )
-
-    def send(self, message: Any) -> None:
-        """A line; `receive` waits for what it brings."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # told by `receive`
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-
-    def receive(self) -> Any:
-        """What it answers.
-
-        Raises:
-            RuntimeError: if it ended, or takes too long.
-        """
-        answers = self._process.stdout
-        assert answers is not None
-        if not select.select([answers], [], [], self.LIMIT)[0]:
-            raise RuntimeError(f"{self._name}: no answer within {self.LIMIT:.0f} s")
-        line = answers.readline()
-        if not line:
-            raise RuntimeError(f"{self._name} ended ({self._process.wait()}); it says why above")
-        return json.loads(line)
-
-    def end(self) -> None:
-        """Whatever it does."""
-        self._process.kill()
-        self._process.communicate()
+        process.kill()
+        process.communicate()
 
 
 def variables(python: str) -> dict[str, str]:
@@ -134,7 +148,7 @@ def variables(python: str) -> dict[str, str]:
 
 
 def serve(name: str) -> None:
-    """The process of a `Worker`, until its input ends."""
+    """The process of a `worker`, until its input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries may print
     module, function = name.split(":")
@@ -152,15 +166,26 @@ def times(of: Sequence[float], to: Sequence[float]) -> list[float]:
     return [round(float(x), 4) for x in (*spread, min(of) / min(to))]
 
 
-def milliseconds(seconds: Mapping[str, Sequence[float]], per: int = 1) -> dict[str, list[float]]:
+def take(seconds: Rounds, than: str, what: str) -> dict[str, list[float]]:
+    """How many `times` as long as one the others take; it is said, too."""
+    found = {name: times(of, seconds[than]) for name, of in seconds.items() if name != than}
+    for name, (median, low, high, best) in found.items():
+        ratio = f"{median:.3f} times ({low:.3f} to {high:.3f}; best of each {best:.3f})"
+        print(f"{what}: {name} takes {ratio} the time of {than}", flush=True)
+    return found
+
+
+def compare(
+    functions: Mapping[str, Callable[[], object]], than: str, rounds: int, what: str, per: int = 1
+) -> tuple[Rounds, dict[str, list[float]]]:
+    """`milliseconds` of rounds `in_turns`, of which each is so many, and what they `take`."""
+    seconds = in_turns(functions, rounds)
+    return milliseconds(seconds, per), take(seconds, than, what)
+
+
+def milliseconds(seconds: Rounds, per: int = 1) -> Rounds:
     """To record: every round's."""
     return {name: [round(1e3 * s / per, 4) for s in rounds] for name, rounds in seconds.items()}
-
-
-def shown(ratio: Sequence[float]) -> str:
-    """As in ``1.71 times (1.65 to 1.78; best of each 1.70)``."""
-    median, low, high, best = ratio
-    return f"{median:.2f} times ({low:.2f} to {high:.2f}; best of each {best:.2f})"
 
 
 if __name__ == "__main__":

@@ -1,26 +1,20 @@
 """The benchmark beside other libraries, with none of them installed: protocol, settings, tables."""
 
 import ast
-import contextlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
+import peers
 import pytest
+import speed
+import timing
+from common import HERE
+from tables import speed as tables
+from workers import ours
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import peers  # noqa: E402
-import readme_tables.speed  # noqa: E402
-import speed  # noqa: E402
-import sweep_speed  # noqa: E402
-import timing  # noqa: E402
-from workers import ours  # noqa: E402
-
-from kltrust.experiments.config.experiment import Experiment  # noqa: E402
-from kltrust.experiments.engine import program  # noqa: E402
+from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.engine import program
 
 WORKERS = """
 import os
@@ -75,39 +69,30 @@ def test_processes_take_turns(toys):
             "toys:meeting", {"folder": str(toys / "meeting"), "number": 2}, processes=2
         ),
     }
-    seconds = timing.processes_in_turns(calls, 2)
+    seconds, answers = timing.processes_in_turns(calls, 2)
+    assert answers["once"] == [{"slept": 0.05}] * 2
     assert [len(of) for of in seconds.values()] == [2, 2]
     assert min(seconds["once"]) >= 0.05
     assert [len(list((toys / "meeting" / i).iterdir())) for i in "12"] == [2, 2]
 
 
-def test_a_worker_answers_with_what_its_round_returns(toys):
-    with timing.worker(timing.Call("toys:sleeping", {"seconds": 0})) as process:
-        process.send("go")
-        assert process.receive() == {"slept": 0}
-
-
 def test_a_worker_that_fails_is_named(toys, capfd):
-    with (
-        pytest.raises(RuntimeError, match=r"toys:broken ended \(1\)"),
-        timing.worker(timing.Call("toys:broken", {})),
-    ):
-        pass
+    with pytest.raises(RuntimeError, match=r"toys:broken ended \(1\)"):
+        timing.once(timing.Call("toys:broken", {}))
     assert "no such setting" in capfd.readouterr().err
 
 
 def test_nobody_waits_for_ever(toys, monkeypatch):
-    with timing.worker(timing.Call("toys:sleeping", {"seconds": 60})) as process:
-        monkeypatch.setattr(timing.Worker, "LIMIT", 0.1)
-        process.send("go")
+    with timing.worker(timing.Call("toys:sleeping", {"seconds": 60})) as begin:
+        monkeypatch.setattr(timing, "LIMIT", 0.1)
         with pytest.raises(RuntimeError, match="no answer within"):
-            process.receive()
+            begin("go")()
 
 
 def fits(call):
     """Whether a worker takes these settings: of peers' modules only the text can be read here."""
     module, name = call.function.split(":")
-    text = (ROOT / "benchmarks" / f"{module.replace('.', '/')}.py").read_text()
+    text = (HERE / f"{module.replace('.', '/')}.py").read_text()
     (function,) = [
         n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.name == name
     ]
@@ -124,9 +109,9 @@ def asked(monkeypatch):
 
     def fake(those, rounds):
         calls.extend(those.values())
-        return {name: [1.0] * rounds for name in those}
+        return {name: [1.0] * rounds for name in those}, {}
 
-    for module in (peers, speed, sweep_speed):
+    for module in (peers, speed):
         monkeypatch.setattr(module, "processes_in_turns", fake)
     return calls
 
@@ -142,10 +127,10 @@ def test_every_call_fits_its_worker(asked):
     pythons = dict.fromkeys(peers.REQUIREMENTS, "python")
     options = peers.Options(purejaxrl=Path("there"), solve_seeds=1)
     ppo, trpo = peers.ppo(options, pythons), peers.trpo(options, pythons)
-    speed.sweep(speed.Options(rounds=1))
-    sweep_speed.compare("trpo", 4, sweep_speed.Options(rounds=1))
+    speed.sweep(speed.Options(), 1)
+    speed.sweep_speed(speed.Options(), 1)
     called = {call.function for call in asked}
-    assert {f"workers.{name}:train" for name in ("rejax_ppo", "purejaxrl_ppo", "sb3_trpo")} < called
+    assert {f"workers.others:{of}" for of in ("rejax_ppo", "purejaxrl_ppo", "sb3_trpo")} < called
     assert all(map(fits, asked))
     for call in asked:
         if call.function == "workers.ours:train":
@@ -158,20 +143,14 @@ def test_every_call_fits_its_worker(asked):
 def test_a_run_that_is_not_solved_never_counts_for_us(monkeypatch):
     calls = []
 
-    class Fake:
-        def __init__(self, call):
-            self.call = call
+    def fake(call):
+        calls.append(call)
+        seeds = len(call.settings.get("seeds", [0]))
+        unsolved = "num_envs" not in call.settings and seeds > 1
+        seconds = 30.0 if "num_envs" in call.settings else 3.0
+        return {"seconds": [seconds] * seeds, "solved": [not unsolved] * seeds}
 
-        def send(self, message):
-            calls.append(self.call)
-
-        def receive(self):
-            seeds = len(self.call.settings.get("seeds", [0]))
-            unsolved = "num_envs" not in self.call.settings and seeds > 1
-            seconds = 30.0 if "num_envs" in self.call.settings else 3.0
-            return {"seconds": [seconds] * seeds, "solved": [not unsolved] * seeds}
-
-    monkeypatch.setattr(peers, "worker", lambda call: contextlib.nullcontext(Fake(call)))
+    monkeypatch.setattr(peers, "once", fake)
     options = peers.Options(solve_seeds=2, seeds=4)
     found = peers.solve(options, {"sb3-contrib": "python"})["times as fast"]
     assert len(calls) == 8
@@ -197,14 +176,8 @@ def test_what_is_compared_is_the_time_of_a_step(toys):
     assert [len(of) for of in result["steps_per_second"].values()] == [2, 2]
 
 
-def test_the_table(toys):
-    lone = {
-        "env": "E-v0",
-        "num_envs": 4,
-        "num_steps": 128,
-        "seeds": 1,
-        **compared(toys, kltrust=9, other=9),
-    }
+def test_the_table():
+    lone = {"env": "E-v0", "num_envs": 4, "num_steps": 128, "seeds": 1}
     lone["times as fast"] = {"kltrust": {"rejax": [1.5, 1.25, 2.0, 1.6]}}
     many = {
         "kltrust": {"sb3-contrib": [9.0] * 4, "sb3-contrib, a run per core": [7.0] * 4},
@@ -221,7 +194,8 @@ def test_the_table(toys):
         "peers": {"rejax": {"jax": "0.10.1", "gymnax": "0.0.9", "rejax": "0.1.3"}},
     }
     parts = {name: {**part, **about} for name, part in parts.items()}
-    assert readme_tables.speed.peers(parts)[2:] == [
+    *lines, _, setting = tables.peers(parts)[2:]
+    assert lines == [
         "| PPO-clip, E-v0, 4 x 128: `kltrust` | rejax | 1.50 (1.25 to 2.00) times as fast |",
         "| PPO-clip, E-v0, 4 x 128, 32 seeds: `kltrust` | rejax, one `vmap` "
         "| 1.50 (1.25 to 2.00) times as fast |",
@@ -229,7 +203,6 @@ def test_the_table(toys):
         "| TRPO, 8 x 2048: `kltrust`, 32 seeds | sb3-contrib, a run per core "
         "| 20.00 (20.00 to 20.00) times as fast |",
     ]
-    setting = readme_tables.speed.peers_setting(parts)
     assert "rejax: gymnax 0.0.9, rejax 0.1.3." in setting
     assert "kltrust 9.0 s (2 of 2)" in setting
 
@@ -237,10 +210,10 @@ def test_the_table(toys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": ("pop",)}, "no part pop: take some of ppo"),
-        ({"peers": ("sb3",)}, "no peer sb3: take some of rejax"),
+        ({"parts": ("pop",)}, "no pop; take some of peers_ppo"),
+        ({"peers": ("sb3",)}, "no sb3; take some of rejax"),
         ({"purejaxrl": Path("nowhere")}, "nowhere is no checkout of purejaxrl"),
-        ({"parts": ("solve",)}, "unset JAX_COMPILATION_CACHE_DIR"),
+        ({"parts": ("peers_solve",)}, "unset JAX_COMPILATION_CACHE_DIR"),
     ],
 )
 def test_what_is_asked_for_is_checked_first(changes, message, tmp_path, monkeypatch):
@@ -294,16 +267,9 @@ def test_solved_when_the_target_is_reached_twice_and_not_before(compile_fast):
 def test_the_whole_of_it_without_peers(tmp_path, compile_fast, monkeypatch):
     for name, value in compile_fast.items():
         monkeypatch.setenv(name, value)  # for its processes
-    options = peers.Options(
-        parts=("ppo",),
-        peers=(),
-        rounds=2,
-        seeds=2,
-        ppo_envs=(2,),
-        steps_per_round=512,
-        out=tmp_path,
-    )
-    peers.main(options)
+    monkeypatch.setitem(peers.PARTS, "peers_ppo", (peers.ppo, ()))
+    size = {"rounds": 2, "seeds": 2, "ppo_envs": (2,), "steps_per_round": 512}
+    peers.main(peers.Options(("peers_ppo",), tmp_path, envs=tmp_path, **size))
     result = json.loads((tmp_path / "peers_ppo.json").read_text())
     assert [case["seeds"] for case in result["cases"]] == [1, 2, 1]
     assert all(min(case["steps_per_second"]["kltrust"]) > 0 for case in result["cases"])

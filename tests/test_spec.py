@@ -16,7 +16,7 @@ from kltrust.experiments.engine import memory
 from kltrust.experiments.jobs import plan
 from kltrust.settings import INF
 
-# memory.toml names an environment that its benchmark registers: see test_memory_benchmark.py.
+# memory.toml names an environment that its benchmark registers: see test_laboratory.py.
 SPECS = sorted(
     path
     for path in (Path(__file__).parent.parent / "benchmarks" / "specs").glob("*.toml")

@@ -2,56 +2,29 @@
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+import record
+import sweeps
+from common import load_spec
 from known_envs import legal_arms
+from tables import scores
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import readme_tables.sweeps  # noqa: E402
-import record  # noqa: E402
-import sweep_host_work  # noqa: E402
-import sweep_speed  # noqa: E402
-import sweep_survival  # noqa: E402
-
-from kltrust.environments import make  # noqa: E402
-from kltrust.experiments.config import spec  # noqa: E402
-from kltrust.experiments.report._gather import Study, gather  # noqa: E402
-from kltrust.experiments.store import run as store  # noqa: E402
-from kltrust.types import Box  # noqa: E402
+from kltrust.environments import make
+from kltrust.experiments.report._gather import Study, gather
+from kltrust.experiments.store import run as store
+from kltrust.types import Box
 
 SPEC = """
-[sweep]
-name = "toy"
-seeds = [3, 5]
-envs = "CartPole-v1"
-preset = "none"
-
-[learner]
-num_envs = 4
-num_steps = 16
-
-[critic]
-num_epochs = 1
-num_minibatches = 2
-
-[network]
-hidden = [8]
-
-[budget]
-total_steps = 256
-num_evals = 2
-eval_episodes = 2
-
-[[experiments]]
-algorithms = "trpo"
-grid.max_kl = [0.01, 0.1]
+learner = { num_envs = 4, num_steps = 16 }
+critic = { num_epochs = 1, num_minibatches = 2 }
+network = { hidden = [8] }
+budget = { total_steps = 256, num_evals = 2, eval_episodes = 2 }
+sweep = { name = "toy", seeds = [3, 5], envs = "CartPole-v1", preset = "none" }
+experiments = [{ algorithms = "trpo", grid.max_kl = [0.01, 0.1] }]
 """
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -68,7 +41,7 @@ def toy_spec(tmp_path_factory):
 def recorded(toy_spec, tmp_path_factory, compile_fast):
     out = tmp_path_factory.mktemp("recorded")
     options = record.Options(toy_spec, folder=(out / "sweep",), random_episodes=50, out=out)
-    assert record.main(options) == 0
+    record.main(options)
     return options, json.loads((out / "toy.json").read_text())
 
 
@@ -90,7 +63,7 @@ def test_a_record_has_every_score_and_the_region(recorded):
 
 def test_a_record_of_a_finished_sweep_is_the_same(recorded):
     options, result = recorded
-    assert record.main(options) == 0
+    record.main(options)
     assert json.loads((options.out / "toy.json").read_text()) == result
 
 
@@ -122,7 +95,7 @@ def test_a_part_has_the_names_of_the_specification(recorded, toy_spec):
     options, _ = recorded
     study = gather(options.folder)
     runs = study.runs.assign(label="sweep (1): " + study.runs.label)
-    kept = record.without_others(dataclasses.replace(study, runs=runs), spec.load(toy_spec))
+    kept = record.without_others(dataclasses.replace(study, runs=runs), load_spec(toy_spec))
     for frame in (kept.runs, kept.metrics, kept.evaluations):
         assert set(frame.label) == {"trpo max_kl=0.01", "trpo max_kl=0.1"}
 
@@ -131,17 +104,15 @@ def test_tables_of_a_record(recorded):
     _, result = recorded
     made = json.loads(json.dumps(result))
     made["random"]["CartPole-v1"]["mean"] = 10.0
-    for row, scores in zip(made["rows"], ([20.0, 30.0], [60.0, 60.0]), strict=True):
-        row["scores"] = scores
-    first, second, zero, one = readme_tables.sweeps.table1(made)[2:]
+    for row, of in zip(made["rows"], ([20.0, 30.0], [60.0, 60.0]), strict=True):
+        row["scores"] = of
+    first, second, zero, one, _, setting = scores.table1(made)[2:]
     assert first.startswith("| trpo max_kl=0.01 | 0.30 [0.20, 0.40] | 25.0 |")
     assert second.startswith("| trpo max_kl=0.1 | 1.00 [1.00, 1.00] | 60.0 |")
     assert (zero.split(" | ")[2], one.split(" | ")[2]) == ("10.0 |", "60.0 |")
-    assert readme_tables.sweeps.classic(made)[2].startswith(
-        "| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0] |"
-    )
-    assert "| max_kl = 0.1 |" in readme_tables.sweeps.trust_region(made)[3]
-    assert "2 seeds" in readme_tables.sweeps.recorded_setting(made)
+    assert scores.classic(made)[2].startswith("| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0] |")
+    assert "| max_kl = 0.1 |" in scores.trust_region(made)[3]
+    assert "2 seeds" in setting
 
 
 def test_training_returns_are_of_the_last_tenth():
@@ -190,13 +161,11 @@ def test_tables_of_minatar(recorded):
     for row in made["rows"]:
         row["training"] = [20.0, 31.0]
     both = "25.5 (20.0, 31.0)"
-    assert (
-        readme_tables.sweeps.minatar(made)[2] == f"| Breakout (256) | 0.5 | {both} | {both} | 28 |"
-    )
+    assert scores.minatar(made)[2] == f"| Breakout (256) | 0.5 | 28 | {both} | {both} |"
     # A pair that is not recorded: what is there of the other game has no second algorithm.
     made["rows"].append({**made["rows"][0], "env": "Seaquest-MinAtar"})
     made["random"]["Seaquest-MinAtar"] = {"mean": 0.1}
-    assert readme_tables.sweeps.minatar(made)[3] == f"| Seaquest (256) | 0.1 | {both} | - | - |"
+    assert scores.minatar(made)[3] == f"| Seaquest (256) | 0.1 | - | {both} | - |"
 
 
 def test_random_actions_fill_a_box():
@@ -223,7 +192,7 @@ def test_random_actions_are_allowed_ones():
 
 def test_host_work_is_a_share_and_leaves_nothing_patched(toy_spec, tmp_path):
     before = store.Run.commit
-    sweep_host_work.main(sweep_host_work.Options(toy_spec, out=tmp_path))
+    assert sweeps.main(sweeps.Options(("sweep_host_work",), tmp_path, toy_spec)) == 0
     result = json.loads((tmp_path / "sweep_host_work.json").read_text())
     assert set(result["host_seconds"]) == {"commits", "copies of the state", "progress"}
     assert all(seconds > 0 for seconds in result["host_seconds"].values())
@@ -235,8 +204,8 @@ def test_host_work_is_a_share_and_leaves_nothing_patched(toy_spec, tmp_path):
 def test_a_sweep_survives_a_kill(toy_spec, tmp_path, compile_fast, monkeypatch):
     for name, value in compile_fast.items():
         monkeypatch.setenv(name, value)  # for the processes that are killed
-    options = sweep_survival.Options(toy_spec, kills=1, out=tmp_path)
-    assert sweep_survival.main(options) == 0
+    options = sweeps.Options(("sweep_survival",), tmp_path, toy_spec, kills=1)
+    assert sweeps.main(options) == 0
     result = json.loads((tmp_path / "sweep_survival.json").read_text())
     assert len(result["kills"]) == 1
     # One that ended before its kill counts as well, and another begins.
@@ -248,28 +217,6 @@ def test_sweeps_of_other_seeds_are_not_called_identical(recorded, toy_spec, tmp_
     options, _ = recorded
     other = tmp_path / "other.toml"
     other.write_text(SPEC.replace("[3, 5]", "[3, 6]"))
-    record.main(
-        record.Options(other, folder=(tmp_path / "sweep",), random_episodes=5, out=tmp_path)
-    )
-    assert sweep_survival.same(options.folder[0], options.folder[0])
-    assert not sweep_survival.same(options.folder[0], tmp_path / "sweep")
-
-
-@pytest.mark.slow
-def test_sweep_speed_compares_three_ways(tmp_path, compile_fast, monkeypatch):
-    for name, value in compile_fast.items():
-        monkeypatch.setenv(name, value)  # for its processes
-    options = sweep_speed.Options(
-        algorithms=("trpo",),
-        num_envs=(4,),
-        num_steps=16,
-        runs=2,
-        rounds=2,
-        steps_per_round=64,
-        out=tmp_path,
-    )
-    sweep_speed.main(options)
-    (case,) = json.loads((tmp_path / "sweep_speed.json").read_text())["cases"]
-    assert set(case["steps_per_second"]) == set(sweep_speed.WAYS)
-    assert all(len(speeds) == 2 for speeds in case["steps_per_second"].values())
-    assert all(low <= median <= high for median, low, high in case["times as fast"].values())
+    record.run_sweep(load_spec(other), tmp_path / "sweep")
+    assert sweeps.same(options.folder[0], options.folder[0])
+    assert not sweeps.same(options.folder[0], tmp_path / "sweep")

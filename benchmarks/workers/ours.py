@@ -1,4 +1,7 @@
-"""kltrust's processes: rounds of training, and trainings until they solve their task."""
+"""kltrust's processes: rounds of training, and trainings until they solve their task.
+
+A training's settings are a dictionary everywhere, and its runs as many seeds.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,8 @@ def train(
 ) -> Callable[[], None]:
     """A round: so many more iterations of every run, by the program that `kltrust` compiles.
 
-    Args:
-        experiment: its settings; it trains for as many rounds as there are.
-        runs: as many seeds.
-        iterations: of each run.
-        way: one of `WAYS`; "sweep" is the library's own, with a host device per core.
+    However many rounds there are: the settings' own budget counts for nothing. The last way is the
+    library's, with a host device per core.
     """
     if way == "sweep":
         devices.use_all_cores(runs)
@@ -37,27 +37,17 @@ def train(
 def scale(
     experiment: dict[str, Any], runs: int, iterations: int, num_devices: int
 ) -> Callable[[], dict[str, Any]]:
-    """A round as `train`'s sweep, which tells what it took.
-
-    Args:
-        experiment: as `train` takes it.
-        runs: as many seeds.
-        iterations: of each run, one chunk.
-        num_devices: host devices, over which the runs are spread.
-    """
+    """A round as `train`'s sweep over so many host devices, which tells what its chunk takes."""
     jax.config.update("jax_num_cpu_devices", num_devices)
     program, turn = _ready(experiment, runs, iterations, "sweep")
-    made, width = program.experiment, program.width
-    estimate = memory.estimate_memory(made, runs, width, iterations, num_devices)
+    of = program.experiment, runs, program.width, iterations, num_devices
 
     def told() -> dict[str, Any]:
-        begin = time.perf_counter()
         turn()
         return {
-            "seconds": time.perf_counter() - begin,
             "bytes": program.memory["chunk"],
-            "estimated bytes": estimate.total,
-            "compile seconds": program.compile_seconds["chunk"],
+            "estimated bytes": memory.estimate_memory(*of).total,
+            "compile seconds": round(program.compile_seconds["chunk"], 2),
         }
 
     return told
@@ -68,15 +58,14 @@ def _ready(
 ) -> tuple[Program, Callable[[], None]]:
     batch = Experiment.from_dict(experiment).batch_size
     budget = {**experiment.get("budget", {}), "total_steps": 1000 * iterations * batch}
-    settings_of_all = Experiment.from_dict({**experiment, "budget": budget})
-    together = 1 if way == "one after another" else runs
-    width = {
-        "one after another": 1,
-        "one vmap": runs,
-        "sweep": memory.choose_width(settings_of_all, runs, iterations, jax.devices()),
+    made = Experiment.from_dict({**experiment, "budget": budget})
+    together, width = {
+        "one after another": (1, 1),
+        "one vmap": (runs, runs),
+        "sweep": (runs, memory.choose_width(made, runs, iterations, jax.devices())),
     }[way]
-    program = Program(settings_of_all, lanes.make_mesh(together, width), width, iterations)
-    settings = traced_settings(settings_of_all)
+    program = Program(made, lanes.make_mesh(together, width), width, iterations)
+    settings = traced_settings(made)
     keys, _ = lanes.keys_of(np.arange(runs))
     size = program.padded_size(together)
     states = [
@@ -91,6 +80,28 @@ def _ready(
 
     turn()
     return program, turn
+
+
+def evaluating(experiment: dict[str, Any]) -> Callable[[], dict[str, list[float]]]:
+    """A round: a training, of which every part's seconds are told but the first's, that compile."""
+    made = Experiment.from_dict(experiment)
+    program = Program(made, lanes.make_mesh(1, 1), 1)
+    settings = traced_settings(made)
+    train_key, eval_key = lanes.keys_of(np.arange(1))
+
+    def turn() -> dict[str, list[float]]:
+        state = program.init(settings, train_key)
+        found = []
+        for _ in range(program.num_chunks):
+            begin = time.perf_counter()
+            state, _ = program.chunk(settings, state, program.chunk_length)
+            middle = time.perf_counter()
+            jax.block_until_ready(program.evaluate(settings, state, eval_key))
+            found.append((middle - begin, time.perf_counter() - middle))
+        trained, evaluated = zip(*found[1:], strict=True)
+        return {"training": trained, "evaluation": evaluated}
+
+    return turn
 
 
 def solve(
@@ -125,9 +136,8 @@ def solve(
         def by_mode(_: None, lane: tuple) -> jax.Array:
             state, key, wanted = lane
             most = jnp.where(wanted, parts.env.max_steps, 0)
-            return evaluate(
-                parts.env, parts.agent, state, key, made.budget.eval_episodes, True, most
-            )
+            of = state, key, made.budget.eval_episodes
+            return evaluate(parts.env, parts.agent, *of, True, most)
 
         play = jax.jit(
             lanes.over_lanes(by_mode, program.mesh, width),
@@ -153,10 +163,7 @@ def solve(
             solved |= reached
             if solved.all():
                 break
-        return {
-            "seconds": seconds.round(3).tolist(),
-            "steps": steps.tolist(),
-            "solved": solved.tolist(),
-        }
+        found = {"seconds": seconds.round(3), "steps": steps, "solved": solved}
+        return {name: of.tolist() for name, of in found.items()}
 
     return turn

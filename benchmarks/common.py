@@ -1,0 +1,214 @@
+"""What benchmarks share: parts that are recorded by name, and what they ask of kltrust's sweeps.
+
+A part is named as the file in results/ that it writes. `kltrust.experiments` is imported here, for
+what is about its inside in record.py, sweeps.py and workers/ours.py, and for statistics in tables/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+RESULTS, SPECS = HERE / "results", HERE / "specs"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+"""Okabe and Ito's: told apart with any colour vision."""
+Result = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What is run."""
+
+    parts: tuple[str, ...] = ()  # All, if none is named
+    out: Path = RESULTS
+
+
+def record_parts(parts: Mapping[str, tuple[Callable[..., Result], int]], options: Any) -> None:
+    """Times those that are asked for, and writes each as soon as it is there.
+
+    Args:
+        parts: functions of the options and a number of rounds, and that number's default.
+        options: have parts, rounds and out.
+    """
+    for name in chosen("parts", options.parts, parts):
+        part, rounds = parts[name]
+        rounds = options.rounds or rounds
+        result = {"part": name, "rounds": rounds, **part(options, rounds), "versions": versions()}
+        write(options.out / f"{name}.json", result)
+
+
+def chosen(option: str, names: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
+    """These names, or all that are known if there is none; one that is not known ends it."""
+    known = tuple(known)
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"--{option}: no {', '.join(unknown)}; take some of {', '.join(known)}")
+    return tuple(names) or known
+
+
+def write(path: Path, result: Result) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {path}", flush=True)
+
+
+def write_row(path: Path, row: Result) -> None:
+    """Puts a row in the place of that of the same environment and algorithm."""
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    found = {(r["env"], r["algorithm"]): r for r in [*rows, row]}
+    write(path, {"rows": list(found.values())})
+
+
+def plain(value: Any, digits: int = 5) -> Any:
+    """A number of so few digits that a file stays small; None for what is no number."""
+    value = float(value)
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{digits}g}")
+
+
+def plains(values: Iterable[Any], digits: int = 5) -> list[Any]:
+    return [plain(value, digits) for value in values]
+
+
+def rounded(values: Iterable[Any], places: int = 4) -> list[float]:
+    return [round(float(value), places) for value in values]
+
+
+def panels(columns: int, rows: int = 1, size: tuple[float, float] = (5, 3.6), **share: Any) -> Any:
+    """A figure and its axes [rows, columns], each of a size in inches."""
+    from matplotlib.figure import Figure
+
+    shape = (size[0] * columns, size[1] * rows)
+    figure = Figure(figsize=shape, layout="constrained", dpi=130)
+    grid = figure.subplots(rows, columns, squeeze=False, **share)
+    for axes in grid.flat:
+        axes.grid(alpha=0.3)
+    return figure, grid
+
+
+# --- kltrust.experiments --------------------------------------------------------------------------
+
+
+def versions() -> Result:
+    from kltrust.experiments.store.versions import snapshot
+
+    return snapshot()
+
+
+def experiment(
+    algorithm: str,
+    env: str,
+    update: Result | None = None,
+    critic: Result | None = None,
+    network: Result | None = None,
+    env_params: Result | None = None,
+    **learner: Any,
+) -> Result:
+    """A training's settings, as `Experiment` and the processes of workers/ours.py take them."""
+    sections = {"update": update, "critic": critic, "network": network, "learner": learner}
+    sections["env_params"] = env_params
+    return {"algorithm": algorithm, "env": env, **{k: v or {} for k, v in sections.items()}}
+
+
+def made(experiment: Result) -> Any:
+    from kltrust.experiments.config.experiment import Experiment
+
+    return Experiment.from_dict(experiment)
+
+
+def built(experiment: Result) -> Any:
+    """The environment, the agent and the learner of an experiment's settings."""
+    from kltrust.experiments.engine.program import build
+
+    return build(made(experiment))
+
+
+def preset(algorithm: str, env: str, total_steps: float | None = None) -> Any:
+    """The library's own, for another number of steps where one is given."""
+    from kltrust.experiments.config import presets
+
+    found = presets.preset(algorithm, env)
+    if total_steps is None:
+        return found
+    budget = dataclasses.replace(found.budget, total_steps=int(total_steps))
+    return dataclasses.replace(found, budget=budget)
+
+
+@contextlib.contextmanager
+def trained(experiment: Any, seeds: Sequence[int]) -> Iterator[Any]:
+    """The record of a training, in a folder that ends with the context."""
+    from kltrust.experiments.engine.devices import use_all_cores
+    from kltrust.experiments.jobs import training
+
+    use_all_cores(len(seeds))
+    with tempfile.TemporaryDirectory() as folder:
+        yield training.train(experiment, seeds, Path(folder) / "run")
+
+
+def only_part(record: Any) -> Any:
+    """What a training's folder has its tables and its seconds in."""
+    from kltrust.experiments.reading.results import parts_of
+
+    ((_, part),) = parts_of(record)[1]
+    return part
+
+
+def played(record: Any, episodes: int, seed: int) -> Any:
+    """Returns [seeds, episodes] of the trained policies, acting by the mode."""
+    from kltrust.experiments.reading.evaluation import evaluate_runs
+    from kltrust.experiments.reading.trained import find_runs
+
+    return evaluate_runs(find_runs(record), num_episodes=episodes, seed=seed)
+
+
+def played_in_gymnasium(record: Any, env: str, seeds: Sequence[int], episodes: int) -> Any:
+    """The same in gymnasium's environment, by the policies as functions of NumPy arrays."""
+    from kltrust.experiments.reading import deploy
+
+    def returns(seed: int) -> Any:
+        act = deploy.numpy_policy(record, seed=seed)
+        # Start states differ between seeds, as in gymnax.
+        return deploy.gymnasium_returns(act, env, episodes, seed=seed * episodes, num_envs=100)
+
+    return np.stack([returns(seed) for seed in seeds])
+
+
+def load_spec(path: Path) -> Any:
+    from kltrust.experiments.config import spec
+
+    return spec.load(path)
+
+
+def swept(specification: Any) -> Any:
+    """The tables of a sweep, whose folder is not kept."""
+    from kltrust.experiments.reading import results
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_sweep(specification, Path(folder) / "sweep")
+        return results.load(Path(folder) / "sweep")
+
+
+def run_sweep(specification: Any, folder: Path) -> None:
+    """A sweep, from where it is."""
+    from kltrust.experiments.cli.progress import ConsoleProgress
+    from kltrust.experiments.engine import devices
+    from kltrust.experiments.jobs import plan, run
+    from kltrust.experiments.store.record import RUN, Record
+
+    devices.use_all_cores(len(specification.settings) * len(specification.seeds))
+    if not (folder / RUN).exists():
+        run.start(plan.make_plan(specification), folder, progress=ConsoleProgress())
+        return
+    there = run.plan_of(Record(folder))
+    if (there.settings, there.seeds) != (specification.settings, specification.seeds):
+        raise ValueError(f"{folder} holds a sweep of another specification: take another folder")
+    run.resume(folder, progress=ConsoleProgress())

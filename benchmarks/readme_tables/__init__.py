@@ -1,1 +1,0 @@
-"""The tables of the README and of docs/results, each from what one benchmark recorded."""

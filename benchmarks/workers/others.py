@@ -1,0 +1,107 @@
+"""The peers' processes, each in an environment of its own: see `ours` for what a round is."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def purejaxrl_ppo(checkout: str, config: dict[str, Any], seeds: int) -> Callable[[], None]:
+    """A round: trainings from their start, all seeds in one vmap.
+
+    Args:
+        checkout: the repository's folder; its ``ppo.py`` is run as it is.
+        config: as that file takes it.
+        seeds: 1 is a training alone.
+    """
+    if seeds > 1:
+        # With a thread a core, two cores and many seeds, its orthogonal initialisers wait for ever:
+        # each QR decomposition of a batch holds a thread of the pool that its parts wait for.
+        os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))  # before JAX starts
+    sys.path.insert(0, f"{checkout}/purejaxrl")
+    return _whole(importlib.import_module("ppo").make_train(config), seeds)
+
+
+def rejax_ppo(settings: dict[str, Any], seeds: int) -> Callable[[], None]:
+    """The same of its PPO; no evaluation between."""
+    from rejax import PPO
+
+    steps = settings["total_timesteps"]
+    algorithm = PPO.create(**settings, eval_freq=steps, skip_initial_evaluation=True)
+    return _whole(algorithm.replace(eval_callback=lambda *_: ()).train, seeds)
+
+
+def _whole(train: Callable, seeds: int) -> Callable[[], None]:
+    import jax
+    from timing import ready
+
+    keys = jax.random.split(jax.random.PRNGKey(0), seeds)
+    return ready(train, keys[0]) if seeds == 1 else ready(jax.vmap(train), keys)
+
+
+def _sb3(threads: int) -> tuple[Any, Callable]:
+    import torch
+    from sb3_contrib import TRPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(threads)
+    return TRPO, make_vec_env
+
+
+def sb3_trpo(env: str, num_envs: int, settings: dict[str, Any], threads: int) -> Callable[[], None]:
+    """A round: one more iteration.
+
+    Args:
+        env: gymnasium's name.
+        num_envs: in one process, its default.
+        settings: of its TRPO.
+        threads: of torch.
+    """
+    TRPO, make_vec_env = _sb3(threads)
+    model = TRPO("MlpPolicy", make_vec_env(env, num_envs), device="cpu", **settings)
+
+    def turn() -> None:
+        model.learn(model.n_steps * num_envs, reset_num_timesteps=False)
+
+    return turn
+
+
+def sb3_solve(
+    env: str,
+    num_envs: int,
+    settings: dict[str, Any],
+    threads: int,
+    seed: int,
+    total_steps: int,
+    episodes: int,
+    every: int,
+    target: float,
+    confirm: int,
+) -> Callable[[], dict[str, Any]]:
+    """A round: one training from nothing, until it is solved or the budget ends."""
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    TRPO, make_vec_env = _sb3(threads)
+
+    def turn() -> dict[str, Any]:
+        begin = time.perf_counter()
+        training = make_vec_env(env, num_envs, seed=seed)
+        model = TRPO("MlpPolicy", training, device="cpu", seed=seed, **settings)
+        # As many at once as it plays: its networks then see them as one batch.
+        played = make_vec_env(env, episodes, seed=seed + 100_000)
+
+        def score(number: int) -> float:
+            return float(evaluate_policy(model, played, number, deterministic=True)[0])
+
+        solved = False
+        while not solved and model.num_timesteps + every <= total_steps:
+            model.learn(every, reset_num_timesteps=False)
+            solved = score(episodes) >= target and score(confirm * episodes) >= target
+        seconds = time.perf_counter() - begin
+        return {"seconds": [round(seconds, 3)], "steps": [model.num_timesteps], "solved": [solved]}
+
+    return turn
