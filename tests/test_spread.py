@@ -46,8 +46,7 @@ def learner_of(update, num_blocks=DEVICES):
         update,
         num_envs=8,
         num_steps=16,
-        value_epochs=2,
-        value_minibatches=4,
+        critic=kltrust.value_regression(num_epochs=2, num_minibatches=4),
         normalize_observations=True,
         normalize_rewards=True,
         minibatch_blocks=num_blocks,
@@ -233,7 +232,12 @@ def test_a_batch_says_how_its_rows_lie():
         ({"num_envs": 6, "minibatch_blocks": 4}, "minibatch_blocks=4 does not divide num_envs=6"),
         ({"num_envs": 8, "minibatch_blocks": 0}, "minibatch_blocks must be a whole number"),
         (
-            {"num_envs": 4, "num_steps": 8, "minibatch_blocks": 4, "value_minibatches": 16},
+            {
+                "num_envs": 4,
+                "num_steps": 8,
+                "minibatch_blocks": 4,
+                "critic": kltrust.value_regression(num_minibatches=16),
+            },
             "num_envs \\* num_steps / minibatch_blocks = 4 = 8 rows",
         ),
     ],
