@@ -15,11 +15,12 @@ import numpy as np
 import oracles
 import pytest
 
-from kltrust import algorithms, learner as learner_module, tree, value_regression
+from kltrust import algorithms, tree, value_regression
 from kltrust.divergences import kl_divergence
 from kltrust.environments import make
 from kltrust.learner import (
     LearnerSettings,
+    _learner as learner_module,
     evaluate,
     flatten,
     make_learner,

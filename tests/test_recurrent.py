@@ -15,7 +15,7 @@ import pytest
 import test_learner
 from jax.sharding import PartitionSpec
 
-from kltrust import algorithms, learner as learner_module, tree, value_regression
+from kltrust import algorithms, tree, value_regression
 from kltrust.environments import check_env, hide_observations, make
 from kltrust.experiments import cli
 from kltrust.experiments.config.experiment import Experiment
@@ -28,6 +28,7 @@ from kltrust.experiments.reading.trained import find_runs
 from kltrust.experiments.store import checkpoint
 from kltrust.experiments.store.record import Record
 from kltrust.learner import (
+    _learner as learner_module,
     evaluate,
     make_learner,
     policy_of,
