@@ -489,3 +489,19 @@ def test_on_a_cpu_few_lanes_go_together_where_minibatches_are_small(
     )
     cpus = jax.devices("cpu")[:1] * devices
     assert memory.choose_width(made, lanes, 10, cpus) == width
+
+
+def test_labels_name_the_section_where_the_name_alone_could_mislead():
+    parsed = parse("""
+        [[experiments]]
+        algorithms = "ppo_clip"
+        grid.critic.learning_rate = [1e-3]
+        grid.optimizer.weight_decay = [0.1]
+        update.optimizer = "adamw"
+    """)
+    assert {s.label for s in parsed.settings} == {
+        "ppo_clip critic.learning_rate=0.001 optimizer.weight_decay=0.1"
+    }
+    (one, _) = parsed.settings
+    assert one.experiment.critic.learning_rate == 1e-3
+    assert one.experiment.update.optimizer.settings == {"weight_decay": 0.1}

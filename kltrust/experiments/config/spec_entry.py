@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from kltrust.algorithms import find_algorithm
-from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified
+from kltrust.experiments.config.experiment import (
+    SECTIONS,
+    Experiment,
+    put,
+    qualified,
+    written,
+)
 from kltrust.experiments.config.presets import preset
 from kltrust.experiments.config.spec_source import Place, Source
 
@@ -67,7 +73,7 @@ class Entry:
             points = list(self._points(algorithm))
             for env in self._names("envs"):
                 for point in points:
-                    shown = [f"{k.split('.', 1)[1]}={_shown(v)}" for k, (v, _) in point.items()]
+                    shown = [f"{_named(k, algorithm)}={_shown(v)}" for k, (v, _) in point.items()]
                     yield self._resolve(
                         algorithm, env, point, " ".join([label or algorithm, *shown])
                     )
@@ -218,6 +224,15 @@ def _dotted(name: str, value: Any, place: Place) -> dict[str, tuple[Any, Place]]
         return {name: (value, place)}
     inner = [_dotted(f"{name}.{k}", v, (*place, k)) for k, v in value.items()]
     return {k: v for part in inner for k, v in part.items()}
+
+
+def _named(name: str, algorithm: str) -> str:
+    """A swept setting as a label names it: with its section where the name alone could mislead."""
+    section, _, key = name.partition(".")
+    if section not in SECTIONS:
+        return key
+    first, dot, rest = key.partition(".")
+    return f"{written(section, first, algorithm)}{dot}{rest}"
 
 
 def _shown(value: Any) -> str:
