@@ -16,11 +16,11 @@ from kltrust.types import Array
 
 
 def bretagnolle_huber_bound(kl: Array) -> Array:
-    """[*E] sqrt(1 - exp(-KL)), which TV(p, q) never exceeds; the KL of either direction.
+    """sqrt(1 - exp(-kl)), which TV(p, q) never exceeds, of either direction: [*E] -> [*E].
 
-    Maps kl [*E] in nats to [*E]. The bound is below 1 at every finite KL; Pinsker's, sqrt(KL / 2),
-    is the lower one up to KL = 1.59 and says nothing from 2 on. Bretagnolle and Huber (1979),
-    "Estimation des densites: risque minimax".
+    The bound is below 1 at every finite KL, in nats. Pinsker's, sqrt(KL / 2), is the lower one up
+    to KL = 1.59 and says nothing from 2 on. Bretagnolle and Huber (1979), "Estimation des densites:
+    risque minimax".
     """
     return jnp.sqrt(-jnp.expm1(-jnp.asarray(kl)))
 

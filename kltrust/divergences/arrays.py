@@ -73,7 +73,7 @@ def jensen_shannon(p: Array, q: Array) -> Array:
 
 
 def renyi(p: Array, q: Array, alpha: Number) -> Array:
-    """[...] D_alpha(p || q) = log(sum_a p(a)^alpha q(a)^(1 - alpha)) / (alpha - 1), in nats.
+    """D_alpha(p || q) = log(sum_a p(a)^alpha q(a)^(1 - alpha)) / (alpha - 1), in nats: [...].
 
     Increasing in alpha: -log q(p > 0) at 0, KL(p || q) at 1, log max p/q at inf, each as the limit.
     The probabilities are [..., A] and the result [...]; it is inf where q = 0 < p and alpha >= 1,
@@ -118,12 +118,12 @@ def renyi(p: Array, q: Array, alpha: Number) -> Array:
 
 
 def pinsker_bound(kl: Array) -> Array:
-    """sqrt(kl / 2), which TV(p, q) never exceeds, of the KL of either direction: [*E] -> [*E]."""
+    """sqrt(kl / 2), which TV(p, q) never exceeds; kl [*E] in nats, of either direction: [*E]."""
     return jnp.sqrt(0.5 * jnp.asarray(kl))
 
 
 def masked_logits(logits: Array, mask: Array) -> Array:
-    """The logits [..., A] with -inf for what the mask forbids; all False forbids nothing.
+    """The logits [..., A] with -inf for what the mask forbids; a row that forbids all forbids none.
 
     The mask is [..., A] bool, true for a legal outcome. Divergences, entropies and their gradients
     are exact on the result. A large negative number would give illegal outcomes a finite, huge KL,

@@ -97,7 +97,7 @@ def distribution_log_prob(dist: Any, value: Any) -> Array:
 
 
 def wasserstein2(old: Any, new: Any) -> Array:
-    """[*E] W_2 = sqrt(|mean - mean'|^2 + |std - std'|^2) of diagonal Gaussians, in action units.
+    """W_2 = sqrt(|mean - mean'|^2 + |std - std'|^2) of diagonal Gaussians, in action units: [*E].
 
     old and new are both Normal, MultivariateNormalDiag or Independent(Normal), of batch shape
     [*E]. The gradient is 0, not NaN, where the two coincide.

@@ -90,7 +90,7 @@ def arrange(obs: PyTree, start: Array | None, carry: PyTree, *others: PyTree) ->
 
 
 def flatten(x: PyTree) -> PyTree:
-    """The leaves of ``x`` from [T, B, ...] to [B * T, ...]: whole trajectories stay together."""
+    """``x`` from [T, B, ...] to [B * T, ...], environment-major: trajectories stay whole."""
     return jax.tree.map(lambda y: y.reshape(y.shape[0] * y.shape[1], *y.shape[2:]), swap_axes(x))
 
 
