@@ -388,10 +388,10 @@ def test_a_checkpoint_that_is_not_ours(interrupted, monkeypatch):
         ({"learner": {"num_envs": 0}}, "num_envs must be"),
         ({"learner": {"gamma": 1.5}}, "gamma must be"),
         ({"critic": {"learning_rate": -1.0}}, "critic.learning_rate must be"),
-        ({"network": {"activation": "tan"}}, "activation 'tan' is unknown"),
+        ({"network": {"activation": "tan"}}, "activation 'tan': did you mean tanh"),
         ({"budget": {"total_steps": 63}}, "total_steps=63 does not pay"),
         ({"budget": {"anneal": 2.0}}, "anneal must be"),
-        ({"budget": {"num_evals": 0}}, "num_evals and eval_episodes"),
+        ({"budget": {"num_evals": 0}}, "num_evals must be at least 1"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
