@@ -69,8 +69,8 @@ eval_episodes = 2
 """
 
 LONG = """
-train vanilla_pg CartPole-v1 --preset none --num-envs 4 --num-steps 16 --value-epochs 1
---value-minibatches 2 --hidden 8 --eval-episodes 2 --total-steps 6400000 --num-evals 50000
+train vanilla_pg CartPole-v1 --preset none --num-envs 4 --num-steps 16 --critic.num-epochs 1
+--critic.num-minibatches 2 --hidden 8 --eval-episodes 2 --total-steps 6400000 --num-evals 50000
 --out long
 """
 

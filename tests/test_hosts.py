@@ -177,7 +177,7 @@ def test_two_hosts_get_the_bits_of_one_process_though_one_is_killed(alone, toy, 
 
 LARGE = """
 train trpo CartPole-v1 --preset none --spread-envs --minibatch-blocks 4 --num-envs 8 --num-steps 16
---total-steps 128 --num-evals 1 --eval-episodes 2 --value-epochs 1 --value-minibatches 4
+--total-steps 128 --num-evals 1 --eval-episodes 2 --critic.num-epochs 1 --critic.num-minibatches 4
 --hidden 8 --cg-iters 3 --quiet
 """
 

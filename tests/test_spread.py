@@ -281,7 +281,7 @@ def test_a_spread_run_goes_on_to_the_bit(compile_fast, tmp_path):
         ("--num-envs 8 --minibatch-blocks 3", 1, "minibatch_blocks=3 does not divide num_envs=8"),
         (
             "--num-envs 8 --num-steps 1 --num-minibatches 4 --minibatch-blocks 8"
-            " --value-minibatches 1",
+            " --critic.num-minibatches 1",
             1,
             "num_minibatches=4 does not divide the batch of num_envs * num_steps /",
         ),
