@@ -22,7 +22,7 @@ from enumerated import (
     setting_b,
 )
 from readme import ROOT, rewrite
-from tables import lines
+from recorded import lines
 
 PAGE = ROOT / "docs" / "estimators.md"
 

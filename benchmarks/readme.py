@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from tables import laboratory, scores, speed
+from recorded import laboratory, scores, speed
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"

@@ -9,7 +9,7 @@ import learning
 import numpy as np
 import pytest
 import readme
-from tables import pivot, scores
+from recorded import pivot, scores
 
 
 @pytest.fixture(scope="module")

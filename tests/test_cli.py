@@ -317,7 +317,11 @@ def test_doctor(said):
         ("train trpo Cartpole-v1", 1, "did you mean 'CartPole-v1'"),
         ("train trpo CartPole-v1 --max-kll 3", 2, "--max-kl FLOAT"),
         ("train trpo CartPole-v1 --max-kl much", 2, "could not convert string to float: 'much'"),
-        ("train trpo CartPole-v1 --max-kl -1", 1, "max_kl must be finite and greater than 0, got -1.0"),
+        (
+            "train trpo CartPole-v1 --max-kl -1",
+            1,
+            "max_kl must be finite and greater than 0",
+        ),
         ("train trpo CartPole-v1 --seeds 0", 1, "--seeds must be at least 1"),
         ("train trpo CartPole-v1 --seed -3", 1, "a seed must be at least 0"),
         ("train trpo CartPole-v1 --env-params gravity", 1, "takes NAME=VALUE, got 'gravity'"),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from common import RESULTS, SPECS, load_spec
-from tables import laboratory as tables
+from recorded import laboratory as tables
 
 from kltrust.environments import _registry, make
 from kltrust.experiments.jobs import plan

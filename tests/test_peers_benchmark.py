@@ -10,7 +10,7 @@ import pytest
 import speed
 import timing
 from common import HERE
-from tables import speed as tables
+from recorded import speed as tables
 from workers import ours
 
 from kltrust.experiments.config.experiment import Experiment

@@ -9,7 +9,7 @@ import scaling
 import speed
 import textbook
 import timing
-from tables import speed as tables
+from recorded import speed as tables
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import program

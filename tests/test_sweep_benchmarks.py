@@ -11,7 +11,7 @@ import record
 import sweeps
 from common import load_spec
 from known_envs import legal_arms
-from tables import scores
+from recorded import scores
 
 from kltrust.environments import make
 from kltrust.experiments.report._gather import Study, gather

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from tables import Form, Result, lines, on, spread, table
+from recorded import Form, Result, lines, on, spread, table
 
 Parts = dict[str, Result]
 Line = tuple[str, str, str]

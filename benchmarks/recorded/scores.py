@@ -9,7 +9,7 @@ from common import COLOURS, panels
 
 from kltrust.experiments.reading.statistics import Estimate, mean_and_iqm
 from kltrust.experiments.report._aggregate import intervals
-from tables import Form, Result, each, in_order, lines, on, pivot, table
+from recorded import Form, Result, each, in_order, lines, on, pivot, table
 
 LINES = {"trpo": "-", "ppo_clip": "--", "ppo_penalty": "-."}
 STYLES = {name: (COLOURS[i], line) for i, (name, line) in enumerate(LINES.items())}

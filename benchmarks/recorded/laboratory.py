@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tables import Form, Result, each, pivot, table
+from recorded import Form, Result, each, pivot, table
 
 
 def laboratory_clip(result: Result) -> list[str]:
