@@ -230,7 +230,7 @@ def test_a_batch_says_how_its_rows_lie():
     ("settings", "message"),
     [
         ({"num_envs": 6, "minibatch_blocks": 4}, "minibatch_blocks=4 does not divide num_envs=6"),
-        ({"num_envs": 8, "minibatch_blocks": 0}, "minibatch_blocks must be a whole number"),
+        ({"num_envs": 8, "minibatch_blocks": 0}, "minibatch_blocks must be at least 1"),
         (
             {
                 "num_envs": 4,
