@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kltrust.experiments.reading.statistics import mean_and_iqm
+from kltrust.experiments.reading.statistics import Estimate, mean_and_iqm
 
 
 def test_estimates_and_intervals():
@@ -29,3 +29,9 @@ def test_the_same_every_time_and_nobody_elses_draws_are_moved():
 def test_one_seed_is_its_own_estimate():
     mean, iqm = mean_and_iqm([3.0])
     assert mean == iqm == (3.0, 3.0, 3.0)
+
+
+def test_an_estimate_reads_alike_as_a_text_and_within_one():
+    one = Estimate(-77.44699, -78.75655, -76.2448)
+    assert f"{one}" == str(one) == "-77.4 [-78.8, -76.2]"
+    assert f"{one:.2f}" == "-77.45 [-78.76, -76.24]"

@@ -18,9 +18,10 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         """Like ``499.1 [497.9, 500.0]``."""
-        return format(self, ".1f")
+        return format(self)
 
     def __format__(self, spec: str) -> str:
+        spec = spec or ".1f"
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
