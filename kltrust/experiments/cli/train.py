@@ -201,17 +201,17 @@ def _flags(start: Experiment, section: str) -> tuple[type, Any]:
             kind = tuple[int, ...]
         elif kind not in (int, float, bool):
             kind, value = str, value if isinstance(value, str) else repr(value)
-        help_text = declared(field).meaning
-        arg = tyro.conf.arg(name=flag, help=help_text)
+        arg = tyro.conf.arg(name=flag, help=declared(field).meaning)
         made.append((field.name, Annotated[kind, arg], dataclasses.field(default=value)))
     flags = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
-    flags.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
+    flags.__doc__ = _summary(cls)
     return flags, flags()
 
 
 def _section(start: Experiment, parsed: Any, section: str) -> Any:
     """The preset's section with what the flags changed."""
-    flags, before = getattr(parsed, section), _flags(start, section)[1]
+    flags = getattr(parsed, section)
+    before = type(flags)()
     changed = {
         f.name: getattr(flags, f.name)
         for f in dataclasses.fields(flags)
