@@ -24,7 +24,7 @@ num_evals = 2
 
 [[experiments]]
 algorithms = "trpo"
-grid.max_kl = [0.01, inf]
+grid.max_kl = [0.01, 0.02]
 
 [[experiments]]
 algorithms = "ppo_clip"
@@ -69,7 +69,7 @@ def test_one_row_per_run_with_its_resolved_settings(made):
     assert runs.env.tolist() == (["CartPole-v1"] * 6 + ["Acrobot-v1"] * 6) + (
         ["CartPole-v1"] * 3 + ["Acrobot-v1"] * 3
     )
-    assert runs["update.max_kl"].tolist() == ([0.01] * 3 + [INF] * 3) * 2 + [INF] * 6
+    assert runs["update.max_kl"].tolist() == ([0.01] * 3 + [0.02] * 3) * 2 + [INF] * 6
     assert runs["update.damping"].isna().tolist() == [False] * 12 + [True] * 6
     assert (runs["learner.gamma"] == 0.99).all()
     assert (runs.width == 3).all()
@@ -96,9 +96,9 @@ def test_scores_are_what_rliable_takes(made):
     loaded = kltrust.results.load(made)
     scores = loaded.scores()
     assert loaded.tasks == ["CartPole-v1", "Acrobot-v1"]
-    assert list(scores) == ["trpo max_kl=0.01", "trpo max_kl=inf", "ppo_clip"]
+    assert list(scores) == ["trpo max_kl=0.01", "trpo max_kl=0.02", "ppo_clip"]
     # Row i is seed i of the list in every column: [CartPole, Acrobot].
-    firsts = {"trpo max_kl=0.01": (0, 6), "trpo max_kl=inf": (3, 9), "ppo_clip": (12, 15)}
+    firsts = {"trpo max_kl=0.01": (0, 6), "trpo max_kl=0.02": (3, 9), "ppo_clip": (12, 15)}
     for label, (cartpole, acrobot) in firsts.items():
         expected = [
             [score(cartpole + i, ITERATIONS), score(acrobot + i, ITERATIONS)] for i in range(3)
@@ -123,7 +123,7 @@ def test_select(made):
     assert set(loaded.metrics.run) == set(loaded.evaluations.run) == set(range(6, 12))
     assert {k: v.shape for k, v in loaded.scores().items()} == {
         "trpo max_kl=0.01": (3, 1),
-        "trpo max_kl=inf": (3, 1),
+        "trpo max_kl=0.02": (3, 1),
     }
 
 
