@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.checks import require
-from kltrust.tree import floats, weighted_mean
+from kltrust.tree import floats, in_float32, weighted_mean
 from kltrust.types import Array, Number
 
 
+@in_float32
 def gae(
     reward: Array,
     value: Array,
@@ -68,6 +69,7 @@ def gae(
     return advantage
 
 
+@in_float32
 def standardize(x: Array, weight: Array | None = None, epsilon: Number = 1e-8) -> Array:
     """(x - mean) / (std + epsilon) over all entries, with the biased standard deviation.
 

@@ -37,7 +37,8 @@ def fisher_root(dist: Any) -> PyTree:
 
     Only its differential counts: the squared length of a tangent is v'Mv per state. Known are
     (Independent, Joint of) Categorical, Bernoulli, Normal and MultivariateNormalDiag; for any
-    other distribution M is the Hessian of its own ``kl_divergence``. A family of one's own::
+    other distribution F is the Hessian of its own ``kl_divergence`` in the parameters. A family of
+    one's own::
 
         @fisher_root.register
         def _(dist: MyDistribution): ...
@@ -222,46 +223,43 @@ def _linearise(
 ) -> FisherOperator:
     """One chunk's share of the operator; ``weight`` sums to one over all chunks."""
 
-    def root(theta: list[Array]) -> tuple[PyTree, Any]:
+    def root(theta: list[Array]) -> PyTree:
         dist = policy(_with_floats(params, theta), obs)
-        share = _share(dist, weight, num_chunks)
-        try:
-            return jax.tree.map(lambda x: _scale_rows(jnp.sqrt(share), x), fisher_root(dist)), None
-        except NotImplementedError:
-            return _floats(dist), (dist, share)
+        share = jnp.sqrt(_share(dist, weight, num_chunks))
+        return jax.tree.map(lambda x: _scale_rows(share, x), fisher_root(dist))
 
+    def kl(theta: list[Array]) -> Array:
+        old, new = policy(params, obs), policy(_with_floats(params, theta), obs)
+        return jnp.sum(_scale_rows(_share(old, weight, num_chunks), old.kl_divergence(new)))
+
+    theta = _floats(params)
     # The linear maps inherit the precision that their matrix products were traced with.
     with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
-        theta = _floats(params)
-        _, push, unknown = jax.linearize(root, theta, has_aux=True)
-        pull = jax.linear_transpose(push, theta)
-        metric = (lambda x: x) if unknown is None else _kl_hessian(*unknown)
+        try:
+            _, push = jax.linearize(root, theta)
+        except NotImplementedError:
+            # In the parameters: a distribution may hold one number in several leaves.
+            _, push = jax.linearize(jax.grad(kl), theta)
+            pull = None
+        else:
+            pull = jax.linear_transpose(push, theta)
 
     def image(v: PyTree) -> PyTree:
         moved = _floats(v, like=params)
         return push([x.astype(leaf.dtype) for x, leaf in zip(moved, theta, strict=True)])
 
     def product(v: PyTree) -> PyTree:
-        (result,) = pull(metric(image(v)))
+        result = image(v) if pull is None else pull(image(v))[0]
         return _with_floats(jax.tree.map(_no_tangent, params), result)
 
     def quadratic_form(v: PyTree) -> Array:
         x = image(v)
-        squares = jax.tree.map(lambda a, b: jnp.sum(a * b), x, metric(x))
-        # Each is a sum of squares; with an unknown distribution's Hessian only up to rounding.
+        other = _floats(v, like=params) if pull is None else x
+        squares = jax.tree.map(lambda a, b: jnp.sum(a * b), x, other)
+        # A sum of squares; of a Hessian only up to rounding.
         return jnp.maximum(functools.reduce(jnp.add, jax.tree.leaves(squares)), 0)
 
     return FisherOperator(product, quadratic_form)
-
-
-def _kl_hessian(dist: Any, share: Array) -> _Linear:
-    """The Hessian of the mean KL(dist || .) at ``dist``, in the distribution's float leaves."""
-
-    def kl(leaves: list[Array]) -> Array:
-        return jnp.sum(_scale_rows(share, dist.kl_divergence(_with_floats(dist, leaves))))
-
-    _, hessian = jax.linearize(jax.grad(kl), _floats(dist))
-    return hessian
 
 
 def _share(dist: Any, weight: Array | None, num_chunks: int) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.checks import check
-from kltrust.tree import floats, weighted, weighted_mean
+from kltrust.tree import floats, in_float32, weighted, weighted_mean
 from kltrust.types import Array, Number
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 
+@in_float32
 def importance_ratio(log_ratio: Array) -> Array:
     """``r = exp(log_ratio)``, continued as a straight line where it nears overflow.
 
@@ -48,6 +49,7 @@ def importance_ratio(log_ratio: Array) -> Array:
     return jnp.exp(jnp.minimum(log_ratio, edge)) * (1 + jnp.maximum(log_ratio - edge, 0))
 
 
+@in_float32
 def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
     """-r A: importance-sampled policy improvement (Schulman et al., 2015, eq. 14).
 
@@ -62,6 +64,7 @@ def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
     return -importance_ratio(log_ratio) * advantage
 
 
+@in_float32
 def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number) -> Array:
     """-min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7).
 
@@ -90,6 +93,7 @@ def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number)
     return -jnp.where(inside | jnp.isnan(ratio), ratio, bound) * advantage
 
 
+@in_float32
 def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: Number) -> Array:
     """-r A + beta KL(old || new) (Schulman et al., 2017, eq. 8); at beta = 0 no KL, even infinite.
 
@@ -110,6 +114,7 @@ def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: 
     return surrogate_loss(log_ratio, advantage) + weighted(beta, kl)
 
 
+@in_float32
 def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> Array:
     """Mean KL over states, less its bound: at most 0 where the trust region holds.
 
@@ -128,6 +133,7 @@ def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> 
     return weighted_mean(kl, weight) - max_kl
 
 
+@in_float32
 def value_loss(value: Array, target: Array) -> Array:
     """(V - target)^2 / 2.
 
@@ -142,10 +148,12 @@ def value_loss(value: Array, target: Array) -> Array:
     return 0.5 * jnp.square(value - target)
 
 
+@in_float32
 def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: Number) -> Array:
     """The larger of the losses of V and of V held within eps of the old value.
 
-    The gradient is 0 once V has moved more than eps towards the target, unless it overshot.
+    The gradient is 0 where V has moved more than eps and is nearer to the target than the held
+    value. A V that overshot so far that it is farther has its own gradient again.
 
     Args:
         value: [*E].

@@ -31,22 +31,23 @@ import jax.numpy as jnp
 
 from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.samples import kl_k3
-from kltrust.tree import floats
+from kltrust.tree import floats, in_float32
 from kltrust.types import Array
 
 
 def token_log_probs(logits: Array, tokens: Array) -> Array:
-    """Log pi(y_t | y_<t) of the tokens that were chosen: [*E, L].
+    """Log pi(y_t | y_<t) of the tokens that were chosen: [*E, L], float32 at least.
 
     Args:
         logits: [*E, L, V], those at t are what y_t was drawn from (not what follows it).
         tokens: [*E, L] integers below V, at masked places too.
     """
     chex.assert_equal_shape([logits[..., 0], tokens])
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    log_probs = jax.nn.log_softmax(floats(logits, jnp.float32(0))[0], axis=-1)
     return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
 
 
+@in_float32
 def sequence_sum(x: Array, mask: Array) -> Array:
     """The sum over the tokens that count: [*E, L] -> [*E].
 
@@ -57,6 +58,7 @@ def sequence_sum(x: Array, mask: Array) -> Array:
     return jnp.sum(_kept(x, mask), axis=-1)
 
 
+@in_float32
 def sequence_mean(x: Array, mask: Array) -> Array:
     """The mean over each sequence's tokens that count, 0 if none does: [*E, L] -> [*E].
 
@@ -69,11 +71,11 @@ def sequence_mean(x: Array, mask: Array) -> Array:
         mask: [*E, L], true for the tokens that count.
     """
     (x,) = floats(x)
-    dtype = jnp.promote_types(x.dtype, jnp.float32)  # the sum of a half may be beyond its range
-    count = jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(dtype)
-    return (sequence_sum(x.astype(dtype), mask) / count).astype(x.dtype)
+    count = jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(x.dtype)
+    return sequence_sum(x, mask) / count
 
 
+@in_float32
 def rewards_to_go(x: Array, mask: Array) -> Array:
     """The sum over a token and those after it: [*E, L] -> [*E, L], 0 at masked places.
 
@@ -87,6 +89,7 @@ def rewards_to_go(x: Array, mask: Array) -> Array:
     return _kept(jnp.flip(jnp.cumsum(jnp.flip(_kept(x, mask), -1), -1), -1), mask)
 
 
+@in_float32
 def token_kl(
     log_p: Array, log_q: Array, mask: Array, estimator: Callable[[Array], Array] = kl_k3
 ) -> Array:
@@ -107,6 +110,7 @@ def token_kl(
     return sequence_sum(estimator(_kept(log_q, mask) - _kept(log_p, mask)), mask)
 
 
+@in_float32
 def token_kl_exact(logits_p: Array, logits_q: Array, mask: Array) -> Array:
     """Sum over tokens of the exact KL_t(p || q), prefixes drawn from p: [*E]. Frozen prefixes.
 
@@ -121,6 +125,7 @@ def token_kl_exact(logits_p: Array, logits_q: Array, mask: Array) -> Array:
     return sequence_sum(categorical_kl_from_logits(logits_p, logits_q), mask)
 
 
+@in_float32
 def sequence_kl(
     log_pi: Array, log_ref: Array, mask: Array, *, log_behaviour: Array | None = None
 ) -> Array:
@@ -141,6 +146,7 @@ def sequence_kl(
     return sequence_sum(jnp.exp(jnp.cumsum(log_ratio, axis=-1)) * k1, mask)
 
 
+@in_float32
 def sequence_kl_exact(
     logits: Array,
     ref_logits: Array,

@@ -4,12 +4,49 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kltrust.types import Array, Number, PyTree
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_float32(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``, computed in float32 at least, with a result in the dtype of its arguments.
+
+    Sixteen bits hold numbers well enough. They do not hold sums over a vocabulary, a batch or a
+    sequence, nor the small difference of two log-probabilities.
+
+    Args:
+        function: of arrays and of pytrees of arrays (a distribution, say). Arrays of 16 bits are
+            widened before the call. A pytree is left to the function, but counts for the dtype.
+    """
+
+    def widen(x: Any) -> Any:
+        return x.astype(jnp.float32) if float_bits(x) < 32 else x
+
+    @functools.wraps(function)
+    def wide(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = [x for x in jax.tree.leaves((args, kwargs)) if float_bits(x) < 128]
+        dtype = jnp.result_type(*given) if given else jnp.dtype(jnp.float32)
+        args, kwargs = map(widen, args), {k: widen(x) for k, x in kwargs.items()}  # type: ignore[assignment]
+        result = function(*args, **kwargs)
+        if jnp.finfo(dtype).bits >= 32:
+            return result
+        return jax.tree.map(lambda x: x.astype(dtype) if float_bits(x) < 128 else x, result)
+
+    return wide
+
+
+def float_bits(x: Any) -> int:
+    """Of the entries of an array of real floats; 128 for everything else."""
+    is_array = isinstance(x, jax.Array | np.ndarray | np.generic)  # a distribution has a dtype, too
+    return jnp.finfo(x.dtype).bits if is_array and jnp.issubdtype(x.dtype, jnp.floating) else 128
 
 
 def floats(*arrays: Any) -> tuple[Array, ...]:
@@ -29,11 +66,16 @@ def scale(factor: Number, x: PyTree) -> PyTree:
 
 
 def dot(x: PyTree, y: PyTree) -> Array:
-    """The inner product of two pytrees ``x`` and ``y`` of one structure: [].
+    """The inner product of two pytrees ``x`` and ``y`` of one structure: [], float32 at least.
 
     Sums at the highest matmul precision, since solvers divide by it.
     """
-    products = jax.tree.map(lambda a, b: jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST), x, y)
+
+    def product(a: Array, b: Array) -> Array:
+        wide = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
+        return jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
+
+    products = jax.tree.map(product, x, y)
     # No strongly typed zero to start from: with x64 on it would promote float32 sums.
     return functools.reduce(jnp.add, jax.tree.leaves(products) or [jnp.zeros(())])
 

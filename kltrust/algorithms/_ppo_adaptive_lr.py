@@ -38,8 +38,9 @@ class PPOAdaptiveLR(MinibatchEpochs):
 
     The rule is that of the legged-robot trainings (Rudin et al. 2021 and their rsl_rl), which apply
     it before every minibatch step, to that minibatch's KL so far; rl_games has it either so or
-    after every epoch. Within an iteration the KL grows from 0: the first steps raise the rate,
-    whatever it is, and the last ones lower it. Here the rule sees what the iteration came to, once.
+    after every epoch. Within an iteration the KL grows from 0, where rsl_rl leaves the rate as it
+    is: the next steps raise it and the last ones lower it. Here the rule sees what the iteration
+    came to, once, and a KL of 0 raises the rate.
 
     Extra:
         - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.

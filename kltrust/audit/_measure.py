@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from kltrust.audit._update import UpdateAudit, audit_update
-from kltrust.divergences import distribution_entropy
-from kltrust.tree import weighted_mean
 from kltrust.types import Array, Params, Policy, PolicyBatch
+from kltrust.updates import mean_entropy
 
 
 def measure_update(
@@ -21,13 +20,12 @@ def measure_update(
     """
     if audit is None:
         audit = audit_update(policy, None, params, batch, quantiles=())
-    entropy = distribution_entropy(policy(params, batch.obs))
     return {
         "kl": audit.kl.mean,
         "kl_reverse": audit.kl_reverse.mean,
         "kl_max": audit.kl.max,
         "surrogate_gain": audit.surrogate_gain,
-        "entropy": weighted_mean(entropy, batch.weight),
+        "entropy": mean_entropy(policy(params, batch.obs), batch.weight),
         "max_ratio": audit.ratio.max,
         "clip_fraction": audit.killed + audit.passing,
     }

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 
 from kltrust.checks import check
 from kltrust.divergences.numerics import kl_terms, log_series, phi_series, rows, safe_log
+from kltrust.tree import in_float32
 from kltrust.types import Array, Number
 
 
+@in_float32
 def categorical_kl(p: Array, q: Array) -> Array:
     """KL(p || q) = sum_a p(a) log(p(a) / q(a)), in nats: [..., A] -> [...].
 
@@ -31,6 +33,7 @@ def categorical_kl(p: Array, q: Array) -> Array:
     return jnp.sum(jnp.where(neither_zero, terms, jnp.where(p > 0, jnp.inf, q)), axis=-1)
 
 
+@in_float32
 def categorical_kl_from_logits(logits_p: Array, logits_q: Array) -> Array:
     """KL(softmax(logits_p) || softmax(logits_q)), in nats: [..., A] -> [...].
 
@@ -46,6 +49,7 @@ def entropy(p: Array) -> Array:
     return cross_entropy(p, p)
 
 
+@in_float32
 def cross_entropy(p: Array, q: Array) -> Array:
     """H(p, q) = -sum_a p(a) log q(a) = H(p) + KL(p || q), in nats: [..., A] -> [...].
 
@@ -56,12 +60,14 @@ def cross_entropy(p: Array, q: Array) -> Array:
     return jnp.sum(jnp.where((q > 0) | (p == 0), terms, jnp.inf), axis=-1)
 
 
+@in_float32
 def total_variation(p: Array, q: Array) -> Array:
     """TV(p, q) = 1/2 sum_a |p(a) - q(a)|, between 0 and 1: [..., A] -> [...]."""
     p, q = rows(p, q)
     return 0.5 * jnp.sum(jnp.abs(p - q), axis=-1)
 
 
+@in_float32
 def jensen_shannon(p: Array, q: Array) -> Array:
     """JS(p, q) = (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2, in nats: [..., A] -> [...].
 
@@ -72,6 +78,7 @@ def jensen_shannon(p: Array, q: Array) -> Array:
     return 0.5 * (categorical_kl(p, mixture) + categorical_kl(q, mixture))
 
 
+@in_float32
 def renyi(p: Array, q: Array, alpha: Number) -> Array:
     """D_alpha(p || q) = log(sum_a p(a)^alpha q(a)^(1 - alpha)) / (alpha - 1), in nats: [...].
 
@@ -117,6 +124,7 @@ def renyi(p: Array, q: Array, alpha: Number) -> Array:
     return jnp.where(jnp.any(lost, axis=-1) & (alpha >= 1), jnp.inf, finite)
 
 
+@in_float32
 def pinsker_bound(kl: Array) -> Array:
     """sqrt(kl / 2), which TV(p, q) never exceeds; kl [*E] in nats, of either direction: [*E]."""
     return jnp.sqrt(0.5 * jnp.asarray(kl))

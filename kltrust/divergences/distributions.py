@@ -14,10 +14,11 @@ from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.numerics import kl_terms, log_series, phi_series, rows, safe_log
 from kltrust.lazy import distrax
 from kltrust.lowering import choose
-from kltrust.tree import floats
+from kltrust.tree import float_bits, floats, in_float32
 from kltrust.types import Array, Number
 
 
+@in_float32
 def kl_divergence(old: Any, new: Any) -> Array:
     """KL(old || new) = E_{a ~ old}[log old(a) - log new(a)], in nats, summed over event dimensions.
 
@@ -38,7 +39,10 @@ def kl_divergence(old: Any, new: Any) -> Array:
         ValueError: if the distributions can't be paired (events or structures differ).
         NotImplementedError: if no exact KL is known.
     """
+    return _kl(old, new)
 
+
+def _kl(old: Any, new: Any) -> Array:
     def both(kind: type) -> bool:
         return isinstance(old, kind) and isinstance(new, kind)
 
@@ -52,9 +56,9 @@ def kl_divergence(old: Any, new: Any) -> Array:
     if both(distrax.MultivariateNormalDiag):
         return jnp.sum(_normal_kl(old.loc, old.scale_diag, new.loc, new.scale_diag), axis=-1)
     if both(distrax.Independent):
-        return _sum_last(kl_divergence(old.distribution, new.distribution), _event_ndims(old, new))
+        return _sum_last(_kl(old.distribution, new.distribution), _event_ndims(old, new))
     if both(distrax.Joint):
-        return sum(map(kl_divergence, *_paired_parts(old, new)), start=jnp.zeros(()))
+        return sum(map(_kl, *_paired_parts(old, new)), start=jnp.zeros(()))
     if _is_transformed(old) or _is_transformed(new):
         if not both(distrax.Transformed) or not _same_bijector(old.bijector, new.bijector):
             raise NotImplementedError(
@@ -62,40 +66,51 @@ def kl_divergence(old: Any, new: Any) -> Array:
                 "share one bijector object between old and new, or let the policy return the base "
                 "distribution and squash actions in the environment (the KL is the same)"
             )
-        return kl_divergence(old.distribution, new.distribution)
-    return old.kl_divergence(new)
+        return _kl(old.distribution, new.distribution)
+    return _widened(old).kl_divergence(_widened(new))
 
 
+@in_float32
 def distribution_entropy(dist: Any) -> Array:
     """H(dist) = -E[log dist(a)], in nats, summed over event dimensions: [*E], the batch shape.
 
     distrax's own, except that gradients stay finite where a categorical's ``probs`` hold zeros.
     """
+    return _entropy(dist)
+
+
+def _entropy(dist: Any) -> Array:
     if isinstance(dist, distrax.Categorical):
         log_p = _categorical_log_probs(dist)
         p = jnp.exp(log_p)
         return -jnp.sum(p * jnp.where(p > 0, log_p, 0), axis=-1)
     if isinstance(dist, distrax.Independent):
-        return _sum_last(distribution_entropy(dist.distribution), dist.reinterpreted_batch_ndims)
+        return _sum_last(_entropy(dist.distribution), dist.reinterpreted_batch_ndims)
     if isinstance(dist, distrax.Joint):
-        return sum(map(distribution_entropy, _parts(dist)), start=jnp.zeros(()))
-    return dist.entropy()
+        return sum(map(_entropy, _parts(dist)), start=jnp.zeros(()))
+    return _widened(dist).entropy()
 
 
 def distribution_log_prob(dist: Any, value: Any) -> Array:
     """Log dist(value) of events [*E, ...], in nats, summed over event dimensions: [*E].
 
     distrax's own, to the bit, except that gradients stay finite where a categorical's ``probs``
-    hold zeros. It is -inf for what is impossible.
+    hold zeros. It is -inf for what is impossible. The result is float32 at least: at 16 bits a
+    difference of two log-probabilities near -16 would be off by 0.1.
     """
+    return _log_prob(dist, value)
+
+
+def _log_prob(dist: Any, value: Any) -> Array:
     if isinstance(dist, distrax.Independent):
-        inner = distribution_log_prob(dist.distribution, value)
+        inner = _log_prob(dist.distribution, value)
         return _sum_last(inner, dist.reinterpreted_batch_ndims)
     if not isinstance(dist, distrax.Categorical) or jnp.shape(value) != dist.batch_shape:
-        return dist.log_prob(value)
+        return _widened(dist).log_prob(value)
     return choose(_categorical_log_probs(dist), value)
 
 
+@in_float32
 def wasserstein2(old: Any, new: Any) -> Array:
     """W_2 = sqrt(|mean - mean'|^2 + |std - std'|^2) of diagonal Gaussians, in action units: [*E].
 
@@ -162,7 +177,17 @@ def quadrature_kl(
 
 def _categorical_log_probs(dist: distrax.Categorical) -> Array:
     # distrax keeps what it was given, normalised; its log of given probs has NaN gradients at 0.
-    return dist.logits if dist._probs is None else safe_log(dist.probs)
+    wide = _widened(dist)
+    log_probs = wide.logits if dist._probs is None else safe_log(wide.probs)
+    # Rounded to 16 bits, they no longer sum to one.
+    return log_probs if wide is dist else jax.nn.log_softmax(log_probs)
+
+
+def _widened(dist: Any) -> Any:
+    """The distribution with leaves of float32 at least; itself if it has them."""
+    if min(map(float_bits, jax.tree.leaves(dist)), default=32) >= 32:
+        return dist
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if float_bits(x) < 32 else x, dist)
 
 
 def _bernoulli_kl(old: distrax.Bernoulli, new: distrax.Bernoulli) -> Array:
@@ -194,6 +219,7 @@ def _normal_kl(loc: Array, scale: Array, new_loc: Array, new_scale: Array) -> Ar
 
 def _wasserstein2_squared(old: Any, new: Any) -> Array:
     def gap(loc: Array, scale: Array, new_loc: Array, new_scale: Array) -> Array:
+        (loc, new_loc), (scale, new_scale) = _paired(loc, new_loc), _paired(scale, new_scale)
         return jnp.square(loc - new_loc) + jnp.square(scale - new_scale)
 
     if isinstance(old, distrax.Normal) and isinstance(new, distrax.Normal):
@@ -212,7 +238,7 @@ def _wasserstein2_squared(old: Any, new: Any) -> Array:
 
 def _paired(x: Array, y: Array) -> tuple[Array, ...]:
     """Parameters of one rank (or scalars)."""
-    x, y = floats(x, y)
+    x, y = floats(x, y, jnp.float32(0))[:2]
     if x.ndim and y.ndim:
         chex.assert_equal_rank([x, y])
     return x, y

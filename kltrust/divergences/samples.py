@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.divergences.numerics import phi_series
-from kltrust.tree import floats, weighted, weighted_mean
+from kltrust.tree import floats, in_float32, weighted, weighted_mean
 from kltrust.types import Array, Number
 
 
@@ -38,6 +38,7 @@ def kl_k1(log_ratio: Array) -> Array:
     return -jnp.asarray(log_ratio)
 
 
+@in_float32
 def kl_k2(log_ratio: Array) -> Array:
     """``(log r)^2 / 2``, [*E] as in `kl_k1`: never negative, of low variance, biased.
 
@@ -49,6 +50,7 @@ def kl_k2(log_ratio: Array) -> Array:
     return 0.5 * jnp.square(jnp.asarray(log_ratio))
 
 
+@in_float32
 def kl_k3(log_ratio: Array) -> Array:
     """``r - 1 - log r``, [*E] as in `kl_k1`: unbiased, never negative, of low variance near old.
 
@@ -62,6 +64,7 @@ def kl_k3(log_ratio: Array) -> Array:
     return jnp.where(near, series, jnp.expm1(log_ratio) - log_ratio)
 
 
+@in_float32
 def kl_control_variate(log_ratio: Array, coefficient: Number) -> Array:
     """``-log r + c (r - 1)``, [*E] as in `kl_k1`: k1 and c times a variable of mean 0.
 
@@ -82,6 +85,7 @@ def kl_control_variate(log_ratio: Array, coefficient: Number) -> Array:
     return jnp.where(near, close, weighted(coefficient, jnp.expm1(log_ratio)) - log_ratio)
 
 
+@in_float32
 def control_variate_coefficient(log_ratio: Array, weight: Array | None = None) -> Array:
     """The c with which `kl_control_variate` varies least: E[(r - 1) log r] / E[(r - 1)^2], [].
 
@@ -97,6 +101,7 @@ def control_variate_coefficient(log_ratio: Array, weight: Array | None = None) -
     return jnp.where(moved, covariance / jnp.where(moved, square, 1), 1)
 
 
+@in_float32
 def kl_reverse_k1(log_ratio: Array) -> Array:
     """``r log r``, [*E] as in `kl_k1`: the other direction; 0 where new(a) = 0, negative at r < 1.
 
@@ -109,6 +114,7 @@ def kl_reverse_k1(log_ratio: Array) -> Array:
     return jnp.exp(log_ratio) * log_ratio
 
 
+@in_float32
 def kl_reverse_k3(log_ratio: Array) -> Array:
     """``r log r - (r - 1)``, [*E] as in `kl_k1`: never negative, of low variance near old.
 
@@ -121,6 +127,7 @@ def kl_reverse_k3(log_ratio: Array) -> Array:
     return jnp.where(near, series, kl_reverse_k1(log_ratio) - jnp.expm1(log_ratio))
 
 
+@in_float32
 def ratio_weighted(estimate: Array, log_importance: Array) -> Array:
     """``(pi / mu) k``: an estimate [*E] for samples of pi, made one for samples of a policy mu.
 

@@ -27,7 +27,7 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
 
         "clip":  u = clip(c + h a, low, high)        "tanh":  u = c + h tanh(a)
 
-    Dimensions without a bound keep their units; one-sided bounds clip. The wrapped step takes the
+    Integers are rounded to the nearest. Dimensions without a bound keep their units; one-sided bounds clip. The wrapped step takes the
     raw action a: it is what the policy samples, what the rollout stores and what has a density.
     tanh is invertible, so the KL divergence between two policies is that between their bounded
     actions, and clipping can only lower it; entropies are of the raw action. NaN stays NaN.
@@ -71,7 +71,10 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         # Halves first: the sum of the largest floats is none.
         action = (highest / 2 + lowest / 2) + (highest / 2 - lowest / 2) * unit
         # Rounding may leave tanh's image by an ulp; one-sided dimensions have their bound here.
-        return jnp.clip(action, low, high).astype(space.dtype)
+        action = jnp.clip(action, low, high)
+        # Truncated instead, 0 would stand for two intervals.
+        whole = jnp.issubdtype(space.dtype, jnp.integer)
+        return (jnp.round(action) if whole else action).astype(space.dtype)
 
     def taking_raw(step: EnvStep, of_raw: Callable[[Array], Array]) -> EnvStep:
         return lambda key, state, action: step(key, state, of_raw(action))

@@ -105,7 +105,8 @@ def make_learner(
     check(planned_iterations=(planned, False))
 
     def resolve(iteration: Array | int) -> tuple[PolicyUpdate, Critic]:
-        fraction = jnp.asarray(iteration, jnp.float32) / planned
+        # A run that goes on beyond its plan keeps what the schedule ended with.
+        fraction = jnp.minimum(jnp.asarray(iteration, jnp.float32) / planned, 1)
         return scheduled_update(fraction), scheduled_critic(fraction)
 
     def init(key: Array) -> LearnerState:

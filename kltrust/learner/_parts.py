@@ -10,7 +10,9 @@ from kltrust.settings import with_role
 from kltrust.types import Array, Critic, Number, PolicyUpdate
 
 Schedule = Callable[[Array], Any]
-"""A setting as a function of the fraction of the planned iterations that is done, in [0, 1)."""
+"""A setting as a function of the fraction of the planned iterations that is done, in [0, 1].
+
+It is 1 only in a run that goes on beyond its plan."""
 
 
 def resolver(

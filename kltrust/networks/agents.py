@@ -184,10 +184,16 @@ class PolicyNetwork(nn.Module):
             constant = nn.initializers.constant(self.init_log_std)
             log_std = self.param("log_std", constant, (size,), jnp.float32)
         # Every leaf has the full leading shape, so that minibatches can index it.
-        std = jnp.broadcast_to(jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE)), loc.shape)
+        std = jnp.broadcast_to(jnp.exp(_held(log_std, *LOG_STD_RANGE)), loc.shape)
         shape = (*loc.shape[:-1], *space.shape)
         normal = distrax.Normal(loc.reshape(shape), std.reshape(shape))
         return distrax.Independent(normal, len(space.shape))
+
+
+def _held(x: Array, low: float, high: float) -> Array:
+    """``x`` clipped, with the gradient of ``x`` itself, by which it can come back into range."""
+    moving = x - jax.lax.stop_gradient(x)
+    return jnp.where(x < low, low + moving, jnp.where(x > high, high + moving, x))
 
 
 class ValueNetwork(nn.Module):

@@ -147,7 +147,8 @@ def play(
 
 def sampled(distribution: Any, key: Array) -> PyTree:
     """One action for each entry of the distribution's batch [*E], by a typed key: [*E, ...]."""
-    if isinstance(distribution, distrax.Categorical):
+    # One-hot and other kinds of categoricals have actions of their own.
+    if type(distribution) is distrax.Categorical:
         # The action that distrax draws, from noise in one row: the compiler unrolls short ones.
         logits = distribution.logits
         noise = jax.random.gumbel(key, (logits.size,), logits.dtype).reshape(logits.shape)

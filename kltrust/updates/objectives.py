@@ -50,7 +50,7 @@ def surrogate(
     new = policy(params, batch.obs)
     loss = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
     gain = -tree.weighted_mean(loss, batch.weight)
-    return gain + entropy_coef * mean_entropy(new, batch.weight), new
+    return gain + entropy_bonus(entropy_coef, new, batch.weight), new
 
 
 def clipped_loss(
@@ -70,9 +70,8 @@ def clipped_loss(
     def loss(params: Params, batch: PolicyBatch) -> Array:
         new = policy(params, batch.obs)
         losses = clipped_surrogate_loss(log_ratio(new, batch), known_advantage(batch), clip_eps)
-        return tree.weighted_mean(losses, batch.weight) - entropy_coef * mean_entropy(
-            new, batch.weight
-        )
+        mean = tree.weighted_mean(losses, batch.weight)
+        return mean - entropy_bonus(entropy_coef, new, batch.weight)
 
     return loss
 
@@ -97,9 +96,8 @@ def penalised_loss(
         losses = penalty_surrogate_loss(
             log_ratio(new, batch), known_advantage(batch), divergence(batch.old, new), beta
         )
-        return tree.weighted_mean(losses, batch.weight) - entropy_coef * mean_entropy(
-            new, batch.weight
-        )
+        mean = tree.weighted_mean(losses, batch.weight)
+        return mean - entropy_bonus(entropy_coef, new, batch.weight)
 
     return loss
 
@@ -115,10 +113,39 @@ def known_advantage(batch: PolicyBatch) -> Array:
 
 
 def mean_entropy(distribution: Any, weight: Array | None) -> Array:
-    """Mean over states of the entropy, nats: [].
+    """Mean over states of the entropy, nats: []; NaN if the distribution knows no entropy.
 
     Args:
         distribution: of batch shape [*E].
         weight: [*E], or None for all ones.
     """
-    return tree.weighted_mean(distribution_entropy(distribution), weight)
+    try:
+        return tree.weighted_mean(distribution_entropy(distribution), weight)
+    except NotImplementedError:
+        return jnp.full((), jnp.nan)
+
+
+def entropy_bonus(entropy_coef: Number, distribution: Any, weight: Array | None) -> Array:
+    """``entropy_coef`` times the mean entropy: []. A coefficient of 0 asks for no entropy.
+
+    Args:
+        entropy_coef: [] at least 0.
+        distribution: of batch shape [*E].
+        weight: [*E], or None for all ones.
+
+    Raises:
+        ValueError: if the distribution knows no entropy and the coefficient is not 0. Where that
+            is only known at run time, value and gradient are NaN.
+    """
+    try:
+        entropy = distribution_entropy(distribution)
+    except NotImplementedError as error:
+        if not isinstance(entropy_coef, jax.core.Tracer) and entropy_coef != 0:
+            raise ValueError(
+                f"entropy_coef={entropy_coef}, but {type(distribution).__name__} knows no entropy: "
+                "set entropy_coef=0, or let the policy return the base distribution and bound the "
+                "actions in the environment"
+            ) from error
+        leaves = [x for x in jax.tree.leaves(distribution) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return jnp.where(entropy_coef == 0, 0, jnp.nan) * jnp.sum(leaves[0])
+    return tree.weighted(entropy_coef, tree.weighted_mean(entropy, weight))
