@@ -27,10 +27,11 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
 
         "clip":  u = clip(c + h a, low, high)        "tanh":  u = c + h tanh(a)
 
-    Integers are rounded to the nearest. Dimensions without a bound keep their units; one-sided bounds clip. The wrapped step takes the
-    raw action a: it is what the policy samples, what the rollout stores and what has a density.
-    tanh is invertible, so the KL divergence between two policies is that between their bounded
-    actions, and clipping can only lower it; entropies are of the raw action. NaN stays NaN.
+    Integers are rounded to the nearest. Dimensions without a bound keep their units; one-sided
+    bounds clip. The wrapped step takes the raw action a: it is what the policy samples, what the
+    rollout stores and what has a density. tanh is invertible, so the KL divergence between two
+    policies is that between their bounded actions, and clipping can only lower it; entropies are of
+    the raw action. NaN stays NaN.
 
     Args:
         env: an environment; one whose action space is not a bounded Box takes only "none".
