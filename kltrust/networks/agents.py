@@ -55,7 +55,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """The activations by name."""
 
 LOG_STD_RANGE = (-10.0, 2.0)
-"""Far outside anything useful: exp(-10) and exp(2) only keep a diverging run finite."""
+"""Far outside anything useful. Beyond, the logarithm of a deviation grows logarithmically."""
 
 
 _RESOLVED = 2**23
@@ -184,16 +184,22 @@ class PolicyNetwork(nn.Module):
             constant = nn.initializers.constant(self.init_log_std)
             log_std = self.param("log_std", constant, (size,), jnp.float32)
         # Every leaf has the full leading shape, so that minibatches can index it.
-        std = jnp.broadcast_to(jnp.exp(_held(log_std, *LOG_STD_RANGE)), loc.shape)
+        std = jnp.broadcast_to(jnp.exp(_slowed(log_std, *LOG_STD_RANGE)), loc.shape)
         shape = (*loc.shape[:-1], *space.shape)
         normal = distrax.Normal(loc.reshape(shape), std.reshape(shape))
         return distrax.Independent(normal, len(space.shape))
 
 
-def _held(x: Array, low: float, high: float) -> Array:
-    """``x`` clipped, with the gradient of ``x`` itself, by which it can come back into range."""
-    moving = x - jax.lax.stop_gradient(x)
-    return jnp.where(x < low, low + moving, jnp.where(x > high, high + moving, x))
+def _slowed(x: Array, low: float, high: float) -> Array:
+    """``x`` within the range, and a logarithm of how far beyond outside of it.
+
+    The exponential of it grows no faster than ``x`` does. Clipped, ``x`` would have no gradient out
+    there, and never come back.
+    """
+    above, below = jnp.maximum(x - high, 0), jnp.maximum(low - x, 0)
+    return jnp.where(
+        x > high, high + jnp.log1p(above), jnp.where(x < low, low - jnp.log1p(below), x)
+    )
 
 
 class ValueNetwork(nn.Module):
