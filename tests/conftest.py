@@ -76,8 +76,8 @@ AS_USERS_COMPILE = {
 
 FAST = {
     *(MATHEMATICS - {"audit", "audit_curvature", "rollout"}),
-    *("declaration", "doctor", "experiment", "layers", "learner", "optimizers", "package"),
-    *("report", "results", "settings", "spec", "standalone", "statistics", "trained", "updates"),
+    *("declaration", "doctor", "experiment", "layers", "optimizers", "package", "report"),
+    *("results", "settings", "spec", "standalone", "statistics", "trained", "updates"),
 }
 """The tests of the mathematics, of one training, of a sweep and of its report: `pytest -m fast`."""
 
