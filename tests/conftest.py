@@ -22,13 +22,33 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("kltrust")
 
 
+@contextlib.contextmanager
+def forgetting_registered():
+    """What is registered within is forgotten after it."""
+    from kltrust.algorithms._registry import _declared
+    from kltrust.environments._registry import _factories
+
+    before = [dict(registry) for registry in (_declared, _factories)]
+    yield
+    for registry, known in zip((_declared, _factories), before, strict=True):
+        registry.clear()
+        registry.update(known)
+
+
+@pytest.fixture(autouse=True)
+def forget_registered():
+    with forgetting_registered():
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
-def forget_compiled():
+def forget_the_module():
     """Programs that no later module runs: they are thousands, each of several memory maps.
 
     Linux allows a process 65,530 of these, and XLA crashes where it gets no more.
     """
-    yield
+    with forgetting_registered():
+        yield
     jax.clear_caches()
     gc.collect()
 
@@ -41,26 +61,51 @@ def x64():
 
 
 MATHEMATICS = {
-    *(
-        "advantages",
-        "algorithms",
-        "audit",
-        "audit_curvature",
-        "critic",
-        "divergences",
-        "estimators",
-    ),
-    *("fisher", "losses", "lowering", "minibatch", "normalization", "rollout", "sequences"),
-    *("solvers", "tree"),
+    *("advantages", "algorithms", "audit", "audit_curvature", "critic", "divergences"),
+    *("estimators", "fisher", "losses", "lowering", "minibatch", "normalization", "rollout"),
+    *("sequences", "solvers", "tree"),
 }
 """The tests in which no rank is promoted: those of other libraries' code do."""
+
+AS_USERS_COMPILE = {
+    *("advantages", "critic", "divergences", "doctor", "estimators", "lanes", "learner"),
+    *("learner_audit", "learning", "losses", "normalization", "package", "readme", "solvers"),
+    "spread",
+}
+"""The tests that look at digits, bits or programs which XLA's optimiser may change."""
+
+FAST = {
+    *(MATHEMATICS - {"audit", "audit_curvature", "rollout"}),
+    *("declaration", "doctor", "experiment", "layers", "optimizers", "package", "report"),
+    *("results", "settings", "spec", "standalone", "statistics", "trained", "updates"),
+}
+"""The tests of the mathematics, of one training, of a sweep and of its report: `pytest -m fast`."""
+
+
+def part_of(item):
+    """The name of a test's module, without its prefix."""
+    return item.module.__name__.removeprefix("test_")
+
+
+LONG = ["hosts", "benchmarks", "learning", "laboratory", "speed", "theory", "recurrent", "learner"]
+"""The modules of minutes: they begin first, so that none of them ends alone."""
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist would begin with the most tests
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: part_of(item) not in LONG)
+    for item in items:
+        if part_of(item) in FAST and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
 
 
 @pytest.fixture(autouse=True)
 def rank_promotion(request):
     """An accidental broadcast such as [N] - [N, 1] is an error within the tests of mathematics."""
-    strict = request.module.__name__.removeprefix("test_") in MATHEMATICS
-    with jax.numpy_rank_promotion("raise" if strict else "allow"):
+    with jax.numpy_rank_promotion("raise" if part_of(request) in MATHEMATICS else "allow"):
         yield
 
 
@@ -96,6 +141,12 @@ def compile_fast(compilations):
         yield environment
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_fast_by_default(request):
+    if part_of(request) not in AS_USERS_COMPILE:
+        request.getfixturevalue("compile_fast")
+
+
 @pytest.fixture(scope="session")
 def toy_sweep(tmp_path_factory, compilations):
     """A sweep that nobody interrupted: a folder to read, or to copy."""
@@ -120,11 +171,16 @@ def toy_training(tmp_path_factory, compilations):
 
 
 @pytest.fixture
-def own_algorithms():
-    """What the test registers is forgotten after it."""
-    from kltrust.algorithms import _registry
+def said(capsys):
+    """What a command prints, errors in one line however wide the terminal: (status, out, err)."""
+    from kltrust.experiments import cli
 
-    before = dict(_registry._declared)
-    yield
-    _registry._declared.clear()
-    _registry._declared.update(before)
+    def say(*arguments):
+        try:
+            status = cli.main([str(a) for a in arguments])
+        except SystemExit as stop:  # of the parser of options
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, " ".join(err.replace("│", " ").split())
+
+    return say

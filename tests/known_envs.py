@@ -7,78 +7,44 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.environments import from_functions
-from kltrust.types import Box, Discrete, Env, Masked, MaskedSpace, MultiDiscrete
+from kltrust.types import Box, Discrete, Env, Masked, MaskedSpace
 
 
 def unbounded(*shape: int) -> Box:
     return Box(np.full(shape, -np.inf, np.float32), np.full(shape, np.inf, np.float32), shape)
 
 
+def image() -> tuple[Box, jnp.ndarray]:
+    """The space of small images of two colours, and one of them."""
+    shape = 6, 5, 2
+    return Box(np.zeros(shape), np.ones(shape), shape, np.uint8), jnp.zeros(shape, jnp.uint8)
+
+
+def nothing(action_space, observation_space=None, obs=None) -> Env:
+    """Nothing happens; only the spaces count."""
+    obs = jnp.zeros(3, jnp.float32) if obs is None else obs
+    space = unbounded(3) if observation_space is None else observation_space
+
+    def transition(key, state, action):
+        return state, obs, 1.0, False, False
+
+    return from_functions(
+        lambda key: (jnp.int32(0), obs), transition, space, action_space, max_steps=5
+    )
+
+
 def _constant_reset(key):
     return jnp.zeros((), jnp.int32), jnp.ones((1,), jnp.float32)
 
 
-def reward_one(
-    max_steps: int = 10, termination: float = 0.0, limit_terminates: bool = False
-) -> Env:
-    """Reward 1 for ever, cut off after max_steps: V = 1 / (1 - gamma (1 - termination)).
-
-    The observation is constant, so a critic has one number to learn. A truncating critic, or
-    ``limit_terminates``, sees (1 - gamma^k) / (1 - gamma) with k steps to go instead.
-    """
+def reward_one(max_steps: int = 10, termination: float = 0.0) -> Env:
+    """Reward 1 for ever, cut off after max_steps: V = 1 / (1 - gamma (1 - termination))."""
 
     def transition(key, steps, action):
-        steps = steps + 1
-        terminated = jax.random.bernoulli(key, termination)
-        at_limit = steps >= max_steps
-        terminated = terminated | (at_limit & limit_terminates)
-        truncated = at_limit & (not limit_terminates)
-        return steps, jnp.ones((1,), jnp.float32), 1.0, terminated, truncated
+        steps, obs = steps + 1, jnp.ones((1,), jnp.float32)
+        return steps, obs, 1.0, jax.random.bernoulli(key, termination), steps >= max_steps
 
     return from_functions(_constant_reset, transition, unbounded(1), Discrete(2), name="reward_one")
-
-
-def reward_one_value(gamma: float, termination: float = 0.0) -> float:
-    return 1.0 / (1.0 - gamma * (1.0 - termination))
-
-
-def bandit(means: tuple[float, ...] = (0.0, 1.0), noise: float = 0.0) -> Env:
-    """One pull an episode; arm i pays means[i] plus noise N(0, 1): the optimum is max(means)."""
-
-    def transition(key, state, arm):
-        reward = jnp.asarray(means, jnp.float32)[arm] + noise * jax.random.normal(key)
-        return state, jnp.ones((1,), jnp.float32), reward, True, False
-
-    return from_functions(
-        _constant_reset, transition, unbounded(1), Discrete(len(means)), name="bandit"
-    )
-
-
-def gaussian_bandit(target: float = 2.0) -> Env:
-    """Reward -(a - target)^2, one step an episode.
-
-    For a ~ N(m, s^2) the return is -(m - target)^2 - s^2, its gradient in m is 2 (target - m).
-    """
-
-    def transition(key, state, action):
-        reward = -jnp.square(action[0] - target)
-        return state, jnp.ones((1,), jnp.float32), reward, True, False
-
-    return from_functions(
-        _constant_reset, transition, unbounded(1), unbounded(1), name="gaussian_bandit"
-    )
-
-
-def combination(target: tuple[int, ...] = (2, 0, 1), nvec: tuple[int, ...] = (3, 2, 4)) -> Env:
-    """A multi-discrete lock: the reward is the fraction of digits that are right, at best 1."""
-
-    def transition(key, state, digits):
-        reward = jnp.mean((digits == jnp.asarray(target, jnp.int32)).astype(jnp.float32))
-        return state, jnp.ones((1,), jnp.float32), reward, True, False
-
-    return from_functions(
-        _constant_reset, transition, unbounded(1), MultiDiscrete(nvec), name="combination"
-    )
 
 
 def legal_arms(num_arms: int = 4, barren: float = 0.0, masked: bool = True) -> Env:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from test_algorithms import bernoulli, gaussian, multi_discrete, outputs
 
 from kltrust import audit
 from kltrust.audit import audit_update, exact_total_variation, normal_total_variation
@@ -26,22 +27,7 @@ QUANTILES = (0.0, 0.5, 0.95, 1.0)
 MASK = np.array([True, True, False, True, True, True])
 
 
-@pytest.fixture(autouse=True)
-def _quick(compile_fast):
-    pass
-
-
 # --- one network, five policies, each written twice -----------------------------------------------
-
-
-def outputs(theta, obs):
-    """`oracles.outputs` once more, for JAX: [..., 3] to [..., 6]."""
-    cut = (oracles.NUM_INPUTS + 1) * oracles.NUM_HIDDEN
-    w = theta[:cut].reshape(oracles.NUM_INPUTS + 1, -1)
-    v = theta[cut:].reshape(oracles.NUM_HIDDEN + 1, -1)
-    ones = jnp.ones((*obs.shape[:-1], 1), obs.dtype)
-    hidden = jnp.concatenate([jnp.tanh(jnp.concatenate([obs, ones], -1) @ w), ones], -1)
-    return hidden @ v
 
 
 def masked_categorical(theta, obs):
@@ -49,33 +35,30 @@ def masked_categorical(theta, obs):
     return distrax.Categorical(logits=jnp.where(jnp.broadcast_to(MASK, y.shape), y, -jnp.inf))
 
 
-def multi_discrete(theta, obs):
-    y = outputs(theta, obs)
-    logits = y.reshape(*y.shape[:-1], 2, 3)  # three digits and two: the padded logit is -inf
-    exists = jnp.broadcast_to(np.array([[True] * 3, [True, True, False]]), logits.shape)
-    return distrax.Independent(distrax.Categorical(logits=jnp.where(exists, logits, -jnp.inf)), 1)
-
-
-def bernoulli(theta, obs):
-    return distrax.Independent(distrax.Bernoulli(logits=outputs(theta, obs)), 1)
-
-
-def gaussian(theta, obs):
-    y = outputs(theta, obs)
-    return distrax.Independent(distrax.Normal(y[..., :3], jnp.exp(0.3 * y[..., 3:])), 1)
-
-
 def scalar_gaussian(theta, obs):
     y = outputs(theta, obs)
     return distrax.Independent(distrax.Normal(y[..., :1], jnp.exp(0.3 * y[..., 3:4])), 1)
 
 
+def of_a_vector(policy):
+    """A policy of test_algorithms with its parameters as one flat vector, as `oracles` has them."""
+    cut = (oracles.NUM_INPUTS + 1) * oracles.NUM_HIDDEN
+
+    def flat(theta, obs):
+        hidden = theta[:cut].reshape(oracles.NUM_INPUTS + 1, -1)
+        return policy(
+            {"hidden": hidden, "out": theta[cut:].reshape(oracles.NUM_HIDDEN + 1, -1)}, obs
+        )
+
+    return flat
+
+
 POLICIES = {
-    "categorical": masked_categorical,
-    "multi_discrete": multi_discrete,
-    "bernoulli": bernoulli,
-    "gaussian": gaussian,
-    "scalar_gaussian": scalar_gaussian,
+    "categorical": of_a_vector(masked_categorical),
+    "multi_discrete": of_a_vector(multi_discrete),
+    "bernoulli": of_a_vector(bernoulli),
+    "gaussian": of_a_vector(gaussian),
+    "scalar_gaussian": of_a_vector(scalar_gaussian),
 }
 
 

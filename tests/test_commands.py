@@ -8,48 +8,39 @@ import pytest
 from rich.console import Console
 from toys import SEEDS, SPEC, Stop, parts, tiny, toy_plan
 
-from kltrust.experiments import cli
 from kltrust.experiments.cli import progress
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.events import Report
 from kltrust.experiments.jobs.plan import plan_training
 from kltrust.experiments.store.record import Record
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
-
-def said(capsys, *arguments):
-    status = cli.main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def test_status_of_a_sweep(toy_sweep, toy_training, tmp_path, capsys):
+def test_status_of_a_sweep(toy_sweep, toy_training, tmp_path, said):
     path = tmp_path / "part"
     with pytest.raises(InterruptedError):
         run.start(toy_plan(), path, progress=Stop(2))
-    status, out, _ = said(capsys, "status", path)
+    status, out, _ = said("status", path)
     assert status == 0
     assert "toy: not finished" in out
     assert "2/3" in out
     assert "0/2" in out
-    status, out, _ = said(capsys, "status", toy_sweep.path)
+    status, out, _ = said("status", toy_sweep.path)
     assert "toy: finished" in out
     assert out.count("done") == 2
-    _, out, _ = said(capsys, "status", toy_training.path)
+    _, out, _ = said("status", toy_training.path)
     assert "trpo-CartPole-v1: finished" in out
     assert "7/7" in out
 
 
-def test_a_dry_run_does_nothing(tmp_path, capsys, monkeypatch):
+def test_a_dry_run_does_nothing(tmp_path, said, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.toml").write_text(SPEC)
-    status, out, _ = said(capsys, "sweep", "toy.toml", "--dry-run", "--shard", "1/2")
+    status, out, _ = said("sweep", "toy.toml", "--dry-run", "--shard", "1/2")
     assert status == 0
     assert "toy, shard 1 of 2" in out
     assert "MiB" in out
     assert "--measure tries" in out
-    status, out, _ = said(capsys, "sweep", "toy.toml", "--dry-run", "--measure", "--width", "2")
+    status, out, _ = said("sweep", "toy.toml", "--dry-run", "--measure", "--width", "2")
     assert status == 0
     assert "by one iteration of each group" in " ".join(out.split())
     assert os.listdir(tmp_path) == ["toy.toml"]
@@ -69,15 +60,15 @@ def test_a_dry_run_does_nothing(tmp_path, capsys, monkeypatch):
         ("merge absent --out all", "no run folder"),
     ],
 )
-def test_errors_of_the_commands(line, message, tmp_path, capsys, monkeypatch):
+def test_errors_of_the_commands(line, message, tmp_path, said, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.toml").write_text(SPEC)
-    status, _, err = said(capsys, *line.split())
+    status, _, err = said(*line.split())
     assert status == 1
     assert message in err
 
 
-def test_each_command_goes_on_with_what_the_other_began(tmp_path, capsys):
+def test_each_command_goes_on_with_what_the_other_began(tmp_path, said):
     for command, planned, shown in (
         ("train", toy_plan(), "toy: finished"),
         ("sweep", plan_training(tiny(), SEEDS, width=1), "final return"),
@@ -85,7 +76,7 @@ def test_each_command_goes_on_with_what_the_other_began(tmp_path, capsys):
         path = tmp_path / command
         with pytest.raises(InterruptedError):
             run.start(planned, path, progress=Stop(1))
-        status, out, _ = said(capsys, command, "--resume", path, "--quiet")
+        status, out, _ = said(command, "--resume", path, "--quiet")
         assert status == 0
         assert shown in out
         assert "load it by  kltrust.load(" in out
@@ -118,14 +109,21 @@ def test_lines_where_there_is_no_terminal(capsys):
     assert "warning: 9 observations of this chunk allow no action by their mask" in warning
     name, *rest = re.split(r" {2,}", line)
     assert name == "vanilla_pg Catch-bsuite x 2:"
-    said = ["2/3", "64 steps", "best a [label] 7.2", "KL 0.0078", "1,234 steps/s", "1 broken"]
-    assert rest == said
+    facts = [
+        "2/3",
+        "64 steps",
+        "best a [label] 7.2",
+        "KL 0.0078",
+        "1,234 steps/s",
+        "1 broken",
+    ]
+    assert rest == facts
     of_a_training(progress.ConsoleProgress())
     title, compiling, line = capsys.readouterr().out.splitlines()
     assert title == "trpo on CartPole-v1, 2 seeds, 7 iterations of 64 steps each"
     assert compiling == "compiling init ..."
-    said = ["", "2/7", "128 steps", "return 123.5", "KL 0.0078", "54,321 steps/s"]
-    assert re.split(r" {2,}", line) == said
+    facts = ["", "2/7", "128 steps", "return 123.5", "KL 0.0078", "54,321 steps/s"]
+    assert re.split(r" {2,}", line) == facts
 
 
 def test_a_notebook_gets_lines_too(monkeypatch, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import kltrust
-from kltrust.algorithms import _registry, find_algorithm
+from kltrust.algorithms import find_algorithm
 from kltrust.experiments import cli
 from kltrust.experiments.config import spec
 from kltrust.experiments.config.experiment import Experiment
@@ -47,7 +47,6 @@ def copied(tmp_path, monkeypatch):
     source = source.replace('@algorithm("trpo")', '@algorithm("trpo_copy")')
     place = source.index("    max_kl: Number")
     (tmp_path / "trpo_copied.py").write_text(source[:place] + ADDED.lstrip("\n") + source[place:])
-    monkeypatch.setattr(_registry, "_declared", dict(_registry._declared))
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("trpo_copied")
     yield find_algorithm("trpo_copy")

@@ -52,9 +52,6 @@ def kl_gradients(theta, other):
     )
 
 
-# --- A: samples from a fixed old, differentiate new -----------------------------------------------
-
-
 def setting_a(k, theta, old):
     """E_old[k(log new - log old)] as a function of theta."""
     log_old, log_new = jax.nn.log_softmax(old), jax.nn.log_softmax(theta)
@@ -119,9 +116,6 @@ def test_a_the_best_coefficient_is_the_one_of_least_variance():
     np.testing.assert_array_equal(grad(lambda x: control_variate_coefficient(x, p))(log_ratio), 0)
     assert control_variate_coefficient(jnp.zeros(3)) == 1
     np.testing.assert_allclose(control_variate_coefficient(1e-3 * log_ratio, p), 1, atol=1e-2)
-
-
-# --- B: samples from the current pi, differentiate pi ---------------------------------------------
 
 
 def setting_b(k, theta, ref):
@@ -215,9 +209,6 @@ def test_b_k2_is_right_on_policy_only():
     assert np.max(np.abs(grad(loss)(pi) - kl_gradients(pi, ref)[1])) > 0.01
 
 
-# --- N(0, 1) against N(mu, 1) ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mu", [0.1, 0.5, 1.0])
 def test_gaussian_closed_forms(mu):
     def moments(k):
@@ -245,41 +236,38 @@ def test_gaussian_closed_forms(mu):
     assert std_best <= std * (1 + 1e-9)
 
 
-# --- numbers --------------------------------------------------------------------------------------
+def exact_k3(x):
+    return np.expm1(x) - x, np.expm1(x), 0.5 + x / 6 + x**2 / 24
 
 
-def test_k3_in_float32_is_accurate_and_never_negative():
+def exact_reverse_k3(x):
+    return x * np.exp(x) - np.expm1(x), x * np.exp(x), 0.5 + x / 3 + x**2 / 8
+
+
+@pytest.mark.parametrize(
+    ("k", "exact", "printed"),
+    [
+        (kl_k3, exact_k3, lambda x: jnp.exp(x) - 1 - x),
+        (kl_reverse_k3, exact_reverse_k3, lambda x: jnp.exp(x) * x - (jnp.exp(x) - 1)),
+    ],
+)
+def test_in_float32_they_are_accurate_and_never_negative(k, exact, printed):
     with jax.enable_x64(False):
         x = np.concatenate([s * np.logspace(-12, 1.5, 2000) for s in (-1, 1)]).astype(np.float32)
-        value, slope = jax.vmap(jax.value_and_grad(kl_k3))(x)
-        exact = np.expm1(x.astype(np.longdouble)) - x
-        taylor = x.astype(np.float64) ** 2 * (0.5 + x / 6.0 + x.astype(np.float64) ** 2 / 24)
-        exact = np.where(np.abs(x) < 1e-3, taylor, exact).astype(np.float64)
-        np.testing.assert_allclose(value, exact, rtol=3e-6)
-        np.testing.assert_allclose(slope, np.expm1(x.astype(np.float64)), rtol=3e-6)
+        value, slope = jax.vmap(jax.value_and_grad(k))(x)
+        expected, slopes, taylor = exact(x.astype(np.longdouble))
+        expected = np.where(np.abs(x) < 1e-3, x.astype(np.float64) ** 2 * taylor, expected)
+        np.testing.assert_allclose(value, expected.astype(np.float64), rtol=4e-6)
+        np.testing.assert_allclose(slope, slopes.astype(np.float64), rtol=4e-6, atol=1e-7)
         assert np.all(value >= 0)
-        # The formula as it is printed loses that: a control for the test above.
-        assert np.min(jnp.exp(x) - 1 - x) < 0
+        # The formula as it is printed loses that: a control.
+        assert np.min(printed(x)) < 0
 
 
 @pytest.mark.parametrize(("c", "k"), [(0.0, kl_k1), (1.0, kl_k3)])
 def test_the_control_variate_is_k1_and_k3_at_its_ends(c, k):
     x = np.linspace(-3, 3, 101, dtype=np.float32)
     np.testing.assert_array_equal(kl_control_variate(x, c), k(x))
-
-
-def test_reverse_k3_in_float32_is_accurate_and_never_negative():
-    with jax.enable_x64(False):
-        x = np.concatenate([s * np.logspace(-12, 1.5, 2000) for s in (-1, 1)]).astype(np.float32)
-        value, slope = jax.vmap(jax.value_and_grad(kl_reverse_k3))(x)
-        wide = x.astype(np.longdouble)
-        taylor = x.astype(np.float64) ** 2 * (0.5 + x / 3.0 + x.astype(np.float64) ** 2 / 8)
-        exact = np.where(np.abs(x) < 1e-3, taylor, wide * np.exp(wide) - np.expm1(wide))
-        np.testing.assert_allclose(value, exact.astype(np.float64), rtol=4e-6)
-        slopes = (wide * np.exp(wide)).astype(np.float64)
-        np.testing.assert_allclose(slope, slopes, rtol=4e-6, atol=1e-7)
-        assert np.all(value >= 0)
-        assert np.min(jnp.exp(x) * x - (jnp.exp(x) - 1)) < 0  # the formula as it is printed
 
 
 def test_actions_that_the_new_policy_has_given_up():

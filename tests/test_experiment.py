@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import kltrust
+from kltrust.experiments.config import presets
 from kltrust.experiments.config.experiment import Experiment, put, qualified, written
-from kltrust.experiments.engine.program import traced_settings
+from kltrust.experiments.engine.program import check_values, traced_settings
+from kltrust.networks.settings import NetworkSettings
 from kltrust.updates import Optimizer
 
 
@@ -26,6 +28,7 @@ def through_json(one):
 def test_plain_data_keeps_infinities_tuples_and_optimisers():
     one = experiment(
         update=kltrust.ppo_clip(optimizer="adamw(weight_decay=0.1)"),
+        network=NetworkSettings(hidden=(8, 8, 8)),
         env_params={"g": 9.81, "max_torque": math.inf, "max_steps_in_episode": 50},
     )
     again = through_json(one)
@@ -52,6 +55,9 @@ def test_floats_are_leaves_and_all_else_is_structure():
     )
     wider = dataclasses.replace(one, update=kltrust.ppo_clip(num_epochs=3))
     longer = dataclasses.replace(one, env_params={"g": 9.81, "max_steps_in_episode": 60})
+    more = jax.tree.map(lambda x: 2 * x, one)
+    assert more.env_params == {"g": 19.62, "max_steps_in_episode": 50}
+    assert more.update.optimizer.settings == {"eps": 2e-5}
     structure = jax.tree.structure(one)
     assert hash(structure) == hash(jax.tree.structure(other))
     assert structure == jax.tree.structure(other)
@@ -71,7 +77,7 @@ def test_floats_are_leaves_and_all_else_is_structure():
         assert jax.tree.structure(filled, is_leaf=is_leaf) == jax.tree.structure(one)
 
 
-def test_names_with_and_without_their_section(own_algorithms):
+def test_names_with_and_without_their_section():
     @kltrust.algorithm("own_gamma")
     class OwnGamma:
         """Does nothing, with a setting that the learner has too."""
@@ -120,16 +126,45 @@ def test_an_optimiser_changes_whole_or_in_part():
     ("change", "message"),
     [
         ({"algorithm": "trop"}, "did you mean trpo"),
-        ({"update": {"clip_epz": 0.1}}, "did you mean clip_eps"),
+        ({"update": {"clip_epz": 0.1}}, r"in \[update\] 'clip_epz': did you mean clip_eps"),
         ({"update": {"num_epochs": 2.5}}, "update.num_epochs must be a whole number"),
+        ({"update": {"optimizer": "adamm"}}, "did you mean adam"),
         ({"update": {"learning_rate": "3e-4"}}, "update.learning_rate must be a number"),
         ({"learner": {"normalize_rewards": 1}}, "learner.normalize_rewards must be True or False"),
-        ({"network": {"hidden": 64}}, "network.hidden must be a list"),
+        ({"network": {"hidden": 64}}, "network.hidden must be a list or a tuple"),
         ({"network": {"hidden": [0]}}, "every entry of network.hidden must be at least 1"),
         ({"budget": {"steps": 1}}, "did you mean total_steps"),
-        ({"critics": {}}, "did you mean critic"),
+        ({"critics": {}}, "unknown section 'critics': did you mean critic"),
     ],
 )
 def test_bad_plain_data_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Experiment.from_dict({**experiment().to_dict(), **change})
+
+
+def test_only_whole_iterations_are_paid_for():
+    assert experiment().num_iterations == 100_000 // (8 * 256)
+
+
+def test_presets_are_valid_and_listed():
+    for algorithm, env in presets.available():
+        experiment = presets.preset(algorithm, env)
+        assert experiment != presets.preset(algorithm, env, "none")
+        check_values(experiment)
+
+
+def test_a_preset_of_ones_own(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[update]\nmax_kl = 0.5\n[learner]\nnum_envs = 3\n")
+    experiment = presets.preset("trpo", "CartPole-v1", file)
+    assert experiment.update.max_kl == 0.5
+    assert experiment.learner.num_envs == 3
+    for text, message in (
+        ("[updates]\nmax_kl = 0.5\n", "unknown section 'updates'"),
+        ("max_kl 0.5", "not TOML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            presets.preset("trpo", "CartPole-v1", file)
+    with pytest.raises(ValueError, match="can't read"):
+        presets.preset("trpo", "CartPole-v1", tmp_path / "absent.toml")

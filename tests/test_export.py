@@ -14,25 +14,10 @@ from kltrust.experiments.config import spec
 from kltrust.experiments.jobs import plan
 from kltrust.experiments.reading import export
 
-SPEC = """
-[sweep]
-name = "made"
-seeds = [4, 2]
-envs = "CartPole-v1"
-preset = "none"
-
-[learner]
-num_envs = 4
-num_steps = 8
-
-[budget]
-total_steps = 128
-num_evals = 2
-
-[[experiments]]
-algorithms = "trpo"
-grid.max_kl = [0.01, 0.02]
-"""
+SPEC = (
+    toys.HEAD.replace('"toy"', '"made"').replace("[3, 5]", "[4, 2]").replace("= 192", "= 128")
+    + '[[experiments]]\nalgorithms = "trpo"\nlearner.num_steps = 8\ngrid.max_kl = [0.01, 0.02]\n'
+)
 CHUNK, RUNS = 2, 4
 STEPS = 4 * 8
 

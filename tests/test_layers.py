@@ -57,6 +57,7 @@ LIBRARIES = {
 }
 """What a part may import of other libraries; CORE where it is not named. Experiments are free."""
 
+OF_THE_CALLER = {"jit", "pmap", "debug", "io_callback", "pure_callback"}
 CLOCKS_AND_FILES = {"time", "datetime", "io", "os", "pathlib", "shutil", "tempfile", "subprocess"}
 
 
@@ -77,10 +78,10 @@ def effects(tree: ast.AST) -> set[str]:
     """Compilation, printing and file access, by name."""
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr in ("jit", "pmap", "debug", "io_callback"):
+        if isinstance(node, ast.Attribute) and node.attr in OF_THE_CALLER:
             found.add(node.attr)
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("jax"):
-            found |= {a.name for a in node.names} & {"jit", "pmap", "debug", "io_callback"}
+            found |= {a.name for a in node.names} & OF_THE_CALLER
         if isinstance(node, ast.Name) and node.id in ("print", "open", "input", "breakpoint"):
             found.add(node.id)
     return found
@@ -226,6 +227,7 @@ def test_the_package_itself_imports_only_the_standard_library():
         ("learner", "import jax\n@jax.jit\ndef f(x): ...", ["uses jit"]),
         ("learner", "from jax import jit", ["uses jit"]),
         ("learner", "import jax\njax.debug.print('x')", ["uses debug"]),
+        ("learner", "import jax\njax.pure_callback(f, x, x)", ["uses pure_callback"]),
         ("learner", "import time", ["imports time"]),
         ("learner", "print(open('x'))", ["uses open", "uses print"]),
         ("learner", "import kltrust", ["imports kltrust"]),

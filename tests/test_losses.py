@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import distrax
@@ -18,9 +17,6 @@ def samples(seed=0, shape=(64,)):
 
 def sum_of(loss):
     return lambda *args: jnp.sum(loss(*args))
-
-
-# --- surrogates -----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("x64")
@@ -163,9 +159,6 @@ def test_importance_ratio_is_exp_and_then_a_line():
         np.testing.assert_array_equal(losses.importance_ratio(y), jnp.exp(y))
 
 
-# --- constraint, values, entropy ------------------------------------------------------------------
-
-
 def test_kl_constraint():
     kl = jnp.array([0.01, 0.03, jnp.nan])
     weight = jnp.array([1.0, 3.0, 0.0])
@@ -215,8 +208,6 @@ def test_entropy_loss():
     masked = distrax.Categorical(jnp.array([[0.0, 0.0, -jnp.inf]]))
     np.testing.assert_allclose(losses.entropy_loss(masked), -math.log(2))
 
-
-# --- contracts ------------------------------------------------------------------------------------
 
 ELEMENTWISE = {
     "surrogate_loss": (2, ()),
@@ -292,59 +283,3 @@ def test_weights_leave_padding_out():
     gradient = jax.grad(loss)(x, weight)
     np.testing.assert_allclose(gradient[:7], jax.grad(loss)(x[:7]), rtol=1e-5)
     np.testing.assert_array_equal(gradient[7:], 0)
-
-
-# --- whoever holds the parameters -----------------------------------------------------------------
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Linear:
-    """A model that is a pytree of its own parameters, in the manner of Equinox."""
-
-    kernel: jax.Array
-    bias: jax.Array
-
-    def __call__(self, obs):
-        return obs @ self.kernel + self.bias[None]
-
-
-def test_one_step_of_one_loss_with_nnx_a_pytree_model_and_plain_functions():
-    nnx = pytest.importorskip("flax.nnx")
-    rng = np.random.default_rng(6)
-    obs = jnp.asarray(rng.normal(size=(32, 4)), jnp.float32)
-    action = jnp.asarray(rng.integers(3, size=32))
-    advantage = jnp.asarray(rng.normal(size=32), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
-    bias = jnp.asarray(rng.normal(size=3), jnp.float32)
-    old = distrax.Categorical(obs @ (kernel + 0.1) + bias[None])
-
-    def loss(logits):
-        log_ratio = distrax.Categorical(logits).log_prob(action) - old.log_prob(action)
-        return jnp.mean(losses.clipped_surrogate_loss(log_ratio, advantage, 0.2))
-
-    def nnx_model():
-        model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
-        model.kernel.set_value(kernel)
-        model.bias.set_value(bias)
-        value, gradient = nnx.value_and_grad(lambda m: loss(m(obs)))(model)
-        return value, nnx.to_pure_dict(gradient)
-
-    def pytree_model():
-        value, g = jax.value_and_grad(lambda m: loss(m(obs)))(Linear(kernel, bias))
-        return value, {"kernel": g.kernel, "bias": g.bias}
-
-    def plain():
-        def apply(params, obs):
-            return obs @ params["kernel"] + params["bias"][None]
-
-        params = {"kernel": kernel, "bias": bias}
-        return jax.value_and_grad(lambda p: loss(apply(p, obs)))(params)
-
-    with jax.numpy_rank_promotion("allow"):  # flax adds a bias so.
-        results = [f() for f in (nnx_model, pytree_model, plain)]
-    for value, gradient in results:
-        np.testing.assert_allclose(value, results[-1][0], rtol=1e-6)
-        for name in ("kernel", "bias"):
-            np.testing.assert_allclose(gradient[name], results[-1][1][name], rtol=1e-5, atol=1e-7)
-    assert np.max(np.abs(results[-1][1]["kernel"])) > 1e-3

@@ -43,23 +43,17 @@ def split(samples, cuts):
     return [jax.tree.map(lambda x, span=span: x[span], samples) for span in spans]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_any_split_gives_the_moments_of_all(seed):
+@pytest.mark.parametrize("num_cuts", [0, 1, 3, 59])
+def test_any_split_gives_the_moments_of_all(num_cuts):
     samples = data()
-    rng = np.random.default_rng(seed)
-    cuts = [0, *np.sort(rng.choice(np.arange(1, 60), size=3, replace=False)), 60]
+    rng = np.random.default_rng(num_cuts)
+    cuts = [0, *np.sort(rng.choice(np.arange(1, 60), size=num_cuts, replace=False)), 60]
     moments = moments_of(split(samples, cuts))
     assert moments.num_samples == 60
     for name, x in samples.items():
         x = x.astype(np.float64)
         np.testing.assert_allclose(moments.mean[name], x.mean(0), rtol=1e-5)
         np.testing.assert_allclose(moments.variance[name], x.var(0), rtol=1e-5)
-
-
-def test_one_sample_at_a_time():
-    samples = data(12)
-    moments = moments_of(split(samples, list(range(13))))
-    np.testing.assert_allclose(moments.variance["scalar"], samples["scalar"].var(), rtol=1e-5)
 
 
 def test_leading_axes_are_all_samples():
@@ -85,16 +79,6 @@ def test_a_large_offset_costs_no_digits():
     np.testing.assert_allclose(moments.variance, x.astype(np.float64).var(0), rtol=1e-2)
     naive = np.mean(x**2, 0, dtype=np.float32) - np.mean(x, 0, dtype=np.float32) ** 2
     assert abs(naive[0] - 1) > 0.1
-
-
-def test_it_runs_inside_a_scan():
-    samples = data()["vector"].reshape(6, 10, 4)
-    start = init_moments(samples[0, 0])
-    moments, _ = jax.lax.scan(lambda m, x: (update_moments(m, x), None), start, samples)
-    np.testing.assert_allclose(moments.mean, samples.reshape(-1, 4).mean(0), rtol=1e-5)
-
-
-# --- normalising ----------------------------------------------------------------------------------
 
 
 def test_normalised_is_standardised():
@@ -130,8 +114,6 @@ def test_no_moments_and_no_samples_change_nothing():
     np.testing.assert_array_equal(fresh["n"], x["n"])
 
 
-# --- rewards --------------------------------------------------------------------------------------
-
 GAMMA = 0.9
 
 
@@ -142,40 +124,32 @@ def reward_data(num_steps=40, num_envs=3, seed=0):
 
 
 def running_returns(reward, done, early=False):
-    """One number after another; ``early`` forgets the terminal step before it was counted."""
-    returns = np.zeros(reward.shape)
-    running = np.zeros(reward.shape[1])
+    """(Each step's, what is under way); ``early`` forgets a terminal step before it is counted."""
+    returns, running = np.zeros(reward.shape), np.zeros(reward.shape[1])
     for t in range(reward.shape[0]):
         for b in range(reward.shape[1]):
-            running[b] = (
-                GAMMA * running[b] * ((early and not done[t, b]) or not early) + reward[t, b]
-            )
+            forgotten = early and done[t, b]
+            running[b] = GAMMA * running[b] * (not forgotten) + reward[t, b]
             returns[t, b] = running[b]
             if done[t, b] and not early:
                 running[b] = 0.0
-    return returns
+    return returns, running
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_return():
     reward, done = reward_data()
+    done[-1, 0] = True  # an end at the border is not carried over
     scale, scaled = scale_rewards(init_reward_scale(3), reward, done, GAMMA)
-    expected = running_returns(reward, done).std()
+    returns, running = running_returns(reward, done)
+    expected = returns.std()
     np.testing.assert_allclose(scaled, reward / expected, rtol=1e-5)
     np.testing.assert_allclose(scale.moments.variance, expected**2, rtol=1e-5)
     assert scale.moments.num_samples == reward.size
+    np.testing.assert_allclose(scale.running_return, running, rtol=1e-5)
+    assert scale.running_return[0] == 0
     # Control: to forget the return at the terminal step, not after it, is another number.
-    early = running_returns(reward, done, early=True).std()
+    early = running_returns(reward, done, early=True)[0].std()
     assert abs(early / expected - 1) > 0.01
-
-
-def test_the_terminal_step_counts_by_hand():
-    reward = jnp.asarray([[1.0], [2.0], [4.0]])
-    done = jnp.asarray([[False], [True], [False]])
-    scale, _ = scale_rewards(init_reward_scale(1), reward, done, GAMMA)
-    returns = [1.0, 0.9 * 1 + 2, 4.0]
-    np.testing.assert_allclose(scale.moments.mean, np.mean(returns), rtol=1e-6)
-    np.testing.assert_allclose(scale.moments.variance, np.var(returns), rtol=1e-5)
-    np.testing.assert_allclose(scale.running_return, [4.0])
 
 
 def test_rollouts_go_on_where_the_last_one_ended():
@@ -190,32 +164,11 @@ def test_rollouts_go_on_where_the_last_one_ended():
     np.testing.assert_allclose(scaled, reward[17:] / np.sqrt(whole.moments.variance), rtol=1e-5)
 
 
-def test_an_end_at_the_border_is_not_carried_over():
-    reward, done = jnp.ones((2, 1)), jnp.asarray([[False], [True]])
-    scale, _ = scale_rewards(init_reward_scale(1), reward, done, GAMMA)
-    np.testing.assert_array_equal(scale.running_return, [0.0])
-
-
 def test_scaled_rewards_are_clipped():
-    reward = np.zeros((1000, 1), np.float32)
+    reward = np.zeros((1000, 1), np.float32)  # of which most stay zero
     reward[500] = 1e6
     _, scaled = scale_rewards(
         init_reward_scale(1), jnp.asarray(reward), jnp.ones((1000, 1), bool), GAMMA
     )
     assert scaled.max() == CLIP
     assert scaled.min() == 0
-
-
-def test_constant_zero_rewards_stay_zero():
-    _, scaled = scale_rewards(init_reward_scale(2), jnp.zeros((5, 2)), jnp.zeros((5, 2), bool), 0.9)
-    np.testing.assert_array_equal(scaled, np.zeros((5, 2)))
-
-
-def test_gamma_may_be_traced():
-    reward, done = reward_data()
-    scaled = jax.vmap(lambda g: scale_rewards(init_reward_scale(3), reward, done, g)[1])(
-        jnp.asarray([0.5, GAMMA])
-    )
-    alone = scale_rewards(init_reward_scale(3), reward, done, GAMMA)[1]
-    np.testing.assert_allclose(scaled[1], alone, rtol=1e-6)
-    assert np.max(np.abs(scaled[0] - scaled[1])) > 0.01

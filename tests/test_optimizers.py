@@ -72,9 +72,6 @@ def test_float_settings_are_leaves_and_the_rest_is_static():
     assert jax.tree.map(lambda x: 2 * x, ADAMW) == Optimizer("adamw", weight_decay=0.2)
 
 
-# --- in use ---------------------------------------------------------------------------------------
-
-
 @functools.cache
 def compiled(traced):
     """One update of a declaration, which is an argument; ``traced`` counts."""

@@ -1,18 +1,16 @@
 """The report: what it says of sweeps made by hand, whose numbers are known, and how the page is."""
 
 import errno
-import html.parser
 import itertools
 import json
 import re
-import shutil
-import subprocess
 from importlib import resources
 
 import numpy as np
 import pandas as pd
 import pytest
 import toys
+from browser import CHROMIUM, Page, measured
 from rliable import metrics
 
 from kltrust.algorithms import find_algorithm
@@ -23,17 +21,8 @@ from kltrust.experiments.jobs import plan
 from kltrust.experiments.report import _aggregate, _export, _gather, _region, _summaries, _tables
 from kltrust.experiments.store import files
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 STRANGE = "<b>a & $b$ | c"
-SPEC = f"""
-[sweep]
-name = "made"
-seeds = [4, 2, 9]
-envs = ["CartPole-v1", "Acrobot-v1"]
-preset = "none"
-[budget]
-total_steps = 8192
-num_evals = 2
+SPEC = f"""{toys.MADE}
 [[experiments]]
 algorithms = "trpo"
 grid.max_kl = [0.01, 0.02]
@@ -123,21 +112,6 @@ def page(written):
     return (written / "index.html").read_text()
 
 
-class Page(html.parser.HTMLParser):
-    """What a page has, by tag."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def of(self, *names):
-        return [(tag, attrs) for tag, attrs in self.tags if tag in names]
-
-
 def test_all_that_is_written(made, written):
     assert written == made / "report"
     names = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())
@@ -157,22 +131,22 @@ def test_all_that_is_written(made, written):
 
 def test_the_page_needs_nothing_beside_it_and_can_be_read_by_all(page):
     parsed = Page(page)
-    links = [a[k] for _, a in parsed.tags for k in ("src", "href", "srcset", "data") if k in a]
+    links = [link for k in ("src", "href", "srcset", "data") for link in parsed.values(k)]
     assert links
     assert all(link.startswith(("#", "data:")) for link in links)
     assert "@import" not in page
     assert "url(" not in page
-    ids = [a["id"] for _, a in parsed.tags if "id" in a]
+    ids = parsed.values("id")
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
-    levels = [int(tag[1]) for tag, _ in parsed.of("h1", "h2", "h3", "h4")]
+    levels = [int(tag[1]) for tag, _ in parsed.tags if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     images = parsed.of("img")
     assert len(images) == 11
-    assert all(re.search(r"\d", image["alt"]) for _, image in images)
-    frames = [a for _, a in parsed.of("div") if "scroll" in a.get("class", "")]
+    assert all(re.search(r"\d", image["alt"]) for image in images)
+    frames = [a for a in parsed.of("div") if "scroll" in a.get("class", "")]
     assert len(frames) == len(images) + len(parsed.of("table"))
     assert all(a["tabindex"] == "0" and a["role"] == "region" for a in frames)
     assert "prefers-color-scheme: dark" in page
@@ -410,39 +384,10 @@ def test_numbers_and_shares():
     assert [_tables.share(x) for x in shares] == ["0 %", "< 0.1 %", "8.3 %", "> 99.9 %", "100 %"]
 
 
-def measured_in_browser(page, width, tmp_path):
-    """Sizes of the page in a frame of so many pixels, and what it asked the network for."""
-    frame = page.replace("&", "&amp;").replace('"', "&quot;")
-    script = """addEventListener("load", () => {
-        const inner = document.querySelector("iframe");
-        const root = inner.contentDocument.documentElement;
-        const asked = inner.contentWindow.performance.getEntriesByType("resource");
-        const tables = [...root.querySelectorAll(".scroll")];
-        document.body.dataset.found = JSON.stringify({
-            client: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight,
-            inside: tables.some(t => t.scrollWidth > t.clientWidth),
-            images: [...root.querySelectorAll("img")].every(i => i.naturalWidth > 0),
-            asked: asked.map(e => e.name).filter(n => !n.startsWith("data:")),
-        });
-    });"""
-    holder = tmp_path / f"{width}.html"
-    holder.write_text(
-        f'<!doctype html><body><iframe width={width} height=900 style="border:0" '
-        f'srcdoc="{frame}"></iframe><script>{script}</script></body>'
-    )
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width + 100},1000"]
-    done = subprocess.run(
-        [*command, holder.as_uri()], capture_output=True, text=True, timeout=120, check=False
-    )
-    (found,) = re.findall(r'data-found="([^"]*)"', done.stdout)
-    return json.loads(found.replace("&quot;", '"'))
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser_the_page_never_scrolls_sideways(page, width, tmp_path):
-    found = measured_in_browser(page, width, tmp_path)
+def test_in_a_browser_the_page_never_scrolls_sideways(page, written, width, tmp_path):
+    found = measured(written / "index.html", width, tmp_path)
     assert width - 20 <= found["client"] <= width
     assert found["scroll"] == found["client"]
     assert found["height"] > 3000
@@ -454,6 +399,7 @@ def test_in_a_browser_the_page_never_scrolls_sideways(page, width, tmp_path):
         assert broken != page
         broken = broken.replace("</main>", '<img src="https://example.invalid/x.png"></main>')
         broken = broken.replace("img-src data:", "img-src *")
-        control = measured_in_browser(broken, width, tmp_path)
+        (tmp_path / "broken.html").write_text(broken)
+        control = measured(tmp_path / "broken.html", width, tmp_path)
         assert control["scroll"] > control["client"]
         assert control["asked"] == ["https://example.invalid/x.png"]

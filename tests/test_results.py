@@ -1,7 +1,6 @@
 """Results: frames over many runs and folders, and arrays in rliable's shape."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import toys
 
@@ -11,21 +10,10 @@ from kltrust.experiments.jobs import plan
 from kltrust.experiments.store.record import RunError
 from kltrust.settings import INF
 
-SPEC = """
-[sweep]
-name = "made"
-seeds = [4, 2, 9]
-envs = ["CartPole-v1", "Acrobot-v1"]
-preset = "none"
-
-[budget]
-total_steps = 8192
-num_evals = 2
-
+SPEC = f"""{toys.MADE}
 [[experiments]]
 algorithms = "trpo"
 grid.max_kl = [0.01, 0.02]
-
 [[experiments]]
 algorithms = "ppo_clip"
 """
@@ -163,13 +151,6 @@ def test_a_training_beside_a_sweep(made, toy_training):
     assert tail.kl.tolist() == alone.metrics.kl.tolist()
     scores = both.select(env="CartPole-v1", **{"sweep": "whole"}).scores()
     assert scores["trpo"][:, 0].tolist() == alone.runs.score.tolist()
-
-
-def test_tables_of_frames_can_be_joined(made):
-    loaded = kltrust.results.load(made)
-    joined = loaded.metrics.merge(loaded.runs[["run", "label"]], on="run", validate="many_to_one")
-    assert len(joined) == len(loaded.metrics)
-    assert isinstance(joined, pd.DataFrame)
 
 
 def test_the_folder_of_a_plan_says_where_its_tables_are(toy_sweep):

@@ -101,19 +101,6 @@ def test_next_obs_is_the_one_before_the_reset(rolled):
         assert (following[done] != np.asarray(transition.next_obs)[done]).any(-1).all()
 
 
-def test_next_obs_at_an_end_is_the_last_state_of_the_episode():
-    env = known_envs.chain(4)
-    state, obs = reset_batch(env, jax.random.key(0), 2)
-    _, transition = rollout(
-        env, lambda obs, key: jnp.ones(2, jnp.int32), state, obs, jax.random.key(1), 7
-    )
-    cells = np.argmax(transition.obs[:, 0], -1), np.argmax(transition.next_obs[:, 0], -1)
-    np.testing.assert_array_equal(cells[0], [0, 1, 2, 0, 1, 2, 0])
-    np.testing.assert_array_equal(cells[1], [1, 2, 3, 1, 2, 3, 1])
-    np.testing.assert_array_equal(transition.terminated[:, 1], [0, 0, 1, 0, 0, 1, 0])
-    np.testing.assert_array_equal(transition.reward[:, 1], [0, 0, 1, 0, 0, 1, 0])
-
-
 def test_record_says_what_is_kept():
     env = known_envs.chain(4)
     act = _noisy_actor(env)
@@ -133,20 +120,6 @@ def test_record_says_what_is_kept():
     jaxpr = jax.make_jaxpr(lambda: collect(record=lambda t: t.reward))()
     assert "f32[9,3,4]" not in str(jaxpr)
     assert "f32[9,3,4]" in str(jax.make_jaxpr(collect)())
-
-
-def test_another_key_gives_other_actions():
-    env = known_envs.chain(4)
-    state, obs = reset_batch(env, jax.random.key(0), 3)
-    actions = [
-        rollout(env, _noisy_actor(env), state, obs, jax.random.key(k), 12)[1].action
-        for k in (1, 1, 2)
-    ]
-    np.testing.assert_array_equal(actions[0], actions[1])
-    assert (actions[0] != actions[2]).any()
-
-
-# --- episodes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ENVS)
@@ -190,23 +163,6 @@ def test_episodes_are_cut_at_max_steps_and_count_only_themselves():
         np.testing.assert_array_equal(total, [min(max_steps, 10)] * 3)
         np.testing.assert_array_equal(length, [min(max_steps, 10)] * 3)
     assert returns._cache_size() == 1
-
-
-def test_what_comes_after_an_end_is_not_counted():
-    """Episodes of unequal lengths: those that are over wait for the others."""
-    env = known_envs.reward_one(50, termination=0.3)
-
-    def act(obs, key):
-        return jnp.zeros(obs.shape[0], jnp.int32)
-
-    returns, lengths = episode_returns(env, act, jax.random.key(0), 2000, 50)
-    np.testing.assert_array_equal(returns, lengths)
-    assert len(np.unique(lengths)) > 5
-    # Geometric with p = 0.3, cut at 50: mean 1 / p, deviation sqrt(1 - p) / p.
-    assert abs(np.mean(lengths) - 1 / 0.3) < 4 * np.sqrt(0.7) / 0.3 / np.sqrt(2000)
-
-
-# --- counts ---------------------------------------------------------------------------------------
 
 
 def _count_by_hand(returns, lengths, reward, done):
@@ -280,22 +236,3 @@ def test_count_nonfinite_counts_rewards_transitions_and_updates():
     scalars = jnp.zeros((4, 3), jnp.float32).at[0, 0].set(jnp.nan)
     assert counts(obs=scalars, next_obs=scalars) == (0, 1, 0)
     assert counts({"w": jnp.array([1.0, jnp.nan])}) == (0, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("env", "rewards", "observations"),
-    # The observation is NaN before and after the step from t = 4 on, only after it at t = 3.
-    [(known_envs.nan_reward(3), 7 * 2, 0), (known_envs.nan_obs(3), 0, 7 * 2)],
-    ids=["reward", "obs"],
-)
-def test_nan_environments_are_counted_exactly(env, rewards, observations):
-    state, obs = reset_batch(env, jax.random.key(0), 2)
-
-    def act(obs, key):
-        return jnp.zeros(2, jnp.int32)
-
-    _, transition = rollout(env, act, state, obs, jax.random.key(1), 10)
-    counts = count_nonfinite(transition, ())
-    assert counts["nonfinite_rewards"] == rewards
-    assert counts["nonfinite_observations"] == observations
-    assert counts["nonfinite_update"] == 0

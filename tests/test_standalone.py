@@ -1,10 +1,6 @@
 """Layer 1 where neither flax, optax, gymnax nor anything built on them can be imported."""
 
-import subprocess
-import sys
-import textwrap
-
-import pytest
+from toys import output, python
 
 BLOCK = """
 import sys
@@ -25,63 +21,35 @@ import jax.numpy as jnp
 import distrax
 from kltrust import advantages, divergences, fisher, losses, solvers
 
-obs = jax.random.normal(jax.random.key(0), (64, 4))
-params = {"kernel": 0.1 * jnp.ones((4, 3)), "bias": jnp.zeros(3)}
-
-def policy(params, obs):
-    return distrax.Categorical(obs @ params["kernel"] + params["bias"])
-
+obs, never = jax.random.normal(jax.random.key(0), (64, 4)), jnp.zeros(64, bool)
+params = 0.1 * jnp.ones((4, 3))
+policy = lambda params, obs: distrax.Categorical(obs @ params)
 old = policy(params, obs)
 action = old.sample(seed=jax.random.key(1))
-reward = (action == 0).astype(jnp.float32)
-never = jnp.zeros(64, bool)
-value = jnp.zeros(64)
-advantage = advantages.standardize(
-    advantages.gae(reward, value, value, never, never, gamma=0.9, lam=0.5)
-)
-
-def log_ratio(params):
-    return policy(params, obs).log_prob(action) - old.log_prob(action)
+reward = (action == 0).astype(float)
+gae = advantages.gae(reward, 0 * reward, 0 * reward, never, never, gamma=0.9, lam=0.5)
+advantage = advantages.standardize(gae)
 
 def loss(params):
-    return losses.weighted_mean(losses.surrogate_loss(log_ratio(params), advantage))
+    new = policy(params, obs)
+    log_ratio = new.log_prob(action) - old.log_prob(action)
+    clipped = losses.clipped_surrogate_loss(log_ratio, advantage, 0.2)
+    return losses.weighted_mean(clipped + 0.01 * losses.entropy_loss(new))
 
-gradient = jax.grad(loss)(params)
 product = fisher.fisher_vector_product(policy, params, obs)
-damped = lambda v: jax.tree.map(lambda f, x: f + 0.1 * x, product(v), v)
-step, residual = solvers.conjugate_gradient(damped, gradient, 10)
-new = jax.tree.map(lambda p, s: p - 0.1 * s, params, step)
+step, _ = solvers.conjugate_gradient(lambda v: product(v) + 0.1 * v, jax.grad(loss)(params), 10)
+new = params - 0.1 * step
 kl = losses.kl_constraint(divergences.kl_divergence(old, policy(new, obs)), 0.0)
 assert 0 < kl < 1, kl
 assert loss(new) < loss(params)
-assert jnp.isfinite(residual)
-assert losses.clipped_surrogate_loss(log_ratio(new), advantage, 0.2).shape == (64,)
-assert losses.entropy_loss(old).shape == (64,)
-"""
-
-REPORT = """
 assert not BLOCKED & {name.partition(".")[0] for name in sys.modules}
-print("fine")
 """
-
-
-def python(code):
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_layer_one_runs_without_the_rest():
-    done = python(BLOCK + USE + REPORT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "fine"
+    output("-W", "ignore", "-c", BLOCK + USE)
 
 
-@pytest.mark.parametrize("name", ["flax", "optax", "gymnax"])
-def test_the_block_blocks(name):
-    done = python(BLOCK + f"import {name}")
-    assert f"No module named '{name}'" in done.stderr
+def test_the_block_blocks():
+    done = python("-c", BLOCK + "import optax")
+    assert "No module named 'optax'" in done.stderr

@@ -15,6 +15,10 @@ def test_estimates_and_intervals():
     np.testing.assert_allclose([mean.low, mean.high], [9.5 - half, 9.5 + half], atol=0.3)
     assert iqm.low < iqm.value < iqm.high
     assert str(mean).startswith("9.5 [")
+    one = Estimate(-77.44699, -78.75655, -76.2448)
+    assert f"{one}" == str(one) == "-77.4 [-78.8, -76.2]"
+    assert f"{one:.2f}" == "-77.45 [-78.76, -76.24]"
+    assert mean_and_iqm([3.0]) == ((3.0, 3.0, 3.0),) * 2  # one seed is its own estimate
 
 
 def test_the_same_every_time_and_nobody_elses_draws_are_moved():
@@ -24,14 +28,3 @@ def test_the_same_every_time_and_nobody_elses_draws_are_moved():
     np.random.seed(5)  # noqa: NPY002
     assert np.random.random() == after  # noqa: NPY002
     assert mean_and_iqm([1.0, 2.0, 7.0]) == first
-
-
-def test_one_seed_is_its_own_estimate():
-    mean, iqm = mean_and_iqm([3.0])
-    assert mean == iqm == (3.0, 3.0, 3.0)
-
-
-def test_an_estimate_reads_alike_as_a_text_and_within_one():
-    one = Estimate(-77.44699, -78.75655, -76.2448)
-    assert f"{one}" == str(one) == "-77.4 [-78.8, -76.2]"
-    assert f"{one:.2f}" == "-77.45 [-78.76, -76.24]"

@@ -1,6 +1,5 @@
 """Pytree algebra: dtypes kept, selections exact, padding left out."""
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,9 +62,6 @@ def test_all_finite():
         assert not tree.all_finite(good | {"b": [jnp.ones(3), jnp.asarray([0.0, bad])]})
 
 
-# --- the weighted mean ----------------------------------------------------------------------------
-
-
 def test_weighted_mean_is_the_mean_of_repeated_rows():
     x = jnp.asarray([1.0, 4.0, -2.0, 8.0])
     counts = jnp.asarray([2.0, 0.0, 3.0, 1.0])
@@ -108,27 +104,11 @@ def test_weights_broadcast_over_leading_axes():
         tree.weighted_mean(x, jnp.ones(3))
 
 
-# --- rows -----------------------------------------------------------------------------------------
-
-
 def test_leading_size():
     assert tree.leading_size({"a": jnp.ones((4, 2)), "b": jnp.ones(4)}) == 4
     for bad in ({"a": jnp.ones(4), "b": jnp.ones(3)}, {"a": jnp.ones(4), "b": jnp.ones(())}, {}):
         with pytest.raises(ValueError, match="share one leading axis"):
             tree.leading_size(bad)
-
-
-def test_rows_of_a_distribution_by_a_traced_index():
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 3)), jnp.float32)
-    dist = distrax.Independent(distrax.Categorical(logits=logits), 1)
-    index = jnp.asarray([3, 0])
-    part = jax.jit(tree.take)(dist, index)
-    action = jnp.asarray([[0, 1], [2, 2]])
-    np.testing.assert_allclose(
-        part.log_prob(action),
-        [dist.log_prob(jnp.tile(a[None], (5, 1)))[i] for a, i in zip(action, index, strict=True)],
-        rtol=1e-6,
-    )
 
 
 def test_at_once_is_each_alone_and_computed_once():

@@ -24,8 +24,6 @@ from kltrust.updates import (
     surrogate,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 PARAMS = jnp.asarray([[0.3, -0.2, 0.1], [-0.5, 0.4, 0.0]])
 
 
@@ -40,8 +38,6 @@ def six_rows(weight=None):
     return PolicyBatch(obs, action, advantage, policy(PARAMS, obs), weight)
 
 
-# --- what follows the KL --------------------------------------------------------------------------
-
 RULE = {"tolerance": 1.5, "if_above": 2.0, "if_below": 0.5, "low": 0.2, "high": 4.0}
 
 
@@ -54,9 +50,6 @@ def test_a_weight_follows_the_kl(relative_kl, value, stopped):
     expected = oracles.steered(value, relative_kl, stopped, target=1.0, **RULE)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert got.dtype == jnp.float32
-
-
-# --- gates ----------------------------------------------------------------------------------------
 
 
 def test_the_gate_is_the_mean_kl():
@@ -117,9 +110,8 @@ def test_the_path_is_recorded_where_the_batch_asks_for_it():
     np.testing.assert_allclose(report.path.epoch[-1], mean_kl(policy, params, batch), rtol=1e-4)
     stopped = fit(lambda params, batch: jnp.asarray(False), batch)[1].path
     np.testing.assert_array_equal(np.isnan(stopped.epoch), [False, True, True])
-
-
-# --- weights --------------------------------------------------------------------------------------
+    np.testing.assert_array_equal(np.isnan(stopped.minibatch), [False] * 2 + [True] * 4)
+    np.testing.assert_allclose(stopped.epoch[0], report.path.epoch[0], rtol=1e-5)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -171,9 +163,6 @@ def test_the_scale_of_the_weights_drops_out():
     np.testing.assert_allclose(ones, none, rtol=1e-5)
 
 
-# --- the natural direction ------------------------------------------------------------------------
-
-
 def test_the_natural_direction_is_the_dense_solve(x64):
     batch, params = six_rows(), PARAMS.astype(float)
     gradient = jax.grad(lambda p: surrogate(policy, p, batch, 0.0)[0])(params)
@@ -189,9 +178,6 @@ def test_the_natural_direction_is_the_dense_solve(x64):
     assert natural.residual < 1e-9
     with pytest.raises(ValueError, match="damping must be"):
         natural_direction(policy, params, batch, gradient, damping=-1.0)
-
-
-# --- divergences ----------------------------------------------------------------------------------
 
 
 @jax.jit

@@ -1,10 +1,17 @@
 """Toy sweeps and trainings that tests share: real ones, and folders made of known numbers."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pandas as pd
 
 import kltrust
+from kltrust import tree
+from kltrust.algorithms import algorithm_names, find_algorithm
 from kltrust.experiments.config import spec
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.jobs import plan, run
@@ -50,10 +57,41 @@ budget.total_steps = 64
 HEAD = SPEC[: SPEC.index("[[experiments]]")]
 WIDTH = 2
 
+# For folders of known numbers: four iterations in chunks of two.
+MADE = """
+[sweep]
+name = "made"
+seeds = [4, 2, 9]
+envs = ["CartPole-v1", "Acrobot-v1"]
+preset = "none"
+[budget]
+total_steps = 8192
+num_evals = 2
+"""
+
 # Seven iterations in chunks of two.
 SEEDS = (3, 4)
 ITERATIONS, CHUNK = 7, 2
-PASSES = {"ppo_clip", "ppo_penalty", "ppo_reverse_kl", "ppo_adaptive_lr", "mdpo"}
+
+ALGORITHMS = algorithm_names()
+
+
+def having(setting):
+    """The algorithms that have such a setting."""
+    return tuple(n for n in ALGORITHMS if hasattr(find_algorithm(n), setting))
+
+
+FITTED = having("num_epochs")
+"""Those that fit a loss by epochs of minibatches."""
+
+
+def few(name, rate=None, *, num_epochs=2, num_minibatches=2, **changes):
+    """An algorithm that takes few passes over the batch, if it is one that does."""
+    given = {"num_epochs": num_epochs, "num_minibatches": num_minibatches}
+    if rate is not None:
+        given |= {"learning_rate": rate, "init_learning_rate": rate}
+    known = {option: value for option, value in given.items() if name in having(option)}
+    return find_algorithm(name)(**known, **changes)
 
 
 def toy_plan(text=SPEC, **keywords):
@@ -62,7 +100,7 @@ def toy_plan(text=SPEC, **keywords):
 
 def tiny(algorithm="trpo", env="CartPole-v1", **sections):
     given = {
-        "update": {"num_epochs": 1, "num_minibatches": 2} if algorithm in PASSES else {},
+        "update": {"num_epochs": 1, "num_minibatches": 2} if algorithm in FITTED else {},
         "learner": {"num_envs": 4, "num_steps": 16},
         "critic": {"num_epochs": 1, "num_minibatches": 2},
         "network": {"hidden": [8]},
@@ -98,12 +136,37 @@ def states(record, which="latest"):
     ]
 
 
+def arrays(x):
+    """The leaves as numpy arrays, typed keys as their data."""
+
+    def plain(leaf):
+        is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key
+        )
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return [plain(leaf) for leaf in jax.tree.leaves(x)]
+
+
+def same_bits(x, y):
+    one, other = ([(a.dtype, a.shape, a.tobytes()) for a in arrays(each)] for each in (x, y))
+    return jax.tree.structure(x) == jax.tree.structure(y) and one == other
+
+
 def assert_same_bits(x, y):
-    assert jax.tree.structure(x) == jax.tree.structure(y)
-    for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
-        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert same_bits(x, y)
+
+
+def gaussian_start(agent, scale=0.3):
+    """The agent with Gaussian parameters: orthogonal ones take long to compile."""
+    leaves, structure = jax.tree.flatten(jax.eval_shape(agent.init, jax.random.key(0)))
+
+    def init(key):
+        keys = jax.random.split(key, len(leaves))
+        normal = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+        return tree.scale(scale, jax.tree.unflatten(structure, normal))
+
+    return agent._replace(init=init)
 
 
 def assert_same(one, other):
@@ -162,3 +225,25 @@ def write(path, planned, metrics_of, score_of, *, chunks=2, groups=None):
         if finished and groups is None:
             whole.finish({"broken": {}})
     return path
+
+
+def python(*arguments, devices=1, environment=(), **keywords):
+    """A fresh interpreter among the tests, with so many devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    fixed = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **fixed, **dict(environment)},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        **keywords,
+    )
+
+
+def output(*arguments, **keywords):
+    """What an interpreter that succeeds prints."""
+    done = python(*arguments, **keywords)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
