@@ -17,8 +17,9 @@ from kltrust.experiments.config.experiment import BudgetSettings, Experiment
 from kltrust.learner import LearnerSettings, make_learner
 from kltrust.networks import actor_critic
 from kltrust.networks.settings import NetworkSettings
-from kltrust.settings import annealed, declared, from_plain, setting, settings, to_plain, with_role
+from kltrust.settings import annealed, declared, setting, settings, with_role
 from kltrust.types import UpdatePair
+from kltrust.values import from_plain, to_plain
 
 DECLARED = [algorithms.find_algorithm(name) for name in algorithms.algorithm_names()]
 DECLARED += [type(value_regression()), LearnerSettings, NetworkSettings, BudgetSettings]
@@ -234,7 +235,7 @@ def test_what_is_no_algorithm_is_answered_with_the_remedy(update, message, plann
 @pytest.mark.parametrize(
     ("critic", "message"),
     [
-        (value_regression, r"ValueRegression is a class: call it"),
+        (value_regression, "value_regression is a class: call it"),
         (1e-3, "init and update, got 0.001"),
     ],
 )

@@ -42,8 +42,6 @@ class PPOAdaptiveLR(MinibatchEpochs):
     whatever it is, and the last ones lower it. Here the rule sees what the iteration came to, once.
 
     Extra:
-        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
-        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
         - ``learning_rate``: the one that this update was made with.
     """
 

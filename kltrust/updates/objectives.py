@@ -36,43 +36,29 @@ def reverse_kl(old: Any, new: Any) -> Array:
 def surrogate(
     policy: Policy, params: Params, batch: PolicyBatch, entropy_coef: Number
 ) -> tuple[Array, Any]:
-    """The objective to be maximised, mean r A + entropy_coef * mean entropy, and the new policy.
+    """The objective to be maximised, mean r A + entropy_coef * mean entropy: [].
 
-    Args:
-        policy: the policy.
-        params: its parameters.
-        batch: rows of weight 0 count for nothing.
-        entropy_coef: [] at least 0.
-
-    Returns:
-        (objective [], the distribution at the batch's states).
+    Beside it the distribution of ``policy`` with ``params`` at the states of ``batch``. The weight
+    ``entropy_coef`` [] is at least 0.
     """
     new = policy(params, batch.obs)
-    loss = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
-    gain = -tree.weighted_mean(loss, batch.weight)
-    return gain + entropy_coef * mean_entropy(new, batch.weight), new
+    losses = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
+    return -_less_entropy(losses, new, batch, entropy_coef), new
 
 
 def clipped_loss(
     policy: Policy, clip_eps: Number, entropy_coef: Number
 ) -> Callable[[Params, PolicyBatch], Array]:
-    """``loss(params, batch)``: mean clipped surrogate - entropy_coef * mean entropy.
+    """``loss(params, batch) -> []``: mean clipped surrogate - entropy_coef * mean entropy.
 
-    Args:
-        policy: the policy.
-        clip_eps: [] half-width of the interval of ratios.
-        entropy_coef: [] at least 0.
-
-    Returns:
-        The loss, for `minibatch_epochs`.
+    The half-width ``clip_eps`` of the interval of ratios and ``entropy_coef``, at least 0, are [].
+    The loss of ``policy`` is for `minibatch_epochs`.
     """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
         new = policy(params, batch.obs)
         losses = clipped_surrogate_loss(log_ratio(new, batch), known_advantage(batch), clip_eps)
-        return tree.weighted_mean(losses, batch.weight) - entropy_coef * mean_entropy(
-            new, batch.weight
-        )
+        return _less_entropy(losses, new, batch, entropy_coef)
 
     return loss
 
@@ -80,16 +66,10 @@ def clipped_loss(
 def penalised_loss(
     policy: Policy, divergence: Divergence, beta: Number, entropy_coef: Number
 ) -> Callable[[Params, PolicyBatch], Array]:
-    """``loss(params, batch)``: mean(-r A + beta divergence) - entropy_coef * mean entropy.
+    """``loss(params, batch) -> []``: mean(-r A + beta divergence) - entropy_coef * mean entropy.
 
-    Args:
-        policy: the policy.
-        divergence: of old and new, per state.
-        beta: [] the penalty's weight.
-        entropy_coef: [] at least 0.
-
-    Returns:
-        The loss, for `minibatch_epochs`.
+    ``divergence`` is of old and new, per state, and ``beta`` [] its weight; the others are as in
+    `clipped_loss`.
     """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
@@ -97,11 +77,14 @@ def penalised_loss(
         losses = penalty_surrogate_loss(
             log_ratio(new, batch), known_advantage(batch), divergence(batch.old, new), beta
         )
-        return tree.weighted_mean(losses, batch.weight) - entropy_coef * mean_entropy(
-            new, batch.weight
-        )
+        return _less_entropy(losses, new, batch, entropy_coef)
 
     return loss
+
+
+def _less_entropy(losses: Array, new: Any, batch: PolicyBatch, entropy_coef: Number) -> Array:
+    bonus = tree.weighted(entropy_coef, mean_entropy(new, batch.weight))
+    return tree.weighted_mean(losses, batch.weight) - bonus
 
 
 def known_advantage(batch: PolicyBatch) -> Array:
@@ -115,10 +98,5 @@ def known_advantage(batch: PolicyBatch) -> Array:
 
 
 def mean_entropy(distribution: Any, weight: Array | None) -> Array:
-    """Mean over states of the entropy, nats: [].
-
-    Args:
-        distribution: of batch shape [*E].
-        weight: [*E], or None for all ones.
-    """
+    """Mean entropy of a ``distribution`` [*E] by ``weight`` [*E], None for all ones, nats: []."""
     return tree.weighted_mean(distribution_entropy(distribution), weight)
