@@ -108,9 +108,10 @@ def algorithm_names() -> tuple[str, ...]:
 
 
 def as_update(given: Any, what: str = "an algorithm") -> Any:
-    """An algorithm, or what else has ``init`` and ``update`` -> ``given``, or its `UpdatePair`.
+    """An algorithm, or another part of a learner, whatever form it comes in -> like ``given``.
 
-    It is an object with both, or a pair of these two functions; ``what`` an error calls it.
+    It is an object with ``init`` and ``update``, or a pair of these two functions; an error calls
+    it ``what``.
 
     Raises:
         TypeError: names the remedy, a forgotten pair of parentheses for one.

@@ -75,11 +75,16 @@ def audit_update(
     another batch, the next iteration's, say: its ``old`` is then the new policy, so that the ratios
     are 1 and say nothing, while the first part measures the update where the new policy goes.
 
-    ``policy`` had the parameters ``old_params`` before the update (None takes ``batch.old`` for old
-    at the states too, and saves its forward pass) and has new_params after it. The leading shape
-    of ``batch`` is [N] or, of a recurrent policy, [B, T]; rows of weight 0 count for nothing. The
-    partition's eps is ``clip_eps``, which may be traced, whatever the algorithm clipped at. The
-    static quantiles and max_outcomes are as in `audit_states`.
+    Args:
+        policy: with the parameters before and after the update.
+        old_params: before it; None takes ``batch.old`` for old at the states too, and saves its
+            forward pass.
+        new_params: after it.
+        batch: its leading shape is [N] or, of a recurrent policy, [B, T]; rows of weight 0 count
+            for nothing.
+        clip_eps: eps of the partition; traced, whatever the algorithm clipped at.
+        quantiles: as in `audit_states`.
+        max_outcomes: likewise.
 
     Raises:
         ValueError: on a concrete, negative ``clip_eps`` or a quantile outside [0, 1].

@@ -98,8 +98,12 @@ def play(
         end, transition = rollout(world, act, state.env_state, state.obs, key, num_steps)
         return (*end, ()), transition
     seen = state.obs, state.policy_carry
+
+    def without_carries(step: Transition) -> Transition:
+        return step._replace(obs=step.obs[0], action=step.action[0])
+
     (env_state, (obs, carry)), transition = rollout(
-        world, act, state.env_state, seen, key, num_steps, record=_without_carries
+        world, act, state.env_state, seen, key, num_steps, record=without_carries
     )
     return (env_state, obs, carry), transition
 
@@ -116,10 +120,6 @@ def sampled(distribution: Any, key: Array) -> PyTree:
         return distribution.sample(seed=key)
 
 
-def _without_carries(transition: Transition) -> Transition:
-    return transition._replace(obs=transition.obs[0], action=transition.action[0])
-
-
 def evaluate(
     env: Env,
     agent: ActorCritic,
@@ -129,12 +129,18 @@ def evaluate(
     deterministic: bool | Array = True,
     max_steps: Number | None = None,
 ) -> Array:
-    """Undiscounted raw returns of fresh episodes of ``env``, run in parallel: [num_episodes].
+    """Undiscounted raw returns of fresh episodes: [num_episodes].
 
-    ``agent`` acts with the parameters and the normaliser of ``state``: if ``deterministic`` by the
-    distribution's mode, else it samples; [num_episodes] bool says it of each episode. ``key`` gives
-    the start states and, if sampled, the actions. max_steps cuts longer episodes, whose return so
-    far counts; by default it is the environment's own limit.
+    Args:
+        env: stepped as often in parallel as there are episodes.
+        agent: as trained.
+        state: its parameters and its normaliser are used.
+        key: gives the start states and, if sampled, the actions.
+        num_episodes: static.
+        deterministic: act by the distribution's mode, else sample; [num_episodes] bool says it
+            of each episode.
+        max_steps: cuts longer episodes, whose return so far counts; by default the
+            environment's own limit.
 
     Raises:
         ValueError: if neither the environment nor ``max_steps`` gives a limit.

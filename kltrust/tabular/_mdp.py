@@ -223,7 +223,7 @@ def cliff_walk(num_rows: int = 4, num_columns: int = 12, *, gamma: Number = 0.99
 
 
 def mix_actions(mdp: MDP, mixture: np.ndarray | Array) -> MDP:
-    """``mdp``, but choosing action a performs action b with probability mixture[a, b], [A, A]."""
+    """``mdp`` where choosing action a performs action b with probability mixture[a, b]: [A, A]."""
     mixture = jnp.asarray(mixture, mdp.reward.dtype)
     return mdp._replace(
         transition=jnp.einsum("ab,sbx->sax", mixture, mdp.transition),

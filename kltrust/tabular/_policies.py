@@ -53,7 +53,7 @@ def probabilities(policy: Policy, params: Params, num_states: int) -> Array:
 def policy_gradient(mdp: MDP, policy: Policy, params: Params) -> Params:
     """The exact gradient of J in the parameters, through the linear solve: like ``params``.
 
-    They are those of ``policy``, which takes integer observations, the states of ``mdp``.
+    The integer observations of ``policy`` are the states of ``mdp``.
     """
     num_states = mdp.start.shape[0]
     return jax.grad(lambda p: expected_return(mdp, probabilities(policy, p, num_states)))(params)

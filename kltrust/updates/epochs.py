@@ -63,11 +63,20 @@ def minibatch_epochs(
 ) -> tuple[Params, PyTree, UpdateReport]:
     """Minimises a loss by epochs of minibatch steps, undoing the epoch that the gate refuses.
 
-    It starts at ``params`` and the ``opt_state`` of ``optimizer``, and passes over ``batch``
-    num_epochs times in num_minibatches parts, which ``key`` gives. The ``gate`` (None lets
-    everything stay) looks at the parameters after every epoch. An epoch that it refuses is undone,
-    parameters and optimiser state, and no further one is run. ``loss`` is of the parameters and a
-    minibatch; ``policy`` is for the KL path, where the batch asks for it.
+    The gate looks at the parameters after every epoch. An epoch that it refuses is undone,
+    parameters and optimiser state, and no further one is run.
+
+    Args:
+        loss: of the parameters and a minibatch.
+        policy: for the KL path, where the batch asks for it.
+        params: where to start.
+        opt_state: the optimiser's.
+        batch: all rows.
+        key: gives the minibatches.
+        optimizer: its steps are applied to the parameters.
+        num_epochs: passes over the batch.
+        num_minibatches: parts of each pass.
+        gate: see `Gate`; None lets everything stay.
 
     Returns:
         (params, opt_state, report), with ``epochs_applied`` and ``kl_stopped`` in the report.
