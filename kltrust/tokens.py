@@ -68,8 +68,8 @@ def rewards_to_go(x: Array, mask: Array) -> Array:
     """The sum over a token and those after it: [*E, L] -> [*E, L], 0 at masked places.
 
     With x = log pi - log ref, k1 per token and detached, sum_t rewards_to_go_t grad log pi(y_t) is
-    the gradient of `sequence_kl`: k1 as a cost in the reward, with return-to-go. Arguments as in
-    `sequence_sum`.
+    the gradient of `sequence_kl`: k1 as a cost in the reward, with return-to-go. Arguments
+    as in `sequence_sum`.
     """
     return _kept(jnp.flip(jnp.cumsum(jnp.flip(_kept(x, mask), -1), -1), -1), mask)
 

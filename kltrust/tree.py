@@ -65,7 +65,7 @@ def all_finite(x: PyTree) -> Array:
 
 
 def at_once(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[str, Any]:
-    """``{name: function(x)}`` for arrays x of one shape, by one computation on all of them.
+    """``{name: function(x)}`` of arrays x of one shape, by one computation -> dict.
 
     For reductions to scalars that are only reported: a compiler makes four kernels of each, and
     kernels are what compiling spends its time on. There is at least one in ``xs``; the

@@ -38,8 +38,8 @@ def performance_difference(
 def surrogate_return(mdp: MDP, old: Array, new: Array) -> Array:
     """L(new) = J(old) + E_{s~d_old, a~new}[A_old] / (1 - gamma): [].
 
-    Equal to J in value and gradient at new = old (Schulman et al. 2015, eq. 3 and 4). Arguments as
-    in `performance_difference`.
+    Equal to J in value and gradient at new = old (Schulman et al. 2015, eq. 3 and 4). Arguments
+    as in `performance_difference`.
     """
     return expected_return(mdp, old) + surrogate_gain(mdp, old, new) / (1 - mdp.gamma)
 
@@ -107,8 +107,8 @@ def cpo_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = No
     """2 gamma eps_new / (1 - gamma)^2 E_{s~d_old}[TV], eps_new = max_s abs(E_{a~new} A): [].
 
     Achiam et al. (2017), theorem 1. A mean over states, but of TV. Never above `trpo_tv_penalty`,
-    since eps_new <= 2 max abs(A) max TV; with max abs(A) itself it is not tighter. Arguments as in
-    `performance_difference`.
+    since eps_new <= 2 max abs(A) max TV; with max abs(A) itself it is not tighter. Arguments
+    as in `performance_difference`.
     """
     solution = solution or solve(mdp, old)
     mean_tv = jnp.sum(solution.visitation * total_variation(old, new))

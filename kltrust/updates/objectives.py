@@ -68,8 +68,8 @@ def penalised_loss(
 ) -> Callable[[Params, PolicyBatch], Array]:
     """``loss(params, batch) -> []``: mean(-r A + beta divergence) - entropy_coef * mean entropy.
 
-    ``divergence`` is of old and new, per state, and ``beta`` [] its weight; the others are as in
-    `clipped_loss`.
+    ``divergence`` is of old and new, per state, and ``beta`` [] its weight; the others are
+    as in `clipped_loss`.
     """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
