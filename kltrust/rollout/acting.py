@@ -132,7 +132,7 @@ def evaluate(
     """Undiscounted raw returns of fresh episodes: [num_episodes].
 
     Args:
-        env: stepped as often in parallel as there are episodes.
+        env: one environment; the episodes run in parallel.
         agent: as trained.
         state: its parameters and its normaliser are used.
         key: gives the start states and, if sampled, the actions.

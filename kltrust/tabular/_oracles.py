@@ -233,5 +233,5 @@ def _root(
 
 
 def _spread(advantage: Array) -> Array:
-    """Of each state; advantages that are all equal ask for no step."""
+    """The range of each state's advantages; where it is 0, they ask for no step."""
     return jnp.max(advantage, axis=-1, keepdims=True) - jnp.min(advantage, axis=-1, keepdims=True)

@@ -26,8 +26,8 @@ def minibatch_epoch(
     """One pass over the data: ``step(carry, minibatch) -> (carry, out)`` for each part of it.
 
     ``step`` is called with ``N / num_minibatches`` rows of ``data``, or sequences, in an order that
-    ``key`` gives; 1 passes the whole batch in its own order. The data is a pytree of [N, ...];
-    distributions are pytrees too. num_blocks splits the rows into this many equal blocks, one after
+    ``key`` gives; one minibatch is the whole batch in its own order. The data is a pytree of
+    [N, ...]; distributions are pytrees too. The rows fall into num_blocks equal blocks, one after
     the other. Every minibatch takes the same number of rows from each, so that a device that holds
     whole blocks takes its own rows alone.
 

@@ -38,8 +38,8 @@ def surrogate(
 ) -> tuple[Array, Any]:
     """The objective to be maximised, mean r A + entropy_coef * mean entropy: [].
 
-    Beside it the distribution of ``policy`` with ``params`` at the states of ``batch``. The weight
-    ``entropy_coef`` [] is at least 0.
+    With it comes the distribution of ``policy`` with ``params`` at the states of ``batch``. The
+    weight ``entropy_coef`` [] is at least 0.
     """
     new = policy(params, batch.obs)
     losses = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
