@@ -124,8 +124,8 @@ def as_update(given: Any, what: str = "an algorithm") -> Any:
     if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
         return UpdatePair(*given)
     raise TypeError(
-        f"{what} has two functions, init and update, got {given!r}: see kltrust.types.PolicyUpdate "
-        "and Critic"
+        f"{what} has two functions, init and update, got {given!r}: see PolicyUpdate and Critic "
+        "in kltrust.types"
     )
 
 
