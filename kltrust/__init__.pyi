@@ -26,14 +26,8 @@ from kltrust import (
     types as types,
     updates as updates,
 )
-from kltrust.advantages import (
-    gae as gae,
-    standardize as standardize,
-)
-from kltrust.algorithms import (
-    algorithm as algorithm,
-    register_algorithm as register_algorithm,
-)
+from kltrust.advantages import gae as gae, standardize as standardize
+from kltrust.algorithms import algorithm as algorithm, register_algorithm as register_algorithm
 from kltrust.algorithms._mdpo import mdpo as mdpo
 from kltrust.algorithms._npg import npg as npg
 from kltrust.algorithms._ppo_adaptive_lr import ppo_adaptive_lr as ppo_adaptive_lr
@@ -59,9 +53,7 @@ from kltrust.audit import (
     normalizer_kl as normalizer_kl,
     reference_kl as reference_kl,
 )
-from kltrust.critic import (
-    value_regression as value_regression,
-)
+from kltrust.critic import value_regression as value_regression
 from kltrust.divergences import (
     categorical_kl as categorical_kl,
     categorical_kl_from_logits as categorical_kl_from_logits,
@@ -122,18 +114,9 @@ from kltrust.losses import (
     value_loss as value_loss,
     weighted_mean as weighted_mean,
 )
-from kltrust.networks import (
-    actor_critic as actor_critic,
-    recurrent_agent as recurrent_agent,
-)
-from kltrust.results import (
-    load as load,
-    numpy_policy as numpy_policy,
-    sweep as sweep,
-)
-from kltrust.settings import (
-    setting as setting,
-)
+from kltrust.networks import actor_critic as actor_critic, recurrent_agent as recurrent_agent
+from kltrust.results import load as load, numpy_policy as numpy_policy, sweep as sweep
+from kltrust.settings import setting as setting
 from kltrust.solvers import (
     LineSearchResult as LineSearchResult,
     backtracking_line_search as backtracking_line_search,

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.checks import require
+from kltrust.checks import check_share
 from kltrust.tree import floats, in_float32, weighted_mean
 from kltrust.types import Array, Number
 
@@ -48,7 +48,7 @@ def gae(
         ValueError: if gamma or lam is concrete and not in [0, 1].
         AssertionError: if shapes or ranks differ.
     """
-    require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", gamma=gamma, lam=lam)
+    check_share(gamma=gamma, lam=lam)
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     # Without the first axis [B] would be taken for one number per environment.
     chex.assert_rank([gamma, lam], {0, jnp.ndim(reward)})
@@ -74,15 +74,11 @@ def standardize(x: Array, weight: Array | None = None, epsilon: Number = 1e-8) -
     """(x - mean) / (std + epsilon) over all entries, with the biased standard deviation.
 
     A batch without variance (none beyond the rounding of its entries) gives zeros, not noise.
-
-    Args:
-        x: [*E].
-        weight: [*E] non-negative, or None for all ones; entries of weight 0 may hold anything, are
-            left out of the statistics and become 0.
-        epsilon: [] added to the standard deviation.
+    Entries of ``weight`` 0 may hold anything, are left out of the statistics and become 0; it is
+    non-negative, or None for all ones. ``epsilon`` is [].
 
     Returns:
-        [*E].
+        [*E], like ``x`` and ``weight``.
     """
     (x,) = floats(x)
     counted = jnp.ones_like(x, bool) if weight is None else jnp.broadcast_to(weight, x.shape) > 0

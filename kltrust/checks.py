@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -11,20 +12,17 @@ import numpy as np
 
 
 def check(**settings: tuple[Any, bool]) -> None:
-    """Refuses settings whose value is known and bad; a tracer's value is not known here.
-
-    Args:
-        **settings: name = (value, whether zero is allowed). No entry of a value may be negative
-            or NaN; its shape is free.
-
-    Raises:
-        ValueError: names the setting and what it may be.
-    """
+    """`require` of settings, name = (value, whether zero is allowed): none negative or NaN."""
     for name, (value, zero_allowed) in settings.items():
         if zero_allowed:
             require(lambda x: x >= 0, "at least 0", **{name: value})
         else:
             require(lambda x: x > 0, "greater than 0", **{name: value})
+
+
+def check_share(**settings: Any) -> None:
+    """`require` of settings that must be between 0 and 1."""
+    require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", **settings)
 
 
 def require(good: Callable[[np.ndarray], Any], what: str, **values: Any) -> None:
@@ -62,3 +60,40 @@ def check_order(**bounds: Any) -> None:
         return
     if np.any(np.asarray(low) > np.asarray(high)):
         raise ValueError(f"{low_name} must not exceed {high_name}, got {low} and {high}")
+
+
+def check_minibatches(size: int, of: str, num_blocks: int = 1, **counts: int) -> None:
+    """Refuses numbers of minibatches that do not divide a batch, or each of its equal blocks.
+
+    The batch has ``size`` units ``of`` a kind, "rows (num_envs * num_steps)", say.
+
+    Raises:
+        ValueError: names the setting, and the nearest numbers that divide.
+    """
+    if size % num_blocks:
+        raise ValueError(f"a batch of {size} {of} does not fall into {num_blocks} equal blocks")
+    size //= num_blocks
+    where = "a batch" if num_blocks == 1 else f"each of {num_blocks} blocks"
+    for name, count in counts.items():
+        if count < 1 or size % count:
+            divisors = [d for d in range(1, size + 1) if size % d == 0]
+            nearest = sorted(sorted(divisors, key=lambda d: abs(d - count))[:2])
+            raise ValueError(
+                f"{name}={count} does not divide {where} of {size} {of}: choose a divisor of "
+                f"{size}, {' or '.join(map(str, nearest))}, say"
+            )
+
+
+def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses names that are not known, with the nearest that is; ``what`` they name."""
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown(what, name, known))
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not known, with the nearest that is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown {what} {name!r}: {hint}known are {', '.join(known)}"

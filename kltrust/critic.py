@@ -91,10 +91,7 @@ def measure_critic(value: Array, target: Array) -> dict[str, Array]:
     """Fit of the critic to its targets; explained variance is 0 where the targets do not vary.
 
     What rounding leaves of equal targets is no variance: they are sums of advantages and values.
-
-    Args:
-        value: [*E] what it said.
-        target: [*E] what it should have said.
+    ``value`` [*E] is what the critic said, and ``target`` [*E] what it should have said.
 
     Returns:
         ``explained_variance`` and ``value_loss``, each [].

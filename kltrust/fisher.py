@@ -172,45 +172,26 @@ def fitting_chunks(size: int, states: int) -> int:
     """A number of chunks that makes `fisher_operator` fast: most of those that leave 4096 states.
 
     On CPUs, where a chunk's activations then stay in the cache, which more than pays for the
-    forward pass that each product repeats (benchmarks/speed.py); elsewhere 1.
-
-    Args:
-        size: of the leading axis of ``obs``, which the chunks divide.
-        states: how many there are, ``size`` or, of sequences, more.
+    forward pass that each product repeats (benchmarks/speed.py); elsewhere 1. The chunks divide the
+    ``size`` of the leading axis of ``obs``; there are as many ``states`` or, of sequences, more.
     """
     most = max(states // _CHUNK_STATES, 1) if jax.default_backend() == "cpu" else 1
     return max(n for n in range(1, most + 1) if size % n == 0)
 
 
-def fisher_vector_product(
-    policy: Policy,
-    params: Params,
-    obs: PyTree,
-    *,
-    weight: Array | None = None,
-    num_chunks: int = 1,
-    precision: str | None = "highest",
-) -> _Linear:
-    """``v -> F v``; see `fisher_operator`."""
-    return fisher_operator(
-        policy, params, obs, weight=weight, num_chunks=num_chunks, precision=precision
-    ).product
+def fisher_vector_product(policy: Policy, params: Params, obs: PyTree, **options: Any) -> _Linear:
+    """``v -> F v``, with the ``options`` of `fisher_operator`; see `fisher_operator`."""
+    return fisher_operator(policy, params, obs, **options).product
 
 
 def fisher_quadratic_form(
-    policy: Policy,
-    params: Params,
-    obs: PyTree,
-    v: PyTree,
-    *,
-    weight: Array | None = None,
-    num_chunks: int = 1,
-    precision: str | None = "highest",
+    policy: Policy, params: Params, obs: PyTree, v: PyTree, **options: Any
 ) -> Array:
-    r"""The quadratic form v'Fv = mean \|M^(1/2) J v\|^2 >= 0: []; see `fisher_operator`."""
-    return fisher_operator(
-        policy, params, obs, weight=weight, num_chunks=num_chunks, precision=precision
-    ).quadratic_form(v)
+    r"""The quadratic form v'Fv = mean \|M^(1/2) J v\|^2 >= 0: [].
+
+    It has the ``options`` of `fisher_operator`; see `fisher_operator`.
+    """
+    return fisher_operator(policy, params, obs, **options).quadratic_form(v)
 
 
 def _linearise(

@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 
 def offered(package: str, module: str, names: Iterable[str]) -> Callable[[str], Any]:
-    """A package's ``__getattr__`` for names that one of its modules defines.
+    """A package's ``__getattr__`` for names that its ``module`` defines, imported when first asked.
 
-    Args:
-        package: its dotted name.
-        module: imported when one of the names is first asked for.
-        names: of the module.
-
-    Returns:
-        A function of a name that returns its value, or raises an AttributeError.
+    ``package`` is the dotted name of the package; other names than these are an AttributeError.
     """
 
     def get(name: str) -> Any:

@@ -38,11 +38,8 @@ def importance_ratio(log_ratio: Array) -> Array:
     Below sqrt(largest float), 1.8e19 in float32, this is exp and nothing else. Above it exp would
     soon be inf, and the 0 * inf of a clipped or zero-advantage sample NaN in everyone's gradient.
 
-    Args:
-        log_ratio: [*E]; -inf for an action that new rules out.
-
     Returns:
-        [*E]; 0 where log_ratio is -inf, NaN where it is NaN.
+        [*E] like log_ratio; 0 where that is -inf (new rules the action out), NaN where it is NaN.
     """
     (log_ratio,) = floats(log_ratio)
     edge = 0.5 * float(np.log(jnp.finfo(log_ratio.dtype).max))
@@ -51,14 +48,9 @@ def importance_ratio(log_ratio: Array) -> Array:
 
 @in_float32
 def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
-    """-r A: importance-sampled policy improvement (Schulman et al., 2015, eq. 14).
+    """-r A: importance-sampled policy improvement (Schulman et al., 2015, eq. 14): [*E].
 
-    Args:
-        log_ratio: [*E].
-        advantage: [*E].
-
-    Returns:
-        [*E].
+    log_ratio and ``advantage`` are [*E].
     """
     chex.assert_equal_shape([log_ratio, advantage])
     return -importance_ratio(log_ratio) * advantage
@@ -66,19 +58,13 @@ def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
 
 @in_float32
 def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number) -> Array:
-    """-min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7).
+    """-min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7): [*E].
 
     The gradient is that of -r A until r has left [1 - eps, 1 + eps] in the direction A asks for,
     and 0 from there on: on the edge, and at eps = 0, it is still the former. A NaN is no ratio
     beyond the edge: it makes the loss NaN.
 
-    Args:
-        log_ratio: [*E].
-        advantage: [*E].
-        clip_eps: [] or [*E], at least 0; inf never clips.
-
-    Returns:
-        [*E].
+    log_ratio and ``advantage`` are [*E]; ``clip_eps`` is [] or [*E], at least 0; inf never clips.
 
     Raises:
         ValueError: if clip_eps is concrete and negative.
@@ -95,16 +81,11 @@ def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number)
 
 @in_float32
 def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: Number) -> Array:
-    """-r A + beta KL(old || new) (Schulman et al., 2017, eq. 8); at beta = 0 no KL, even infinite.
+    """-r A + beta KL(old || new) (Schulman et al., 2017, eq. 8): [*E].
 
-    Args:
-        log_ratio: [*E].
-        advantage: [*E].
-        kl: [*E] the KL at each state, exact (`divergences.kl_divergence`) or estimated.
-        beta: [] or [*E], at least 0, relative to the advantages' scale.
-
-    Returns:
-        [*E].
+    log_ratio, ``advantage`` and ``kl``, that at each state, exact (`divergences.kl_divergence`) or
+    estimated, are [*E]. ``beta`` is [] or [*E], at least 0, relative to the advantages' scale; at 0
+    there is no KL, even if it is infinite.
 
     Raises:
         ValueError: if beta is concrete and negative.
@@ -116,15 +97,10 @@ def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: 
 
 @in_float32
 def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> Array:
-    """Mean KL over states, less its bound: at most 0 where the trust region holds.
+    """Mean KL over states, less its bound: at most 0 where the trust region holds: [], or [K].
 
-    Args:
-        kl: [*E] the KL at each state.
-        max_kl: [] the bound, in nats; or several, [K].
-        weight: [*E] or None for all ones; states of weight 0 are left out.
-
-    Returns:
-        [], or [K].
+    ``kl`` [*E] is that at each state, and ``max_kl`` [] the bound, in nats; or several, [K]. States
+    of ``weight`` 0 are left out; it is [*E], or None for all ones.
 
     Raises:
         ValueError: if max_kl is concrete and negative.
@@ -135,34 +111,20 @@ def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> 
 
 @in_float32
 def value_loss(value: Array, target: Array) -> Array:
-    """(V - target)^2 / 2.
-
-    Args:
-        value: [*E].
-        target: [*E].
-
-    Returns:
-        [*E].
-    """
+    """(V - target)^2 / 2: [*E], like ``value`` and ``target``."""
     chex.assert_equal_shape([value, target])
     return 0.5 * jnp.square(value - target)
 
 
 @in_float32
 def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: Number) -> Array:
-    """The larger of the losses of V and of V held within eps of the old value.
+    """The larger of the losses of V and of V held within eps of the old value: [*E].
 
     The gradient is 0 where V has moved more than eps and is nearer to the target than the held
     value. A V that overshot so far that it is farther has its own gradient again.
 
-    Args:
-        value: [*E].
-        old_value: [*E] the prediction when the data was collected.
-        target: [*E].
-        clip_eps: [] or [*E], at least 0, in units of value; inf never clips.
-
-    Returns:
-        [*E].
+    ``value``, ``target`` and old_value, the prediction when the data was collected, are [*E].
+    ``clip_eps`` is [] or [*E], at least 0, in units of value; inf never clips.
 
     Raises:
         ValueError: if clip_eps is concrete and negative.
@@ -176,14 +138,7 @@ def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: 
 
 
 def entropy_loss(dist: Any) -> Array:
-    """-H(dist), in nats: times a weight, the entropy bonus as a loss.
-
-    Args:
-        dist: a distribution of batch shape [*E].
-
-    Returns:
-        [*E].
-    """
+    """-H(dist), in nats, [*E] the batch shape: times a weight, the entropy bonus as a loss."""
     # Here, so that importing a loss brings no distributions along.
     from kltrust.divergences import distribution_entropy
 

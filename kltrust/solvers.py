@@ -107,12 +107,8 @@ def trust_region_scale(curvature: Array, max_kl: Number) -> tuple[Array, Array]:
     """The scale that puts a step's quadratic model of the KL on the bound: sqrt(2 max_kl / x'Hx).
 
     TRPO's H is F + damping I, and x the solution of H x = g (Schulman et al. 2015, appendix C).
-    A zero gradient, whose x'Hx is 0, gets the scale 0 rather than 0/0, and so does anything
-    else that yields no finite step.
-
-    Args:
-        curvature: x'Hx, [].
-        max_kl: finite, in nats.
+    A zero gradient, whose ``curvature`` x'Hx [] is 0, gets the scale 0 rather than 0/0, and so does
+    anything else that yields no finite step. ``max_kl`` is finite, in nats.
 
     Returns:
         The scale [] and whether there is a step at all, [] bool.

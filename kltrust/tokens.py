@@ -38,9 +38,8 @@ from kltrust.types import Array
 def token_log_probs(logits: Array, tokens: Array) -> Array:
     """Log pi(y_t | y_<t) of the tokens that were chosen: [*E, L], float32 at least.
 
-    Args:
-        logits: [*E, L, V], those at t are what y_t was drawn from (not what follows it).
-        tokens: [*E, L] integers below V, at masked places too.
+    The ``logits`` [*E, L, V] at t are what y_t was drawn from (not what follows it); the ``tokens``
+    [*E, L] are integers below V, at masked places too.
     """
     chex.assert_equal_shape([logits[..., 0], tokens])
     log_probs = jax.nn.log_softmax(floats(logits, jnp.float32(0))[0], axis=-1)
@@ -49,12 +48,7 @@ def token_log_probs(logits: Array, tokens: Array) -> Array:
 
 @in_float32
 def sequence_sum(x: Array, mask: Array) -> Array:
-    """The sum over the tokens that count: [*E, L] -> [*E].
-
-    Args:
-        x: [*E, L], of every token.
-        mask: [*E, L], true for the tokens that count.
-    """
+    """The sum of x over the tokens that count by ``mask``: [*E, L] -> [*E]."""
     return jnp.sum(_kept(x, mask), axis=-1)
 
 
@@ -64,11 +58,7 @@ def sequence_mean(x: Array, mask: Array) -> Array:
 
     Of a KL no longer one: a token weighs 1 / the length of its sequence, and the policy can make
     the mean smaller by making sequences longer. `losses.weighted_mean` with the mask as its weight
-    counts all tokens of a batch alike.
-
-    Args:
-        x: [*E, L], of every token.
-        mask: [*E, L], true for the tokens that count.
+    counts all tokens of a batch alike. Arguments as in `sequence_sum`.
     """
     (x,) = floats(x)
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(x.dtype)
@@ -80,11 +70,8 @@ def rewards_to_go(x: Array, mask: Array) -> Array:
     """The sum over a token and those after it: [*E, L] -> [*E, L], 0 at masked places.
 
     With x = log pi - log ref, k1 per token and detached, sum_t rewards_to_go_t grad log pi(y_t) is
-    the gradient of `sequence_kl`: k1 as a cost in the reward, with return-to-go.
-
-    Args:
-        x: [*E, L], of every token.
-        mask: [*E, L], true for the tokens that count.
+    the gradient of `sequence_kl`: k1 as a cost in the reward, with return-to-go. Arguments
+    as in `sequence_sum`.
     """
     return _kept(jnp.flip(jnp.cumsum(jnp.flip(_kept(x, mask), -1), -1), -1), mask)
 
@@ -101,11 +88,9 @@ def token_kl(
     A. p = old, q = new. Value and gradient: KL(old || new) for k1 and k3, the whole gradient, since
        old's prefixes don't move.
 
-    Args:
-        log_p: [*E, L] log-probabilities of the tokens under the policy that drew them.
-        log_q: [*E, L] under the other.
-        mask: [*E, L].
-        estimator: of log q - log p, elementwise: `kl_k1`, `kl_k2`, `kl_k3`, ...
+    ``log_p`` and ``log_q`` [*E, L] are log-probabilities of the tokens under the policy that drew
+    them and the other, ``mask`` is [*E, L], and the ``estimator`` is of log q - log p, elementwise:
+    `kl_k1`, `kl_k2`, `kl_k3`, ...
     """
     return sequence_sum(estimator(_kept(log_q, mask) - _kept(log_p, mask)), mask)
 
@@ -115,12 +100,8 @@ def token_kl_exact(logits_p: Array, logits_q: Array, mask: Array) -> Array:
     """Sum over tokens of the exact KL_t(p || q), prefixes drawn from p: [*E]. Frozen prefixes.
 
     Value: KL(p || q), with no noise but that of the prefixes. Gradient: the whole one in q; in p
-    that with frozen prefixes.
-
-    Args:
-        logits_p: [*E, L, V] of the policy that drew the tokens.
-        logits_q: [*E, L, V] of the other.
-        mask: [*E, L].
+    that with frozen prefixes. ``logits_p`` and ``logits_q`` are [*E, L, V], p the policy that drew
+    the tokens, and ``mask`` is [*E, L].
     """
     return sequence_sum(categorical_kl_from_logits(logits_p, logits_q), mask)
 
@@ -135,11 +116,9 @@ def sequence_kl(
     drew the tokens. On policy the ratios are 1, and the gradient is that of `rewards_to_go`. Off
     policy their products make the variance grow with the length.
 
-    Args:
-        log_pi: [*E, L] log-probabilities of the tokens under pi, differentiated.
-        log_ref: [*E, L] under the reference.
-        mask: [*E, L].
-        log_behaviour: [*E, L] under mu; None if pi itself drew them just now.
+    ``log_pi``, differentiated, ``log_ref`` and ``log_behaviour`` [*E, L] are log-probabilities of
+    the tokens under pi, the reference and mu; the last is None if pi itself drew them just now.
+    ``mask`` is [*E, L].
     """
     k1 = jax.lax.stop_gradient(_kept(log_pi, mask) - _kept(log_ref, mask))
     log_ratio = _log_importance(log_pi, log_behaviour, mask)
@@ -160,13 +139,8 @@ def sequence_kl_exact(
     sum_t (pi(y_<t) / mu(y_<t)) KL_t(y_<t),  differentiated through both factors: the frozen-prefix
     gradient and what it lacks. Value and gradient unbiased, on and off policy.
 
-    Args:
-        logits: [*E, L, V] of pi, differentiated.
-        ref_logits: [*E, L, V] of the reference.
-        tokens: [*E, L] as they were drawn.
-        mask: [*E, L].
-        log_behaviour: [*E, L] their log-probabilities under the policy that drew them; None if that
-            was pi itself just now.
+    ``logits`` [*E, L, V], differentiated, are those of pi, and ref_logits those of the reference;
+    ``tokens`` [*E, L] as they were drawn. mask and log_behaviour are as in `sequence_kl`.
     """
     log_ratio = _log_importance(token_log_probs(logits, tokens), log_behaviour, mask)
     log_prefix = jnp.cumsum(log_ratio, axis=-1) - log_ratio

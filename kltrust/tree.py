@@ -86,12 +86,9 @@ def norm(x: PyTree) -> Array:
 
 
 def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
-    """``x`` where ``condition`` holds, else ``y``: an exact selection, like ``x``.
+    """``x`` where ``condition`` [*E] holds, else ``y``: an exact selection, like ``y``.
 
-    Args:
-        condition: [*E] bool.
-        x: leaves of the shape of those of ``y``, or less that is the same for all entries.
-        y: leaves [*E, ...].
+    The leaves of y are [*E, ...]; those of x likewise, or less that is the same for all entries.
     """
 
     def choose(a: Array, b: Array) -> Array:
@@ -110,17 +107,11 @@ def all_finite(x: PyTree) -> Array:
 
 
 def at_once(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[str, Any]:
-    """``{name: function(x)}`` for arrays x of one shape, by one computation on all of them.
+    """``{name: function(x)}`` of arrays x of one shape, by one computation -> dict.
 
     For reductions to scalars that are only reported: a compiler makes four kernels of each, and
-    kernels are what compiling spends its time on.
-
-    Args:
-        function: of an array, to a pytree of arrays; they get the dtype of x.
-        xs: at least one.
-
-    Returns:
-        A result for each name.
+    kernels are what compiling spends its time on. There is at least one in ``xs``; the
+    ``function`` makes a pytree of arrays, which get the dtype of x.
     """
     results = jax.vmap(function)(jnp.stack(list(xs.values())))
     return {
@@ -130,15 +121,12 @@ def at_once(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[s
 
 
 def weighted_mean(x: Array, weight: Array | None = None) -> Array:
-    """sum(w x) / sum(w) over all entries: [].
+    """sum(w x) / sum(w) over all entries of ``x`` [*E]: [].
 
+    The ``weight`` [*E] (or a shape that broadcasts to it) is non-negative; None for all ones.
     Entries of weight 0 may hold anything, NaN included, as far as the value goes. A gradient is
     another matter: 0 times the NaN derivative of what made such an entry is NaN. Pad with
     something finite.
-
-    Args:
-        x: [*E].
-        weight: [*E] (or a shape that broadcasts to it), non-negative; None for all ones.
     """
     (x,) = floats(x)
     if weight is None:
@@ -151,13 +139,16 @@ def weighted_mean(x: Array, weight: Array | None = None) -> Array:
 
 
 def weighted(weight: Number, x: Array) -> Array:
-    """``weight * x``: a term of a sum that is absent, 0, where its weight is 0 and x infinite.
+    """``weight * x`` [*E]: a term of a sum that is absent, 0, where its weight is 0.
 
-    Args:
-        weight: [] or the shape of ``x``.
-        x: [*E].
+    There x may be infinite. The weight is [] or has the shape of x.
     """
     return jnp.where(weight == 0, 0, weight * x)
+
+
+def over(x: Array, y: Array) -> Array:
+    """The quotient ``x / y`` of ``y`` >= 0, 0 where y = 0: [*E]."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
 
 
 def leading_size(x: PyTree) -> int:

@@ -494,7 +494,10 @@ def traced_update(name, **static):
 @pytest.mark.parametrize(
     ("name", "option", "message"),
     [
-        *((n, "num_minibatches", r"batch of 24 rows .* 7 .*, 6 or 8, say") for n in FITTED),
+        *(
+            (n, "num_minibatches", r"=7 does not divide a batch of 24 rows .*, 6 or 8, say")
+            for n in FITTED
+        ),
         *((n, "fisher_chunks", "num_chunks=7 must divide") for n in NATURAL),
     ],
 )

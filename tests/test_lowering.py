@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from kltrust.lowering import choose, head_product, permutation
-from kltrust.networks.dense import Conv
+from kltrust.networks.modules import Conv
 
 # Compiling is what these tests spend their time on.
 QUICK = {"xla_backend_optimization_level": 0}

@@ -49,5 +49,5 @@ def test_several_are_drawn_by_the_key():
     ("num_minibatches", "nearest"), [(5, "4 or 6"), (7, "6 or 8"), (25, "12 or 24"), (0, "1 or 2")]
 )
 def test_what_does_not_divide_names_the_remedy(num_minibatches, nearest):
-    with pytest.raises(ValueError, match=rf"24 rows .* among the divisors of 24, {nearest}, say"):
+    with pytest.raises(ValueError, match=rf"24 rows .* choose a divisor of 24, {nearest}, say"):
         visited(num_minibatches)

@@ -10,8 +10,8 @@ import pytest
 from test_algorithms import case, categorical, max_difference
 
 from kltrust import mdpo, ppo_clip, value_regression, vanilla_pg
-from kltrust.settings import from_plain, to_plain
 from kltrust.updates import ADAM, Optimizer, bounded
+from kltrust.values import from_plain, to_plain
 
 ADAMW = Optimizer("adamw", weight_decay=0.1)
 

@@ -16,6 +16,7 @@ import test_learner
 from jax.sharding import PartitionSpec
 
 from kltrust import algorithms, tree, value_regression
+from kltrust.checks import check_minibatches
 from kltrust.environments import check_env, hide_observations, make
 from kltrust.experiments import cli
 from kltrust.experiments.config.experiment import Experiment
@@ -38,7 +39,7 @@ from kltrust.learner import (
 )
 from kltrust.networks import actor_critic, recurrent
 from kltrust.networks.recurrent import recurrent_agent, swap_axes
-from kltrust.rollout.batches import check_minibatches, values
+from kltrust.rollout.batches import values
 from kltrust.rollout.normalization import init_moments, normalize
 from kltrust.types import ActorCritic, Discrete, Masked, Memory, Sequences
 from kltrust.updates.minibatches import minibatch_epoch
@@ -268,7 +269,7 @@ def test_minibatches_are_whole_sequences():
     np.testing.assert_array_equal(seen.obs, beside)
     np.testing.assert_array_equal(seen.obs[..., 0], seen.carry)
     np.testing.assert_array_equal(np.sort(seen.carry.ravel()), 3 * np.arange(8))
-    with pytest.raises(ValueError, match=r"8 sequences \(num_envs\) does not divide"):
+    with pytest.raises(ValueError, match=r"does not divide a batch of 8 sequences \(num_envs\)"):
         minibatch_epoch(lambda carry, part: (carry, part), (), data, jax.random.key(0), 3)
 
 
@@ -624,15 +625,15 @@ def test_a_policy_that_remembers_plays_elsewhere(pole):
 def test_minibatches_that_cut_sequences_are_refused(capsys):
     agent = fading()
     with pytest.raises(
-        ValueError, match=r"critic.num_minibatches=32 does not divide num_envs = 8 seq"
+        ValueError, match=r"critic.num_minibatches=32 does not divide a batch of 8 seq"
     ):
         make_learner(known_envs.chain(CELLS), agent, algorithms.trpo())
-    with pytest.raises(ValueError, match="num_envs / minibatch_blocks = 2 = 4 sequences"):
-        check_minibatches(agent, 8, 3, 2, num_minibatches=8)
-    check_minibatches(agent._replace(memory=None), 8, 3, 2, num_minibatches=12)
+    with pytest.raises(ValueError, match=r"each of 2 blocks of 4 rows: choose .*, 2 or 4, say"):
+        check_minibatches(8, "rows", 2, num_minibatches=8)
+    check_minibatches(24, "rows", 2, num_minibatches=12)
     line = "train ppo_clip CartPole-v1 --preset none --cell gru --critic.num-minibatches 4"
     assert cli.main(line.split()) == 1
-    assert "update.num_minibatches=32 does not divide num_envs = 8" in capsys.readouterr().err
+    assert "update.num_minibatches=32 does not divide a batch of 8 seq" in capsys.readouterr().err
 
 
 def test_steps_that_change_the_carry_are_refused():

@@ -283,7 +283,7 @@ def test_a_spread_run_goes_on_to_the_bit(compile_fast, tmp_path):
             "--num-envs 8 --num-steps 1 --num-minibatches 4 --minibatch-blocks 8"
             " --critic.num-minibatches 1",
             1,
-            "num_minibatches=4 does not divide the batch of num_envs * num_steps /",
+            "num_minibatches=4 does not divide each of 8 blocks of 1 rows (num_envs * num_steps)",
         ),
     ],
 )

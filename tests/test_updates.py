@@ -1,6 +1,7 @@
 """The parts that algorithms are assembled from, on six rows of made-up data."""
 
 import functools
+from typing import NamedTuple
 
 import distrax
 import jax
@@ -187,6 +188,31 @@ def penalised(algorithm):
 
 
 FEW = {"num_epochs": 2, "num_minibatches": 2, "learning_rate": 0.1, "init_beta": 5.0}
+
+
+class Endless(NamedTuple):
+    """A distribution whose entropy is infinite."""
+
+    inner: distrax.Categorical
+
+    def log_prob(self, value):
+        return self.inner.log_prob(value)
+
+    def entropy(self):
+        return jnp.full(6, jnp.inf)
+
+
+def test_an_entropy_without_weight_is_absent_even_if_it_is_infinite():
+    def endless(params, obs):
+        return Endless(policy(params, obs))
+
+    plain = six_rows()
+    batch = plain._replace(old=Endless(plain.old))
+    for coefficient, same in ((0.0, True), (0.1, False)):
+        values = [surrogate(p, PARAMS, batch, coefficient)[0] for p in (policy, endless)]
+        losses = [clipped_loss(p, 0.2, coefficient)(PARAMS, batch) for p in (policy, endless)]
+        assert (values[0] == values[1], losses[0] == losses[1]) == (same, same)
+        assert all(map(jnp.isfinite, (values[0], losses[0])))
 
 
 def test_a_divergence_by_name_and_as_a_function():

@@ -62,16 +62,14 @@ def section(path: str, kind: Any) -> dict[str, str]:
 
 
 def extra(algorithm: str) -> dict[str, str]:
-    """What an algorithm reports of itself, from the list "Extra:" of its docstring, by name.
+    """What an algorithm reports of itself, by name: the lists "Extra:" of it and what it inherits.
 
     Raises:
         ValueError: if there is none.
     """
-    text = inspect.getdoc(find_algorithm(algorithm)) or ""
-    block = re.search(r"^Extra:\n((?:    .*\n)+)", text + "\n", re.MULTILINE)
-    entries = re.findall(
-        r"^    - ``(\w+)``: (.*(?:\n      .*)*)", block.group(1) if block else "", re.M
-    )
+    texts = [f"{inspect.getdoc(cls)}\n" for cls in reversed(find_algorithm(algorithm).__mro__)]
+    blocks = re.findall(r"^Extra:\n((?:    .*\n)+)", "\n".join(texts), re.MULTILINE)
+    entries = re.findall(r"^    - ``(\w+)``: (.*(?:\n      .*)*)", "".join(blocks), re.MULTILINE)
     if not entries:
         raise ValueError(f"the docstring of {algorithm} has no list 'Extra:'")
     return {name: " ".join(text.split()) for name, text in entries}

@@ -28,8 +28,6 @@ class MDPO(MinibatchEpochs):
     ``anneal = 1`` in an experiment.
 
     Extra:
-        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
-        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
         - ``step_size``: the one in force; a schedule may move it.
     """
 

@@ -43,8 +43,6 @@ class PPOAdaptiveLR(MinibatchEpochs):
     came to, once, and a KL of 0 raises the rate.
 
     Extra:
-        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
-        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
         - ``learning_rate``: the one that this update was made with.
     """
 

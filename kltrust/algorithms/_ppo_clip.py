@@ -15,10 +15,6 @@ class PPOClip(MinibatchEpochs):
 
     Clipping takes away the incentive to move a ratio beyond 1 +- clip_eps. It bounds neither the
     ratios nor the KL (Engstrom et al. 2020).
-
-    Extra:
-        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
-        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
     """
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)

@@ -44,8 +44,6 @@ class PPOPenalty(MinibatchEpochs):
     ``beta`` is relative to the advantages' scale: the papers' 0.3 to 10 presume standardised ones.
 
     Extra:
-        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
-        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
         - ``beta``: the weight that this update was made with; the next one logs what became of it.
     """
 
@@ -136,11 +134,6 @@ class PPOReverseKL(PPOPenalty):
 
     The objective is that of `mdpo` with step_size = 1 / beta. There the caller sets the step size,
     by a schedule; here beta follows the KL. A fixed beta is a fixed step size.
-
-    Extra:
-        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
-        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
-        - ``beta``: the weight that this update was made with; the next one logs what became of it.
     """
 
     divergence: str | Divergence = setting(

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
-from kltrust.settings import settings, unknown
+from kltrust.checks import unknown
+from kltrust.settings import settings
 from kltrust.types import Params, Policy, PolicyBatch, PolicyUpdate, PyTree, UpdatePair
 
 T = TypeVar("T")
@@ -29,8 +30,7 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
             def init(self, params): ...
             def update(self, policy, params, state, batch, key): ...
 
-    Args:
-        name: as on the command line: letters, digits and underscores.
+    The ``name`` is that on the command line: letters, digits and underscores.
 
     Returns:
         The decorator, which returns the declared class.
@@ -54,19 +54,12 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
 
 
 def register_algorithm(name: str, declaration: Callable[..., PolicyUpdate]) -> type:
-    """Makes an algorithm known by name to the command line, to specifications and to sweeps.
+    """Makes an algorithm known by ``name`` to the command line and sweeps -> the declared class.
 
     Put the call into a module and name that module with ``--import``. A class that `algorithm`
-    decorates is registered already.
-
-    Args:
-        name: as on the command line.
-        declaration: a function of keyword settings that returns an algorithm. Every argument has a
-            default: a float is traced, everything else is static. `setting` may be the default.
-            Or a class with ``init`` and ``update``, as `algorithm` takes it.
-
-    Returns:
-        The declared class.
+    decorates is registered already. The ``declaration`` is such a class, or a function of keyword
+    settings that returns an algorithm. Every argument then has a default: a float is traced,
+    everything else is static. `setting` may be the default.
 
     Raises:
         ValueError: if the name is taken, or is no name.
@@ -97,13 +90,7 @@ def register_algorithm(name: str, declaration: Callable[..., PolicyUpdate]) -> t
 
 
 def find_algorithm(name: str) -> type:
-    """The class that a name stands for.
-
-    Args:
-        name: as on the command line.
-
-    Returns:
-        The declared class.
+    """The declared class that a ``name`` on the command line stands for -> type.
 
     Raises:
         ValueError: on an unknown name, with the nearest that is known.
@@ -120,25 +107,25 @@ def algorithm_names() -> tuple[str, ...]:
     return tuple(_declared)
 
 
-def as_update(given: Any) -> PolicyUpdate:
-    """An algorithm, whatever form it comes in.
+def as_update(given: Any, what: str = "an algorithm") -> Any:
+    """An algorithm, or another part of a learner, whatever form it comes in -> like ``given``.
 
-    Args:
-        given: an object with ``init`` and ``update``, or a pair of these two functions.
+    It is an object with ``init`` and ``update``, or a pair of these two functions; an error calls
+    it ``what``.
 
     Raises:
         TypeError: names the remedy, a forgotten pair of parentheses for one.
     """
     if isinstance(given, type) and hasattr(given, "update"):
         name = getattr(given, "name", given.__name__)
-        raise TypeError(f"{name} is a class: call it, as in {name}(), to get an algorithm")
+        raise TypeError(f"{name} is a class: call it, as in {name}(), to get {what}")
     if callable(getattr(given, "init", None)) and callable(getattr(given, "update", None)):
         return given
     if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
         return UpdatePair(*given)
     raise TypeError(
-        f"an algorithm has two functions, init and update, got {given!r}: see "
-        "kltrust.types.PolicyUpdate"
+        f"{what} has two functions, init and update, got {given!r}: see PolicyUpdate and Critic "
+        "in kltrust.types"
     )
 
 

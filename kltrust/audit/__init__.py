@@ -39,23 +39,16 @@ from kltrust.audit._iteration import (
     Reference as Reference,
     audit_by_default as audit_by_default,
     audit_iteration as audit_iteration,
+    audit_on_request as audit_on_request,
 )
-from kltrust.audit._measure import measure_update as measure_update
-from kltrust.audit._request import audit_on_request as audit_on_request
 from kltrust.audit._spectrum import (
     EffectiveDimension as EffectiveDimension,
     Estimate as Estimate,
     effective_dimension as effective_dimension,
     largest_eigenvalue as largest_eigenvalue,
 )
-from kltrust.audit._states import (
-    StateAudit as StateAudit,
-    audit_states as audit_states,
-)
-from kltrust.audit._summary import (
-    Summary as Summary,
-    summarise as summarise,
-)
+from kltrust.audit._states import StateAudit as StateAudit, audit_states as audit_states
+from kltrust.audit._summary import Summary as Summary, summarise as summarise
 from kltrust.audit._training import (
     ReferenceKL as ReferenceKL,
     fisher_rao_length as fisher_rao_length,
@@ -68,11 +61,9 @@ from kltrust.audit._update import (
     audit_update as audit_update,
     clip_partition as clip_partition,
     effective_sample_size as effective_sample_size,
+    measure_update as measure_update,
 )
 from kltrust.types import KLPath as KLPath
-from kltrust.updates import (
-    log_ratio as log_ratio,
-    mean_kl as mean_kl,
-)
+from kltrust.updates import log_ratio as log_ratio, mean_kl as mean_kl
 
 __all__ = [name for name in dir() if name[0] != "_"]

@@ -14,14 +14,13 @@ from kltrust.audit._spectrum import (
     Estimate,
     effective_dimension,
     largest_eigenvalue,
-    over,
 )
 from kltrust.checks import check, check_count
 from kltrust.divergences import kl_divergence
 from kltrust.fisher import _floats, _with_floats, fisher_operator
 from kltrust.losses import importance_ratio
 from kltrust.solvers import conjugate_gradient
-from kltrust.tree import dot, norm, weighted_mean
+from kltrust.tree import dot, norm, over, weighted_mean
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 from kltrust.updates.objectives import log_ratio
 

@@ -34,12 +34,11 @@ def gaussian_kl_parts(old: Any, new: Any) -> tuple[Array, Array] | None:
         KL(mid || new) = 1/2 sum_i ((m_i - m'_i) / s'_i)^2
         KL(old || mid) = sum_i (u_i^2 / 2 + u_i - log(1 + u_i)),  u_i = s_i / s'_i - 1
 
-    Args:
-        old: Normal, MultivariateNormalDiag, or Independent or Joint of these, batch shape [...].
-        new: another of the same kind.
+    They are Normal, MultivariateNormalDiag, or Independent or Joint of these, of one kind and batch
+    shape.
 
     Returns:
-        Two of [...], in nats; None for any other distribution, a static fact.
+        Two of that batch shape, in nats; None for any other distribution, a static fact.
     """
     mid = _rescaled(old, new)
     return None if mid is None else (kl_divergence(mid, new), kl_divergence(old, mid))
@@ -53,10 +52,8 @@ def exact_total_variation(old: Any, new: Any, *, max_outcomes: int = 1024) -> Ar
       variation of independent components is no sum over components.
     - Gaussians of one dimension: |P - Q| between the points where the densities cross.
 
-    Args:
-        old: a distribution of batch shape [...].
-        new: another of the same kind.
-        max_outcomes: static; with more joint outcomes than this they are not listed.
+    The two are of one kind and batch shape [...]. With more joint outcomes than max_outcomes, which
+    is static, they are not listed.
 
     Returns:
         [...] in [0, 1], to some roundings of 1; None where no closed form is known, a static fact.

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from kltrust.audit._curvature import CurvatureAudit, audit_curvature
 from kltrust.audit._states import StateAudit, audit_states
 from kltrust.audit._summary import Summary
 from kltrust.audit._training import ReferenceKL, normalizer_kl, reference_kl
 from kltrust.audit._update import UpdateAudit, audit_update
+from kltrust.rollout.acting import play
+from kltrust.rollout.batches import arrange, episode_starts
 from kltrust.rollout.normalization import Moments, normalize
-from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree
+from kltrust.types import (
+    ActorCritic,
+    Array,
+    Env,
+    KLPath,
+    Number,
+    Params,
+    Policy,
+    PolicyBatch,
+    PyTree,
+    Transition,
+)
 
 AUDITS = ("default", "extended", "full")
 """The levels, which cost one forward pass; some ten more and a rollout; Fisher products."""
 
 _MAX_OUTCOMES = 64  # more would cost more than a forward pass
 _PROBES = {"num_probes": 4, "probe_iters": 20}
+
+# Folded into an iteration's key for the audit: none of the four that the key is split into.
+_AUDIT = 0x6B6C
 
 
 class Reference(NamedTuple):
@@ -58,10 +76,8 @@ class IterationAudit(NamedTuple):
 def audit_by_default(policy: Policy, new_params: Params, batch: PolicyBatch) -> IterationAudit:
     """The part that every run has: one forward pass, no gradient, nothing sorted.
 
-    Args:
-        policy: the policy.
-        new_params: after the update.
-        batch: what the update saw; ``batch.old`` is the policy before it.
+    ``policy`` has new_params after the update, which saw ``batch``; ``batch.old`` is the policy
+    before it.
     """
     return IterationAudit(audit_update(policy, None, new_params, batch, max_outcomes=_MAX_OUTCOMES))
 
@@ -106,3 +122,43 @@ def audit_iteration(
         )
         audit = audit._replace(curvature=model)
     return audit
+
+
+def audit_on_request(
+    env: Env,
+    agent: ActorCritic,
+    old: Any,
+    new: Any,
+    batch: PolicyBatch,
+    transition: Transition,
+    path: KLPath | None,
+    *,
+    damping: Number | None,
+) -> IterationAudit:
+    """The extended audit of ``agent``'s update in ``env``.
+
+    ``old`` and ``new`` are the `LearnerState` before and after the iteration, ``transition``
+    [T, B] is what ``batch`` was made of. A rollout of the new policy gives the fresh states; path
+    and damping are as in `audit_iteration`.
+    """
+    num_steps = transition.reward.shape[0]
+    play_key, key = jax.random.split(jax.random.fold_in(old.key, _AUDIT))
+    _, fresh = play(env, agent, new._replace(normalizer=old.normalizer), play_key, num_steps)
+
+    def raw(state: Any, transition: Transition) -> PyTree:
+        done: Array = transition.terminated | transition.truncated
+        start = episode_starts(agent, state.episode_length, done)
+        return arrange(transition.obs, start, state.policy_carry)[0]
+
+    update = agent.policy, old.policy_params, new.policy_params, batch
+    return audit_iteration(
+        *update,
+        raw_obs=raw(old, transition),
+        fresh_obs=raw(new, fresh),
+        normalizer=old.normalizer,
+        new_normalizer=new.normalizer,
+        reference=old.reference,
+        path=path,
+        damping=damping,
+        key=key,
+    )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.solvers import conjugate_gradient
+from kltrust.tree import over
 from kltrust.types import Array, Number
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -38,10 +39,9 @@ def largest_eigenvalue(product: Product, start: Array, num_iters: int) -> Estima
     direction is made orthogonal to all earlier ones, twice, since in floating point the
     three-term recurrence alone loses orthogonality as soon as a Ritz value converges.
 
-    Args:
-        product: of a symmetric, positive semidefinite A.
-        start: [n], not 0, with a part along the leading eigenvector: a random vector.
-        num_iters: static; more than n are not made.
+    ``product`` is that of a symmetric, positive semidefinite A. ``start`` [n] is not 0 and has a
+    part along the leading eigenvector: a random vector. num_iters is static; more than n iterations
+    are not made.
 
     Returns:
         The Ritz value, and beta_k |y_k| = |A x - value x| of its Ritz vector x, plus what rounding
@@ -126,14 +126,10 @@ def effective_dimension(
     Hutchinson's estimator (1990) with Rademacher probes z: E[z'(z - damping y)], y the solution of
     (A + damping I) y = z by conjugate gradients. One probe after the other, in the memory of one.
 
-    Args:
-        product: of a symmetric, positive semidefinite A.
-        damping: above 0; at 0 the value is the rank of A, which this can't find: NaN.
-        like: [n], for its size and dtype.
-        key: typed key.
-        num_probes: static, at least 2.
-        num_iters: static, conjugate-gradient iterations of each solve at most.
-        rtol: relative residual at which a solve ends.
+    ``product`` is that of a symmetric, positive semidefinite A, and ``like`` [n] gives its size and
+    dtype. At ``damping`` 0 the value is the rank of A, which this can't find: NaN. There are
+    num_probes, at least 2, drawn by ``key``; a solve ends after num_iters iterations, both static,
+    or at the relative residual ``rtol``.
     """
 
     def probe(key: Array) -> tuple[Array, Array]:
@@ -157,8 +153,3 @@ def _norm(x: Array) -> Array:
 def _unit(x: Array) -> Array:
     """The unit vector along x; 0 stays 0."""
     return over(x, _norm(x))
-
-
-def over(x: Array, y: Array) -> Array:
-    """The quotient x / y of y >= 0, 0 where y = 0."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)

@@ -50,13 +50,9 @@ def audit_states(
 ) -> StateAudit:
     """Measures two distributions of one batch shape against each other, state by state.
 
-    Args:
-        old: a distribution of batch shape [*E].
-        new: another of the same kind.
-        weight: [*E] or None for all ones.
-        quantiles: static, each in [0, 1].
-        max_outcomes: static; up to how many joint outcomes of a discrete policy are listed for
-            the exact total variation.
+    ``old`` and ``new`` are of one kind and batch shape [*E], which ``weight`` has too; None is all
+    ones. The ``quantiles`` are static, each in [0, 1], and so is max_outcomes: up to how many
+    joint outcomes of a discrete policy are listed for the exact total variation.
 
     Raises:
         ValueError: on a quantile outside [0, 1].

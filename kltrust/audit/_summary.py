@@ -31,12 +31,10 @@ class Summary(NamedTuple):
 
 
 def summarise(x: Array, weight: Array | None, quantiles: Sequence[float] = QUANTILES) -> Summary:
-    """Mean, quantiles and maximum over all entries of x; 0 if no weight is positive.
+    """Mean, quantiles and maximum over all entries of x [*E]; 0 if no weight is positive.
 
-    Args:
-        x: [*E]; entries of weight 0 may hold anything.
-        weight: [*E] non-negative, or None for all ones.
-        quantiles: static, each in [0, 1].
+    Entries of ``weight`` 0 may hold anything; it is [*E] and non-negative, None for all ones. The
+    ``quantiles`` are static, each in [0, 1].
 
     Raises:
         ValueError: on a quantile outside [0, 1].

@@ -37,17 +37,12 @@ def reference_kl(
     reference_obs: PyTree = None,
     quantiles: Sequence[float] = QUANTILES,
 ) -> ReferenceKL:
-    """The exact KL to a frozen reference policy, in both directions.
+    """The exact KL of ``policy`` to itself with frozen parameters, in both directions.
 
-    Args:
-        policy: the policy, of both.
-        params: the current parameters.
-        reference_params: the frozen ones; the first of a training, say.
-        obs: [*E, *O].
-        weight: [*E] or None for all ones.
-        reference_obs: the same observations as the reference takes them, where its normaliser is
-            another one; None takes ``obs``.
-        quantiles: static, each in [0, 1].
+    ``params`` are the current parameters and reference_params the frozen ones, the first of a
+    training, say. reference_obs are the observations ``obs`` [*E, *O] as the reference takes them,
+    where its normaliser is another one; None takes ``obs``. weight and quantiles are as in
+    `audit_states`.
     """
     current = policy(params, obs)
     reference = policy(reference_params, obs if reference_obs is None else reference_obs)
@@ -72,14 +67,9 @@ def normalizer_kl(
     statistics are frozen within an iteration: this movement is between two of them, comes on top
     of the update's and is bound by no trust region.
 
-    Args:
-        policy: takes normalised observations.
-        params: the parameters, the same on both sides.
-        old_normalizer: the moments before; None does not normalise.
-        new_normalizer: the moments after.
-        raw_obs: [*E, *O] as the environment gives them.
-        weight: [*E] or None for all ones.
-        quantiles: static, each in [0, 1].
+    ``policy`` with ``params`` takes normalised observations, raw_obs [*E, *O] are as the
+    environment gives them, and moments None do not normalise. weight and quantiles are as in
+    `audit_states`.
     """
     before = policy(params, normalize(old_normalizer, raw_obs))
     after = policy(params, normalize(new_normalizer, raw_obs))
@@ -91,12 +81,7 @@ def kl_path(policy: Policy, path: Params, batch: PolicyBatch) -> Array:
 
     What the epochs and minibatches of one update went through: a minibatch step sees the KL of its
     own rows only. The library's own minibatch loop records its path without keeping the parameters:
-    see `KLPath`.
-
-    Args:
-        policy: the policy.
-        path: parameters whose every leaf is [M, ...], one point after every minibatch.
-        batch: the whole batch.
+    see `KLPath`. Here ``path`` holds parameters of ``policy`` whose every leaf is [M, ...].
     """
     return jax.lax.map(lambda params: mean_kl(policy, params, batch), path)
 
@@ -115,11 +100,9 @@ def fisher_rao_length(kl: Array, axis: int = 0) -> Array:
       state, the Fisher-Rao distance between two distributions.
     - Along training every KL is an average over its own batch: the metric moves with the states.
 
-    Args:
-        kl: [..., M, ...] the mean KL of each step, nats; a rounded negative one counts as 0.
-        axis: the steps' axis.
+    ``kl`` [..., M, ...] is the mean KL of each step, nats; a rounded negative one counts as 0.
 
     Returns:
-        The sum over ``axis``, in square roots of nats.
+        The sum over ``axis``, that of the steps, in square roots of nats.
     """
     return jnp.sum(jnp.sqrt(2 * jnp.maximum(jnp.asarray(kl), 0)), axis=axis)

@@ -12,24 +12,18 @@ from kltrust.audit._summary import QUANTILES, Summary, means, smallest
 from kltrust.checks import check
 from kltrust.losses import importance_ratio
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
-from kltrust.updates.objectives import log_ratio
+from kltrust.updates.objectives import log_ratio, mean_entropy
 
 
 class UpdateAudit(NamedTuple):
     """What one update did, on one batch. Scalars, and `Summary` of scalars; KLs in nats.
 
-    The first seven fields are those of `StateAudit`: policy(old_params) and policy(new_params) at
-    the batch's states. The others compare policy(new_params) with ``batch.old``, which the actions
-    were drawn from, at those actions: r = new(a|s) / old(a|s). All averages are weighted.
+    The first seven fields, kl to bretagnolle_huber, are those of `StateAudit`: policy(old_params)
+    and policy(new_params) at the batch's states. The others compare policy(new_params) with
+    ``batch.old``, which the actions were drawn from, at those actions: r = new(a|s) / old(a|s). All
+    averages are weighted.
 
     Attributes:
-        kl: KL(old || new) per state, exact.
-        kl_reverse: KL(new || old) per state, exact.
-        kl_from_mean: the part of ``kl.mean`` that a Gaussian's means make; else None.
-        kl_from_scale: the part that its scales make; else None.
-        tv: total variation per state, where it has a closed form; else there is ``tv_sampled``.
-        pinsker: sqrt(KL / 2) per state, an upper bound of tv.
-        bretagnolle_huber: sqrt(1 - exp(-KL)) per state, another.
         ratio: r per sample.
         ratio_min: the smallest r.
         ratio_deviation: mean of abs(r - 1). It estimates 2 TV where new has no mass that old lacks.
@@ -80,16 +74,15 @@ def audit_update(
     are 1 and say nothing, while the first part measures the update where the new policy goes.
 
     Args:
-        policy: the policy.
-        old_params: before the update; None takes ``batch.old`` for old at the states too, and
-            saves its forward pass.
+        policy: with the parameters before and after the update.
+        old_params: before it; None takes ``batch.old`` for old at the states too, and saves its
+            forward pass.
         new_params: after it.
         batch: its leading shape is [N] or, of a recurrent policy, [B, T]; rows of weight 0 count
             for nothing.
         clip_eps: eps of the partition; traced, whatever the algorithm clipped at.
-        quantiles: static, each in [0, 1].
-        max_outcomes: static; up to how many joint outcomes of a discrete policy are listed for
-            the exact total variation.
+        quantiles: as in `audit_states`.
+        max_outcomes: likewise.
 
     Raises:
         ValueError: on a concrete, negative ``clip_eps`` or a quantile outside [0, 1].
@@ -128,12 +121,8 @@ def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Ar
     """(inside, killed, passing), [*E] bool, exactly one of them true; see `UpdateAudit`.
 
     By the comparisons of `losses.clipped_surrogate_loss`, so that killed means what it did there.
-    A ratio that is NaN is none of the three.
-
-    Args:
-        ratio: [*E] new / old at the actions.
-        advantage: [*E].
-        clip_eps: half-width of the clipping interval.
+    The ``ratio`` new / old at the actions and the ``advantage`` are [*E], and ``clip_eps`` is the
+    half-width of the clipping interval. A ratio that is NaN is none of the three.
     """
     above, below = ratio > 1 + clip_eps, ratio < 1 - clip_eps
     killed = (above & (advantage > 0)) | (below & (advantage < 0))
@@ -144,9 +133,7 @@ def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Ar
 def effective_sample_size(log_ratio: Array, weight: Array | None = None) -> Array:
     """(sum w r)^2 / (sum w sum w r^2), r = exp(log_ratio): [], 0 if all r are 0.
 
-    Args:
-        log_ratio: [*E].
-        weight: [*E] non-negative, or None for all ones.
+    log_ratio is [*E], and so is the non-negative ``weight`` w; None is all ones.
     """
     kept = log_ratio != -jnp.inf  # which a NaN is not: it is to be seen
     kept = kept if weight is None else kept & (weight > 0)
@@ -156,3 +143,24 @@ def effective_sample_size(log_ratio: Array, weight: Array | None = None) -> Arra
     mean = means({"ratio": ratio, "square": jnp.square(ratio)}, weight)
     share = jnp.square(mean["ratio"]) / jnp.where(mean["square"] == 0, 1, mean["square"])
     return jnp.where(mean["square"] == 0, 0, share)
+
+
+def measure_update(
+    policy: Policy, params: Params, batch: PolicyBatch, audit: UpdateAudit | None = None
+) -> dict[str, Array]:
+    """The fields kl to clip_fraction of `Metrics`, each []: how far the policy moved, exactly.
+
+    ``policy`` has the parameters ``params`` after the update, which saw the whole ``batch``. The
+    ``audit`` is of this update, samples parted at eps = 0.2; None makes it.
+    """
+    if audit is None:
+        audit = audit_update(policy, None, params, batch, quantiles=())
+    return {
+        "kl": audit.kl.mean,
+        "kl_reverse": audit.kl_reverse.mean,
+        "kl_max": audit.kl.max,
+        "surrogate_gain": audit.surrogate_gain,
+        "entropy": mean_entropy(policy(params, batch.obs), batch.weight),
+        "max_ratio": audit.ratio.max,
+        "clip_fraction": audit.killed + audit.passing,
+    }

@@ -28,12 +28,8 @@ def kl_divergence(old: Any, new: Any) -> Array:
     has to be provable: by comparing the text of their programs, distrax finds bijectors equal
     that differ in captured arrays, and returns 0.
 
-    Args:
-        old: a distribution of batch shape [...].
-        new: a distribution of the same kind and batch shape.
-
     Returns:
-        [...]; inf where old has mass that new lacks.
+        [...], the batch shape of both; inf where old has mass that new lacks.
 
     Raises:
         ValueError: if the distributions can't be paired (events or structures differ).
@@ -138,16 +134,11 @@ def quadrature_kl(
 
     Tanh-sinh quadrature (Takahasi and Mori, 1974): the ends are never evaluated, and a density
     that is infinite there is no obstacle. The result is the KL between the two discretised
-    densities, each divided by the mass that was found for it; a mass that is not 1 means that
-    [low, high] is too narrow, num_points too few, or a density not normalised.
+    densities, each divided by the mass that was found for it; a mass that is not 1 by mass_tol
+    means that [low, high] is too narrow, num_points too few, or a density not normalised.
 
-    Args:
-        log_p: [num_points] -> [num_points], a log density.
-        log_q: likewise.
-        low: [] the lower end, finite.
-        high: [] the upper end, finite.
-        num_points: how many points, densest at the ends; static.
-        mass_tol: how far from 1 either mass may be.
+    The log densities ``log_p`` and ``log_q`` are functions [num_points] -> [num_points]. Both ends
+    are [] and finite; the points, num_points of them, which is static, are densest there.
 
     Returns:
         [] in nats. NaN where a mass is off and that can only be known at run time (under jit, vmap

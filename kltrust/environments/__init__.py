@@ -32,15 +32,9 @@ gymnax; the first name that is not a registered one does. The environments of ot
 a prefix, "brax/hopper", say, and each prefix is an extra: `adapters` says which are installed.
 """
 
-from kltrust.environments._actions import (
-    ActionBound as ActionBound,
-    bound_actions as bound_actions,
-)
+from kltrust.environments._actions import ActionBound as ActionBound, bound_actions as bound_actions
 from kltrust.environments._build import from_functions as from_functions
-from kltrust.environments._check import (
-    check_env as check_env,
-    sample_action as sample_action,
-)
+from kltrust.environments._check import check_env as check_env, sample_action as sample_action
 from kltrust.environments._observations import hide_observations as hide_observations
 from kltrust.environments._registry import (
     EnvInfo as EnvInfo,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.environments._build import aval, mismatch
-from kltrust.networks.masks import allowed_actions, check_masks, mask_of, without_mask
+from kltrust.networks.masks import allowed_actions, check_masks, mask_of, space_leaves, without_mask
 from kltrust.types import (
     Array,
     Box,
@@ -30,12 +30,8 @@ def check_env(env: Env, key: Array | None = None, *, num_steps: int = 32) -> Non
     shapes and dtypes of a reset's (so no chunk compiles twice), the outcome has the dtypes of
     `Outcome`, the observation is of its space. Then, on three lanes of num_steps random actions:
     ``next_obs`` is ``obs`` while an episode goes on, floats are finite, integers are within
-    their space, and the same keys give the same bits.
-
-    Args:
-        env: the environment.
-        key: a typed key for the episodes; ``jax.random.key(0)`` by default.
-        num_steps: steps of each lane.
+    their space, and the same keys give the same bits. The ``key`` of the episodes of ``env`` is
+    ``jax.random.key(0)`` by default.
 
     Raises:
         ValueError: naming the first promise that is broken, and what would keep it.
@@ -48,21 +44,17 @@ def check_env(env: Env, key: Array | None = None, *, num_steps: int = 32) -> Non
 def sample_action(space: Space, key: Array, mask: Array | None = None) -> Array:
     """A random action: uniform over integers; for a Box, standard normals clipped to its bounds.
 
-    Args:
-        space: of the actions.
-        key: a typed key.
-        mask: of one observation, as in `Masked`: only allowed actions are drawn.
+    The ``mask`` is of one observation, as in `Masked`: only allowed actions are drawn.
 
     Returns:
-        One action, of the space's shape and dtype.
+        One action by a typed ``key``, of the shape and dtype of ``space``.
     """
     if mask is not None and isinstance(space, Discrete | MultiDiscrete):
         log_weight = jnp.where(allowed_actions(space, mask), 0.0, -jnp.inf)
         return jax.random.categorical(key, log_weight).astype(jnp.int32)
-    if isinstance(space, Discrete):
-        return jax.random.randint(key, (), 0, space.n, jnp.int32)
-    if isinstance(space, MultiDiscrete):
-        return jax.random.randint(key, (len(space.nvec),), 0, np.array(space.nvec), jnp.int32)
+    if isinstance(space, Discrete | MultiDiscrete):
+        sizes = _cardinality(space)
+        return jax.random.randint(key, np.shape(sizes), 0, sizes, jnp.int32)
     if isinstance(space, MultiBinary):
         return jax.random.bernoulli(key, 0.5, (space.n,)).astype(jnp.int32)
     normal = jax.random.normal(key, space.shape, jnp.float32)
@@ -109,14 +101,13 @@ def _check_batch(env: Env, arguments: PyTree) -> None:
 
 def _check_observation(env: Env, obs: PyTree) -> None:
     check_masks(env, obs)
-    space, obs = without_mask(env.observation_space), without_mask(obs)
-    structure: Any
     found: Any
-    spaces, structure = jax.tree.flatten(space, is_leaf=lambda x: isinstance(x, Space))
-    parts, found = jax.tree.flatten(obs)
+    spaces, structure = space_leaves(env.observation_space)
+    parts, found = jax.tree.flatten(obs := without_mask(obs))
     if structure != found or not all(map(_fits, spaces, parts)):
         raise ValueError(
-            f"{env.name}: the observation is {jax.tree.map(aval, obs)}, and the space {space}"
+            f"{env.name}: the observation is {jax.tree.map(aval, obs)}, and the space "
+            f"{without_mask(env.observation_space)}"
         )
 
 
@@ -153,8 +144,7 @@ def _check_episodes(env: Env, key: Array, num_steps: int) -> None:
     if not _equal(before, after):
         raise ValueError(f"{env.name}: next_obs differs from obs where no episode ended")
     _check_values(env, (start[1], outcome.next_obs, outcome.reward))
-    space = without_mask(env.observation_space)
-    spaces = jax.tree.leaves(space, is_leaf=lambda x: isinstance(x, Space))
+    spaces, _ = space_leaves(env.observation_space)
     for seen in map(without_mask, (start[1], obs, outcome.next_obs)):
         for space, x in zip(spaces, jax.tree.leaves(seen), strict=True):
             if isinstance(space, Box):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from typing import Any
 
 import craftax  # noqa: F401
@@ -67,23 +68,17 @@ def _render(name: str) -> Render:
 
     @functools.cache
     def drawn() -> Render:
-        if name == CLASSIC:
-            from craftax.craftax_classic import renderer as classic
-
-            return pixels(classic.make_craftax_pixel_renderer(_BLOCK_PIXELS))
-        from craftax.craftax import renderer as full
-
-        return pixels(full.make_craftax_pixel_renderer(_BLOCK_PIXELS))
+        return pixels(_module(name, "renderer").make_craftax_pixel_renderer(_BLOCK_PIXELS))
 
     return lambda states: drawn()(states)
 
 
 def _class(name: str) -> Any:
-    # Only the one that is asked for: they load their textures.
-    if name == CLASSIC:
-        from craftax.craftax_classic.envs import craftax_symbolic_env as classic
+    cls = "CraftaxClassicSymbolicEnv" if name == CLASSIC else "CraftaxSymbolicEnv"
+    return getattr(_module(name, "envs.craftax_symbolic_env"), f"{cls}NoAutoReset")
 
-        return classic.CraftaxClassicSymbolicEnvNoAutoReset
-    from craftax.craftax.envs import craftax_symbolic_env as full
 
-    return full.CraftaxSymbolicEnvNoAutoReset
+def _module(name: str, part: str) -> Any:
+    # Only of the one that is asked for: they load their textures.
+    package = "craftax_classic" if name == CLASSIC else "craftax"
+    return importlib.import_module(f"craftax.{package}.{part}")

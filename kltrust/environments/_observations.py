@@ -16,12 +16,8 @@ def hide_observations(env: Env, keep: Sequence[int]) -> Env:
     CartPole's velocities are its entries 1 and 3: ``hide_observations(env, keep=(0, 2))`` shows
     positions alone, from which a policy without memory can't tell where the pole is going.
 
-    Args:
-        env: one whose observation is a vector, a Box of shape [F].
-        keep: the entries that are shown, in this order.
-
-    Returns:
-        An `Env` whose observation space is a Box of shape [len(keep)].
+    An observation of ``env`` is a vector, a Box of shape [F]; of the result one of shape
+    [len(keep)], the entries of ``keep`` in this order.
 
     Raises:
         ValueError: for another kind of observation, or entries that it does not have.

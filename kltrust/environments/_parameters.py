@@ -69,8 +69,8 @@ def require_known(
     unknown = [k for k in params if k not in fields and k not in arguments]
     if unknown:
         raise ValueError(
-            f"{name} has no parameter {', '.join(map(repr, unknown))}. Its params have "
-            f"{', '.join(fields) or 'no fields'}; its factory takes "
+            f"{name} has no parameter {', '.join(map(repr, unknown))}; its params have "
+            f"{', '.join(fields) or 'no fields'}, its factory takes "
             f"{', '.join(arguments) or 'no arguments'}"
         )
 

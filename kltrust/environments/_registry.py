@@ -16,7 +16,7 @@ from kltrust.environments._adapters import (
     make_adapted,
     prefix_of,
 )
-from kltrust.environments._parameters import keywords, nearest
+from kltrust.environments._parameters import keywords, nearest, require_known
 from kltrust.types import Env, MaskedSpace, Number, Space
 
 _factories: dict[str, Callable[..., Env]] = {}
@@ -102,24 +102,17 @@ def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False)
 
 
 def adapters() -> dict[str, str | None]:
-    """The prefixes of other libraries' environments; nothing is imported.
+    """Other libraries' prefixes -> the versions that are installed, or None; nothing is imported.
 
     ``pip install 'kltrust[brax]'`` installs what "brax/..." needs, and so on.
-
-    Returns:
-        Of each prefix the version of its library that is installed, or None.
     """
     return {prefix: installed(prefix) for prefix in ADAPTERS}
 
 
 def available(prefix: str | None = None) -> tuple[str, ...]:
-    """All names that `make` knows now: registered ones, then gymnax's.
+    """All names that `make` knows now -> each once: registered ones, then gymnax's.
 
-    Args:
-        prefix: one of `adapters`, for its names in their place; this imports its library.
-
-    Returns:
-        Each name once.
+    With a ``prefix``, one of `adapters`, it is that one's names; this imports its library.
 
     Raises:
         ValueError: for an unknown prefix.
@@ -158,24 +151,18 @@ def describe(name: str) -> EnvInfo:
 
 
 def static_parameters(name: str) -> frozenset[str]:
-    """The names of an adapter's arguments, whose floats may not be tracers; ``name`` as in `make`.
+    """The names of the arguments of an adapter's environment -> those whose floats are no tracers.
 
-    There are none for gymnax's and registered environments: only use tells which may be traced.
-
-    Returns:
-        Their names.
+    ``name`` is as in `make`. There are none for gymnax's and registered environments: only use
+    tells which may be traced.
     """
     return frozenset(adapted_parameters(name)[1]) if prefix_of(name) else frozenset()
 
 
 def _make_registered(name: str, params: dict[str, Any]) -> Env:
     arguments, takes_any = keywords(_factories[name])
-    unknown = [k for k in params if k not in arguments]
-    if unknown and not takes_any:
-        raise ValueError(
-            f"{name} has no parameter {', '.join(map(repr, unknown))}; its factory takes "
-            f"{', '.join(arguments) or 'no arguments'}"
-        )
+    if not takes_any:
+        require_known(name, params, (), arguments)
     env = _factories[name](**params)
     if not isinstance(env, Env):
         raise TypeError(f"{name}: the factory must return a kltrust Env, got {type(env).__name__}")

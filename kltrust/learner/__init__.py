@@ -4,26 +4,21 @@ Everything but the update is the same for every algorithm, so that what differs 
 is what differs between two algorithms.
 """
 
-from kltrust.learner._learner import Learner, make_learner, run, train
-from kltrust.learner._parts import Schedule
-from kltrust.learner._settings import LearnerSettings
-from kltrust.learner._state import LearnerState, Metrics
-from kltrust.rollout.acting import Deployable, evaluate, policy_of, policy_step_of
-from kltrust.rollout.batches import flatten, make_batch
+from kltrust.learner._learner import (
+    Learner as Learner,
+    make_learner as make_learner,
+    run as run,
+    train as train,
+)
+from kltrust.learner._parts import Schedule as Schedule
+from kltrust.learner._settings import LearnerSettings as LearnerSettings
+from kltrust.learner._state import LearnerState as LearnerState, Metrics as Metrics
+from kltrust.rollout.acting import (
+    Deployable as Deployable,
+    evaluate as evaluate,
+    policy_of as policy_of,
+    policy_step_of as policy_step_of,
+)
+from kltrust.rollout.batches import flatten as flatten, make_batch as make_batch
 
-__all__ = [
-    "Deployable",
-    "Learner",
-    "LearnerSettings",
-    "LearnerState",
-    "Metrics",
-    "Schedule",
-    "evaluate",
-    "flatten",
-    "make_batch",
-    "make_learner",
-    "policy_of",
-    "policy_step_of",
-    "run",
-    "train",
-]
+__all__ = [name for name in dir() if name[0] != "_"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,28 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.advantages import gae, standardize
-from kltrust.algorithms import as_update
-from kltrust.audit import (
-    Reference,
-    audit_by_default,
-    audit_on_request,
-    measure_update,
-)
-from kltrust.checks import check
+from kltrust.audit import Reference, audit_by_default, audit_on_request, measure_update
+from kltrust.checks import check, check_minibatches
 from kltrust.critic import ValueRegression, measure_critic
-from kltrust.learner._parts import Schedule, as_critic, damping_of, resolver
+from kltrust.learner._parts import Schedule, resolver
 from kltrust.learner._settings import LearnerSettings
 from kltrust.learner._state import LearnerState, Metrics
 from kltrust.networks.masks import count_fully_masked
 from kltrust.rollout.acting import play
-from kltrust.rollout.batches import (
-    arrange,
-    check_minibatches,
-    episode_starts,
-    first_carries,
-    make_batch,
-    values,
-)
+from kltrust.rollout.batches import arrange, episode_starts, first_carries, make_batch, values
 from kltrust.rollout.loop import count_episodes, count_nonfinite, reset_batch
 from kltrust.rollout.normalization import (
     init_moments,
@@ -41,7 +27,7 @@ from kltrust.rollout.normalization import (
     update_moments,
 )
 from kltrust.rollout.starts import stagger
-from kltrust.settings import check_names, signature_with, with_role
+from kltrust.settings import changed, signature_with, with_role
 from kltrust.tree import unfused
 from kltrust.types import (
     ActorCritic,
@@ -90,14 +76,16 @@ def make_learner(
         ValueError: on a bad setting, a batch that does not divide, a schedule without a plan.
         TypeError: if ``update`` is no algorithm; names the remedy.
     """
-    check_names(LearnerSettings, changes, "setting of make_learner")
-    own = dataclasses.replace(settings or LearnerSettings(), **changes)
+    own = changed(settings or LearnerSettings(), changes, "setting of make_learner")
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
-    first_update, scheduled_update = resolver(update, planned_iterations, as_update)
-    first_critic, scheduled_critic = resolver(critic, planned_iterations, as_critic)
+    first_update, scheduled_update = resolver(update, planned_iterations, "an algorithm")
+    first_critic, scheduled_critic = resolver(critic, planned_iterations, "a critic")
+    units, of = num_envs * num_steps, "rows (num_envs * num_steps)"
+    if agent.memory is not None:
+        units, of = num_envs, "sequences (num_envs)"
     for what, part in (("update", first_update), ("critic", first_critic)):
         counts = {f"{what}.{n}": getattr(part, n) for n in with_role(part, "minibatches")}
-        check_minibatches(agent, num_envs, num_steps, own.minibatch_blocks, **counts)
+        check_minibatches(units, of, own.minibatch_blocks, **counts)
     if own.minibatch_blocks > 1:
         # It may ask all devices at every step whether an episode has ended.
         env = env._replace(step_batch=None)
@@ -222,7 +210,8 @@ def make_learner(
         if audit == "default":
             audited = audit_by_default(agent.policy, new_state.policy_params, policy_batch)
         else:
-            damping = damping_of(algorithm) if audit == "full" else None
+            own_damping = [getattr(algorithm, n) for n in with_role(algorithm, "fisher damping")]
+            damping = (own_damping or [0.1])[0] if audit == "full" else None
             audited = audit_on_request(
                 env, agent, state, new_state, policy_batch, transition, report.path, damping=damping
             )
@@ -244,25 +233,16 @@ make_learner.__signature__ = signature_with(make_learner, LearnerSettings)  # ty
 
 
 def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[LearnerState, Metrics]:
-    """``num_iterations`` steps as one scan: (state, Metrics of [num_iterations, ...]).
+    """num_iterations steps of ``learner`` as one scan: (state, Metrics of [num_iterations, ...]).
 
-    Args:
-        learner: of `make_learner`.
-        state: where to go on, of ``learner.init`` or an earlier `run`.
-        num_iterations: static.
+    It goes on from ``state``, of ``learner.init`` or an earlier `run`; num_iterations is static.
     """
     return jax.lax.scan(lambda s, _: learner.step(s), state, length=num_iterations)
 
 
 def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerState, Metrics]:
-    """``init`` and ``run``. Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``.
+    """``learner.init(key)`` and `run` -> (state, Metrics), as in `run`.
 
-    Args:
-        learner: of `make_learner`.
-        key: a typed key, of the seed.
-        num_iterations: static.
-
-    Returns:
-        As `run`.
+    Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``, with a typed ``key``.
     """
     return run(learner, learner.init(key), num_iterations)

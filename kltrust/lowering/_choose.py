@@ -10,15 +10,9 @@ from kltrust.types import Array
 def choose(rows: Array, index: Array) -> Array:
     """``rows[..., index]`` of every row: its entry there, and -inf where the row has none.
 
-    Entry by entry, over all rows at once. Compilers for CPUs do not vectorise a gather, nor a
-    product with one-hot vectors that are as short as there are actions.
-
-    Args:
-        rows: [*E, K]; entries may be -inf.
-        index: [*E] integers; -inf is chosen by an index outside 0 to K - 1.
-
-    Returns:
-        [*E].
+    Entry by entry, over all rows at once: rows [*E, K], whose entries may be -inf, and the integers
+    index [*E] give [*E]. Compilers for CPUs do not vectorise a gather, nor a product with one-hot
+    vectors that are as short as there are actions.
     """
     entries = jnp.moveaxis(rows, -1, 0)
     places = jnp.arange(len(entries)).reshape(-1, *[1] * jnp.ndim(index))

@@ -22,14 +22,9 @@ def head_product(x: Array, kernel: Array, dimensions: Any = None, **options: Any
     over x; of x'd, which automatic differentiation would ask for, a product with as large a
     transpose as x is. The barrier keeps the transpose from being folded into the product.
 
-    Args:
-        x: [*E, in].
-        kernel: [in, out].
-        dimensions: those of this product, as `flax.linen.Dense` names them; not looked at.
-        **options: of `jax.lax.dot_general`.
-
-    Returns:
-        [*E, out].
+    x is [*E, in], the kernel [in, out] and the product [*E, out]; ``dimensions``, those of this
+    product, as `flax.linen.Dense` names them, are not looked at. ``options`` are those of
+    `jax.lax.dot_general`.
     """
     if kernel.shape[-1] <= _FEW:
         columns = jnp.unstack(kernel, axis=-1)
@@ -45,13 +40,8 @@ def conv3x3(x: Array, kernel: Array, bias: Array) -> Array:
     still under a `vmap` over runs, which makes a grouped convolution of it and a batched matrix
     product of this.
 
-    Args:
-        x: [*E, H, W, C].
-        kernel: [3, 3, C, channels].
-        bias: [channels].
-
-    Returns:
-        [*E, H - 2, W - 2, channels].
+    From x [*E, H, W, C], the kernel [3, 3, C, channels] and the bias [channels] to
+    [*E, H - 2, W - 2, channels].
     """
     height, width = x.shape[-3:-1]
     # Side by side along the width and then the height: fewer and longer pieces to copy.

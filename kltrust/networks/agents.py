@@ -6,31 +6,25 @@ memory two more.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import distrax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.divergences import masked_logits
-from kltrust.lowering import head_product
 from kltrust.networks.cells import CELLS, Cell
-from kltrust.networks.dense import Conv
-from kltrust.networks.masks import (
-    allowed_actions,
-    check_masks,
-    existing_actions,
-    mask_of,
-    without_mask,
+from kltrust.networks.masks import check_masks, mask_of, space_leaves, without_mask
+from kltrust.networks.modules import (
+    ACTIVATIONS as ACTIVATIONS,
+    LOG_STD_RANGE as LOG_STD_RANGE,
+    PolicyNetwork,
+    Torso,
+    ValueNetwork,
 )
-from kltrust.networks.orthogonal import gain, orthogonal, orthogonal_kernels
+from kltrust.networks.orthogonal import orthogonal, orthogonal_kernels
 from kltrust.networks.settings import NetworkSettings
-from kltrust.settings import check_names, signature_with
+from kltrust.settings import changed, signature_with
 from kltrust.types import (
     ActorCritic,
     Array,
@@ -45,19 +39,6 @@ from kltrust.types import (
     Space,
 )
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "tanh": jnp.tanh,
-    "relu": nn.relu,
-    "elu": nn.elu,
-    "gelu": nn.gelu,
-    "silu": nn.silu,
-}
-"""The activations by name."""
-
-LOG_STD_RANGE = (-10.0, 2.0)
-"""Far outside anything useful. Beyond, the logarithm of a deviation grows logarithmically."""
-
-
 _RESOLVED = 2**23
 """A float32 resolves so many steps between -1 and 1."""
 
@@ -69,18 +50,15 @@ def features(space: Any, obs: PyTree) -> Array:
     [-1, 1], images keep their shape, everything else is flattened; a pytree of spaces gives the
     concatenation of its flattened leaves. Bounds so wide that neighbours would meet are no bounds.
 
-    Args:
-        space: of the observation; a pytree of spaces for one of arrays. A mask is no feature.
-        obs: [*E, *O].
+    ``space`` is that of ``obs`` [*E, *O], a pytree of spaces for one of arrays. A mask is no
+    feature.
 
     Raises:
         ValueError: if the observation has another structure than the space.
     """
-    space, obs = without_mask(space), without_mask(obs)
-    structure: Any
     found: Any
-    leaves, structure = jax.tree.flatten(space, is_leaf=_is_space)
-    parts, found = jax.tree.flatten(obs)
+    leaves, structure = space_leaves(space)
+    parts, found = jax.tree.flatten(without_mask(obs))
     if structure != found:
         # By their order alone another key's observation would take the place of this one's.
         raise ValueError(
@@ -90,10 +68,6 @@ def features(space: Any, obs: PyTree) -> Array:
         return _leaf_features(leaves[0], parts[0], keep_image=True)
     pairs = zip(leaves, parts, strict=True)
     return jnp.concatenate([_leaf_features(*pair, keep_image=False) for pair in pairs], -1)
-
-
-def _is_space(x: Any) -> bool:
-    return isinstance(x, Discrete | MultiDiscrete | MultiBinary | Box)
 
 
 def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
@@ -120,100 +94,6 @@ def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
     return x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
 
 
-class Torso(nn.Module):
-    """Hidden layers: convolutions if the input is an image, then dense layers."""
-
-    hidden: tuple[int, ...]
-    channels: tuple[int, ...]
-    activation: str
-    is_image: bool
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [*E, F] or [*E, H, W, C] to [*E, hidden[-1]]."""
-        activation = ACTIVATIONS[self.activation]
-        if self.is_image:
-            for channels in self.channels:
-                x = activation(Conv(channels)(x))
-            x = x.reshape(*x.shape[:-3], -1)
-        for width in self.hidden:
-            x = activation(nn.Dense(width, kernel_init=gain(2**0.5))(x))
-        return x
-
-
-class PolicyNetwork(nn.Module):
-    """A torso and the head that its action space asks for."""
-
-    action_space: Space
-    torso: Torso
-    init_log_std: Any
-    state_dependent_std: bool
-
-    @nn.compact
-    def __call__(self, x: Array, mask: Array | None = None) -> Any:
-        """Maps features, and the mask of `Masked`, to a distribution over actions."""
-        x = self.torso(x)
-
-        # The small last layer starts every policy near uniform (or near its mean 0): Andrychowicz
-        # et al. 2021 found it to be among the choices that matter most.
-        def dense(size: int) -> Array:
-            return nn.Dense(size, kernel_init=gain(0.01), dot_general=head_product)(x)
-
-        space = self.action_space
-        if isinstance(space, Discrete):
-            logits = dense(space.n)
-            logits = logits if mask is None else masked_logits(logits, mask)
-            return distrax.Categorical(logits=logits)
-        if isinstance(space, MultiBinary):
-            return distrax.Independent(distrax.Bernoulli(logits=dense(space.n)), 1)
-        if isinstance(space, MultiDiscrete):
-            most = max(space.nvec)
-            logits = dense(len(space.nvec) * most)
-            logits = logits.reshape(*x.shape[:-1], len(space.nvec), most)
-            if mask is not None:
-                logits = masked_logits(logits, allowed_actions(space, mask))
-            elif min(space.nvec) < most:
-                exists = jnp.broadcast_to(existing_actions(space), logits.shape)
-                logits = masked_logits(logits, exists)
-            return distrax.Independent(distrax.Categorical(logits=logits), 1)
-        size = math.prod(space.shape)
-        loc = dense(size)
-        if self.state_dependent_std:
-            log_std = self.init_log_std + dense(size)
-        else:
-            constant = nn.initializers.constant(self.init_log_std)
-            log_std = self.param("log_std", constant, (size,), jnp.float32)
-        # Every leaf has the full leading shape, so that minibatches can index it.
-        std = jnp.broadcast_to(jnp.exp(_slowed(log_std, *LOG_STD_RANGE)), loc.shape)
-        shape = (*loc.shape[:-1], *space.shape)
-        normal = distrax.Normal(loc.reshape(shape), std.reshape(shape))
-        return distrax.Independent(normal, len(space.shape))
-
-
-def _slowed(x: Array, low: float, high: float) -> Array:
-    """``x`` within the range, and a logarithm of how far beyond outside of it.
-
-    The exponential of it grows no faster than ``x`` does. Clipped, ``x`` would have no gradient out
-    there, and never come back.
-    """
-    above, below = jnp.maximum(x - high, 0), jnp.maximum(low - x, 0)
-    return jnp.where(
-        x > high, high + jnp.log1p(above), jnp.where(x < low, low - jnp.log1p(below), x)
-    )
-
-
-class ValueNetwork(nn.Module):
-    """A torso and one linear output."""
-
-    torso: Torso
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps features to values [*E]."""
-        head = nn.Dense(1, kernel_init=gain(1.0), dot_general=head_product)
-        return head(self.torso(x))[..., 0]
-
-
 def actor_critic(
     env: Env,
     hidden: Sequence[int] | None = None,
@@ -238,17 +118,16 @@ def actor_critic(
         ValueError: on an unknown name, a bad value, a space that has no head, an image too small
             for the convolutions, or a mask that does not fit the actions.
     """
-    check_names(NetworkSettings, changes, "setting of actor_critic")
     if hidden is not None:
         changes["hidden"] = hidden
-    own = dataclasses.replace(settings or NetworkSettings(), **changes)
+    own = changed(settings or NetworkSettings(), changes, "setting of actor_critic")
     channels = own.channels
-    if not _is_space(env.action_space):
+    if not isinstance(env.action_space, Space):
         raise ValueError(
             f"no policy head for the action space {env.action_space!r}: use Discrete, "
             "MultiDiscrete, MultiBinary or Box, or pass an ActorCritic of your own"
         )
-    spaces = jax.tree.leaves(env.observation_space, is_leaf=_is_space)
+    spaces, _ = space_leaves(env.observation_space)
     is_image = len(spaces) == 1 and isinstance(spaces[0], Box) and len(spaces[0].shape) == 3
     if is_image and min(spaces[0].shape[:2]) <= 2 * len(channels):
         height, width, _ = spaces[0].shape

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,6 +24,11 @@ def mask_of(obs: PyTree) -> Array | None:
 def without_mask(x: Any) -> Any:
     """``x``, an observation [*E, *O] or a space of them, without the mask, if it has one."""
     return x.obs if isinstance(x, Masked | MaskedSpace) else x
+
+
+def space_leaves(space: Any) -> tuple[list[Any], Any]:
+    """The spaces of an observation's arrays, the mask left out, and their structure."""
+    return jax.tree.flatten(without_mask(space), is_leaf=lambda x: isinstance(x, Space))
 
 
 def existing_actions(space: Discrete | MultiDiscrete) -> np.ndarray:
@@ -57,9 +63,7 @@ def count_fully_masked(space: Space, obs: PyTree) -> Array:
 def check_masks(env: Env, obs: PyTree) -> None:
     """Refuses an environment whose masks do not fit its actions, or are not declared.
 
-    Args:
-        env: only its spaces are read.
-        obs: one observation of it; shapes and dtypes are enough.
+    Only the spaces of ``env`` are read, and shapes and dtypes of ``obs``, one observation of it.
 
     Raises:
         ValueError: says what the mask must be.

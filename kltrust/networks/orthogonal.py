@@ -24,9 +24,6 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     X <- X (3 I - X'X) / 2, because batched QR factorisations, which a `vmap` over seeds makes of
     several initialisers, can deadlock in XLA's CPU backend on small machines.
 
-    Args:
-        scale: the singular values.
-
     Returns:
         ``init(key, shape, dtype) -> kernel``, as flax takes it.
     """
@@ -42,11 +39,8 @@ def orthogonal_kernels(key: Array, params: PyTree) -> PyTree:
     """Parameters whose kernels, each given as an array full of its gain, are `orthogonal`.
 
     All Gaussians are one draw, and kernels of one shape go through the iteration together: with an
-    initialiser each, they compile for as long as a third of a training.
-
-    Args:
-        key: a typed key.
-        params: as modules make them with a constant for ``kernel_init``.
+    initialiser each, they compile for as long as a third of a training. Modules make such
+    parameters with a constant for ``kernel_init``.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     new = [leaf for _, leaf in leaves]

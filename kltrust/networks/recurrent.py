@@ -39,12 +39,10 @@ Step: TypeAlias = Callable[[PyTree, Any], tuple[PyTree, Any]]
 def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memory) -> ActorCritic:
     """The agent that its steps make: along sequences they are scanned.
 
-    Layers without memory run faster along a whole sequence than step by step. To use that, make an
-    `ActorCritic` with functions of sequences of your own, which must agree with the steps.
-
-    Args:
-        init: ``init(key) -> (policy_params, value_params)``.
-        memory: the steps, and the carries that an episode begins with.
+    ``init(key) -> (policy_params, value_params)``; ``memory`` has the steps, and the carries that
+    an episode begins with. Layers without memory run faster along a whole sequence than step by
+    step. To use that, make an `ActorCritic` with functions of sequences of your own, which must
+    agree with the steps.
     """
 
     def along(step: Callable, initial: PyTree) -> Callable[[Params, Sequences], Any]:
@@ -69,14 +67,10 @@ def scan_sequences(step: Step, initial: PyTree, sequences: Sequences) -> Any:
 def unroll(
     step: Step, initial: PyTree, x: PyTree, start: Array, carry: PyTree
 ) -> tuple[PyTree, Any]:
-    """A scan over time that begins anew where an episode does.
+    """A scan of ``step`` over x [T, B, ...] that begins anew where an episode does.
 
-    Args:
-        step: ``step(carry, x) -> (carry, y)``.
-        initial: the carry at the start of an episode, of one environment.
-        x: [T, B, ...].
-        start: [T, B] bool; ``initial`` takes the carry's place before this step.
-        carry: [B, ...] before the first step.
+    Where ``start`` [T, B] is true, ``initial``, the carry of one environment at the start of an
+    episode, takes the carry's place before this step. The first ``carry`` is [B, ...].
 
     Returns:
         (carry after the last step, y [T, B, ...]).
@@ -108,14 +102,8 @@ def remembering(env: Env, initial: PyTree) -> Env:
     """The environment with the agent's carry as part of its observations and actions.
 
     An observation is (obs, carry) and an action (action, the carry after it). Whatever steps
-    environments then needs to know nothing of carries; ``next_obs`` is the environment's own.
-
-    Args:
-        env: the environment.
-        initial: the carry at the start of an episode.
-
-    Returns:
-        An `Env` whose spaces are still those of ``env``.
+    environments then needs to know nothing of carries; ``next_obs`` is the environment's own, and
+    the spaces are still those of ``env``. An episode starts with the carry ``initial``.
     """
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:

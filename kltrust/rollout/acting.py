@@ -17,16 +17,7 @@ from kltrust.networks.recurrent import remembering
 from kltrust.rollout.loop import episode_returns, rollout
 from kltrust.rollout.normalization import Moments, normalize
 from kltrust.tree import where
-from kltrust.types import (
-    ActorCritic,
-    Array,
-    Env,
-    Number,
-    Params,
-    PyTree,
-    Sequences,
-    Transition,
-)
+from kltrust.types import ActorCritic, Array, Env, Number, Params, PyTree, Sequences, Transition
 
 
 class Deployable(Protocol):
@@ -41,30 +32,11 @@ class Deployable(Protocol):
         """The moments its observations are normalised by, if they are."""
 
 
-class Playing(Deployable, Protocol):
-    """What going on with a rollout takes: a `LearnerState`."""
-
-    @property
-    def env_state(self) -> PyTree:
-        """The environments, [B, ...]."""
-
-    @property
-    def obs(self) -> PyTree:
-        """Their observations, [B, *O]."""
-
-    @property
-    def policy_carry(self) -> PyTree:
-        """What the policy remembers of their episodes, [B, ...]; () without memory."""
-
-
 def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Any]:
     """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution.
 
-    Of a recurrent agent it takes `Sequences` of raw observations; `policy_step_of` acts with it.
-
-    Args:
-        agent: as trained.
-        state: its policy's parameters and its normaliser are used.
+    It is that of ``agent`` with the parameters and the normaliser of ``state``. Of a recurrent
+    agent it takes `Sequences` of raw observations; `policy_step_of` acts with it.
     """
 
     def policy(obs: PyTree) -> Any:
@@ -95,16 +67,10 @@ def policy_step_of(
 def acting(
     env: Env, agent: ActorCritic, state: Deployable, choose: Callable[[Any, Array], PyTree]
 ) -> tuple[Env, Callable[[PyTree, Array], PyTree]]:
-    """An agent in its environment, as `rollout` and `episode_returns` take them.
+    """(env, act) of an agent in its environment, as `rollout` and `episode_returns` take them.
 
-    Args:
-        env: the environment.
-        agent: as trained.
-        state: its policy's parameters and its normaliser are used.
-        choose: ``choose(distribution, key) -> action``.
-
-    Returns:
-        (env, act), the environment `remembering` the carries of an agent with memory.
+    ``choose(distribution, key) -> action``. The environment is `remembering` the carries of an
+    agent with memory.
     """
     if agent.memory is None:
         policy = policy_of(agent, state)
@@ -120,16 +86,9 @@ def acting(
 
 
 def play(
-    env: Env, agent: ActorCritic, state: Playing, key: Array, num_steps: int
+    env: Env, agent: ActorCritic, state: Any, key: Array, num_steps: int
 ) -> tuple[tuple[PyTree, PyTree, PyTree], Transition]:
-    """A rollout of the sampled policy from where the state stands.
-
-    Args:
-        env: the environment.
-        agent: as trained.
-        state: a `LearnerState`.
-        key: a typed key.
-        num_steps: T.
+    """A rollout of the sampled policy for T = num_steps from where a `LearnerState` stands.
 
     Returns:
         ((env_state, obs, policy_carry), transition [T, B]), the first three [B, ...].
@@ -139,8 +98,12 @@ def play(
         end, transition = rollout(world, act, state.env_state, state.obs, key, num_steps)
         return (*end, ()), transition
     seen = state.obs, state.policy_carry
+
+    def without_carries(step: Transition) -> Transition:
+        return step._replace(obs=step.obs[0], action=step.action[0])
+
     (env_state, (obs, carry)), transition = rollout(
-        world, act, state.env_state, seen, key, num_steps, record=_without_carries
+        world, act, state.env_state, seen, key, num_steps, record=without_carries
     )
     return (env_state, obs, carry), transition
 
@@ -158,10 +121,6 @@ def sampled(distribution: Any, key: Array) -> PyTree:
         return distribution.sample(seed=key)
 
 
-def _without_carries(transition: Transition) -> Transition:
-    return transition._replace(obs=transition.obs[0], action=transition.action[0])
-
-
 def evaluate(
     env: Env,
     agent: ActorCritic,
@@ -174,11 +133,11 @@ def evaluate(
     """Undiscounted raw returns of fresh episodes: [num_episodes].
 
     Args:
-        env: the environment.
+        env: one environment; the episodes run in parallel.
         agent: as trained.
         state: its parameters and its normaliser are used.
         key: gives the start states and, if sampled, the actions.
-        num_episodes: run in parallel.
+        num_episodes: static.
         deterministic: act by the distribution's mode, else sample; [num_episodes] bool says it
             of each episode.
         max_steps: cuts longer episodes, whose return so far counts; by default the

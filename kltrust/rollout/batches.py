@@ -13,15 +13,7 @@ import jax.numpy as jnp
 
 from kltrust.networks.recurrent import initial_carry, swap_axes, unroll
 from kltrust.tree import leading_size
-from kltrust.types import (
-    ActorCritic,
-    Array,
-    Params,
-    Policy,
-    PolicyBatch,
-    PyTree,
-    Sequences,
-)
+from kltrust.types import ActorCritic, Array, Params, Policy, PolicyBatch, PyTree, Sequences
 
 
 def episode_starts(agent: ActorCritic, episode_length: Array, done: Array) -> Array | None:
@@ -45,13 +37,9 @@ def values(
 ) -> tuple[Array, Array, PyTree]:
     """V(obs) and V(next_obs), in the light of all that the episode has shown so far.
 
-    Args:
-        agent: with or without memory.
-        params: the critic's.
-        obs: [T, B, *O] as the critic takes it.
-        next_obs: [T, B, *O] likewise, before auto-reset.
-        start: of `episode_starts`.
-        carry: [B, ...] the critic's before the first step.
+    ``params`` are the critic's, and ``obs`` [T, B, *O] is as it takes it; next_obs likewise, before
+    auto-reset. ``start`` is of `episode_starts`, and ``carry`` [B, ...] the critic's before the
+    first step.
 
     Returns:
         (value [T, B], next_value [T, B], the carry after the last step).
@@ -74,11 +62,8 @@ def values(
 def arrange(obs: PyTree, start: Array | None, carry: PyTree, *others: PyTree) -> tuple:
     """[T, B, ...] arrays as a batch, whose leading axis counts independent units.
 
-    Args:
-        obs: [T, B, *O].
-        start: of `episode_starts`; None makes rows.
-        carry: [B, ...] before the first step.
-        others: pytrees of [T, B, ...].
+    ``start`` is of `episode_starts`, None to make rows; ``carry`` is [B, ...] before the first
+    step.
 
     Returns:
         (obs [N, *O], others [N, ...]), or (`Sequences`, others [B, T, ...]).
@@ -108,14 +93,9 @@ def make_batch(
     There, and not step by step in the rollout, so that the update's own first forward pass gives
     the same log-probabilities.
 
-    Args:
-        policy: the behaviour policy.
-        params: its parameters.
-        obs: [T, B, *O] as the policy takes it.
-        action: [T, B, ...].
-        advantage: [T, B].
-        start: of `episode_starts`; None for a policy without memory.
-        carry: [B, ...] the policy's before the first step.
+    ``policy`` with ``params`` is the behaviour policy, and ``obs`` [T, B, *O] is as it takes it;
+    ``action`` is [T, B, ...], and ``advantage`` [T, B]. For a policy with memory, ``start`` is of
+    `episode_starts`, and ``carry`` [B, ...] its own before the first step.
 
     Returns:
         N = B * T rows, environment-major, or B sequences.
@@ -124,46 +104,12 @@ def make_batch(
     return PolicyBatch(obs, action, advantage, policy(params, obs))
 
 
-# --- checks at the door ---------------------------------------------------------------------------
-
-
-def check_minibatches(
-    agent: ActorCritic, num_envs: int, num_steps: int, num_blocks: int, **counts: int
-) -> None:
-    """Refuses numbers of minibatches that do not divide a batch, or a block of it.
-
-    Args:
-        agent: with memory, minibatches are of whole sequences.
-        num_envs: B, a multiple of ``num_blocks``.
-        num_steps: T.
-        num_blocks: of which every minibatch takes as many units.
-        **counts: name = number of minibatches.
-
-    Raises:
-        ValueError: names the setting and the remedy.
-    """
-    units, batch, what = num_envs * num_steps, "the batch of num_envs * num_steps", "rows"
-    if agent.memory is not None:
-        units, batch, what = num_envs, "num_envs", "sequences of a recurrent agent"
-    units //= num_blocks
-    part = "" if num_blocks == 1 else f" / minibatch_blocks = {num_blocks}"
-    for name, count in counts.items():
-        if units % count:
-            raise ValueError(
-                f"{name}={count} does not divide {batch}{part} = {units} {what}: choose one of "
-                "its divisors"
-            )
-
-
 def first_carries(
     agent: ActorCritic, params: tuple[Params, Params], obs: PyTree
 ) -> tuple[PyTree, PyTree]:
     """The carries of policy and critic before any step: two of [B, ...], () without memory.
 
-    Args:
-        agent: with or without memory.
-        params: the policy's and the critic's.
-        obs: [B, *O].
+    ``params`` are the policy's and the critic's, ``obs`` is [B, *O].
 
     Raises:
         ValueError: if a step returns another carry than it is given.

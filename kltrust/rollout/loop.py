@@ -34,16 +34,11 @@ def rollout(
     *,
     record: Callable[[Transition], Any] = lambda transition: transition,
 ) -> tuple[tuple[PyTree, PyTree], Any]:
-    """Steps a batch of environments ``num_steps`` times; it knows no critic.
+    """Steps a batch of environments T = num_steps times; it knows no critic.
 
-    Args:
-        env: one environment; the batch is a `vmap` of it, see `Env.step_batch`.
-        act: ``act(obs [B, *O], key) -> action [B, ...]``.
-        state: [B, ...] environment states.
-        obs: [B, *O] their observations.
-        key: a typed key.
-        num_steps: T.
-        record: what to keep of a step's `Transition` (leaves [B, ...]); by default all of it.
+    The batch is a `vmap` of ``env``, see `Env.step_batch`, with the states ``state`` [B, ...] and
+    the observations ``obs`` [B, *O]; ``act(obs, key) -> action [B, ...]``, by a typed ``key``.
+    What ``record`` makes of a step's `Transition` (leaves [B, ...]) is kept, by default all of it.
 
     Returns:
         ((state, obs), recorded), the leaves of ``recorded`` being [T, B, ...].
@@ -72,17 +67,10 @@ def episode_returns(
     num_episodes: int,
     max_steps: Number,
 ) -> tuple[Array, Array]:
-    """Undiscounted returns of whole fresh episodes.
+    """Undiscounted returns and the lengths of whole fresh episodes: two of [n], n = num_episodes.
 
-    Args:
-        env: one environment.
-        act: ``act(obs [n, *O], key) -> action [n, ...]``.
-        key: a typed key.
-        num_episodes: n, run in parallel.
-        max_steps: episodes that are still running then are cut; their return so far counts.
-
-    Returns:
-        (returns, lengths), each [n].
+    They run in parallel in ``env``; ``act(obs [n, *O], key) -> action [n, ...]``, by a typed
+    ``key``. Those that are still running at max_steps are cut, and their return so far counts.
     """
     reset_key, step_key = jax.random.split(key)
     state, obs = reset_batch(env, reset_key, num_episodes)
@@ -112,11 +100,8 @@ def count_episodes(
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Sums over the episodes that ended, and the running returns and lengths [B] of the others.
 
-    Args:
-        episode_return: [B] of the episodes under way before the first step.
-        episode_length: [B] likewise.
-        reward: [T, B].
-        done: [T, B], terminated or truncated.
+    episode_return and episode_length [B] are of the episodes under way before the first step;
+    ``reward`` and ``done``, terminated or truncated, are [T, B].
 
     Returns:
         (episode_return, episode_length, {"return_sum", "length_sum", "num_episodes"}).
@@ -136,9 +121,7 @@ def count_episodes(
 def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
     """How many rewards and transitions, and whether any parameter, are NaN or infinite.
 
-    Args:
-        transition: leaves [T, B, ...].
-        params: all parameters, after the update.
+    The leaves of ``transition`` are [T, B, ...]; ``params`` are all parameters after the update.
 
     Returns:
         {"nonfinite_rewards", "nonfinite_observations", "nonfinite_update"}, each [] int32.

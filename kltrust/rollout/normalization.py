@@ -35,8 +35,7 @@ class Moments(NamedTuple):
 def init_moments(example: PyTree) -> Moments:
     """Mean 0 and variance 1 of no samples: normalising with it changes nothing (but clips).
 
-    Args:
-        example: one observation, of which only the shapes matter.
+    Of the ``example``, one observation, only the shapes matter.
     """
     mean = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), example)
     variance = jax.tree.map(lambda x: jnp.ones(x.shape, jnp.float32), example)
@@ -44,11 +43,9 @@ def init_moments(example: PyTree) -> Moments:
 
 
 def update_moments(moments: Moments, samples: PyTree) -> Moments:
-    """Adds samples [*E, *O]: the parallel update of Chan, Golub and LeVeque (1979).
+    """Adds ``samples`` [*E, *O]: the parallel update of Chan, Golub and LeVeque (1979).
 
-    Args:
-        moments: so far; float32, whatever the samples are.
-        samples: a pytree of arrays.
+    The ``moments`` so far are float32, whatever the samples are.
     """
     example, mean = jax.tree.leaves(samples)[0], jax.tree.leaves(moments.mean)[0]
     added = jnp.float32(math.prod(example.shape[: example.ndim - mean.ndim]))
@@ -70,14 +67,9 @@ def update_moments(moments: Moments, samples: PyTree) -> Moments:
 
 
 def normalize(moments: Moments | None, x: PyTree) -> PyTree:
-    """clip((x - mean) / std, -10, 10) of every float leaf; other leaves, or no moments: x.
+    """clip((x - mean) / std, -10, 10) of every float leaf -> like x; without moments x itself.
 
-    Args:
-        moments: of such x, or None.
-        x: [*E, *O], or `Sequences` of these, whose carries are left as they are.
-
-    Returns:
-        As x, in its dtypes.
+    x is [*E, *O], or `Sequences` of these, whose carries are left as they are.
     """
     if moments is None:
         return x
@@ -118,15 +110,10 @@ def scale_rewards(
     """Counts a rollout's rewards, then scales them (they are no part of the behaviour policy).
 
     R <- gamma R + r, with R set to 0 *after* the last step of an episode has been counted.
-
-    Args:
-        scale: the state so far.
-        reward: [T, B].
-        done: [T, B], terminated or truncated.
-        gamma: the discount.
+    ``reward`` and ``done``, terminated or truncated, are [T, B]; ``gamma`` is the discount.
 
     Returns:
-        (new state, clip(reward / std R, -10, 10) [T, B]).
+        (new ``scale``, clip(reward / std R, -10, 10) [T, B]).
     """
 
     def step(running: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -23,16 +23,11 @@ from kltrust.types import ActorCritic, Array, Env
 def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> Any:
     """Each environment plays a number of steps by the policy, drawn from 0 to ``most`` - 1.
 
-    Args:
-        env: the environment.
-        agent: policy and value function, with or without memory.
-        state: a `LearnerState`.
-        key: a typed key.
-        most: static; the time limit, where that is what ends episodes.
+    ``most`` is static: the time limit, where that is what ends episodes.
 
     Returns:
-        The state with the environments, their episodes' returns and lengths, and what the agent
-        remembers of them, after those steps. Nothing is learned from them.
+        The `LearnerState` with the environments, their episodes' returns and lengths, and what the
+        agent remembers of them, after those steps. Nothing is learned from them.
     """
     number_key, key = jax.random.split(key)
     number = jax.random.randint(number_key, state.episode_length.shape, 0, most)

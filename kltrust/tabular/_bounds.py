@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from kltrust.divergences import categorical_kl, total_variation
 from kltrust.tabular._mdp import MDP, Solution, expected_return, solve
+from kltrust.tree import over
 from kltrust.types import Array, Number
 
 
@@ -37,9 +38,8 @@ def performance_difference(
 def surrogate_return(mdp: MDP, old: Array, new: Array) -> Array:
     """L(new) = J(old) + E_{s~d_old, a~new}[A_old] / (1 - gamma): [].
 
-    Equal to J in value and gradient at new = old (Schulman et al. 2015, eq. 3 and 4).
-
-    Arguments as in `performance_difference`.
+    Equal to J in value and gradient at new = old (Schulman et al. 2015, eq. 3 and 4). Arguments
+    as in `performance_difference`.
     """
     return expected_return(mdp, old) + surrogate_gain(mdp, old, new) / (1 - mdp.gamma)
 
@@ -95,9 +95,8 @@ def trpo_coupling_penalty(
     """4 eps gamma t^2 / ((1 - gamma)(1 - gamma (1 - t))), t = max_s TV(old, new): [].
 
     The sum over time of the paper's appendix A before it is rounded up to the theorem: the policies
-    agree through step k with probability (1 - t)^k. It stays near 4 eps t / (1 - gamma).
-
-    Arguments as in `performance_difference`.
+    agree through step k with probability (1 - t)^k. It stays near 4 eps t / (1 - gamma). Arguments
+    as in `performance_difference`.
     """
     tv = jnp.max(total_variation(old, new))
     shorter = (1 - mdp.gamma) / (1 - mdp.gamma * (1 - tv))
@@ -108,9 +107,8 @@ def cpo_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = No
     """2 gamma eps_new / (1 - gamma)^2 E_{s~d_old}[TV], eps_new = max_s abs(E_{a~new} A): [].
 
     Achiam et al. (2017), theorem 1. A mean over states, but of TV. Never above `trpo_tv_penalty`,
-    since eps_new <= 2 max abs(A) max TV; with max abs(A) itself it is not tighter.
-
-    Arguments as in `performance_difference`.
+    since eps_new <= 2 max abs(A) max TV; with max abs(A) itself it is not tighter. Arguments
+    as in `performance_difference`.
     """
     solution = solution or solve(mdp, old)
     mean_tv = jnp.sum(solution.visitation * total_variation(old, new))
@@ -148,9 +146,7 @@ def conservative_penalty(mdp: MDP, old: Array, target: Array, alpha: Number) -> 
     """2 eps gamma alpha^2 / ((1 - gamma)(1 - gamma (1 - alpha))): [].
 
     eps = max_s abs(E_{a~target}[A]). Kakade and Langford (2002), theorem 4.1, for the mixture of
-    the two policies.
-
-    Arguments as in `conservative_mixture`; ``mdp`` is theirs.
+    the two policies. Arguments as in `conservative_mixture`; ``mdp`` is theirs.
     """
     eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
     tail = (1 - mdp.gamma) * (1 - mdp.gamma * (1 - alpha))
@@ -161,14 +157,12 @@ def conservative_step_size(mdp: MDP, old: Array, target: Array) -> Array:
     """The alpha that maximises the guaranteed gain with 1 - gamma for 1 - gamma (1 - alpha): [].
 
     alpha = (1 - gamma) G / (4 gamma eps), G = E_{d, target}[A], within [0, 1]. Inside, it
-    guarantees a gain of G^2 / (8 gamma eps) (Kakade and Langford 2002, corollary 4.2).
-
-    Arguments as in `conservative_mixture`; ``mdp`` is theirs.
+    guarantees a gain of G^2 / (8 gamma eps) (Kakade and Langford 2002, corollary 4.2). Arguments
+    as in `conservative_mixture`; ``mdp`` is theirs.
     """
     eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
-    scale = 4 * mdp.gamma * eps
-    alpha = (1 - mdp.gamma) * surrogate_gain(mdp, old, target) / jnp.where(scale > 0, scale, 1)
-    return jnp.clip(alpha, 0, 1)
+    gain = (1 - mdp.gamma) * surrogate_gain(mdp, old, target)
+    return jnp.clip(over(gain, 4 * mdp.gamma * eps), 0, 1)
 
 
 class Certificate(NamedTuple):

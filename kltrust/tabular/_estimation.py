@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from kltrust.checks import check, check_count, require
+from kltrust.checks import check, check_count, check_share
 from kltrust.divergences import categorical_kl
 from kltrust.tabular._bounds import performance_difference
 from kltrust.tabular._mdp import MDP, solve
@@ -40,15 +40,11 @@ def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) 
     X_T = delta + gamma lam X_{T-1}(s', a'), which gives its first two moments by recursion: no
     trajectory is drawn, nor listed. With V = V_pi the bias is 0 at every lam.
 
-    Args:
-        mdp: S states, A actions.
-        pi: [S, A] probabilities, of the policy that acts.
-        value: [S] the critic V, right or wrong.
-        lam: in [0, 1].
-        num_steps: T, how many steps of the rollout are left, the last one bootstrapped; static.
-            Many give the limit: the rest weighs (gamma lam)^T.
+    ``pi`` [S, A] acts in ``mdp``, and ``value`` [S] is the critic V, right or wrong; ``lam`` is in
+    [0, 1]. T = num_steps, static, is how many steps of the rollout are left, the last one
+    bootstrapped. Many give the limit: the rest weighs (gamma lam)^T.
     """
-    require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", lam=lam)
+    check_share(lam=lam)
     check_count(num_steps=num_steps)
     # [S, A, S]
     delta = mdp.reward[:, :, None] + mdp.gamma * value[None, None, :] - value[:, None, None]
@@ -123,15 +119,10 @@ def harm(
 
         jax.vmap(lambda kl: harm(mdp, policy, params, trpo(max_kl=kl), key, ...).share)(sizes)
 
-    Args:
-        mdp: S states, A actions.
-        policy: takes integer observations.
-        params: its parameters before every update.
-        algorithm: from its initial state each time.
-        key: typed key.
-        num_updates: how many; static. The share's standard error is at most 1 / sqrt(4 of them).
-        num_samples: N, independent rows of `sampled_batch` for each; static.
-        noise: standard deviation of the advantages' error, in their units.
+    Every one of num_updates starts from ``params`` of ``policy`` and the initial state of
+    ``algorithm``; the share's standard error is at most 1 / sqrt(4 of them). Each has num_samples
+    independent rows of `sampled_batch`, in ``mdp``, with ``noise`` as there, by a typed ``key``.
+    Both numbers are static.
     """
     check(noise=(noise, True))
     check_count(num_updates=num_updates, num_samples=num_samples)

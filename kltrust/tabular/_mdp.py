@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.checks import require
+from kltrust.checks import check_share, require
 from kltrust.types import Array, Number
 
 
@@ -55,11 +55,8 @@ def solve(mdp: MDP, pi: Array) -> Solution:
     """J, V, Q, A and the discounted visitation of a policy, by one inversion.
 
     V = (I - gamma P)^-1 r,  d = (1 - gamma) (I - gamma P')^-1 start. Differentiable, in the
-    precision of the MDP's arrays: make them within ``jax.enable_x64(True)``.
-
-    Args:
-        mdp: S states, A actions.
-        pi: [S, A] probabilities.
+    precision of the arrays of ``mdp``: make them within ``jax.enable_x64(True)``. The policy ``pi``
+    is [S, A] probabilities.
     """
     transition, reward = induced(mdp, pi)
     system = jnp.eye(reward.size, dtype=reward.dtype) - mdp.gamma * transition
@@ -131,12 +128,8 @@ def undiscounted_visitation(mdp: MDP, pi: Array, num_steps: int) -> Array:
 def optimal_policy(mdp: MDP, max_iters: int = 1000) -> Array:
     """A deterministic optimal policy by policy iteration (Howard 1960): [S, A] one-hot.
 
-    An action is replaced only by one that is better beyond rounding, so that ties end the search.
-    J* and V* are those of `solve` at it.
-
-    Args:
-        mdp: S states, A actions.
-        max_iters: of policy iteration, at most.
+    An action is replaced only by one that is better beyond rounding, so that ties end the search,
+    at the latest after max_iters. J* and V* are those of `solve` at it, for ``mdp``.
     """
     num_actions = mdp.reward.shape[-1]
     rounding = 64 * jnp.finfo(mdp.reward.dtype).eps
@@ -161,14 +154,8 @@ def garnet(
     """A random MDP: every pair leads to ``branching`` states (Archibald et al. 1995).
 
     Successors are drawn without replacement, their probabilities by uniform cuts of [0, 1], the
-    rewards uniformly from [0, 1]; the start is uniform.
-
-    Args:
-        key: typed key.
-        num_states: S.
-        num_actions: A.
-        branching: at most S; static.
-        gamma: the discount.
+    rewards uniformly from [0, 1], all by a typed ``key``; the start is uniform. S is num_states, A
+    num_actions, and the static ``branching`` at most S.
 
     Raises:
         ValueError: if ``branching`` is not between 1 and S, or gamma not in [0, 1).
@@ -191,18 +178,14 @@ def garnet(
 def chain(num_states: int = 5, *, slip: float = 0.2, gamma: Number = 0.95) -> MDP:
     """Strens' chain (2000): action 0 moves on, action 1 goes back to the start for a reward of 2.
 
-    Moving on pays nothing but in the last state, 10; ``slip`` is the chance of the other action.
-
-    Args:
-        num_states: S.
-        slip: of the two actions' being swapped.
-        gamma: the discount.
+    Moving on pays nothing but in the last state of num_states, 10; ``slip`` is the chance of the
+    other action.
 
     Raises:
         ValueError: if ``slip`` is not in [0, 1], or gamma not in [0, 1).
     """
     check_gamma(gamma)
-    require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", slip=slip)
+    check_share(slip=slip)
     states = np.arange(num_states)
     transition = np.zeros((num_states, 2, num_states))
     transition[states, 0, np.minimum(states + 1, num_states - 1)] = 1
@@ -240,12 +223,7 @@ def cliff_walk(num_rows: int = 4, num_columns: int = 12, *, gamma: Number = 0.99
 
 
 def mix_actions(mdp: MDP, mixture: np.ndarray | Array) -> MDP:
-    """The MDP in which choosing action a performs action b with probability mixture[a, b].
-
-    Args:
-        mdp: S states, A actions.
-        mixture: [A, A], rows sum to one.
-    """
+    """``mdp`` where choosing action a performs action b with probability mixture[a, b]: [A, A]."""
     mixture = jnp.asarray(mixture, mdp.reward.dtype)
     return mdp._replace(
         transition=jnp.einsum("ab,sbx->sax", mixture, mdp.transition),
@@ -255,8 +233,7 @@ def mix_actions(mdp: MDP, mixture: np.ndarray | Array) -> MDP:
 
 def check_gamma(gamma: Number) -> None:
     """Refuses a known discount outside [0, 1): at 1 there is nothing to normalise d by."""
-    if not isinstance(gamma, jax.core.Tracer) and not 0 <= float(gamma) < 1:
-        raise ValueError(f"gamma must be at least 0 and below 1, got {gamma}")
+    require(lambda x: (x >= 0) & (x < 1), "at least 0 and below 1", gamma=gamma)
 
 
 def _at(num_states: int, state: int) -> Array:

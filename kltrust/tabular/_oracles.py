@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from kltrust.divergences import categorical_kl
 from kltrust.tabular._bounds import trpo_coefficient
 from kltrust.tabular._mdp import MDP, Solution, solve, state_distributions
+from kltrust.tree import over
 from kltrust.types import Array, Number
 
 _BISECTIONS = 60  # of an interval of about 100: to the last digits of a double
@@ -26,12 +27,7 @@ def mirror_step(old: Array, advantage: Array, eta: Number) -> Array:
     Mirror descent with the negative entropy; on a tabular softmax also the natural gradient step
     theta + eta F^-1 E_{d, old}[A grad log pi] (Kakade 2001; Agarwal et al. 2021, lemma 15). With
     the gradient of J, which is 1 / (1 - gamma) times that, it is ``mirror_step(old, A, eta / (1 -
-    gamma))``.
-
-    Args:
-        old: [..., A] probabilities.
-        advantage: [..., A]; Q gives the same policy.
-        eta: step size.
+    gamma))``. ``old`` is [..., A], and so is the ``advantage``; Q gives the same policy.
     """
     return jax.nn.softmax(jnp.log(old) + eta * advantage, axis=-1)
 
@@ -39,39 +35,31 @@ def mirror_step(old: Array, advantage: Array, eta: Number) -> Array:
 def reverse_kl_step(old: Array, advantage: Array, weight: Array, max_kl: Number) -> Array:
     """Maximises the mean of E_new[A] under mean KL(new || old) <= max_kl: [S, A].
 
-    old exp(A / eta) / Z, one eta for all states (Peters et al. 2010), found by bisection.
-
-    Args:
-        old: [S, A] probabilities.
-        advantage: [S, A].
-        weight: [S] the states' shares of both means; sums to one.
-        max_kl: nats.
+    old exp(A / eta) / Z, one eta for all states (Peters et al. 2010), found by bisection. ``old``
+    and ``advantage`` are [S, A], ``weight`` [S] the states' shares of both means, which sum to one,
+    and max_kl is in nats.
     """
     scale = jnp.max(_spread(advantage))
 
     def kl(log_eta: Array) -> Array:
-        new = mirror_step(old, _over(advantage, scale), jnp.exp(-log_eta))
+        new = mirror_step(old, over(advantage, scale), jnp.exp(-log_eta))
         return jnp.sum(weight * categorical_kl(new, old))
 
     log_eta = _root(kl, max_kl, -50.0, 50.0)
-    return mirror_step(old, _over(advantage, scale), jnp.exp(-log_eta))
+    return mirror_step(old, over(advantage, scale), jnp.exp(-log_eta))
 
 
 def forward_kl_step(old: Array, advantage: Array, max_kl: Number) -> tuple[Array, Array]:
     """Maximises E_new[A] in every state under its own KL(old || new) <= max_kl.
 
-    old lambda / (nu - A), nu > max A and lambda the normaliser: one dual to search.
-
-    Args:
-        old: [..., A] probabilities, all positive.
-        advantage: [..., A].
-        max_kl: nats, of every state.
+    old lambda / (nu - A), nu > max A and lambda the normaliser: one dual to search. ``old``, all
+    positive, and ``advantage`` are [..., A]; max_kl, of every state, is in nats.
 
     Returns:
         The new policy [..., A] and the multiplier lambda [...], the gain per further nat of KL.
     """
     spread = _spread(advantage)
-    shortfall = _over(jnp.max(advantage, axis=-1, keepdims=True) - advantage, spread)
+    shortfall = over(jnp.max(advantage, axis=-1, keepdims=True) - advantage, spread)
 
     def candidate(log_excess: Array) -> tuple[Array, Array]:
         # With nu = max A + e spread and z the shortfall, old / (e + z) = (old / e) / (1 + z / e).
@@ -94,7 +82,7 @@ def exact_trpo_step(old: Array, advantage: Array, weight: Array, max_kl: Number)
     positive everywhere.
     """
     scale = jnp.max(_spread(advantage))
-    shortfall = _over(jnp.max(advantage, axis=-1, keepdims=True) - advantage, scale)
+    shortfall = over(jnp.max(advantage, axis=-1, keepdims=True) - advantage, scale)
 
     def candidate(log_lambda: Array) -> Array:
         ratio = shortfall * jnp.exp(-log_lambda)
@@ -190,13 +178,8 @@ def kl_regularised_optimum(
     """Maximises E sum_t gamma^t (r_t - tau KL(pi || reference)(s_t)) over all policies.
 
     pi = reference exp(Q / tau) / Z with Q = r + gamma P V and V = tau log Z; by policy iteration,
-    Newton's method on this fixed point (Geist et al. 2019).
-
-    Args:
-        mdp: S states, A actions.
-        reference: [S, A] probabilities.
-        tau: the price of a nat.
-        max_iters: of policy iterations at most.
+    max_iters times at most, Newton's method on this fixed point (Geist et al. 2019). ``reference``
+    is [S, A] in ``mdp``, and ``tau`` the price of a nat.
     """
     rounding = 64 * jnp.finfo(reference.dtype).eps
 
@@ -250,9 +233,5 @@ def _root(
 
 
 def _spread(advantage: Array) -> Array:
+    """The range of each state's advantages; where it is 0, they ask for no step."""
     return jnp.max(advantage, axis=-1, keepdims=True) - jnp.min(advantage, axis=-1, keepdims=True)
-
-
-def _over(x: Array, scale: Array) -> Array:
-    """X / scale; 0 where the scale is: advantages that are all equal ask for no step."""
-    return jnp.where(scale > 0, x / jnp.where(scale > 0, scale, 1), 0)

@@ -26,10 +26,7 @@ def softmax_policy(num_states: int, num_actions: int) -> tuple[Policy, Array]:
 def aggregated_policy(groups: Array, num_groups: int, num_actions: int) -> tuple[Policy, Array]:
     """A row of logits per group of states: (policy, zeros [G, A]).
 
-    Args:
-        groups: [S] integers below G, the group of every state.
-        num_groups: G.
-        num_actions: A.
+    ``groups`` [S] holds the group of every state, below G = num_groups; A = num_actions.
     """
     groups = jnp.asarray(groups)
 
@@ -56,10 +53,7 @@ def probabilities(policy: Policy, params: Params, num_states: int) -> Array:
 def policy_gradient(mdp: MDP, policy: Policy, params: Params) -> Params:
     """The exact gradient of J in the parameters, through the linear solve: like ``params``.
 
-    Args:
-        mdp: S states, A actions.
-        policy: takes integer observations.
-        params: its parameters.
+    The integer observations of ``policy`` are the states of ``mdp``.
     """
     num_states = mdp.start.shape[0]
     return jax.grad(lambda p: expected_return(mdp, probabilities(policy, p, num_states)))(params)

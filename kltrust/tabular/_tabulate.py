@@ -30,13 +30,9 @@ class Tabulated(NamedTuple):
 def tabulate(env: Env, *, gamma: Number, max_states: int = 10_000) -> Tabulated:
     """Explores a deterministic environment breadth-first and writes down what its steps do.
 
-    Observations must identify states, and have one start. A time limit is no property of a state:
-    it is left out. Noise comes after, as `mix_actions` of what the deterministic steps do.
-
-    Args:
-        env: with one array as its observation.
-        gamma: the discount.
-        max_states: when to give up.
+    Observations of ``env``, one array, must identify states, and have one start. A time limit is no
+    property of a state: it is left out. Noise comes after, as `mix_actions` of what the
+    deterministic steps do. It gives up at max_states; ``gamma`` discounts.
 
     Raises:
         ValueError: if the environment draws at random, observes more than one array, has too many
@@ -92,10 +88,8 @@ def frozen_lake(
 ) -> Tabulated:
     """FrozenLake of gymnax: the chosen direction, else one of its two neighbours.
 
-    Args:
-        map_name: "4x4" or "8x8".
-        success_rate: of the chosen direction; 1 is a lake that is not slippery.
-        gamma: the discount.
+    ``map_name`` is "4x4" or "8x8"; success_rate is that of the chosen direction, 1 for a lake that
+    is not slippery; ``gamma`` discounts.
     """
     lake = tabulate(make("FrozenLake-misc", map_name=map_name, is_slippery=False), gamma=gamma)
     aside = (np.roll(np.eye(4), 1, axis=1) + np.roll(np.eye(4), -1, axis=1)) / 2
@@ -113,11 +107,9 @@ def four_rooms(*, fail_prob: float = 1 / 3, gamma: Number = 0.99) -> Tabulated:
 def deep_sea(size: int = 8, *, stochastic: bool = False, gamma: Number = 0.99) -> Tabulated:
     """DeepSea of gymnax: a treasure at the right end, each step towards it at a small cost.
 
-    Args:
-        size: rows and columns.
-        stochastic: whether a step to the right stays in its column with probability 1 / size. (The
-            noise that then comes upon the last rewards has mean 0.)
-        gamma: the discount.
+    It has ``size`` rows and columns. If ``stochastic``, a step to the right stays in its column
+    with probability 1 / size. (The noise that then comes upon the last rewards has mean 0.)
+    ``gamma`` discounts.
     """
     sea = tabulate(make("DeepSea-bsuite", size=size), gamma=gamma)
     if not stochastic:

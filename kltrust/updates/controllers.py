@@ -21,17 +21,11 @@ def follow_kl(
 ) -> Array:
     """A setting for the next iteration, steered so that the KL of an iteration stays near a target.
 
-    Args:
-        value: [] what it was in this iteration.
-        kl: [] what this iteration came to: the mean KL(old || new) over the whole batch.
-        stopped: [] whether an epoch was undone. Undoing it leaves a small KL behind, but the reason
-            was a large one.
-        target_kl: the set point.
-        tolerance: factor around it within which the value stays.
-        if_above: the value's factor beyond target_kl * tolerance.
-        if_below: the value's factor below target_kl / tolerance.
-        low: the value's least.
-        high: the value's most.
+    Its ``value`` [] in this iteration is multiplied by ``if_above`` where the KL is beyond
+    target_kl * tolerance, by ``if_below`` where it is below target_kl / tolerance, and stays within
+    ``low`` and ``high``. The ``kl`` [] is what this iteration came to: the mean KL(old || new) over
+    the whole batch. An epoch that was undone, ``stopped`` [], leaves a small KL behind, but the
+    reason was a large one.
     """
     factor = jnp.where(
         stopped | (kl > target_kl * tolerance),

@@ -11,16 +11,7 @@ import optax
 
 from kltrust import tree
 from kltrust.settings import INF, setting, settings
-from kltrust.types import (
-    Array,
-    KLPath,
-    Number,
-    Params,
-    Policy,
-    PolicyBatch,
-    PyTree,
-    UpdateReport,
-)
+from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates.fields import (
     ENTROPY_COEF,
     MAX_GRAD_NORM,
@@ -42,9 +33,7 @@ Gate: TypeAlias = Callable[[Params, PolicyBatch], Array]
 def kl_gate(policy: Policy, max_kl: Number) -> Gate:
     """The gate that lets parameters stay while the mean KL(old || new) is at most ``max_kl``.
 
-    Args:
-        policy: the policy.
-        max_kl: the bound, nats; at inf no KL is computed.
+    The bound on the KL of ``policy`` is in nats; at inf no KL is computed.
     """
 
     def gate(params: Params, batch: PolicyBatch) -> Array:
@@ -79,7 +68,7 @@ def minibatch_epochs(
 
     Args:
         loss: of the parameters and a minibatch.
-        policy: the policy, for the KL path where the batch asks for it.
+        policy: for the KL path, where the batch asks for it.
         params: where to start.
         opt_state: the optimiser's.
         batch: all rows.
@@ -136,7 +125,12 @@ def minibatch_epochs(
 
 @settings
 class MinibatchEpochs:
-    """The settings of `minibatch_epochs`, for algorithms to inherit."""
+    """The settings of `minibatch_epochs`, for algorithms to inherit.
+
+    Extra:
+        - ``epochs_applied``: epochs that moved the parameters; an undone one is not counted.
+        - ``kl_stopped``: 1 if an epoch left ``max_kl`` and was undone, else 0.
+    """
 
     optimizer: MakeOptimizer = setting(ADAM, **OPTIMIZER)
     num_epochs: int = setting(10, **NUM_EPOCHS)
@@ -146,14 +140,7 @@ class MinibatchEpochs:
     max_grad_norm: Number = setting(0.5, **MAX_GRAD_NORM)
 
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
-        """The optimiser after the bound on the gradient's norm.
-
-        Args:
-            learning_rate: [] it may be traced.
-
-        Returns:
-            A transformation of optax.
-        """
+        """`bounded` with these settings, at a ``learning_rate`` -> a transformation of optax."""
         return bounded(self.optimizer, learning_rate, self.max_grad_norm)
 
     def fit(
@@ -166,19 +153,9 @@ class MinibatchEpochs:
         key: Array,
         learning_rate: Number,
     ) -> tuple[Params, PyTree, UpdateReport]:
-        """`minibatch_epochs` with these settings, gated by ``max_kl``; see `minibatch_epochs`.
+        """`minibatch_epochs` with these settings -> (params, opt_state, report).
 
-        Args:
-            loss: of the parameters and a minibatch.
-            policy: the policy.
-            params: where to start.
-            opt_state: the optimiser's.
-            batch: all rows.
-            key: gives the minibatches.
-            learning_rate: [] it may be traced.
-
-        Returns:
-            (params, opt_state, report).
+        Arguments as in `minibatch_epochs`; the ``learning_rate`` [] may be traced.
         """
         return minibatch_epochs(
             loss,

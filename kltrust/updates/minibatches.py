@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 
 from kltrust import tree
+from kltrust.checks import check_minibatches
 from kltrust.lowering import permutation
 from kltrust.types import Array, PyTree, Sequences
 
@@ -24,15 +25,11 @@ def minibatch_epoch(
 ) -> tuple[Carry, Any]:
     """One pass over the data: ``step(carry, minibatch) -> (carry, out)`` for each part of it.
 
-    Args:
-        step: called with ``N / num_minibatches`` rows of ``data``, or sequences.
-        carry: parameters, optimiser state, ...
-        data: a pytree of [N, ...]; distributions are pytrees too.
-        key: gives the order.
-        num_minibatches: 1 passes the whole batch in its own order.
-        num_blocks: splits the rows into this many equal blocks, one after the other. Every
-            minibatch takes the same number of rows from each, so that a device that holds whole
-            blocks takes its own rows alone.
+    ``step`` is called with ``N / num_minibatches`` rows of ``data``, or sequences, in an order that
+    ``key`` gives; one minibatch is the whole batch in its own order. The data is a pytree of
+    [N, ...]; distributions are pytrees too. The rows fall into num_blocks equal blocks, one after
+    the other. Every minibatch takes the same number of rows from each, so that a device that holds
+    whole blocks takes its own rows alone.
 
     Returns:
         (carry, outs stacked over minibatches).
@@ -41,19 +38,8 @@ def minibatch_epoch(
         ValueError: if N does not divide.
     """
     size = tree.leading_size(data)
-    if size % num_blocks:
-        raise ValueError(f"a batch of {size} rows does not fall into {num_blocks} equal blocks")
-    if num_minibatches < 1 or size // num_blocks % num_minibatches:
-        size //= num_blocks
-        divisors = [d for d in range(1, size + 1) if size % d == 0]
-        nearest = sorted(sorted(divisors, key=lambda d: abs(d - num_minibatches))[:2])
-        what, per = ("a batch", "") if num_blocks == 1 else ("a block", f" / {num_blocks}")
-        units = "sequences (num_envs" if _has_sequences(data) else "rows (num_envs * num_steps"
-        raise ValueError(
-            f"{what} of {size} {units}{per}) does not divide into "
-            f"{num_minibatches} minibatches: choose num_minibatches among the divisors of {size}, "
-            f"{' or '.join(map(str, nearest))}, say"
-        )
+    of = "sequences (num_envs)" if _has_sequences(data) else "rows (num_envs * num_steps)"
+    check_minibatches(size, of, num_blocks, num_minibatches=num_minibatches)
     if num_minibatches == 1:
         carry, out = step(carry, data)
         return carry, jax.tree.map(lambda x: x[None], out)

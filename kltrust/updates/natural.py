@@ -71,11 +71,8 @@ class NaturalStep:
     ) -> NaturalDirection:
         """The damped natural gradient by conjugate gradient on Fisher-vector products.
 
-        Args:
-            policy: the policy.
-            params: where F is taken.
-            batch: F averages over its states.
-            gradient: g, a pytree like ``params``.
+        F is taken at ``params`` of ``policy`` and averages over the states of ``batch``; the
+        ``gradient`` g is a pytree like ``params``.
         """
         obs, weight = jax.tree.map(lambda x: x[:: self.fisher_stride], (batch.obs, batch.weight))
         states = batch.advantage[:: self.fisher_stride].size // batch.blocks.number
@@ -95,13 +92,9 @@ class NaturalStep:
 def natural_direction(
     policy: Policy, params: Params, batch: PolicyBatch, gradient: Params, **step: Any
 ) -> NaturalDirection:
-    """X = (F + damping I)^-1 g, the damped natural gradient.
+    """X = (F + damping I)^-1 g by `NaturalStep` with the settings ``step``.
 
-    Args:
-        policy: the policy.
-        params: where F is taken.
-        batch: F averages over its states.
-        gradient: g, a pytree like ``params``.
-        **step: the settings of `NaturalStep`.
+    F is taken at ``params`` of ``policy`` and averages over the states of ``batch``; the
+    ``gradient`` g is a pytree like ``params``.
     """
     return NaturalStep(**step).direction(policy, params, batch, gradient)

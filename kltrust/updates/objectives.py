@@ -36,42 +36,29 @@ def reverse_kl(old: Any, new: Any) -> Array:
 def surrogate(
     policy: Policy, params: Params, batch: PolicyBatch, entropy_coef: Number
 ) -> tuple[Array, Any]:
-    """The objective to be maximised, mean r A + entropy_coef * mean entropy, and the new policy.
+    """The objective to be maximised, mean r A + entropy_coef * mean entropy: [].
 
-    Args:
-        policy: the policy.
-        params: its parameters.
-        batch: rows of weight 0 count for nothing.
-        entropy_coef: [] at least 0.
-
-    Returns:
-        (objective [], the distribution at the batch's states).
+    With it comes the distribution of ``policy`` with ``params`` at the states of ``batch``. The
+    weight ``entropy_coef`` [] is at least 0.
     """
     new = policy(params, batch.obs)
-    loss = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
-    gain = -tree.weighted_mean(loss, batch.weight)
-    return gain + entropy_bonus(entropy_coef, new, batch.weight), new
+    losses = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
+    return -_less_entropy(losses, new, batch, entropy_coef), new
 
 
 def clipped_loss(
     policy: Policy, clip_eps: Number, entropy_coef: Number
 ) -> Callable[[Params, PolicyBatch], Array]:
-    """``loss(params, batch)``: mean clipped surrogate - entropy_coef * mean entropy.
+    """``loss(params, batch) -> []``: mean clipped surrogate - entropy_coef * mean entropy.
 
-    Args:
-        policy: the policy.
-        clip_eps: [] half-width of the interval of ratios.
-        entropy_coef: [] at least 0.
-
-    Returns:
-        The loss, for `minibatch_epochs`.
+    The half-width ``clip_eps`` of the interval of ratios and ``entropy_coef``, at least 0, are [].
+    The loss of ``policy`` is for `minibatch_epochs`.
     """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
         new = policy(params, batch.obs)
         losses = clipped_surrogate_loss(log_ratio(new, batch), known_advantage(batch), clip_eps)
-        mean = tree.weighted_mean(losses, batch.weight)
-        return mean - entropy_bonus(entropy_coef, new, batch.weight)
+        return _less_entropy(losses, new, batch, entropy_coef)
 
     return loss
 
@@ -79,16 +66,10 @@ def clipped_loss(
 def penalised_loss(
     policy: Policy, divergence: Divergence, beta: Number, entropy_coef: Number
 ) -> Callable[[Params, PolicyBatch], Array]:
-    """``loss(params, batch)``: mean(-r A + beta divergence) - entropy_coef * mean entropy.
+    """``loss(params, batch) -> []``: mean(-r A + beta divergence) - entropy_coef * mean entropy.
 
-    Args:
-        policy: the policy.
-        divergence: of old and new, per state.
-        beta: [] the penalty's weight.
-        entropy_coef: [] at least 0.
-
-    Returns:
-        The loss, for `minibatch_epochs`.
+    ``divergence`` is of old and new, per state, and ``beta`` [] its weight; the others are
+    as in `clipped_loss`.
     """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
@@ -96,10 +77,26 @@ def penalised_loss(
         losses = penalty_surrogate_loss(
             log_ratio(new, batch), known_advantage(batch), divergence(batch.old, new), beta
         )
-        mean = tree.weighted_mean(losses, batch.weight)
-        return mean - entropy_bonus(entropy_coef, new, batch.weight)
+        return _less_entropy(losses, new, batch, entropy_coef)
 
     return loss
+
+
+def _less_entropy(losses: Array, new: Any, batch: PolicyBatch, entropy_coef: Number) -> Array:
+    loss = tree.weighted_mean(losses, batch.weight)
+    try:
+        entropy = tree.weighted_mean(distribution_entropy(new), batch.weight)
+    except NotImplementedError as error:
+        if not isinstance(entropy_coef, jax.core.Tracer) and entropy_coef != 0:
+            raise ValueError(
+                f"entropy_coef={entropy_coef}, but {type(new).__name__} knows no entropy: set "
+                "entropy_coef=0, or let the policy return the base distribution and bound the "
+                "actions in the environment"
+            ) from error
+        # A coefficient that is only known at run time: NaN, in the gradient too, unless it is 0.
+        leaves = [x for x in jax.tree.leaves(new) if tree.float_bits(x) < 128]
+        return loss + jnp.where(entropy_coef == 0, 0, jnp.nan) * jnp.sum(leaves[0])
+    return loss - tree.weighted(entropy_coef, entropy)
 
 
 def known_advantage(batch: PolicyBatch) -> Array:
@@ -113,39 +110,11 @@ def known_advantage(batch: PolicyBatch) -> Array:
 
 
 def mean_entropy(distribution: Any, weight: Array | None) -> Array:
-    """Mean over states of the entropy, nats: []; NaN if the distribution knows no entropy.
+    """Mean entropy of a ``distribution`` [*E] by ``weight`` [*E], None for all ones, nats: [].
 
-    Args:
-        distribution: of batch shape [*E].
-        weight: [*E], or None for all ones.
+    It is NaN if the distribution knows no entropy.
     """
     try:
         return tree.weighted_mean(distribution_entropy(distribution), weight)
     except NotImplementedError:
         return jnp.full((), jnp.nan)
-
-
-def entropy_bonus(entropy_coef: Number, distribution: Any, weight: Array | None) -> Array:
-    """``entropy_coef`` times the mean entropy: []. A coefficient of 0 asks for no entropy.
-
-    Args:
-        entropy_coef: [] at least 0.
-        distribution: of batch shape [*E].
-        weight: [*E], or None for all ones.
-
-    Raises:
-        ValueError: if the distribution knows no entropy and the coefficient is not 0. Where that
-            is only known at run time, value and gradient are NaN.
-    """
-    try:
-        entropy = distribution_entropy(distribution)
-    except NotImplementedError as error:
-        if not isinstance(entropy_coef, jax.core.Tracer) and entropy_coef != 0:
-            raise ValueError(
-                f"entropy_coef={entropy_coef}, but {type(distribution).__name__} knows no entropy: "
-                "set entropy_coef=0, or let the policy return the base distribution and bound the "
-                "actions in the environment"
-            ) from error
-        leaves = [x for x in jax.tree.leaves(distribution) if jnp.issubdtype(x.dtype, jnp.floating)]
-        return jnp.where(entropy_coef == 0, 0, jnp.nan) * jnp.sum(leaves[0])
-    return tree.weighted(entropy_coef, tree.weighted_mean(entropy, weight))

@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from kltrust.settings import number_from_plain, to_plain, unknown
+from kltrust.checks import check_names, unknown
 from kltrust.types import Number
+from kltrust.values import number_from_plain, to_plain
 
 MakeOptimizer: TypeAlias = Callable[[Number], optax.GradientTransformation]
 """An optimiser as a function of its learning rate, which may be traced: ``optax.sgd``, say."""
 
 
-@jax.tree_util.register_pytree_with_keys_class
 class Optimizer:
     """An optimiser of optax as a function of its learning rate.
 
@@ -39,10 +39,7 @@ class Optimizer:
             ValueError: if optax has no such optimiser, or it has no such setting.
         """
         parameters = inspect.signature(_function(name)).parameters
-        known = [n for n in parameters if n != "learning_rate"]
-        for key in settings:
-            if key not in known:
-                raise ValueError(unknown(f"setting of optax.{name}", key, known))
+        check_names(f"setting of optax.{name}", settings, [*parameters][1:])
         self.name = name
         self.settings = {
             key: float(value) if _is_rate(value, parameters[key].default) else value
@@ -87,28 +84,6 @@ class Optimizer:
         """A table that `of` reads -> dict."""
         return {"name": self.name, **to_plain(self.settings)}
 
-    def tree_flatten_with_keys(self) -> tuple[list[Any], tuple]:
-        """The float settings as leaves -> (keyed leaves, the rest)."""
-        static = tuple((k, v) for k, v in self.settings.items() if k not in self._traced)
-        keyed = [(jax.tree_util.GetAttrKey(k), self.settings[k]) for k in self._traced]
-        return keyed, (self.name, self._traced, static)
-
-    @classmethod
-    def tree_unflatten(cls, aux: tuple, leaves: Any) -> Optimizer:
-        """The inverse, which checks nothing.
-
-        Args:
-            aux: of `tree_flatten_with_keys`.
-            leaves: likewise.
-
-        Returns:
-            An optimiser.
-        """
-        self = object.__new__(cls)
-        self.name, self._traced, static = aux
-        self.settings = dict(sorted([*zip(self._traced, leaves, strict=True), *static]))
-        return self
-
     def __repr__(self) -> str:
         """Like ``adam(eps=1e-05)``; `of` reads it."""
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
@@ -121,6 +96,22 @@ class Optimizer:
 
     def __hash__(self) -> int:
         return hash((self.name, *self.settings.items()))
+
+
+def _flatten(self: Optimizer) -> tuple[list[Any], tuple]:
+    static = tuple((k, v) for k, v in self.settings.items() if k not in self._traced)
+    keyed = [(jax.tree_util.GetAttrKey(k), self.settings[k]) for k in self._traced]
+    return keyed, (self.name, self._traced, static)
+
+
+def _unflatten(aux: tuple, leaves: Any) -> Optimizer:
+    self = object.__new__(Optimizer)
+    self.name, self._traced, static = aux
+    self.settings = dict(sorted([*zip(self._traced, leaves, strict=True), *static]))
+    return self
+
+
+jax.tree_util.register_pytree_with_keys(Optimizer, _flatten, _unflatten)
 
 
 @jax.tree_util.register_static
@@ -184,14 +175,8 @@ ADAM = Optimizer("adam", eps=1e-5)
 def bounded(
     optimizer: MakeOptimizer, learning_rate: Number, max_grad_norm: Number
 ) -> optax.GradientTransformation:
-    """The optimiser after a bound on the gradient's global norm.
+    """An ``optimizer`` after a bound on the gradient's global norm -> a transformation of optax.
 
-    Args:
-        optimizer: a function of the learning rate.
-        learning_rate: [] it may be traced.
-        max_grad_norm: [] it may be traced; inf is no bound.
-
-    Returns:
-        A transformation of optax.
+    The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced.
     """
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer(learning_rate))

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         command, *rest = arguments
         if command not in COMMANDS:
-            from kltrust.settings import unknown
+            from kltrust.checks import unknown
 
             raise ValueError(unknown("command", command, list(COMMANDS)))
         module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")

@@ -14,20 +14,14 @@ from typing import Any
 import jax
 
 from kltrust.algorithms import find_algorithm
+from kltrust.checks import unknown
 from kltrust.critic import ValueRegression
 from kltrust.environments import static_parameters
 from kltrust.learner import LearnerSettings
 from kltrust.networks.settings import NetworkSettings
-from kltrust.settings import (
-    from_plain,
-    is_nested,
-    number_from_plain,
-    setting,
-    settings,
-    to_plain,
-    unknown,
-)
+from kltrust.settings import setting, settings
 from kltrust.types import Number
+from kltrust.values import from_plain, is_nested, number_from_plain, to_plain
 
 
 @settings

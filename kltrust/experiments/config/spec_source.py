@@ -6,7 +6,7 @@ import re
 import tomllib
 from typing import Any, NamedTuple, TypeAlias
 
-from kltrust.settings import unknown
+from kltrust.checks import unknown
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where something stands in a document: keys, and indices into arrays of tables."""

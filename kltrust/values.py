@@ -1,0 +1,188 @@
+"""What a setting takes: its kind and bounds, which stand at its field; and plain data for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from kltrust.checks import check_names, require, unknown
+
+_T = TypeVar("_T")
+SETTING = "setting"
+INF = math.inf
+"""An option that is off."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is said of a setting at its field.
+
+    Attributes:
+        meaning: one sentence.
+        above, at_least, below, at_most: bounds of a number, or of every entry of a tuple.
+        infinite: whether infinity is allowed; it switches the setting off.
+        choices: the names that a text may take; None allows all.
+        functions: whether a function may stand where a text does.
+        usual: the usual range, and whose it is.
+        role: what others may know of it: "bound" (on the mean KL of an update, nats), "set point"
+            (of it), "clip" (half-width of the interval of ratios), "fisher damping",
+            "minibatches" (must divide the batch).
+        needs: the name of a switch of the same class without which the setting has no effect.
+        anneal: the power of the remaining fraction that an annealed run multiplies it by; 0 leaves
+            it alone.
+    """
+
+    meaning: str = ""
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    infinite: bool = False
+    choices: tuple[str, ...] | None = None
+    functions: bool = False
+    usual: str = ""
+    role: str = ""
+    needs: str = ""
+    anneal: int = 0
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuses a number, or an array of any shape, that is out of bounds.
+
+        Raises:
+            ValueError: gives the setting's ``name``, the ``value`` and what it may be.
+        """
+        possible: dict[str, tuple[Any, Any]] = {
+            "greater than": (np.greater, self.above),
+            "at least": (np.greater_equal, self.at_least),
+            "less than": (np.less, self.below),
+            "at most": (np.less_equal, self.at_most),
+        }
+        bounds = {phrase: pair for phrase, pair in possible.items() if pair[1] is not None}
+        phrases = [f"{phrase} {bound:g}" for phrase, (_, bound) in bounds.items()]
+        if not (self.infinite or isinstance(value, int)):
+            phrases.insert(0, "finite")
+
+        def good(x: np.ndarray) -> np.ndarray:
+            fine = ~np.isnan(x) & (self.infinite | np.isfinite(x))
+            return fine & np.all([compare(x, b) for compare, b in bounds.values()], axis=0)
+
+        require(good, " and ".join(phrases) or "a number", **{name: value})
+
+
+def declared(field: dataclasses.Field) -> Setting:
+    """What is said of a setting at its field."""
+    return field.metadata.get(SETTING, Setting())
+
+
+def is_traced(field: dataclasses.Field) -> bool:
+    """Whether a setting is a number that JAX may trace."""
+    return type(field.default) is float
+
+
+def is_nested(field: dataclasses.Field) -> bool:
+    """Whether a setting has settings of its own, as an optimiser has."""
+    return hasattr(type(field.default), "of")
+
+
+def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
+    """A value as the setting's kind, checked where it is known; ``name`` is for errors.
+
+    Raises:
+        ValueError: on a value of another kind, or out of bounds.
+    """
+    said, kind = declared(field), type(field.default)
+    if kind is float:
+        if isinstance(value, jax.core.Tracer):
+            return value
+        value = _number(value, name)
+        said.check(name, value)
+    elif kind is int:
+        if not _is_whole(value):
+            low = said.at_least if said.at_least is not None else 0
+            raise ValueError(f"{name} must be a whole number of at least {low:g}, got {value!r}")
+        value = int(value)
+        said.check(name, value)
+    elif kind is bool:
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+        value = bool(value)
+    elif kind is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} must be a list or a tuple, got {value!r}")
+        if not all(map(_is_whole, value)):
+            raise ValueError(f"{name} must hold whole numbers, got {value!r}")
+        value = tuple(map(int, value))
+        for entry in value:
+            said.check(f"every entry of {name}", entry)
+    elif is_nested(field):
+        value = kind.of(value, name)  # type: ignore[attr-defined]
+    elif kind is str:
+        if isinstance(value, str) and value not in (said.choices or [value]):
+            raise ValueError(unknown(name, value, said.choices or ()))
+        if not isinstance(value, str) and not (said.functions and callable(value)):
+            kinds = "a text or a function" if said.functions else "a text"
+            raise ValueError(f"{name} must be {kinds}, got {value!r}")
+    return value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _number(value: Any, name: str) -> Any:
+    if _is_whole(value):
+        return float(value)
+    if isinstance(value, np.ndarray | jax.Array):
+        if value.dtype.kind not in "fiuV":
+            raise ValueError(f"{name} must be a number, got an array of {value.dtype}")
+    elif not isinstance(value, float | np.number):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return value
+
+
+def to_plain(value: Any) -> Any:
+    """Settings as nested plain data that JSON can hold; infinities become ``"inf"``.
+
+    Raises:
+        ValueError: on a value that no file can hold, such as a function of one's own.
+    """
+    if hasattr(value, "to_plain"):
+        return value.to_plain()
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    if isinstance(value, np.generic) or (isinstance(value, jax.Array) and value.ndim == 0):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise ValueError(f"{value!r} can't be written to a file: use a name or a number instead")
+
+
+def number_from_plain(value: Any) -> Any:
+    """A number that `to_plain` may have written as a text."""
+    return float(value) if isinstance(value, str) and value in ("inf", "-inf", "nan") else value
+
+
+def from_plain(cls: type[_T], data: Mapping[str, Any], *, where: str) -> _T:
+    """An object of a class of settings from plain data.
+
+    Raises:
+        ValueError: on an unknown name or a value of another kind; names ``where`` and the setting.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    check_names(f"setting in [{where}]", data, fields)
+    values = {}
+    for name, value in data.items():
+        value = number_from_plain(value) if is_traced(fields[name]) else value
+        values[name] = as_kind(fields[name], value, f"{where}.{name}")
+    return cls(**values)
