@@ -20,7 +20,7 @@ from kltrust.environments import _registry, check_env, from_functions, register,
 from kltrust.experiments import cli
 from kltrust.experiments.cli.progress import ConsoleProgress
 from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.jobs import training
+from kltrust.experiments.jobs import run
 from kltrust.experiments.reading import deploy
 from kltrust.experiments.reading.results import load
 from kltrust.fisher import fisher_operator
@@ -548,7 +548,7 @@ def trained(tmp_path_factory, compile_fast):
     printed = io.StringIO()
     progress = ConsoleProgress(Console(file=printed))
     folder = tmp_path_factory.mktemp("runs") / "arms"
-    yield training.train(experiment, [0, 1], folder, progress=progress), printed.getvalue()
+    yield run.train(experiment, [0, 1], folder, progress=progress), printed.getvalue()
     del _registry._factories["legal-arms"]
 
 

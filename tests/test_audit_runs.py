@@ -7,7 +7,7 @@ import pytest
 import toys
 
 from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.jobs import run, training
+from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.merge import _columns
 from kltrust.experiments.reading import audit_plots, results
 from kltrust.experiments.reading.export import exported
@@ -30,7 +30,7 @@ ON_REQUEST = ("fresh", "path", "reference", "normalizer", "curvature")
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory, compile_fast):
     path = tmp_path_factory.mktemp("runs") / "audited"
-    return training.train(Experiment.from_dict(SETTINGS), [0, 1], path)
+    return run.train(Experiment.from_dict(SETTINGS), [0, 1], path)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_an_unknown_level_is_refused_before_anything_is_written(tmp_path):
     experiment = Experiment.from_dict(SETTINGS)
     learner = dataclasses.replace(experiment.learner, audit="deep")
     with pytest.raises(ValueError, match=r"unknown audit .deep.: known are default, extended"):
-        training.train(dataclasses.replace(experiment, learner=learner), [0], tmp_path / "run")
+        run.train(dataclasses.replace(experiment, learner=learner), [0], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

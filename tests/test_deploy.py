@@ -15,7 +15,7 @@ from kltrust.environments import _registry, from_functions, register
 from kltrust.experiments import cli
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import build
-from kltrust.experiments.jobs import training
+from kltrust.experiments.jobs import run
 from kltrust.experiments.reading import deploy, films, results
 from kltrust.experiments.reading.trained import best_run, find_runs
 from kltrust.experiments.store.record import Record
@@ -36,7 +36,7 @@ def train(path, env, seeds):
             "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 4},
         }
     )
-    return training.train(experiment, seeds, path)
+    return run.train(experiment, seeds, path)
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 # Each command is a function of its name, from its arguments to an exit status.
 COMMANDS = {
     "train": "train",
-    "evaluate": "inspect",
+    "evaluate": "play",
     "play": "play",
     "envs": "inspect",
     "doctor": "inspect",
     "sweep": "sweep",
     "status": "sweep",
     "merge": "sweep",
-    "export": "export",
+    "export": "report",
     "report": "report",
 }
 

@@ -1,70 +1,10 @@
-"""The commands ``kltrust evaluate``, ``envs`` and ``doctor``."""
+"""The commands ``kltrust envs`` and ``kltrust doctor``."""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from kltrust.experiments.cli.common import WIDE, Switch
-from kltrust.experiments.engine import devices
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evaluate:
-    """Play fresh episodes with the policies of all seeds of a run folder.
-
-    Of a sweep, those of one setting: the one that is named, or the best run's.
-    """
-
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """The run folder."""
-    episodes: int = 100
-    """Episodes of each seed."""
-    seed: int = 0
-    """Of the episodes: start states and, if sampled, actions."""
-    sampled: Switch = False
-    """Sample actions instead of taking the distribution's mode."""
-    best: Switch = False
-    """The best checkpoint instead of the last."""
-    env: str | None = None
-    """Of a sweep with several environments, the one."""
-    label: str | None = None
-    """Of a sweep, the setting, as its report names it."""
-
-
-def evaluate(arguments: list[str]) -> int:
-    """``kltrust evaluate``."""
-    parsed = tyro.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
-    if parsed.episodes < 1:
-        raise ValueError(f"--episodes must be at least 1, got {parsed.episodes}")
-    from kltrust.experiments.store.record import Record
-
-    record = Record(parsed.run)
-    devices.use_all_cores(1)
-    from kltrust.experiments.reading import evaluation, statistics
-    from kltrust.experiments.reading.trained import best_run, find_runs
-
-    chosen = best_run(record, env=parsed.env, label=parsed.label)
-    runs = find_runs(record, env=chosen.experiment.env, label=chosen.label)
-    if len(record.config.get("settings", ())) > 1:
-        print(f"{chosen.label} in {chosen.experiment.env}")
-    returns = evaluation.evaluate_runs(
-        runs,
-        num_episodes=parsed.episodes,
-        seed=parsed.seed,
-        deterministic=not parsed.sampled,
-        which="best" if parsed.best else "latest",
-    )
-    seeds = [run.seed for run in runs]
-    for seed, row in zip(seeds, returns, strict=True):
-        print(f"seed {seed}: mean {row.mean():.2f}, std {row.std():.2f}, min {row.min():.2f}")
-    if len(seeds) > 1:
-        mean, iqm = statistics.mean_and_iqm(returns.mean(axis=1))
-        print(f"over {len(seeds)} seeds: mean {mean}, IQM {iqm}")
-    return 0
+from kltrust.experiments.cli.launch import WIDE
 
 
 def envs(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from kltrust.experiments.cli import launch
-from kltrust.experiments.cli.common import HostFlags, Switch
+from kltrust.experiments.cli.launch import HostFlags, Switch
 
 if TYPE_CHECKING:
     from kltrust.experiments.config.spec import Spec

@@ -13,7 +13,7 @@ import numpy as np
 
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
-from kltrust.experiments.jobs.run import group_config, group_path, group_records, plan_of
+from kltrust.experiments.jobs.run import group_config, group_path, parts_of
 from kltrust.experiments.store.record import Record, RunError, total_seconds
 from kltrust.experiments.store.run import Run
 
@@ -32,10 +32,10 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
         StorageError: if a shard is unfinished, or a folder can't be used.
     """
     records = [Record(shard) for shard in shards]
-    plans = [plan_of(record) for record in records]
-    plan = _whole(records, plans)
+    found = [parts_of(record) for record in records]
+    plan = _whole(records, [plan for plan, _ in found])
+    parts = [part for _, of_shard in found for _, part in of_shard if part is not None]
     with Run.create(path, plan.to_config()) as run:
-        parts = [part for r, p in zip(records, plans, strict=True) for part in _parts(r, p)]
         broken: dict[str, int] = {}
         for i, group in enumerate(plan.groups):
             mine = [part for part in parts if set(part.config["runs"]) <= set(group.runs)]
@@ -43,10 +43,6 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
             broken |= _merge_group(group_path(run.path, i), plan, group, mine)
         run.finish({"broken": broken})
     return Record(path)
-
-
-def _parts(record: Record, plan: Plan) -> list[Record]:
-    return [part for _, part in group_records(record.path, plan) if part is not None]
 
 
 def _whole(records: list[Record], plans: list[Plan]) -> Plan:
@@ -97,10 +93,11 @@ def _merge_group(path: Path, plan: Plan, group: Group, parts: list[Record]) -> d
     with Run.create(path, group_config(plan, group)) as run:
         broken = {k: v for part in parts for k, v in part.summary["broken"].items()}
         if not run.finished:
-            tables = [
+            rows, evaluation = (
                 _columns([getattr(p, t)() for p in parts]) for t in ("metrics", "evaluations")
-            ]
-            run.commit(0, tables[0], state, evaluation=tables[1], seconds=total_seconds(parts))
+            )
+            seconds = total_seconds(*(part.seconds for part in parts))
+            run.commit(0, rows, state, evaluation=evaluation, seconds=seconds)
         run.finish({"broken": broken, "compilations": {}, "memory": {}, "devices": 0})
     return broken
 

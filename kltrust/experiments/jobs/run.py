@@ -7,7 +7,7 @@ two chunks under way; a plan that goes on ends with the tables of one that never
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from kltrust.experiments.engine import canary, hosts
 from kltrust.experiments.engine.program import validate
 from kltrust.experiments.jobs.events import Progress
 from kltrust.experiments.jobs.lanes import Lanes
-from kltrust.experiments.jobs.plan import Group, Plan
+from kltrust.experiments.jobs.plan import Group, Plan, plan_training
 from kltrust.experiments.jobs.shared import record_of, shared
 from kltrust.experiments.store.record import RUN, Record, RunError
 from kltrust.experiments.store.run import Run
@@ -44,6 +44,18 @@ def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> 
     _prepare(plan)
     with shared(lambda: Run.create(path, plan.to_config())) as run:
         return _run_groups(run, plan, progress or Progress())
+
+
+def train(
+    experiment: Experiment,
+    seeds: Sequence[int],
+    path: str | Path,
+    *,
+    progress: Progress | None = None,
+    **more: Any,
+) -> Record:
+    """A training, one run per seed: `start` of `plan.plan_training`, which takes what is more."""
+    return start(plan_training(experiment, seeds, **more), path, progress=progress)
 
 
 def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
@@ -83,11 +95,24 @@ def group_path(path: Path, index: int) -> Path:
     return path / GROUPS / f"{index:03d}"
 
 
-def group_records(path: Path, plan: Plan) -> Iterator[tuple[Group, Record | None]]:
-    """Every group and its run folder, None where it has not begun."""
-    for i, group in enumerate(plan.groups):
-        folder = group_path(path, i)
-        yield group, Record(folder) if (folder / RUN).exists() else None
+def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
+    """The plan of a folder, and its groups with the folder of each, None where it has not begun.
+
+    Raises:
+        RunError: as `plan_of`.
+    """
+    plan = plan_of(record)
+    folders = [group_path(record.path, i) for i in range(len(plan.groups))]
+    parts = [Record(folder) if (folder / RUN).exists() else None for folder in folders]
+    return plan, list(zip(plan.groups, parts, strict=True))
+
+
+def iterations_done(plan: Plan, group: Group, part: Record | None) -> int:
+    """By each run of a group, as its folder says."""
+    planned = plan.experiment(group).num_iterations
+    if part is None or part.finished:
+        return 0 if part is None else planned
+    return min((part.last_chunk + 1) * group.chunk_length, planned)
 
 
 def group_config(plan: Plan, group: Group) -> dict[str, Any]:
@@ -133,7 +158,7 @@ def _run_group(
 
     try:
         with shared(enter) as run:
-            progress.group(index, _iterations(run, plan.experiment(group)))
+            progress.group(index, iterations_done(plan, group, run))
             if not run.finished:
                 Lanes(plan, group).advance(run, progress)
             return run.summary
@@ -141,7 +166,3 @@ def _run_group(
         # Whoever goes on does so with the plan, not with one of its groups.
         message = str(error).replace(f"--resume {folder}", f"--resume {path}")
         raise RunError(message) from error
-
-
-def _iterations(run: Record, experiment: Experiment) -> int:
-    return min((run.last_chunk + 1) * run.config["chunk_length"], experiment.num_iterations)

@@ -7,14 +7,13 @@ or all stop.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
-from kltrust.experiments.store.tables import Columns
 from kltrust.types import PyTree
 
 
@@ -29,19 +28,14 @@ def shared(enter: Callable[[], Run]) -> Iterator[Run]:
         with enter() as alone:
             yield alone
         return
-    run: Run | None = None
+    entered: list[Run] = []
 
     def facts() -> dict[str, Any]:
-        nonlocal run
-        run = enter()
-        return {
-            "path": str(run.path),
-            "config": run.config,
-            "versions": run.versions,
-            "marker": run._marker,
-        }
+        entered.append(enter())
+        names = ("config", "versions", "_marker")
+        return {"path": str(entered[0].path), **{n: getattr(entered[0], n) for n in names}}
 
-    with _Shared(hosts.on_first(facts), run) as one_of_several:
+    with _Shared(hosts.on_first(facts), *entered) as one_of_several:
         yield one_of_several
 
 
@@ -53,41 +47,23 @@ def record_of(run: Run) -> Record:
 class _Shared(Run):
     """A run folder that one host writes to, and all know the state of."""
 
-    def __init__(self, facts: dict[str, Any], run: Run | None) -> None:
-        self._run = run
-        self.path, self._marker = Path(facts["path"]), facts["marker"]
-        self.config, self.versions = facts["config"], facts["versions"]
+    _run: Any  # of the first host, which has the folder
 
-    @property
-    def _first(self) -> Run:
-        assert self._run is not None, "only the first host has the folder"
-        return self._run
+    def __init__(self, facts: dict[str, Any], run: Any = None) -> None:
+        vars(self).update(facts, path=Path(facts["path"]), _run=run)
 
-    def commit(
-        self,
-        chunk: int,
-        rows: Columns,
-        state: PyTree,
-        *,
-        evaluation: Columns | None = None,
-        score: float | None = None,
-        seconds: Mapping[str, float] | None = None,
-    ) -> None:
-        self._marked(
-            lambda: self._first.commit(
-                chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds
-            )
-        )
+    def commit(self, *arguments: Any, **keywords: Any) -> None:
+        self._marked(lambda: self._run.commit(*arguments, **keywords))
 
-    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
-        self._marked(lambda: self._first.finish(summary))
+    def finish(self, *arguments: Any) -> None:
+        self._marked(lambda: self._run.finish(*arguments))
 
     def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
         state: PyTree = None
 
         def read() -> None:
             nonlocal state
-            state = self._first.restore(like, which)
+            state = self._run.restore(like, which)
 
         hosts.on_first(read)
         return hosts.broadcast(state, like)
@@ -99,6 +75,6 @@ class _Shared(Run):
     def _marked(self, write: Callable[[], None]) -> None:
         def marker() -> dict[str, Any]:
             write()
-            return self._first._marker
+            return self._run._marker
 
         self._marker = hosts.on_first(marker)

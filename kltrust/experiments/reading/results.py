@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.run import group_records, plan_of
+from kltrust.experiments.jobs.run import iterations_done, parts_of
 from kltrust.experiments.store.record import Record
 
 if TYPE_CHECKING:
@@ -126,24 +126,11 @@ def load(*paths: str | Path) -> Results:
     return Results(table, *frames)
 
 
-def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
-    """A folder's plan, and its groups with the folder of each, None where it has not begun.
-
-    Raises:
-        StorageError: if it holds neither a sweep nor a training.
-    """
-    plan = plan_of(record)
-    return plan, list(group_records(record.path, plan))
-
-
 def _row(
     plan: Plan, group: Group, run: int, part: Record | None, first: int, folder: str
 ) -> dict[str, Any]:
     setting = plan.setting(run)
     experiment = setting.experiment
-    done = 0 if part is None else (part.last_chunk + 1) * group.chunk_length
-    if part is not None and part.finished:
-        done = experiment.num_iterations
     return {
         "run": first + run,
         "sweep": folder,
@@ -152,7 +139,7 @@ def _row(
         "env": experiment.env,
         "seed": plan.seed(run),
         "width": group.width,
-        "iterations": min(done, experiment.num_iterations),
+        "iterations": iterations_done(plan, group, part),
         **experiment.flat(),
     }
 

@@ -43,7 +43,7 @@ def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
     experiments = [setting.experiment for setting in source.plan.settings]
     labels = pd.Series([setting.label for setting in source.plan.settings])
     of_env = sorted(set(labels.groupby([e.env for e in experiments]).nunique()))
-    seconds = total_seconds(part for _, part in source.parts)
+    seconds = total_seconds(*(part.seconds for _, part in source.parts if part is not None))
     versions = source.record.versions
     commit = versions.get("commit")
     state = " with changes that are not committed" if versions.get("dirty") else ""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from kltrust.experiments.config.spec import Setting
 from kltrust.experiments.jobs.plan import Group, Plan
+from kltrust.experiments.jobs.run import parts_of
 from kltrust.experiments.reading import results
 from kltrust.experiments.store.record import Record
 
@@ -79,7 +80,7 @@ def gather(paths: Sequence[str | Path]) -> Study:
     records = [Record(path) for path in paths]
     names = [record.path.name for record in records]
     names = [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
-    parts = map(results.parts_of, records)
+    parts = map(parts_of, records)
     sources = tuple(Source(n, r, *p) for n, r, p in zip(names, records, parts, strict=True))
     runs = _named(_described(loaded.runs, sources), sources)
     ends = runs.set_index("run")[["method", "label", "env", "seconds", "iterations"]]

@@ -11,7 +11,7 @@ metrics.parquet     all parts in one table, once the run is finished (evaluation
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,17 +46,19 @@ class Record:
             RunError: if it holds no run.
             StorageError: if it is damaged.
         """
-        self.path = path = existing(path)
+        self.path = path = Path(path).absolute()
+        if not path.is_dir():
+            raise RunError(f"there is no run folder {path}: check the path")
+        if not (path / RUN).exists():
+            raise RunError(
+                f"{path} holds no run (it has no {RUN}): check the path, or start a run there "
+                "without --resume"
+            )
         description = files.read_json(path / RUN, "run")
         if description.get("format") != FORMAT:
             raise RunError(
                 f"{path / RUN} has the format {description.get('format')!r}, this version reads "
                 f"{FORMAT!r}: use the version of kltrust that wrote it, or check the path"
-            )
-        if missing := {"config", "versions"} - set(description):
-            raise RunError(
-                f"{path / RUN} is damaged: it lacks {' and '.join(sorted(missing))}; "
-                "take it from a backup, or train again elsewhere"
             )
         self.config: dict[str, Any] = description["config"]
         self.versions: dict[str, Any] = description["versions"]
@@ -117,16 +119,17 @@ class Record:
         """
         if which not in ("latest", "best"):
             raise ValueError(f"which must be 'latest' or 'best', got {which!r}")
-        return self._fresh(lambda: checkpoint.restore(self._restorable(which), like))
 
-    def _restorable(self, which: str) -> Path:
-        if self.last_chunk < 0:
-            raise RunError(
-                f"{self.path} holds no checkpoint yet (it stopped within its first chunk): "
-                "start it again from its configuration"
-            )
-        chunk = self.best["chunk"] if which == "best" and self.best else self.last_chunk
-        return self._checkpoint(chunk)
+        def load() -> PyTree:
+            if self.last_chunk < 0:
+                raise RunError(
+                    f"{self.path} holds no checkpoint yet (it stopped within its first chunk): "
+                    "start it again from its configuration"
+                )
+            chunk = self.best["chunk"] if which == "best" and self.best else self.last_chunk
+            return checkpoint.restore(self._checkpoint(chunk), like)
+
+        return self._fresh(load)
 
     def _table(self, table: str) -> pd.DataFrame:
         import pandas as pd
@@ -168,11 +171,11 @@ class Record:
         return self.path / CHECKPOINTS / f"{chunk:06d}"
 
 
-def total_seconds(records: Iterable[Record | None]) -> dict[str, float]:
-    """`Record.seconds` of several, by kind; None has none."""
+def total_seconds(*several: Mapping[str, float]) -> dict[str, float]:
+    """`Record.seconds` of several, summed by kind."""
     total: Counter[str] = Counter()
-    for record in records:
-        total.update(record.seconds if record is not None else {})
+    for seconds in several:
+        total.update(seconds)
     return dict(total)
 
 
@@ -189,20 +192,3 @@ def _read_marker(path: Path) -> dict[str, Any]:
     if not (path / COMMIT).exists():
         return empty
     return {**empty, **files.read_json(path / COMMIT, "the record of what was committed")}
-
-
-def existing(path: str | Path) -> Path:
-    """The absolute path of a folder that holds a run.
-
-    Raises:
-        RunError: if it holds none.
-    """
-    path = Path(path).absolute()
-    if not path.is_dir():
-        raise RunError(f"there is no run folder {path}: check the path")
-    if not (path / RUN).exists():
-        raise RunError(
-            f"{path} holds no run (it has no {RUN}): check the path, or start a run there "
-            "without --resume"
-        )
-    return path

@@ -8,6 +8,7 @@ or a lost power line costs the chunk under way and no more. `record` says what l
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
 import fcntl
 import math
@@ -26,7 +27,7 @@ from kltrust.experiments.store.record import (
     RUN,
     Record,
     RunError,
-    existing,
+    total_seconds,
 )
 from kltrust.experiments.store.tables import Columns
 from kltrust.types import PyTree
@@ -69,14 +70,10 @@ class Run(Record):
         with files.explained(f"make the run folder {path}"):
             path.mkdir(parents=True, exist_ok=True)
             _refuse_occupied(path)
-            lock = _acquire(path)
-            with contextlib.ExitStack() as on_error:
-                on_error.enter_context(lock)
+            with _locked(path) as lock:
                 _refuse_occupied(path)
                 files.write_atomic(path / RUN, data)
-                run = cls(path, lock)
-                on_error.pop_all()
-                return run
+                return cls(path, lock)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -86,15 +83,11 @@ class Run(Record):
             RunError: if it holds no run, or another process has it.
             StorageError: if it is damaged, or the disk fails.
         """
-        path = existing(path)
-        with files.explained(f"go on with the run {path}"):
-            lock = _acquire(path)
-            with contextlib.ExitStack() as on_error:
-                on_error.enter_context(lock)
-                run = cls(path, lock)
-                run._clear()
-                on_error.pop_all()
-                return run
+        path = Record(path).path
+        with files.explained(f"go on with the run {path}"), _locked(path) as lock:
+            run = cls(path, lock)
+            run._clear()
+            return run
 
     def commit(
         self,
@@ -128,22 +121,17 @@ class Run(Record):
             raise ValueError(f"chunk {chunk} can't follow chunk {self.last_chunk}: commit in order")
         given = {METRICS: rows} | ({} if evaluation is None else {EVALUATION: evaluation})
         encoded = {table: tables.encode(columns) for table, columns in given.items()}
-        marker = {
-            **self._marker,
-            "chunk": chunk,
-            "parts": {**self._marker["parts"]},
-            "schemas": {**self._marker["schemas"]},
-            "seconds": _sum(self.seconds, seconds or {}),
-            "updated": _now(),
-        }
+        marker = copy.deepcopy(self._marker)
+        marker |= {"chunk": chunk, "seconds": total_seconds(self.seconds, seconds or {})}
         for table, (_, schema) in encoded.items():
-            marker["parts"][table] = [*marker["parts"].get(table, []), chunk]
+            marker["parts"].setdefault(table, []).append(chunk)
             if marker["schemas"].setdefault(table, schema) != schema:
                 raise ValueError(
                     f"the columns of {table} changed from {marker['schemas'][table]} to {schema}: "
                     "give every chunk the same columns and dtypes"
                 )
-        if score is not None and _better(score, self.best):
+        best = -math.inf if self.best is None else self.best["score"]
+        if score is not None and score > best:
             marker["best"] = {"chunk": chunk, "score": float(score)}
         with self._nothing_lost(f"save chunk {chunk}"):
             for table, (data, _) in encoded.items():
@@ -164,9 +152,10 @@ class Run(Record):
         if not self.finished:
             with self._nothing_lost("finish the run"):
                 for table in self._marker["parts"]:
-                    files.write_atomic(self._whole(table), tables.join(self._parts(table)))
-                marker = {**self._marker, "finished": True, "summary": dict(summary or {})}
-                self._mark({**marker, "updated": _now()})
+                    files.write_atomic(
+                        self._whole(table), tables.to_parquet(tables.read(self._parts(table)))
+                    )
+                self._mark({**self._marker, "finished": True, "summary": dict(summary or {})})
         for table in self._marker["parts"]:
             files.remove(self.path / table)
 
@@ -185,6 +174,7 @@ class Run(Record):
         self.close()
 
     def _mark(self, marker: dict[str, Any]) -> None:
+        marker["updated"] = _now()
         files.write_atomic(self.path / COMMIT, files.to_json(marker))
         self._marker = marker
 
@@ -239,28 +229,20 @@ def _refuse_occupied(path: Path) -> None:
         )
 
 
-def _acquire(path: Path) -> IO[bytes]:
-    lock = open(path / LOCK, "ab")  # noqa: SIM115 (held until `close`)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise RunError(
-            f"another process is writing to {path}: wait for it, stop it, or take another folder"
-        ) from error
-    except OSError:
-        lock.close()
-        raise
-    return lock
-
-
-def _better(score: float, best: Mapping[str, Any] | None) -> bool:
-    return not math.isnan(score) and (best is None or score > best["score"])
-
-
-def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    names = [*first, *(name for name in second if name not in first)]
-    return {name: float(first.get(name, 0.0)) + float(second.get(name, 0.0)) for name in names}
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """The folder's lock, which `Run.close` releases, or an error within."""
+    with contextlib.ExitStack() as on_error:
+        lock = on_error.enter_context(open(path / LOCK, "ab"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another process is writing to {path}: wait for it, stop it, or take another "
+                "folder"
+            ) from error
+        yield lock
+        on_error.pop_all()
 
 
 def _now() -> str:
