@@ -249,7 +249,7 @@ def test_gymnasium_has_not_all(tmp_path, capsys):
 def test_its_own_actions(pendulum):
     obs = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
     run = best_run(pendulum)
-    raw = deploy.policy_of_run(run, native=False)(obs)
+    raw = deploy.NumpyPolicy(run, native=False)(obs)
     np.testing.assert_allclose(raw, restored(pendulum, 0)(obs).mode(), rtol=1e-5)
     native = build(run.experiment).env.native_action(raw)
     np.testing.assert_allclose(native, deploy.numpy_policy(pendulum)(obs), rtol=1e-5)

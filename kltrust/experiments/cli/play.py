@@ -35,7 +35,7 @@ class _Policy:
 
     @property
     def acting(self) -> Any:
-        """How `evaluate_runs` and `policy_of_run` are told."""
+        """How `evaluate_runs` and `NumpyPolicy` are told."""
         return {"which": "best" if self.best else "latest", "deterministic": not self.sampled}
 
 
@@ -123,12 +123,12 @@ def play(arguments: list[str]) -> int:
     if options.out is not None:
         films.check_film(options.out)
         for module in ("imageio", "pygame") if outside else ("imageio",):
-            films.extra(module)
+            films.extra(module, "play")
         if not outside:
             env = build(run.experiment).env
             films.check_drawn(env)
     print(f"{run.label}, seed {run.seed}, plays {env_name}")
-    act = deploy.policy_of_run(run, native=env is None, **options.acting)
+    act = deploy.NumpyPolicy(run, native=env is None, **options.acting)
     if episodes:
         returns = deploy.gymnasium_returns(act, env_name, episodes, seed=options.seed)
         print(

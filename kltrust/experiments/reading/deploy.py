@@ -60,60 +60,42 @@ def numpy_policy(
         StorageError: if there is no checkpoint, or it is damaged.
     """
     run = best_run(record, seed=seed, env=env, label=label)
-    return policy_of_run(run, which=which, deterministic=deterministic)
-
-
-def policy_of_run(
-    run: Trained,
-    *,
-    which: Literal["latest", "best"] = "latest",
-    deterministic: bool = True,
-    native: bool = True,
-) -> NumpyPolicy:
-    """See `numpy_policy`.
-
-    Args:
-        run: from `best_run`, say.
-        which: the last checkpoint or the best one.
-        deterministic: act by the mode, else sample.
-        native: the original environment's actions; else those that ``Env.step`` takes, which are
-            the policy's own.
-
-    Returns:
-        As `numpy_policy`.
-    """
-    parts = build(run.experiment)
-    state = jax.tree.map(lambda x: x[run.place], run.states(which))
-    example = jax.eval_shape(lambda: parts.env.reset(jax.random.key(0))[1])
-    memory = parts.agent.memory
-    initial = () if memory is None else memory.policy_carry
-
-    @jax.jit
-    def compiled(carry: Any, obs: Any, key: int) -> Any:
-        carry, dist = policy_step_of(parts.agent, state)(carry, obs)
-        raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
-        return carry, parts.env.native_action(raw) if native else raw
-
-    return NumpyPolicy(compiled, initial, example, parts.env.name, run.seed)
+    return NumpyPolicy(run, which=which, deterministic=deterministic)
 
 
 class NumpyPolicy:
     """What `numpy_policy` returns: a function, and its memory of the episodes under way."""
 
     def __init__(
-        self, step: Callable[..., Any], initial: PyTree, example: PyTree, name: str, seed: int = 0
+        self,
+        run: Trained,
+        *,
+        which: Literal["latest", "best"] = "latest",
+        deterministic: bool = True,
+        native: bool = True,
     ):
         """At the start of an episode.
 
         Args:
-            step: ``step(carry, obs, key) -> (carry, action)``.
-            initial: the carry of one environment at the start of an episode.
-            example: one observation; shapes and dtypes are enough.
-            name: the environment's, for messages.
-            seed: of the noise of all calls that name no key.
+            run: from `best_run`, say.
+            which: see `numpy_policy`.
+            deterministic: see there.
+            native: the original environment's actions; else those that ``Env.step`` takes, which
+                are the policy's own.
         """
-        self._step, self._initial, self._example, self._name = step, initial, example, name
-        self._seed, self._calls = seed, 0
+        parts = build(run.experiment)
+        state = jax.tree.map(lambda x: x[run.place], run.states(which))
+        memory = parts.agent.memory
+
+        @jax.jit
+        def step(carry: Any, obs: Any, key: int) -> Any:
+            carry, dist = policy_step_of(parts.agent, state)(carry, obs)
+            raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
+            return carry, parts.env.native_action(raw) if native else raw
+
+        self._step, self._initial = step, () if memory is None else memory.policy_carry
+        self._example = jax.eval_shape(lambda: parts.env.reset(jax.random.key(0))[1])
+        self._name, self._seed, self._calls = parts.env.name, run.seed, 0
         self.reset()
 
     def reset(self) -> None:
@@ -133,8 +115,7 @@ class NumpyPolicy:
         """
         obs, lead = _observation(self._name, self._example, obs)
         if self._lead != lead:
-            remembers = bool(jax.tree.leaves(self._initial))
-            if self._lead is not None and remembers:
+            if self._lead is not None and jax.tree.leaves(self._initial):
                 raise ValueError(
                     f"the policy remembers episodes of leading shape {self._lead}, and got {lead}: "
                     "call reset() before other episodes begin"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from kltrust.experiments.reading.deploy import Act, begin, gymnasium_maker, key_of
+from kltrust.experiments.reading.export import extra
 from kltrust.experiments.store import files
 from kltrust.types import Env, Render
 
@@ -96,7 +95,7 @@ def write_film(
         StorageError: if it can't be written.
     """
     path = check_film(path)
-    imageio = extra("imageio.v3")
+    imageio = extra("imageio.v3", "play")
     shown = list(frames)
     with files.explained(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,14 +104,10 @@ def write_film(
             imageio.imwrite(path, shown, duration=duration, loop=0)
         else:
             codec = {"plugin": "pyav", "codec": "libx264", "fps": frames_per_second}
-            # The codec takes even sizes only.
-            imageio.imwrite(path, np.stack([_even(frame) for frame in shown]), **codec)
+            pictures = np.stack(shown)
+            height, width = (size // 2 * 2 for size in pictures.shape[1:3])  # all that it takes
+            imageio.imwrite(path, pictures[:, :height, :width], **codec)
     return len(shown)
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    height, width, _ = frame.shape
-    return frame[: height // 2 * 2, : width // 2 * 2]
 
 
 def check_film(path: str | Path) -> Path:
@@ -121,13 +116,3 @@ def check_film(path: str | Path) -> Path:
     if path.suffix not in FORMATS:
         raise ValueError(f"{path} must end with {' or '.join(FORMATS)}")
     return path
-
-
-def extra(module: str) -> Any:
-    """A module that the extra ``play`` brings."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RuntimeError(
-            f"films need {module.partition('.')[0]} ({error}): pip install 'kltrust[play]'"
-        ) from error

@@ -160,11 +160,7 @@ def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
     shared = set.intersection(*(set(p.columns) for p in parts))
     # A flag or a count must not turn into a float because another algorithm has no such column.
     nullable = {"b": "boolean", "i": "Int64", "u": "Int64"}
-    kinds = {
-        c: nullable[kind.kind]
-        for p in parts
-        for c, kind in p.dtypes.items()
-        if c not in shared and kind.kind in nullable
-    }
-    typed = [p.astype({c: k for c, k in kinds.items() if c in p}) for p in parts]
+    own = [p.dtypes[p.columns.difference(shared)] for p in parts]
+    kinds = [{c: nullable[d.kind] for c, d in of.items() if d.kind in nullable} for of in own]
+    typed = [p.astype(kind) for p, kind in zip(parts, kinds, strict=True)]
     return pd.concat(typed, ignore_index=True).sort_values(_KEYS, ignore_index=True)

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.reading.plots import logarithmic, thousands
+from kltrust.experiments.reading.plots import curve, logarithmic, panels, thousands
 from kltrust.experiments.report import _summaries
 from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._style import Looks, curve, legend_below, panels, points
+from kltrust.experiments.report._style import Looks, legend_below, points
 from kltrust.experiments.report._tables import Table, number
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.reading.plots import GREY, logarithmic, thousands
+from kltrust.experiments.reading.plots import GREY, logarithmic, panels, thousands
 from kltrust.experiments.report import _region, _style
 from kltrust.experiments.report._page import Block, Picture, Section, each_env
 from kltrust.experiments.report._tables import Table, share, small
@@ -51,7 +51,7 @@ def equal_kl(measured: pd.DataFrame, scores: pd.DataFrame, looks: _style.Looks) 
         for best in [part.loc[part["mean"].idxmax()]]
     ]
     envs = list(dict.fromkeys(table.env))
-    figure, grid = _style.panels(len(envs), 4.4, 3.6)
+    figure, grid = panels(len(envs), 4.4, 3.6)
     for axes, env in zip(grid, envs, strict=True):
         mine = table[table.env == env]
         _style.points(axes, mine, "median", looks)
@@ -119,7 +119,7 @@ def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
     ]
     more = f"; and {len(measured) - 12} more in the tables below" if len(measured) > 12 else ""
     envs, labels = list(dict.fromkeys(measured.env)), list(dict.fromkeys(measured.label))
-    figure, grid = _style.panels(len(envs), 3.2, 1.5 + 0.3 * len(labels))
+    figure, grid = panels(len(envs), 3.2, 1.5 + 0.3 * len(labels))
     figure.set_figwidth(figure.get_figwidth() + _style.inches(labels))
     floor = _floor(measured["median"])
     for i, (axes, env) in enumerate(zip(grid, envs, strict=True)):
@@ -166,7 +166,7 @@ def _training(env: str, updates: pd.DataFrame) -> Picture:
     height = 2.6 + 0.1 * entries  # half of it for each row: the legend is below
     width = max(3.5, 0.7 + _style.inches(updates.label))
     columns = len(methods)
-    figure, grid = _style.panels(2 * columns, width, height, columns, sharey="row")
+    figure, grid = panels(2 * columns, width, height, columns, sharey="row")
     rows = {"kl": grid[:columns], "kl_max": grid[columns:]}
     for column, row in rows.items():
         floor = _floor(updates[column])
@@ -200,7 +200,7 @@ def _training_panel(axes: Any, part: pd.DataFrame, column: str, floor: float) ->
     for label, look in _style.looks_of(part.label).items():
         rows = part[part.label == label]
         name = label.removeprefix(rows.method.iloc[0]).strip() or label
-        _style.over_seeds(axes, rows, "drawn", label=name, **look)
+        _style.along(axes, rows, "drawn", label=name, **look)
         claim = rows.groupby("env_steps").claim.median()
         axes.plot(claim.where(claim > 0), color=look["color"], **dotted)
     if (part.claim > 0).any():
