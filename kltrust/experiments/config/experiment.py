@@ -193,13 +193,14 @@ def written(section: str, name: str, algorithm: str) -> str:
 
     Settings of the critic always have it, as in ``critic.learning_rate``.
     """
-    kinds = section_kinds(algorithm)
-    homes = [k for k, cls in kinds.items() if k != "critic" and _has(cls, name)]
+    homes = [home for home in _homes(name, algorithm) if home != "critic"]
     return name if homes == [section] else f"{section}.{name}"
 
 
-def _has(cls: type, name: str) -> bool:
-    return name in {f.name for f in dataclasses.fields(cls)}
+def _homes(name: str, algorithm: str) -> list[str]:
+    """The sections that have a setting of this name."""
+    kinds = section_kinds(algorithm).items()
+    return [section for section, cls in kinds if name in {f.name for f in dataclasses.fields(cls)}]
 
 
 def qualified(name: str, algorithm: str) -> str:
@@ -217,7 +218,7 @@ def qualified(name: str, algorithm: str) -> str:
     first, _, rest = name.partition(".")
     if rest and first in (*kinds, "env_params"):
         return name
-    homes = [k for k, cls in kinds.items() if _has(cls, first)]
+    homes = _homes(first, algorithm)
     plain = [section for section in homes if section != "critic"]
     if len(plain) == 1:
         return f"{plain[0]}.{name}"
@@ -243,15 +244,10 @@ def put(data: dict[str, Any], name: str, value: Any) -> None:
     """
     section, _, key = name.partition(".")
     head, _, tail = key.partition(".")
-    if section == "env_params":
-        data[section][key] = value
-        return
-    kinds = {f.name: f for f in dataclasses.fields(section_kinds(data["algorithm"])[section])}
-    nested = head in kinds and is_nested(kinds[head])
+    kind = section_kinds(data["algorithm"]).get(section)
+    field = getattr(kind, "__dataclass_fields__", {}).get(head)
     changes = {tail: value} if tail else value
-    if not nested or not isinstance(changes, Mapping) or "name" in changes:
-        data[section][key] = value
-        return
-    default: Any = kinds[head].default
-    now = type(default).of(data[section].get(head, default))
-    data[section][head] = {**to_plain(now), **changes}
+    if field and is_nested(field) and isinstance(changes, Mapping) and "name" not in changes:
+        now = type(field.default).of(data[section].get(head, field.default))
+        key, value = head, {**to_plain(now), **changes}
+    data[section][key] = value
