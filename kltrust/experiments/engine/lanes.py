@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from kltrust.experiments.engine import hosts
+from kltrust.experiments.store.checkpoint import is_key
 from kltrust.tree import leading_size
 from kltrust.types import Array, PyTree
 
@@ -101,7 +102,7 @@ def to_host(lanes: PyTree, number: int) -> PyTree:
     """
 
     def copy(leaf: jax.Array) -> np.ndarray | jax.Array:
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if not is_key(leaf):
             return np.array(np.asarray(leaf)[:number])
         data = jnp.asarray(np.array(np.asarray(jax.random.key_data(leaf))[:number]))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

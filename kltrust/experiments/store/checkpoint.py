@@ -122,7 +122,8 @@ def _named(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path).lstrip(".") or "state": leaf for path, leaf in leaves}
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether it is an array of typed PRNG keys, concrete or abstract."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -138,7 +139,7 @@ def key_layout(key: Any) -> tuple[jax.ShapeDtypeStruct, str]:
 
 
 def _describe(name: str, leaf: Any) -> _Leaf:
-    if _is_key(leaf):
+    if is_key(leaf):
         data, implementation = key_layout(leaf)
         return _Leaf(data.shape, str(data.dtype), implementation)
     if not hasattr(leaf, "dtype"):
@@ -151,7 +152,7 @@ def _describe(name: str, leaf: Any) -> _Leaf:
 def _to_host(name: str, leaf: Any) -> tuple[_Leaf, np.ndarray]:
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
         raise CheckpointError(f"{name} was donated to a computation: save its result, or a copy")
-    data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    data = jax.random.key_data(leaf) if is_key(leaf) else leaf
     # Where this is a view of a device's buffer it lives no longer than the save, which waits.
     return _describe(name, leaf), np.asarray(data, order="C")
 
