@@ -206,10 +206,7 @@ def _homes(name: str, algorithm: str) -> list[str]:
 def qualified(name: str, algorithm: str) -> str:
     """A setting's name with its section, as in ``update.max_kl``.
 
-    Args:
-        name: with or without its section. A setting of the critic needs it, and so does a name
-            that more than one section has.
-        algorithm: whose settings ``update`` has.
+    A setting of the critic needs it from the start, and so does a name that two sections have.
 
     Raises:
         ValueError: on an unknown name, or one that several sections have.
@@ -233,14 +230,10 @@ def qualified(name: str, algorithm: str) -> str:
 
 
 def put(data: dict[str, Any], name: str, value: Any) -> None:
-    """Sets a setting in the plain data of an experiment.
+    """Sets a setting in the plain data of an experiment, as of `Experiment.to_dict`, in place.
 
-    Args:
-        data: as of `Experiment.to_dict`; changed in place.
-        name: with its section; it may go into an optimiser, as in
-            ``update.optimizer.weight_decay``.
-        value: plain data. A table for an optimiser that does not name one changes the settings of
-            the one that is there.
+    The name has its section; it may go into an optimiser, as in ``update.optimizer.weight_decay``.
+    A table for an optimiser that does not name one changes the settings of the one that is there.
     """
     section, _, key = name.partition(".")
     head, _, tail = key.partition(".")

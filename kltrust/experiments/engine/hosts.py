@@ -126,10 +126,7 @@ def only_first_prints() -> Iterator[None]:
 
 
 def on_first(function: Callable[[], T]) -> T:
-    """``function()`` of the first host; the others get its result, or its error.
-
-    Args:
-        function: returns plain data, as JSON takes it.
+    """``function()`` of the first host, plain data; the others get its result, or its error.
 
     Raises:
         Exception: what the first host raised; on the others a RunError, a StorageError, a
@@ -157,12 +154,8 @@ def on_first(function: Callable[[], T]) -> T:
 def check_same(what: str, value: Any) -> None:
     """Refuses hosts that are not about to do the same.
 
-    Args:
-        what: is said to differ, in the message.
-        value: plain data.
-
     Raises:
-        ValueError: on all hosts, if it is not the same on all.
+        ValueError: on all hosts, if the value, plain data, is not the same on all.
     """
     if not are_several():
         return
@@ -196,9 +189,7 @@ def to_host(arrays: PyTree) -> PyTree:
 def put(arrays: PyTree, shardings: PyTree) -> PyTree:
     """Spreads arrays that every host has, whole, over the devices of all.
 
-    Args:
-        arrays: a pytree; what is spread already stays as it is.
-        shardings: a prefix of it.
+    The shardings are a prefix of the arrays; what is spread already stays as it is.
     """
     if not are_several():
         return jax.device_put(arrays, shardings)

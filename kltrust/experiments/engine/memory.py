@@ -36,15 +36,7 @@ class Memory(NamedTuple):
 def estimate_memory(
     experiment: Experiment, num_lanes: int, width: int, chunk_length: int, num_devices: int = 1
 ) -> Memory:
-    """What lanes will take, from shapes alone: nothing is computed or compiled.
-
-    Args:
-        experiment: of which the lanes differ in floats.
-        num_lanes: L.
-        width: lanes per block.
-        chunk_length: iterations of a chunk.
-        num_devices: over which the lanes are spread.
-    """
+    """What lanes will take, from shapes alone: nothing is computed or compiled."""
     learner = build(experiment).learner
     state = jax.eval_shape(learner.init, jax.random.key(0))
     metrics = jax.eval_shape(learner.step, state)[1]
@@ -86,11 +78,7 @@ def choose_width(
 ) -> int:
     """Lanes per block: all of a device at once where that fits, on a CPU one or a few.
 
-    Args:
-        experiment: of which the lanes differ in floats.
-        num_lanes: L.
-        chunk_length: iterations of a chunk.
-        devices: of all hosts, which all get the same answer.
+    Of the devices of all hosts, which all get the same answer.
     """
     per_device = -(-num_lanes // len(devices))
     if devices[0].platform == "cpu":

@@ -42,10 +42,7 @@ def traced_settings(experiment: Experiment) -> Experiment:
 
 
 def build(experiment: Experiment) -> Parts:
-    """Environment, agent and learner.
-
-    Args:
-        experiment: its float settings may be traced.
+    """Environment, agent and learner; float settings may be traced.
 
     Raises:
         ValueError: on an unknown name, a bad value, a batch that does not divide.
@@ -97,13 +94,10 @@ def validate(experiment: Experiment) -> None:
 
 
 class Program:
-    """The compiled functions of one static group, and how often and how long each compiled.
+    """The compiled functions of one static group.
 
-    Attributes:
-        chunk_length: iterations of a chunk.
-        compile_seconds: by function name.
-        compilations: by function name.
-        memory: by function name, bytes that it takes on one device beside its code.
+    By function name: ``compilations`` and ``compile_seconds``, and ``memory``, the bytes that it
+    takes on one device beside its code.
     """
 
     def __init__(
@@ -121,7 +115,7 @@ class Program:
             experiment: the static settings.
             mesh: from `lanes.make_mesh`.
             width: lanes per block.
-            chunk_length: iterations of a chunk; None gives a chunk to every evaluation.
+            chunk_length: iterations; None gives a chunk to every evaluation.
             freeze: a lane that meets a NaN or an infinity stays in the state before that
                 iteration, whose number its ``iteration`` then tells.
         """

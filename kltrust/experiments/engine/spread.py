@@ -42,13 +42,7 @@ def make_mesh(num_blocks: int) -> Mesh:
 
 
 def shardings(state: LearnerState, mesh: Mesh, *, axis: int = 0) -> LearnerState:
-    """Where the parts of a learner's state belong, as a prefix of it.
-
-    Args:
-        state: concrete or abstract.
-        mesh: from `make_mesh`.
-        axis: which axis of what belongs to environments counts them.
-    """
+    """Where the parts of a state belong, as a prefix of it; ``axis`` counts the environments."""
     everywhere: Any = NamedSharding(mesh, PartitionSpec())
     spread: Any = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
     return LearnerState(*[everywhere] * len(LearnerState._fields))._replace(

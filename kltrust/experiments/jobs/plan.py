@@ -124,8 +124,7 @@ def make_plan(
 
     Args:
         spec: the sweep.
-        width: lanes per block for all groups; None chooses, by the number of lanes of the whole
-            group and by the devices' memory.
+        width: lanes per block for all groups; None chooses, see `choose_width`.
         shard: (i, n), i from 1: the i-th of n parts of about as many environment steps each.
         devices: None takes JAX's.
 
@@ -149,13 +148,11 @@ def plan_training(
     Args:
         experiment: all settings.
         seeds: a run each.
-        width: lanes per block, see `lanes`; part of what decides the bits. None chooses and
-            records it.
+        width: as in `make_plan`.
         spread: one run, its environments over all devices; see `spread`.
 
     Raises:
-        ValueError: on seeds, a width or a spread that can't be, or if hosts are given different
-            ones.
+        ValueError: on seeds, a width or a spread that can't be, or that differ between hosts.
     """
     if len(set(seeds)) != len(seeds) or not seeds:
         raise ValueError(f"seeds must be different and at least one, got {list(seeds)}")

@@ -25,15 +25,7 @@ GROUPS = "groups"
 
 
 def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> Record:
-    """Runs a plan in a new folder.
-
-    Args:
-        plan: from `plan.make_plan` or `plan.plan_training`.
-        path: a folder that does not exist, or is empty.
-        progress: is told what happens.
-
-    Returns:
-        The finished folder; `results.load` reads its tables.
+    """Runs a plan in a folder that does not exist, or is empty; `results.load` reads its tables.
 
     Raises:
         ValueError: if a setting is wrong; nothing was compiled or written.

@@ -31,15 +31,8 @@ def audit_picture(experiment: Experiment, metrics: pd.DataFrame, path: Path) -> 
     """Draws what was audited against environment steps.
 
     Medians over seeds, with the 5th to the 95th percentile where there are several. A run that
-    audited on request has more panels: the path within an update, fresh states, the models.
-
-    Args:
-        experiment: of all rows.
-        metrics: those of `Results`.
-        path: of the picture.
-
-    Returns:
-        ``path``; None if nothing was audited.
+    audited on request has more panels: the path within an update, fresh states, the models. None
+    comes back if nothing was audited.
     """
     drawn = [draw for needed, draw in _PANELS if needed in metrics]
     if not drawn:  # of a version that measured less

@@ -104,11 +104,7 @@ class NumpyPolicy:
         self._carry: Any = None
 
     def __call__(self, obs: Any, key: int | None = None) -> np.ndarray:
-        """The action for each observation [*E, *O]: [*E, ...].
-
-        Args:
-            obs: see `numpy_policy`.
-            key: see there.
+        """The action for each observation [*E, *O]: [*E, ...]; see `numpy_policy`.
 
         Raises:
             ValueError: on observations of another shape, or of other episodes than before.
@@ -140,7 +136,7 @@ def gymnasium_returns(
         act: from `numpy_policy`.
         env_name: a name of gymnasium's registry.
         num_episodes: episode i starts from gymnasium's seed ``seed + i``.
-        seed: see there.
+        seed: of the first episode.
         num_envs: played side by side.
 
     Raises:
@@ -212,11 +208,7 @@ def key_of(seed: int, step: int) -> int:
 
 
 def in_gymnasium(env_name: str) -> bool:
-    """Whether gymnasium has an environment of that name.
-
-    Args:
-        env_name: one of ours.
-    """
+    """Whether gymnasium has an environment of that name."""
     import gymnasium
 
     return env_name in gymnasium.registry

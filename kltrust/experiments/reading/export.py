@@ -77,14 +77,11 @@ def _by_run(table: pd.DataFrame, section: str) -> dict[int, pd.DataFrame]:
 
 
 def to_tensorboard(results: Results, logdir: str | Path) -> list[Path]:
-    """Writes one TensorBoard run per run; needs ``pip install 'kltrust[tensorboard]'``.
+    """Writes one TensorBoard run, a folder, per run; needs ``pip install 'kltrust[tensorboard]'``.
 
     Args:
         results: from `results.load`.
         logdir: the folder that ``tensorboard --logdir`` is then given; other runs may be in it.
-
-    Returns:
-        The folders of the runs.
 
     Raises:
         RuntimeError: if tensorboardX is missing, or the folder can't be written to.

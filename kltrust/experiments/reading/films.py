@@ -38,13 +38,8 @@ def trained_frames(
 ) -> Iterator[np.ndarray]:
     """One episode where the policy was trained as pictures [H, W, 3] of bytes.
 
-    The state in which the episode ends is not among them: it is reset at once.
-
-    Args:
-        act: from `policy_of_run` with ``native=False``.
-        env: the run's environment.
-        seed: of the start state, the environment's chance and sampled actions.
-        most: so many pictures at most, and steps.
+    The state in which the episode ends is not among them: it is reset at once. The policy is a
+    `NumpyPolicy` with ``native=False``; there are ``most`` steps at most.
 
     Raises:
         ValueError: if nothing draws the environment.
@@ -82,12 +77,7 @@ def check_drawn(env: Env) -> Render:
 def write_film(
     path: str | Path, frames: Iterator[np.ndarray], frames_per_second: int = FRAMES_PER_SECOND
 ) -> int:
-    """Writes a GIF or an MP4; returns how many pictures there are.
-
-    Args:
-        path: of the film, NAME.gif or NAME.mp4.
-        frames: of one size.
-        frames_per_second: a GIF's are hundredths of a second apart.
+    """Writes pictures of one size as NAME.gif or NAME.mp4; returns how many there are.
 
     Raises:
         ValueError: for another ending of the name.

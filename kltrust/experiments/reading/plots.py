@@ -26,15 +26,6 @@ def learning_curve(
     Left: the mean evaluation return over seeds with its range, and the training return. Right:
     the mean KL(old || new) of every update (median over seeds, 5th to 95th percentile, the largest)
     and the bound or set point that the algorithm was given.
-
-    Args:
-        experiment: of all rows.
-        metrics: those of `Results`.
-        evaluations: likewise.
-        path: of the picture.
-
-    Returns:
-        ``path``.
     """
     figure, (left, right) = panels(2, 5, 3.8)
     _draw_returns(left, evaluations, metrics)

@@ -52,8 +52,8 @@ class Results:
             known = ", ".join(c for c in self.evaluations.columns if c.endswith("mean_return"))
             raise ValueError(f"scores takes a column ({known or 'none yet'}) and last of 1 or more")
         ends = self.evaluations.groupby("run").tail(last).groupby("run")[column].mean()
-        table = self.runs.assign(value=self.runs.run.map(ends))
-        table["there"] = table.run.isin(ends.index)
+        run = self.runs.run
+        table = self.runs.assign(value=run.map(ends), there=run.isin(ends.index))
         found = {}
         for label, rows in table.groupby("label", sort=False):
             grid = rows.pivot(index="seed", columns="env", values=["value", "there"])

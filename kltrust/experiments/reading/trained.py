@@ -39,10 +39,7 @@ class Trained(NamedTuple):
     score: float
 
     def states(self, which: Literal["latest", "best"] = "latest") -> PyTree:
-        """The learner states of all runs in its part, [S, ...].
-
-        Args:
-            which: the last checkpoint or the best one; a sweep keeps only the last.
+        """The learner states of all runs in its part, [S, ...]; a sweep keeps only the last.
 
         Raises:
             StorageError: if there is no such checkpoint, or it is damaged.
@@ -98,11 +95,7 @@ def find_runs(
 
 
 def best_run(record: Record | str | Path, **asked: Any) -> Trained:
-    """The best of `find_runs` at its last evaluation.
-
-    Args:
-        record: see there.
-        **asked: see there.
+    """The best of `find_runs`, which takes the same, at its last evaluation.
 
     Raises:
         ValueError: also if runs in several environments are left, whose returns can't be compared.

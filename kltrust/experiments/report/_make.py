@@ -46,26 +46,16 @@ class Report(NamedTuple):
 def make_report(
     paths: Sequence[str | Path], out: str | Path | None = None, preset_dir: str | Path | None = None
 ) -> Path:
-    """Writes the report of sweeps and trainings, finished or not; replaces an earlier one.
+    """Writes the report of sweeps and trainings, finished or not: `place`, `compose`, `write`.
 
-    Args:
-        paths: their folders.
-        out: the folder of the report; None takes ``report`` in the first of the paths.
-        preset_dir: a folder for the presets beside the report's own copy of them.
-
-    Returns:
-        The report's folder: index.html, tables.md, figures/, presets/, specs/.
-
-    Raises:
-        ValueError: if there is nothing to report yet.
-        StorageError: if a folder holds no run, or the report can't be written there.
+    In its folder are then index.html, tables.md, figures/, presets/ and specs/.
     """
     folder = place(paths, out)
     return write(compose(paths), folder, preset_dir)
 
 
 def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
-    """Where a report goes, refused before any work where something else is.
+    """Where a report goes: ``report`` in the first folder, unless ``out`` names another.
 
     Raises:
         StorageError: if the folder holds something that is no report.
@@ -83,7 +73,12 @@ def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
 
 def compose(paths: Sequence[str | Path]) -> Report:
-    """Reads the folders and works out all that is said of them; raises what `gather` does."""
+    """Reads the folders and works out all that is said of them.
+
+    Raises:
+        ValueError: if there is nothing to report yet.
+        StorageError: if a folder holds no run, or is damaged.
+    """
     study = gather(paths)
     scores = _summaries.scores(study)
     updates = _region.updates(study)
@@ -117,7 +112,7 @@ def compose(paths: Sequence[str | Path]) -> Report:
 
 
 def write(report: Report, folder: Path, preset_dir: str | Path | None = None) -> Path:
-    """Writes a report beside its place, then puts it there whole.
+    """Writes a report beside its place, then puts it there whole; its presets elsewhere, too.
 
     Raises:
         StorageError: if it can't be written; an earlier report stands.

@@ -24,11 +24,8 @@ def to_rows(
 ) -> dict[str, np.ndarray]:
     """Metrics [seeds, iterations] as columns, one row per seed and iteration, seed by seed.
 
-    Args:
-        metrics: a pytree with leaves [S, n], or [S, n, K] for a column of vectors; a leaf's path
-            names its column, as in ``extra.beta``.
-        seeds: the S seeds, for the column ``seed``.
-        first_iteration: the run's index of the first of the n iterations, for ``iteration``.
+    Leaves are [S, n], or [S, n, K] for a column of vectors; a leaf's path names its column, as in
+    ``extra.beta``. The first of the n iterations has the index ``first_iteration``.
 
     Raises:
         ValueError: if a leaf is neither.
