@@ -6,8 +6,7 @@ import pandas as pd
 from kltrust.experiments.reading.audit_plots import lengths, path_of, percentiles
 from kltrust.experiments.reading.plots import panels, thousands
 from kltrust.experiments.report import _style
-from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._tables import Table, share, small
+from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, share, small
 
 NEEDED = "audit.update.kl.mean"
 """The column without which a folder is of a version that measured less."""

@@ -5,10 +5,9 @@ from typing import Any
 
 from kltrust.experiments.reading.plots import curve, panels
 from kltrust.experiments.reading.statistics import Estimate
-from kltrust.experiments.report import _aggregate, _style
-from kltrust.experiments.report._aggregate import AGGREGATES, THRESHOLDS, Comparison, Pairs
-from kltrust.experiments.report._page import Block, Code, Picture, Section
-from kltrust.experiments.report._tables import Table, estimate, number
+from kltrust.experiments.report import _style, _summaries
+from kltrust.experiments.report._page import Block, Code, Picture, Section, Table, estimate, number
+from kltrust.experiments.report._summaries import AGGREGATES, THRESHOLDS, Comparison, Pairs
 
 
 def section(comparison: Comparison, looks: _style.Looks) -> Section:
@@ -29,7 +28,7 @@ def section(comparison: Comparison, looks: _style.Looks) -> Section:
 
 
 def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
-    everything = {label: _aggregate.aggregates(x) for label, x in comparison.scores.items()}
+    everything = {label: _summaries.aggregates(x) for label, x in comparison.scores.items()}
     by_iqm = sorted(everything, key=lambda label: -everything[label][0].value)
     chosen = {m: everything[label] for m, label in comparison.chosen.items()}
     ordered = sorted(chosen, key=lambda m: -chosen[m][0].value)
@@ -43,7 +42,7 @@ def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
         "mean on these very runs: that choice is optimistic, and the more so the more settings a "
         "method had to choose from. Brackets are 95 % percentile-bootstrap intervals (rliable; "
         "stratified: the seeds of each environment are resampled by themselves, "
-        f"{_aggregate.RESAMPLES:,} times).",
+        f"{_summaries.RESAMPLES:,} times).",
         Picture(
             "aggregates",
             "Aggregates of normalised scores",
@@ -83,7 +82,7 @@ def _columns(
 
 
 def _profile(comparison: Comparison, looks: _style.Looks) -> Picture:
-    curves = _aggregate.profiles(comparison.of_methods)
+    curves = _summaries.profiles(comparison.of_methods)
     half = len(THRESHOLDS) // 2
     said = "; ".join(f"{m} {value[half]:.0%}" for m, (value, _, _) in curves.items())
     figure, (axes,) = panels(1, 7, 3.8)
@@ -102,8 +101,8 @@ def _profile(comparison: Comparison, looks: _style.Looks) -> Picture:
 
 
 def _improvement(comparison: Comparison) -> list[Block]:
-    unpaired = _aggregate.improvements(comparison.of_methods)
-    paired = _aggregate.paired_improvements(comparison.of_methods)
+    unpaired = _summaries.improvements(comparison.of_methods)
+    paired = _summaries.paired_improvements(comparison.of_methods)
     names = {pair: f"{pair[0]} over {pair[1]}" for pair in unpaired}
     said = "; ".join(f"{names[pair]} {(unpaired | paired)[pair]:.2f}" for pair in names)
     return [

@@ -8,9 +8,8 @@ import pandas as pd
 from kltrust.experiments.reading.plots import curve, logarithmic, panels, thousands
 from kltrust.experiments.report import _summaries
 from kltrust.experiments.report._gather import Study
-from kltrust.experiments.report._page import Block, Picture, Section, each_env
+from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, number
 from kltrust.experiments.report._style import Looks, legend_below, points
-from kltrust.experiments.report._tables import Table, number
 
 
 def section(study: Study, scores: pd.DataFrame, looks: Looks) -> Section:

@@ -5,8 +5,7 @@ import shlex
 import pandas as pd
 
 from kltrust.experiments.report._gather import Source, Study
-from kltrust.experiments.report._page import Block, Code, Section
-from kltrust.experiments.report._tables import Table
+from kltrust.experiments.report._page import Block, Code, Section, Table
 from kltrust.experiments.store.record import total_seconds
 
 

@@ -8,7 +8,6 @@ import matplotlib
 import pandas as pd
 
 from kltrust.experiments.report import (
-    _aggregate,
     _audit,
     _comparison,
     _environments,
@@ -94,7 +93,7 @@ def compose(paths: Sequence[str | Path]) -> Report:
         found = [
             _page.Section("summary", "In short", [[*headlines, *_region.verdicts(measured)]]),
             _frame_sections.what_ran(study),
-            _comparison.section(_aggregate.compare(study), looks),
+            _comparison.section(_summaries.compare(study), looks),
             _environments.section(study, scores, looks),
             _movement.section(updates, measured, looks),
             _audit.section(updates),

@@ -7,8 +7,7 @@ import pandas as pd
 
 from kltrust.experiments.reading.plots import GREY, logarithmic, panels, thousands
 from kltrust.experiments.report import _region, _style
-from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._tables import Table, share, small
+from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, share, small
 
 KIND_LINES = {_region.BOUND: "-", _region.SET_POINT: "--", _region.HEURISTIC: ":"}
 
