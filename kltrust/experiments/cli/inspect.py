@@ -9,32 +9,29 @@ from kltrust.experiments.cli.launch import WIDE
 
 def envs(arguments: list[str]) -> int:
     """``kltrust envs``."""
-    if set(arguments) & {"-h", "--help"}:
-        print(
-            "usage: kltrust envs [ENV | PREFIX]\n\nLists all environments, the parameters of one, "
-            "or those of another library (brax, say)."
-        )
+    meaning = (
+        "Lists all environments, the parameters of one, or those of another library (brax, say)."
+    )
+    if _is_answered(arguments, 1, "kltrust envs [ENV]", meaning):
         return 0
     from rich.console import Console
     from rich.table import Table
 
     from kltrust import environments
 
-    _at_most(arguments, 1, "kltrust envs [ENV]")
-    console = Console(width=WIDE)
     installed = environments.adapters()
     if arguments and (prefix := arguments[0].removesuffix("/")) in installed:
-        console.print("\n".join(environments.available(prefix)), markup=False, highlight=False)
+        print("\n".join(environments.available(prefix)))
         return 0
     if arguments:
         info = environments.describe(arguments[0])
-        console.print(f"{info.name} ({info.source}) {info.note}".rstrip(), markup=False)
-        console.print(f"observations {_space(info.observation_space)}", markup=False)
-        console.print(f"actions      {_space(info.action_space)}", markup=False)
-        if info.fields or info.arguments:
-            console.print("parameters   --env-params NAME=VALUE ...", markup=False)
-        for name, value in {**info.arguments, **info.fields}.items():
-            console.print(f"  {name} = {value}", markup=False, highlight=False)
+        print(f"{info.name} ({info.source}) {info.note}".rstrip())
+        print(f"observations {_space(info.observation_space)}")
+        print(f"actions      {_space(info.action_space)}")
+        if parameters := {**info.arguments, **info.fields}:
+            print("parameters   --env-params NAME=VALUE ...")
+        for name, value in parameters.items():
+            print(f"  {name} = {value}")
         return 0
     table = Table(box=None)
     for title in ("environment", "from", "observations", "actions", "time limit", ""):
@@ -50,7 +47,7 @@ def envs(arguments: list[str]) -> int:
         note = f"pip install 'kltrust[{prefix}]'" if missing else f"`kltrust envs {prefix}`"
         source = prefix if missing else f"{prefix} {version}"
         table.add_row(f"{prefix}/...", source, "", "", "", note)
-    console.print(table)
+    Console(width=WIDE).print(table)
     return 0
 
 
@@ -68,10 +65,9 @@ def _space(space: Any) -> str:
 
 def doctor(arguments: list[str]) -> int:
     """``kltrust doctor``."""
-    if set(arguments) & {"-h", "--help"}:
-        print("usage: kltrust doctor\n\nChecks versions, devices and that they compute rightly.")
+    meaning = "Checks versions, devices and that they compute rightly."
+    if _is_answered(arguments, 0, "kltrust doctor", meaning):
         return 0
-    _at_most(arguments, 0, "kltrust doctor")
     from rich.console import Console
 
     from kltrust.experiments.cli import doctor
@@ -81,6 +77,11 @@ def doctor(arguments: list[str]) -> int:
     return doctor.exit_code(checks)
 
 
-def _at_most(arguments: list[str], number: int, usage: str) -> None:
-    if len(arguments) > number:
-        raise ValueError(f"too much is given ({' '.join(arguments[number:])}): it is `{usage}`")
+def _is_answered(arguments: list[str], most: int, usage: str, meaning: str) -> bool:
+    """Whether help was asked for; refuses more arguments than there can be."""
+    if set(arguments) & {"-h", "--help"}:
+        print(f"usage: {usage}\n\n{meaning}")
+        return True
+    if len(arguments) > most:
+        raise ValueError(f"too much is given ({' '.join(arguments[most:])}): it is `{usage}`")
+    return False

@@ -57,11 +57,8 @@ def train(arguments: list[str]) -> int:
     if len(names) < 2 and arguments and not wants_help:
         _explain_missing(arguments)
     if len(names) < 2:
-        tuned = ", ".join(f"{a} {e}" for a, e in presets.available())
-        print(
-            HELP.format(algorithms=", ".join(algorithm_names()), presets=tuned or "none"),
-            end="",
-        )
+        known = ", ".join(f"{a} {e}" for a, e in presets.available())
+        print(HELP.format(algorithms=", ".join(algorithm_names()), presets=known), end="")
         return 0 if wants_help else 2
     algorithm, env = names
     find_algorithm(algorithm)
@@ -70,10 +67,9 @@ def train(arguments: list[str]) -> int:
     given.add_argument("--preset")
     chosen = given.parse_known_args(options)[0].preset
     start = presets.preset(algorithm, env, chosen)
-    is_tuned = chosen is None and (algorithm, env) in presets.available()
-    origin = "the tuned preset" if is_tuned else "the papers' defaults"
-    if chosen not in (None, "none"):
-        origin = chosen
+    tuned = (algorithm, env) in presets.available()
+    origin = chosen or ("the tuned preset" if tuned else "none")
+    origin = "the papers' defaults" if origin == "none" else origin
     parsed: Any = tyro.cli(
         _train_options(start, origin),
         prog=f"kltrust train {algorithm} {env}",

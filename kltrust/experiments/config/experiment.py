@@ -65,17 +65,7 @@ SECTIONS = ("update", "critic", "learner", "network", "budget")
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One algorithm on one environment.
-
-    Attributes:
-        env: the environment's name.
-        update: the algorithm, of a class that `algorithm` declares.
-        critic: how the critic learns.
-        learner: rollout, advantages and measurement.
-        network: policy and value network.
-        budget: how long, and what is measured between.
-        env_params: the environment's parameters.
-    """
+    """One algorithm, ``update``, of a class that `algorithm` declares, on one environment."""
 
     env: str
     update: Any

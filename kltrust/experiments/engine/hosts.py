@@ -56,8 +56,7 @@ def join(
         ValueError: if one is missing, or can't be.
         RuntimeError: if JAX finds no others, can't reach them, or they have other devices.
     """
-    given = (coordinator, num_hosts, host)
-    if any(x is None for x in given) and any(x is not None for x in given):
+    if len({x is None for x in (coordinator, num_hosts, host)}) > 1:
         raise ValueError("--coordinator, --num-hosts and --host go together")
     if num_hosts is not None and host is not None and not 0 <= host < num_hosts:
         raise ValueError(f"--host counts from 0: below --num-hosts {num_hosts}, got {host}")

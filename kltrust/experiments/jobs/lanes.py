@@ -23,12 +23,9 @@ from kltrust.types import PyTree
 
 
 class Measured(NamedTuple):
-    """What a group costs here, by trying.
+    """What a group costs here, by trying: evaluations come on top of the seconds of its training.
 
-    Attributes:
-        compile_seconds: of all its functions.
-        seconds: of all its training, by the time that one iteration takes; evaluations come on top.
-        memory: bytes on one device, as the compiler counts them.
+    Memory is bytes on one device, as the compiler counts them.
     """
 
     compile_seconds: float

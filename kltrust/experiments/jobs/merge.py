@@ -49,19 +49,21 @@ def _whole(records: list[Record], plans: list[Plan]) -> Plan:
     """The plan that the shards are parts of."""
     if not plans:
         raise ValueError("merge takes the folders of all shards of a sweep")
+    shards: list[tuple[int, int]] = []
     for record, plan in zip(records, plans, strict=True):
         if plan.shard is None:
             raise ValueError(f"{record.path} is no shard: it was made without --shard")
-        first = plans[0]
-        same = (plan.name, plan.seeds, plan.settings, plan.shard[1])
-        if same != (first.name, first.seeds, first.settings, first.shard and first.shard[1]):
+        shards.append(plan.shard)
+        like = dataclasses.replace(
+            plans[0], groups=plan.groups, shard=(plan.shard[0], shards[0][1])
+        )
+        if plan != like:
             raise ValueError(f"{record.path} is of another sweep than {records[0].path}")
         if not record.finished:
             raise RunError(
                 f"{record.path} is not finished: go on with it by --resume {record.path}"
             )
-    numbers = [plan.shard[0] for plan in plans if plan.shard]
-    of = plans[0].shard[1] if plans[0].shard else 0
+    numbers, of = [i for i, _ in shards], shards[0][1]
     if sorted(numbers) != list(range(1, of + 1)):
         missing = sorted(set(range(1, of + 1)) - set(numbers))
         what = f"lacking {missing}" if missing else "one is given twice"

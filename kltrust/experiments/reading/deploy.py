@@ -166,34 +166,28 @@ def gymnasium_returns(
 
 def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, tuple[int, ...]]:
     """The observation as arrays, if it is one of the environment, and its leading axes."""
-    leading: set[tuple[int, ...]] = set()
-
-    def as_array(like: Any, x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        cut = max(x.ndim - like.ndim, 0)
-        leading.add(x.shape[:cut])
-        if x.shape[cut:] != like.shape or len(leading) > 1:
-            raise ValueError(f"{x.shape} for {like.shape}")
-        return x
-
-    def as_trained(like: Any, x: np.ndarray) -> np.ndarray:
-        # A network reads integers otherwise than floats, and whole numbers of a list are integers;
-        # elsewhere a mask is often of integers, too.
-        if np.issubdtype(like.dtype, np.integer) and np.issubdtype(x.dtype, np.floating):
-            raise ValueError(
-                f"{env_name} was trained on observations of {like.dtype}, got {x.dtype}"
-            )
-        return x.astype(like.dtype)
-
+    structure: Any = jax.tree.structure(example)
+    likes = jax.tree.leaves(example)
     try:
-        arrays = jax.tree.map(as_array, example, obs)
+        arrays = [np.asarray(x) for x in structure.flatten_up_to(obs)]
+        pairs = list(zip(arrays, likes, strict=True))
+        (lead,) = {x.shape[: x.ndim - like.ndim] for x, like in pairs}
+        if any(x.shape != (*lead, *like.shape) for x, like in pairs):
+            raise ValueError("of another shape")
     except (TypeError, ValueError) as error:
         expected = jax.tree.map(lambda x: x.shape, example)
         raise ValueError(
             f"{env_name} was trained on observations of shape {expected}, possibly with leading "
             f"axes; got {jax.tree.map(np.shape, obs)}"
         ) from error
-    return jax.tree.map(as_trained, example, arrays), leading.pop()
+    for x, like in pairs:
+        # A network reads integers otherwise than floats, and whole numbers of a list are integers;
+        # elsewhere a mask is often of integers, too.
+        if np.issubdtype(like.dtype, np.integer) and np.issubdtype(x.dtype, np.floating):
+            raise ValueError(
+                f"{env_name} was trained on observations of {like.dtype}, got {x.dtype}"
+            )
+    return structure.unflatten(x.astype(like.dtype) for x, like in pairs), lead
 
 
 def begin(act: Act) -> None:

@@ -26,12 +26,9 @@ _OUTCOMES = ["run", "iterations", "score", "broken"]
 class Exported(NamedTuple):
     """One run as a dashboard takes it.
 
-    Attributes:
-        name: sweep/label/environment/seed, unique among the exported.
-        config: the resolved settings by dotted name, as plain numbers and texts.
-        summary: iterations done, the score, and the first broken iteration if there is one.
-        history: environment steps of the run to values by tag: ``train/kl``, say, and
-            ``evaluation/mean_return``; a value that is missing or NaN is left out.
+    The name is sweep/label/environment/seed, unique among the exported. The history goes from
+    environment steps of the run to values by tag, ``train/kl``, say, and
+    ``evaluation/mean_return``; a value that is missing or NaN is left out.
     """
 
     name: str

@@ -22,13 +22,8 @@ from kltrust.types import PyTree
 class Trained(NamedTuple):
     """One run of a folder of ``train`` or ``sweep``.
 
-    Attributes:
-        part: the folder of its group, which holds its checkpoints.
-        place: which of the runs in there it is.
-        experiment: its settings.
-        label: its setting's name; of a training, the algorithm's.
-        seed: its seed.
-        score: the mean return of its last evaluation; NaN without one.
+    Its checkpoints are in ``part``, the folder of its group, where it has a ``place`` among others.
+    The score is the mean return of its last evaluation, NaN without one.
     """
 
     part: Record
@@ -54,13 +49,9 @@ def find_runs(
     env: str | None = None,
     label: str | None = None,
 ) -> list[Trained]:
-    """The runs of a folder that have a checkpoint, in the folder's order.
+    """The runs of a folder that have a checkpoint, in its order; None leaves a choice open.
 
-    Args:
-        record: a run folder of ``train`` or ``sweep``, or its path.
-        seed: only runs of this one; None leaves it open.
-        env: only runs in this environment.
-        label: only runs of this setting, as the sweep's report and `kltrust.results` name it.
+    A label is a setting's, as the sweep's report and `kltrust.results` name it.
 
     Raises:
         ValueError: if there are none.
@@ -75,7 +66,7 @@ def find_runs(
         scores = part.evaluations().groupby("run").mean_return.last()
         for place, run in enumerate(group.runs):
             setting, score = plan.setting(run), float(scores.get(run, np.nan))
-            own = setting.experiment, setting.label, plan.seed(run), score
+            own = (setting.experiment, setting.label, plan.seed(run), score)
             found.append(Trained(part, place, *own))
     if not found:
         raise StorageError(f"{record.path} has no checkpoint yet")
@@ -119,14 +110,9 @@ def evaluate_runs(
     deterministic: bool = True,
     which: Literal["latest", "best"] = "latest",
 ) -> np.ndarray:
-    """Raw undiscounted returns [runs, num_episodes].
+    """Raw undiscounted returns [runs, num_episodes] of runs of one setting, from `find_runs`.
 
-    Args:
-        runs: of one setting, from `find_runs`.
-        num_episodes: of each run's policy; the start states differ between runs.
-        seed: of these episodes.
-        deterministic: act by the mode, else sample.
-        which: the last checkpoint or the best one.
+    The start states differ between runs. A policy acts by the mode if it is ``deterministic``.
 
     Raises:
         StorageError: if there is no checkpoint, or it is damaged.
