@@ -95,7 +95,12 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
                 print_table(tables.dry_run(run.plan_of(Record(folder))))
             return 0
         if not flags.several:  # the others would wait too long for the first
-            _tell_changes(Record(folder))
+            begun = Record(folder)
+            if begun.finished:
+                print(f"{begun.path} is finished already")
+            for name, (then, now) in begun.changes().items():
+                note = f"note: {name} was {then!r}, is {now!r}: the bits may differ"
+                print(note, file=sys.stderr)
         with _naming(folder, command):
             record = run.resume(folder, progress=_progress(quiet))
         return conclude(record)
@@ -110,13 +115,6 @@ def _naming(folder: Path, command: str) -> Iterator[None]:
         begun = (folder / "run.json").exists()
         goes_on = f"; `kltrust {command} --resume {folder}` goes on"
         raise KeyboardInterrupt(goes_on if begun else " before anything was written") from stop
-
-
-def _tell_changes(record: Record) -> None:
-    if record.finished:
-        print(f"{record.path} is finished already")
-    for name, (then, now) in record.changes().items():
-        print(f"note: {name} was {then!r}, is {now!r}: the bits may differ", file=sys.stderr)
 
 
 def conclude(record: Record) -> int:

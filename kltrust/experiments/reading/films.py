@@ -14,7 +14,6 @@ from kltrust.experiments.store import files
 from kltrust.types import Env, Render
 
 FORMATS = (".gif", ".mp4")
-FRAMES_PER_SECOND = 30
 
 
 def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.ndarray]:
@@ -74,9 +73,7 @@ def check_drawn(env: Env) -> Render:
     return env.render
 
 
-def write_film(
-    path: str | Path, frames: Iterator[np.ndarray], frames_per_second: int = FRAMES_PER_SECOND
-) -> int:
+def write_film(path: str | Path, frames: Iterator[np.ndarray], fps: int = 30) -> int:
     """Writes pictures of one size as NAME.gif or NAME.mp4; returns how many there are.
 
     Raises:
@@ -90,10 +87,9 @@ def write_film(
     with files.explained(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".gif":
-            duration = 1000 / frames_per_second
-            imageio.imwrite(path, shown, duration=duration, loop=0)
+            imageio.imwrite(path, shown, duration=1000 / fps, loop=0)
         else:
-            codec = {"plugin": "pyav", "codec": "libx264", "fps": frames_per_second}
+            codec = {"plugin": "pyav", "codec": "libx264", "fps": fps}
             pictures = np.stack(shown)
             height, width = (size // 2 * 2 for size in pictures.shape[1:3])  # all that it takes
             imageio.imwrite(path, pictures[:, :height, :width], **codec)

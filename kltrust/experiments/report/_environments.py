@@ -88,17 +88,15 @@ def _sensitivity(env: str, table: pd.DataFrame, looks: Looks) -> Picture:
     """The score against each swept setting: a panel each."""
     said = []
     for (key, method), rows in table.groupby(["key", "method"], sort=False):
-        ordered = rows.sort_values("mean")
-        worst, best = ordered.iloc[0], ordered.iloc[-1]
+        (_, worst), *_, (_, best) = rows.sort_values("mean").iterrows()
         said.append(
             f"{method}, {key}: from {number(worst['mean'])} at {worst.value} to "
             f"{number(best['mean'])} at {best.value}"
         )
-    keys = list(dict.fromkeys(table.key))
-    columns = 2 if len(keys) in (2, 4) else 3
-    figure, grid = panels(len(keys), 4.6, 3.1, columns, sharey=True)
-    for axes, key in zip(grid, keys, strict=True):
-        part = table[table.key == key]
+    count = table.key.nunique()
+    columns = 2 if count in (2, 4) else 3
+    figure, grid = panels(count, 4.6, 3.1, columns, sharey=True)
+    for axes, (key, part) in zip(grid, table.groupby("key", sort=False), strict=True):
         place = _axis_of(axes, list(dict.fromkeys(part.value)))
         points(axes, part.assign(x=part.value.map(place)), "x", looks)
         axes.set_xlabel(key)

@@ -116,11 +116,11 @@ def improvement(x: np.ndarray, y: np.ndarray) -> float:
 
 def improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
     """`improvement` of every pair, with intervals; seeds of the two are resampled apart."""
-    found = {}
-    for x, y in itertools.combinations(scores, 2):
-        both = [scores[x].to_numpy(), scores[y].to_numpy()]
-        (found[x, y],) = estimates(both, improvement, resamples=RESAMPLES)
-    return found
+    arrays = {name: of.to_numpy() for name, of in scores.items()}
+    return {
+        (x, y): estimates([arrays[x], arrays[y]], improvement, resamples=RESAMPLES)[0]
+        for x, y in itertools.combinations(arrays, 2)
+    }
 
 
 def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
@@ -131,7 +131,7 @@ def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
     """
     found = {}
     for x, y in itertools.combinations(scores, 2):
-        common = scores[x].index[scores[x].index.isin(scores[y].index)]
+        common = scores[x].index.intersection(scores[y].index, sort=False)
         if len(common) > 1:
             wins = _wins(*(scores[name].loc[common].to_numpy() for name in (x, y)))
             (found[x, y],) = estimates(wins, np.mean, resamples=RESAMPLES)
