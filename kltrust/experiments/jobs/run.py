@@ -180,7 +180,7 @@ def shared(enter: Callable[[], Run]) -> Iterator[Run]:
     def facts() -> dict[str, Any]:
         entered.append(enter())
         names = ("config", "versions", "_marker")
-        return {"path": str(entered[0].path), **{n: getattr(entered[0], n) for n in names}}
+        return {"path": str(entered[0].path), **{n: vars(entered[0])[n] for n in names}}
 
     with _Shared(hosts.on_first(facts), *entered) as one_of_several:
         yield one_of_several
@@ -198,6 +198,7 @@ class _Shared(Run):
 
     def __init__(self, facts: dict[str, Any], run: Any = None) -> None:
         vars(self).update(facts, path=Path(facts["path"]), _run=run)
+        self._see(facts["_marker"])
 
     def commit(self, *arguments: Any, **keywords: Any) -> None:
         self._marked(lambda: self._run.commit(*arguments, **keywords))
@@ -224,4 +225,4 @@ class _Shared(Run):
             write()
             return self._run._marker
 
-        self._marker = hosts.on_first(marker)
+        self._see(hosts.on_first(marker))

@@ -37,6 +37,11 @@ class Record:
         path: the folder.
         config: the resolved configuration, as JSON gives it back.
         versions: `versions.snapshot` when the run began.
+        last_chunk: the index of the last complete chunk; -1 before the first.
+        finished: whether `Run.finish` was reached.
+        seconds: by kind (compile, run, ...), summed over all chunks and sessions.
+        summary: what `Run.finish` was given.
+        best: ``{"chunk": ..., "score": ...}`` of the best checkpoint, or None if none was scored.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,32 +67,15 @@ class Record:
             )
         self.config: dict[str, Any] = description["config"]
         self.versions: dict[str, Any] = description["versions"]
-        self._marker = _read_marker(path)
+        self._see(_read_marker(path))
 
-    @property
-    def last_chunk(self) -> int:
-        """The index of the last complete chunk; -1 before the first."""
-        return self._marker["chunk"]
-
-    @property
-    def finished(self) -> bool:
-        """Whether `finish` was reached."""
-        return self._marker["finished"]
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by kind (compile, run, ...), summed over all chunks and sessions."""
-        return dict(self._marker["seconds"])
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What `finish` was given."""
-        return dict(self._marker["summary"])
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """``{"chunk": ..., "score": ...}`` of the best checkpoint, or None if none was scored."""
-        return self._marker["best"]
+    def _see(self, marker: dict[str, Any]) -> None:
+        self._marker = marker
+        self.last_chunk: int = marker["chunk"]
+        self.finished: bool = marker["finished"]
+        self.seconds: dict[str, float] = marker["seconds"]
+        self.summary: dict[str, Any] = marker["summary"]
+        self.best: dict[str, Any] | None = marker["best"]
 
     def changes(self) -> dict[str, tuple[Any, Any]]:
         """Versions and devices that are not what they were, as name to (then, now).
@@ -154,8 +142,9 @@ class Record:
             try:
                 return look()
             except files.StorageError:
-                marker, self._marker = self._marker, _read_marker(self.path)
-                if self._marker == marker:
+                before = self._marker
+                self._see(_read_marker(self.path))
+                if self._marker == before:
                     raise
 
     def _part(self, table: str, chunk: int) -> Path:

@@ -116,7 +116,9 @@ class Run(Record):
             RunError: if the run is finished or closed, or the disk fails; what was committed before
                 stands.
         """
-        self._check_writable()
+        self._check_open()
+        if self.finished:
+            raise RunError(f"the run {self.path} is finished: start another in a folder of its own")
         if chunk != self.last_chunk + 1:
             raise ValueError(f"chunk {chunk} can't follow chunk {self.last_chunk}: commit in order")
         given = {METRICS: rows} | ({} if evaluation is None else {EVALUATION: evaluation})
@@ -148,13 +150,12 @@ class Run(Record):
 
         Doing it twice is harmless, and so is a kill in the middle.
         """
-        self._check_writable(finished_too=True)
+        self._check_open()
         if not self.finished:
             with self._nothing_lost("finish the run"):
                 for table in self._marker["parts"]:
-                    files.write_atomic(
-                        self._whole(table), tables.to_parquet(tables.read(self._parts(table)))
-                    )
+                    whole = tables.to_parquet(tables.read(self._parts(table)))
+                    files.write_atomic(self._whole(table), whole)
                 self._mark({**self._marker, "finished": True, "summary": dict(summary or {})})
         for table in self._marker["parts"]:
             files.remove(self.path / table)
@@ -176,13 +177,11 @@ class Run(Record):
     def _mark(self, marker: dict[str, Any]) -> None:
         marker["updated"] = _now()
         files.write_atomic(self.path / COMMIT, files.to_json(marker))
-        self._marker = marker
+        self._see(marker)
 
-    def _check_writable(self, finished_too: bool = False) -> None:
+    def _check_open(self) -> None:
         if self._lock is None:
             raise RunError(f"{self.path} is closed: open it again with Run.open")
-        if self.finished and not finished_too:
-            raise RunError(f"the run {self.path} is finished: start another in a folder of its own")
 
     @contextlib.contextmanager
     def _nothing_lost(self, doing: str) -> Iterator[None]:
@@ -199,9 +198,7 @@ class Run(Record):
         """Removes what an interrupted commit left behind: nothing refers to it."""
         for table in (METRICS, EVALUATION):
             kept = set() if self.finished else {p.name for p in self._parts(table)}
-            for part in (self.path / table).glob("*"):
-                if part.name not in kept:
-                    files.remove(part)
+            _keep(self.path / table, kept)
             if not self.finished:
                 files.remove(self._whole(table))
         for file in filter(files.is_debris, self.path.iterdir()):
@@ -210,10 +207,13 @@ class Run(Record):
 
     def _drop_checkpoints(self) -> None:
         kept = {self.last_chunk, self.best["chunk"] if self.best else self.last_chunk}
-        names = {self._checkpoint(chunk).name for chunk in kept}
-        for folder in (self.path / CHECKPOINTS).glob("*"):
-            if folder.name not in names:
-                files.remove(folder)
+        _keep(self.path / CHECKPOINTS, {self._checkpoint(chunk).name for chunk in kept})
+
+
+def _keep(folder: Path, names: set[str]) -> None:
+    for entry in folder.glob("*"):
+        if entry.name not in names:
+            files.remove(entry)
 
 
 def _refuse_occupied(path: Path) -> None:
