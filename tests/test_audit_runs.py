@@ -130,8 +130,8 @@ def test_the_report_says_it_and_other_folders_report_without(audited, without_au
 
 def test_an_unknown_level_is_refused_before_anything_is_written(tmp_path):
     experiment = Experiment.from_dict(SETTINGS)
-    learner = dataclasses.replace(experiment.learner, audit="deep")
     with pytest.raises(ValueError, match=r"unknown audit .deep.: known are default, extended"):
+        learner = dataclasses.replace(experiment.learner, audit="deep")
         run.train(dataclasses.replace(experiment, learner=learner), [0], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
