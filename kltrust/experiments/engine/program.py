@@ -177,12 +177,16 @@ class Program:
         Metrics are [L, length, ...], on the host.
         """
         state, metrics = self.start_chunk(settings, state, length)
-        return state, to_host(metrics, length)
+        return state, jax.tree.map(lambda x: x[:, :length], hosts.to_host(metrics))
 
     def start_chunk(
         self, settings: Experiment, state: LearnerState, length: int
     ) -> tuple[LearnerState, Metrics]:
-        """As `chunk`, but waits for nothing: `to_host` of the metrics [L, chunk_length] does."""
+        """As `chunk`, but waits for nothing.
+
+        Metrics are [L, chunk_length, ...], to be cut on the host: on the device, every length would
+        be a compilation for every metric.
+        """
         return self._call("chunk", settings, (np.int32(length),), (state,))
 
     def evaluate(self, settings: Experiment, state: Any, keys: Array) -> Array:
@@ -222,12 +226,6 @@ class Program:
             donate_argnums=(2,) if name == "chunk" else (),
             compiler_options=compiler_options(self.mesh),
         )
-
-
-def to_host(metrics: Metrics, length: int) -> Metrics:
-    """Waits for the metrics of a chunk of ``length`` iterations: [L, length, ...] NumPy arrays."""
-    # Cut on the host: on the device, every length would be a compilation for every metric.
-    return jax.tree.map(lambda x: x[:, :length], hosts.to_host(metrics))
 
 
 def joined(common: Experiment, own: Experiment) -> Experiment:

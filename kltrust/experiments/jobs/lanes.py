@@ -12,7 +12,7 @@ import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts, lanes
-from kltrust.experiments.engine.program import Program, build, to_host, traced_settings
+from kltrust.experiments.engine.program import Program, build, traced_settings
 from kltrust.experiments.engine.spread import SpreadProgram
 from kltrust.experiments.jobs.events import Progress, Report
 from kltrust.experiments.jobs.plan import Group, Plan
@@ -113,7 +113,8 @@ class Lanes:
             returns = program.evaluate(self.settings, state, self.eval_keys)
             if commit is not None:  # while the devices compute
                 progress.chunk(commit())
-            metrics = jax.tree.map(lambda x: x[: self.number], to_host(metrics, length))
+            metrics = hosts.to_host(metrics)
+            metrics = jax.tree.map(lambda x, n=length: x[: self.number, :n], metrics)
             returns = hosts.to_host(returns)
             kept = lanes.to_host(state, self.number)  # before the next chunk takes it
             reached = kept.iteration
