@@ -74,10 +74,14 @@ class Entry:
                         algorithm, env, point, " ".join([label or algorithm, *shown])
                     )
 
+    def _given(self, key: str, default: Any = None) -> tuple[Any, Place]:
+        """What is said here or, for all, in [sweep]; and where."""
+        if key in self.table:
+            return self.table[key], (*self.place, key)
+        return self.sweep.get(key, default), ("sweep", key)
+
     def _names(self, key: str) -> list[str]:
-        inside = key in self.table
-        names = self.table[key] if inside else self.sweep.get(key)
-        place = (*self.place, key) if inside else ("sweep", key)
+        names, place = self._given(key)
         if names is None:
             message = f"{key} are missing: give them here, or in [sweep] for all experiments"
             raise self.source.error(self.place, message)
@@ -93,13 +97,11 @@ class Entry:
 
     def _resolve(self, algorithm: str, env: str, point: _Point, label: str) -> Setting:
         places: dict[str, Place] = {"": self.place}
-        chosen = self.table.get("preset", self.sweep.get("preset", "tuned"))
+        chosen, at = self._given("preset", "tuned")
         try:
             data = preset(algorithm, env, None if chosen == "tuned" else chosen).to_dict()
         except (ValueError, TypeError) as error:
-            inside = "preset" in self.table
-            place = (*self.place, "preset") if inside else ("sweep", "preset")
-            raise self.source.error(place, str(error)) from error
+            raise self.source.error(at, str(error)) from error
 
         def give(name: str, value: Any, place: Place) -> None:
             try:

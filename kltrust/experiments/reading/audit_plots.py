@@ -126,8 +126,7 @@ def _draw_fresh(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
         moved = metrics["audit.normalizer.mean"]
         _line(axes, metrics, moved, GREEN, "the normaliser's own", ":")
         drawn += list(moved)
-    if any(value > 0 for value in drawn):
-        logarithmic(axes, drawn)
+    logarithmic(axes, drawn)
     dress(axes, "The same elsewhere", "mean KL, nats")
 
 

@@ -107,8 +107,7 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
             in_force = by_step[told].mean() if told in metrics else 0 * by_step.size() + bound
             style = {"color": "black", "linestyle": "--", "linewidth": 1}
             axes.plot(in_force, label=f"{name} {bound:g}", **style)
-    if (metrics.kl > 0).any():
-        logarithmic(axes, metrics.kl)
+    logarithmic(axes, metrics.kl)
     dress(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
 
 
