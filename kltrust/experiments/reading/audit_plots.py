@@ -115,6 +115,7 @@ def _draw_path(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     axes.plot(after, percentiles(epoch)[1], "o", color=VERMILION, label="whole batch, after it")
     dress(axes, "Along an update: median of all", "mean KL(old || now), nats")
     axes.set_xlabel("epochs of the update")
+    axes.locator_params(axis="x", integer=True)
 
 
 def _draw_fresh(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
