@@ -46,13 +46,9 @@ class HostFlags:
 
 @contextlib.contextmanager
 def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
-    """All cores of all hosts, of which only the first one prints.
+    """All cores of all hosts, of which only the first one prints; no more devices than parts.
 
     On accelerators, compilations are kept for other processes.
-
-    Args:
-        flags: how to find the other hosts.
-        num_parts: on a CPU, no more devices than these.
     """
     from kltrust.experiments.engine import hosts
     from kltrust.experiments.engine.devices import use_all_cores

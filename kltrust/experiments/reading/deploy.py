@@ -74,14 +74,10 @@ class NumpyPolicy:
         deterministic: bool = True,
         native: bool = True,
     ):
-        """At the start of an episode.
+        """At the start of an episode; see `numpy_policy`.
 
-        Args:
-            run: from `best_run`, say.
-            which: see `numpy_policy`.
-            deterministic: see there.
-            native: the original environment's actions; else those that ``Env.step`` takes, which
-                are the policy's own.
+        Actions are ``native``, the original environment's, or else those that ``Env.step`` takes,
+        which are the policy's own.
         """
         parts = build(run.experiment)
         state = jax.tree.map(lambda x: x[run.place], run.states(which))

@@ -95,11 +95,9 @@ class Record:
         return self._table(EVALUATION)
 
     def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
-        """The latest committed state or the best one.
+        """The latest committed state or the best one, which is the latest if none had a score.
 
-        Args:
-            like: a pytree of the state's structure, shapes and dtypes: see `checkpoint.restore`.
-            which: "latest" or "best" (the latest, if no chunk had a score).
+        Its structure, shapes and dtypes are those of ``like``: see `checkpoint.restore`.
 
         Raises:
             RunError: if nothing was committed yet.
