@@ -196,11 +196,9 @@ def put(arrays: PyTree, shardings: PyTree) -> PyTree:
 
 
 def broadcast(state: PyTree | None, like: PyTree) -> PyTree:
-    """The first host's arrays, bit for bit, on all; what the others give is of no account.
+    """The first host's arrays, bit for bit, on all; the others give None.
 
-    Args:
-        state: arrays of the structure of ``like``; None on the other hosts.
-        like: arrays, or their shapes and dtypes.
+    They are like ``like``: arrays, or their shapes and dtypes.
     """
     # As bytes: a sum over hosts, which a broadcast is, would turn -0.0 into 0.0.
     data = jax.tree.map(_zeros, like) if state is None else jax.tree.map(_to_bytes, state)

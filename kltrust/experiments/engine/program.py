@@ -109,15 +109,10 @@ class Program:
         *,
         freeze: bool = False,
     ):
-        """Compiles nothing yet.
+        """Compiles nothing yet. Without a length of its own, a chunk goes up to an evaluation.
 
-        Args:
-            experiment: the static settings.
-            mesh: from `lanes.make_mesh`.
-            width: lanes per block.
-            chunk_length: iterations; None gives a chunk to every evaluation.
-            freeze: a lane that meets a NaN or an infinity stays in the state before that
-                iteration, whose number its ``iteration`` then tells.
+        If lanes ``freeze``, one that meets a NaN or an infinity stays in the state before that
+        iteration, whose number its ``iteration`` then tells.
         """
         self.experiment = experiment
         self.mesh = mesh

@@ -19,13 +19,9 @@ from kltrust.experiments.store.run import Run
 
 
 def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
-    """Makes one folder of the folders of all shards: tables, states and all.
+    """Makes one new folder of the folders of all shards, in any order: tables, states and all.
 
     At equal widths it holds, bit for bit, the final tables of the same sweep run in one piece.
-
-    Args:
-        shards: the finished shards of one sweep, in any order.
-        path: a folder that does not exist, or is empty.
 
     Raises:
         ValueError: if these are not all shards of one sweep, once each.

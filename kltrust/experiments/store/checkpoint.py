@@ -53,11 +53,8 @@ class _Leaf(NamedTuple):
 def save(path: str | Path, state: PyTree) -> None:
     """Saves a pytree of arrays as the folder ``path``: wholly, or not at all.
 
-    The state may be donated as soon as this returns.
-
-    Args:
-        path: the folder to make; it does not exist yet.
-        state: arrays, NumPy arrays, typed PRNG keys, numbers and booleans.
+    It holds JAX and NumPy arrays, typed PRNG keys, numbers and booleans, and may be donated as soon
+    as this returns.
 
     Raises:
         CheckpointError: if ``path`` exists, a leaf was donated or is no array, or the disk fails.
@@ -86,14 +83,9 @@ def save(path: str | Path, state: PyTree) -> None:
 def restore(path: str | Path, like: PyTree) -> PyTree:
     """The state that was saved at ``path``, bit for bit.
 
-    Args:
-        path: a folder that `save` made.
-        like: a pytree of the same structure, whose leaves have the shapes and dtypes expected:
-            arrays, or what ``jax.eval_shape(init, key)`` gives, which costs no computation.
-
-    Returns:
-        A pytree of the type of ``like``: JAX arrays (with a leaf's sharding, where it has one over
-        several devices), NumPy arrays and numbers where ``like`` has these.
+    Structure, shapes and dtypes are those of ``like``: of arrays, or of what
+    ``jax.eval_shape(init, key)`` gives, which costs no computation. So are the types: JAX arrays
+    (with a leaf's sharding, where it has one over several devices), NumPy arrays and numbers.
 
     Raises:
         CheckpointError: if the checkpoint is missing, not kltrust's, damaged, or of another

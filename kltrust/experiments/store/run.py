@@ -49,11 +49,9 @@ class Run(Record):
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> Run:
-        """Makes a new run folder and locks it.
+        """Makes a run folder where there is none, or an empty one, and locks it.
 
-        Args:
-            path: a folder that does not exist, or is empty.
-            config: the resolved configuration: names, numbers, lists, dicts.
+        The resolved configuration holds names, numbers, lists and dicts.
 
         Raises:
             RunError: if the folder holds anything, or another process has it.
