@@ -147,16 +147,16 @@ def preset(algorithm: str, env: str, total_steps: float | None = None) -> Any:
 def trained(experiment: Any, seeds: Sequence[int]) -> Iterator[Any]:
     """The record of a training, in a folder that ends with the context."""
     from kltrust.experiments.engine.devices import use_all_cores
-    from kltrust.experiments.jobs import training
+    from kltrust.experiments.jobs import run
 
     use_all_cores(len(seeds))
     with tempfile.TemporaryDirectory() as folder:
-        yield training.train(experiment, seeds, Path(folder) / "run")
+        yield run.train(experiment, seeds, Path(folder) / "run")
 
 
 def only_part(record: Any) -> Any:
     """What a training's folder has its tables and its seconds in."""
-    from kltrust.experiments.reading.results import parts_of
+    from kltrust.experiments.jobs.run import parts_of
 
     ((_, part),) = parts_of(record)[1]
     return part
@@ -164,8 +164,7 @@ def only_part(record: Any) -> Any:
 
 def played(record: Any, episodes: int, seed: int) -> Any:
     """Returns [seeds, episodes] of the trained policies, acting by the mode."""
-    from kltrust.experiments.reading.evaluation import evaluate_runs
-    from kltrust.experiments.reading.trained import find_runs
+    from kltrust.experiments.reading.trained import evaluate_runs, find_runs
 
     return evaluate_runs(find_runs(record), num_episodes=episodes, seed=seed)
 

@@ -128,7 +128,7 @@ def same(first: Path, second: Path) -> bool:
 def host_work(spec: Path, folder: Path, options: Options) -> Result:
     from kltrust.experiments.cli.progress import ConsoleProgress
     from kltrust.experiments.engine import lanes
-    from kltrust.experiments.reading.results import parts_of
+    from kltrust.experiments.jobs.run import parts_of
     from kltrust.experiments.store.record import Record
     from kltrust.experiments.store.run import Run
 

@@ -163,7 +163,7 @@ def toy_training(tmp_path_factory, compilations):
     """Likewise a training."""
     import toys
 
-    from kltrust.experiments.jobs.training import train
+    from kltrust.experiments.jobs.run import train
 
     with compiling_fast(compilations):
         path = tmp_path_factory.mktemp("toys") / "whole"

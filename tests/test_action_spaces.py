@@ -21,7 +21,7 @@ from kltrust.divergences import distribution_entropy, kl_divergence
 from kltrust.environments import check_env, register, sample_action
 from kltrust.experiments import cli
 from kltrust.experiments.cli.progress import ConsoleProgress
-from kltrust.experiments.jobs import training
+from kltrust.experiments.jobs import run
 from kltrust.experiments.reading import deploy
 from kltrust.experiments.reading.results import load
 from kltrust.fisher import fisher_operator
@@ -434,7 +434,7 @@ def trained(tmp_path_factory):
     printed = io.StringIO()
     progress = ConsoleProgress(Console(file=printed))
     folder = tmp_path_factory.mktemp("runs") / "arms"
-    return training.train(experiment, [0, 1], folder, progress=progress), printed.getvalue()
+    return run.train(experiment, [0, 1], folder, progress=progress), printed.getvalue()
 
 
 def test_a_training_warns_between_chunks(trained):

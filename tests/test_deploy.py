@@ -15,7 +15,7 @@ from kltrust.environments import _registry, from_functions, register
 from kltrust.experiments import cli
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import build
-from kltrust.experiments.jobs import training
+from kltrust.experiments.jobs import run
 from kltrust.experiments.reading import deploy, films, results
 from kltrust.experiments.reading.trained import best_run, find_runs
 from kltrust.experiments.store.record import Record
@@ -36,7 +36,7 @@ def train(path, env, seeds):
             "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 4},
         }
     )
-    return training.train(experiment, seeds, path)
+    return run.train(experiment, seeds, path)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_gymnasium_has_not_all(tmp_path, capsys):
 def test_its_own_actions(pendulum):
     obs = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
     run = best_run(pendulum)
-    raw = deploy.policy_of_run(run, native=False)(obs)
+    raw = deploy.NumpyPolicy(run, native=False)(obs)
     np.testing.assert_allclose(raw, restored(pendulum, 0)(obs).mode(), rtol=1e-5)
     native = build(run.experiment).env.native_action(raw)
     np.testing.assert_allclose(native, deploy.numpy_policy(pendulum)(obs), rtol=1e-5)

@@ -17,7 +17,7 @@ from toys import assert_same, parts
 from kltrust.experiments import cli
 from kltrust.experiments.config import spec
 from kltrust.experiments.engine import hosts
-from kltrust.experiments.jobs import plan, run, shared
+from kltrust.experiments.jobs import plan, run
 from kltrust.experiments.reading.results import load
 from kltrust.experiments.store.record import Record, RunError
 from kltrust.experiments.store.run import Run
@@ -242,7 +242,7 @@ def meet(host, port, folder):
         "key": jax.random.split(jax.random.key(5), 4),
     }
     like = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, state))
-    with shared.shared(lambda: Run.create(folder / "run", {"a": 1})) as folder_of_all:
+    with run.shared(lambda: Run.create(folder / "run", {"a": 1})) as folder_of_all:
         folder_of_all.commit(0, {"seed": np.arange(2)}, state)
         restored = folder_of_all.restore(like)
         seen["restored"] = [bytes(bytes_of(x)).hex() for x in jax.tree.leaves(restored)]

@@ -40,9 +40,8 @@ from kltrust.experiments.jobs.events import Progress
 from kltrust.experiments.jobs.lanes import Lanes
 from kltrust.experiments.jobs.plan import Plan, plan_training
 from kltrust.experiments.jobs.rows import NonFiniteError, check_finite
-from kltrust.experiments.jobs.training import train
-from kltrust.experiments.reading.evaluation import evaluate_runs
-from kltrust.experiments.reading.trained import find_runs
+from kltrust.experiments.jobs.run import train
+from kltrust.experiments.reading.trained import evaluate_runs, find_runs
 from kltrust.experiments.store import checkpoint
 from kltrust.experiments.store.files import StorageError
 from kltrust.experiments.store.record import Record, RunError

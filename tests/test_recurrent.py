@@ -22,10 +22,10 @@ from kltrust.experiments import cli
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import spread
 from kltrust.experiments.engine.program import build
-from kltrust.experiments.jobs import training
-from kltrust.experiments.reading import deploy, evaluation
+from kltrust.experiments.jobs import run as jobs
+from kltrust.experiments.reading import deploy
 from kltrust.experiments.reading.results import load
-from kltrust.experiments.reading.trained import find_runs
+from kltrust.experiments.reading.trained import evaluate_runs, find_runs
 from kltrust.experiments.store import checkpoint
 from kltrust.experiments.store.record import Record
 from kltrust.learner import (
@@ -585,7 +585,7 @@ EXPERIMENT = {
 @pytest.fixture(scope="module")
 def pole(tmp_path_factory, compile_fast):
     path = tmp_path_factory.mktemp("runs") / "pole"
-    return training.train(Experiment.from_dict(EXPERIMENT), [3, 8], path)
+    return jobs.train(Experiment.from_dict(EXPERIMENT), [3, 8], path)
 
 
 def test_an_experiment_with_a_cell(pole):
@@ -594,7 +594,7 @@ def test_an_experiment_with_a_cell(pole):
     states = run.states()
     assert states.policy_carry.shape == states.value_carry.shape == (2, 4, 8)
     assert len(load(pole.path).evaluations) == 4
-    assert evaluation.evaluate_runs(find_runs(pole), num_episodes=3).shape == (2, 3)
+    assert evaluate_runs(find_runs(pole), num_episodes=3).shape == (2, 3)
 
 
 def test_a_policy_that_remembers_plays_elsewhere(pole):

@@ -18,7 +18,7 @@ from kltrust.experiments import cli, report
 from kltrust.experiments.config import presets, spec
 from kltrust.experiments.config.experiment import BudgetSettings, Experiment
 from kltrust.experiments.jobs import plan
-from kltrust.experiments.report import _aggregate, _export, _gather, _region, _summaries, _tables
+from kltrust.experiments.report import _export, _gather, _page, _region, _summaries
 from kltrust.experiments.store import files
 
 STRANGE = "<b>a & $b$ | c"
@@ -91,7 +91,7 @@ def one_training(path, algorithm="npg", seeds=(7,), **update):
 def few_resamples():
     """What rliable does with more is not tested here."""
     patch = pytest.MonkeyPatch()
-    for module, name in ((_aggregate, "RESAMPLES"), (_summaries, "POINTS")):
+    for module, name in ((_summaries, "RESAMPLES"), (_summaries, "POINTS")):
         patch.setattr(module, name, 50)
     yield
     patch.undo()
@@ -198,7 +198,7 @@ def test_the_numbers_of_the_page_are_those_of_the_runs(written):
 
 
 def test_normalised_scores_and_choices(made):
-    compared = _aggregate.compare(_gather.gather([made]))
+    compared = _summaries.compare(_gather.gather([made]))
     best = compared.scores["trpo max_kl=0.02"]
     assert best.columns.tolist() == ["CartPole-v1", "Acrobot-v1"]
     assert best.index.tolist() == [4, 2, 9]
@@ -208,11 +208,11 @@ def test_normalised_scores_and_choices(made):
     arrays = [scores.to_numpy() for scores in compared.scores.values()]
     for x, y in itertools.combinations(arrays, 2):
         expected = metrics.probability_of_improvement(x, y)
-        assert _aggregate.improvement(x, y) == pytest.approx(expected)
-    values = _aggregate.aggregates(best)
+        assert _summaries.improvement(x, y) == pytest.approx(expected)
+    values = _summaries.aggregates(best)
     assert values[1].value == pytest.approx(1)
     assert all(e.low <= e.value <= e.high for e in values)
-    assert values == _aggregate.aggregates(best)  # seeded
+    assert values == _summaries.aggregates(best)  # seeded
 
 
 def test_paired_probability_of_improvement():
@@ -220,7 +220,7 @@ def test_paired_probability_of_improvement():
     x, y = generator.integers(0, 4, (2, 6, 3)).astype(float)
     seeds_x, seeds_y = [3, 1, 4, 5, 9, 2], [9, 2, 6, 5, 3, 8]
     scores = {"x": pd.DataFrame(x, seeds_x), "y": pd.DataFrame(y, seeds_y)}
-    estimate = _aggregate.paired_improvements(scores)["x", "y"]
+    estimate = _summaries.paired_improvements(scores)["x", "y"]
     won = count = 0
     for task in range(3):
         for i, seed in enumerate(seeds_x):
@@ -233,13 +233,13 @@ def test_paired_probability_of_improvement():
     # A method that is a little better on every seed: pairing sees it, the crowd does not.
     base = pd.DataFrame(np.arange(12.0) * 10)
     scores = {"better": base + 1, "base": base}
-    assert _aggregate.paired_improvements(scores)["better", "base"].low == 1.0
-    assert _aggregate.improvements(scores)["better", "base"].low < 0.5
+    assert _summaries.paired_improvements(scores)["better", "base"].low == 1.0
+    assert _summaries.improvements(scores)["better", "base"].low < 0.5
     # The same scores under other seeds are other pairs; strangers are none.
     rolled = scores | {"base": base.set_axis([11, *range(11)])}
-    assert _aggregate.paired_improvements(rolled)["better", "base"].value < 0.2
+    assert _summaries.paired_improvements(rolled)["better", "base"].value < 0.2
     strangers = scores | {"base": base.set_axis(range(100, 112))}
-    assert _aggregate.paired_improvements(strangers) == {}
+    assert _summaries.paired_improvements(strangers) == {}
 
 
 @pytest.mark.parametrize(
@@ -378,10 +378,10 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path, monkeypatch, caps
 
 def test_numbers_and_shares():
     numbers = [-1012.4, 93.84, 1.0, 0.5, np.nan]
-    assert [_tables.number(x) for x in numbers] == ["-1,012", "93.8", "1.00", "0.500", "–"]
+    assert [_page.number(x) for x in numbers] == ["-1,012", "93.8", "1.00", "0.500", "–"]
     # Some is never shown as none, nor nearly all as all.
     shares = [0.0, 1e-5, 0.083, 0.9999, 1.0]
-    assert [_tables.share(x) for x in shares] == ["0 %", "< 0.1 %", "8.3 %", "> 99.9 %", "100 %"]
+    assert [_page.share(x) for x in shares] == ["0 %", "< 0.1 %", "8.3 %", "> 99.9 %", "100 %"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

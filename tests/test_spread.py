@@ -19,7 +19,7 @@ import kltrust
 from kltrust.experiments import cli
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import spread
-from kltrust.experiments.jobs import run, training
+from kltrust.experiments.jobs import run
 from kltrust.experiments.store.record import Record
 from kltrust.types import Blocks, PolicyBatch
 from kltrust.updates.minibatches import minibatch_epoch
@@ -263,9 +263,9 @@ TINY = {
 
 def test_a_spread_run_goes_on_to_the_bit(compile_fast, tmp_path):
     experiment = Experiment.from_dict(TINY)
-    whole = training.train(experiment, [3], tmp_path / "whole", spread=True)
+    whole = run.train(experiment, [3], tmp_path / "whole", spread=True)
     with pytest.raises(InterruptedError):
-        training.train(experiment, [3], tmp_path / "part", spread=True, progress=toys.Stop(1))
+        run.train(experiment, [3], tmp_path / "part", spread=True, progress=toys.Stop(1))
     assert Record(tmp_path / "part").config == whole.config
     (group,) = run.plan_of(whole).groups
     assert group.spread

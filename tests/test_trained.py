@@ -9,7 +9,7 @@ import toys
 
 from kltrust.experiments import cli
 from kltrust.experiments.engine.program import build
-from kltrust.experiments.reading import deploy, evaluation, trained
+from kltrust.experiments.reading import deploy, trained
 from kltrust.experiments.store.files import StorageError
 from kltrust.learner import policy_of
 
@@ -68,10 +68,10 @@ def test_each_acts_by_its_own_parameters(swept):
 
 def test_all_seeds_of_a_setting_are_evaluated(swept):
     runs = trained.find_runs(swept, env="Catch-bsuite")
-    returns = evaluation.evaluate_runs(runs, num_episodes=50)
+    returns = trained.evaluate_runs(runs, num_episodes=50)
     assert returns.shape == (2, 50)
     assert set(np.unique(returns)) <= {-1.0, 1.0}
-    other = evaluation.evaluate_runs(runs[1:], num_episodes=50)
+    other = trained.evaluate_runs(runs[1:], num_episodes=50)
     assert other.shape == (1, 50)
 
 

@@ -124,16 +124,13 @@ class Stop(Progress):
 
 def parts(record):
     """The folders of all groups."""
-    return [part for _, part in run.group_records(record.path, run.plan_of(record))]
+    return [part for _, part in run.parts_of(record)[1]]
 
 
 def states(record, which="latest"):
     """The learner states of each group."""
-    planned = run.plan_of(record)
-    return [
-        restore_states(part, planned.experiment(group), which)
-        for group, part in run.group_records(record.path, planned)
-    ]
+    planned, found = run.parts_of(record)
+    return [restore_states(part, planned.experiment(group), which) for group, part in found]
 
 
 def arrays(x):

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from common import COLOURS, panels
 
-from kltrust.experiments.reading.statistics import Estimate, mean_and_iqm
-from kltrust.experiments.report._aggregate import intervals
+from kltrust.experiments.reading.statistics import Estimate, intervals, mean_and_iqm
 from recorded import Form, Result, each, in_order, lines, on, pivot, table
 
 LINES = {"trpo": "-", "ppo_clip": "--", "ppo_penalty": "-."}

@@ -12,7 +12,7 @@ from kltrust.experiments.config import spec as specs
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.events import Progress
-from kltrust.experiments.jobs.plan import Plan, check_spec, make_plan
+from kltrust.experiments.jobs.plan import check_spec, make_plan
 from kltrust.experiments.reading.results import Results, load
 from kltrust.experiments.store import files
 from kltrust.experiments.store.record import RUN, Record
@@ -62,13 +62,10 @@ def sweep(
         spec = specs.from_dict(json.loads(files.to_json(spec)), out.name)
     check_spec(spec)
     plan = make_plan(spec, width=width, shard=shard)
-    if (out / RUN).exists() and _same(run.plan_of(Record(out)), plan):
+    begun = run.plan_of(Record(out)) if (out / RUN).exists() else None
+    # The same but for widths: those of the folder stand.
+    if begun and dataclasses.replace(begun, groups=()) == dataclasses.replace(plan, groups=()):
         run.resume(out, progress=progress)
     else:
         run.start(plan, out, progress=progress)
     return load(out)
-
-
-def _same(begun: Plan, plan: Plan) -> bool:
-    """Whether they are the same, but for widths: those of the folder stand."""
-    return dataclasses.replace(begun, groups=()) == dataclasses.replace(plan, groups=())

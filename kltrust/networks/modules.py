@@ -118,7 +118,7 @@ class PolicyNetwork(nn.Module):
 
 
 def _slowed(x: Array, low: float, high: float) -> Array:
-    """``x`` within the range; outside of it, the end of the range and a logarithm of what is beyond.
+    """``x`` within the range; outside of it, its end and a logarithm of the distance to it.
 
     The exponential of it grows no faster than ``x`` does. Clipped, ``x`` would have no gradient out
     there, and never come back.

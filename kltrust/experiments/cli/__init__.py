@@ -5,6 +5,7 @@ Nothing here imports jax before a command needs it, so that help answers at once
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -13,14 +14,14 @@ from collections.abc import Sequence
 # Each command is a function of its name, from its arguments to an exit status.
 COMMANDS = {
     "train": "train",
-    "evaluate": "inspect",
+    "evaluate": "play",
     "play": "play",
     "envs": "inspect",
     "doctor": "inspect",
     "sweep": "sweep",
     "status": "sweep",
     "merge": "sweep",
-    "export": "export",
+    "export": "report",
     "report": "report",
 }
 
@@ -84,19 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _take_imports(arguments: list[str]) -> list[str]:
     """Imports what --import names, wherever it stands; returns the other arguments."""
-    rest: list[str] = []
-    names: list[str] = []
-    iterator = iter(arguments)
-    for argument in iterator:
-        if argument == "--import":
-            names.append(next(iterator, ""))
-        elif argument.startswith("--import="):
-            names.append(argument.removeprefix("--import="))
-        else:
-            rest.append(argument)
-    if names:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--import", dest="names", action="append", nargs="?", const="", default=[])
+    given, rest = parser.parse_known_args(arguments)
+    if given.names:
         sys.path.insert(0, os.getcwd())
-    for name in names:
+    for name in given.names:
         if not name:
             raise ValueError("--import takes a module's name, as in `import MODULE`")
         try:

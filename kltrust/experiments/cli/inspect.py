@@ -1,100 +1,37 @@
-"""The commands ``kltrust evaluate``, ``envs`` and ``doctor``."""
+"""The commands ``kltrust envs`` and ``kltrust doctor``."""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from kltrust.experiments.cli.common import WIDE, Switch
-from kltrust.experiments.engine import devices
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evaluate:
-    """Play fresh episodes with the policies of all seeds of a run folder.
-
-    Of a sweep, those of one setting: the one that is named, or the best run's.
-    """
-
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """The run folder."""
-    episodes: int = 100
-    """Episodes of each seed."""
-    seed: int = 0
-    """Of the episodes: start states and, if sampled, actions."""
-    sampled: Switch = False
-    """Sample actions instead of taking the distribution's mode."""
-    best: Switch = False
-    """The best checkpoint instead of the last."""
-    env: str | None = None
-    """Of a sweep with several environments, the one."""
-    label: str | None = None
-    """Of a sweep, the setting, as its report names it."""
-
-
-def evaluate(arguments: list[str]) -> int:
-    """``kltrust evaluate``."""
-    parsed = tyro.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
-    if parsed.episodes < 1:
-        raise ValueError(f"--episodes must be at least 1, got {parsed.episodes}")
-    from kltrust.experiments.store.record import Record
-
-    record = Record(parsed.run)
-    devices.use_all_cores(1)
-    from kltrust.experiments.reading import evaluation, statistics
-    from kltrust.experiments.reading.trained import best_run, find_runs
-
-    chosen = best_run(record, env=parsed.env, label=parsed.label)
-    runs = find_runs(record, env=chosen.experiment.env, label=chosen.label)
-    if len(record.config.get("settings", ())) > 1:
-        print(f"{chosen.label} in {chosen.experiment.env}")
-    returns = evaluation.evaluate_runs(
-        runs,
-        num_episodes=parsed.episodes,
-        seed=parsed.seed,
-        deterministic=not parsed.sampled,
-        which="best" if parsed.best else "latest",
-    )
-    seeds = [run.seed for run in runs]
-    for seed, row in zip(seeds, returns, strict=True):
-        print(f"seed {seed}: mean {row.mean():.2f}, std {row.std():.2f}, min {row.min():.2f}")
-    if len(seeds) > 1:
-        mean, iqm = statistics.mean_and_iqm(returns.mean(axis=1))
-        print(f"over {len(seeds)} seeds: mean {mean}, IQM {iqm}")
-    return 0
+from kltrust.experiments.cli.launch import WIDE
 
 
 def envs(arguments: list[str]) -> int:
     """``kltrust envs``."""
-    if set(arguments) & {"-h", "--help"}:
-        print(
-            "usage: kltrust envs [ENV | PREFIX]\n\nLists all environments, the parameters of one, "
-            "or those of another library (brax, say)."
-        )
+    meaning = (
+        "Lists all environments, the parameters of one, or those of another library (brax, say)."
+    )
+    if _is_answered(arguments, 1, "kltrust envs [ENV]", meaning):
         return 0
     from rich.console import Console
     from rich.table import Table
 
     from kltrust import environments
 
-    _at_most(arguments, 1, "kltrust envs [ENV]")
-    console = Console(width=WIDE)
     installed = environments.adapters()
     if arguments and (prefix := arguments[0].removesuffix("/")) in installed:
-        console.print("\n".join(environments.available(prefix)), markup=False, highlight=False)
+        print("\n".join(environments.available(prefix)))
         return 0
     if arguments:
         info = environments.describe(arguments[0])
-        console.print(f"{info.name} ({info.source}) {info.note}".rstrip(), markup=False)
-        console.print(f"observations {_space(info.observation_space)}", markup=False)
-        console.print(f"actions      {_space(info.action_space)}", markup=False)
-        if info.fields or info.arguments:
-            console.print("parameters   --env-params NAME=VALUE ...", markup=False)
-        for name, value in {**info.arguments, **info.fields}.items():
-            console.print(f"  {name} = {value}", markup=False, highlight=False)
+        print(f"{info.name} ({info.source}) {info.note}".rstrip())
+        print(f"observations {_space(info.observation_space)}")
+        print(f"actions      {_space(info.action_space)}")
+        if parameters := {**info.arguments, **info.fields}:
+            print("parameters   --env-params NAME=VALUE ...")
+        for name, value in parameters.items():
+            print(f"  {name} = {value}")
         return 0
     table = Table(box=None)
     for title in ("environment", "from", "observations", "actions", "time limit", ""):
@@ -110,7 +47,7 @@ def envs(arguments: list[str]) -> int:
         note = f"pip install 'kltrust[{prefix}]'" if missing else f"`kltrust envs {prefix}`"
         source = prefix if missing else f"{prefix} {version}"
         table.add_row(f"{prefix}/...", source, "", "", "", note)
-    console.print(table)
+    Console(width=WIDE).print(table)
     return 0
 
 
@@ -128,10 +65,9 @@ def _space(space: Any) -> str:
 
 def doctor(arguments: list[str]) -> int:
     """``kltrust doctor``."""
-    if set(arguments) & {"-h", "--help"}:
-        print("usage: kltrust doctor\n\nChecks versions, devices and that they compute rightly.")
+    meaning = "Checks versions, devices and that they compute rightly."
+    if _is_answered(arguments, 0, "kltrust doctor", meaning):
         return 0
-    _at_most(arguments, 0, "kltrust doctor")
     from rich.console import Console
 
     from kltrust.experiments.cli import doctor
@@ -141,6 +77,11 @@ def doctor(arguments: list[str]) -> int:
     return doctor.exit_code(checks)
 
 
-def _at_most(arguments: list[str], number: int, usage: str) -> None:
-    if len(arguments) > number:
-        raise ValueError(f"too much is given ({' '.join(arguments[number:])}): it is `{usage}`")
+def _is_answered(arguments: list[str], most: int, usage: str, meaning: str) -> bool:
+    """Whether help was asked for; refuses more arguments than there can be."""
+    if set(arguments) & {"-h", "--help"}:
+        print(f"usage: {usage}\n\n{meaning}")
+        return True
+    if len(arguments) > most:
+        raise ValueError(f"too much is given ({' '.join(arguments[most:])}): it is `{usage}`")
+    return False

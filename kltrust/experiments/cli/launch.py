@@ -1,37 +1,68 @@
-"""What the commands that run a plan share: devices, starting, going on, and the last word."""
+"""What the commands share: flags, devices, starting, going on, and the last word."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from kltrust.experiments.cli.common import WIDE, HostFlags, all_hosts, are_several, naming
+import tyro
 
 if TYPE_CHECKING:
     from kltrust.experiments.jobs.plan import Plan
     from kltrust.experiments.store.record import Record
 
+# Names and paths are there to be copied: never cut, the terminal wraps them.
+WIDE = 400
+
+Switch = tyro.conf.FlagCreatePairsOff[bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class HostFlags:
+    """How a process finds the other hosts, if there are any; see `hosts`."""
+
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Several hosts: where the first one listens. The same command on all, but for --host."""
+    num_hosts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Several hosts: how many there are."""
+    host: Annotated[int | None, tyro.conf.arg(metavar="I")] = None
+    """Several hosts: the number of this one, from 0, which reads and writes the folder."""
+    distributed: Switch = False
+    """Several hosts that SLURM, Open MPI or a TPU pod started: JAX finds out the rest."""
+    wait: Annotated[int, tyro.conf.arg(metavar="SECONDS")] = 300
+    """Several hosts: how long to wait for the others to come."""
+
+    @property
+    def several(self) -> bool:
+        """Whether the flags speak of other hosts."""
+        return self.distributed or (self.coordinator, self.num_hosts, self.host) != (None,) * 3
+
 
 @contextlib.contextmanager
 def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
-    """All cores of all hosts; on accelerators, compilations that a second process finds again.
+    """All cores of all hosts, of which only the first one prints; no more devices than parts.
 
-    Args:
-        flags: how to find the other hosts.
-        num_parts: on a CPU, no more devices than these.
+    On accelerators, compilations are kept for other processes.
     """
+    from kltrust.experiments.engine import hosts
     from kltrust.experiments.engine.devices import use_all_cores
 
-    with contextlib.ExitStack() as hosts:
-        if are_several(flags):
-            hosts.enter_context(all_hosts(flags))
-        else:
-            use_all_cores(num_parts)
+    named = (flags.coordinator, flags.num_hosts, flags.host)
+    if flags.distributed and named != (None,) * 3:
+        raise ValueError(
+            "--distributed finds the hosts by itself: leave out --coordinator, --num-hosts, --host"
+        )
+    # Every host makes as many devices of its cores, however many runs there are.
+    use_all_cores(sys.maxsize if flags.several else num_parts)
+    if flags.several:
+        hosts.join(*named, timeout=flags.wait)
+    with hosts.only_first_prints():
         _keep_compilations()
         yield
 
@@ -40,7 +71,7 @@ def start(command: str, plan: Plan, out: Path, quiet: bool) -> int:
     """Runs a plan in a new folder and says what came out."""
     from kltrust.experiments.jobs import run
 
-    with naming(out, command):
+    with _naming(out, command):
         record = run.start(plan, out, progress=_progress(quiet))
     return conclude(record)
 
@@ -50,8 +81,7 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
     from kltrust.experiments.store.record import Record
 
     # Of several hosts, only the first has the folder.
-    several = are_several(flags)
-    with devices(flags, 1 if several else _num_parts(Record(folder))):
+    with devices(flags, 1 if flags.several else _num_parts(Record(folder))):
         from kltrust.experiments.cli import tables
         from kltrust.experiments.engine import hosts
         from kltrust.experiments.jobs import run
@@ -60,35 +90,41 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
             if hosts.is_first():
                 print_table(tables.dry_run(run.plan_of(Record(folder))))
             return 0
-        if not several:  # the others would wait too long for the first
-            _tell_changes(Record(folder))
-        with naming(folder, command):
+        if not flags.several:  # the others would wait too long for the first
+            begun = Record(folder)
+            if begun.finished:
+                print(f"{begun.path} is finished already")
+            for name, (then, now) in begun.changes().items():
+                note = f"note: {name} was {then!r}, is {now!r}: the bits may differ"
+                print(note, file=sys.stderr)
+        with _naming(folder, command):
             record = run.resume(folder, progress=_progress(quiet))
         return conclude(record)
 
 
-def _tell_changes(record: Record) -> None:
-    if record.finished:
-        print(f"{record.path} is finished already")
-    for name, (then, now) in record.changes().items():
-        print(f"note: {name} was {then!r}, is {now!r}: the bits may differ", file=sys.stderr)
+@contextlib.contextmanager
+def _naming(folder: Path, command: str) -> Iterator[None]:
+    """Whoever interrupts a run is told how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        begun = (folder / "run.json").exists()
+        goes_on = f"; `kltrust {command} --resume {folder}` goes on"
+        raise KeyboardInterrupt(goes_on if begun else " before anything was written") from stop
 
 
 def conclude(record: Record) -> int:
     """Says what came out: of one setting its numbers and pictures, of several where they stand."""
+    from kltrust.experiments.cli.tables import status_table
     from kltrust.experiments.engine import hosts
-    from kltrust.experiments.jobs.run import plan_of
 
     if not hosts.is_first():
         return 0
     for run, iteration in record.summary.get("broken", {}).items():
         print(f"run {run} met a NaN or an infinity at iteration {iteration} and was left there")
-    plan = plan_of(record)
-    if len(plan.settings) == 1:
-        _print_setting(record, plan)
+    if len(record.config["settings"]) == 1:
+        _print_setting(record)
     else:
-        from kltrust.experiments.cli.tables import status_table
-
         print_table(status_table(record))
     shown = os.path.relpath(record.path)
     print(f"load it by  kltrust.load({shown!r})")
@@ -104,15 +140,16 @@ def print_table(table: Any) -> None:
     Console(width=max(console.width, 160)).print(table)
 
 
-def _print_setting(record: Record, plan: Plan) -> None:
+def _print_setting(record: Record) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from kltrust.experiments.jobs.run import group_records
+    from kltrust.experiments.jobs.run import parts_of
     from kltrust.experiments.reading import audit_plots, plots, results, statistics
     from kltrust.experiments.store.record import total_seconds
 
+    plan, parts = parts_of(record)
     experiment, path = plan.settings[0].experiment, record.path
     loaded = results.load(path)
     metrics, scores = loaded.metrics, loaded.runs.score
@@ -124,7 +161,7 @@ def _print_setting(record: Record, plan: Plan) -> None:
     if len(scores) > 1:
         mean, iqm = statistics.mean_and_iqm(scores)
         final = f"mean {mean}, IQM {iqm} over {len(scores)} seeds"
-    seconds = total_seconds(part for _, part in group_records(path, plan))
+    seconds = total_seconds(*(part.seconds for _, part in parts if part is not None))
     table = Table(show_header=False, box=None)
     for name, text in {
         "final return": f"{final} (acting by the mode)",
@@ -161,10 +198,7 @@ def _keep_compilations() -> None:
 
 
 def _progress(quiet: bool) -> Any:
+    from kltrust.experiments.cli.progress import ConsoleProgress
     from kltrust.experiments.engine import hosts
 
-    if quiet or not hosts.is_first():
-        return None
-    from kltrust.experiments.cli.progress import ConsoleProgress
-
-    return ConsoleProgress()
+    return ConsoleProgress() if hosts.is_first() and not quiet else None

@@ -1,4 +1,4 @@
-"""The command ``kltrust play``."""
+"""The commands ``kltrust evaluate`` and ``kltrust play``."""
 
 from __future__ import annotations
 
@@ -8,45 +8,93 @@ import itertools
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from kltrust.experiments.cli.common import Switch
+from kltrust.experiments.cli.launch import Switch
 from kltrust.experiments.engine import devices
 
 
 @dataclasses.dataclass(frozen=True)
-class _Play:
+class _Policy:
+    """Which policies of a run folder, and how they act."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The run folder."""
+    env: str | None = None
+    """Of a sweep with several environments, the one."""
+    label: str | None = None
+    """Of a sweep, the setting, as its report names it; without it, the best run's."""
+    seed: int = 0
+    """Of the episodes: start states and, if sampled, actions."""
+    sampled: Switch = False
+    """Sample actions instead of taking the distribution's mode."""
+    best: Switch = False
+    """The best checkpoint instead of the last."""
+
+    @property
+    def acting(self) -> Any:
+        """How `evaluate_runs` and `NumpyPolicy` are told."""
+        return {"which": "best" if self.best else "latest", "deterministic": not self.sampled}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluate(_Policy):
+    """Play fresh episodes with the policies of all seeds of a run folder.
+
+    Of a sweep, those of one setting: the one that is named, or the best run's.
+    """
+
+    episodes: int = 100
+    """Episodes of each seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Play(_Policy):
     """Play a trained policy in gymnasium's own environment, which it was not trained in.
 
     The returns are what the outside world sees of it. With --out, one episode becomes a film: there
     too or, where gymnasium has no such environment, where the policy was trained.
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """The run folder."""
     episodes: int | None = None
     """Episodes to play, by default 100 where gymnasium has the environment; with --out, 0 plays
     none beside the film."""
-    seed: int = 0
-    """Of the episodes' start states and of sampled actions."""
     trained_seed: int | None = None
     """Which of the folder's seeds plays; without it, the best at the last evaluation."""
-    env: str | None = None
-    """Of a sweep with several environments, the one."""
-    label: str | None = None
-    """Of a sweep, the setting, as its report names it; without it, the best."""
-    sampled: Switch = False
-    """Sample actions instead of taking the distribution's mode."""
-    best: Switch = False
-    """The best checkpoint instead of the last."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Film one episode: NAME.gif or NAME.mp4."""
     fps: int = 30
     """Of the film, steps in a second."""
     max_frames: int = 1000
     """The film ends after so many steps."""
+
+
+def evaluate(arguments: list[str]) -> int:
+    """``kltrust evaluate``."""
+    options = tyro.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
+    if options.episodes < 1:
+        raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
+    from kltrust.experiments.store.record import Record
+
+    record = Record(options.run)
+    devices.use_all_cores(1)
+    from kltrust.experiments.reading import statistics, trained
+
+    chosen = trained.best_run(record, env=options.env, label=options.label)
+    runs = trained.find_runs(record, env=chosen.experiment.env, label=chosen.label)
+    if len(record.config["settings"]) > 1:
+        print(f"{chosen.label} in {chosen.experiment.env}")
+    returns = trained.evaluate_runs(
+        runs, num_episodes=options.episodes, seed=options.seed, **options.acting
+    )
+    for run, row in zip(runs, returns, strict=True):
+        print(f"seed {run.seed}: mean {row.mean():.2f}, std {row.std():.2f}, min {row.min():.2f}")
+    if len(runs) > 1:
+        mean, iqm = statistics.mean_and_iqm(returns.mean(axis=1))
+        print(f"over {len(runs)} seeds: mean {mean}, IQM {iqm}")
+    return 0
 
 
 def play(arguments: list[str]) -> int:
@@ -75,17 +123,12 @@ def play(arguments: list[str]) -> int:
     if options.out is not None:
         films.check_film(options.out)
         for module in ("imageio", "pygame") if outside else ("imageio",):
-            films.extra(module)
+            films.extra(module, "play")
         if not outside:
             env = build(run.experiment).env
             films.check_drawn(env)
     print(f"{run.label}, seed {run.seed}, plays {env_name}")
-    act = deploy.policy_of_run(
-        run,
-        which="best" if options.best else "latest",
-        deterministic=not options.sampled,
-        native=env is None,
-    )
+    act = deploy.NumpyPolicy(run, native=env is None, **options.acting)
     if episodes:
         returns = deploy.gymnasium_returns(act, env_name, episodes, seed=options.seed)
         print(

@@ -21,10 +21,8 @@ class ConsoleProgress(Progress):
         # rich would make an output cell of every line in a notebook.
         self.console = console or Console(force_jupyter=False)
         self._bars: bars.Progress | None = None
-        self._tasks: list[bars.TaskID] = []
         self._names: list[str] = []
-        self._index = 0
-        self._alone = False
+        self._task, self._alone = bars.TaskID(0), False  # the tasks are numbered as the groups
 
     def start(self, plan: Plan, path: Path) -> None:
         """Announces a setting that is alone, and makes the bars."""
@@ -51,23 +49,21 @@ class ConsoleProgress(Progress):
             bars.TextColumn("{task.description}", markup=False),
             console=self.console,
         )
-        self._tasks = [
+        for e, name in zip(experiments, self._names, strict=True):
             self._bars.add_task("", total=e.num_iterations, start=False, name=name)
-            for e, name in zip(experiments, self._names, strict=True)
-        ]
         self._bars.start()
 
     def group(self, index: int, done: int) -> None:
         """Its bar begins."""
-        self._index = index
+        self._task = bars.TaskID(index)
         if self._bars is not None:
-            self._bars.start_task(self._tasks[index])
-            self._bars.update(self._tasks[index], completed=done)
+            self._bars.start_task(self._task)
+            self._bars.update(self._task, completed=done)
 
     def compiling(self, what: str) -> None:
         """Says why nothing moves."""
         if self._bars is not None:
-            self._bars.update(self._tasks[self._index], description=f"compiling {what}")
+            self._bars.update(self._task, description=f"compiling {what}")
         else:
             self._say(f"compiling {what} ...")
 
@@ -86,8 +82,7 @@ class ConsoleProgress(Progress):
         if report.broken:
             text += f"   {len(report.broken)} broken"
         if self._bars is not None:
-            task = self._tasks[self._index]
-            self._bars.update(task, description=text, completed=report.iterations)
+            self._bars.update(self._task, description=text, completed=report.iterations)
         else:
             steps = f"{report.env_steps:>11,} steps"
             self._say(f"{report.iterations:>6}/{report.of}  {steps}   {text}")
@@ -99,7 +94,7 @@ class ConsoleProgress(Progress):
             self._bars = None
 
     def _say(self, text: str) -> None:
-        self._print(text if self._alone else f"{self._names[self._index]}: {text}")
+        self._print(text if self._alone else f"{self._names[self._task]}: {text}")
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)

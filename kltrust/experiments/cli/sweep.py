@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from kltrust.experiments.cli import launch
-from kltrust.experiments.cli.common import HostFlags, Switch
+from kltrust.experiments.cli.launch import HostFlags, Switch
 
 if TYPE_CHECKING:
     from kltrust.experiments.config.spec import Spec
-    from kltrust.experiments.jobs.lanes import Measured
-    from kltrust.experiments.jobs.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +78,24 @@ def sweep(arguments: list[str]) -> int:
 
 def _start(options: _Sweep, specification: Spec) -> int:
     from kltrust.experiments.cli.tables import dry_run
-    from kltrust.experiments.jobs import plan
+    from kltrust.experiments.engine import canary
+    from kltrust.experiments.jobs import lanes, plan
 
     plan.check_spec(specification)
-    planned = plan.make_plan(
-        specification, width=options.width or None, shard=_shard(options.shard)
-    )
+    shard = _shard(options.shard)
+    planned = plan.make_plan(specification, width=options.width or None, shard=shard)
     if options.dry_run:
-        shown = dry_run(planned, measured=_measure(planned) if options.measure else None)
-        launch.print_table(shown)
+        measured = None
+        if options.measure:
+            canary.check()
+            measured = [lanes.measure(planned, group) for group in planned.groups]
+        launch.print_table(dry_run(planned, measured=measured))
         return 0
     if not options.quiet:
         launch.print_table(dry_run(planned))
-    return launch.start("sweep", planned, options.out or _default_out(planned), options.quiet)
+    part = "-shard{}of{}".format(*shard) if shard else ""
+    out = options.out or Path("runs") / f"{planned.name}{part}"
+    return launch.start("sweep", planned, out, options.quiet)
 
 
 def status(arguments: list[str]) -> int:
@@ -113,14 +116,6 @@ def merge(arguments: list[str]) -> int:
     return launch.conclude(merge.merge(options.shards, options.out))
 
 
-def _measure(plan: Plan) -> list[Measured]:
-    from kltrust.experiments.engine import canary
-    from kltrust.experiments.jobs.lanes import measure
-
-    canary.check()
-    return [measure(plan, group) for group in plan.groups]
-
-
 def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -128,8 +123,3 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if not (slash and i.isdecimal() and n.isdecimal()):
         raise ValueError(f"--shard takes I/N, as in 1/4, got {text!r}")
     return int(i), int(n)
-
-
-def _default_out(plan: Plan) -> Path:
-    part = "" if plan.shard is None else f"-shard{plan.shard[0]}of{plan.shard[1]}"
-    return Path("runs") / f"{plan.name}{part}"

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import jax
-from rich.table import Table
+from rich.table import Column, Table
 
 from kltrust.experiments.engine.memory import estimate_memory
 from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
-from kltrust.experiments.jobs.run import group_records, plan_of
+from kltrust.experiments.jobs.run import iterations_done, parts_of
 from kltrust.experiments.store.record import COMMIT, Record
 
+_GROUP = [Column(title, no_wrap=True) for title in ("group", "algorithm", "environment")]
 
-def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Any:
-    """What a plan will do: groups, runs, devices, width, chunks, memory, steps; a rich table.
+
+def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
+    """What a plan will do: groups, runs, devices, width, chunks, memory, steps.
 
     Memory and time are those measured, if they were; else an estimate from shapes, and none.
     """
     devices = jax.devices()
-    table = Table(box=None)
-    for title in ("group", "algorithm", "environment"):
-        table.add_column(title, no_wrap=True)
-    numbers = ("settings", "runs", "devices", "width", "iterations", "chunk", "memory", "steps")
-    for title in (*numbers, "time") if measured else numbers:
-        table.add_column(title, justify="right", no_wrap=True)
+    numbers = ["settings", "runs", "devices", "width", "iterations", "chunk", "memory", "steps"]
+    numbers += ["time"] if measured else []
+    right = [Column(title, justify="right", no_wrap=True) for title in numbers]
+    table = Table(*_GROUP, *right, box=None)
     total = 0
     for i, group in enumerate(plan.groups):
         experiment, runs = plan.experiment(group), len(group.runs)
@@ -34,6 +33,9 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Any:
         steps = runs * experiment.num_iterations * experiment.batch_size
         total += steps
         cells = (
+            i,
+            experiment.algorithm,
+            experiment.env,
             len({id(plan.setting(run)) for run in group.runs}),
             runs,
             min(len(devices), -(-runs // group.width)),
@@ -44,7 +46,7 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Any:
             f"{steps:,}",
             *([duration(measured[i].compile_seconds + measured[i].seconds)] if measured else []),
         )
-        table.add_row(str(i), experiment.algorithm, experiment.env, *map(str, cells))
+        table.add_row(*map(str, cells))
     part = "" if plan.shard is None else f", shard {plan.shard[0]} of {plan.shard[1]}"
     runs = sum(len(group.runs) for group in plan.groups)
     table.title = f"{plan.name}{part}: {runs} runs in {len(plan.groups)} static groups"
@@ -62,34 +64,19 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Any:
     return table
 
 
-def status_table(record: Record) -> Any:
-    """Where every group of a folder stands; a rich table."""
-    plan = plan_of(record)
-    table = Table(box=None)
-    for title in (
-        "group",
-        "algorithm",
-        "environment",
-        "runs",
-        "iterations",
-        "steps/s",
-        "time left",
-    ):
-        table.add_column(title, no_wrap=True)
+def status_table(record: Record) -> Table:
+    """Where every group of a folder stands."""
+    plan, parts = parts_of(record)
+    titles = ("runs", "iterations", "steps/s", "time left")
+    table = Table(*_GROUP, *(Column(title, no_wrap=True) for title in titles), box=None)
     table.add_column("broken runs")
-    latest = 0.0
-    for i, (group, part) in enumerate(group_records(record.path, plan)):
+    for i, (group, part) in enumerate(parts):
         experiment = plan.experiment(group)
-        chunks = 0 if part is None else part.last_chunk + 1
-        finished = part is not None and part.finished
-        planned = experiment.num_iterations
-        done = planned if finished else min(chunks * group.chunk_length, planned)
+        done, planned = iterations_done(plan, group, part), experiment.num_iterations
         seconds = 0.0 if part is None else part.seconds.get("run", 0.0)
         per_iteration = experiment.batch_size * len(group.runs)
         rate = done * per_iteration / seconds if seconds else 0.0
-        left = (planned - done) * per_iteration / rate if rate else None
-        if part is not None and (part.path / COMMIT).exists():
-            latest = max(latest, (part.path / COMMIT).stat().st_mtime)
+        left = duration((planned - done) * per_iteration / rate) if rate else ""
         table.add_row(
             str(i),
             experiment.algorithm,
@@ -97,11 +84,12 @@ def status_table(record: Record) -> Any:
             str(len(group.runs)),
             f"{done}/{planned}",
             f"{rate:,.0f}" if rate else "",
-            "done" if finished else "" if left is None else duration(left),
+            "done" if part is not None and part.finished else left,
             " ".join(part.summary.get("broken", {})) if part is not None else "",
         )
     table.title = f"{plan.name}: {'finished' if record.finished else 'not finished'}"
-    if latest:
+    commits = [part.path / COMMIT for _, part in parts if part is not None]
+    if latest := max((path.stat().st_mtime for path in commits if path.exists()), default=0.0):
         table.caption = f"last commit {duration(max(0.0, time.time() - latest))} ago"
     return table
 
@@ -110,10 +98,6 @@ def duration(seconds: float) -> str:
     """Like ``1 h 4 min``, ``2 min 5 s`` or ``7 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-    )
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,7 +1,6 @@
 """The command ``kltrust train``."""
 
-from __future__ import annotations
-
+import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -12,14 +11,9 @@ import tyro
 
 from kltrust.algorithms import algorithm_names, find_algorithm
 from kltrust.experiments.cli import launch
-from kltrust.experiments.cli.common import HostFlags, Switch
+from kltrust.experiments.cli.launch import HostFlags, Switch
 from kltrust.experiments.config import presets
-from kltrust.experiments.config.experiment import (
-    SECTIONS,
-    Experiment,
-    section_kinds,
-    written,
-)
+from kltrust.experiments.config.experiment import SECTIONS, Experiment, section_kinds, written
 from kltrust.settings import declared
 
 HELP = """\
@@ -36,8 +30,9 @@ if there is one, else from the papers' defaults. An interrupted training goes on
 Tuned presets: {presets}
 """
 
-# Settings that a person may name are short: --max-kl, not --update.max-kl.
-_CONFIG = (tyro.conf.OmitArgPrefixes,)
+
+def _arg(metavar: str, **more: Any) -> Any:
+    return tyro.conf.arg(metavar=metavar, **more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,27 +57,26 @@ def train(arguments: list[str]) -> int:
     if len(names) < 2 and arguments and not wants_help:
         _explain_missing(arguments)
     if len(names) < 2:
-        tuned = ", ".join(f"{a} {e}" for a, e in presets.available())
-        print(
-            HELP.format(algorithms=", ".join(algorithm_names()), presets=tuned or "none"),
-            end="",
-        )
+        known = ", ".join(f"{a} {e}" for a, e in presets.available())
+        print(HELP.format(algorithms=", ".join(algorithm_names()), presets=known), end="")
         return 0 if wants_help else 2
     algorithm, env = names
     find_algorithm(algorithm)
     options = arguments[2:]
-    chosen = _peek(options, "--preset")
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    given.add_argument("--preset")
+    chosen = given.parse_known_args(options)[0].preset
     start = presets.preset(algorithm, env, chosen)
-    is_tuned = chosen is None and (algorithm, env) in presets.available()
-    origin = "the tuned preset" if is_tuned else "the papers' defaults"
-    if chosen not in (None, "none"):
-        origin = chosen
+    tuned = (algorithm, env) in presets.available()
+    origin = chosen or ("the tuned preset" if tuned else "none")
+    origin = "the papers' defaults" if origin == "none" else origin
     parsed: Any = tyro.cli(
         _train_options(start, origin),
         prog=f"kltrust train {algorithm} {env}",
         description=f"{_summary(type(start.update))}\n\nValues in brackets come from {origin}.",
         args=options,
-        config=_CONFIG,
+        # Settings that a person may name are short: --max-kl, not --update.max-kl.
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     experiment = dataclasses.replace(
         start,
@@ -122,71 +116,38 @@ def _default_out(experiment: Experiment, seed: int) -> Path:
 
 def _train_options(start: Experiment, origin: str) -> type:
     """The settings of one algorithm as a class whose defaults are the preset's."""
-    fields: list[tuple[str, Any, Any]] = [
-        ("seeds", Annotated[int, tyro.conf.arg(help="How many runs, trained together.")], 1),
-        ("seed", Annotated[int, tyro.conf.arg(help="The first seed; the others follow it.")], 0),
-        (
-            "out",
-            Annotated[
-                Path | None,
-                tyro.conf.arg(
-                    help="The run folder: a new or an empty one.",
-                    metavar="DIR",
-                    help_behavior_hint=f"(default: {_default_out(start, 0)})",
-                ),
-            ],
-            None,
-        ),
-        (
-            "env_params",
-            Annotated[
-                tuple[str, ...],
-                tyro.conf.arg(
-                    help=f"Environment parameters; `kltrust envs {start.env}` lists them.",
-                    metavar="[NAME=VALUE ...]",
-                    help_behavior_hint=_shown(start.env_params),
-                ),
-            ],
-            (),
-        ),
-        (
-            "preset",
-            Annotated[
-                str | None,
-                tyro.conf.arg(
-                    help="A TOML file to start from, or 'none' for the papers' defaults.",
-                    metavar="FILE",
-                    help_behavior_hint=f"(default: {origin})",
-                ),
-            ],
-            None,
-        ),
-        (
-            "width",
-            Annotated[
-                int,
-                tyro.conf.arg(
-                    help="Runs per block on a device, 0 to choose. At another width, a seed's "
-                    "numbers differ in their last bits."
-                ),
-            ],
-            0,
-        ),
-        (
-            "spread_envs",
-            Annotated[
-                Switch,
-                tyro.conf.arg(
-                    help="One large run: its environments, not its seeds, over all devices."
-                ),
-            ],
-            False,
-        ),
-        ("quiet", Annotated[Switch, tyro.conf.arg(help="Print nothing but the result.")], False),
-    ]
-    fields += [(name, *_flags(start, name)) for name in SECTIONS]
-    made = [(name, kind, dataclasses.field(default=value)) for name, kind, value in fields]
-    return dataclasses.make_dataclass("Train", made, bases=(HostFlags,), frozen=True)
+
+    @dataclasses.dataclass(frozen=True)
+    class Train(HostFlags):
+        seeds: int = 1
+        """How many runs, trained together."""
+        seed: int = 0
+        """The first seed; the others follow it."""
+        out: Annotated[
+            Path | None, _arg("DIR", help_behavior_hint=f"(default: {_default_out(start, 0)})")
+        ] = None
+        """The run folder: a new or an empty one."""
+        env_params: Annotated[
+            tuple[str, ...],
+            _arg(
+                "[NAME=VALUE ...]",
+                help=f"Environment parameters; `kltrust envs {start.env}` lists them.",
+                help_behavior_hint=_shown(start.env_params),
+            ),
+        ] = ()
+        preset: Annotated[str | None, _arg("FILE", help_behavior_hint=f"(default: {origin})")] = (
+            None
+        )
+        """A TOML file to start from, or 'none' for the papers' defaults."""
+        width: int = 0
+        """Runs per block on a device, 0 to choose; at another width, a seed's last bits differ."""
+        spread_envs: Switch = False
+        """One large run: its environments, not its seeds, over all devices."""
+        quiet: Switch = False
+        """Print nothing but the result."""
+
+    sections = [(name, *_flags(start, name)) for name in SECTIONS]
+    return dataclasses.make_dataclass("Train", sections, bases=(Train,), frozen=True)
 
 
 def _flags(start: Experiment, section: str) -> tuple[type, Any]:
@@ -202,7 +163,7 @@ def _flags(start: Experiment, section: str) -> tuple[type, Any]:
         elif kind not in (int, float, bool):
             kind, value = str, value if isinstance(value, str) else repr(value)
         arg = tyro.conf.arg(name=flag, help=declared(field).meaning)
-        made.append((field.name, Annotated[kind, arg], dataclasses.field(default=value)))
+        made.append((field.name, Annotated[kind, arg], value))
     flags = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
     flags.__doc__ = _summary(cls)
     return flags, flags()
@@ -211,12 +172,8 @@ def _flags(start: Experiment, section: str) -> tuple[type, Any]:
 def _section(start: Experiment, parsed: Any, section: str) -> Any:
     """The preset's section with what the flags changed."""
     flags = getattr(parsed, section)
-    before = type(flags)()
-    changed = {
-        f.name: getattr(flags, f.name)
-        for f in dataclasses.fields(flags)
-        if getattr(flags, f.name) != getattr(before, f.name)
-    }
+    before = vars(type(flags)())
+    changed = {name: value for name, value in vars(flags).items() if value != before[name]}
     return dataclasses.replace(getattr(start, section), **changed)
 
 
@@ -239,15 +196,6 @@ def _resume(arguments: list[str]) -> int:
 def _summary(cls: type) -> str:
     """What a class is, less the settings that help lists anyway."""
     return (cls.__doc__ or "").split("\n\n")[0]
-
-
-def _peek(arguments: list[str], flag: str) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(flag + "="):
-            return argument.removeprefix(flag + "=")
-    return None
 
 
 def _env_params(pairs: Sequence[str]) -> dict[str, Any]:

@@ -59,17 +59,7 @@ SECTIONS = ("update", "critic", "learner", "network", "budget")
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One algorithm on one environment.
-
-    Attributes:
-        env: the environment's name.
-        update: the algorithm, of a class that `algorithm` declares.
-        critic: how the critic learns.
-        learner: rollout, advantages and measurement.
-        network: policy and value network.
-        budget: how long, and what is measured between.
-        env_params: the environment's parameters.
-    """
+    """One algorithm, ``update``, of a class that `algorithm` declares, on one environment."""
 
     env: str
     update: Any
@@ -187,22 +177,20 @@ def written(section: str, name: str, algorithm: str) -> str:
 
     Settings of the critic always have it, as in ``critic.learning_rate``.
     """
-    kinds = section_kinds(algorithm)
-    homes = [k for k, cls in kinds.items() if k != "critic" and _has(cls, name)]
+    homes = [home for home in _homes(name, algorithm) if home != "critic"]
     return name if homes == [section] else f"{section}.{name}"
 
 
-def _has(cls: type, name: str) -> bool:
-    return name in {f.name for f in dataclasses.fields(cls)}
+def _homes(name: str, algorithm: str) -> list[str]:
+    """The sections that have a setting of this name."""
+    kinds = section_kinds(algorithm).items()
+    return [section for section, cls in kinds if name in {f.name for f in dataclasses.fields(cls)}]
 
 
 def qualified(name: str, algorithm: str) -> str:
     """A setting's name with its section, as in ``update.max_kl``.
 
-    Args:
-        name: with or without its section. A setting of the critic needs it, and so does a name
-            that more than one section has.
-        algorithm: whose settings ``update`` has.
+    A setting of the critic needs it from the start, and so does a name that two sections have.
 
     Raises:
         ValueError: on an unknown name, or one that several sections have.
@@ -211,7 +199,7 @@ def qualified(name: str, algorithm: str) -> str:
     first, _, rest = name.partition(".")
     if rest and first in (*kinds, "env_params"):
         return name
-    homes = [k for k, cls in kinds.items() if _has(cls, first)]
+    homes = _homes(first, algorithm)
     plain = [section for section in homes if section != "critic"]
     if len(plain) == 1:
         return f"{plain[0]}.{name}"
@@ -226,26 +214,17 @@ def qualified(name: str, algorithm: str) -> str:
 
 
 def put(data: dict[str, Any], name: str, value: Any) -> None:
-    """Sets a setting in the plain data of an experiment.
+    """Sets a setting in the plain data of an experiment, as of `Experiment.to_dict`, in place.
 
-    Args:
-        data: as of `Experiment.to_dict`; changed in place.
-        name: with its section; it may go into an optimiser, as in
-            ``update.optimizer.weight_decay``.
-        value: plain data. A table for an optimiser that does not name one changes the settings of
-            the one that is there.
+    The name has its section; it may go into an optimiser, as in ``update.optimizer.weight_decay``.
+    A table for an optimiser that does not name one changes the settings of the one that is there.
     """
     section, _, key = name.partition(".")
     head, _, tail = key.partition(".")
-    if section == "env_params":
-        data[section][key] = value
-        return
-    kinds = {f.name: f for f in dataclasses.fields(section_kinds(data["algorithm"])[section])}
-    nested = head in kinds and is_nested(kinds[head])
+    kind = section_kinds(data["algorithm"]).get(section)
+    field = getattr(kind, "__dataclass_fields__", {}).get(head)
     changes = {tail: value} if tail else value
-    if not nested or not isinstance(changes, Mapping) or "name" in changes:
-        data[section][key] = value
-        return
-    default: Any = kinds[head].default
-    now = type(default).of(data[section].get(head, default))
-    data[section][head] = {**to_plain(now), **changes}
+    if field and is_nested(field) and isinstance(changes, Mapping) and "name" not in changes:
+        now = type(field.default).of(data[section].get(head, field.default))
+        key, value = head, {**to_plain(now), **changes}
+    data[section][key] = value

@@ -30,7 +30,6 @@ same ones. Mistakes are errors that name file, line and the nearest name that is
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +60,7 @@ def load(path: str | Path) -> Spec:
     Raises:
         ValueError: names file and line.
     """
-    path = Path(path)
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise ValueError(f"can't read the specification {path}: {error.strerror}") from error
-    return parse(text, str(path))
+    return _resolve(Source.of_file(path, "specification"))
 
 
 def parse(text: str, name: str = "specification") -> Spec:
@@ -75,12 +69,7 @@ def parse(text: str, name: str = "specification") -> Spec:
     Raises:
         ValueError: names file and line.
     """
-    source = Source(name, text)
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{name} is not TOML: {error}") from error
-    return _resolve(source, document)
+    return _resolve(Source(name, text))
 
 
 def from_dict(document: dict[str, Any], name: str = "specification") -> Spec:
@@ -92,7 +81,8 @@ def from_dict(document: dict[str, Any], name: str = "specification") -> Spec:
     return _resolve(Source(name, ""), document)
 
 
-def _resolve(source: Source, document: dict[str, Any]) -> Spec:
+def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
+    document = source.document() if document is None else document
     source.expect_keys((), document, _TOP)
     sweep = document.get("sweep", {})
     source.expect_keys(("sweep",), sweep, _SWEEP)
@@ -100,18 +90,20 @@ def _resolve(source: Source, document: dict[str, Any]) -> Spec:
     if not isinstance(entries, list):
         raise source.error(("experiments",), "write [[experiments]]: there may be several")
     common = {section: document[section] for section in _COMMON if section in document}
-    settings = tuple(
-        setting
-        for i, entry in enumerate(entries)
-        for setting in Entry(source, i, entry, sweep, common).settings()
-    )
-    _refuse_twins(source, settings)
+    settings: dict[tuple[str, str], Setting] = {}
+    for i, entry in enumerate(entries):
+        for setting in Entry(source, i, entry, sweep, common).settings():
+            name = (setting.label, setting.experiment.env)
+            if name in settings:  # no table could tell them apart
+                message = f"{name[0]!r} on {name[1]} is there twice: give one of them a label"
+                raise source.error(setting.places[""], message)
+            settings[name] = setting
     title = sweep.get("name", Path(source.name).stem)
     if not isinstance(title, str) or not re.fullmatch(r"[\w.-]+", title):
         raise source.error(
             ("sweep", "name"), f"name must be letters, digits, '_', '-', '.', got {title!r}"
         )
-    return Spec(title, _seeds(source, sweep), settings, source)
+    return Spec(title, _seeds(source, sweep), tuple(settings.values()), source)
 
 
 def _seeds(source: Source, sweep: dict[str, Any]) -> tuple[int, ...]:
@@ -122,14 +114,3 @@ def _seeds(source: Source, sweep: dict[str, Any]) -> tuple[int, ...]:
         message = "seeds must be a count, or a list of different numbers from 0 to 2^31 - 1"
         raise source.error(("sweep", "seeds"), f"{message}, got {seeds!r}")
     return tuple(listed)
-
-
-def _refuse_twins(source: Source, settings: tuple[Setting, ...]) -> None:
-    """Two settings of one name on one environment could not be told apart in any table."""
-    seen: set[tuple[str, str]] = set()
-    for setting in settings:
-        name = (setting.label, setting.experiment.env)
-        if name in seen:
-            message = f"{name[0]!r} on {name[1]} is there twice: give one of them a label"
-            raise source.error(setting.places[""], message)
-        seen.add(name)

@@ -6,18 +6,12 @@ import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from kltrust.algorithms import find_algorithm
-from kltrust.experiments.config.experiment import (
-    SECTIONS,
-    Experiment,
-    put,
-    qualified,
-    written,
-)
+from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified, written
 from kltrust.experiments.config.presets import preset
 from kltrust.experiments.config.spec_source import Place, Source
 
@@ -25,6 +19,8 @@ _SWEEPERS = ("grid", "zip", "random")
 _SECTIONS = (*SECTIONS, "env_params")
 _ENTRY = ("label", "algorithms", "envs", "preset", *_SECTIONS, *_SWEEPERS)
 _RANGES = ("uniform", "log_uniform", "choice")
+_Point: TypeAlias = dict[str, tuple[Any, Place]]
+"""Swept values by dotted name, each with the place that it comes from."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +74,14 @@ class Entry:
                         algorithm, env, point, " ".join([label or algorithm, *shown])
                     )
 
+    def _given(self, key: str, default: Any = None) -> tuple[Any, Place]:
+        """What is said here or, for all, in [sweep]; and where."""
+        if key in self.table:
+            return self.table[key], (*self.place, key)
+        return self.sweep.get(key, default), ("sweep", key)
+
     def _names(self, key: str) -> list[str]:
-        inside = key in self.table
-        names = self.table[key] if inside else self.sweep.get(key)
-        place = (*self.place, key) if inside else ("sweep", key)
+        names, place = self._given(key)
         if names is None:
             message = f"{key} are missing: give them here, or in [sweep] for all experiments"
             raise self.source.error(self.place, message)
@@ -95,17 +95,13 @@ class Entry:
                 raise self.source.error(place, str(error)) from error
         return names
 
-    def _resolve(
-        self, algorithm: str, env: str, point: dict[str, tuple[Any, Place]], label: str
-    ) -> Setting:
+    def _resolve(self, algorithm: str, env: str, point: _Point, label: str) -> Setting:
         places: dict[str, Place] = {"": self.place}
-        chosen = self.table.get("preset", self.sweep.get("preset", "tuned"))
+        chosen, at = self._given("preset", "tuned")
         try:
             data = preset(algorithm, env, None if chosen == "tuned" else chosen).to_dict()
         except (ValueError, TypeError) as error:
-            inside = "preset" in self.table
-            place = (*self.place, "preset") if inside else ("sweep", "preset")
-            raise self.source.error(place, str(error)) from error
+            raise self.source.error(at, str(error)) from error
 
         def give(name: str, value: Any, place: Place) -> None:
             try:
@@ -132,9 +128,11 @@ class Entry:
             raise self.source.blame(places, error) from error
         return Setting(label, {k: v for k, (v, _) in point.items()}, experiment, places)
 
-    def _points(self, algorithm: str) -> Iterator[dict[str, tuple[Any, Place]]]:
-        """Every combination of the swept values, each with the place it comes from."""
-        axes = [*self._grid(algorithm), self._zip(algorithm), self._random(algorithm)]
+    def _points(self, algorithm: str) -> Iterator[_Point]:
+        """Every combination of the swept values."""
+        grid = self._lists("grid", algorithm).items()
+        axes = [[{n: (v, place)} for v in values] for n, (values, place) in grid]
+        axes += [self._zip(algorithm), self._random(algorithm)]
         swept = [name for axis in axes for name in axis[0]]
         for name in swept:
             if swept.count(name) > 1:
@@ -142,12 +140,12 @@ class Entry:
         for parts in itertools.product(*axes):
             yield {name: value for part in parts for name, value in part.items()}
 
-    def _swept(self, key: str, algorithm: str) -> dict[str, tuple[Any, Place]]:
+    def _swept(self, key: str, algorithm: str) -> _Point:
         """What is under grid, zip or random, by dotted name."""
         table = self.table.get(key, {})
         if not isinstance(table, dict):
             raise self.source.error((*self.place, key), f"{key} must be a table of settings")
-        found: dict[str, tuple[Any, Place]] = {}
+        found: _Point = {}
         for name, value in table.items():
             place = (*self.place, key, name)
             if key == "random" and name in ("count", "seed"):
@@ -159,7 +157,7 @@ class Entry:
                     raise self.source.error(at, str(error)) from error
         return found
 
-    def _lists(self, key: str, algorithm: str) -> dict[str, tuple[list[Any], Place]]:
+    def _lists(self, key: str, algorithm: str) -> _Point:
         swept = self._swept(key, algorithm)
         for name, (values, place) in swept.items():
             if not isinstance(values, list) or not values:
@@ -167,20 +165,15 @@ class Entry:
                 raise self.source.error(place, message)
         return swept
 
-    def _grid(self, algorithm: str) -> list[list[dict[str, tuple[Any, Place]]]]:
-        swept = self._lists("grid", algorithm)
-        return [[{n: (v, place)} for v in values] for n, (values, place) in swept.items()]
-
-    def _zip(self, algorithm: str) -> list[dict[str, tuple[Any, Place]]]:
+    def _zip(self, algorithm: str) -> list[_Point]:
         swept = self._lists("zip", algorithm)
         lengths = {name: len(values) for name, (values, _) in swept.items()}
         if len(set(lengths.values())) > 1:
             message = f"zip takes lists of one length, got {lengths}"
             raise self.source.error((*self.place, "zip"), message)
-        rows = range(next(iter(lengths.values()), 1))
-        return [{n: (vs[row], place) for n, (vs, place) in swept.items()} for row in rows]
+        return _rows(swept, next(iter(lengths.values()), 1))
 
-    def _random(self, algorithm: str) -> list[dict[str, tuple[Any, Place]]]:
+    def _random(self, algorithm: str) -> list[_Point]:
         swept = self._swept("random", algorithm)
         if not swept and "random" not in self.table:
             return [{}]
@@ -189,8 +182,8 @@ class Entry:
         if type(count) is not int or count < 1 or type(seed) is not int or seed < 0 or not swept:
             message = "random takes count, at least 1, a seed, at least 0, and ranges of settings"
             raise self.source.error(place, f"{message}; got {self.table['random']}")
-        draws = {n: self._draws(n, *given, count, seed) for n, given in swept.items()}
-        return [{n: (values[i], swept[n][1]) for n, values in draws.items()} for i in range(count)]
+        drawn = {n: (self._draws(n, v, at, count, seed), at) for n, (v, at) in swept.items()}
+        return _rows(drawn, count)
 
     def _draws(self, name: str, value: Any, place: Place, count: int, seed: int) -> list[Any]:
         if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _RANGES:
@@ -217,7 +210,11 @@ class Entry:
         return [float(f"{x:.6g}") for x in drawn]
 
 
-def _dotted(name: str, value: Any, place: Place) -> dict[str, tuple[Any, Place]]:
+def _rows(columns: _Point, count: int) -> list[_Point]:
+    return [{n: (vs[i], place) for n, (vs, place) in columns.items()} for i in range(count)]
+
+
+def _dotted(name: str, value: Any, place: Place) -> _Point:
     """A swept key, or a table of them, as in ``grid.update.max_kl`` without quotes."""
     is_range = isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _RANGES
     if not isinstance(value, dict) or is_range or "name" in value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from kltrust.checks import unknown
@@ -13,10 +14,33 @@ Place: TypeAlias = tuple[str | int, ...]
 
 
 class Source(NamedTuple):
-    """The text of a specification, to find lines in."""
+    """The text of a specification or a preset, to find lines in."""
 
     name: str
     text: str
+
+    @staticmethod
+    def of_file(path: str | Path, what: str) -> Source:
+        """Reads the file of what errors call a "specification", say.
+
+        Raises:
+            ValueError: names the file.
+        """
+        try:
+            return Source(str(path), Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise ValueError(f"can't read the {what} {path}: {error.strerror}") from error
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain data.
+
+        Raises:
+            ValueError: names file and line.
+        """
+        try:
+            return tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{self.name} is not TOML: {error}") from error
 
     def error(self, place: Place, message: str) -> ValueError:
         """``FILE:LINE: message``; without a line where there is no text."""
@@ -26,17 +50,10 @@ class Source(NamedTuple):
     def blame(self, places: dict[str, Place], error: ValueError) -> ValueError:
         """The error at the line of the setting that its message is about."""
         message = str(error)
-
-        def is_named(name: str) -> bool:
-            return bool(name and re.search(rf"\b{re.escape(name)}\b", message))
-
-        def is_meant(name: str) -> bool:
-            return is_named(name.partition(".")[2])
-
-        named = sorted(filter(is_named, places), key=len) or sorted(
-            filter(is_meant, places), key=len
-        )
-        return self.error(places[named[-1] if named else ""], message)
+        words = set(re.findall(r"[\w.]*\w", message))
+        named = [name for name in reversed(places) if name in words]
+        named = named or [name for name in reversed(places) if name.partition(".")[2] in words]
+        return self.error(places[max(named, key=len, default="")], message)
 
     def expect_keys(self, place: Place, table: Any, known: tuple[str, ...]) -> None:
         """Refuses a table with a key that is not known, and what is no table."""

@@ -9,10 +9,8 @@ import os
 def use_all_cores(num_runs: int) -> None:
     """One host device per core, so that independent runs use all of them; before jax starts.
 
-    Where jax has started already, as in a notebook, its devices are what they are.
-
-    Args:
-        num_runs: there are never more devices than runs.
+    There are never more devices than runs. Where jax has started already, as in a notebook, its
+    devices are what they are.
     """
     import jax
 

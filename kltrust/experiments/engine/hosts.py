@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from kltrust.experiments.store import versions
-from kltrust.experiments.store.checkpoint import key_layout
+from kltrust.experiments.store.checkpoint import is_key, key_layout
 from kltrust.experiments.store.files import StorageError, to_json
 from kltrust.experiments.store.record import RunError
 from kltrust.types import PyTree
@@ -56,8 +56,7 @@ def join(
         ValueError: if one is missing, or can't be.
         RuntimeError: if JAX finds no others, can't reach them, or they have other devices.
     """
-    given = (coordinator, num_hosts, host)
-    if any(x is None for x in given) and any(x is not None for x in given):
+    if len({x is None for x in (coordinator, num_hosts, host)}) > 1:
         raise ValueError("--coordinator, --num-hosts and --host go together")
     if num_hosts is not None and host is not None and not 0 <= host < num_hosts:
         raise ValueError(f"--host counts from 0: below --num-hosts {num_hosts}, got {host}")
@@ -126,10 +125,7 @@ def only_first_prints() -> Iterator[None]:
 
 
 def on_first(function: Callable[[], T]) -> T:
-    """``function()`` of the first host; the others get its result, or its error.
-
-    Args:
-        function: returns plain data, as JSON takes it.
+    """``function()`` of the first host, plain data; the others get its result, or its error.
 
     Raises:
         Exception: what the first host raised; on the others a RunError, a StorageError, a
@@ -143,7 +139,9 @@ def on_first(function: Callable[[], T]) -> T:
         try:
             data = to_json({"result": function()})
         except Exception as error:  # whatever it is: the others wait
-            raised, data = error, to_json(_described(error))
+            kind = next((name for name, kind in _KINDS.items() if isinstance(error, kind)), None)
+            said = str(error) if kind else f"{type(error).__name__}: {error}"
+            raised, data = error, to_json({"error": said, "kind": kind or "RuntimeError"})
     answer = json.loads(_broadcast(data))
     if raised is not None:
         raise raised
@@ -155,12 +153,8 @@ def on_first(function: Callable[[], T]) -> T:
 def check_same(what: str, value: Any) -> None:
     """Refuses hosts that are not about to do the same.
 
-    Args:
-        what: is said to differ, in the message.
-        value: plain data.
-
     Raises:
-        ValueError: on all hosts, if it is not the same on all.
+        ValueError: on all hosts, if the value, plain data, is not the same on all.
     """
     if not are_several():
         return
@@ -194,9 +188,7 @@ def to_host(arrays: PyTree) -> PyTree:
 def put(arrays: PyTree, shardings: PyTree) -> PyTree:
     """Spreads arrays that every host has, whole, over the devices of all.
 
-    Args:
-        arrays: a pytree; what is spread already stays as it is.
-        shardings: a prefix of it.
+    The shardings are a prefix of the arrays; what is spread already stays as it is.
     """
     if not are_several():
         return jax.device_put(arrays, shardings)
@@ -204,30 +196,16 @@ def put(arrays: PyTree, shardings: PyTree) -> PyTree:
 
 
 def broadcast(state: PyTree | None, like: PyTree) -> PyTree:
-    """The first host's arrays, bit for bit, on all; what the others give is of no account.
+    """The first host's arrays, bit for bit, on all; the others give None.
 
-    Args:
-        state: arrays of the structure of ``like``; None on the other hosts.
-        like: arrays, or their shapes and dtypes.
+    They are like ``like``: arrays, or their shapes and dtypes.
     """
     # As bytes: a sum over hosts, which a broadcast is, would turn -0.0 into 0.0.
     data = jax.tree.map(_zeros, like) if state is None else jax.tree.map(_to_bytes, state)
     return jax.tree.map(_from_bytes, multihost_utils.broadcast_one_to_all(data), like)
 
 
-_KINDS: dict[str, type[Exception]] = {
-    "RunError": RunError,
-    "StorageError": StorageError,
-    "ValueError": ValueError,
-    "RuntimeError": RuntimeError,
-}
-
-
-def _described(error: Exception) -> dict[str, str]:
-    for name, kind in _KINDS.items():
-        if isinstance(error, kind):
-            return {"error": str(error), "kind": name}
-    return {"error": f"{type(error).__name__}: {error}", "kind": "RuntimeError"}
+_KINDS = {kind.__name__: kind for kind in (RunError, StorageError, ValueError, RuntimeError)}
 
 
 def _broadcast(data: bytes) -> bytes:
@@ -240,12 +218,8 @@ def _broadcast(data: bytes) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(buffer))[:length].tobytes()
 
 
-def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _layout(x: Any) -> tuple[tuple[int, ...], np.dtype]:
-    data = key_layout(x)[0] if _is_key(x) else x
+    data = key_layout(x)[0] if is_key(x) else x
     return data.shape, np.dtype(data.dtype)
 
 
@@ -255,22 +229,22 @@ def _zeros(like: Any) -> np.ndarray:
 
 
 def _to_bytes(x: Any) -> np.ndarray:
-    data = np.asarray(jax.random.key_data(x) if _is_key(x) else x, order="C")
+    data = np.asarray(jax.random.key_data(x) if is_key(x) else x, order="C")
     return data.reshape(-1).view(np.uint8)
 
 
 def _from_bytes(data: np.ndarray, like: Any) -> Any:
     shape, dtype = _layout(like)
     values = np.asarray(data).view(dtype).reshape(shape)
-    if not _is_key(like):
+    if not is_key(like):
         return values
     return jax.random.wrap_key_data(jnp.asarray(values), impl=key_layout(like)[1])
 
 
 def _gather(x: Any) -> Any:
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
-        return x if isinstance(x, jax.Array) and _is_key(x) else np.asarray(x)
-    if not _is_key(x):
+        return x if is_key(x) else np.asarray(x)
+    if not is_key(x):
         return multihost_utils.process_allgather(x, tiled=True)
     data = multihost_utils.process_allgather(_key_data(x), tiled=True)
     return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(x))
@@ -283,5 +257,5 @@ _key_data = jax.jit(jax.random.key_data)
 def _spread(x: Any, sharding: Sharding) -> jax.Array:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return x  # it is spread already
-    data = x if hasattr(x, "dtype") and _is_key(x) else np.asarray(x)
+    data = x if is_key(x) else np.asarray(x)
     return jax.make_array_from_callback(data.shape, sharding, lambda index: data[index])

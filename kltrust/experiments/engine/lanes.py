@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from kltrust.experiments.engine import hosts
+from kltrust.experiments.store.checkpoint import is_key
 from kltrust.tree import leading_size
 from kltrust.types import Array, PyTree
 
@@ -68,15 +69,10 @@ def keys_of(seeds: np.ndarray) -> tuple[Array, Array]:
 
 
 def shared_or_own(given: Sequence[PyTree], among: Sequence[PyTree], size: int) -> PyTree:
-    """The numbers of all lanes as one tree: [] where all have the same, else [size], padded.
+    """The numbers of the ``given`` lanes as one tree: [] where all ``among`` agree, else [size].
 
     A shared number is no part of a batch: a condition on it stays a condition, of which one side
-    is computed.
-
-    Args:
-        given: the numbers of each lane; all trees of one structure.
-        among: the trees that have to agree for a number to be shared: of more lanes, it may be.
-        size: how many lanes there are with padding.
+    is computed. All are trees of one structure; the last lane fills up to ``size``.
     """
 
     def stack(number: int, *leaves: Any) -> np.ndarray:
@@ -101,7 +97,7 @@ def to_host(lanes: PyTree, number: int) -> PyTree:
     """
 
     def copy(leaf: jax.Array) -> np.ndarray | jax.Array:
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if not is_key(leaf):
             return np.array(np.asarray(leaf)[:number])
         data = jnp.asarray(np.array(np.asarray(jax.random.key_data(leaf))[:number]))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -128,16 +124,10 @@ def _alone(function: Callable[[PyTree, PyTree], PyTree], shared: PyTree) -> Call
 def over_lanes(
     function: Callable[[PyTree, PyTree], PyTree], mesh: Mesh, width: int
 ) -> Callable[[PyTree, PyTree], PyTree]:
-    """``function(shared, lane)`` for every lane.
+    """``function(shared, lane)`` for every lane: ``(shared, lanes [L, ...]) -> results [L, ...]``.
 
-    Args:
-        function: of what all lanes share and of one lane's own.
-        mesh: from `make_mesh`.
-        width: W; it times the number of devices must divide the number of lanes.
-
-    Returns:
-        ``(shared, lanes [L, ...]) -> results [L, ...]``, to be compiled by the caller, with
-        `compiler_options`: without them the bits on one device are not those on several.
+    The width times the mesh's size must divide L. The caller compiles it, with `compiler_options`:
+    without them the bits on one device are not those on several.
     """
 
     def on_device(shared: PyTree, lanes: PyTree) -> PyTree:

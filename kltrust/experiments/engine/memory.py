@@ -10,6 +10,7 @@ import jax
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.program import build
+from kltrust.experiments.store.checkpoint import is_key
 from kltrust.settings import with_role
 
 FEW_ROWS = 64
@@ -35,15 +36,7 @@ class Memory(NamedTuple):
 def estimate_memory(
     experiment: Experiment, num_lanes: int, width: int, chunk_length: int, num_devices: int = 1
 ) -> Memory:
-    """What lanes will take, from shapes alone: nothing is computed or compiled.
-
-    Args:
-        experiment: of which the lanes differ in floats.
-        num_lanes: L.
-        width: lanes per block.
-        chunk_length: iterations of a chunk.
-        num_devices: over which the lanes are spread.
-    """
+    """What lanes will take, from shapes alone: nothing is computed or compiled."""
     learner = build(experiment).learner
     state = jax.eval_shape(learner.init, jax.random.key(0))
     metrics = jax.eval_shape(learner.step, state)[1]
@@ -76,18 +69,8 @@ def _image_floats(obs: Any, channels: Sequence[int]) -> int:
 
 
 def _bytes(tree: Any) -> int:
-    def size(leaf: Any) -> int:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return leaf.size * (8 if is_key else leaf.dtype.itemsize)
-
-    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def _rows_of_a_minibatch(experiment: Experiment) -> int:
-    """The policy's or the critic's, whichever has fewer."""
-    parts = (experiment.update, experiment.critic)
-    counts = [getattr(p, name) for p in parts for name in with_role(p, "minibatches")]
-    return experiment.batch_size // max([1, *counts])
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.size * (8 if is_key(leaf) else leaf.dtype.itemsize) for leaf in leaves)
 
 
 def choose_width(
@@ -95,18 +78,17 @@ def choose_width(
 ) -> int:
     """Lanes per block: all of a device at once where that fits, on a CPU one or a few.
 
-    Args:
-        experiment: of which the lanes differ in floats.
-        num_lanes: L.
-        chunk_length: iterations of a chunk.
-        devices: of all hosts, which all get the same answer.
+    Of the devices of all hosts, which all get the same answer.
     """
     per_device = -(-num_lanes // len(devices))
     if devices[0].platform == "cpu":
         # One alone is no batch: its products are plain, and what is conditional is not computed.
         # On two cores wider blocks were slower, up to 1.4 times, but where a lane's products are so
         # small that they hardly pay for their call: there four together were 1.3 times as fast.
-        most = FEW_TOGETHER if _rows_of_a_minibatch(experiment) < FEW_ROWS else 1
+        parts = (experiment.update, experiment.critic)
+        counts = [getattr(p, name) for p in parts for name in with_role(p, "minibatches")]
+        few = experiment.batch_size // max([1, *counts]) < FEW_ROWS
+        most = FEW_TOGETHER if few else 1
         return -(-per_device // -(-per_device // most))  # blocks that are about equal
     # A device of another host does not tell; all hosts take the same width.
     mine = [d for d in devices if d.process_index == jax.process_index()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -26,9 +27,6 @@ from kltrust.settings import annealed
 from kltrust.tree import where
 from kltrust.types import ActorCritic, Array, Env, Number, PyTree
 
-Join = Callable[[list[Any], list[Any]], Experiment]
-"""Puts shared and own settings together again."""
-
 
 class Parts(NamedTuple):
     """What an experiment is made of, for one set of (possibly traced) settings."""
@@ -44,10 +42,7 @@ def traced_settings(experiment: Experiment) -> Experiment:
 
 
 def build(experiment: Experiment) -> Parts:
-    """Environment, agent and learner.
-
-    Args:
-        experiment: its float settings may be traced.
+    """Environment, agent and learner; float settings may be traced.
 
     Raises:
         ValueError: on an unknown name, a bad value, a batch that does not divide.
@@ -99,13 +94,10 @@ def validate(experiment: Experiment) -> None:
 
 
 class Program:
-    """The compiled functions of one static group, and how often and how long each compiled.
+    """The compiled functions of one static group.
 
-    Attributes:
-        chunk_length: iterations of a chunk.
-        compile_seconds: by function name.
-        compilations: by function name.
-        memory: by function name, bytes that it takes on one device beside its code.
+    By function name: ``compilations`` and ``compile_seconds``, and ``memory``, the bytes that it
+    takes on one device beside its code.
     """
 
     def __init__(
@@ -117,15 +109,10 @@ class Program:
         *,
         freeze: bool = False,
     ):
-        """Compiles nothing yet.
+        """Compiles nothing yet. Without a length of its own, a chunk goes up to an evaluation.
 
-        Args:
-            experiment: the static settings.
-            mesh: from `lanes.make_mesh`.
-            width: lanes per block.
-            chunk_length: iterations of a chunk; None gives a chunk to every evaluation.
-            freeze: a lane that meets a NaN or an infinity stays in the state before that
-                iteration, whose number its ``iteration`` then tells.
+        If lanes ``freeze``, one that meets a NaN or an infinity stays in the state before that
+        iteration, whose number its ``iteration`` then tells.
         """
         self.experiment = experiment
         self.mesh = mesh
@@ -154,7 +141,7 @@ class Program:
             # With the same start states every time, the best checkpoint would be the luckiest one.
             key = jax.random.fold_in(key, iteration)
             parts = build(settings)
-            state = _Deployed(policy_params, normalizer)
+            state: Any = SimpleNamespace(policy_params=policy_params, normalizer=normalizer)
             episodes = experiment.budget.eval_episodes
             # Side by side: a step of so few environments costs hardly more than one of half.
             by_mode = jnp.arange(2 * episodes) < episodes
@@ -185,12 +172,16 @@ class Program:
         Metrics are [L, length, ...], on the host.
         """
         state, metrics = self.start_chunk(settings, state, length)
-        return state, to_host(metrics, length)
+        return state, jax.tree.map(lambda x: x[:, :length], hosts.to_host(metrics))
 
     def start_chunk(
         self, settings: Experiment, state: LearnerState, length: int
     ) -> tuple[LearnerState, Metrics]:
-        """As `chunk`, but waits for nothing: `to_host` of the metrics [L, chunk_length] does."""
+        """As `chunk`, but waits for nothing.
+
+        Metrics are [L, chunk_length, ...], to be cut on the host: on the device, every length would
+        be a compilation for every metric.
+        """
         return self._call("chunk", settings, (np.int32(length),), (state,))
 
     def evaluate(self, settings: Experiment, state: Any, keys: Array) -> Array:
@@ -203,24 +194,25 @@ class Program:
         return hosts.put(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
     def _call(self, name: str, settings: Experiment, shared: tuple, given: tuple) -> Any:
-        common, own, join = _split(settings)
+        common = jax.tree.map(lambda x: None if np.ndim(x) else x, settings)
+        own = jax.tree.map(lambda x: x if np.ndim(x) else None, settings)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         arguments = (hosts.put((common, shared), everywhere), self.put(own), self.put(given))
         if name not in self._compiled:
             start = time.perf_counter()
-            self._compiled[name] = compiled = self._jitted(name, join).lower(*arguments).compile()
+            self._compiled[name] = compiled = self._jitted(name).lower(*arguments).compile()
             self.compile_seconds[name] = time.perf_counter() - start
             self.compilations[name] = self.compilations.get(name, 0) + 1
             self.memory[name] = _bytes_of(compiled)
         # Ahead-of-time compiled: another shape or type is an error here, never a recompilation.
         return self._compiled[name](*arguments)
 
-    def _jitted(self, name: str, join: Join) -> Any:
+    def _jitted(self, name: str) -> Any:
         function = self._functions[name]
 
         def of_lane(everywhere: tuple, lane: tuple) -> Any:
             (common, shared), (own, given) = everywhere, lane
-            return function(join(common, own), shared, given)
+            return function(joined(common, own), shared, given)
 
         mapped = over_lanes(of_lane, self.mesh, self.width)
         # The settings of a lane serve every chunk: only the state is given away.
@@ -231,32 +223,11 @@ class Program:
         )
 
 
-def to_host(metrics: Metrics, length: int) -> Metrics:
-    """Waits for the metrics of a chunk of ``length`` iterations: [L, length, ...] NumPy arrays."""
-    # Cut on the host: on the device, every length would be a compilation for every metric.
-    return jax.tree.map(lambda x: x[:, :length], hosts.to_host(metrics))
-
-
-class _Deployed(NamedTuple):
-    """As much of a `LearnerState` as an evaluation needs."""
-
-    policy_params: PyTree
-    normalizer: PyTree
-
-
-def _split(settings: Experiment) -> tuple[list[Any], list[Any], Join]:
-    """Those that all lanes share, those that are each lane's own, and how they go together."""
-    leaves, structure = jax.tree.flatten(settings)
-    ranks = [np.ndim(leaf) for leaf in leaves]
-
-    def of_rank(rank: int) -> list[Any]:
-        return [leaf for leaf, its in zip(leaves, ranks, strict=True) if its == rank]
-
-    def join(common: list[Any], own: list[Any]) -> Experiment:
-        parts = iter(common), iter(own)
-        return jax.tree.unflatten(structure, [next(parts[rank]) for rank in ranks])
-
-    return of_rank(0), of_rank(1), join
+def joined(common: Experiment, own: Experiment) -> Experiment:
+    """What all lanes share and what is a lane's own, each None where the other is not."""
+    return jax.tree.map(
+        lambda x, y: y if x is None else x, common, own, is_leaf=lambda x: x is None
+    )
 
 
 def _bytes_of(compiled: Any) -> int:

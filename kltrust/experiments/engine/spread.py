@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts
-from kltrust.experiments.engine.program import Join, Program
+from kltrust.experiments.engine.program import Program, joined
 from kltrust.learner import Learner, LearnerState
 from kltrust.rollout.normalization import RewardScale
 from kltrust.types import PyTree
@@ -42,13 +42,7 @@ def make_mesh(num_blocks: int) -> Mesh:
 
 
 def shardings(state: LearnerState, mesh: Mesh, *, axis: int = 0) -> LearnerState:
-    """Where the parts of a learner's state belong, as a prefix of it.
-
-    Args:
-        state: concrete or abstract.
-        mesh: from `make_mesh`.
-        axis: which axis of what belongs to environments counts them.
-    """
+    """Where the parts of a state belong, as a prefix of it; ``axis`` counts the environments."""
     everywhere: Any = NamedSharding(mesh, PartitionSpec())
     spread: Any = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
     return LearnerState(*[everywhere] * len(LearnerState._fields))._replace(
@@ -123,13 +117,13 @@ class SpreadProgram(Program):
 
         return jax.tree.map(place, lanes, is_leaf=lambda x: isinstance(x, LearnerState))
 
-    def _jitted(self, name: str, join: Join) -> Any:
+    def _jitted(self, name: str) -> Any:
         function = self._functions[name]
 
-        def of_the_lane(everywhere: tuple, own: list[Any], given: tuple) -> Any:
+        def of_the_lane(everywhere: tuple, own: Experiment, given: tuple) -> Any:
             common, shared = everywhere
             mine, given = jax.tree.map(lambda x: x[0], (own, given))
-            result = function(join(common, mine), shared, given)
+            result = function(joined(common, mine), shared, given)
             result = jax.tree.map(lambda x: x[None], result)
             return jax.lax.with_sharding_constraint(result, self._places(result))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts, lanes
-from kltrust.experiments.engine.program import Program, build, to_host, traced_settings
+from kltrust.experiments.engine.program import Program, build, traced_settings
 from kltrust.experiments.engine.spread import SpreadProgram
 from kltrust.experiments.jobs.events import Progress, Report
 from kltrust.experiments.jobs.plan import Group, Plan
@@ -21,12 +23,9 @@ from kltrust.types import PyTree
 
 
 class Measured(NamedTuple):
-    """What a group costs here, by trying.
+    """What a group costs here, by trying: evaluations come on top of the seconds of its training.
 
-    Attributes:
-        compile_seconds: of all its functions.
-        seconds: of all its training, by the time that one iteration takes; evaluations come on top.
-        memory: bytes on one device, as the compiler counts them.
+    Memory is bytes on one device, as the compiler counts them.
     """
 
     compile_seconds: float
@@ -58,26 +57,6 @@ def restore_states(
     learner = build(experiment).learner
     keys = jax.eval_shape(lanes.keys_of, np.asarray(part.config["seeds"]))[0]
     return part.restore(jax.eval_shape(jax.vmap(learner.init), keys), which)
-
-
-class Chunk(NamedTuple):
-    """What the devices have computed, on the host, to be committed.
-
-    Attributes:
-        number: of the chunk.
-        length: iterations.
-        state: of the lanes after it.
-        metrics: [L, length, ...].
-        returns: of its evaluation [L, 2, episodes].
-        seconds: by kind.
-    """
-
-    number: int
-    length: int
-    state: PyTree
-    metrics: Any
-    returns: np.ndarray
-    seconds: dict[str, float]
 
 
 class Lanes:
@@ -121,7 +100,7 @@ class Lanes:
         else:
             state = lanes.pad(restore_states(run, self.experiment), self.size)
         reached = hosts.to_host(state.iteration)[: self.number]
-        waiting: Chunk | None = None
+        commit: Callable[[], Report] | None = None  # of the chunk that was computed last
         for index in range(run.last_chunk + 1, program.num_chunks):
             first = index * program.chunk_length
             length = min(program.chunk_length, self.experiment.num_iterations - first)
@@ -132,9 +111,10 @@ class Lanes:
                 # Compiling it while the chunk runs would hide the time that the chunk takes.
                 jax.block_until_ready(metrics)
             returns = program.evaluate(self.settings, state, self.eval_keys)
-            if waiting is not None:  # while the devices compute
-                progress.chunk(self._commit(run, waiting))
-            metrics = jax.tree.map(lambda x: x[: self.number], to_host(metrics, length))
+            if commit is not None:  # while the devices compute
+                progress.chunk(commit())
+            metrics = hosts.to_host(metrics)
+            metrics = jax.tree.map(lambda x, n=length: x[: self.number, :n], metrics)
             returns = hosts.to_host(returns)
             kept = lanes.to_host(state, self.number)  # before the next chunk takes it
             reached = kept.iteration
@@ -143,34 +123,45 @@ class Lanes:
             clock, compiled = time.perf_counter(), compiled + compiling
             if self.plan.on_nonfinite == "raise":
                 check_finite(metrics, self.seeds, first)
-            waiting = Chunk(index, length, kept, metrics, returns, seconds)
-        if waiting is not None:
-            progress.chunk(self._commit(run, waiting))
-        run.finish(self._summary(reached))
-
-    def _commit(self, run: Run, chunk: Chunk) -> Report:
-        first = chunk.number * self.program.chunk_length
-        done, batch = first + chunk.length, self.experiment.batch_size
-        runs, reached = self.group.runs, chunk.state.iteration
-        evaluation = evaluation_rows(chunk.returns, runs, self.seeds, done, batch)
-        rows = metric_rows(chunk.metrics, runs, self.seeds, first, reached, batch)
-        scores = evaluation["mean_return"]
-        run.commit(
-            chunk.number,
-            rows,
-            chunk.state,
-            evaluation=evaluation,
-            score=float(np.mean(scores)) if self.plan.keep_best else None,
-            seconds=chunk.seconds,
+            commit = partial(self._commit, run, index, length, kept, metrics, returns, seconds)
+        if commit is not None:
+            progress.chunk(commit())
+        broken = self._broken(reached, self.experiment.num_iterations)
+        run.finish(
+            {
+                "broken": {str(run): iteration for run, iteration in broken.items()},
+                "compilations": program.compilations,
+                "memory": program.memory,
+                "devices": program.mesh.size,
+            }
         )
+
+    def _commit(
+        self,
+        run: Run,
+        chunk: int,
+        length: int,
+        state: PyTree,
+        metrics: Any,
+        returns: np.ndarray,
+        seconds: dict[str, float],
+    ) -> Report:
+        """What the devices have computed, on the host: metrics [L, length], returns [L, 2, E]."""
+        first, batch = chunk * self.program.chunk_length, self.experiment.batch_size
+        done, of_runs = first + length, (self.group.runs, self.seeds)
+        evaluation = evaluation_rows(returns, *of_runs, done, batch)
+        rows = metric_rows(metrics, *of_runs, first, state.iteration, batch)
+        scores = evaluation["mean_return"]
+        score = float(np.mean(scores)) if self.plan.keep_best else None
+        run.commit(chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds)
         return Report(
             iterations=done,
             of=self.experiment.num_iterations,
             env_steps=done * batch,
-            steps_per_second=chunk.length * batch * self.number / chunk.seconds["run"],
+            steps_per_second=length * batch * self.number / seconds["run"],
             best=self._best(scores),
-            kl=float(np.mean(chunk.metrics.kl)),
-            broken=self._broken(reached, done),
+            kl=float(np.mean(metrics.kl)),
+            broken=self._broken(state.iteration, done),
             fully_masked=int(np.sum(rows["fully_masked"])),
         )
 
@@ -185,12 +176,3 @@ class Lanes:
     def _broken(self, reached: np.ndarray, planned: int) -> dict[int, int]:
         pairs = zip(self.group.runs, reached, strict=True)
         return {run: int(iteration) for run, iteration in pairs if iteration < planned}
-
-    def _summary(self, reached: np.ndarray) -> dict[str, Any]:
-        broken = self._broken(reached, self.experiment.num_iterations)
-        return {
-            "broken": {str(run): iteration for run, iteration in broken.items()},
-            "compilations": self.program.compilations,
-            "memory": self.program.memory,
-            "devices": self.program.mesh.size,
-        }

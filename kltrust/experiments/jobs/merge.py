@@ -13,29 +13,25 @@ import numpy as np
 
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
-from kltrust.experiments.jobs.run import group_config, group_path, group_records, plan_of
+from kltrust.experiments.jobs.run import group_config, group_path, parts_of
 from kltrust.experiments.store.record import Record, RunError, total_seconds
 from kltrust.experiments.store.run import Run
 
 
 def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
-    """Makes one folder of the folders of all shards: tables, states and all.
+    """Makes one new folder of the folders of all shards, in any order: tables, states and all.
 
     At equal widths it holds, bit for bit, the final tables of the same sweep run in one piece.
-
-    Args:
-        shards: the finished shards of one sweep, in any order.
-        path: a folder that does not exist, or is empty.
 
     Raises:
         ValueError: if these are not all shards of one sweep, once each.
         StorageError: if a shard is unfinished, or a folder can't be used.
     """
     records = [Record(shard) for shard in shards]
-    plans = [plan_of(record) for record in records]
-    plan = _whole(records, plans)
+    found = [parts_of(record) for record in records]
+    plan = _whole(records, [plan for plan, _ in found])
+    parts = [part for _, of_shard in found for _, part in of_shard if part is not None]
     with Run.create(path, plan.to_config()) as run:
-        parts = [part for r, p in zip(records, plans, strict=True) for part in _parts(r, p)]
         broken: dict[str, int] = {}
         for i, group in enumerate(plan.groups):
             mine = [part for part in parts if set(part.config["runs"]) <= set(group.runs)]
@@ -45,27 +41,25 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
     return Record(path)
 
 
-def _parts(record: Record, plan: Plan) -> list[Record]:
-    return [part for _, part in group_records(record.path, plan) if part is not None]
-
-
 def _whole(records: list[Record], plans: list[Plan]) -> Plan:
     """The plan that the shards are parts of."""
     if not plans:
         raise ValueError("merge takes the folders of all shards of a sweep")
+    shards: list[tuple[int, int]] = []
     for record, plan in zip(records, plans, strict=True):
         if plan.shard is None:
             raise ValueError(f"{record.path} is no shard: it was made without --shard")
-        first = plans[0]
-        same = (plan.name, plan.seeds, plan.settings, plan.shard[1])
-        if same != (first.name, first.seeds, first.settings, first.shard and first.shard[1]):
+        shards.append(plan.shard)
+        like = dataclasses.replace(
+            plans[0], groups=plan.groups, shard=(plan.shard[0], shards[0][1])
+        )
+        if plan != like:
             raise ValueError(f"{record.path} is of another sweep than {records[0].path}")
         if not record.finished:
             raise RunError(
                 f"{record.path} is not finished: go on with it by --resume {record.path}"
             )
-    numbers = [plan.shard[0] for plan in plans if plan.shard]
-    of = plans[0].shard[1] if plans[0].shard else 0
+    numbers, of = [i for i, _ in shards], shards[0][1]
     if sorted(numbers) != list(range(1, of + 1)):
         missing = sorted(set(range(1, of + 1)) - set(numbers))
         what = f"lacking {missing}" if missing else "one is given twice"
@@ -97,10 +91,11 @@ def _merge_group(path: Path, plan: Plan, group: Group, parts: list[Record]) -> d
     with Run.create(path, group_config(plan, group)) as run:
         broken = {k: v for part in parts for k, v in part.summary["broken"].items()}
         if not run.finished:
-            tables = [
+            rows, evaluation = (
                 _columns([getattr(p, t)() for p in parts]) for t in ("metrics", "evaluations")
-            ]
-            run.commit(0, tables[0], state, evaluation=tables[1], seconds=total_seconds(parts))
+            )
+            seconds = total_seconds(*(part.seconds for part in parts))
+            run.commit(0, rows, state, evaluation=evaluation, seconds=seconds)
         run.finish({"broken": broken, "compilations": {}, "memory": {}, "devices": 0})
     return broken
 

@@ -23,13 +23,9 @@ from kltrust.experiments.engine.spread import with_blocks
 
 
 class Group(NamedTuple):
-    """Runs that share their compilations.
+    """Runs, by their numbers, that share their compilations; ``width`` is lanes per block.
 
-    Attributes:
-        runs: their numbers.
-        width: lanes per block.
-        chunk_length: iterations of a chunk.
-        spread: the environments of its only run lie over all devices; see `spread`.
+    If it is ``spread``, the environments of its only run lie over all devices.
     """
 
     runs: tuple[int, ...]
@@ -43,9 +39,7 @@ class Plan:
     """A sweep, or a shard of one, as plain data: what decides the bits of every run is in it.
 
     Attributes:
-        name: what reports call it.
-        seeds: of every setting.
-        settings: of the whole sweep, also in a shard.
+        name, seeds, settings: of the whole sweep, also in a shard.
         groups: what is to be run.
         shard: (i, n), i from 1; None is all of it.
         on_nonfinite: a run that meets a NaN or an infinity stays in the state before it
@@ -77,40 +71,30 @@ class Plan:
     def alike(self, group: Group) -> list[Experiment]:
         """The experiments of all settings of the group's static group, also of other shards."""
         key = static_key(self.experiment(group))
-        experiments = [setting.experiment for setting in self.settings]
-        return [experiment for experiment in experiments if static_key(experiment) == key]
+        return [s.experiment for s in self.settings if static_key(s.experiment) == key]
 
     def to_config(self) -> dict[str, Any]:
         """As plain data for a run folder."""
+        config = {"sweep": self.name, **vars(self), "seeds": list(self.seeds)}
+        del config["name"]
         settings = [
             {"label": s.label, "swept": s.swept, "experiment": s.experiment.to_dict()}
             for s in self.settings
         ]
-        return {
-            "sweep": self.name,
-            "shard": self.shard,
-            "seeds": list(self.seeds),
-            "on_nonfinite": self.on_nonfinite,
-            "keep_best": self.keep_best,
-            "groups": [g._asdict() for g in self.groups],
-            "settings": settings,
-        }
+        return {**config, "groups": [g._asdict() for g in self.groups], "settings": settings}
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> Plan:
         """The inverse of `to_config`."""
-        return Plan(
-            name=config["sweep"],
-            seeds=tuple(config["seeds"]),
-            settings=tuple(
-                Setting(s["label"], s["swept"], Experiment.from_dict(s["experiment"]))
-                for s in config["settings"]
-            ),
-            groups=tuple(Group(**{**g, "runs": tuple(g["runs"])}) for g in config["groups"]),
-            shard=tuple(config["shard"]) if config["shard"] else None,
-            on_nonfinite=config["on_nonfinite"],
-            keep_best=config["keep_best"],
-        )
+        settings = [
+            Setting(s["label"], s["swept"], Experiment.from_dict(s["experiment"]))
+            for s in config["settings"]
+        ]
+        groups = [Group(**{**g, "runs": tuple(g["runs"])}) for g in config["groups"]]
+        shard = tuple(config["shard"]) if config["shard"] else None
+        more = {name: config[name] for name in ("on_nonfinite", "keep_best")}
+        name, seeds = config["sweep"], tuple(config["seeds"])
+        return Plan(name, seeds, tuple(settings), tuple(groups), shard, **more)
 
 
 def make_plan(
@@ -124,8 +108,7 @@ def make_plan(
 
     Args:
         spec: the sweep.
-        width: lanes per block for all groups; None chooses, by the number of lanes of the whole
-            group and by the devices' memory.
+        width: lanes per block for all groups; None chooses, see `choose_width`.
         shard: (i, n), i from 1: the i-th of n parts of about as many environment steps each.
         devices: None takes JAX's.
 
@@ -149,13 +132,11 @@ def plan_training(
     Args:
         experiment: all settings.
         seeds: a run each.
-        width: lanes per block, see `lanes`; part of what decides the bits. None chooses and
-            records it.
+        width: as in `make_plan`.
         spread: one run, its environments over all devices; see `spread`.
 
     Raises:
-        ValueError: on seeds, a width or a spread that can't be, or if hosts are given different
-            ones.
+        ValueError: on seeds, a width or a spread that can't be, or that differ between hosts.
     """
     if len(set(seeds)) != len(seeds) or not seeds:
         raise ValueError(f"seeds must be different and at least one, got {list(seeds)}")

@@ -51,13 +51,7 @@ def metric_rows(
 ) -> dict[str, np.ndarray]:
     """Metrics [L, n] as columns: a row per run and iteration, up to its first bad one if it has.
 
-    Args:
-        metrics: of lanes that freeze.
-        runs: the lanes' numbers.
-        seeds: the lanes' seeds.
-        first_iteration: of the n.
-        reached: the iteration that each lane's state has reached; a frozen one stays behind.
-        batch_size: environment steps of an iteration.
+    A lane's state has ``reached`` an iteration; that of a frozen one stays behind.
     """
     rows = tables.to_rows(metrics, runs, first_iteration)
     length = len(rows["iteration"]) // len(runs)

@@ -7,33 +7,26 @@ two chunks under way; a plan that goes on ends with the tables of one that never
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import canary, hosts
 from kltrust.experiments.engine.program import validate
 from kltrust.experiments.jobs.events import Progress
 from kltrust.experiments.jobs.lanes import Lanes
-from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.shared import record_of, shared
+from kltrust.experiments.jobs.plan import Group, Plan, plan_training
 from kltrust.experiments.store.record import RUN, Record, RunError
 from kltrust.experiments.store.run import Run
+from kltrust.types import PyTree
 
 GROUPS = "groups"
 
 
 def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> Record:
-    """Runs a plan in a new folder.
-
-    Args:
-        plan: from `plan.make_plan` or `plan.plan_training`.
-        path: a folder that does not exist, or is empty.
-        progress: is told what happens.
-
-    Returns:
-        The finished folder; `results.load` reads its tables.
+    """Runs a plan in a folder that does not exist, or is empty; `results.load` reads its tables.
 
     Raises:
         ValueError: if a setting is wrong; nothing was compiled or written.
@@ -44,6 +37,18 @@ def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> 
     _prepare(plan)
     with shared(lambda: Run.create(path, plan.to_config())) as run:
         return _run_groups(run, plan, progress or Progress())
+
+
+def train(
+    experiment: Experiment,
+    seeds: Sequence[int],
+    path: str | Path,
+    *,
+    progress: Progress | None = None,
+    **more: Any,
+) -> Record:
+    """A training, one run per seed: `start` of `plan.plan_training`, which takes what is more."""
+    return start(plan_training(experiment, seeds, **more), path, progress=progress)
 
 
 def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
@@ -83,11 +88,24 @@ def group_path(path: Path, index: int) -> Path:
     return path / GROUPS / f"{index:03d}"
 
 
-def group_records(path: Path, plan: Plan) -> Iterator[tuple[Group, Record | None]]:
-    """Every group and its run folder, None where it has not begun."""
-    for i, group in enumerate(plan.groups):
-        folder = group_path(path, i)
-        yield group, Record(folder) if (folder / RUN).exists() else None
+def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
+    """The plan of a folder, and its groups with the folder of each, None where it has not begun.
+
+    Raises:
+        RunError: as `plan_of`.
+    """
+    plan = plan_of(record)
+    folders = [group_path(record.path, i) for i in range(len(plan.groups))]
+    parts = [Record(folder) if (folder / RUN).exists() else None for folder in folders]
+    return plan, list(zip(plan.groups, parts, strict=True))
+
+
+def iterations_done(plan: Plan, group: Group, part: Record | None) -> int:
+    """By each run of a group, as its folder says."""
+    planned = plan.experiment(group).num_iterations
+    if part is None or part.finished:
+        return 0 if part is None else planned
+    return min((part.last_chunk + 1) * group.chunk_length, planned)
 
 
 def group_config(plan: Plan, group: Group) -> dict[str, Any]:
@@ -133,7 +151,7 @@ def _run_group(
 
     try:
         with shared(enter) as run:
-            progress.group(index, _iterations(run, plan.experiment(group)))
+            progress.group(index, iterations_done(plan, group, run))
             if not run.finished:
                 Lanes(plan, group).advance(run, progress)
             return run.summary
@@ -143,5 +161,68 @@ def _run_group(
         raise RunError(message) from error
 
 
-def _iterations(run: Record, experiment: Experiment) -> int:
-    return min((run.last_chunk + 1) * run.config["chunk_length"], experiment.num_iterations)
+@contextlib.contextmanager
+def shared(enter: Callable[[], Run]) -> Iterator[Run]:
+    """A run folder that the first host enters, as every host sees it; closed at the end.
+
+    Of several hosts, the first one alone reads and writes it. What it finds there, and whether it
+    could write, the others learn by a broadcast, so that all go on or all stop.
+
+    Raises:
+        RunError, StorageError: what entering it raised, on all hosts.
+    """
+    if not hosts.are_several():
+        with enter() as alone:
+            yield alone
+        return
+    entered: list[Run] = []
+
+    def facts() -> dict[str, Any]:
+        entered.append(enter())
+        names = ("config", "versions", "_marker")
+        return {"path": str(entered[0].path), **{n: vars(entered[0])[n] for n in names}}
+
+    with _Shared(hosts.on_first(facts), *entered) as one_of_several:
+        yield one_of_several
+
+
+def record_of(run: Run) -> Record:
+    """To look at; on other hosts than the first, which has the folder, what they know of it."""
+    return Record(run.path) if hosts.is_first() else run
+
+
+class _Shared(Run):
+    """A run folder that one host writes to, and all know the state of."""
+
+    _run: Any  # of the first host, which has the folder
+
+    def __init__(self, facts: dict[str, Any], run: Any = None) -> None:
+        vars(self).update(facts, path=Path(facts["path"]), _run=run)
+        self._see(facts["_marker"])
+
+    def commit(self, *arguments: Any, **keywords: Any) -> None:
+        self._marked(lambda: self._run.commit(*arguments, **keywords))
+
+    def finish(self, *arguments: Any) -> None:
+        self._marked(lambda: self._run.finish(*arguments))
+
+    def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
+        state: PyTree = None
+
+        def read() -> None:
+            nonlocal state
+            state = self._run.restore(like, which)
+
+        hosts.on_first(read)
+        return hosts.broadcast(state, like)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.close()
+
+    def _marked(self, write: Callable[[], None]) -> None:
+        def marker() -> dict[str, Any]:
+            write()
+            return self._run._marker
+
+        self._see(hosts.on_first(marker))

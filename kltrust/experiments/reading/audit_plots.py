@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.reading.plots import BLUE, GREY, VERMILION, dress, logarithmic
+from kltrust.experiments.reading.plots import (
+    BLUE,
+    GREY,
+    VERMILION,
+    curve,
+    dress,
+    logarithmic,
+    over_seeds,
+    panels,
+)
 from kltrust.settings import with_role
 
 if TYPE_CHECKING:
@@ -22,31 +31,17 @@ def audit_picture(experiment: Experiment, metrics: pd.DataFrame, path: Path) -> 
     """Draws what was audited against environment steps.
 
     Medians over seeds, with the 5th to the 95th percentile where there are several. A run that
-    audited on request has more panels: the path within an update, fresh states, the models.
-
-    Args:
-        experiment: of all rows.
-        metrics: those of `Results`.
-        path: of the picture.
-
-    Returns:
-        ``path``; None if nothing was audited.
+    audited on request has more panels: the path within an update, fresh states, the models. None
+    comes back if nothing was audited.
     """
-    from matplotlib.figure import Figure
-
     drawn = [draw for needed, draw in _PANELS if needed in metrics]
     if not drawn:  # of a version that measured less
         return None
-    columns = min(len(drawn), 3)
-    rows = -(-len(drawn) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained", dpi=120)
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in grid[len(drawn) :]:
-        axes.set_axis_off()
-    for axes, draw in zip(grid, drawn, strict=False):
+    figure, grid = panels(len(drawn), 4.6, 3.6)
+    for axes, draw in zip(grid, drawn, strict=True):
         draw(axes, metrics, experiment)
     figure.suptitle(f"{experiment.algorithm} on {experiment.env}: every update, audited")
-    figure.savefig(path)
+    figure.savefig(path, dpi=120)
     return path
 
 
@@ -70,25 +65,18 @@ def percentiles(values: np.ndarray) -> np.ndarray:
     return np.where(none, np.nan, found)
 
 
-def _line(
-    axes: Any, metrics: pd.DataFrame, values: pd.Series, color: str, label: str, **style: Any
-) -> None:
-    by_step = values.groupby(metrics.env_steps)
-    middle = by_step.median()
-    axes.plot(middle.index, middle, color=color, label=label, **style)
-    if metrics.seed.nunique() > 1:
-        low, high = by_step.quantile(0.05), by_step.quantile(0.95)
-        axes.fill_between(middle.index, low, high, color=color, alpha=0.15, linewidth=0)
+def _line(axes: Any, metrics: Any, values: Any, color: str, label: str, style: str = "-") -> None:
+    over_seeds(axes, metrics, values, color=color, label=label, linestyle=style)
 
 
 def _draw_distance(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
     if "audit.update.tv.mean" in metrics:
         _line(axes, metrics, metrics["audit.update.tv.mean"], BLUE, "mean over states")
-        _line(axes, metrics, metrics["audit.update.tv.max"], BLUE, "largest", linestyle=":")
+        _line(axes, metrics, metrics["audit.update.tv.max"], BLUE, "largest", ":")
     else:
         _line(axes, metrics, metrics["audit.update.tv_sampled"], BLUE, "mean, sampled")
     pinsker = metrics["audit.update.pinsker.mean"]
-    _line(axes, metrics, pinsker, GREY, "Pinsker's bound of the mean", linestyle="--")
+    _line(axes, metrics, pinsker, GREY, "Pinsker's bound of the mean", "--")
     for name in with_role(experiment.update, "clip"):
         if np.isfinite(half_width := getattr(experiment.update, name)):
             axes.axhline(half_width / 2, color="black", linewidth=1, label=f"{name} / 2")
@@ -112,7 +100,7 @@ def _draw_length(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     name = "audit.reference.from_reference.mean"
     if name in metrics:
         distance = np.sqrt(2 * metrics[name].clip(lower=0))
-        _line(axes, metrics, distance, VERMILION, "sqrt(2 KL(first || now))", linestyle="--")
+        _line(axes, metrics, distance, VERMILION, "sqrt(2 KL(first || now))", "--")
     dress(axes, "The way and the distance", "Fisher-Rao length, sqrt(nats)")
 
 
@@ -121,25 +109,25 @@ def _draw_path(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     num_epochs, per_epoch = minibatch.shape[1:]
     before = np.arange(num_epochs * per_epoch) / per_epoch
     low, middle, high = percentiles(minibatch.reshape(len(metrics), -1))
-    axes.fill_between(before, low, high, color=BLUE, alpha=0.2, linewidth=0)
-    axes.plot(before, middle, color=BLUE, linewidth=1, label="minibatch, before its step")
+    label = "minibatch, before its step"
+    curve(axes, before, middle, low, high, color=BLUE, linewidth=1, label=label)
     after = np.arange(1, num_epochs + 1)
     axes.plot(after, percentiles(epoch)[1], "o", color=VERMILION, label="whole batch, after it")
     dress(axes, "Along an update: median of all", "mean KL(old || now), nats")
     axes.set_xlabel("epochs of the update")
+    axes.locator_params(axis="x", integer=True)
 
 
 def _draw_fresh(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     _line(axes, metrics, metrics.kl, BLUE, "states of the batch")
     fresh = metrics["audit.fresh.kl.mean"]
-    _line(axes, metrics, fresh, VERMILION, "states of the new policy", linestyle="--")
+    _line(axes, metrics, fresh, VERMILION, "states of the new policy", "--")
     drawn = [*metrics.kl, *fresh]
     if "audit.normalizer.mean" in metrics:
         moved = metrics["audit.normalizer.mean"]
-        _line(axes, metrics, moved, GREEN, "the normaliser's own", linestyle=":")
+        _line(axes, metrics, moved, GREEN, "the normaliser's own", ":")
         drawn += list(moved)
-    if any(value > 0 for value in drawn):
-        logarithmic(axes, drawn)
+    logarithmic(axes, drawn)
     dress(axes, "The same elsewhere", "mean KL, nats")
 
 

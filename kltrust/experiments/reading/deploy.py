@@ -60,60 +60,38 @@ def numpy_policy(
         StorageError: if there is no checkpoint, or it is damaged.
     """
     run = best_run(record, seed=seed, env=env, label=label)
-    return policy_of_run(run, which=which, deterministic=deterministic)
-
-
-def policy_of_run(
-    run: Trained,
-    *,
-    which: Literal["latest", "best"] = "latest",
-    deterministic: bool = True,
-    native: bool = True,
-) -> NumpyPolicy:
-    """See `numpy_policy`.
-
-    Args:
-        run: from `best_run`, say.
-        which: the last checkpoint or the best one.
-        deterministic: act by the mode, else sample.
-        native: the original environment's actions; else those that ``Env.step`` takes, which are
-            the policy's own.
-
-    Returns:
-        As `numpy_policy`.
-    """
-    parts = build(run.experiment)
-    state = jax.tree.map(lambda x: x[run.place], run.states(which))
-    example = jax.eval_shape(lambda: parts.env.reset(jax.random.key(0))[1])
-    memory = parts.agent.memory
-    initial = () if memory is None else memory.policy_carry
-
-    @jax.jit
-    def compiled(carry: Any, obs: Any, key: int) -> Any:
-        carry, dist = policy_step_of(parts.agent, state)(carry, obs)
-        raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
-        return carry, parts.env.native_action(raw) if native else raw
-
-    return NumpyPolicy(compiled, initial, example, parts.env.name, run.seed)
+    return NumpyPolicy(run, which=which, deterministic=deterministic)
 
 
 class NumpyPolicy:
     """What `numpy_policy` returns: a function, and its memory of the episodes under way."""
 
     def __init__(
-        self, step: Callable[..., Any], initial: PyTree, example: PyTree, name: str, seed: int = 0
+        self,
+        run: Trained,
+        *,
+        which: Literal["latest", "best"] = "latest",
+        deterministic: bool = True,
+        native: bool = True,
     ):
-        """At the start of an episode.
+        """At the start of an episode; see `numpy_policy`.
 
-        Args:
-            step: ``step(carry, obs, key) -> (carry, action)``.
-            initial: the carry of one environment at the start of an episode.
-            example: one observation; shapes and dtypes are enough.
-            name: the environment's, for messages.
-            seed: of the noise of all calls that name no key.
+        Actions are ``native``, the original environment's, or else those that ``Env.step`` takes,
+        which are the policy's own.
         """
-        self._step, self._initial, self._example, self._name = step, initial, example, name
-        self._seed, self._calls = seed, 0
+        parts = build(run.experiment)
+        state = jax.tree.map(lambda x: x[run.place], run.states(which))
+        memory = parts.agent.memory
+
+        @jax.jit
+        def step(carry: Any, obs: Any, key: int) -> Any:
+            carry, dist = policy_step_of(parts.agent, state)(carry, obs)
+            raw = dist.mode() if deterministic else dist.sample(seed=jax.random.key(key))
+            return carry, parts.env.native_action(raw) if native else raw
+
+        self._step, self._initial = step, () if memory is None else memory.policy_carry
+        self._example = jax.eval_shape(lambda: parts.env.reset(jax.random.key(0))[1])
+        self._name, self._seed, self._calls = parts.env.name, run.seed, 0
         self.reset()
 
     def reset(self) -> None:
@@ -122,19 +100,14 @@ class NumpyPolicy:
         self._carry: Any = None
 
     def __call__(self, obs: Any, key: int | None = None) -> np.ndarray:
-        """The action for each observation [*E, *O]: [*E, ...].
-
-        Args:
-            obs: see `numpy_policy`.
-            key: see there.
+        """The action for each observation [*E, *O]: [*E, ...]; see `numpy_policy`.
 
         Raises:
             ValueError: on observations of another shape, or of other episodes than before.
         """
         obs, lead = _observation(self._name, self._example, obs)
         if self._lead != lead:
-            remembers = bool(jax.tree.leaves(self._initial))
-            if self._lead is not None and remembers:
+            if self._lead is not None and jax.tree.leaves(self._initial):
                 raise ValueError(
                     f"the policy remembers episodes of leading shape {self._lead}, and got {lead}: "
                     "call reset() before other episodes begin"
@@ -159,7 +132,7 @@ def gymnasium_returns(
         act: from `numpy_policy`.
         env_name: a name of gymnasium's registry.
         num_episodes: episode i starts from gymnasium's seed ``seed + i``.
-        seed: see there.
+        seed: of the first episode.
         num_envs: played side by side.
 
     Raises:
@@ -189,34 +162,28 @@ def gymnasium_returns(
 
 def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, tuple[int, ...]]:
     """The observation as arrays, if it is one of the environment, and its leading axes."""
-    leading: set[tuple[int, ...]] = set()
-
-    def as_array(like: Any, x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        cut = max(x.ndim - like.ndim, 0)
-        leading.add(x.shape[:cut])
-        if x.shape[cut:] != like.shape or len(leading) > 1:
-            raise ValueError(f"{x.shape} for {like.shape}")
-        return x
-
-    def as_trained(like: Any, x: np.ndarray) -> np.ndarray:
-        # A network reads integers otherwise than floats, and whole numbers of a list are integers;
-        # elsewhere a mask is often of integers, too.
-        if np.issubdtype(like.dtype, np.integer) and np.issubdtype(x.dtype, np.floating):
-            raise ValueError(
-                f"{env_name} was trained on observations of {like.dtype}, got {x.dtype}"
-            )
-        return x.astype(like.dtype)
-
+    structure: Any = jax.tree.structure(example)
+    likes = jax.tree.leaves(example)
     try:
-        arrays = jax.tree.map(as_array, example, obs)
+        arrays = [np.asarray(x) for x in structure.flatten_up_to(obs)]
+        pairs = list(zip(arrays, likes, strict=True))
+        (lead,) = {x.shape[: x.ndim - like.ndim] for x, like in pairs}
+        if any(x.shape != (*lead, *like.shape) for x, like in pairs):
+            raise ValueError("of another shape")
     except (TypeError, ValueError) as error:
         expected = jax.tree.map(lambda x: x.shape, example)
         raise ValueError(
             f"{env_name} was trained on observations of shape {expected}, possibly with leading "
             f"axes; got {jax.tree.map(np.shape, obs)}"
         ) from error
-    return jax.tree.map(as_trained, example, arrays), leading.pop()
+    for x, like in pairs:
+        # A network reads integers otherwise than floats, and whole numbers of a list are integers;
+        # elsewhere a mask is often of integers, too.
+        if np.issubdtype(like.dtype, np.integer) and np.issubdtype(x.dtype, np.floating):
+            raise ValueError(
+                f"{env_name} was trained on observations of {like.dtype}, got {x.dtype}"
+            )
+    return structure.unflatten(x.astype(like.dtype) for x, like in pairs), lead
 
 
 def begin(act: Act) -> None:
@@ -231,11 +198,7 @@ def key_of(seed: int, step: int) -> int:
 
 
 def in_gymnasium(env_name: str) -> bool:
-    """Whether gymnasium has an environment of that name.
-
-    Args:
-        env_name: one of ours.
-    """
+    """Whether gymnasium has an environment of that name."""
     import gymnasium
 
     return env_name in gymnasium.registry

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,12 +26,9 @@ _OUTCOMES = ["run", "iterations", "score", "broken"]
 class Exported(NamedTuple):
     """One run as a dashboard takes it.
 
-    Attributes:
-        name: sweep/label/environment/seed, unique among the exported.
-        config: the resolved settings by dotted name, as plain numbers and texts.
-        summary: iterations done, the score, and the first broken iteration if there is one.
-        history: environment steps of the run to values by tag: ``train/kl``, say, and
-            ``evaluation/mean_return``; a value that is missing or NaN is left out.
+    The name is sweep/label/environment/seed, unique among the exported. The history goes from
+    environment steps of the run to values by tag, ``train/kl``, say, and
+    ``evaluation/mean_return``; a value that is missing or NaN is left out.
     """
 
     name: str
@@ -42,40 +39,52 @@ class Exported(NamedTuple):
 
 def exported(results: Results) -> Iterator[Exported]:
     """Every run that has at least one row."""
-    metrics = dict(iter(_with_episodes(results.metrics).groupby("run")))
-    evaluations = dict(iter(results.evaluations.groupby("run")))
+    if not len(results.metrics):
+        return
+    metrics = results.metrics
+    ended = metrics.num_episodes.where(metrics.num_episodes > 0)  # else there is no mean
+    more = {
+        "episode_return": metrics.return_sum / ended,
+        "episode_length": metrics.length_sum / ended,
+    }
+    train = _by_run(metrics.assign(**more), "train")
+    evaluation = _by_run(results.evaluations, "evaluation")
     taken: set[str] = set()
-    for row in results.runs.to_dict("records"):
-        run = row["run"]
-        if run not in metrics:
-            continue
-        history: dict[int, dict[str, float]] = {}
-        _add(history, "train", metrics[run])
-        if run in evaluations:
-            _add(history, "evaluation", evaluations[run])
+    for _, row in results.runs.set_index("run", drop=False).loc[list(train)].iterrows():
+        name = f"{row.sweep}/{row.label}/{row.env}/seed{row.seed}"
+        # Two folders of one name may hold the same run.
+        name = f"{name}-run{row.run}" if name in taken else name
+        taken.add(name)
+        history = train[row.run].join(evaluation.get(row.run), how="outer").to_dict("index")
+        there = row.dropna()
         yield Exported(
-            _unique(f"{row['sweep']}/{row['label']}/{row['env']}/seed{row['seed']}", run, taken),
-            {k: v for k, v in row.items() if k not in _OUTCOMES and not _missing(v)},
-            {k: row[k] for k in _OUTCOMES[1:] if not _missing(row[k])},
-            dict(sorted(history.items())),
+            name,
+            there.drop(_OUTCOMES, errors="ignore").to_dict(),
+            there[there.index.intersection(_OUTCOMES[1:])].to_dict(),
+            {int(i): {k: v for k, v in of.items() if v == v} for i, of in history.items()},
         )
 
 
+def _by_run(table: pd.DataFrame, section: str) -> dict[int, pd.DataFrame]:
+    """The numbers of each run by environment steps, their columns as tags of a section."""
+    # A column of vectors, the path of an update, has no place on a dashboard.
+    columns = [c for c in table.columns if c not in _KEYS and table[c].dtype != object]
+    numbers = table.set_index("env_steps")[columns].astype(float).add_prefix(f"{section}/")
+    return dict(iter(numbers.groupby(table.run.to_numpy())))
+
+
 def to_tensorboard(results: Results, logdir: str | Path) -> list[Path]:
-    """Writes one TensorBoard run per run; needs ``pip install 'kltrust[tensorboard]'``.
+    """Writes one TensorBoard run, a folder, per run; needs ``pip install 'kltrust[tensorboard]'``.
 
     Args:
         results: from `results.load`.
         logdir: the folder that ``tensorboard --logdir`` is then given; other runs may be in it.
 
-    Returns:
-        The folders of the runs.
-
     Raises:
         RuntimeError: if tensorboardX is missing, or the folder can't be written to.
         ValueError: if there is nothing to export, or a run is there already.
     """
-    tensorboard = _import("tensorboardX", "tensorboard")
+    tensorboard = extra("tensorboardX", "tensorboard")
     runs = _all(results)
     folders = [Path(logdir).joinpath(*map(_file_name, run.name.split("/"))) for run in runs]
     for folder in folders:
@@ -87,7 +96,9 @@ def to_tensorboard(results: Results, logdir: str | Path) -> list[Path]:
     try:
         for run, folder in zip(runs, folders, strict=True):
             with tensorboard.SummaryWriter(str(folder)) as writer:
-                writer.add_text("settings", _markdown({**run.config, **run.summary}))
+                rows = [f"| {k} | {v} |" for k, v in {**run.config, **run.summary}.items()]
+                table = ["| setting | value |", "| --- | --- |", *rows]
+                writer.add_text("settings", "\n".join(table))
                 for step, values in run.history.items():
                     for tag, value in values.items():
                         writer.add_scalar(tag, value, step)
@@ -114,7 +125,7 @@ def to_wandb(
         RuntimeError: if wandb is missing, or refuses.
         ValueError: if there is nothing to export.
     """
-    wandb = _import("wandb", "wandb")
+    wandb = extra("wandb", "wandb")
     quiet = wandb.Settings(
         silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
     )
@@ -143,55 +154,20 @@ def to_wandb(
 
 
 def _all(results: Results) -> list[Exported]:
-    runs = list(exported(results)) if len(results.metrics) else []
-    if not runs:
+    if not (runs := list(exported(results))):
         raise ValueError("there is nothing to export yet: no run has finished its first chunk")
     return runs
-
-
-def _with_episodes(metrics: pd.DataFrame) -> pd.DataFrame:
-    """With the mean return and length of the episodes that ended, NaN where none did."""
-    ended = metrics.num_episodes.where(metrics.num_episodes > 0)
-    return metrics.assign(
-        episode_return=metrics.return_sum / ended, episode_length=metrics.length_sum / ended
-    )
-
-
-def _add(history: dict[int, dict[str, float]], section: str, table: pd.DataFrame) -> None:
-    # A column of vectors, the path of an update, has no place on a dashboard.
-    columns = [c for c in table.columns if c not in _KEYS and table[c].dtype != object]
-    rows = table[columns].to_numpy(float, na_value=float("nan"))
-    for step, row in zip(table.env_steps, rows, strict=True):
-        values = zip(columns, row.tolist(), strict=True)
-        found = {f"{section}/{name}": value for name, value in values if not _missing(value)}
-        history.setdefault(int(step), {}).update(found)
-
-
-def _unique(name: str, run: int, taken: set[str]) -> str:
-    """Two folders of one name may hold the same run."""
-    if name in taken:
-        name = f"{name}-run{run}"
-    taken.add(name)
-    return name
-
-
-def _missing(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.isna(value)) if not isinstance(value, (list, tuple, dict)) else False
 
 
 def _file_name(text: str) -> str:
     return re.sub(r"[^\w.=+,-]+", "_", text)
 
 
-def _markdown(values: Mapping[str, Any]) -> str:
-    rows = [f"| {name} | {value} |" for name, value in values.items()]
-    return "\n".join(["| setting | value |", "| --- | --- |", *rows])
-
-
-def _import(module: str, extra: str) -> Any:
+def extra(module: str, name: str) -> Any:
+    """A module that an extra of the package brings."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise RuntimeError(f"{module} is not installed: pip install 'kltrust[{extra}]'") from error
+        raise RuntimeError(
+            f"{module.partition('.')[0]} is not installed ({error}): pip install 'kltrust[{name}]'"
+        ) from error

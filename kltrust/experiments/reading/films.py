@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from kltrust.experiments.reading.deploy import Act, begin, gymnasium_maker, key_of
+from kltrust.experiments.reading.export import extra
 from kltrust.experiments.store import files
 from kltrust.types import Env, Render
 
 FORMATS = (".gif", ".mp4")
-FRAMES_PER_SECOND = 30
 
 
 def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.ndarray]:
@@ -39,13 +37,8 @@ def trained_frames(
 ) -> Iterator[np.ndarray]:
     """One episode where the policy was trained as pictures [H, W, 3] of bytes.
 
-    The state in which the episode ends is not among them: it is reset at once.
-
-    Args:
-        act: from `policy_of_run` with ``native=False``.
-        env: the run's environment.
-        seed: of the start state, the environment's chance and sampled actions.
-        most: so many pictures at most, and steps.
+    The state in which the episode ends is not among them: it is reset at once. The policy is a
+    `NumpyPolicy` with ``native=False``; there are ``most`` steps at most.
 
     Raises:
         ValueError: if nothing draws the environment.
@@ -80,15 +73,8 @@ def check_drawn(env: Env) -> Render:
     return env.render
 
 
-def write_film(
-    path: str | Path, frames: Iterator[np.ndarray], frames_per_second: int = FRAMES_PER_SECOND
-) -> int:
-    """Writes a GIF or an MP4; returns how many pictures there are.
-
-    Args:
-        path: of the film, NAME.gif or NAME.mp4.
-        frames: of one size.
-        frames_per_second: a GIF's are hundredths of a second apart.
+def write_film(path: str | Path, frames: Iterator[np.ndarray], fps: int = 30) -> int:
+    """Writes pictures of one size as NAME.gif or NAME.mp4; returns how many there are.
 
     Raises:
         ValueError: for another ending of the name.
@@ -96,23 +82,18 @@ def write_film(
         StorageError: if it can't be written.
     """
     path = check_film(path)
-    imageio = extra("imageio.v3")
+    imageio = extra("imageio.v3", "play")
     shown = list(frames)
     with files.explained(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".gif":
-            duration = 1000 / frames_per_second
-            imageio.imwrite(path, shown, duration=duration, loop=0)
+            imageio.imwrite(path, shown, duration=1000 / fps, loop=0)
         else:
-            codec = {"plugin": "pyav", "codec": "libx264", "fps": frames_per_second}
-            # The codec takes even sizes only.
-            imageio.imwrite(path, np.stack([_even(frame) for frame in shown]), **codec)
+            codec = {"plugin": "pyav", "codec": "libx264", "fps": fps}
+            pictures = np.stack(shown)
+            height, width = (size // 2 * 2 for size in pictures.shape[1:3])  # all that it takes
+            imageio.imwrite(path, pictures[:, :height, :width], **codec)
     return len(shown)
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    height, width, _ = frame.shape
-    return frame[: height // 2 * 2, : width // 2 * 2]
 
 
 def check_film(path: str | Path) -> Path:
@@ -121,13 +102,3 @@ def check_film(path: str | Path) -> Path:
     if path.suffix not in FORMATS:
         raise ValueError(f"{path} must end with {' or '.join(FORMATS)}")
     return path
-
-
-def extra(module: str) -> Any:
-    """A module that the extra ``play`` brings."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RuntimeError(
-            f"films need {module.partition('.')[0]} ({error}): pip install 'kltrust[play]'"
-        ) from error

@@ -26,28 +26,49 @@ def learning_curve(
     Left: the mean evaluation return over seeds with its range, and the training return. Right:
     the mean KL(old || new) of every update (median over seeds, 5th to 95th percentile, the largest)
     and the bound or set point that the algorithm was given.
-
-    Args:
-        experiment: of all rows.
-        metrics: those of `Results`.
-        evaluations: likewise.
-        path: of the picture.
-
-    Returns:
-        ``path``.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.8), layout="constrained", dpi=120)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(2, 5, 3.8)
     _draw_returns(left, evaluations, metrics)
     _draw_kl(right, metrics, experiment)
     seeds = metrics.seed.nunique()
     figure.suptitle(
         f"{experiment.algorithm} on {experiment.env}, {seeds} seed{'s' if seeds > 1 else ''}"
     )
-    figure.savefig(path)
+    figure.savefig(path, dpi=120)
     return path
+
+
+def panels(number: int, width: float, height: float, columns: int = 3, **shared: Any) -> Any:
+    """A figure with a grid of so many axes of so many inches: (figure, list of axes)."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **shared).flatten().tolist()
+    for axes in grid[number:]:
+        axes.set_axis_off()
+    for axes in grid:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, grid[:number]
+
+
+def curve(axes: Any, x: Any, middle: Any, low: Any = None, high: Any = None, **look: Any) -> None:
+    """A line, with a band from low to high if they are given."""
+    axes.plot(x, middle, **look)
+    if low is not None:
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def over_seeds(
+    axes: Any, rows: pd.DataFrame, values: pd.Series, *, least: int = 2, **look: Any
+) -> None:
+    """The median over seeds against steps; of so many or more a band, 5th to 95th percentile."""
+    by_step = values.astype(float).groupby(rows.env_steps)
+    low, middle, high = (by_step.quantile(q) for q in (0.05, 0.5, 0.95))
+    band = (low, high) if rows.seed.nunique() >= least else ()
+    curve(axes, middle.index, middle, *band, **look)
 
 
 def _draw_returns(axes: Any, evaluations: pd.DataFrame, metrics: pd.DataFrame) -> None:
@@ -61,41 +82,32 @@ def _draw_returns(axes: Any, evaluations: pd.DataFrame, metrics: pd.DataFrame) -
         label="training: mean of the episodes that ended",
     )
     by_step = evaluations.groupby("env_steps").mean_return
-    steps = by_step.mean().index
-    label = "evaluation, acting by the mode"
-    if evaluations.seed.nunique() > 1:
-        label += ": mean and range of seeds"
-        axes.fill_between(steps, by_step.min(), by_step.max(), color=BLUE, alpha=0.2, linewidth=0)
-    axes.plot(steps, by_step.mean(), color=BLUE, marker=".", label=label)
+    mean, label = by_step.mean(), "evaluation, acting by the mode"
+    several = evaluations.seed.nunique() > 1
+    band = (by_step.min(), by_step.max()) if several else ()
+    label += ": mean and range of seeds" if several else ""
+    curve(axes, mean.index, mean, *band, color=BLUE, marker=".", label=label)
     dress(axes, "What was learned", "return")
 
 
 def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
-    by_step = metrics.groupby("env_steps").kl
-    steps, median = by_step.median().index, by_step.median()
-    if metrics.seed.nunique() > 1:
-        low, high = by_step.quantile(0.05), by_step.quantile(0.95)
-        shade = axes.fill_between(steps, low, high, color=VERMILION, alpha=0.2, linewidth=0)
-        shade.set_label("5th to 95th percentile")
-        axes.plot(steps, median, color=VERMILION, label="median of seeds")
-        axes.plot(
-            steps, by_step.max(), color=VERMILION, linestyle=":", linewidth=1, label="largest"
-        )
-    else:
-        axes.plot(steps, median, color=VERMILION, label="of each update")
+    by_step = metrics.groupby("env_steps")
+    several = metrics.seed.nunique() > 1
+    label = "median of seeds" if several else "of each update"
+    over_seeds(axes, metrics, metrics.kl, color=VERMILION, label=label)
+    if several:
+        axes.collections[0].set_label("5th to 95th percentile")
+        style = {"color": VERMILION, "linestyle": ":", "linewidth": 1}
+        axes.plot(by_step.kl.max(), label="largest", **style)
     update = experiment.update
-    names = [*with_role(update, "bound"), *with_role(update, "set point")]
-    bounds = {name: float(getattr(update, name)) for name in names}
-    for name, bound in bounds.items():
-        if np.isfinite(bound):
+    for name in (*with_role(update, "bound"), *with_role(update, "set point")):
+        if np.isfinite(bound := float(getattr(update, name))):
             # The one that was in force, where it is reported: it may be annealed.
-            in_force = np.full(len(steps), bound)
-            if f"extra.{name}" in metrics:
-                in_force = metrics.groupby("env_steps")[f"extra.{name}"].mean().to_numpy()
+            told = f"extra.{name}"
+            in_force = by_step[told].mean() if told in metrics else 0 * by_step.size() + bound
             style = {"color": "black", "linestyle": "--", "linewidth": 1}
-            axes.plot(steps, in_force, label=f"{name} {bound:g}", **style)
-    if (metrics.kl > 0).any():
-        logarithmic(axes, metrics.kl)
+            axes.plot(in_force, label=f"{name} {bound:g}", **style)
+    logarithmic(axes, metrics.kl)
     dress(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
 
 
@@ -121,8 +133,7 @@ def thousands(axes: Any) -> None:
 
 
 def dress(axes: Any, title: str, ylabel: str) -> None:
-    """Title, labels, legend and grid, against environment steps."""
+    """Title, labels and legend, against environment steps."""
     axes.set(xlabel="environment steps of each run", ylabel=ylabel, title=title)
     thousands(axes)
     axes.legend(fontsize=8, framealpha=0.7, edgecolor="none")
-    axes.grid(alpha=0.3)

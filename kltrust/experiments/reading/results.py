@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.run import group_records, plan_of
+from kltrust.experiments.jobs.run import iterations_done, parts_of
 from kltrust.experiments.store.record import Record
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Results:
             known = ", ".join(c for c in self.evaluations.columns if c.endswith("mean_return"))
             raise ValueError(f"scores takes a column ({known or 'none yet'}) and last of 1 or more")
         ends = self.evaluations.groupby("run").tail(last).groupby("run")[column].mean()
-        table = self.runs.assign(value=self.runs.run.map(ends))
-        table["there"] = table.run.isin(ends.index)
+        run = self.runs.run
+        table = self.runs.assign(value=run.map(ends), there=run.isin(ends.index))
         found = {}
         for label, rows in table.groupby("label", sort=False):
             grid = rows.pivot(index="seed", columns="env", values=["value", "there"])
@@ -126,24 +126,11 @@ def load(*paths: str | Path) -> Results:
     return Results(table, *frames)
 
 
-def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
-    """A folder's plan, and its groups with the folder of each, None where it has not begun.
-
-    Raises:
-        StorageError: if it holds neither a sweep nor a training.
-    """
-    plan = plan_of(record)
-    return plan, list(group_records(record.path, plan))
-
-
 def _row(
     plan: Plan, group: Group, run: int, part: Record | None, first: int, folder: str
 ) -> dict[str, Any]:
     setting = plan.setting(run)
     experiment = setting.experiment
-    done = 0 if part is None else (part.last_chunk + 1) * group.chunk_length
-    if part is not None and part.finished:
-        done = experiment.num_iterations
     return {
         "run": first + run,
         "sweep": folder,
@@ -152,7 +139,7 @@ def _row(
         "env": experiment.env,
         "seed": plan.seed(run),
         "width": group.width,
-        "iterations": min(done, experiment.num_iterations),
+        "iterations": iterations_done(plan, group, part),
         **experiment.flat(),
     }
 
@@ -173,11 +160,7 @@ def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
     shared = set.intersection(*(set(p.columns) for p in parts))
     # A flag or a count must not turn into a float because another algorithm has no such column.
     nullable = {"b": "boolean", "i": "Int64", "u": "Int64"}
-    kinds = {
-        c: nullable[kind.kind]
-        for p in parts
-        for c, kind in p.dtypes.items()
-        if c not in shared and kind.kind in nullable
-    }
-    typed = [p.astype({c: k for c, k in kinds.items() if c in p}) for p in parts]
+    own = [p.dtypes[p.columns.difference(shared)] for p in parts]
+    kinds = [{c: nullable[d.kind] for c, d in of.items() if d.kind in nullable} for of in own]
+    typed = [p.astype(kind) for p, kind in zip(parts, kinds, strict=True)]
     return pd.concat(typed, ignore_index=True).sort_values(_KEYS, ignore_index=True)

@@ -1,30 +1,29 @@
-"""The trained runs of a folder, one by one."""
+"""The trained runs of a folder, one by one, and fresh episodes with their policies."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs.lanes import restore_states
-from kltrust.experiments.reading.results import parts_of
+from kltrust.experiments.jobs.run import parts_of
 from kltrust.experiments.store.files import StorageError
 from kltrust.experiments.store.record import Record
+from kltrust.learner import evaluate
 from kltrust.types import PyTree
 
 
 class Trained(NamedTuple):
     """One run of a folder of ``train`` or ``sweep``.
 
-    Attributes:
-        part: the folder of its group, which holds its checkpoints.
-        place: which of the runs in there it is.
-        experiment: its settings.
-        label: its setting's name; of a training, the algorithm's.
-        seed: its seed.
-        score: the mean return of its last evaluation; NaN without one.
+    Its checkpoints are in ``part``, the folder of its group, where it has a ``place`` among others.
+    The score is the mean return of its last evaluation, NaN without one.
     """
 
     part: Record
@@ -35,10 +34,7 @@ class Trained(NamedTuple):
     score: float
 
     def states(self, which: Literal["latest", "best"] = "latest") -> PyTree:
-        """The learner states of all runs in its part, [S, ...].
-
-        Args:
-            which: the last checkpoint or the best one; a sweep keeps only the last.
+        """The learner states of all runs in its part, [S, ...]; a sweep keeps only the last.
 
         Raises:
             StorageError: if there is no such checkpoint, or it is damaged.
@@ -53,13 +49,9 @@ def find_runs(
     env: str | None = None,
     label: str | None = None,
 ) -> list[Trained]:
-    """The runs of a folder that have a checkpoint, in the folder's order.
+    """The runs of a folder that have a checkpoint, in its order; None leaves a choice open.
 
-    Args:
-        record: a run folder of ``train`` or ``sweep``, or its path.
-        seed: only runs of this one; None leaves it open.
-        env: only runs in this environment.
-        label: only runs of this setting, as the sweep's report and `kltrust.results` name it.
+    A label is a setting's, as the sweep's report and `kltrust.results` name it.
 
     Raises:
         ValueError: if there are none.
@@ -74,7 +66,7 @@ def find_runs(
         scores = part.evaluations().groupby("run").mean_return.last()
         for place, run in enumerate(group.runs):
             setting, score = plan.setting(run), float(scores.get(run, np.nan))
-            own = setting.experiment, setting.label, plan.seed(run), score
+            own = (setting.experiment, setting.label, plan.seed(run), score)
             found.append(Trained(part, place, *own))
     if not found:
         raise StorageError(f"{record.path} has no checkpoint yet")
@@ -94,11 +86,7 @@ def find_runs(
 
 
 def best_run(record: Record | str | Path, **asked: Any) -> Trained:
-    """The best of `find_runs` at its last evaluation.
-
-    Args:
-        record: see there.
-        **asked: see there.
+    """The best of `find_runs`, which takes the same, at its last evaluation.
 
     Raises:
         ValueError: also if runs in several environments are left, whose returns can't be compared.
@@ -112,3 +100,30 @@ def best_run(record: Record | str | Path, **asked: Any) -> Trained:
             f"{record.path} has runs in {', '.join(envs)}: choose one (env; --env in a shell)"
         )
     return max(found, key=lambda run: -np.inf if np.isnan(run.score) else run.score)
+
+
+def evaluate_runs(
+    runs: Sequence[Trained],
+    *,
+    num_episodes: int = 100,
+    seed: int = 0,
+    deterministic: bool = True,
+    which: Literal["latest", "best"] = "latest",
+) -> np.ndarray:
+    """Raw undiscounted returns [runs, num_episodes] of runs of one setting, from `find_runs`.
+
+    The start states differ between runs. A policy acts by the mode if it is ``deterministic``.
+
+    Raises:
+        StorageError: if there is no checkpoint, or it is damaged.
+    """
+    parts = build(runs[0].experiment)
+    places = np.asarray([run.place for run in runs])
+    states = jax.tree.map(lambda x: x[places], runs[0].states(which))
+    keys = jax.random.split(jax.random.key(seed), len(runs))
+
+    def one(lane: tuple) -> jax.Array:
+        state, key = lane
+        return evaluate(parts.env, parts.agent, state, key, num_episodes, deterministic)
+
+    return np.asarray(jax.jit(lambda lanes: jax.lax.map(one, lanes))((states, keys)))

@@ -1,11 +1,10 @@
 """The report of a sweep: one page that needs no network, figures, tables and presets.
 
 _gather      reads folders; every run gets a name that is its own
-_aggregate   over environments: normalised scores, rliable's aggregates, probabilities
-_summaries   of one environment: scores, curves, sensitivities
+_summaries   scores: aggregates over environments; curves and sensitivities of each
 _region      what a setting claims of its updates, and what they did
-_comparison, _environments, _movement, _audit, _equal_kl, _frame_sections    what is said of it
-_tables, _style, _page    tables, figures, and sections of them to HTML and Markdown
+_comparison, _environments, _movement, _audit    what is said of it
+_style, _page    figures; tables, and sections of them to HTML and Markdown
 _export      presets and specifications
 _make        all of it, and the files
 """

@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 
 from kltrust.experiments.reading.audit_plots import lengths, path_of, percentiles
-from kltrust.experiments.reading.plots import thousands
+from kltrust.experiments.reading.plots import panels, thousands
 from kltrust.experiments.report import _style
-from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._tables import Table, share, small
+from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, share, small
 
 NEEDED = "audit.update.kl.mean"
 """The column without which a folder is of a version that measured less."""
@@ -137,10 +136,10 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
         "audit.update.effective_sample_size": "effective sample size",
         "length": "sum of sqrt(2 KL) so far",
     }
-    figure, grid = _style.panels(len(titles), 4.2, 3.0, columns=2)
+    figure, grid = panels(len(titles), 4.2, 3.0, columns=2)
     for axes, (column, title) in zip(grid, titles.items(), strict=True):
         for label, look in _style.looks_of(drawn.label).items():
-            _style.over_seeds(axes, drawn[drawn.label == label], column, label=label, **look)
+            _style.along(axes, drawn[drawn.label == label], column, label=label, **look)
         thousands(axes)
         axes.set(ylabel=title, xlabel="environment steps of each run")
     _style.legend_below(figure)
@@ -157,7 +156,7 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
 def _within(env: str, recorded: pd.DataFrame) -> Picture:
     """The path of the KL through the epochs of an update, where it was recorded."""
     said = []
-    figure, (axes,) = _style.panels(1, 6.4, 3.6)
+    figure, (axes,) = panels(1, 6.4, 3.6)
     styles = _style.looks_of(recorded.label[recorded.label.isin(_style.shown(recorded))])
     for label, rows in recorded.groupby("label", sort=False):
         minibatch, epoch = path_of(rows)

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sized
 from typing import Any
 
+from kltrust.experiments.reading.plots import curve, panels
 from kltrust.experiments.reading.statistics import Estimate
-from kltrust.experiments.report import _aggregate, _style
-from kltrust.experiments.report._aggregate import AGGREGATES, THRESHOLDS, Comparison, Pairs
-from kltrust.experiments.report._page import Block, Code, Picture, Section
-from kltrust.experiments.report._tables import Table, estimate, number
+from kltrust.experiments.report import _style, _summaries
+from kltrust.experiments.report._page import Block, Code, Picture, Section, Table, estimate, number
+from kltrust.experiments.report._summaries import AGGREGATES, THRESHOLDS, Comparison, Pairs
 
 
 def section(comparison: Comparison, looks: _style.Looks) -> Section:
@@ -28,7 +28,7 @@ def section(comparison: Comparison, looks: _style.Looks) -> Section:
 
 
 def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
-    everything = {label: _aggregate.aggregates(x) for label, x in comparison.scores.items()}
+    everything = {label: _summaries.aggregates(x) for label, x in comparison.scores.items()}
     by_iqm = sorted(everything, key=lambda label: -everything[label][0].value)
     chosen = {m: everything[label] for m, label in comparison.chosen.items()}
     ordered = sorted(chosen, key=lambda m: -chosen[m][0].value)
@@ -42,7 +42,7 @@ def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
         "mean on these very runs: that choice is optimistic, and the more so the more settings a "
         "method had to choose from. Brackets are 95 % percentile-bootstrap intervals (rliable; "
         "stratified: the seeds of each environment are resampled by themselves, "
-        f"{_aggregate.RESAMPLES:,} times).",
+        f"{_summaries.RESAMPLES:,} times).",
         Picture(
             "aggregates",
             "Aggregates of normalised scores",
@@ -82,12 +82,12 @@ def _columns(
 
 
 def _profile(comparison: Comparison, looks: _style.Looks) -> Picture:
-    curves = _aggregate.profiles(comparison.of_methods)
+    curves = _summaries.profiles(comparison.of_methods)
     half = len(THRESHOLDS) // 2
     said = "; ".join(f"{m} {value[half]:.0%}" for m, (value, _, _) in curves.items())
-    figure, (axes,) = _style.panels(1, 7, 3.8)
+    figure, (axes,) = panels(1, 7, 3.8)
     for method, shares in curves.items():
-        _style.curve(axes, THRESHOLDS, *shares, label=method, markevery=10, **looks[method])
+        curve(axes, THRESHOLDS, *shares, label=method, markevery=10, **looks[method])
     axes.set(xlabel="normalised score tau", ylabel="share of runs above tau", ylim=(-0.02, 1.02))
     _style.legend_below(figure)
     return Picture(
@@ -101,8 +101,8 @@ def _profile(comparison: Comparison, looks: _style.Looks) -> Picture:
 
 
 def _improvement(comparison: Comparison) -> list[Block]:
-    unpaired = _aggregate.improvements(comparison.of_methods)
-    paired = _aggregate.paired_improvements(comparison.of_methods)
+    unpaired = _summaries.improvements(comparison.of_methods)
+    paired = _summaries.paired_improvements(comparison.of_methods)
     names = {pair: f"{pair[0]} over {pair[1]}" for pair in unpaired}
     said = "; ".join(f"{names[pair]} {(unpaired | paired)[pair]:.2f}" for pair in names)
     return [
@@ -158,7 +158,7 @@ def _scales(comparison: Comparison) -> list[Block]:
 def _draw_aggregates(table: Mapping[str, list[Estimate]], looks: _style.Looks) -> Any:
     """A row for each method, a panel for each of `AGGREGATES`."""
     count = len(AGGREGATES)
-    figure, grid = _style.panels(count, 2.1, 1.1 + 0.42 * len(table), columns=count)
+    figure, grid = panels(count, 2.1, 1.1 + 0.42 * len(table), columns=count)
     figure.set_figwidth(figure.get_figwidth() + _style.inches(table))
     for i, (axes, title) in enumerate(zip(grid, AGGREGATES, strict=True)):
         for row, (method, estimates) in enumerate(table.items()):
@@ -174,7 +174,7 @@ def _draw_aggregates(table: Mapping[str, list[Estimate]], looks: _style.Looks) -
 def _draw_improvement(paired: Pairs, unpaired: Pairs) -> Any:
     """P(X better than Y) of each pair, by seed and over all seeds; the line is an even chance."""
     names = [f"{x}  over  {y}" for x, y in unpaired]
-    figure, (axes,) = _style.panels(1, 4.5 + _style.inches(names), 1.3 + 0.5 * len(names))
+    figure, (axes,) = panels(1, 4.5 + _style.inches(names), 1.3 + 0.5 * len(names))
     kinds = {"paired: the same seed": paired, "unpaired: any seed against any": unpaired}
     for (name, look), offset in zip(_style.looks_of(kinds).items(), (-0.13, 0.13), strict=True):
         for row, pair in enumerate(unpaired):

@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.reading.plots import logarithmic, thousands
+from kltrust.experiments.reading.plots import curve, logarithmic, panels, thousands
 from kltrust.experiments.report import _summaries
 from kltrust.experiments.report._gather import Study
-from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._style import Looks, curve, legend_below, panels, points
-from kltrust.experiments.report._tables import Table, number
+from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, number
+from kltrust.experiments.report._style import Looks, legend_below, points
 
 
 def section(study: Study, scores: pd.DataFrame, looks: Looks) -> Section:
@@ -89,17 +88,15 @@ def _sensitivity(env: str, table: pd.DataFrame, looks: Looks) -> Picture:
     """The score against each swept setting: a panel each."""
     said = []
     for (key, method), rows in table.groupby(["key", "method"], sort=False):
-        ordered = rows.sort_values("mean")
-        worst, best = ordered.iloc[0], ordered.iloc[-1]
+        (_, worst), *_, (_, best) = rows.sort_values("mean").iterrows()
         said.append(
             f"{method}, {key}: from {number(worst['mean'])} at {worst.value} to "
             f"{number(best['mean'])} at {best.value}"
         )
-    keys = list(dict.fromkeys(table.key))
-    columns = 2 if len(keys) in (2, 4) else 3
-    figure, grid = panels(len(keys), 4.6, 3.1, columns, sharey=True)
-    for axes, key in zip(grid, keys, strict=True):
-        part = table[table.key == key]
+    count = table.key.nunique()
+    columns = 2 if count in (2, 4) else 3
+    figure, grid = panels(count, 4.6, 3.1, columns, sharey=True)
+    for axes, (key, part) in zip(grid, table.groupby("key", sort=False), strict=True):
         place = _axis_of(axes, list(dict.fromkeys(part.value)))
         points(axes, part.assign(x=part.value.map(place)), "x", looks)
         axes.set_xlabel(key)

@@ -1,15 +1,19 @@
-"""What a report hands on: the best settings as presets, and every source as a specification."""
+"""What a report hands on: the best settings as presets, and every source as a specification.
+
+Its last section says how to use them.
+"""
 
 import dataclasses
 import json
 import re
+import shlex
 from typing import Any
 
 import pandas as pd
 
 from kltrust.experiments.config.experiment import SECTIONS, Experiment
-from kltrust.experiments.report._gather import Source
-from kltrust.experiments.report._page import slug
+from kltrust.experiments.report._gather import Source, Study
+from kltrust.experiments.report._page import Block, Code, Section, Table, slug
 
 
 def presets(scores: pd.DataFrame) -> pd.DataFrame:
@@ -80,3 +84,41 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     return repr(value)
+
+
+def repeat(study: Study, specifications: dict[str, str], presets: pd.DataFrame) -> Section:
+    """How to run it again, and how to go on from the best settings."""
+    commands, folders = [], []
+    for i, (path, source) in enumerate(zip(specifications, study.sources, strict=True)):
+        folders.append(f"runs/again{i or ''}")
+        widths = {group.width for group in source.plan.groups}
+        width = f" --width {widths.pop()}" if len(widths) == 1 else ""
+        commands.append(f"kltrust sweep {path} --out {folders[-1]}{width}")
+    blocks: list[Block] = [
+        "Beside this page lie the specifications of all that ran, every setting resolved. With the "
+        "same versions, kind of device and width a sweep gives the same numbers.",
+        Code("\n".join([*commands, f"kltrust report {' '.join(folders)}"])),
+        *(Code(text, fold=path) for path, text in specifications.items()),
+    ]
+    if len(presets):
+        blocks += _of_presets(presets)
+    return Section("again", "Run it again", blocks)
+
+
+def _of_presets(presets: pd.DataFrame) -> list[Block]:
+    first, paths = presets.iloc[0], "presets/" + presets.path
+    words = ["kltrust", "train", first.algorithm, first.env, "--preset", paths.iloc[0]]
+    columns = {
+        "algorithm": presets.algorithm,
+        "environment": presets.env,
+        "setting": presets.label,
+        "score": presets.shown,
+        "file": paths,
+    }
+    caption = "Presets, chosen by the mean score on these very seeds."
+    return [
+        "The best setting of each algorithm on each environment is a preset; new seeds say what it "
+        "is worth:",
+        Code(shlex.join([*words, "--seed", "1000", "--seeds", "10"])),
+        Table("presets", caption, columns, words=len(columns)),
+    ]

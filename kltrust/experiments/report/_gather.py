@@ -10,6 +10,7 @@ import pandas as pd
 
 from kltrust.experiments.config.spec import Setting
 from kltrust.experiments.jobs.plan import Group, Plan
+from kltrust.experiments.jobs.run import parts_of
 from kltrust.experiments.reading import results
 from kltrust.experiments.store.record import Record
 
@@ -79,8 +80,7 @@ def gather(paths: Sequence[str | Path]) -> Study:
     records = [Record(path) for path in paths]
     names = [record.path.name for record in records]
     names = [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
-    parts = map(results.parts_of, records)
-    sources = tuple(Source(n, r, *p) for n, r, p in zip(names, records, parts, strict=True))
+    sources = tuple(Source(n, r, *parts_of(r)) for n, r in zip(names, records, strict=True))
     runs = _named(_described(loaded.runs, sources), sources)
     ends = runs.set_index("run")[["method", "label", "env", "seconds", "iterations"]]
     metrics = loaded.metrics.join(ends[["method", "label", "env"]], on="run")
@@ -134,9 +134,8 @@ def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
     notes = []
     for i, source in enumerate(sources):
         mine = runs[runs.source == i]
-        if not source.record.finished or (mine.iterations < mine.planned).any():
-            done = int((mine.iterations >= mine.planned).sum())
-            waiting = int((mine.iterations == 0).sum())
+        done, waiting = (mine.iterations >= mine.planned).sum(), (mine.iterations == 0).sum()
+        if not source.record.finished or done < len(mine):
             notes.append(
                 f"{source.name} is not finished: {done} of {len(mine)} runs are, {waiting} have "
                 "not begun. Everything below rests on what was evaluated so far, and settings "

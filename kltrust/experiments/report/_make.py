@@ -8,20 +8,19 @@ import matplotlib
 import pandas as pd
 
 from kltrust.experiments.report import (
-    _aggregate,
     _audit,
     _comparison,
     _environments,
     _export,
-    _frame_sections,
     _movement,
     _page,
     _region,
     _summaries,
 )
-from kltrust.experiments.report._gather import gather
+from kltrust.experiments.report._gather import Source, Study, gather
 from kltrust.experiments.report._style import image, looks_of
 from kltrust.experiments.store import files
+from kltrust.experiments.store.record import total_seconds
 
 INDEX = "index.html"
 MARK = b'<meta name="generator" content="kltrust report">'
@@ -46,26 +45,16 @@ class Report(NamedTuple):
 def make_report(
     paths: Sequence[str | Path], out: str | Path | None = None, preset_dir: str | Path | None = None
 ) -> Path:
-    """Writes the report of sweeps and trainings, finished or not; replaces an earlier one.
+    """Writes the report of sweeps and trainings, finished or not: `place`, `compose`, `write`.
 
-    Args:
-        paths: their folders.
-        out: the folder of the report; None takes ``report`` in the first of the paths.
-        preset_dir: a folder for the presets beside the report's own copy of them.
-
-    Returns:
-        The report's folder: index.html, tables.md, figures/, presets/, specs/.
-
-    Raises:
-        ValueError: if there is nothing to report yet.
-        StorageError: if a folder holds no run, or the report can't be written there.
+    In its folder are then index.html, tables.md, figures/, presets/ and specs/.
     """
     folder = place(paths, out)
     return write(compose(paths), folder, preset_dir)
 
 
 def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
-    """Where a report goes, refused before any work where something else is.
+    """Where a report goes: ``report`` in the first folder, unless ``out`` names another.
 
     Raises:
         StorageError: if the folder holds something that is no report.
@@ -83,7 +72,12 @@ def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
 
 def compose(paths: Sequence[str | Path]) -> Report:
-    """Reads the folders and works out all that is said of them; raises what `gather` does."""
+    """Reads the folders and works out all that is said of them.
+
+    Raises:
+        ValueError: if there is nothing to report yet.
+        StorageError: if a folder holds no run, or is damaged.
+    """
     study = gather(paths)
     scores = _summaries.scores(study)
     updates = _region.updates(study)
@@ -93,13 +87,13 @@ def compose(paths: Sequence[str | Path]) -> Report:
         f"specs/{i}-{_page.slug(source.name)}.toml": _export.specification(source)
         for i, source in enumerate(study.sources)
     }
-    headlines, looks = _frame_sections.headlines(scores), looks_of(study.methods)
+    headlines, looks = _headlines(scores), looks_of(study.methods)
     # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
     with matplotlib.rc_context({"text.parse_math": False}):
         found = [
             _page.Section("summary", "In short", [[*headlines, *_region.verdicts(measured)]]),
-            _frame_sections.what_ran(study),
-            _comparison.section(_aggregate.compare(study), looks),
+            _what_ran(study),
+            _comparison.section(_summaries.compare(study), looks),
             _environments.section(study, scores, looks),
             _movement.section(updates, measured, looks),
             _audit.section(updates),
@@ -110,14 +104,81 @@ def compose(paths: Sequence[str | Path]) -> Report:
     markdown = _page.Code(_page.markdown(sections), fold="Show the Markdown")
     sections += [
         _page.Section("markdown", "The tables as Markdown", [to_copy, markdown]),
-        _frame_sections.repeat(study, specifications, presets),
+        _export.repeat(study, specifications, presets),
     ]
     title = ", ".join(source.name for source in study.sources)
     return Report(title, study.notes, headlines, sections, presets, specifications)
 
 
+def _headlines(scores: pd.DataFrame) -> list[str]:
+    """A sentence for each environment, from `_summaries.scores`: the best, and the runner-up."""
+    said = []
+    for env, rows in scores.groupby("env", sort=False):
+        best, others = rows.iloc[0], rows[rows.method != rows.method.iloc[0]]
+        ties = list(rows.label[rows["mean"] == best["mean"]])
+        line = f"{best.label} has the highest mean, {best.shown}"
+        if not ties:
+            line = "no run has a score that is a number"
+        elif len(ties) > 1:
+            more = f" and {len(ties) - 3} more" if len(ties) > 3 else ""
+            line = f"{len(ties)} settings share the highest mean, {best.shown}: "
+            line += ", ".join(ties[:3]) + more
+        elif len(others):
+            second = others.iloc[0]
+            line += f"; the best of another method is {second.label}, {second.shown}"
+        said.append(f"{env}, {best.seeds} seed{'s' if best.seeds > 1 else ''}: {line}.")
+    return said
+
+
+def _what_ran(study: Study) -> _page.Section:
+    """Algorithms, environments, seeds, machine, versions and seconds of every folder."""
+    facts = [_facts(s, study.runs[study.runs.source == i]) for i, s in enumerate(study.sources)]
+    columns = {"": list(facts[0])}
+    columns |= {s.name: list(of.values()) for s, of in zip(study.sources, facts, strict=True)}
+    table = _page.Table(
+        "what-ran", "What the numbers below come from.", columns, words=len(columns)
+    )
+    return _page.Section("what-ran", "What ran", [table])
+
+
+def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
+    experiments = [setting.experiment for setting in source.plan.settings]
+    labels = pd.Series([setting.label for setting in source.plan.settings])
+    of_env = sorted(set(labels.groupby([e.env for e in experiments]).nunique()))
+    seconds = total_seconds(*(part.seconds for _, part in source.parts if part is not None))
+    versions = source.record.versions
+    commit = versions.get("commit")
+    state = " with changes that are not committed" if versions.get("dirty") else ""
+    packages = [f"{name} {v}" for name, v in versions.get("packages", {}).items() if v]
+    flags = f", XLA_FLAGS {versions['XLA_FLAGS']}" if versions.get("XLA_FLAGS") else ""
+    return {
+        "folder": f"{source.name}, {'' if source.record.finished else 'not '}finished",
+        "algorithms": ", ".join(dict.fromkeys(e.algorithm for e in experiments)),
+        "environments": ", ".join(dict.fromkeys(e.env for e in experiments)),
+        "settings": f"{' or '.join(map(str, of_env))} on each environment",
+        "seeds": _listed(list(source.plan.seeds)),
+        "runs": f"{len(runs):,}, {(runs.iterations >= runs.planned).sum():,} finished",
+        "broken runs": str(runs.broken.notna().sum()),
+        "environment steps": f"{runs.steps.sum():,}",
+        "seconds": f"{seconds.get('compile', 0):,.0f} compiling, {seconds.get('run', 0):,.0f} "
+        "training and evaluating",
+        "devices": f"{versions.get('device_count')} x {versions.get('device_kind')}, "
+        f"{versions.get('cpu_count')} cores, {versions.get('platform')}",
+        "commit": f"{commit[:12]}{state}" if commit else "not from a git checkout with commits",
+        "versions": ", ".join([f"Python {versions.get('python')}", *packages]),
+        "arithmetic": f"{'float64' if versions.get('x64') else 'float32'}, matrix products "
+        f"{versions.get('matmul_precision')}{flags}",
+    }
+
+
+def _listed(seeds: list[int]) -> str:
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{len(seeds)}: {seeds[0]} to {seeds[-1]}"
+    return f"{len(seeds)}: {', '.join(map(str, seeds))}"
+
+
 def write(report: Report, folder: Path, preset_dir: str | Path | None = None) -> Path:
-    """Writes a report beside its place, then puts it there whole.
+    """Writes a report beside its place, then puts it there whole; its presets elsewhere, too.
 
     Raises:
         StorageError: if it can't be written; an earlier report stands.

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.reading.plots import GREY, logarithmic, thousands
+from kltrust.experiments.reading.plots import GREY, logarithmic, panels, thousands
 from kltrust.experiments.report import _region, _style
-from kltrust.experiments.report._page import Block, Picture, Section, each_env
-from kltrust.experiments.report._tables import Table, share, small
+from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, share, small
 
 KIND_LINES = {_region.BOUND: "-", _region.SET_POINT: "--", _region.HEURISTIC: ":"}
 
@@ -44,18 +43,16 @@ def equal_kl(measured: pd.DataFrame, scores: pd.DataFrame, looks: _style.Looks) 
     table = table[(table["median"] > 0) & table["mean"].notna()]
     if table.empty:
         return None
-    said = [
-        f"On {env} medians go from {small(part['median'].min())} to {small(part['median'].max())} "
-        f"nats, and the highest score is {best.shown} at {small(best['median'])} by {best.label}."
-        for env, part in table.groupby("env", sort=False)
-        for best in [part.loc[part["mean"].idxmax()]]
-    ]
-    envs = list(dict.fromkeys(table.env))
-    figure, grid = _style.panels(len(envs), 4.4, 3.6)
-    for axes, env in zip(grid, envs, strict=True):
-        mine = table[table.env == env]
+    said = []
+    figure, grid = panels(table.env.nunique(), 4.4, 3.6)
+    for axes, (env, mine) in zip(grid, table.groupby("env", sort=False), strict=True):
+        medians, best = mine["median"], mine.loc[mine["mean"].idxmax()]
+        said.append(
+            f"On {env} medians go from {small(medians.min())} to {small(medians.max())} nats, and "
+            f"the highest score is {best.shown} at {small(best['median'])} by {best.label}."
+        )
         _style.points(axes, mine, "median", looks)
-        logarithmic(axes, mine["median"], "x")
+        logarithmic(axes, medians, "x")
         axes.set(title=env, xlabel="median KL(old || new) of an update, nats")
     grid[0].set_ylabel("score, mean over seeds")
     _style.legend_below(figure)
@@ -72,15 +69,10 @@ def equal_kl(measured: pd.DataFrame, scores: pd.DataFrame, looks: _style.Looks) 
         "settings of one method.",
         figure,
     )
-    ordered = table.sort_values(["env", "median"], kind="stable")
-    columns = {
-        "environment": ordered.env,
-        "setting": ordered.label,
-        "median KL": ordered["median"].map(small),
-        "score": ordered.shown,
-    }
+    by = table.sort_values(["env", "median"], kind="stable")
+    columns = {"environment": by.env, "setting": by.label, "median KL": by["median"].map(small)}
     caption = "Settings by the median realised KL of their updates (nats), and their scores."
-    listed = Table("score-at-kl", caption, columns, words=2)
+    listed = Table("score-at-kl", caption, {**columns, "score": by.shown}, words=2)
     return Section("equal-kl", "Score at equal realised KL", [text, picture, listed])
 
 
@@ -118,12 +110,13 @@ def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
         for row in measured.head(12).itertuples()
     ]
     more = f"; and {len(measured) - 12} more in the tables below" if len(measured) > 12 else ""
-    envs, labels = list(dict.fromkeys(measured.env)), list(dict.fromkeys(measured.label))
-    figure, grid = _style.panels(len(envs), 3.2, 1.5 + 0.3 * len(labels))
+    labels = list(dict.fromkeys(measured.label))
+    figure, grid = panels(measured.env.nunique(), 3.2, 1.5 + 0.3 * len(labels))
     figure.set_figwidth(figure.get_figwidth() + _style.inches(labels))
     floor = _floor(measured["median"])
-    for i, (axes, env) in enumerate(zip(grid, envs, strict=True)):
-        for row in measured[measured.env == env].itertuples():
+    of_env = measured.groupby("env", sort=False)
+    for i, (axes, (env, rows)) in enumerate(zip(grid, of_env, strict=True)):
+        for row in rows.itertuples():
             y, style = labels.index(row.label), looks[row.method]
             median, low, high = np.maximum([row.median, row.p05, row.p95], floor)
             _style.bar(axes, y, median, low, high, style)
@@ -156,32 +149,28 @@ def _training(env: str, updates: pd.DataFrame) -> Picture:
     """A column for each method: above the mean over states, below the largest."""
     finite = updates[np.isfinite(updates.kl)]
     medians = finite.groupby(["label", "iteration"], sort=False).kl.median()
-    said = [
-        f"{label} from {small(rows.iloc[0])} to {small(rows.iloc[-1])}"
-        for label, rows in medians.groupby("label", sort=False)
-    ]
+    ends = medians.groupby("label", sort=False).agg(["first", "last"]).itertuples()
+    said = [f"{row.Index} from {small(row.first)} to {small(row.last)}" for row in ends]
     updates = updates[updates.label.isin(_style.shown(updates))]
     methods = list(dict.fromkeys(updates.method))
     entries = updates.groupby("method").label.nunique().max() + 1
     height = 2.6 + 0.1 * entries  # half of it for each row: the legend is below
     width = max(3.5, 0.7 + _style.inches(updates.label))
     columns = len(methods)
-    figure, grid = _style.panels(2 * columns, width, height, columns, sharey="row")
-    rows = {"kl": grid[:columns], "kl_max": grid[columns:]}
-    for column, row in rows.items():
+    figure, grid = panels(2 * columns, width, height, columns, sharey="row")
+    rows = {"kl": ("mean", grid[:columns]), "kl_max": ("largest", grid[columns:])}
+    for column, (what, row) in rows.items():
         floor = _floor(updates[column])
         for axes, method in zip(row, methods, strict=True):
             _training_panel(axes, updates[updates.method == method], column, floor)
             logarithmic(axes, [floor, *updates[column], *updates.claim])
             thousands(axes)
-    for axes, method in zip(rows["kl"], methods, strict=True):
-        axes.set_title(method, fontsize=11)
-    for axes in rows["kl_max"]:
-        axes.set_xlabel("environment steps of each run")
+        row[0].set_ylabel(f"KL(old || new), nats,\n{what} over states")
+    for upper, lower, method in zip(grid[:columns], grid[columns:], methods, strict=True):
+        upper.set_title(method, fontsize=11)
+        lower.set_xlabel("environment steps of each run")
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25)}
-        axes.legend(**place, frameon=False, fontsize=9)
-    rows["kl"][0].set_ylabel("KL(old || new), nats,\nmean over states")
-    rows["kl_max"][0].set_ylabel("KL(old || new), nats,\nlargest over states")
+        lower.legend(**place, frameon=False, fontsize=9)
     return Picture(
         f"kl-{env}",
         f"KL of every update along training on {env}",
@@ -200,7 +189,7 @@ def _training_panel(axes: Any, part: pd.DataFrame, column: str, floor: float) ->
     for label, look in _style.looks_of(part.label).items():
         rows = part[part.label == label]
         name = label.removeprefix(rows.method.iloc[0]).strip() or label
-        _style.over_seeds(axes, rows, "drawn", label=name, **look)
+        _style.along(axes, rows, "drawn", label=name, **look)
         claim = rows.groupby("env_steps").claim.median()
         axes.plot(claim.where(claim > 0), color=look["color"], **dotted)
     if (part.claim > 0).any():

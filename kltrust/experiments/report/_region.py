@@ -12,7 +12,7 @@ import pandas as pd
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.report._gather import Study
-from kltrust.experiments.report._tables import share, small
+from kltrust.experiments.report._page import share, small
 from kltrust.settings import declared, with_role
 
 BOUND, SET_POINT, HEURISTIC, NONE = "bound", "set point", "heuristic", "none"

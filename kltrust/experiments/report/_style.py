@@ -7,7 +7,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+
+from kltrust.experiments.reading.plots import over_seeds
 
 # Okabe and Ito's, without the yellow, which no light ground shows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -30,34 +31,10 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def panels(number: int, width: float, height: float, columns: int = 3, **shared: Any) -> Any:
-    """A figure with a grid of so many axes of so many inches: (figure, list of axes)."""
-    columns = min(columns, number)
-    rows = -(-number // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **shared).flatten().tolist()
-    for axes in grid[number:]:
-        axes.set_axis_off()
-    for axes in grid:
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, grid[:number]
-
-
-def curve(axes: Any, x: Any, middle: Any, low: Any = None, high: Any = None, **look: Any) -> None:
-    """A line, with a band from low to high if they are given."""
-    axes.plot(x, middle, **look)
-    if low is not None:
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
-
-
-def over_seeds(axes: Any, rows: pd.DataFrame, column: str, **look: Any) -> None:
-    """The median over runs against steps; of three or more a band, 5th to 95th percentile."""
-    by_step = rows[column].astype(float).groupby(rows.env_steps)
-    low, middle, high = (by_step.quantile(q) for q in (0.05, 0.5, 0.95))
-    band = (low, high) if rows.run.nunique() > 2 else ()
-    every = max(1, len(middle) // 6)
-    curve(axes, middle.index, middle, *band, markersize=4, markevery=every, **look)
+def along(axes: Any, rows: pd.DataFrame, column: str, **look: Any) -> None:
+    """`over_seeds` of a column, of three or more, with markers."""
+    every = max(1, rows.env_steps.nunique() // 6)
+    over_seeds(axes, rows, rows[column], least=3, markersize=4, markevery=every, **look)
 
 
 def points(axes: Any, table: pd.DataFrame, x: str, looks: Looks) -> None:

@@ -1,17 +1,145 @@
-"""What is said of one environment: scores, curves and sensitivities, as frames."""
+"""What is said of scores: over all environments, then of each by itself, as frames.
 
-from typing import Any
+Intervals are `statistics.intervals`, stratified: the seeds of each environment (or setting) are
+resampled by themselves. Scores are a frame for each name, with a row for each seed and a column
+for each environment.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from rliable import metrics
 
-from kltrust.experiments.reading.statistics import estimates, intervals, means_and_iqms
-from kltrust.experiments.report import _aggregate
+from kltrust.experiments.reading.statistics import (
+    Estimate,
+    estimates,
+    intervals,
+    means_and_iqms,
+)
 from kltrust.experiments.report._gather import Study
-from kltrust.experiments.report._tables import estimate
+from kltrust.experiments.report._page import estimate
 
+RESAMPLES = 2000
 POINTS = 500
 """Resamples for the interval of a point on a curve, of which there are many."""
+THRESHOLDS = np.linspace(0.0, 1.0, 51)
+AGGREGATES = {
+    "IQM": metrics.aggregate_iqm,
+    "mean": metrics.aggregate_mean,
+    "median": metrics.aggregate_median,
+    "optimality gap": metrics.aggregate_optimality_gap,
+}
+Pairs = dict[tuple[str, str], Estimate]
+
+
+class Comparison(NamedTuple):
+    """Normalised scores, by label, on the environments that all of these were evaluated on.
+
+    ``scales`` are `find_scales`, ``chosen`` has the best label of each method, by the mean, and
+    ``left_out`` are the environments and labels that can't be compared.
+    """
+
+    scales: pd.DataFrame
+    scores: dict[str, pd.DataFrame]
+    chosen: dict[str, str]
+    left_out: list[str]
+
+    @property
+    def of_methods(self) -> dict[str, pd.DataFrame]:
+        """The scores of each method's chosen setting."""
+        return {method: self.scores[label] for method, label in self.chosen.items()}
+
+
+def find_scales(study: Study) -> pd.DataFrame:
+    """What 0 and 1 stand for: by env, ``zero``, ``one`` and ``best``, the setting that is one.
+
+    Zero is the mean of all runs' first evaluation, one the mean score of the best setting. An
+    environment on which no setting got beyond the first evaluation has no scale.
+    """
+    firsts = study.evaluations.sort_values("iteration").drop_duplicates("run")
+    zero = firsts.mean_return.where(np.isfinite(firsts.mean_return)).groupby(firsts.env).mean()
+    means = study.scored.groupby(["env", "label"], sort=False).score.mean().reset_index()
+    ranked = means.sort_values("score", ascending=False, kind="stable").drop_duplicates("env")
+    scales = ranked.set_index("env").set_axis(["best", "one"], axis=1).assign(zero=zero)
+    return scales.reindex(study.envs).query("one > zero")
+
+
+def compare(study: Study) -> Comparison:
+    """Chooses the environments and labels that can be compared, and each method's best label."""
+    scales = find_scales(study)
+    runs = study.scored[study.scored.env.isin(scales.index)]
+    there = runs.groupby("label", sort=False).env.agg(set)
+    methods = runs.drop_duplicates("label").set_index("label").method
+    tasks = list(scales.index)
+    whole = {methods[label] for label, envs in there.items() if envs == set(tasks)}
+    if len(whole) < min(2, methods.nunique()):
+        tasks = [env for env in tasks if all(env in envs for envs in there)]
+    scores = {}
+    for label, rows in runs.groupby("label", sort=False) if tasks else ():
+        grid = rows.pivot(index="seed", columns="env", values="score").reindex(columns=tasks)
+        grid = grid.reindex(index=rows.seed.unique()).dropna()
+        if len(grid):
+            scores[str(label)] = ((grid - scales.zero) / (scales.one - scales.zero))[tasks]
+    left_out = [env for env in study.envs if env not in tasks]
+    left_out += [label for label in there.index if label not in scores]
+    ranked = sorted(scores, key=lambda label: -scores[label].to_numpy().mean())
+    best = {methods[label]: label for label in reversed(ranked)}
+    chosen = {method: best[method] for method in study.methods if method in best}
+    return Comparison(scales, scores, chosen, left_out)
+
+
+def aggregates(scores: pd.DataFrame) -> list[Estimate]:
+    """`AGGREGATES` of normalised scores, by rliable."""
+    functions = AGGREGATES.values()
+    return estimates(scores.to_numpy(), lambda x: [f(x) for f in functions], resamples=RESAMPLES)
+
+
+def profiles(scores: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, ...]]:
+    """Share of runs above each of `THRESHOLDS`, by name: value, low, high."""
+
+    def shares(x: np.ndarray) -> np.ndarray:
+        return (x[..., None] > THRESHOLDS).mean(axis=(0, 1))
+
+    return {name: intervals(x.to_numpy(), shares, resamples=500) for name, x in scores.items()}
+
+
+def improvement(x: np.ndarray, y: np.ndarray) -> float:
+    """P(X > Y) + P(X = Y) / 2 averaged over tasks, rliable's probability of improvement.
+
+    Any seed of X against any of Y; vectorised, since rliable's own runs a test for every resample.
+    """
+    return float(_wins(x[:, None], y[None]).mean())
+
+
+def improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
+    """`improvement` of every pair, with intervals; seeds of the two are resampled apart."""
+    arrays = {name: of.to_numpy() for name, of in scores.items()}
+    return {
+        (x, y): estimates([arrays[x], arrays[y]], improvement, resamples=RESAMPLES)[0]
+        for x, y in itertools.combinations(arrays, 2)
+    }
+
+
+def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
+    """Share of seeds i with X_i > Y_i, ties half, averaged over tasks, of every pair.
+
+    Runs of one seed begin with the same network and the same episodes, so that their difference has
+    less chance in it. A pair with fewer than two seeds in common is left out.
+    """
+    found = {}
+    for x, y in itertools.combinations(scores, 2):
+        common = scores[x].index.intersection(scores[y].index, sort=False)
+        if len(common) > 1:
+            wins = _wins(*(scores[name].loc[common].to_numpy() for name in (x, y)))
+            (found[x, y],) = estimates(wins, np.mean, resamples=RESAMPLES)
+    return found
+
+
+def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x > y) + 0.5 * (x == y)
 
 
 def scores(study: Study) -> pd.DataFrame:
@@ -38,7 +166,7 @@ def scores(study: Study) -> pd.DataFrame:
     found = {}
     for (_, seeds), part in table.groupby(["env", "seeds"]):
         grid = np.array(part.scores.tolist(), float).T
-        both = means_and_iqms(grid, resamples=_aggregate.RESAMPLES)
+        both = means_and_iqms(grid, resamples=RESAMPLES)
         for i, (mean, iqm) in zip(part.index, both, strict=True):
             found[i] = (*mean, estimate(mean, seeds), estimate(iqm, seeds))
     columns = ["mean", "low", "high", "shown", "iqm"]

@@ -53,11 +53,8 @@ class _Leaf(NamedTuple):
 def save(path: str | Path, state: PyTree) -> None:
     """Saves a pytree of arrays as the folder ``path``: wholly, or not at all.
 
-    The state may be donated as soon as this returns.
-
-    Args:
-        path: the folder to make; it does not exist yet.
-        state: arrays, NumPy arrays, typed PRNG keys, numbers and booleans.
+    It holds JAX and NumPy arrays, typed PRNG keys, numbers and booleans, and may be donated as soon
+    as this returns.
 
     Raises:
         CheckpointError: if ``path`` exists, a leaf was donated or is no array, or the disk fails.
@@ -86,14 +83,9 @@ def save(path: str | Path, state: PyTree) -> None:
 def restore(path: str | Path, like: PyTree) -> PyTree:
     """The state that was saved at ``path``, bit for bit.
 
-    Args:
-        path: a folder that `save` made.
-        like: a pytree of the same structure, whose leaves have the shapes and dtypes expected:
-            arrays, or what ``jax.eval_shape(init, key)`` gives, which costs no computation.
-
-    Returns:
-        A pytree of the type of ``like``: JAX arrays (with a leaf's sharding, where it has one over
-        several devices), NumPy arrays and numbers where ``like`` has these.
+    Structure, shapes and dtypes are those of ``like``: of arrays, or of what
+    ``jax.eval_shape(init, key)`` gives, which costs no computation. So are the types: JAX arrays
+    (with a leaf's sharding, where it has one over several devices), NumPy arrays and numbers.
 
     Raises:
         CheckpointError: if the checkpoint is missing, not kltrust's, damaged, or of another
@@ -122,7 +114,8 @@ def _named(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path).lstrip(".") or "state": leaf for path, leaf in leaves}
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether it is an array of typed PRNG keys, concrete or abstract."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -138,7 +131,7 @@ def key_layout(key: Any) -> tuple[jax.ShapeDtypeStruct, str]:
 
 
 def _describe(name: str, leaf: Any) -> _Leaf:
-    if _is_key(leaf):
+    if is_key(leaf):
         data, implementation = key_layout(leaf)
         return _Leaf(data.shape, str(data.dtype), implementation)
     if not hasattr(leaf, "dtype"):
@@ -151,7 +144,7 @@ def _describe(name: str, leaf: Any) -> _Leaf:
 def _to_host(name: str, leaf: Any) -> tuple[_Leaf, np.ndarray]:
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
         raise CheckpointError(f"{name} was donated to a computation: save its result, or a copy")
-    data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    data = jax.random.key_data(leaf) if is_key(leaf) else leaf
     # Where this is a view of a device's buffer it lives no longer than the save, which waits.
     return _describe(name, leaf), np.asarray(data, order="C")
 
@@ -177,10 +170,9 @@ def _from_host(path: Path, name: str, data: np.ndarray, saved: _Leaf, like: Any)
 
 
 def _check_structure(path: Path, saved: dict[str, _Leaf], expected: dict[str, _Leaf]) -> None:
-    names = [*expected, *(name for name in saved if name not in expected)]
     differences = [
         f"{name}: saved {saved.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in names
+        for name in dict.fromkeys([*expected, *saved])
         if saved.get(name) != expected.get(name)
     ]
     if not differences:
@@ -222,10 +214,9 @@ def _read_manifest(path: Path) -> tuple[dict[str, _Leaf], dict[str, list[int]]]:
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    if not arrays:  # which orbax would refuse
-        return
-    with _quiet(), _checkpointer() as checkpointer:
-        checkpointer.save(path, arrays)
+    if arrays:  # none, orbax would refuse
+        with _orbax() as checkpointer:
+            checkpointer.save(path, arrays)
 
 
 def _load_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
@@ -234,58 +225,51 @@ def _load_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     if not names:
         return {}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    with _quiet(), _checkpointer() as checkpointer:
+    with _orbax() as checkpointer:
         return checkpointer.restore(path, restore_args=as_numpy)
 
 
-def _checkpointer() -> Any:
-    """Orbax's, for this process alone: by default it would wait for those of all other hosts."""
+@contextlib.contextmanager
+def _orbax() -> Iterator[Any]:
+    """Orbax for this process alone: by default it would wait for those of all other hosts.
+
+    It is kept from logging the tracebacks of errors that it raises, and we explain, anyway.
+    """
     import orbax.checkpoint as ocp  # a second to import: only those who save pay it
 
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps orbax from logging the tracebacks of errors that it raises, and we explain, anyway."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+            yield checkpointer
     finally:
         logger.setLevel(level)
 
 
 def _checksums(folder: Path) -> dict[str, list[int]]:
     """Size and CRC-32 of every file in a folder, by its path within."""
-    found = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return {file.relative_to(folder).as_posix(): _checksum(file) for file in found}
-
-
-def _checksum(file: Path) -> list[int]:
-    size = checksum = 0
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 24):
-            size += len(block)
-            checksum = zlib.crc32(block, checksum)
-    return [size, checksum]
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            data = file.read_bytes()
+            found[file.relative_to(folder).as_posix()] = [len(data), zlib.crc32(data)]
+    return found
 
 
 def _check_files(path: Path, checksums: dict[str, list[int]]) -> None:
     # Before orbax sees them: what it makes of a damaged file is no guide to anyone.
+    try:
+        found = _checksums(path)
+    except OSError as error:
+        raise CheckpointError(f"can't read {path}: {files.explain(error)}") from error
     for name, checksum in checksums.items():
-        try:
-            intact = _checksum(path / name) == checksum
-        except FileNotFoundError as error:
-            raise _damaged(path, f"{name} is missing") from error
-        except OSError as error:
-            raise CheckpointError(f"can't read {path / name}: {files.explain(error)}") from error
-        if not intact:
-            raise _damaged(path, f"{name} is not what was saved")
+        if found.get(name) != checksum:
+            wrong = "is not what was saved" if name in found else "is missing"
+            raise _damaged(path, f"{name} {wrong}")
 
 
 def _digest(manifest: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ metrics.parquet     all parts in one table, once the run is finished (evaluation
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,11 @@ class Record:
         path: the folder.
         config: the resolved configuration, as JSON gives it back.
         versions: `versions.snapshot` when the run began.
+        last_chunk: the index of the last complete chunk; -1 before the first.
+        finished: whether `Run.finish` was reached.
+        seconds: by kind (compile, run, ...), summed over all chunks and sessions.
+        summary: what `Run.finish` was given.
+        best: ``{"chunk": ..., "score": ...}`` of the best checkpoint, or None if none was scored.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,46 +51,31 @@ class Record:
             RunError: if it holds no run.
             StorageError: if it is damaged.
         """
-        self.path = path = existing(path)
+        self.path = path = Path(path).absolute()
+        if not path.is_dir():
+            raise RunError(f"there is no run folder {path}: check the path")
+        if not (path / RUN).exists():
+            raise RunError(
+                f"{path} holds no run (it has no {RUN}): check the path, or start a run there "
+                "without --resume"
+            )
         description = files.read_json(path / RUN, "run")
         if description.get("format") != FORMAT:
             raise RunError(
                 f"{path / RUN} has the format {description.get('format')!r}, this version reads "
                 f"{FORMAT!r}: use the version of kltrust that wrote it, or check the path"
             )
-        if missing := {"config", "versions"} - set(description):
-            raise RunError(
-                f"{path / RUN} is damaged: it lacks {' and '.join(sorted(missing))}; "
-                "take it from a backup, or train again elsewhere"
-            )
         self.config: dict[str, Any] = description["config"]
         self.versions: dict[str, Any] = description["versions"]
-        self._marker = _read_marker(path)
+        self._see(_read_marker(path))
 
-    @property
-    def last_chunk(self) -> int:
-        """The index of the last complete chunk; -1 before the first."""
-        return self._marker["chunk"]
-
-    @property
-    def finished(self) -> bool:
-        """Whether `finish` was reached."""
-        return self._marker["finished"]
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by kind (compile, run, ...), summed over all chunks and sessions."""
-        return dict(self._marker["seconds"])
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What `finish` was given."""
-        return dict(self._marker["summary"])
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """``{"chunk": ..., "score": ...}`` of the best checkpoint, or None if none was scored."""
-        return self._marker["best"]
+    def _see(self, marker: dict[str, Any]) -> None:
+        self._marker = marker
+        self.last_chunk: int = marker["chunk"]
+        self.finished: bool = marker["finished"]
+        self.seconds: dict[str, float] = marker["seconds"]
+        self.summary: dict[str, Any] = marker["summary"]
+        self.best: dict[str, Any] | None = marker["best"]
 
     def changes(self) -> dict[str, tuple[Any, Any]]:
         """Versions and devices that are not what they were, as name to (then, now).
@@ -105,11 +95,9 @@ class Record:
         return self._table(EVALUATION)
 
     def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
-        """The latest committed state or the best one.
+        """The latest committed state or the best one, which is the latest if none had a score.
 
-        Args:
-            like: a pytree of the state's structure, shapes and dtypes: see `checkpoint.restore`.
-            which: "latest" or "best" (the latest, if no chunk had a score).
+        Its structure, shapes and dtypes are those of ``like``: see `checkpoint.restore`.
 
         Raises:
             RunError: if nothing was committed yet.
@@ -117,16 +105,17 @@ class Record:
         """
         if which not in ("latest", "best"):
             raise ValueError(f"which must be 'latest' or 'best', got {which!r}")
-        return self._fresh(lambda: checkpoint.restore(self._restorable(which), like))
 
-    def _restorable(self, which: str) -> Path:
-        if self.last_chunk < 0:
-            raise RunError(
-                f"{self.path} holds no checkpoint yet (it stopped within its first chunk): "
-                "start it again from its configuration"
-            )
-        chunk = self.best["chunk"] if which == "best" and self.best else self.last_chunk
-        return self._checkpoint(chunk)
+        def load() -> PyTree:
+            if self.last_chunk < 0:
+                raise RunError(
+                    f"{self.path} holds no checkpoint yet (it stopped within its first chunk): "
+                    "start it again from its configuration"
+                )
+            chunk = self.best["chunk"] if which == "best" and self.best else self.last_chunk
+            return checkpoint.restore(self._checkpoint(chunk), like)
+
+        return self._fresh(load)
 
     def _table(self, table: str) -> pd.DataFrame:
         import pandas as pd
@@ -151,8 +140,9 @@ class Record:
             try:
                 return look()
             except files.StorageError:
-                marker, self._marker = self._marker, _read_marker(self.path)
-                if self._marker == marker:
+                before = self._marker
+                self._see(_read_marker(self.path))
+                if self._marker == before:
                     raise
 
     def _part(self, table: str, chunk: int) -> Path:
@@ -168,11 +158,11 @@ class Record:
         return self.path / CHECKPOINTS / f"{chunk:06d}"
 
 
-def total_seconds(records: Iterable[Record | None]) -> dict[str, float]:
-    """`Record.seconds` of several, by kind; None has none."""
+def total_seconds(*several: Mapping[str, float]) -> dict[str, float]:
+    """`Record.seconds` of several, summed by kind."""
     total: Counter[str] = Counter()
-    for record in records:
-        total.update(record.seconds if record is not None else {})
+    for seconds in several:
+        total.update(seconds)
     return dict(total)
 
 
@@ -189,20 +179,3 @@ def _read_marker(path: Path) -> dict[str, Any]:
     if not (path / COMMIT).exists():
         return empty
     return {**empty, **files.read_json(path / COMMIT, "the record of what was committed")}
-
-
-def existing(path: str | Path) -> Path:
-    """The absolute path of a folder that holds a run.
-
-    Raises:
-        RunError: if it holds none.
-    """
-    path = Path(path).absolute()
-    if not path.is_dir():
-        raise RunError(f"there is no run folder {path}: check the path")
-    if not (path / RUN).exists():
-        raise RunError(
-            f"{path} holds no run (it has no {RUN}): check the path, or start a run there "
-            "without --resume"
-        )
-    return path

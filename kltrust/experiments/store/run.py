@@ -8,6 +8,7 @@ or a lost power line costs the chunk under way and no more. `record` says what l
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
 import fcntl
 import math
@@ -26,7 +27,7 @@ from kltrust.experiments.store.record import (
     RUN,
     Record,
     RunError,
-    existing,
+    total_seconds,
 )
 from kltrust.experiments.store.tables import Columns
 from kltrust.types import PyTree
@@ -48,11 +49,9 @@ class Run(Record):
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> Run:
-        """Makes a new run folder and locks it.
+        """Makes a run folder where there is none, or an empty one, and locks it.
 
-        Args:
-            path: a folder that does not exist, or is empty.
-            config: the resolved configuration: names, numbers, lists, dicts.
+        The resolved configuration holds names, numbers, lists and dicts.
 
         Raises:
             RunError: if the folder holds anything, or another process has it.
@@ -69,14 +68,10 @@ class Run(Record):
         with files.explained(f"make the run folder {path}"):
             path.mkdir(parents=True, exist_ok=True)
             _refuse_occupied(path)
-            lock = _acquire(path)
-            with contextlib.ExitStack() as on_error:
-                on_error.enter_context(lock)
+            with _locked(path) as lock:
                 _refuse_occupied(path)
                 files.write_atomic(path / RUN, data)
-                run = cls(path, lock)
-                on_error.pop_all()
-                return run
+                return cls(path, lock)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -86,15 +81,11 @@ class Run(Record):
             RunError: if it holds no run, or another process has it.
             StorageError: if it is damaged, or the disk fails.
         """
-        path = existing(path)
-        with files.explained(f"go on with the run {path}"):
-            lock = _acquire(path)
-            with contextlib.ExitStack() as on_error:
-                on_error.enter_context(lock)
-                run = cls(path, lock)
-                run._clear()
-                on_error.pop_all()
-                return run
+        path = Record(path).path
+        with files.explained(f"go on with the run {path}"), _locked(path) as lock:
+            run = cls(path, lock)
+            run._clear()
+            return run
 
     def commit(
         self,
@@ -123,27 +114,24 @@ class Run(Record):
             RunError: if the run is finished or closed, or the disk fails; what was committed before
                 stands.
         """
-        self._check_writable()
+        self._check_open()
+        if self.finished:
+            raise RunError(f"the run {self.path} is finished: start another in a folder of its own")
         if chunk != self.last_chunk + 1:
             raise ValueError(f"chunk {chunk} can't follow chunk {self.last_chunk}: commit in order")
         given = {METRICS: rows} | ({} if evaluation is None else {EVALUATION: evaluation})
         encoded = {table: tables.encode(columns) for table, columns in given.items()}
-        marker = {
-            **self._marker,
-            "chunk": chunk,
-            "parts": {**self._marker["parts"]},
-            "schemas": {**self._marker["schemas"]},
-            "seconds": _sum(self.seconds, seconds or {}),
-            "updated": _now(),
-        }
+        marker = copy.deepcopy(self._marker)
+        marker |= {"chunk": chunk, "seconds": total_seconds(self.seconds, seconds or {})}
         for table, (_, schema) in encoded.items():
-            marker["parts"][table] = [*marker["parts"].get(table, []), chunk]
+            marker["parts"].setdefault(table, []).append(chunk)
             if marker["schemas"].setdefault(table, schema) != schema:
                 raise ValueError(
                     f"the columns of {table} changed from {marker['schemas'][table]} to {schema}: "
                     "give every chunk the same columns and dtypes"
                 )
-        if score is not None and _better(score, self.best):
+        best = -math.inf if self.best is None else self.best["score"]
+        if score is not None and score > best:
             marker["best"] = {"chunk": chunk, "score": float(score)}
         with self._nothing_lost(f"save chunk {chunk}"):
             for table, (data, _) in encoded.items():
@@ -160,13 +148,13 @@ class Run(Record):
 
         Doing it twice is harmless, and so is a kill in the middle.
         """
-        self._check_writable(finished_too=True)
+        self._check_open()
         if not self.finished:
             with self._nothing_lost("finish the run"):
                 for table in self._marker["parts"]:
-                    files.write_atomic(self._whole(table), tables.join(self._parts(table)))
-                marker = {**self._marker, "finished": True, "summary": dict(summary or {})}
-                self._mark({**marker, "updated": _now()})
+                    whole = tables.to_parquet(tables.read(self._parts(table)))
+                    files.write_atomic(self._whole(table), whole)
+                self._mark({**self._marker, "finished": True, "summary": dict(summary or {})})
         for table in self._marker["parts"]:
             files.remove(self.path / table)
 
@@ -185,14 +173,13 @@ class Run(Record):
         self.close()
 
     def _mark(self, marker: dict[str, Any]) -> None:
+        marker["updated"] = _now()
         files.write_atomic(self.path / COMMIT, files.to_json(marker))
-        self._marker = marker
+        self._see(marker)
 
-    def _check_writable(self, finished_too: bool = False) -> None:
+    def _check_open(self) -> None:
         if self._lock is None:
             raise RunError(f"{self.path} is closed: open it again with Run.open")
-        if self.finished and not finished_too:
-            raise RunError(f"the run {self.path} is finished: start another in a folder of its own")
 
     @contextlib.contextmanager
     def _nothing_lost(self, doing: str) -> Iterator[None]:
@@ -209,9 +196,7 @@ class Run(Record):
         """Removes what an interrupted commit left behind: nothing refers to it."""
         for table in (METRICS, EVALUATION):
             kept = set() if self.finished else {p.name for p in self._parts(table)}
-            for part in (self.path / table).glob("*"):
-                if part.name not in kept:
-                    files.remove(part)
+            _keep(self.path / table, kept)
             if not self.finished:
                 files.remove(self._whole(table))
         for file in filter(files.is_debris, self.path.iterdir()):
@@ -220,10 +205,13 @@ class Run(Record):
 
     def _drop_checkpoints(self) -> None:
         kept = {self.last_chunk, self.best["chunk"] if self.best else self.last_chunk}
-        names = {self._checkpoint(chunk).name for chunk in kept}
-        for folder in (self.path / CHECKPOINTS).glob("*"):
-            if folder.name not in names:
-                files.remove(folder)
+        _keep(self.path / CHECKPOINTS, {self._checkpoint(chunk).name for chunk in kept})
+
+
+def _keep(folder: Path, names: set[str]) -> None:
+    for entry in folder.glob("*"):
+        if entry.name not in names:
+            files.remove(entry)
 
 
 def _refuse_occupied(path: Path) -> None:
@@ -239,28 +227,20 @@ def _refuse_occupied(path: Path) -> None:
         )
 
 
-def _acquire(path: Path) -> IO[bytes]:
-    lock = open(path / LOCK, "ab")  # noqa: SIM115 (held until `close`)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise RunError(
-            f"another process is writing to {path}: wait for it, stop it, or take another folder"
-        ) from error
-    except OSError:
-        lock.close()
-        raise
-    return lock
-
-
-def _better(score: float, best: Mapping[str, Any] | None) -> bool:
-    return not math.isnan(score) and (best is None or score > best["score"])
-
-
-def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    names = [*first, *(name for name in second if name not in first)]
-    return {name: float(first.get(name, 0.0)) + float(second.get(name, 0.0)) for name in names}
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """The folder's lock, which `Run.close` releases, or an error within."""
+    with contextlib.ExitStack() as on_error:
+        lock = on_error.enter_context(open(path / LOCK, "ab"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another process is writing to {path}: wait for it, stop it, or take another "
+                "folder"
+            ) from error
+        yield lock
+        on_error.pop_all()
 
 
 def _now() -> str:

@@ -24,28 +24,26 @@ def to_rows(
 ) -> dict[str, np.ndarray]:
     """Metrics [seeds, iterations] as columns, one row per seed and iteration, seed by seed.
 
-    Args:
-        metrics: a pytree with leaves [S, n], or [S, n, K] for a column of vectors; a leaf's path
-            names its column, as in ``extra.beta``.
-        seeds: the S seeds, for the column ``seed``.
-        first_iteration: the run's index of the first of the n iterations, for ``iteration``.
+    Leaves are [S, n], or [S, n, K] for a column of vectors; a leaf's path names its column, as in
+    ``extra.beta``. The first of the n iterations has the index ``first_iteration``.
 
     Raises:
         ValueError: if a leaf is neither.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(metrics)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    arrays = [np.asarray(leaf) for _, leaf in leaves]
-    shapes = {array.shape[:2] for array in arrays if array.ndim in (2, 3)}
-    shapes |= {() for array in arrays if array.ndim not in (2, 3)}
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in leaves
+    }
+    shapes = {array.shape[:2] if array.ndim in (2, 3) else () for array in arrays.values()}
     if len(shapes) != 1 or not (shape := shapes.pop()) or shape[0] != len(seeds):
-        detail = {n: a.shape for n, a in zip(names, arrays, strict=True)}
+        detail = {name: array.shape for name, array in arrays.items()}
         raise ValueError(f"metrics must be [{len(seeds)} seeds, iterations], got {detail}")
     iterations = first_iteration + np.arange(shape[1])
     return {
         "seed": np.repeat(np.asarray(seeds, np.int64), shape[1]),
         "iteration": np.tile(iterations, shape[0]),
-        **{n: a.reshape(-1, *a.shape[2:]) for n, a in zip(names, arrays, strict=True)},
+        **{name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()},
     }
 
 
@@ -70,7 +68,7 @@ def encode(columns: Columns) -> tuple[memoryview, dict[str, str]]:
         return pa.FixedSizeListArray.from_arrays(values, array.shape[1])
 
     table = pa.table({name: column(array) for name, array in arrays.items()})
-    return _to_parquet(table), {field.name: str(field.type) for field in table.schema}
+    return to_parquet(table), {field.name: str(field.type) for field in table.schema}
 
 
 def read(parts: Sequence[Path]) -> pa.Table:
@@ -87,24 +85,17 @@ def read(parts: Sequence[Path]) -> pa.Table:
         try:
             with open(part, "rb") as file:
                 tables.append(pq.read_table(file, page_checksum_verification=True))
-        except FileNotFoundError as error:
-            raise files.StorageError(
-                f"{part} is missing: take it from a backup, or run again elsewhere"
-            ) from error
         except (OSError, pa.ArrowException) as error:
+            missing = isinstance(error, FileNotFoundError)
+            wrong = "is missing" if missing else f"can't be read or is damaged ({error})"
             raise files.StorageError(
-                f"{part} can't be read or is damaged ({error}): take it from a backup, "
-                "or run again elsewhere"
+                f"{part} {wrong}: take it from a backup, or run again elsewhere"
             ) from error
     return pa.concat_tables(tables)
 
 
-def join(parts: Sequence[Path]) -> memoryview:
-    """The parts as the Parquet bytes of one table."""
-    return _to_parquet(read(parts))
-
-
-def _to_parquet(table: pa.Table) -> memoryview:
+def to_parquet(table: pa.Table) -> memoryview:
+    """The bytes of a file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
