@@ -139,10 +139,8 @@ def log_probs(kind, params, x, mask, actions):
             for bit, logit in zip(action, y, strict=True):
                 total[k] -= np.log(1 + np.exp(-logit if bit else logit))
     elif log_std is not None:
-        low, high = LOG_STD_RANGE
         for k, action in enumerate(actions):
-            for a, m, s in zip(np.ravel(action), y, log_std, strict=True):
-                s = s if low < s.real < high else (low if s.real < low else high)
+            for a, m, s in zip(np.ravel(action), y, map(slowed, log_std), strict=True):
                 total[k] -= 0.5 * ((a - m) / np.exp(s)) ** 2 + s + 0.5 * math.log(2 * math.pi)
     else:
         entries = legal_values(kind, mask)
@@ -153,6 +151,14 @@ def log_probs(kind, params, x, mask, actions):
             normaliser = np.log(sum(np.exp(logits[v]) for v in values))
             total += [logits[d] - normaliser if d in values else -np.inf for d in digits]
     return total
+
+
+def slowed(s):
+    """A log deviation beyond its range, e^2 (1 + s - 2) and its mirror image; s may be complex."""
+    low, high = LOG_STD_RANGE
+    if s.real > high:
+        return high + np.log(1 + s - high)
+    return low - np.log(1 + low - s) if s.real < low else s
 
 
 def outcomes(kind, params, x, mask):
@@ -167,7 +173,7 @@ def outcomes(kind, params, x, mask):
         actions = actions if isinstance(kind.space, MultiDiscrete) else [a for (a,) in actions]
     else:
         loc, log_std = outputs(kind, params, x)
-        scale = np.exp(np.clip(log_std, *LOG_STD_RANGE))
+        scale = np.exp([slowed(s) for s in log_std])
         nodes, weights = np.polynomial.hermite_e.hermegauss(3)
         grid = list(itertools.product(range(3), repeat=loc.size))
         weights = np.array([np.prod(weights[list(k)]) for k in grid])
@@ -251,14 +257,14 @@ def test_an_oracle_that_forgets_the_mask_is_another(name, x64):
     assert np.abs(expected.fisher - forgetful.fisher).max() > 1e-3
 
 
-def test_a_bound_that_binds_has_no_gradient(x64):
+def test_a_deviation_beyond_its_range_still_has_a_gradient(x64):
     name = "box, bounded log-std"
     *_, expected = measured(name)
     std = agent_of(name).policy(parameters(name, 0), observations(name)).distribution.scale
-    np.testing.assert_allclose(std[:, 0], math.exp(LOG_STD_RANGE[1]))
+    np.testing.assert_allclose(std[:, 0], math.exp(slowed(np.float64(5))))
     assert np.all(std[:, 1] < math.exp(LOG_STD_RANGE[1]))
     # Sorted by name, the two log standard deviations come after Dense_0's 2 + 8 numbers.
-    assert expected.fisher[10, 10] == 0
+    np.testing.assert_allclose(expected.fisher[10, 10], 2 / (1 + 5 - LOG_STD_RANGE[1]) ** 2)
     np.testing.assert_allclose(expected.fisher[11, 11], 2)
 
 

@@ -29,8 +29,6 @@ def test_a_deviation_beyond_its_range_comes_back(start, sign):
     def loss(params):  # wants a smaller, a larger deviation
         return -sign * jnp.mean(K.distribution_entropy(agent.policy(params, obs)))
 
-    held = agent.policy(params, obs).distribution.scale
-    np.testing.assert_allclose(held, np.exp(np.clip(start, -10, 2)), rtol=1e-6)
     assert jax.grad(loss)(params)["log_std"][0] * sign < 0
 
 
