@@ -143,9 +143,6 @@ def test_a_discount_and_a_trace_for_each_step():
         gae(*data, gamma=gamma, lam=0.5)
 
 
-# --- standardize ----------------------------------------------------------------------------------
-
-
 def test_standardize():
     x = np.random.default_rng(2).normal(3.0, 2.0, size=(7, 9))
     with jax.enable_x64(True):

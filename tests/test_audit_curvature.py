@@ -6,20 +6,16 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
-from test_audit import POLICIES, case, gaussian_row, joint_outcomes
+from test_audit import POLICIES, case
 
+from kltrust import tree
 from kltrust.audit import audit_curvature, effective_dimension, largest_eigenvalue
 from kltrust.audit._spectrum import dominant_eigenpair
+from kltrust.fisher import fisher_vector_product
 
 DAMPING, KEY = 0.05, 7
 SETTINGS = {"cg_iters": 3, "cg_rtol": 0.0, "num_lanczos": 25, "num_probes": 12, "probe_iters": 150}
-
-
-@pytest.fixture(autouse=True)
-def _quick(compile_fast):
-    pass
 
 
 def audited(c, damping=DAMPING, key=KEY):
@@ -37,57 +33,23 @@ def compiled(name, **options):
     return jax.jit(function)
 
 
-# --- the dense problem ----------------------------------------------------------------------------
-
-
-def scores(name, theta, obs):
-    """Every outcome's probability [K] and gradient of its log-probability [K, n], of one state."""
-
-    def log_probs(theta):
-        return np.array(list(joint_outcomes(name, oracles.outputs(theta, obs[None])[0]).values()))
-
-    return np.exp(log_probs(theta)), oracles.complex_gradient(log_probs, theta)
-
-
-def row_fisher(name, theta, obs):
-    """The covariance of the score, outcome by outcome; J'MJ for the Gaussian."""
-    if name == "gaussian":
-        row = lambda theta: oracles.outputs(theta, obs[None])[0]  # noqa: E731
-        jacobian = oracles.complex_gradient(row, theta)
-        return jacobian.T @ oracles.Gaussian.fisher(row(theta)) @ jacobian
-    return sum(p * np.outer(s, s) for p, s in zip(*scores(name, theta, obs), strict=True))
-
-
-def log_prob(name, theta, obs, action):
-    y = oracles.outputs(theta, obs[None])[0]
-    if name == "gaussian":
-        mean, std = gaussian_row(name, y)
-        return -(((action - mean) / std) ** 2).sum() / 2 - np.log(std).sum()
-    return joint_outcomes(name, y)[tuple(np.atleast_1d(action).tolist())]
-
-
 class Dense:
-    """F [n, n], g [n] and L of a case."""
+    """F [n, n], whose own oracles are elsewhere, g [n] and L of a case."""
 
     def __init__(self, c):
-        kept = np.flatnonzero(np.asarray(c.batch.weight) > 0)
-        self.old, self.new = np.asarray(c.old), np.asarray(c.new)
-        weight = np.asarray(c.batch.weight)[kept]
-        self.weight = weight / weight.sum()
-        obs, action, advantage = (
-            np.asarray(x)[kept] for x in (c.batch.obs, c.batch.action, c.batch.advantage)
-        )
-        self.fisher = sum(
-            w * row_fisher(c.name, self.old, o) for w, o in zip(self.weight, obs, strict=True)
-        )
-        before = [log_prob(c.name, self.old, o, a) for o, a in zip(obs, action, strict=True)]
+        policy, batch = POLICIES[c.name], c.batch
+        self.step = np.asarray(c.new - c.old)
+        product = fisher_vector_product(policy, c.old, batch.obs, weight=batch.weight)
+        self.fisher = np.asarray(jax.jit(jax.vmap(product))(jnp.eye(self.step.size)))
 
-        def surrogate(theta):
-            after = [log_prob(c.name, theta, o, a) for o, a in zip(obs, action, strict=True)]
-            return (self.weight * np.exp(np.array(after) - before) * advantage).sum()
+        def gain(theta):
+            ratio = jnp.exp(policy(theta, batch.obs).log_prob(batch.action) - before)
+            return tree.weighted_mean(ratio * advantage, batch.weight)
 
-        self.surrogate = surrogate
-        self.gradient = oracles.complex_gradient(lambda t: np.array(surrogate(t)), self.old)
+        advantage = jnp.where(batch.weight > 0, batch.advantage, 0)
+        before = policy(c.old, batch.obs).log_prob(batch.action)
+        self.gain = gain(c.new) - gain(c.old)
+        self.gradient = np.asarray(jax.jit(jax.grad(gain))(c.old))
 
 
 def krylov_residual(matrix, b, size):
@@ -103,7 +65,7 @@ def krylov_residual(matrix, b, size):
 def test_every_field_is_what_the_dense_matrix_says(name, x64):
     c = case(name)
     result, dense = audited(c), Dense(c)
-    step, matrix, identity = dense.new - dense.old, dense.fisher, np.eye(dense.old.size)
+    step, matrix, identity = dense.step, dense.fisher, np.eye(dense.step.size)
     damped = matrix + DAMPING * identity
     rows, weight, _ = c.rows()
     rtol = 1e-8
@@ -111,7 +73,7 @@ def test_every_field_is_what_the_dense_matrix_says(name, x64):
         "kl": np.average(rows.kl, weights=weight),
         "kl_quadratic": step @ matrix @ step / 2,
         "kl_quadratic_damped": step @ damped @ step / 2,
-        "surrogate_gain": dense.surrogate(dense.new) - dense.surrogate(dense.old),
+        "surrogate_gain": dense.gain,
         "surrogate_gain_linear": dense.gradient @ step,
         "gradient_norm": np.linalg.norm(dense.gradient),
         "step_norm": np.linalg.norm(step),
@@ -189,10 +151,10 @@ def test_lanes_and_any_pytree_agree_with_one_alone(x64):
         return POLICIES["gaussian"](theta, obs)
 
     c = cases[0]
-    tree = jax.jit(
+    split_up = jax.jit(
         lambda *args: audit_curvature(policy, *args, damping=DAMPING, key=keys[0], **SETTINGS)
     )
-    assert_agree(tree(split(c.old), split(c.new), c.batch), alone[0])
+    assert_agree(split_up(split(c.old), split(c.new), c.batch), alone[0])
 
 
 def test_an_update_that_changes_nothing_and_one_without_a_gradient():
@@ -216,9 +178,6 @@ def test_what_is_not_asked_for_is_absent_and_bad_settings_are_refused():
         audit_curvature(POLICIES[c.name], *c[1:], key=jax.random.key(0), num_probes=1)
     with pytest.raises(ValueError, match="damping"):
         audit_curvature(POLICIES[c.name], *c[1:], key=jax.random.key(0), damping=-1.0)
-
-
-# --- spectra --------------------------------------------------------------------------------------
 
 
 def test_lanczos_knows_its_error_and_survives_an_exhausted_space(x64):

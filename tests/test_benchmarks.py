@@ -13,7 +13,7 @@ from recorded import pivot, scores
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory, compile_fast):
+def toy(tmp_path_factory):
     """Both parts for one pair, beside one that was there."""
     out = tmp_path_factory.mktemp("learning")
     common.write_row(out / "gymnasium_scores.json", OTHER)
@@ -81,7 +81,7 @@ def adapters_rows(path, **keywords):
     return json.loads(path.read_text())["rows"]
 
 
-def test_adapters_are_recorded_pair_by_pair(tmp_path, monkeypatch, compile_fast):
+def test_adapters_are_recorded_pair_by_pair(tmp_path, monkeypatch):
     monkeypatch.setattr(adapters, "TASKS", TOY)
     path = tmp_path / "adapters.json"
     rows = adapters_rows(path, only=("CartPole-v1",))
@@ -97,7 +97,7 @@ def test_adapters_are_recorded_pair_by_pair(tmp_path, monkeypatch, compile_fast)
 
 
 @pytest.mark.slow  # brax's physics are compiled five times
-def test_brax_own_ppo_learns_beside_ours(tmp_path, monkeypatch, compile_fast):
+def test_brax_own_ppo_learns_beside_ours(tmp_path, monkeypatch):
     pytest.importorskip("brax")
     monkeypatch.setattr(adapters, "TASKS", TOY)
     path = tmp_path / "adapters.json"

@@ -7,7 +7,6 @@ import html.parser
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -23,10 +22,10 @@ import nbformat.v4 as notebook
 import pandas as pd
 import pytest
 import yaml
+from browser import CHROMIUM, Page, measured
 from mkdocs.exceptions import PluginError
 
-from kltrust.algorithms import _registry, algorithm_names, find_algorithm
-from kltrust.environments import _registry as environments
+from kltrust.algorithms import algorithm_names, find_algorithm
 from kltrust.experiments import cli
 from kltrust.experiments.config import spec
 from kltrust.experiments.config.experiment import SECTIONS, section_kinds
@@ -41,9 +40,6 @@ import docstrings  # noqa: E402
 import formulas  # noqa: E402
 import pages  # noqa: E402
 import tables  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
 
 # Docstrings: what every public name has to say.
 
@@ -257,40 +253,25 @@ def build(config, folder):
     )
 
 
-class Links(html.parser.HTMLParser):
-    """What a page links to, what it loads to be shown, and the places in it."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.links, self.loaded, self.ids = set(), set(), set()
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.ids |= {attrs["id"]} if "id" in attrs else set()
-        if tag == "a" and "href" in attrs:
-            self.links.add(attrs["href"])
-        elif tag == "link" and attrs.get("rel") in ("stylesheet", "icon", "preload"):
-            self.loaded.add(attrs["href"])
-        elif "src" in attrs:
-            self.loaded.add(attrs["src"])
+LOADED = ("stylesheet", "icon", "preload")
 
 
 def broken(folder):
     """Links and resources that lead nowhere, or out of the site where they must not."""
-    read = {path.resolve(): Links(path.read_text()) for path in folder.rglob("*.html")}
+    read = {path.resolve(): Page(path.read_text()) for path in folder.rglob("*.html")}
+    places = {path: set(page.values("id")) for path, page in read.items()}
     found = set()
     for path, page in read.items():
-        for target in page.links | page.loaded:
+        loaded = [a["href"] for a in page.of("link") if a.get("rel") in LOADED] + page.values("src")
+        for target in {*page.values("href", "a"), *loaded}:
             address, place = urldefrag(target)
-            outside = urlsplit(address).scheme or address.startswith("//")
-            if outside:
-                found |= {(path.name, target)} if target in page.loaded else set()
+            if urlsplit(address).scheme or address.startswith("//"):
+                found |= {(path.name, target)} if target in loaded else set()
                 continue
             file = (path.parent / unquote(address)).resolve() if address else path
             # The page for an address that is not found is written for a site's root.
             if path.name != "404.html" and (
-                not file.is_file() or (place and file in read and place not in read[file].ids)
+                not file.is_file() or (place and place not in places.get(file, {place}))
             ):
                 found.add((path.name, target))
     return found
@@ -383,42 +364,16 @@ def test_a_notebook_becomes_a_page(tmp_path):
     assert pages.notebook_pages(tmp_path / "none") == {}
 
 
-def asked_and_widths(path, width, tmp_path):
-    """The page in a frame of so many pixels: its widths, and what it asked a network for."""
-    script = """addEventListener("load", () => setTimeout(() => {
-        const inner = document.querySelector("iframe");
-        const root = inner.contentDocument.documentElement;
-        document.body.dataset.found = JSON.stringify({
-            client: root.clientWidth, scroll: root.scrollWidth,
-            asked: inner.contentWindow.performance.getEntriesByType("resource")
-                .map(e => e.name).filter(n => !n.startsWith("file:")),
-        });
-    }, 500));"""
-    holder = tmp_path / "holder.html"
-    holder.write_text(
-        f'<!doctype html><body><iframe width={width} height=900 style="border:0" '
-        f'src="{path.as_uri()}"></iframe><script>{script}</script></body>'
-    )
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += ["--allow-file-access-from-files", "--virtual-time-budget=3000"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width + 200},1000"]
-    done = subprocess.run(
-        [*command, holder.as_uri()], capture_output=True, text=True, timeout=120, check=False
-    )
-    (found,) = re.findall(r'data-found="([^"]*)"', done.stdout)
-    return json.loads(html.unescape(found))
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 def test_in_a_browser_no_page_scrolls_sideways_or_asks_a_network(site, tmp_path):
     for page in ("index", "design", "algorithms/ppo_penalty", "metrics", "cli", "api/audit"):
-        found = asked_and_widths(site / f"{page}.html", 390, tmp_path)
+        found = measured(site / f"{page}.html", 390, tmp_path)
         assert found["scroll"] == found["client"], page
         assert found["asked"] == [], page
     bad = site / "bad.html"
     wide = '<p style="width:900px">x</p><img src="https://example.invalid/x.png"></body>'
     bad.write_text((site / "index.html").read_text().replace("</body>", wide))
-    found = asked_and_widths(bad, 390, tmp_path)
+    found = measured(bad, 390, tmp_path)
     bad.unlink()
     assert found["scroll"] > found["client"]
     assert found["asked"] == ["https://example.invalid/x.png"]
@@ -437,10 +392,8 @@ def test_in_a_browser_no_page_scrolls_sideways_or_asks_a_network(site, tmp_path)
         "howto/resume",
     ],
 )
-def test_the_examples_run(page, compile_fast, monkeypatch):
+def test_the_examples_run(page):
     """All Python of a page, in one go, as printed; what it registers is forgotten."""
-    monkeypatch.setattr(_registry, "_declared", dict(_registry._declared))
-    monkeypatch.setattr(environments, "_factories", dict(environments._factories))
     text = (ROOT / f"docs/{page}.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks

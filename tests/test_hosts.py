@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from toys import assert_same, parts
+from toys import HEAD, arrays, assert_same, parts
 
 from kltrust.experiments import cli
 from kltrust.experiments.config import spec
@@ -23,37 +23,12 @@ from kltrust.experiments.store.record import Record, RunError
 from kltrust.experiments.store.run import Run
 
 # Six runs of three iterations: at width 2 three blocks, so that one of four devices has padding.
-SPEC = """
-[sweep]
-name = "toy"
-seeds = [3, 5, 8]
-envs = "CartPole-v1"
-algorithms = "vanilla_pg"
-preset = "none"
-
-[learner]
-num_envs = 4
-num_steps = 8
-
-[critic]
-num_epochs = 1
-num_minibatches = 2
-
-[network]
-hidden = [8]
-
-[budget]
-total_steps = 96
-num_evals = 3
-eval_episodes = 2
-
-[[experiments]]
-grid.learning_rate = [0.01, 0.3]
-"""
+SPEC = (
+    HEAD.replace("[3, 5]", "[3, 5, 8]").replace("= 192", "= 96").replace("evals = 2", "evals = 3")
+    + "[[experiments]]\nlearner.num_steps = 8\ngrid.learning_rate = [0.01, 0.3]\n"
+)
 WIDTH = 2
 LIMIT = 300  # seconds; a host that hangs is a failure, not a test that never ends
-
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +52,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def on_two_hosts(script, *arguments, environment=lambda host, port: {}):
+def on_two_hosts(fast, script, *arguments, environment=lambda host, port: {}):
     """``script`` in two processes of two devices each; their (status, stdout, stderr)."""
     port = str(free_port())
     processes = [
@@ -88,7 +63,7 @@ def on_two_hosts(script, *arguments, environment=lambda host, port: {}):
                 "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
                 "JAX_PLATFORMS": "cpu",
                 "COLUMNS": "200",
-                **{name.upper(): str(jax.config.values[name]) for name in FAST},
+                **fast,
                 **environment(host, port),
             },
             cwd=Path(__file__).parent,
@@ -116,11 +91,6 @@ def on_two_hosts(script, *arguments, environment=lambda host, port: {}):
     ]
 
 
-FAST = (
-    "jax_disable_most_optimizations",
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-)
 FLAGS = ("--coordinator", "127.0.0.1:{port}", "--num-hosts", "2", "--host", "{host}")
 COMMAND = "import sys; from kltrust.experiments import cli; sys.exit(cli.main(sys.argv[1:]))"
 
@@ -151,10 +121,12 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def test_two_hosts_get_the_bits_of_one_process_though_one_is_killed(alone, toy, tmp_path):
+def test_two_hosts_get_the_bits_of_one_process_though_one_is_killed(
+    alone, toy, tmp_path, compile_fast
+):
     path = tmp_path / "two"
     arguments = ["sweep", toy, "--width", str(WIDTH), "--out", str(path), *FLAGS]
-    (status, out, _), (status1, out1, err1) = on_two_hosts(KILLED, *arguments)
+    (status, out, _), (status1, out1, err1) = on_two_hosts(compile_fast, KILLED, *arguments)
     assert status == -signal.SIGKILL
     assert status1 != 0
     assert err1
@@ -164,7 +136,7 @@ def test_two_hosts_get_the_bits_of_one_process_though_one_is_killed(alone, toy, 
     assert not part.finished
     # They go on, and find each other in another way.
     (status, out, err), (status1, out1, err1) = on_two_hosts(
-        COMMAND, "sweep", "--resume", str(path), "--distributed", environment=slurm
+        compile_fast, COMMAND, "sweep", "--resume", str(path), "--distributed", environment=slurm
     )
     assert (status, status1) == (0, 0), err + err1
     assert_same(Record(path), alone)
@@ -182,11 +154,11 @@ train trpo CartPole-v1 --preset none --spread-envs --minibatch-blocks 4 --num-en
 """
 
 
-def test_a_large_run_over_two_hosts(tmp_path):
+def test_a_large_run_over_two_hosts(tmp_path, compile_fast):
     paths = tmp_path / "alone", tmp_path / "two"
     assert cli.main([*LARGE.split(), "--out", str(paths[0])]) == 0
     (status, out, err), (status1, out1, err1) = on_two_hosts(
-        COMMAND, *LARGE.split(), "--out", str(paths[1]), *FLAGS
+        compile_fast, COMMAND, *LARGE.split(), "--out", str(paths[1]), *FLAGS
     )
     assert (status, status1) == (0, 0), err + err1
     assert "final return" in out
@@ -245,28 +217,27 @@ def meet(host, port, folder):
     with run.shared(lambda: Run.create(folder / "run", {"a": 1})) as folder_of_all:
         folder_of_all.commit(0, {"seed": np.arange(2)}, state)
         restored = folder_of_all.restore(like)
-        seen["restored"] = [bytes(bytes_of(x)).hex() for x in jax.tree.leaves(restored)]
+        seen["restored"] = [bytes_of(x).hex() for x in jax.tree.leaves(restored)]
         seen["committed"] = [folder_of_all.last_chunk, folder_of_all.config]
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), "x")
     spread = hosts.put(state["key"], jax.sharding.NamedSharding(mesh, jax.P("x")))
     assert not spread.is_fully_addressable
-    seen["spread"] = bytes(bytes_of(hosts.to_host(spread))).hex()
-    expected = [bytes(bytes_of(x)).hex() for x in jax.tree.leaves(state)]
+    seen["spread"] = bytes_of(hosts.to_host(spread)).hex()
+    expected = [bytes_of(x).hex() for x in jax.tree.leaves(state)]
     assert seen["restored"] == expected
     assert seen["spread"] == expected[1]  # in the order of the names
     print(json.dumps(seen))
 
 
 def bytes_of(x):
-    is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(x) if is_key else x).tobytes()
+    return arrays(x)[0].tobytes()
 
 
-def test_what_one_host_finds_the_other_learns(tmp_path):
+def test_what_one_host_finds_the_other_learns(tmp_path, compile_fast):
     (tmp_path / "0").mkdir()
     (tmp_path / "1").mkdir()
     script = "import sys, test_hosts; test_hosts.meet(int(sys.argv[1]), *sys.argv[2:])"
-    said = on_two_hosts(script, "{host}", "{port}", str(tmp_path))
+    said = on_two_hosts(compile_fast, script, "{host}", "{port}", str(tmp_path))
     assert [status for status, *_ in said] == [0, 0], said
     first, second = (json.loads(out) for _, out, _ in said)
     assert (first.pop("first"), second.pop("first")) == (True, False)

@@ -2,11 +2,9 @@
 
 import contextlib
 import errno
-import os
 import shutil
 import signal
-import subprocess
-import sys
+import tomllib
 from types import SimpleNamespace
 
 import jax
@@ -25,6 +23,7 @@ from toys import (
     assert_same,
     content,
     parts,
+    python,
     states,
     tiny,
     toy_plan,
@@ -32,7 +31,7 @@ from toys import (
 
 import kltrust
 from kltrust import results
-from kltrust.environments import _registry, register
+from kltrust.environments import register
 from kltrust.experiments.engine import canary, memory
 from kltrust.experiments.engine.program import Program
 from kltrust.experiments.jobs import merge, run
@@ -46,8 +45,6 @@ from kltrust.experiments.store import checkpoint
 from kltrust.experiments.store.files import StorageError
 from kltrust.experiments.store.record import Record, RunError
 from kltrust.experiments.store.run import Run, files
-
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 def training_plan():
@@ -231,22 +228,11 @@ cli.main(sys.argv[1:])
 """
 
 
-def in_a_process(arguments, environment, devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, **environment, "XLA_FLAGS": flags, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_resume_after_a_kill_and_on_other_devices(toy_sweep, tmp_path, compile_fast):
     (tmp_path / "toy.toml").write_text(SPEC)
     path = tmp_path / "killed"
     arguments = ["sweep", str(tmp_path / "toy.toml"), "--width", str(WIDTH), "--out", str(path)]
-    killed = in_a_process(["-c", KILLED, *arguments], compile_fast, devices=2)
+    killed = python("-c", KILLED, *arguments, environment=compile_fast, devices=2)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert "toy: 6 runs in 2 static groups" in killed.stdout
     record = Record(path)
@@ -309,27 +295,11 @@ def test_a_sweep_in_one_call(toy_sweep, tmp_path, monkeypatch):
     with pytest.raises(InterruptedError):
         kltrust.sweep(tmp_path / "toy.toml", path, width=WIDTH, progress=Stop(after=2))
     # A dict says the same, with NumPy's numbers and tuples; what was begun goes on.
-    document = {
-        "sweep": {"name": "toy", "seeds": (3, 5), "envs": "CartPole-v1", "preset": "none"},
-        "learner": {"num_envs": np.int64(4)},
-        "critic": {"num_epochs": 1, "num_minibatches": 2},
-        "network": {"hidden": (8,)},
-        "budget": {"total_steps": 192, "num_evals": 2, "eval_episodes": 2},
-        "experiments": [
-            {
-                "algorithms": "vanilla_pg",
-                "learner": {"num_steps": 16},
-                "grid": {"learning_rate": np.array([0.01, 0.3])},
-            },
-            {
-                "label": "falling",
-                "algorithms": "vanilla_pg",
-                "envs": "Catch-bsuite",
-                "learner": {"num_steps": 8},
-                "budget": {"total_steps": 64},
-            },
-        ],
-    }
+    document = tomllib.loads(SPEC)
+    document["sweep"]["seeds"] = 3, 5
+    document["learner"]["num_envs"] = np.int64(4)
+    document["network"]["hidden"] = (8,)
+    document["experiments"][0]["grid"]["learning_rate"] = np.array([0.01, 0.3])
     found = kltrust.sweep(document, path, width=WIDTH)
     expected = kltrust.load(toy_sweep.path)
     pd.testing.assert_frame_equal(found.metrics, expected.metrics, check_exact=True)
@@ -378,15 +348,9 @@ def test_a_checkpoint_that_is_not_ours(interrupted, monkeypatch):
     [
         ({"env": "CartPol-v1"}, "did you mean 'CartPole-v1'"),
         ({"env_params": {"gravitas": 1.0}}, "no parameter 'gravitas'.*gravity"),
-        ({"update": {"max_kl": -0.01}}, "max_kl must be"),
         ({"update": {"max_kl": float("nan")}}, "max_kl must be"),
-        ({"update": {"damping": -0.1}}, "damping must be"),
-        ({"algorithm": "ppo_clip", "update": {"clip_eps": -0.2}}, "clip_eps must be"),
-        ({"algorithm": "ppo_clip", "update": {"num_minibatches": 7}}, "num_minibatches=7"),
         ({"critic": {"num_minibatches": 7}}, "num_minibatches=7 does not divide"),
-        ({"learner": {"num_envs": 0}}, "num_envs must be"),
         ({"learner": {"gamma": 1.5}}, "gamma must be"),
-        ({"critic": {"learning_rate": -1.0}}, "critic.learning_rate must be"),
         ({"network": {"activation": "tan"}}, "activation 'tan': did you mean tanh"),
         ({"budget": {"total_steps": 63}}, "total_steps=63 does not pay"),
         ({"budget": {"anneal": 2.0}}, "anneal must be"),
@@ -441,19 +405,6 @@ def test_a_jaxlib_that_computes_wrong_numbers(tmp_path, interrupted, monkeypatch
 # Not a number.
 
 
-@pytest.fixture
-def registered():
-    names = []
-
-    def add(name, factory):
-        register(name, factory)
-        names.append(name)
-
-    yield add
-    for name in names:
-        del _registry._factories[name]
-
-
 @pytest.mark.parametrize(
     ("env", "after", "iteration", "what", "committed"),
     [
@@ -462,8 +413,8 @@ def registered():
         (known_envs.nan_obs, 3, 0, r"\d+ NaN or infinite observations", -1),
     ],
 )
-def test_not_a_number_is_named(registered, tmp_path, env, after, iteration, what, committed):
-    registered("broken", lambda: env(after)._replace(max_steps=5))
+def test_not_a_number_is_named(tmp_path, env, after, iteration, what, committed):
+    register("broken", lambda: env(after)._replace(max_steps=5))
     message = rf"seed 3, iteration {iteration}: .*{what}.*stands"
     with pytest.raises(NonFiniteError, match=message):
         train(tiny("vanilla_pg", "broken"), SEEDS, tmp_path / "run")
@@ -499,8 +450,8 @@ def test_the_first_bad_iteration_of_any_seed_is_named():
         check_finite(both, [7, 8, 9], 10)
 
 
-def test_an_environment_without_end_cannot_be_evaluated(registered, tmp_path):
-    registered("endless", known_envs.nan_reward)
+def test_an_environment_without_end_cannot_be_evaluated(tmp_path):
+    register("endless", known_envs.nan_reward)
     with pytest.raises(ValueError, match="no time limit"):
         train(tiny("vanilla_pg", "endless"), SEEDS, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -509,26 +460,16 @@ def test_an_environment_without_end_cannot_be_evaluated(registered, tmp_path):
 # A lane that breaks.
 
 
-@pytest.fixture
-def poisoned():
-    """Rewards are NaN after so many steps, a setting that is traced: a lane's own."""
-
-    def make(after: float = 1e9):
-        return known_envs.nan_reward(after)._replace(max_steps=5)
-
-    register("poisoned", make)
-    yield
-    del _registry._factories["poisoned"]
-
-
 def poison(after):
+    """A sweep of a lane whose rewards are NaN after so many steps, a setting that is traced."""
+    register("poisoned", lambda after=1e9: known_envs.nan_reward(after)._replace(max_steps=5))
     text = HEAD.replace("CartPole-v1", "poisoned")
     return (
         f"{text}[[experiments]]\nlearner.num_steps = 16\ngrid.env_params.after = [1e9, {after}]\n"
     )
 
 
-def test_a_broken_lane_is_frozen_and_harms_no_other(poisoned, tmp_path):
+def test_a_broken_lane_is_frozen_and_harms_no_other(tmp_path):
     reports = []
 
     class Listen(Progress):

@@ -10,7 +10,7 @@ import pytest
 from common import RESULTS, SPECS, load_spec
 from recorded import laboratory as tables
 
-from kltrust.environments import _registry, make
+from kltrust.environments import make
 from kltrust.experiments.jobs import plan
 
 RECORDED = json.loads((RESULTS / "memory.json").read_text())
@@ -95,7 +95,7 @@ def test_the_models_are_compared_in_thirds_of_training():
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory, compile_fast):
+def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("laboratory")
     for name, experiments in EXPERIMENTS.items():
         (folder / f"{name}.toml").write_text(f"{SWEEP}experiments = [{experiments}]\n")
@@ -175,8 +175,7 @@ def test_every_figure_can_be_drawn():
         assert figure.legends[0].get_texts()
 
 
-def test_the_specifications_are_valid_and_ask_for_what_is_read(monkeypatch):
-    monkeypatch.setattr(_registry, "_factories", dict(_registry._factories))
+def test_the_specifications_are_valid_and_ask_for_what_is_read():
     laboratory.register()
     for part in set(laboratory.PARTS) - {"laboratory_hurt"}:
         specification = load_spec(SPECS / f"{part}.toml")

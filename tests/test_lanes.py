@@ -2,15 +2,12 @@
 
 import functools
 import hashlib
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+from toys import output, tiny
 
-from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import lanes
 from kltrust.experiments.engine.program import build
 from kltrust.learner import run
@@ -18,21 +15,8 @@ from kltrust.learner import run
 WIDTH = 2
 
 
-def tiny():
-    return Experiment.from_dict(
-        {
-            "algorithm": "trpo",
-            "env": "CartPole-v1",
-            "update": {"cg_iters": 3},
-            "learner": {"num_envs": 4, "num_steps": 16},
-            "critic": {"num_epochs": 1, "num_minibatches": 2},
-            "network": {"hidden": [8]},
-        }
-    )
-
-
 def train_lane(_, key):
-    learner = build(tiny()).learner
+    learner = build(tiny(update={"cg_iters": 3})).learner
     state, metrics = run(learner, learner.init(key), 3)
     return state._replace(key=jax.random.key_data(state.key)), metrics
 
@@ -94,17 +78,7 @@ def test_the_number_of_devices_and_padding_do_not_matter(on_one_device):
         "print(test_lanes.train_seeds([0, 1, 2]))\n"
         "print(test_lanes.train_seeds([8, 3, 7, 6, 5, 1, 2]))\n"
     )
-    flags = "--xla_force_host_platform_device_count=4"
-    process = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=os.path.dirname(__file__),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    two_devices, four_devices = map(eval, process.stdout.strip().splitlines())
+    two_devices, four_devices = map(eval, output("-c", script, devices=4).splitlines())
     assert two_devices == {seed: on_one_device[seed] for seed in (0, 1, 2)}
     assert {seed: four_devices[seed] for seed in (1, 2, 3)} == {
         seed: on_one_device[seed] for seed in (1, 2, 3)

@@ -47,9 +47,6 @@ def test_there_are_six_in_reading_order():
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == {path.stem for path in SOURCES}
 
 
-# --- executed -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "source",
     [
@@ -79,9 +76,6 @@ def test_a_cell_that_fails_or_warns_is_refused(tmp_path, code, error, message):
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     with pytest.raises(SystemExit, match="no notebook is called 07_more: there are 01_kl"):
         build.main(["07_more"])
-
-
-# --- committed ------------------------------------------------------------------------------------
 
 
 @every
@@ -128,8 +122,6 @@ def test_links_lead_somewhere(source):
     for target in re.findall(r"\]\((?!http)([^)]+)\)", prose):
         assert (NOTEBOOKS / target).exists(), target
 
-
-# --- importing, not pasting -----------------------------------------------------------------------
 
 WINDOW = 4  # lines in a row
 

@@ -14,8 +14,6 @@ from recorded import speed as tables
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import program
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 @pytest.fixture
 def processes(compile_fast, monkeypatch):
@@ -118,9 +116,6 @@ def test_parts_in_processes_of_their_own(tmp_path, processes):
     assert set(case["steps_per_second"]) == set(speed.WAYS)
     assert all(len(speeds) == 2 for speeds in case["steps_per_second"].values())
     assert all(low <= median <= high for median, low, high in case["times as fast"].values())
-
-
-# --- scaling.py -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", scaling.SIZES)

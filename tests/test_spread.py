@@ -3,11 +3,7 @@
 import functools
 import json
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +13,6 @@ import toys
 
 import kltrust
 from kltrust.experiments import cli
-from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import spread
 from kltrust.experiments.jobs import run
 from kltrust.experiments.store.record import Record
@@ -98,20 +93,7 @@ def on_four_devices():
         "found['whole batch'] = test_spread.one_iteration('ppo_clip', 1)\n"
         "json.dump(found, sys.stdout)\n"
     )
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
-    process = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
-
-
-# The numbers.
+    return json.loads(toys.output("-c", script, devices=DEVICES))
 
 
 def furthest(one, other):
@@ -201,9 +183,6 @@ def test_all_communication_is_sums(on_four_devices):
         assert kinds == {"all-reduce", "collective-permute"}
 
 
-# Minibatches by blocks.
-
-
 def test_every_minibatch_takes_as_many_rows_of_each_block():
     def step(carry, part):
         return carry, part
@@ -226,46 +205,19 @@ def test_a_batch_says_how_its_rows_lie():
     assert jax.tree.structure(batch) != jax.tree.structure(spread_batch)  # it is static
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_envs": 6, "minibatch_blocks": 4}, "minibatch_blocks=4 does not divide num_envs=6"),
-        ({"num_envs": 8, "minibatch_blocks": 0}, "minibatch_blocks must be at least 1"),
-        (
-            {
-                "num_envs": 4,
-                "num_steps": 8,
-                "minibatch_blocks": 4,
-                "critic": kltrust.value_regression(num_minibatches=16),
-            },
-            "num_envs \\* num_steps / minibatch_blocks = 4 = 8 rows",
-        ),
-    ],
-)
-def test_what_does_not_divide_is_refused(settings, message):
-    env = kltrust.make("CartPole-v1")
-    with pytest.raises(ValueError, match=message):
-        kltrust.make_learner(env, kltrust.actor_critic(env), kltrust.trpo(), **settings)
-
-
 # With a run folder.
 
-TINY = {
-    "algorithm": "ppo_clip",
-    "env": "CartPole-v1",
-    "update": {"num_epochs": 1, "num_minibatches": 2},
-    "learner": {"num_envs": 8, "num_steps": 8, "minibatch_blocks": 4, "normalize_rewards": True},
-    "critic": {"num_epochs": 1, "num_minibatches": 2},
-    "network": {"hidden": [8]},
-    "budget": {"total_steps": 128, "num_evals": 2, "eval_episodes": 2},
-}
+TINY = toys.tiny(
+    "ppo_clip",
+    learner={"num_envs": 8, "num_steps": 8, "minibatch_blocks": 4, "normalize_rewards": True},
+    budget={"total_steps": 128, "num_evals": 2, "eval_episodes": 2},
+)
 
 
 def test_a_spread_run_goes_on_to_the_bit(compile_fast, tmp_path):
-    experiment = Experiment.from_dict(TINY)
-    whole = run.train(experiment, [3], tmp_path / "whole", spread=True)
+    whole = run.train(TINY, [3], tmp_path / "whole", spread=True)
     with pytest.raises(InterruptedError):
-        run.train(experiment, [3], tmp_path / "part", spread=True, progress=toys.Stop(1))
+        run.train(TINY, [3], tmp_path / "part", spread=True, progress=toys.Stop(1))
     assert Record(tmp_path / "part").config == whole.config
     (group,) = run.plan_of(whole).groups
     assert group.spread

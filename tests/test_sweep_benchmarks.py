@@ -27,8 +27,6 @@ sweep = { name = "toy", seeds = [3, 5], envs = "CartPole-v1", preset = "none" }
 experiments = [{ algorithms = "trpo", grid.max_kl = [0.01, 0.1] }]
 """
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 @pytest.fixture(scope="module")
 def toy_spec(tmp_path_factory):
@@ -38,7 +36,7 @@ def toy_spec(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def recorded(toy_spec, tmp_path_factory, compile_fast):
+def recorded(toy_spec, tmp_path_factory):
     out = tmp_path_factory.mktemp("recorded")
     options = record.Options(toy_spec, folder=(out / "sweep",), random_episodes=50, out=out)
     record.main(options)
@@ -213,7 +211,7 @@ def test_a_sweep_survives_a_kill(toy_spec, tmp_path, compile_fast, monkeypatch):
     assert all(result["identical"])
 
 
-def test_sweeps_of_other_seeds_are_not_called_identical(recorded, toy_spec, tmp_path, compile_fast):
+def test_sweeps_of_other_seeds_are_not_called_identical(recorded, toy_spec, tmp_path):
     options, _ = recorded
     other = tmp_path / "other.toml"
     other.write_text(SPEC.replace("[3, 5]", "[3, 6]"))

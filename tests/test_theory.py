@@ -17,27 +17,19 @@ from kltrust.fisher import fisher_vector_product
 from kltrust.solvers import conjugate_gradient
 from kltrust.tabular import MDP
 
-QUICK = {"xla_backend_optimization_level": 0}
+pytestmark = pytest.mark.usefixtures("x64")
+
 SEEDS = st.integers(0, 2**31 - 1)
-
-
-@pytest.fixture(autouse=True)
-def _double_precision(x64):
-    pass
-
-
-def quick(function):
-    return jax.jit(function, compiler_options=QUICK)
 
 
 def over_keys(function, num_cases, seed=0):
     """function(key) for that many keys, in one program; leaves [num_cases, ...] in numpy."""
     keys = jax.random.split(jax.random.key(seed), num_cases)
-    return jax.tree.map(np.asarray, quick(jax.vmap(function))(keys))
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(function))(keys))
 
 
-certificate = quick(tabular.certificate)
-solve = quick(tabular.solve)
+certificate = jax.jit(tabular.certificate)
+solve = jax.jit(tabular.solve)
 
 
 def random_policy(key, num_states, num_actions, sharpness=2.0):
@@ -57,7 +49,7 @@ def random_pair(key, num_states=4, num_actions=3, gamma=None, branching=2):
 
 @functools.cache
 def compiled_pair():
-    return quick(lambda seed, gamma: random_pair(jax.random.key(seed), gamma=gamma))
+    return jax.jit(lambda seed, gamma: random_pair(jax.random.key(seed), gamma=gamma))
 
 
 def a_pair(seed, gamma):
@@ -82,7 +74,7 @@ def difference():
             scale=jnp.max(jnp.abs(returns)),
         ).__dict__
 
-    return quick(compare)
+    return jax.jit(compare)
 
 
 @settings(max_examples=200)
@@ -111,7 +103,7 @@ def test_the_surrogate_agrees_with_the_return_to_first_order_only():
         slope, curvature = jax.jvp(jax.grad(function), (logits,), (v,))
         return function(logits), slope, curvature
 
-    @quick
+    @jax.jit
     def both():
         return (
             expansion(lambda x: tabular.expected_return(mdp, jax.nn.softmax(x))),
@@ -252,12 +244,8 @@ def test_mean_kl_in_the_max_kl_bound_is_no_theorem(gamma):
     share = found.kl_mean / found.kl_max
     assert abs(found.gap) <= found.trpo_pinsker
     assert abs(found.gap) > 1.5 * found.trpo_pinsker * share
-
-
-def test_mean_kl_in_the_original_bound_is_no_theorem_either():
-    """With C itself, twice what Pinsker asks for."""
-    found = certificate(*mean_kl_case(1e-3))
-    assert abs(found.gap) > 2 * found.trpo_kl * found.kl_mean / found.kl_max
+    if gamma == 1e-3:  # nor with C itself, twice what Pinsker asks for
+        assert abs(found.gap) > 2 * found.trpo_kl * share
 
 
 def test_a_tiny_mean_kl_a_rare_state_and_a_fall():
@@ -339,27 +327,20 @@ def theoretical_steps():
 
 
 def test_the_theoretical_algorithm_is_monotone():
-    improvement, guaranteed, _, shared = (x[:, 0] for x in theoretical_steps())
-    assert (guaranteed > 0).all()
-    assert (improvement >= guaranteed - 1e-12).all()
-    assert shared.max() < 1e-15  # it stays within its class
-
-
-@pytest.mark.parametrize("index", [1, 2], ids=["C/1000", "C=0"])
-def test_without_its_penalty_it_is_not(index):
-    improvement = theoretical_steps()[0][:, index]
-    assert (improvement < -1e-3).sum() >= 3
-
-
-def test_its_steps_are_uselessly_small():
-    """Next to the 0.01 of TRPO's usual mean KL."""
-    assert np.median(theoretical_steps()[2][:, 0]) < 1e-4
+    improvement, guaranteed, reach, shared = theoretical_steps()
+    assert (guaranteed[:, 0] > 0).all()
+    assert (improvement[:, 0] >= guaranteed[:, 0] - 1e-12).all()
+    assert shared[:, 0].max() < 1e-15  # it stays within its class
+    # With a penalty of C / 1000, or none, it is not.
+    assert ((improvement[:, 1:] < -1e-3).sum(0) >= 3).all()
+    # But its steps are uselessly small, next to the 0.01 of TRPO's usual mean KL.
+    assert np.median(reach[:, 0]) < 1e-4
 
 
 def test_the_penalised_step_is_the_best_one():
     """Against every multiple of its own direction and random policies near it."""
     mdp, old, _ = a_pair(2, 0.8)
-    step = quick(functools.partial(tabular.penalised_step, penalty=20.0))(mdp, old)
+    step = jax.jit(functools.partial(tabular.penalised_step, penalty=20.0))(mdp, old)
 
     def objective(new):
         gain = tabular.surrogate_gain(mdp, old, new) / (1 - mdp.gamma)
@@ -369,7 +350,7 @@ def test_the_penalised_step_is_the_best_one():
     rng = np.random.default_rng(0)
     noise, size = rng.normal(size=(3000, *old.shape)), 10 ** rng.uniform(-5, 0, size=(3000, 1, 1))
     others = jax.nn.softmax(jnp.log(step.policy) + size * noise)
-    found = quick(jax.vmap(objective))(others)
+    found = jax.jit(jax.vmap(objective))(others)
     assert (found <= step.guaranteed_gain * (1 + 1e-9)).all()
     assert found.max() > 0.99 * step.guaranteed_gain
 
@@ -419,15 +400,12 @@ def collapses():
 
 def test_an_exact_gradient_step_on_a_tabular_softmax_never_hurts():
     """Of any size: the sign of the advantage is in the exponent."""
-    exact, _, _ = collapses()
+    exact, aggregated, sampled = collapses()
     assert exact.min() >= -1e-12
     assert exact.max() > 1
-
-
-@pytest.mark.parametrize("index", [1, 2], ids=["aggregation", "sampled"])
-def test_shared_parameters_and_sampled_advantages_do_hurt(index):
-    change = collapses()[index]
-    assert (change < -1e-3).mean() > 0.02
+    # Shared parameters and sampled advantages do hurt.
+    for change in (aggregated, sampled):
+        assert (change < -1e-3).mean() > 0.02
 
 
 @functools.cache
@@ -447,7 +425,7 @@ def pulls():
         )
         return tabular.performance_difference(mdp, old, new)
 
-    return quick(jax.vmap(change, (0, None)))
+    return jax.jit(jax.vmap(change, (0, None)))
 
 
 @pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0, 0), (1.0, 0.02, 0.2)])
@@ -486,7 +464,7 @@ def harms(num_samples):
             against(algorithms.vanilla_pg, "learning_rate", [0.0, 0.1, 30.0]),
         )
 
-    return quick(curves)()
+    return jax.jit(curves)()
 
 
 def test_larger_regions_and_smaller_batches_hurt_more_often():
@@ -511,16 +489,6 @@ def test_no_step_no_harm():
     assert abs(curve.worst_change[1]) < 0.1 * abs(curve.worst_change[2])
 
 
-@pytest.mark.parametrize(("step", "diverges"), [(0.9, False), (1.1, True)])
-def test_a_gaussian_bandit_diverges_beyond_a_step_of_one(step, diverges):
-    """E[-(a - 2)^2] over a ~ N(m, 1) is -(m - 2)^2 - 1; its curvature bounds the step."""
-    gradient = jax.grad(lambda m: -((m - 2) ** 2) - 1)
-    mean = jnp.zeros(())
-    for _ in range(20):
-        mean += step * gradient(mean)
-    assert (abs(mean - 2) > 2) == diverges
-
-
 # --- closed forms ---------------------------------------------------------------------------------
 
 
@@ -539,50 +507,40 @@ def natural_step(policy, params, batch, size):
 
 
 @settings(max_examples=10)
-@given(SEEDS, st.floats(0.01, 3.0))
-def test_the_natural_step_is_mirror_descent(seed, eta):
-    new, mirror, with_gamma = natural_and_mirror()(seed, eta)
-    np.testing.assert_allclose(new, mirror, rtol=1e-8)
+@given(SEEDS, st.sampled_from([1e-6, 1e-4, 1e-2]))
+def test_npg_takes_the_mirror_step(seed, target_kl):
+    """Without damping, on an exact batch, it moves the logits along A itself."""
+    new, mirror, with_gamma = npg_and_mirror()(seed, target_kl)
+    np.testing.assert_allclose(new, mirror, rtol=1e-7)
     assert jnp.max(jnp.abs(new / with_gamma - 1)) > 1e-4  # 1 / (1 - gamma) is not in a batch
 
 
 @functools.cache
-def natural_and_mirror():
-    def both(seed, eta):
+def npg_and_mirror():
+    def both(seed, target_kl):
         mdp, old, _ = random_pair(jax.random.key(seed), gamma=0.9)
         policy, _ = tabular.softmax_policy(*old.shape)
         params = jnp.log(old)
         batch = tabular.exact_batch(mdp, policy, params)
-        new = natural_step(policy, params, batch, eta)
-        advantage = tabular.solve(mdp, old).advantage
-        mirror = tabular.mirror_step(old, advantage, eta)
-        return jax.nn.softmax(new), mirror, tabular.mirror_step(old, advantage, eta / 0.1)
+        solution = tabular.solve(mdp, old)
+        fisher = jnp.sum(solution.visitation[:, None] * old * solution.advantage**2)
+        algorithm = algorithms.npg(target_kl=target_kl, damping=0.0, cg_iters=200, cg_rtol=1e-14)
+        state, key = algorithm.init(params), jax.random.key(0)
+        new = algorithm.update(policy, params, state, batch, key)[0]
+        steps = [
+            tabular.mirror_step(old, solution.advantage, jnp.sqrt(2 * target_kl / fisher) / scale)
+            for scale in (1, 1 - mdp.gamma)
+        ]
+        return jax.nn.softmax(new), *steps
 
-    return quick(both)
-
-
-def test_with_the_gradient_of_the_return_the_exponent_has_one_over_one_minus_gamma():
-    mdp, old, _ = a_pair(5, 0.9)
-    policy, _ = tabular.softmax_policy(*old.shape)
-    params = jnp.log(old)
-
-    @quick
-    def step():
-        batch = tabular.exact_batch(mdp, policy, params)
-        product = fisher_vector_product(policy, params, batch.obs, weight=batch.weight)
-        gradient = tabular.policy_gradient(mdp, policy, params)
-        return params + 0.3 * conjugate_gradient(product, gradient, 200, rtol=1e-14)[0]
-
-    advantage = solve(mdp, old).advantage
-    expected = tabular.mirror_step(old, advantage, 0.3 / (1 - 0.9))
-    np.testing.assert_allclose(jax.nn.softmax(step()), expected, rtol=1e-8)
+    return jax.jit(both)
 
 
 def test_mirror_step_maximises_its_objective_with_kl_new_to_old():
     _, old, _ = a_pair(6, 0.9)
     advantage = jax.random.normal(jax.random.key(7), old.shape)
 
-    @quick
+    @jax.jit
     def compare():
         step = tabular.mirror_step(old, advantage, 0.7)
         noise = jax.random.normal(jax.random.key(8), (2000, *old.shape))
@@ -605,22 +563,6 @@ def both_ways(new, old):
     return categorical_kl(new, old), categorical_kl(old, new)
 
 
-def test_npg_takes_the_mirror_step():
-    """Without damping, on an exact batch, it moves the logits along A itself."""
-    mdp, old, _ = a_pair(9, 0.9)
-    policy, _ = tabular.softmax_policy(*old.shape)
-    params = jnp.log(old)
-    batch = tabular.exact_batch(mdp, policy, params)
-    solution = solve(mdp, old)
-    fisher = jnp.sum(solution.visitation[:, None] * old * solution.advantage**2)
-    eta = jnp.sqrt(2 * 1e-4 / fisher)
-    expected = tabular.mirror_step(old, solution.advantage, eta)
-    algorithm = algorithms.npg(target_kl=1e-4, damping=0.0, cg_iters=200, cg_rtol=1e-13)
-    state, key = algorithm.init(params), jax.random.key(0)
-    update = jax.jit(lambda: algorithm.update(policy, params, state, batch, key)[0])
-    np.testing.assert_allclose(jax.nn.softmax(update()), expected, rtol=1e-8)
-
-
 def test_mdpo_with_many_epochs_takes_the_mirror_step():
     """Per state, from any policy: what a network's ten epochs are on the way to."""
     mdp, old, _ = a_pair(9, 0.9)
@@ -629,7 +571,7 @@ def test_mdpo_with_many_epochs_takes_the_mirror_step():
     eta = 3.0
 
     def reached(algorithm):
-        @quick
+        @jax.jit
         def update():
             batch = tabular.exact_batch(mdp, policy, params)
             state = algorithm.init(params)
@@ -723,7 +665,7 @@ def compared(name):
 
         return new, kl(old, new, weight), gain(new), jax.vmap(lambda r: gain(feasible(r)))(rivals)
 
-    return quick(compare)
+    return jax.jit(compare)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -734,25 +676,18 @@ def test_constrained_steps_are_on_the_bound_and_optimal(name, max_kl):
         np.testing.assert_allclose(kl, max_kl, rtol=1e-7)
         assert (rivals <= gain * (1 + 1e-6)).all()
         assert rivals.max() > 0.9 * gain
-
-
-def test_the_two_directions_give_different_steps():
     old, advantage, weight = random_problem(0)
-    steps = [compared(name)(old, advantage, weight, 0.1)[0] for name in STEPS]
-    assert all(jnp.max(jnp.abs(a - b)) > 1e-3 for a, b in itertools.pairwise(steps))
-
-
-@pytest.mark.parametrize("name", STEPS)
-def test_no_advantage_no_step(name):
-    old, advantage, weight = random_problem(0)
-    new = compared(name)(old, 0 * advantage, weight, 0.1)[0]
-    np.testing.assert_allclose(new, old, rtol=1e-14)
+    still = compared(name)(old, 0 * advantage, weight, max_kl)[0]
+    np.testing.assert_allclose(still, old, rtol=1e-14)
+    # The control: another direction, or another constraint, is another step.
+    ours, *others = (compared(n)(old, advantage, weight, 0.1)[0] for n in (name, *STEPS))
+    assert sum(jnp.max(jnp.abs(ours - other)) > 1e-3 for other in others) == len(STEPS) - 1
 
 
 def test_the_multiplier_is_the_slope_of_the_gain():
     old, advantage, _ = random_problem(1)
 
-    @quick
+    @jax.jit
     def step(max_kl):
         new, multiplier = tabular.forward_kl_step(old, advantage, max_kl)
         return jnp.sum(new * advantage, axis=-1), multiplier
@@ -780,7 +715,7 @@ def test_the_kl_regularised_optimum():
     """Its Bellman equation by plain value iteration, and no other policy does better."""
     mdp, reference, _ = a_pair(3, 0.8)
     tau = 0.3
-    found = quick(tabular.kl_regularised_optimum)(mdp, reference, tau)
+    found = jax.jit(tabular.kl_regularised_optimum)(mdp, reference, tau)
     value = np.zeros(4)
     transition, reward, ref = (np.asarray(x) for x in (mdp.transition, mdp.reward, reference))
     for _ in range(400):
@@ -796,13 +731,13 @@ def test_the_kl_regularised_optimum():
     np.testing.assert_allclose(objective(found.policy), found.expected_return, rtol=1e-12)
     noise = 0.1 * jax.random.normal(jax.random.key(4), (500, 4, 3))
     others = jax.nn.softmax(jnp.log(found.policy) + noise)
-    values = quick(jax.vmap(objective))(others)
+    values = jax.jit(jax.vmap(objective))(others)
     assert (values < found.expected_return).all()
 
 
 def test_trajectory_kl_is_the_sum_over_time():
     """By listing all trajectories of three actions."""
-    mdp, old, new = quick(functools.partial(random_pair, num_states=2, num_actions=2, gamma=0.9))(
+    mdp, old, new = jax.jit(functools.partial(random_pair, num_states=2, num_actions=2, gamma=0.9))(
         jax.random.key(11)
     )
     arrays = [np.asarray(x) for x in (mdp.start, mdp.transition, old, new)]
@@ -822,28 +757,9 @@ def test_trajectory_kl_is_the_sum_over_time():
     assert abs(total - one) > 0.1 * total  # the KL of a single step is not it
 
 
-def test_the_natural_step_does_not_see_an_affine_change_of_parameters():
-    mdp, _, _ = a_pair(1, 0.9)
-    rng = np.random.default_rng(0)
-    features = jnp.asarray(rng.normal(size=(4, 3, 4)))
-    change = rng.normal(size=(4, 4)) + 2 * np.eye(4)
-
-    @quick
-    def steps(phi):
-        policy, params = tabular.linear_policy(phi)
-        batch = tabular.exact_batch(mdp, policy, params)
-        natural = natural_step(policy, params, batch, 0.5)
-        vanilla = params + 0.5 * tabular.policy_gradient(mdp, policy, params)
-        return [tabular.probabilities(policy, p, 4) for p in (natural, vanilla)]
-
-    (natural, vanilla), (other_natural, other_vanilla) = steps(features), steps(features @ change)
-    np.testing.assert_allclose(other_natural, natural, rtol=1e-7)
-    assert total_variation(other_vanilla, vanilla).max() > 0.01
-
-
 @pytest.mark.parametrize("name", ["ppo_clip", "ppo_penalty", "mdpo"])
 def test_the_optimiser_of_the_ppos_does_see_it(name):
-    """The control of the test above: their objectives don't see the parameters, but Adam does."""
+    """Their objectives don't see the coordinates, as the natural step does not, but Adam does."""
     mdp, _, _ = a_pair(1, 0.9)
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.normal(size=(4, 3, 4)))
@@ -851,7 +767,7 @@ def test_the_optimiser_of_the_ppos_does_see_it(name):
     settings = {"learning_rate": 0.05, "num_epochs": 5, "num_minibatches": 1}
     algorithm = getattr(algorithms, name)(max_grad_norm=jnp.inf, **settings)
 
-    @quick
+    @jax.jit
     def step(phi):
         policy, params = tabular.linear_policy(phi)
         batch = tabular.exact_batch(mdp, policy, params)
@@ -874,7 +790,7 @@ def test_the_optimiser_of_the_ppos_does_see_it(name):
 
 @functools.cache
 def moments():
-    return jax.jit(tabular.gae_moments, static_argnums=4, compiler_options=QUICK)
+    return jax.jit(tabular.gae_moments, static_argnums=4)
 
 
 def wrong_critic(mdp, pi):
@@ -887,6 +803,9 @@ def test_gaes_moments_by_listing_trajectories(lam):
     mdp, pi, _ = a_pair(4, 0.9)
     value = wrong_critic(mdp, pi)
     found = moments()(mdp, pi, value, lam, 3)
+    for bad, message in (((1.1, 3), "lam must be"), ((0.5, 0), "num_steps must be")):
+        with pytest.raises(ValueError, match=message):
+            tabular.gae_moments(mdp, pi, value, *bad)
     transition, reward, p, v = (np.asarray(x) for x in (mdp.transition, mdp.reward, pi, value))
     paths = np.array(list(np.ndindex(3, 4, 3, 4, 3, 4)))  # a0 s1 a1 s2 a2 s3
     never = jnp.zeros((3, len(paths)), bool)
@@ -941,7 +860,7 @@ def test_compatible_features_regress_to_the_natural_gradient():
     policy, _ = tabular.linear_policy(features)
     params = jnp.asarray(np.random.default_rng(1).normal(size=4))
 
-    @quick
+    @jax.jit
     def both():
         batch = tabular.exact_batch(mdp, policy, params)
         other = batch._replace(weight=jnp.ones(12))
@@ -963,16 +882,3 @@ def test_compatible_features_regress_to_the_natural_gradient():
     raw = np.asarray(features).reshape(12, 4)
     wrong = np.linalg.solve(raw.T @ (d[:, None] * raw), raw.T @ (d * np.asarray(batch.advantage)))
     assert np.max(np.abs(weights - wrong)) > 0.01
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda *x: tabular.gae_moments(*x, 1.1, 3), "lam must be"),
-        (lambda *x: tabular.gae_moments(*x, 0.5, 0), "num_steps must be"),
-    ],
-)
-def test_bad_settings_of_the_moments(call, message):
-    mdp, pi, _ = a_pair(4, 0.9)
-    with pytest.raises(ValueError, match=message):
-        call(mdp, pi, jnp.zeros(4))

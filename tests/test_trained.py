@@ -1,19 +1,12 @@
 """One run of a folder: found, played, evaluated."""
 
-import operator
-
-import jax
 import numpy as np
 import pytest
 import toys
 
 from kltrust.experiments import cli
-from kltrust.experiments.engine.program import build
-from kltrust.experiments.reading import deploy, trained
+from kltrust.experiments.reading import trained
 from kltrust.experiments.store.files import StorageError
-from kltrust.learner import policy_of
-
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 @pytest.fixture
@@ -50,20 +43,6 @@ def test_the_best_of_an_environment(swept):
     assert best.score == max(s for (label, _), s in scores.items() if label != "falling")
     with pytest.raises(ValueError, match=r"toy has runs in CartPole-v1, Catch-bsuite: choose one"):
         trained.best_run(swept)
-
-
-def test_each_acts_by_its_own_parameters(swept):
-    """The runs of one group have one checkpoint, and those of one seed began alike."""
-    obs = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
-    chosen = {}
-    for run in trained.find_runs(swept, env="CartPole-v1"):
-        act = deploy.numpy_policy(swept.path, label=run.label, seed=run.seed)
-        # Its parameters, not a neighbour's.
-        state = jax.tree.map(operator.itemgetter(run.place), run.states())
-        policy = policy_of(build(run.experiment).agent, state)
-        np.testing.assert_array_equal(act(obs), policy(obs).mode())
-        chosen[run.label, run.seed] = act(obs)
-    assert len({actions.tobytes() for actions in chosen.values()}) == 4
 
 
 def test_all_seeds_of_a_setting_are_evaluated(swept):
