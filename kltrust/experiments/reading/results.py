@@ -99,7 +99,7 @@ def load(*paths: str | Path) -> Results:
 
     Example:
         >>> results = load("runs/quickstart")                      # doctest: +SKIP
-        >>> rliable.library.get_interval_estimates(results.scores(), ...)   # doctest: +SKIP
+        >>> statistics.intervals(results.scores()["trpo"], statistics.mean)  # doctest: +SKIP
     """
     import pandas as pd
 

@@ -1,7 +1,7 @@
 """The report of a sweep: one page that needs no network, figures, tables and presets.
 
 _gather      reads folders; every run gets a name that is its own
-_aggregate   over environments: normalised scores, rliable's aggregates, probabilities
+_aggregate   over environments: normalised scores, aggregates, probabilities
 _summaries   of one environment: scores, curves, sensitivities
 _region      what a setting claims of its updates, and what they did
 _comparison, _environments, _movement, _audit, _equal_kl, _frame_sections    what is said of it

@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from rliable import metrics
 
+from kltrust.experiments.reading import statistics
 from kltrust.experiments.reading.statistics import Estimate, estimates, intervals
 from kltrust.experiments.report._gather import Study
 
 RESAMPLES = 2000
 THRESHOLDS = np.linspace(0.0, 1.0, 51)
 AGGREGATES = {
-    "IQM": metrics.aggregate_iqm,
-    "mean": metrics.aggregate_mean,
-    "median": metrics.aggregate_median,
-    "optimality gap": metrics.aggregate_optimality_gap,
+    "IQM": statistics.interquartile_mean,
+    "mean": statistics.mean,
+    "median": statistics.median,
+    "optimality gap": statistics.optimality_gap,
 }
 Pairs = dict[tuple[str, str], Estimate]
 
@@ -84,34 +84,29 @@ def compare(study: Study) -> Comparison:
 
 
 def aggregates(scores: pd.DataFrame) -> list[Estimate]:
-    """`AGGREGATES` of normalised scores, by rliable."""
-    functions = AGGREGATES.values()
-    return estimates(scores.to_numpy(), lambda x: [f(x) for f in functions], resamples=RESAMPLES)
+    """`AGGREGATES` of normalised scores."""
+
+    def all_of_them(x: np.ndarray) -> np.ndarray:
+        return np.stack([function(x) for function in AGGREGATES.values()], axis=-1)
+
+    return estimates(scores.to_numpy(), all_of_them, resamples=RESAMPLES)
 
 
 def profiles(scores: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, ...]]:
     """Share of runs above each of `THRESHOLDS`, by name: value, low, high."""
 
     def shares(x: np.ndarray) -> np.ndarray:
-        return (x[..., None] > THRESHOLDS).mean(axis=(0, 1))
+        return statistics.performance_profile(x, THRESHOLDS)
 
     return {name: intervals(x.to_numpy(), shares, resamples=500) for name, x in scores.items()}
 
 
-def improvement(x: np.ndarray, y: np.ndarray) -> float:
-    """P(X > Y) + P(X = Y) / 2 averaged over tasks, rliable's probability of improvement.
-
-    Any seed of X against any of Y; vectorised, since rliable's own runs a test for every resample.
-    """
-    return float(_wins(x[:, None], y[None]).mean())
-
-
 def improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
-    """`improvement` of every pair, with intervals; seeds of the two are resampled apart."""
+    """`statistics.improvement` of every pair; seeds of the two are resampled apart."""
     found = {}
     for x, y in itertools.combinations(scores, 2):
         both = [scores[x].to_numpy(), scores[y].to_numpy()]
-        (found[x, y],) = estimates(both, improvement, resamples=RESAMPLES)
+        (found[x, y],) = estimates(both, statistics.improvement, resamples=RESAMPLES)
     return found
 
 
@@ -125,10 +120,6 @@ def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
     for x, y in itertools.combinations(scores, 2):
         common = scores[x].index[scores[x].index.isin(scores[y].index)]
         if len(common) > 1:
-            wins = _wins(*(scores[name].loc[common].to_numpy() for name in (x, y)))
-            (found[x, y],) = estimates(wins, np.mean, resamples=RESAMPLES)
+            wins = statistics.wins(*(scores[name].loc[common].to_numpy() for name in (x, y)))
+            (found[x, y],) = estimates(wins, statistics.mean, resamples=RESAMPLES)
     return found
-
-
-def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x > y) + 0.5 * (x == y)

@@ -40,8 +40,8 @@ def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
         "0 is where runs stood at their first evaluation and 1 is the best setting's mean (the "
         "constants are below). Each method stands for itself by ONE setting, the one with its best "
         "mean on these very runs: that choice is optimistic, and the more so the more settings a "
-        "method had to choose from. Brackets are 95 % percentile-bootstrap intervals (rliable; "
-        "stratified: the seeds of each environment are resampled by themselves, "
+        "method had to choose from. Brackets are 95 % percentile-bootstrap intervals "
+        "(stratified: the seeds of each environment are resampled by themselves, "
         f"{_aggregate.RESAMPLES:,} times).",
         Picture(
             "aggregates",
@@ -108,7 +108,7 @@ def _improvement(comparison: Comparison) -> list[Block]:
     return [
         "Probability of improvement: the chance that a run of X beats a run of Y. Runs of one seed "
         "begin with the same network and the same episodes, so the paired one compares seed with "
-        "seed; the unpaired one (rliable's) compares any with any. Both average over environments "
+        "seed; the unpaired one compares any with any. Both average over environments "
         "m, S seeds in common:",
         Code(
             "paired    P(X, Y) = mean over m of 1/S   sum over i    ([X_im > Y_im] + [X_im = "

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.reading.statistics import estimates, intervals, means_and_iqms
+from kltrust.experiments.reading.statistics import estimates, intervals, mean, means_and_iqms
 from kltrust.experiments.report import _aggregate
 from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._tables import estimate
@@ -39,8 +39,8 @@ def scores(study: Study) -> pd.DataFrame:
     for (_, seeds), part in table.groupby(["env", "seeds"]):
         grid = np.array(part.scores.tolist(), float).T
         both = means_and_iqms(grid, resamples=_aggregate.RESAMPLES)
-        for i, (mean, iqm) in zip(part.index, both, strict=True):
-            found[i] = (*mean, estimate(mean, seeds), estimate(iqm, seeds))
+        for i, (middle, iqm) in zip(part.index, both, strict=True):
+            found[i] = (*middle, estimate(middle, seeds), estimate(iqm, seeds))
     columns = ["mean", "low", "high", "shown", "iqm"]
     table = table.join(pd.DataFrame.from_dict(found, orient="index", columns=columns))
     table["order"] = table.env.map(study.envs.index)
@@ -58,7 +58,7 @@ def curves(study: Study) -> pd.DataFrame:
         grid = rows.pivot(index="run", columns="env_steps", values="mean_return")
         grid = grid.dropna(axis="columns")  # runs of several folders may differ in their steps
         if not grid.empty:
-            found = intervals(grid.to_numpy(), lambda x: x.mean(axis=0), resamples=POINTS)
+            found = intervals(grid.to_numpy(), lambda x: x.mean(axis=-2), resamples=POINTS)
             seconds = rows.groupby("env_steps").seconds.mean()[grid.columns]
             part = seconds.reset_index().assign(env=env, method=rows.method.iloc[0], label=label)
             parts.append(part.assign(**dict(zip(("mean", "low", "high"), found, strict=True))))
@@ -81,6 +81,6 @@ def sensitivity(study: Study) -> pd.DataFrame:
         for value, parts in values.items() if len(values) > 1 else ():
             alike = len({len(part) for part in parts}) == 1
             grid = np.stack(parts, axis=1) if alike else np.concatenate(parts)[:, None]
-            (mean,) = estimates(grid, np.mean, resamples=POINTS)
-            rows.append((*names, value, *mean))
+            (found,) = estimates(grid, mean, resamples=POINTS)
+            rows.append((*names, value, *found))
     return pd.DataFrame(rows, columns=["env", "method", "key", "value", "mean", "low", "high"])
