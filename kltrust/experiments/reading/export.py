@@ -6,13 +6,13 @@ an export can be made long after.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kltrust.experiments.reading.results import Results
+from kltrust.lazy import import_extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ def to_tensorboard(results: Results, logdir: str | Path) -> list[Path]:
         RuntimeError: if tensorboardX is missing, or the folder can't be written to.
         ValueError: if there is nothing to export, or a run is there already.
     """
-    tensorboard = _import("tensorboardX", "tensorboard")
+    tensorboard = import_extra("tensorboardX", "tensorboard", "an export to TensorBoard")
     runs = _all(results)
     folders = [Path(logdir).joinpath(*map(_file_name, run.name.split("/"))) for run in runs]
     for folder in folders:
@@ -114,7 +114,7 @@ def to_wandb(
         RuntimeError: if wandb is missing, or refuses.
         ValueError: if there is nothing to export.
     """
-    wandb = _import("wandb", "wandb")
+    wandb = import_extra("wandb", "wandb", "an export to Weights & Biases")
     quiet = wandb.Settings(
         silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
     )
@@ -188,10 +188,3 @@ def _file_name(text: str) -> str:
 def _markdown(values: Mapping[str, Any]) -> str:
     rows = [f"| {name} | {value} |" for name, value in values.items()]
     return "\n".join(["| setting | value |", "| --- | --- |", *rows])
-
-
-def _import(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RuntimeError(f"{module} is not installed: pip install 'kltrust[{extra}]'") from error

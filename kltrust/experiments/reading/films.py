@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from kltrust.experiments.reading.deploy import Act, begin, gymnasium_maker, key_of
 from kltrust.experiments.store import files
+from kltrust.lazy import import_extra
 from kltrust.types import Env, Render
 
 FORMATS = (".gif", ".mp4")
@@ -125,9 +125,4 @@ def check_film(path: str | Path) -> Path:
 
 def extra(module: str) -> Any:
     """A module that the extra ``play`` brings."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RuntimeError(
-            f"films need {module.partition('.')[0]} ({error}): pip install 'kltrust[play]'"
-        ) from error
+    return import_extra(module, "play", "a film")

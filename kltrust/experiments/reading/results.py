@@ -11,6 +11,7 @@ import numpy as np
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.run import group_records, plan_of
 from kltrust.experiments.store.record import Record
+from kltrust.lazy import require_sweeps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +102,7 @@ def load(*paths: str | Path) -> Results:
         >>> results = load("runs/quickstart")                      # doctest: +SKIP
         >>> statistics.intervals(results.scores()["trpo"], statistics.mean)  # doctest: +SKIP
     """
+    require_sweeps("a table of results")
     import pandas as pd
 
     if not paths:
