@@ -47,6 +47,12 @@ ADAPTERS = {
 }
 """By prefix the packages whose versions a result depends on, the library itself first."""
 
+ENDING = {
+    "brax": "its authors deprecate these environments",
+    "playground": "0.2 is its last release on JAX",
+}
+"""Libraries at the end of their line; results recorded with them stay comparable."""
+
 
 class Core(NamedTuple):
     """An environment as its library has it: no auto-reset, no time limit of ours.
