@@ -191,7 +191,7 @@ print(*names, sep="\n")
 # depend on the number of devices.
 #
 # ```bash
-# pip install -U "jax[cuda12]"                               # in the version of constraints.txt
+# pip install "kltrust[sweeps,cuda13]"                       # or cuda12, or tpu
 # kltrust sweep spec.toml --dry-run --measure                 # time and memory on this machine
 # kltrust sweep spec.toml --shard $I/8 --out runs/part$I      # an array job, I = 1 to 8
 # kltrust merge runs/part1 ... runs/part8 --out runs/tonight  # as if it had run in one piece

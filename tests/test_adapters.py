@@ -396,7 +396,7 @@ def test_every_prefix_is_an_extra_that_the_tests_install():
     for prefix, packages in _adapters.ADAPTERS.items():
         assert [r.partition(">")[0] for r in extras[prefix]] == [packages[0]]
     assert f"kltrust[{','.join(_adapters.ADAPTERS)}]" in extras["all"]
-    assert "kltrust[all,docs]" in extras["dev"]
+    assert "kltrust[all,docs,test]" in extras["dev"]
 
 
 def test_only_its_own_adapter_imports_a_library():

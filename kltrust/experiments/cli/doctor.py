@@ -149,7 +149,7 @@ def check_requirement(requirement: Requirement) -> Check:
 def _devices() -> Iterator[Check]:
     backend, devices = jax.default_backend(), jax.devices()
     idle_gpu = backend == "cpu" and shutil.which("nvidia-smi") is not None
-    remedy = 'there is a GPU that JAX does not use: pip install "jax[cuda13]", same version'
+    remedy = "there is a GPU that JAX does not use: pip install 'kltrust[cuda13]'"
     kinds = Counter(device.device_kind for device in devices)
     found = f"{', '.join(f'{count} x {kind}' for kind, count in kinds.items())} ({backend}"
     memory = devices[0].memory_stats() or {}

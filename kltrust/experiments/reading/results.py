@@ -1,4 +1,4 @@
-"""The results of sweeps and trainings as pandas frames, and as arrays in rliable's shape."""
+"""The results of sweeps and trainings as pandas frames, and as arrays of scores."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Results:
     evaluations: pd.DataFrame
 
     def scores(self, *, column: str = "mean_return", last: int = 1) -> dict[str, np.ndarray]:
-        """Scores [runs, tasks] by label, as rliable takes them; row i is seed i everywhere.
+        """Scores [runs, tasks] by label, for `statistics` or rliable; row i is seed i everywhere.
 
         A label is an algorithm and its swept values; a task is an environment, in the order of
         `tasks`. A run that broke counts with the last finite policy that it had.
