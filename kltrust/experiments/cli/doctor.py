@@ -117,7 +117,8 @@ def _required_by(extra: str) -> list[Requirement]:
 
 def _extras() -> Iterator[Check]:
     """Not those that only install JAX for an accelerator."""
-    here, missing = [], []
+    here: list[str] = []
+    missing: list[str] = []
     for extra in importlib.metadata.metadata("kltrust").get_all("Provides-Extra") or []:
         names = {requirement.name for requirement in _required_by(extra)} - {"jax"}
         if names:

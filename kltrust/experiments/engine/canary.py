@@ -99,11 +99,11 @@ def _expressions() -> Iterator[tuple[str, Callable[..., Any], tuple[np.ndarray, 
     a, b, c = u[0, :16], u[1, :7], u[2, :40]
     exact = np.concatenate([a, b, c]).astype(np.float64) * 2 + 1
     yield "a concatenation within another", _concatenate, (a, b, c), exact
-    scale, bias = np.float32(0.1), 100 * u[3, 0]
+    scale, bias = np.array(0.1, np.float32), 100 * u[3, 0]
     weights = u[4, :6]
     exact = 0.1 * (u[5, :64].astype(np.float64) @ weights.astype(np.float64) + bias)
     yield "a scaled product with a bias", _affine, (scale, u[5, :64], weights, bias), exact
-    x = np.float32([5, 1, 2, 4])
+    x = np.array([5, 1, 2, 4], np.float32)
     exact = np.stack([np.sqrt(x), np.exp(-x), np.log(x), x + 1]).astype(np.float64)
     yield "elementwise operators", _elementwise, (x,), exact
 
