@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sized
 from typing import Any
 
+from kltrust.experiments.reading.sequential import sequential_test
 from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _aggregate, _style
 from kltrust.experiments.report._aggregate import AGGREGATES, THRESHOLDS, Comparison, Pairs
 from kltrust.experiments.report._page import Block, Code, Picture, Section
 from kltrust.experiments.report._tables import Table, estimate, number
+
+GROUP = 5
+"""Seeds between two looks of the sequential test."""
 
 
 def section(comparison: Comparison, looks: _style.Looks) -> Section:
@@ -24,6 +28,7 @@ def section(comparison: Comparison, looks: _style.Looks) -> Section:
     blocks += _aggregates(comparison, looks)
     if len(comparison.chosen) > 1:
         blocks += [_profile(comparison, looks), *_improvement(comparison)]
+        blocks += _told_apart(comparison)
     return Section("better", "Which is better", [*blocks, *_scales(comparison)])
 
 
@@ -133,6 +138,24 @@ def _improvement(comparison: Comparison) -> list[Block]:
                 "unpaired": [f"{value:.2f}" for value in unpaired.values()],
             },
         ),
+    ]
+
+
+def _told_apart(comparison: Comparison) -> list[Block]:
+    """After how many seeds methods are told apart; nothing if there are seeds for one look only."""
+    scores = {method: x.to_numpy() for method, x in comparison.of_methods.items()}
+    if min(map(len, scores.values())) < 2 * GROUP:
+        return []
+    said = []
+    for (first, second), better, seeds in sequential_test(scores, group=GROUP):
+        if better is None:
+            said.append(f"{first} and {second} not in {seeds}")
+        else:
+            said.append(f"{better} above {second if better == first else first} after {seeds}")
+    return [
+        f"How many seeds it takes to tell methods apart, by a sequential test (AdaStop) that looks "
+        f"every {GROUP} seeds and is wrong about any pair in 5 % of reports at most, but for the "
+        f"choice of the settings: {'; '.join(said)}."
     ]
 
 
