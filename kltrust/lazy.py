@@ -1,8 +1,9 @@
-"""What is imported when it is first used: libraries, and names that a package offers."""
+"""What is imported when it is first used: names that a package offers, libraries, and extras."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,50 @@ def offered(package: str, module: str, names: Iterable[str]) -> Callable[[str], 
     return get
 
 
+SWEEPS = ("jinja2", "matplotlib", "orbax", "packaging", "pandas", "pyarrow", "rich", "tyro")
+"""The modules of the extra ``sweeps``."""
+
+
+def require_sweeps(what: str) -> None:
+    """Looks for the modules of the extra ``sweeps``, and imports none of them.
+
+    Args:
+        what: needs them, as in "the command line".
+
+    Raises:
+        RuntimeError: if one is missing; names all of these and the line that installs them.
+    """
+    missing = [name for name in SWEEPS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise _lacks(what, ", ".join(missing), "sweeps")
+
+
+def import_extra(module: str, extra: str, what: str) -> Any:
+    """A module that an extra brings.
+
+    Args:
+        module: its dotted name.
+        extra: which installs it.
+        what: needs it, as in "a film".
+
+    Raises:
+        RuntimeError: if it does not import; names the package and the line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = (error.name or module).partition(".")[0]
+        if name == "kltrust":
+            raise
+        raise _lacks(what, f"{name} ({error})", extra) from error
+
+
+def _lacks(what: str, packages: str, extra: str) -> RuntimeError:
+    return RuntimeError(
+        f"{what} needs packages that do not import: {packages}; pip install 'kltrust[{extra}]'"
+    )
+
+
 class _Module:
     """A module by name; its first attribute imports it."""
 
@@ -41,4 +86,4 @@ else:
     # without.
     distrax = _Module("distrax")
 
-__all__ = ["distrax", "offered"]
+__all__ = ["distrax", "import_extra", "offered", "require_sweeps"]

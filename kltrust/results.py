@@ -1,7 +1,9 @@
 """Sweeps from Python, the results of sweeps and trainings, and the policies that they trained."""
 
 from kltrust.experiments.doors import sweep
+from kltrust.experiments.reading import statistics
 from kltrust.experiments.reading.deploy import numpy_policy
 from kltrust.experiments.reading.results import Results, load
+from kltrust.experiments.reading.sequential import sequential_test
 
-__all__ = ["Results", "load", "numpy_policy", "sweep"]
+__all__ = ["Results", "load", "numpy_policy", "sequential_test", "statistics", "sweep"]

@@ -35,7 +35,6 @@ from kltrust.experiments.cli.tables import dry_run
 from kltrust.experiments.config import spec
 from kltrust.experiments.jobs import plan
 from kltrust.experiments.reading.plots import GREY
-from kltrust.experiments.reading.statistics import numpy_seeded
 
 plt.style.use("house.mplstyle")
 
@@ -138,30 +137,29 @@ display(results.evaluations[["run", "iteration", "env_steps", "mean_return"]].he
 # %% [markdown]
 # ## Scores that say how sure they are
 #
-# Few seeds, skewed scores: [rliable](https://github.com/google-research/rliable) (Agarwal et al.,
-# 2021) takes the interquartile mean, with stratified bootstrap intervals, over runs and tasks.
-# `results.scores()` gives its arrays: {label: [runs, tasks]}. Each environment is scaled by its
-# own range of returns, CartPole 0 to 500, Catch -1 to 1.
+# Few seeds, skewed scores: Agarwal et al. (2021) take the interquartile mean, with stratified
+# bootstrap intervals, over runs and tasks. `results.scores()` gives arrays for it (and for the
+# authors' library rliable): {label: [runs, tasks]}. Each environment is scaled by its own range of
+# returns, CartPole 0 to 500, Catch -1 to 1.
 
 # %%
-from rliable import library, metrics  # noqa: E402
+from kltrust.results import statistics  # noqa: E402
 
 low, high = np.array([0.0, -1.0]), np.array([500.0, 1.0])
 assert results.tasks == ["CartPole-v1", "Catch-bsuite"]
 scores = {label: (x - low) / (high - low) for label, x in results.scores().items()}
 thresholds = np.linspace(0, 1, 41)
-with numpy_seeded(0):  # so that the bootstrap is the same in every run of this notebook
-    iqm, intervals = library.get_interval_estimates(
-        scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000
-    )
-    profiles, bands = library.create_performance_profile(scores, thresholds, reps=500)
 
 figure, axes = plt.subplots(1, 2, gridspec_kw={"width_ratios": [1, 1.3]})
-for i, label in enumerate(scores):
-    axes[0].plot(intervals[label].ravel(), [i, i], color=GREY, ls="-", lw=6, alpha=0.5)
-    axes[0].plot(iqm[label], i, "o", color="black")
-    (line,) = axes[1].plot(thresholds, profiles[label], label=label)
-    axes[1].fill_between(thresholds, *bands[label], color=line.get_color(), alpha=0.12, lw=0)
+for i, (label, x) in enumerate(scores.items()):
+    iqm, *interval = statistics.intervals(x, statistics.interquartile_mean)
+    axes[0].plot(np.ravel(interval), [i, i], color=GREY, ls="-", lw=6, alpha=0.5)
+    axes[0].plot(iqm, i, "o", color="black")
+    shares, *band = statistics.intervals(
+        x, lambda x: statistics.performance_profile(x, thresholds), resamples=500
+    )
+    (line,) = axes[1].plot(thresholds, shares, label=label)
+    axes[1].fill_between(thresholds, *band, color=line.get_color(), alpha=0.12, lw=0)
 axes[0].set_yticks(range(len(scores)), scores)
 axes[0].set(title="interquartile mean, 95 % interval", xlabel="normalised score", ylim=(2.5, -0.5))
 axes[1].set(title="share of runs above a score", xlabel="normalised score")
@@ -193,7 +191,7 @@ print(*names, sep="\n")
 # depend on the number of devices.
 #
 # ```bash
-# pip install -U "jax[cuda12]"                               # in the version of constraints.txt
+# pip install "kltrust[sweeps,cuda13]"                       # or cuda12, or tpu
 # kltrust sweep spec.toml --dry-run --measure                 # time and memory on this machine
 # kltrust sweep spec.toml --shard $I/8 --out runs/part$I      # an array job, I = 1 to 8
 # kltrust merge runs/part1 ... runs/part8 --out runs/tonight  # as if it had run in one piece

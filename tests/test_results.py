@@ -97,12 +97,11 @@ def test_scores_are_what_rliable_takes(made):
     averaged = loaded.scores(last=2)
     assert all(np.array_equal(averaged[label], scores[label] - 1) for label in scores)
 
-    from rliable import library, metrics
-
-    values, intervals = library.get_interval_estimates(
-        scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=20
-    )
-    assert set(values) == set(intervals) == set(scores)
+    statistics = kltrust.results.statistics
+    for of in scores.values():
+        assert of.shape == (3, 2)
+        value, low, high = statistics.intervals(of, statistics.interquartile_mean, resamples=20)
+        assert low <= value <= high
 
 
 def test_select(made):

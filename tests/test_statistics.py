@@ -1,7 +1,12 @@
 """Scores over seeds: point estimates, and intervals that are the same every time."""
 
-import numpy as np
+import json
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from kltrust.experiments.reading import statistics
 from kltrust.experiments.reading.statistics import Estimate, mean_and_iqm
 
 
@@ -28,3 +33,48 @@ def test_the_same_every_time_and_nobody_elses_draws_are_moved():
     np.random.seed(5)  # noqa: NPY002
     assert np.random.random() == after  # noqa: NPY002
     assert mean_and_iqm([1.0, 2.0, 7.0]) == first
+
+
+RECORDED = json.loads(Path(__file__).with_name("rliable.json").read_text())
+X, Y = np.array(RECORDED["x"]), np.array(RECORDED["y"])
+
+
+def profile(x):
+    return statistics.performance_profile(x, np.array(RECORDED["thresholds"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "function"),
+    [
+        ("mean", X, statistics.mean),
+        ("median", X, statistics.median),
+        ("interquartile_mean", X, statistics.interquartile_mean),
+        ("optimality_gap", X, statistics.optimality_gap),
+        ("performance_profile", X, profile),
+        ("improvement", [X, Y], statistics.improvement),
+    ],
+)
+def test_estimates_and_intervals_are_those_that_rliable_gave(name, scores, function):
+    """By its draws: the intervals are equal, and not only alike."""
+    found = statistics.intervals(scores, function, resamples=200)
+    np.testing.assert_allclose(found, RECORDED[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_an_interquartile_mean_cuts_a_quarter_rounded_down(count):
+    scores = np.random.default_rng(count).permutation(2.0 ** np.arange(count))
+    cut = count // 4
+    kept = 2.0 ** np.arange(cut, count - cut)
+    assert statistics.interquartile_mean(scores[:, None]) == kept.mean()
+
+
+def test_an_interval_covers_as_often_as_it_says():
+    """Means of 30 normal numbers: a little less than 95 % of the intervals hold the true one."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        (found,) = statistics.estimates(
+            generator.standard_normal((30, 1)), statistics.mean, resamples=200
+        )
+        covered += found.low <= 0 <= found.high
+    assert 0.90 < covered / 200 < 0.97

@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 from common import COLOURS, panels
 
-from kltrust.experiments.reading.statistics import Estimate, intervals, mean_and_iqm
+from kltrust.experiments.reading.statistics import (
+    Estimate,
+    estimates,
+    mean as overall_mean,
+    mean_and_iqm,
+)
 from recorded import Form, Result, each, in_order, lines, on, pivot, table
 
 LINES = {"trpo": "-", "ppo_clip": "--", "ppo_penalty": "-."}
@@ -186,9 +191,8 @@ def table1(result: Result) -> list[str]:
     one = np.max([of.mean(axis=0) for of in scores.values()], axis=0)
     rows = []
     for label, of in scores.items():
-        # The mean over seeds and environments, as a vector.
-        mean = intervals((of - zero) / (one - zero), lambda x: np.array([x.mean()]))
-        scaled = "{:.2f} [{:.2f}, {:.2f}]".format(*(float(x[0]) for x in mean))
+        (mean,) = estimates((of - zero) / (one - zero), overall_mean)
+        scaled = f"{mean:.2f}"
         rows.append((label, scaled, of.mean(axis=0)))
     rows += [("*random actions: 0*", "0", zero), ("*best setting: 1*", "1", one)]
     filled = ([label, scaled, *(f"{x:.1f}" for x in of)] for label, scaled, of in rows)

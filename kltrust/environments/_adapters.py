@@ -14,7 +14,6 @@ bounded actions, and what is said of a package that is missing or a parameter th
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import sys
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from kltrust.environments._parameters import (
     require_static,
     time_limit,
 )
+from kltrust.lazy import import_extra
 from kltrust.types import Array, Box, Env, Number, PyTree, Render, Space
 
 _MUJOCO = ("mujoco", "mujoco-mjx")
@@ -46,6 +46,12 @@ ADAPTERS = {
     "playground": ("playground", *_MUJOCO),
 }
 """By prefix the packages whose versions a result depends on, the library itself first."""
+
+ENDING = {
+    "brax": "its authors deprecate these environments",
+    "playground": "0.2 is its last release on JAX",
+}
+"""Libraries at the end of their line; results recorded with them stay comparable."""
 
 
 class Core(NamedTuple):
@@ -169,17 +175,8 @@ def _at_rest() -> Iterator[None]:
 
 
 def _load(prefix: str) -> Any:
-    try:
-        with _at_rest():
-            return importlib.import_module(_module(prefix))
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] == "kltrust":
-            raise
-        package = ADAPTERS[prefix][0]
-        raise RuntimeError(
-            f"the environments {prefix}/... need the package {package}, which does not import "
-            f"({error}): pip install 'kltrust[{prefix}]'"
-        ) from error
+    with _at_rest():
+        return import_extra(_module(prefix), prefix, f"an environment {prefix}/...")
 
 
 def _find(name: str) -> tuple[Any, str]:

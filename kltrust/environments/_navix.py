@@ -12,8 +12,8 @@ from kltrust.environments._build import Stepped
 from kltrust.environments._pictures import pixels
 from kltrust.types import Array, Discrete, PyTree
 
-MAX_STEPS = 100
-"""navix's own: the default of its ``make``."""
+_PENALTY = next(name for name in navix.Environment.__dataclass_fields__ if name.startswith("penal"))
+"""navix spells the field of its penalty for late rewards in two ways."""
 
 _FUNCTIONS = {
     "observation_fn": observations,
@@ -30,14 +30,14 @@ def names() -> tuple[str, ...]:
 
 def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Functions are given as such or by their names in navix; None is the environment's own."""
-    fields = {"max_steps": MAX_STEPS, "penality_coeff": 0.0}
+    fields = {"max_steps": navix.make(name).max_steps, _PENALTY: 0.0}
     return fields, dict.fromkeys(_FUNCTIONS)
 
 
 def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
     """The core of a name in navix's registry; see `parameters`."""
     functions = {k: _function(k, v) for k, v in arguments.items() if v is not None}
-    env = navix.make(name, **functions).replace(**{"max_steps": MAX_STEPS, **fields})
+    env = navix.make(name, **functions).replace(**fields)
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
         timestep = env.reset(key)

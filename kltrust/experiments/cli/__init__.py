@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from kltrust.lazy import require_sweeps
+
 # Each command is a function of its name, from its arguments to an exit status.
 COMMANDS = {
     "train": "train",
@@ -70,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from kltrust.checks import unknown
 
             raise ValueError(unknown("command", command, list(COMMANDS)))
+        require_sweeps("the command line")
         module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
         return getattr(module, command)(rest)
     except KeyboardInterrupt as stop:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kltrust.experiments.engine import canary
+from kltrust.experiments.engine.devices import compilation_cache
 from kltrust.experiments.store import files
 
 Status = Literal["ok", "warn", "fail"]
@@ -54,7 +56,9 @@ def report(folder: str | Path = ".") -> list[Check]:
     questions: list[Callable[[], Iterator[Check]]] = [
         _python,
         _requirements,
+        _extras,
         _devices,
+        _cache,
         _canary,
         _precision,
         _environments,
@@ -97,10 +101,38 @@ def _python() -> Iterator[Check]:
 
 def _requirements() -> Iterator[Check]:
     yield Check("kltrust", "ok", importlib.metadata.version("kltrust"))
-    for line in importlib.metadata.requires("kltrust") or []:
-        requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield check_requirement(requirement)
+    for requirement in [*_required_by(""), *_required_by("sweeps")]:
+        yield check_requirement(requirement)
+
+
+def _required_by(extra: str) -> list[Requirement]:
+    """The requirements of an extra alone; of the base, if it is empty."""
+    every = [Requirement(line) for line in importlib.metadata.requires("kltrust") or []]
+    found = {
+        name: [r for r in every if r.marker is None or r.marker.evaluate({"extra": name})]
+        for name in ("", extra)
+    }
+    return [r for r in found[extra] if not extra or r not in found[""]]
+
+
+def _extras() -> Iterator[Check]:
+    """Not those that only install JAX for an accelerator."""
+    here: list[str] = []
+    missing: list[str] = []
+    for extra in importlib.metadata.metadata("kltrust").get_all("Provides-Extra") or []:
+        names = {requirement.name for requirement in _required_by(extra)} - {"jax"}
+        if names:
+            (here if all(map(_is_installed, names)) else missing).append(extra)
+    found = f"{', '.join(here) or 'none'}; not installed: {', '.join(missing) or 'none'}"
+    yield Check("extras", "ok", found)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def check_requirement(requirement: Requirement) -> Check:
@@ -118,8 +150,12 @@ def check_requirement(requirement: Requirement) -> Check:
 def _devices() -> Iterator[Check]:
     backend, devices = jax.default_backend(), jax.devices()
     idle_gpu = backend == "cpu" and shutil.which("nvidia-smi") is not None
-    remedy = 'there is a GPU that JAX does not use: pip install "jax[cuda13]", same version'
-    found = f"{len(devices)} x {devices[0].device_kind} ({backend})"
+    remedy = "there is a GPU that JAX does not use: pip install 'kltrust[cuda13]'"
+    kinds = Counter(device.device_kind for device in devices)
+    found = f"{', '.join(f'{count} x {kind}' for kind, count in kinds.items())} ({backend}"
+    memory = devices[0].memory_stats() or {}
+    size = f", {memory['bytes_limit'] / 1e9:.0f} GB each" if "bytes_limit" in memory else ""
+    found += f"{size})"
     yield Check("devices", *_verdict(not idle_gpu, found, remedy, otherwise="warn"))
     if backend != "cpu":
         return
@@ -140,7 +176,18 @@ def _canary() -> Iterator[Check]:
         yield Check("canary", "fail", str(error).partition(":")[0], canary.REMEDY)
     else:
         worst = max(finding.worst for finding in canary.findings())
-        yield Check("canary", "ok", f"compiled code computes rightly (error {worst:.0e})")
+        found = f"compiled and eager code compute rightly (error {worst:.0e})"
+        yield Check("canary", "ok", found)
+
+
+def _cache() -> Iterator[Check]:
+    folder = compilation_cache()
+    if folder is None:
+        found = "none: every process compiles (JAX_COMPILATION_CACHE_DIR chooses a folder)"
+    else:
+        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+        found = f"{folder}: {sum(sizes) / 1e6:.0f} MB in {len(sizes)} files"
+    yield Check("compilations", "ok", found)
 
 
 def _precision() -> Iterator[Check]:

@@ -16,8 +16,10 @@ def envs(arguments: list[str]) -> int:
         return 0
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from kltrust import environments
+    from kltrust.environments._adapters import ENDING
 
     installed = environments.adapters()
     if arguments and (prefix := arguments[0].removesuffix("/")) in installed:
@@ -45,8 +47,9 @@ def envs(arguments: list[str]) -> int:
         # Their names are another command's: importing them all takes half a minute.
         missing = version is None
         note = f"pip install 'kltrust[{prefix}]'" if missing else f"`kltrust envs {prefix}`"
+        note = "; ".join([note, *([ENDING[prefix]] if prefix in ENDING else [])])
         source = prefix if missing else f"{prefix} {version}"
-        table.add_row(f"{prefix}/...", source, "", "", "", note)
+        table.add_row(f"{prefix}/...", source, "", "", "", Text(note))
     Console(width=WIDE).print(table)
     return 0
 

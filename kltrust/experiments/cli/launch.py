@@ -185,16 +185,12 @@ def _num_parts(record: Record) -> int:
 
 
 def _keep_compilations() -> None:
-    """On accelerators, unless another folder or none was asked for."""
     import jax
 
-    # On a CPU, XLA greets what it loads from there with pages of errors about tuning flags: who
-    # wants it all the same sets JAX_COMPILATION_CACHE_DIR.
-    name = "jax_compilation_cache_dir"
-    is_set = jax.config.values[name] is not None or name.upper() in os.environ
-    if jax.default_backend() != "cpu" and not is_set:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update(name, str(Path(home) / "kltrust" / "xla"))
+    from kltrust.experiments.engine import devices
+
+    if folder := devices.compilation_cache():
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _progress(quiet: bool) -> Any:

@@ -14,6 +14,7 @@ import tyro
 
 from kltrust.experiments.cli.launch import Switch
 from kltrust.experiments.engine import devices
+from kltrust.lazy import import_extra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,7 @@ def play(arguments: list[str]) -> int:
     if options.out is not None:
         films.check_film(options.out)
         for module in ("imageio", "pygame") if outside else ("imageio",):
-            films.extra(module, "play")
+            import_extra(module, "play", "a film")
         if not outside:
             env = build(run.experiment).env
             films.check_drawn(env)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 
 def use_all_cores(num_runs: int) -> None:
@@ -18,3 +19,18 @@ def use_all_cores(num_runs: int) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", max(1, min(cores or 1, num_runs)))
+
+
+def compilation_cache() -> Path | None:
+    """Where compiled programs are kept: the folder that JAX was given, else one on accelerators."""
+    import jax
+
+    # On a CPU, XLA greets what it loads from there with pages of errors about tuning flags: who
+    # wants it all the same sets JAX_COMPILATION_CACHE_DIR.
+    name = "jax_compilation_cache_dir"
+    given = jax.config.values[name] or os.environ.get(name.upper())
+    if given is not None:
+        return Path(given) if given else None
+    if jax.default_backend() == "cpu":
+        return None
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kltrust" / "xla"

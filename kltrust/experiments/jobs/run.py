@@ -20,6 +20,7 @@ from kltrust.experiments.jobs.lanes import Lanes
 from kltrust.experiments.jobs.plan import Group, Plan, plan_training
 from kltrust.experiments.store.record import RUN, Record, RunError
 from kltrust.experiments.store.run import Run
+from kltrust.lazy import require_sweeps
 from kltrust.types import PyTree
 
 GROUPS = "groups"
@@ -121,6 +122,7 @@ def group_config(plan: Plan, group: Group) -> dict[str, Any]:
 
 
 def _prepare(plan: Plan) -> None:
+    require_sweeps("a run folder")
     hosts.check_versions()
     for group in plan.groups:
         validate(plan.experiment(group))

@@ -6,13 +6,13 @@ an export can be made long after.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kltrust.experiments.reading.results import Results
+from kltrust.lazy import import_extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ def to_tensorboard(results: Results, logdir: str | Path) -> list[Path]:
         RuntimeError: if tensorboardX is missing, or the folder can't be written to.
         ValueError: if there is nothing to export, or a run is there already.
     """
-    tensorboard = extra("tensorboardX", "tensorboard")
+    tensorboard = import_extra("tensorboardX", "tensorboard", "an export to TensorBoard")
     runs = _all(results)
     folders = [Path(logdir).joinpath(*map(_file_name, run.name.split("/"))) for run in runs]
     for folder in folders:
@@ -125,7 +125,7 @@ def to_wandb(
         RuntimeError: if wandb is missing, or refuses.
         ValueError: if there is nothing to export.
     """
-    wandb = extra("wandb", "wandb")
+    wandb = import_extra("wandb", "wandb", "an export to Weights & Biases")
     quiet = wandb.Settings(
         silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
     )
@@ -161,13 +161,3 @@ def _all(results: Results) -> list[Exported]:
 
 def _file_name(text: str) -> str:
     return re.sub(r"[^\w.=+,-]+", "_", text)
-
-
-def extra(module: str, name: str) -> Any:
-    """A module that an extra of the package brings."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RuntimeError(
-            f"{module.partition('.')[0]} is not installed ({error}): pip install 'kltrust[{name}]'"
-        ) from error

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from kltrust.experiments.reading.deploy import Act, begin, gymnasium_maker, key_of
-from kltrust.experiments.reading.export import extra
 from kltrust.experiments.store import files
+from kltrust.lazy import import_extra
 from kltrust.types import Env, Render
 
 FORMATS = (".gif", ".mp4")
@@ -82,7 +82,7 @@ def write_film(path: str | Path, frames: Iterator[np.ndarray], fps: int = 30) ->
         StorageError: if it can't be written.
     """
     path = check_film(path)
-    imageio = extra("imageio.v3", "play")
+    imageio = import_extra("imageio.v3", "play", "a film")
     shown = list(frames)
     with files.explained(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)

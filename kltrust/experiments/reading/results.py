@@ -1,4 +1,4 @@
-"""The results of sweeps and trainings as pandas frames, and as arrays in rliable's shape."""
+"""The results of sweeps and trainings as pandas frames, and as arrays of scores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.run import iterations_done, parts_of
 from kltrust.experiments.store.record import Record
+from kltrust.lazy import require_sweeps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ class Results:
     evaluations: pd.DataFrame
 
     def scores(self, *, column: str = "mean_return", last: int = 1) -> dict[str, np.ndarray]:
-        """Scores [runs, tasks] by label, as rliable takes them; row i is seed i everywhere.
+        """Scores [runs, tasks] by label, for `statistics` or rliable; row i is seed i everywhere.
 
         A label is an algorithm and its swept values; a task is an environment, in the order of
         `tasks`. A run that broke counts with the last finite policy that it had.
@@ -99,8 +100,9 @@ def load(*paths: str | Path) -> Results:
 
     Example:
         >>> results = load("runs/quickstart")                      # doctest: +SKIP
-        >>> rliable.library.get_interval_estimates(results.scores(), ...)   # doctest: +SKIP
+        >>> statistics.intervals(results.scores()["trpo"], statistics.mean)  # doctest: +SKIP
     """
+    require_sweeps("a table of results")
     import pandas as pd
 
     if not paths:

@@ -1,12 +1,18 @@
-"""What is said of scores over seeds: mean and interquartile mean with bootstrap intervals."""
+"""What is said of scores over seeds: aggregates with bootstrap intervals (Agarwal et al. 2021).
+
+Scores are arrays [seeds, tasks]. A statistic is a function of them that takes leading axes too,
+[..., seeds, tasks], so that one call computes it on many resamples.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+_AT_ONCE = 100
+"""Resamples that a statistic is computed on in one call: enough for speed, little for memory."""
 
 
 class Estimate(NamedTuple):
@@ -25,10 +31,48 @@ class Estimate(NamedTuple):
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
+def mean(scores: np.ndarray) -> np.ndarray:
+    """The mean over seeds and tasks."""
+    return scores.mean(axis=(-2, -1))
+
+
+def median(scores: np.ndarray) -> np.ndarray:
+    """The median over tasks of the mean over seeds."""
+    return np.median(scores.mean(axis=-2), axis=-1)
+
+
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """The mean of the middle half of all scores: a quarter is cut at each end, rounded down."""
+    return _middle_half(scores.reshape(*scores.shape[:-2], -1))
+
+
+def optimality_gap(scores: np.ndarray) -> np.ndarray:
+    """By how much scores fall short of one: 1 - mean(min(score, 1))."""
+    return 1 - np.minimum(scores, 1).mean(axis=(-2, -1))
+
+
+def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The share of all scores above each threshold: [..., thresholds]."""
+    return (scores[..., None] > thresholds).mean(axis=(-3, -2))
+
+
+def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The probability of improvement: P(X > Y) + P(X = Y) / 2 on a task, averaged over tasks.
+
+    Any seed of X [..., n, tasks] is compared with any of Y [..., m, tasks].
+    """
+    return wins(x[..., :, None, :], y[..., None, :, :]).mean(axis=(-3, -2, -1))
+
+
+def wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1 where x > y, a half where they are equal."""
+    return (x > y) + 0.5 * (x == y)
+
+
 def mean_and_iqm(
     scores: Sequence[float] | np.ndarray, *, resamples: int = 2000
 ) -> tuple[Estimate, Estimate]:
-    """Mean and interquartile mean over seeds (Agarwal et al. 2021), by rliable.
+    """Mean and interquartile mean over seeds.
 
     Args:
         scores: one score per seed.
@@ -39,10 +83,9 @@ def mean_and_iqm(
 
 def means_and_iqms(scores: np.ndarray, *, resamples: int = 2000) -> list[tuple[Estimate, Estimate]]:
     """`mean_and_iqm` of each column of scores [seeds, columns], by one bootstrap."""
-    from scipy.stats import trim_mean
 
     def both(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x.mean(axis=0), trim_mean(x, 0.25, axis=0)])
+        return np.concatenate([x.mean(axis=-2), _middle_half(x.swapaxes(-2, -1))], axis=-1)
 
     found = estimates(scores, both, resamples=resamples)
     return list(zip(found[: scores.shape[1]], found[scores.shape[1] :], strict=True))
@@ -61,28 +104,36 @@ def intervals(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A statistic and its 95 % percentile-bootstrap interval: value, low, high, [k] each.
 
+    The bootstrap is stratified: each column is resampled by itself, with replacement.
+
     Args:
-        scores: [seeds, strata], each column resampled by itself; or a list of such arrays, each
-            resampled by itself.
-        function: from the array, or the arrays, to a number or a list of k of them.
+        scores: [seeds, strata]; or a list of such arrays, each resampled by itself.
+        function: from [..., seeds, strata], or from as many of them as there are arrays, to [...]
+            or [..., k].
         resamples: of the bootstrap, whose generator is seeded.
+
+    Example:
+        >>> intervals(results.scores()["trpo"], interquartile_mean)    # doctest: +SKIP
     """
-    from rliable import library
+    arrays = [np.asarray(x) for x in (scores if isinstance(scores, list) else [scores])]
+    # The draws are those of rliable after np.random.seed(0): intervals that were recorded with it
+    # come out as they did.
+    generator = np.random.RandomState(0)
+    found = []
+    for start in range(0, resamples, _AT_ONCE):
+        count = min(_AT_ONCE, resamples - start)
+        rows = [[generator.randint(len(x), size=x.shape) for x in arrays] for _ in range(count)]
+        resampled = [
+            x[np.stack(of), np.arange(x.shape[1])]
+            for x, of in zip(arrays, zip(*rows, strict=True), strict=True)
+        ]
+        found.append(np.reshape(function(*resampled), (count, -1)))
+    low, high = np.percentile(np.concatenate(found), [2.5, 97.5], axis=0)
+    return np.atleast_1d(function(*arrays)), low, high
 
-    def vector(*arrays: np.ndarray) -> np.ndarray:
-        return np.atleast_1d(function(*arrays))
 
-    with numpy_seeded(0):
-        value, interval = library.get_interval_estimates({"": scores}, vector, reps=resamples)
-    return value[""], *interval[""]
-
-
-@contextlib.contextmanager
-def numpy_seeded(seed: int) -> Iterator[None]:
-    """Seeds NumPy: rliable 1.2 takes a random state and draws from the global one all the same."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
+def _middle_half(scores: np.ndarray) -> np.ndarray:
+    """The mean over the last axis of what is left when a quarter is cut at each end."""
+    count = scores.shape[-1]
+    cut = count // 4
+    return np.sort(scores, axis=-1)[..., cut : count - cut].mean(axis=-1)

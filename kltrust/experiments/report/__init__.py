@@ -9,6 +9,16 @@ _export      presets and specifications
 _make        all of it, and the files
 """
 
-from kltrust.experiments.report._make import Report, compose, make_report, place, write
+from kltrust.lazy import require_sweeps
+
+require_sweeps("a report")
+
+from kltrust.experiments.report._make import (  # noqa: E402
+    Report,
+    compose,
+    make_report,
+    place,
+    write,
+)
 
 __all__ = ["Report", "compose", "make_report", "place", "write"]

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sized
 from typing import Any
 
 from kltrust.experiments.reading.plots import curve, panels
+from kltrust.experiments.reading.sequential import sequential_test
 from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _style, _summaries
 from kltrust.experiments.report._page import Block, Code, Picture, Section, Table, estimate, number
 from kltrust.experiments.report._summaries import AGGREGATES, THRESHOLDS, Comparison, Pairs
+
+GROUP = 5
+"""Seeds between two looks of the sequential test."""
 
 
 def section(comparison: Comparison, looks: _style.Looks) -> Section:
@@ -24,6 +28,7 @@ def section(comparison: Comparison, looks: _style.Looks) -> Section:
     blocks += _aggregates(comparison, looks)
     if len(comparison.chosen) > 1:
         blocks += [_profile(comparison, looks), *_improvement(comparison)]
+        blocks += _told_apart(comparison)
     return Section("better", "Which is better", [*blocks, *_scales(comparison)])
 
 
@@ -40,8 +45,8 @@ def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
         "0 is where runs stood at their first evaluation and 1 is the best setting's mean (the "
         "constants are below). Each method stands for itself by ONE setting, the one with its best "
         "mean on these very runs: that choice is optimistic, and the more so the more settings a "
-        "method had to choose from. Brackets are 95 % percentile-bootstrap intervals (rliable; "
-        "stratified: the seeds of each environment are resampled by themselves, "
+        "method had to choose from. Brackets are 95 % percentile-bootstrap intervals "
+        "(stratified: the seeds of each environment are resampled by themselves, "
         f"{_summaries.RESAMPLES:,} times).",
         Picture(
             "aggregates",
@@ -108,7 +113,7 @@ def _improvement(comparison: Comparison) -> list[Block]:
     return [
         "Probability of improvement: the chance that a run of X beats a run of Y. Runs of one seed "
         "begin with the same network and the same episodes, so the paired one compares seed with "
-        "seed; the unpaired one (rliable's) compares any with any. Both average over environments "
+        "seed; the unpaired one compares any with any. Both average over environments "
         "m, S seeds in common:",
         Code(
             "paired    P(X, Y) = mean over m of 1/S   sum over i    ([X_im > Y_im] + [X_im = "
@@ -133,6 +138,24 @@ def _improvement(comparison: Comparison) -> list[Block]:
                 "unpaired": [f"{value:.2f}" for value in unpaired.values()],
             },
         ),
+    ]
+
+
+def _told_apart(comparison: Comparison) -> list[Block]:
+    """After how many seeds methods are told apart; nothing if there are seeds for one look only."""
+    scores = {method: x.to_numpy() for method, x in comparison.of_methods.items()}
+    if min(map(len, scores.values())) < 2 * GROUP:
+        return []
+    said = []
+    for (first, second), better, seeds in sequential_test(scores, group=GROUP):
+        if better is None:
+            said.append(f"{first} and {second} not in {seeds}")
+        else:
+            said.append(f"{better} above {second if better == first else first} after {seeds}")
+    return [
+        f"How many seeds it takes to tell methods apart, by a sequential test (AdaStop) that looks "
+        f"every {GROUP} seeds and is wrong about any pair in 5 % of reports at most, but for the "
+        f"choice of the settings: {'; '.join(said)}."
     ]
 
 

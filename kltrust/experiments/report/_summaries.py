@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rliable import metrics
 
+from kltrust.experiments.reading import statistics
 from kltrust.experiments.reading.statistics import (
     Estimate,
     estimates,
@@ -27,10 +27,10 @@ POINTS = 500
 """Resamples for the interval of a point on a curve, of which there are many."""
 THRESHOLDS = np.linspace(0.0, 1.0, 51)
 AGGREGATES = {
-    "IQM": metrics.aggregate_iqm,
-    "mean": metrics.aggregate_mean,
-    "median": metrics.aggregate_median,
-    "optimality gap": metrics.aggregate_optimality_gap,
+    "IQM": statistics.interquartile_mean,
+    "mean": statistics.mean,
+    "median": statistics.median,
+    "optimality gap": statistics.optimality_gap,
 }
 Pairs = dict[tuple[str, str], Estimate]
 
@@ -92,35 +92,30 @@ def compare(study: Study) -> Comparison:
 
 
 def aggregates(scores: pd.DataFrame) -> list[Estimate]:
-    """`AGGREGATES` of normalised scores, by rliable."""
-    functions = AGGREGATES.values()
-    return estimates(scores.to_numpy(), lambda x: [f(x) for f in functions], resamples=RESAMPLES)
+    """`AGGREGATES` of normalised scores."""
+
+    def all_of_them(x: np.ndarray) -> np.ndarray:
+        return np.stack([function(x) for function in AGGREGATES.values()], axis=-1)
+
+    return estimates(scores.to_numpy(), all_of_them, resamples=RESAMPLES)
 
 
 def profiles(scores: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, ...]]:
     """Share of runs above each of `THRESHOLDS`, by name: value, low, high."""
 
     def shares(x: np.ndarray) -> np.ndarray:
-        return (x[..., None] > THRESHOLDS).mean(axis=(0, 1))
+        return statistics.performance_profile(x, THRESHOLDS)
 
     return {name: intervals(x.to_numpy(), shares, resamples=500) for name, x in scores.items()}
 
 
-def improvement(x: np.ndarray, y: np.ndarray) -> float:
-    """P(X > Y) + P(X = Y) / 2 averaged over tasks, rliable's probability of improvement.
-
-    Any seed of X against any of Y; vectorised, since rliable's own runs a test for every resample.
-    """
-    return float(_wins(x[:, None], y[None]).mean())
-
-
 def improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
-    """`improvement` of every pair, with intervals; seeds of the two are resampled apart."""
-    arrays = {name: of.to_numpy() for name, of in scores.items()}
-    return {
-        (x, y): estimates([arrays[x], arrays[y]], improvement, resamples=RESAMPLES)[0]
-        for x, y in itertools.combinations(arrays, 2)
-    }
+    """`statistics.improvement` of every pair; seeds of the two are resampled apart."""
+    found = {}
+    for x, y in itertools.combinations(scores, 2):
+        both = [scores[x].to_numpy(), scores[y].to_numpy()]
+        (found[x, y],) = estimates(both, statistics.improvement, resamples=RESAMPLES)
+    return found
 
 
 def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
@@ -131,15 +126,11 @@ def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
     """
     found = {}
     for x, y in itertools.combinations(scores, 2):
-        common = scores[x].index.intersection(scores[y].index, sort=False)
+        common = scores[x].index[scores[x].index.isin(scores[y].index)]
         if len(common) > 1:
-            wins = _wins(*(scores[name].loc[common].to_numpy() for name in (x, y)))
-            (found[x, y],) = estimates(wins, np.mean, resamples=RESAMPLES)
+            wins = statistics.wins(*(scores[name].loc[common].to_numpy() for name in (x, y)))
+            (found[x, y],) = estimates(wins, statistics.mean, resamples=RESAMPLES)
     return found
-
-
-def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x > y) + 0.5 * (x == y)
 
 
 def scores(study: Study) -> pd.DataFrame:
@@ -186,7 +177,7 @@ def curves(study: Study) -> pd.DataFrame:
         grid = rows.pivot(index="run", columns="env_steps", values="mean_return")
         grid = grid.dropna(axis="columns")  # runs of several folders may differ in their steps
         if not grid.empty:
-            found = intervals(grid.to_numpy(), lambda x: x.mean(axis=0), resamples=POINTS)
+            found = intervals(grid.to_numpy(), lambda x: x.mean(axis=-2), resamples=POINTS)
             seconds = rows.groupby("env_steps").seconds.mean()[grid.columns]
             part = seconds.reset_index().assign(env=env, method=rows.method.iloc[0], label=label)
             parts.append(part.assign(**dict(zip(("mean", "low", "high"), found, strict=True))))
@@ -209,6 +200,6 @@ def sensitivity(study: Study) -> pd.DataFrame:
         for value, parts in values.items() if len(values) > 1 else ():
             alike = len({len(part) for part in parts}) == 1
             grid = np.stack(parts, axis=1) if alike else np.concatenate(parts)[:, None]
-            (mean,) = estimates(grid, np.mean, resamples=POINTS)
-            rows.append((*names, value, *mean))
+            (found,) = estimates(grid, statistics.mean, resamples=POINTS)
+            rows.append((*names, value, *found))
     return pd.DataFrame(rows, columns=["env", "method", "key", "value", "mean", "low", "high"])

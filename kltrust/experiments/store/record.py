@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kltrust.experiments.store import checkpoint, files, tables, versions
+from kltrust.lazy import require_sweeps
 from kltrust.types import PyTree
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class Record:
         Raises:
             RunError: if it holds no run.
             StorageError: if it is damaged.
+            RuntimeError: if the extra ``sweeps`` is not installed.
         """
+        require_sweeps("a run folder")
         self.path = path = Path(path).absolute()
         if not path.is_dir():
             raise RunError(f"there is no run folder {path}: check the path")
