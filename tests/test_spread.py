@@ -238,7 +238,7 @@ def test_a_batch_says_how_its_rows_lie():
                 "minibatch_blocks": 4,
                 "critic": kltrust.value_regression(num_minibatches=16),
             },
-            "num_envs \\* num_steps / minibatch_blocks = 4 = 8 rows",
+            "does not divide each of 4 blocks of 8 rows",
         ),
     ],
 )
