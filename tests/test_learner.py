@@ -423,8 +423,10 @@ def test_lanes_over_seeds_and_settings_are_lone_runs():
         np.testing.assert_allclose(metrics.kl[i, 0], alone_metrics.kl[0], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("env_name", "algorithm"), OPTIMISED)
-def test_float32_stays_float32_where_x64_is_on(env_name, algorithm):
+@pytest.mark.parametrize("algorithm", ["npg", "ppo_clip"])
+def test_float32_stays_float32_where_x64_is_on(algorithm):
+    env_name = "Pendulum-v1"
+
     def avals(x):
         return [(leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in x]
 
