@@ -8,15 +8,13 @@ targets and old values are used as they come.
 
 from __future__ import annotations
 
-from typing import Any
-
 import chex
 import jax.numpy as jnp
 import numpy as np
 
 from kltrust.checks import check
 from kltrust.tree import floats, in_float32, weighted, weighted_mean
-from kltrust.types import Array, Number
+from kltrust.types import Array, Distribution, Number
 
 __all__ = [
     "clipped_surrogate_loss",
@@ -137,7 +135,7 @@ def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: 
     return jnp.where(free >= held, free, held)
 
 
-def entropy_loss(dist: Any) -> Array:
+def entropy_loss(dist: Distribution) -> Array:
     """-H(dist), in nats, [*E] the batch shape: times a weight, the entropy bonus as a loss."""
     # Here, so that importing a loss brings no distributions along.
     from kltrust.divergences import distribution_entropy

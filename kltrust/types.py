@@ -49,7 +49,7 @@ class Distribution(Protocol):
         """The most probable value: [*E, ...]."""
 
 
-Policy: TypeAlias = Callable[[Params, PyTree], Any]
+Policy: TypeAlias = Callable[[Params, PyTree], Distribution]
 """``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``; a recurrent one takes
 `Sequences` and returns a batch shape of [B, T]."""
 
@@ -236,7 +236,7 @@ class PolicyBatch(NamedTuple):
     obs: PyTree
     action: PyTree
     advantage: Array
-    old: Any
+    old: Distribution
     weight: Array | None = None
     blocks: Blocks = Blocks()
     wanted: Wanted = Wanted()
@@ -356,7 +356,7 @@ class Memory(NamedTuple):
         value_carry: the critic's.
     """
 
-    policy_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Any]]
+    policy_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Distribution]]
     value_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Array]]
     policy_carry: PyTree
     value_carry: PyTree

@@ -211,3 +211,17 @@ def test_a_canary_that_refuses_is_a_row_with_the_remedy(monkeypatch):
     check = by_name(doctor._canary())["canary"]
     assert (check.status, check.remedy) == ("fail", canary.REMEDY)
     assert "computes wrong numbers" in check.value
+
+
+@pytest.mark.parametrize(("seconds", "status"), [((1.0, 1.0), "ok"), ((9.0, 1.0), "warn")])
+def test_compiled_code_that_is_slow_here_is_a_row(monkeypatch, seconds, status):
+    monkeypatch.setattr(doctor, "_fastest", lambda *functions: seconds)
+    (check,) = doctor._speed()
+    assert (check.status, bool(check.remedy)) == (status, status == "warn")
+    assert f"{seconds[0]:.2f} times NumPy's time" in check.value
+
+
+def test_calls_are_timed_in_turns():
+    called = []
+    doctor._fastest(lambda: called.append(1), lambda: called.append(2))
+    assert called == [1, 2] * 8

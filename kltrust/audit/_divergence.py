@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from kltrust.divergences import kl_divergence, total_variation
 from kltrust.divergences.distributions import _is_distribution, _parts
 from kltrust.lazy import distrax
-from kltrust.types import Array
+from kltrust.types import Array, Distribution
 
 
 def bretagnolle_huber_bound(kl: Array) -> Array:
@@ -25,7 +25,7 @@ def bretagnolle_huber_bound(kl: Array) -> Array:
     return jnp.sqrt(-jnp.expm1(-jnp.asarray(kl)))
 
 
-def gaussian_kl_parts(old: Any, new: Any) -> tuple[Array, Array] | None:
+def gaussian_kl_parts(old: Distribution, new: Distribution) -> tuple[Array, Array] | None:
     """KL(old || new) between diagonal Gaussians as (part of the means, part of the scales).
 
     With mid = N(mean of old, scale of new) the two add up exactly:
@@ -44,7 +44,9 @@ def gaussian_kl_parts(old: Any, new: Any) -> tuple[Array, Array] | None:
     return None if mid is None else (kl_divergence(mid, new), kl_divergence(old, mid))
 
 
-def exact_total_variation(old: Any, new: Any, *, max_outcomes: int = 1024) -> Array | None:
+def exact_total_variation(
+    old: Distribution, new: Distribution, *, max_outcomes: int = 1024
+) -> Array | None:
     """TV(old, new) = sup over events |old - new|, where it has a closed form.
 
     - Distributions over finitely many joint outcomes (Categorical, Bernoulli, and Independent or

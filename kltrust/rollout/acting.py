@@ -17,7 +17,17 @@ from kltrust.networks.recurrent import remembering
 from kltrust.rollout.loop import episode_returns, rollout
 from kltrust.rollout.normalization import Moments, normalize
 from kltrust.tree import where
-from kltrust.types import ActorCritic, Array, Env, Number, Params, PyTree, Sequences, Transition
+from kltrust.types import (
+    ActorCritic,
+    Array,
+    Distribution,
+    Env,
+    Number,
+    Params,
+    PyTree,
+    Sequences,
+    Transition,
+)
 
 
 class Deployable(Protocol):
@@ -32,14 +42,14 @@ class Deployable(Protocol):
         """The moments its observations are normalised by, if they are."""
 
 
-def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Any]:
+def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Distribution]:
     """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution.
 
     It is that of ``agent`` with the parameters and the normaliser of ``state``. Of a recurrent
     agent it takes `Sequences` of raw observations; `policy_step_of` acts with it.
     """
 
-    def policy(obs: PyTree) -> Any:
+    def policy(obs: PyTree) -> Distribution:
         if agent.memory is not None and not isinstance(obs, Sequences):
             raise TypeError(
                 "the policy of a recurrent agent takes Sequences(obs [B, T, ...], start, carry): "
@@ -52,7 +62,7 @@ def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Any]:
 
 def policy_step_of(
     agent: ActorCritic, state: Deployable
-) -> Callable[[PyTree, PyTree], tuple[PyTree, Any]]:
+) -> Callable[[PyTree, PyTree], tuple[PyTree, Distribution]]:
     """A step of the deployable policy: (carry [*E, ...], raw obs [*E, *O]) -> (carry, dist).
 
     An episode begins with the carry ``agent.memory.policy_carry``; without memory it is ().
@@ -65,7 +75,7 @@ def policy_step_of(
 
 
 def acting(
-    env: Env, agent: ActorCritic, state: Deployable, choose: Callable[[Any, Array], PyTree]
+    env: Env, agent: ActorCritic, state: Deployable, choose: Callable[[Distribution, Array], PyTree]
 ) -> tuple[Env, Callable[[PyTree, Array], PyTree]]:
     """(env, act) of an agent in its environment, as `rollout` and `episode_returns` take them.
 
@@ -150,7 +160,7 @@ def evaluate(
     if max_steps is None:
         raise ValueError(f"{env.name} has no time limit: pass max_steps")
 
-    def choose(distribution: Any, key: Array) -> PyTree:
+    def choose(distribution: Distribution, key: Array) -> PyTree:
         if isinstance(deterministic, bool):
             return distribution.mode() if deterministic else sampled(distribution, key)
         return where(deterministic, distribution.mode(), sampled(distribution, key))

@@ -47,7 +47,8 @@ def linear_policy(features: Array) -> tuple[Policy, Array]:
 
 def probabilities(policy: Policy, params: Params, num_states: int) -> Array:
     """The policy, which takes integer observations, at ``params`` as an array: [num_states, A]."""
-    return policy(params, jnp.arange(num_states)).probs
+    distribution: Any = policy(params, jnp.arange(num_states))
+    return distribution.probs
 
 
 def policy_gradient(mdp: MDP, policy: Policy, params: Params) -> Params:

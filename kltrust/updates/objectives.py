@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,13 @@ import jax.numpy as jnp
 from kltrust import tree
 from kltrust.divergences import distribution_entropy, distribution_log_prob, kl_divergence
 from kltrust.losses import clipped_surrogate_loss, penalty_surrogate_loss, surrogate_loss
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+from kltrust.types import Array, Distribution, Number, Params, Policy, PolicyBatch
 
-Divergence = Callable[[Any, Any], Array]
+Divergence = Callable[[Distribution, Distribution], Array]
 """``divergence(old, new) -> [N]``, one per state, exact."""
 
 
-def log_ratio(new: Any, batch: PolicyBatch) -> Array:
+def log_ratio(new: Distribution, batch: PolicyBatch) -> Array:
     """Log new(a|s) - log old(a|s) at the batch's actions: [N]."""
     old = jax.lax.stop_gradient(distribution_log_prob(batch.old, batch.action))
     return distribution_log_prob(new, batch.action) - old
@@ -28,14 +27,14 @@ def mean_kl(policy: Policy, params: Params, batch: PolicyBatch) -> Array:
     return tree.weighted_mean(kl_divergence(batch.old, policy(params, batch.obs)), batch.weight)
 
 
-def reverse_kl(old: Any, new: Any) -> Array:
+def reverse_kl(old: Distribution, new: Distribution) -> Array:
     """KL(new || old) per state, nats: [N]."""
     return kl_divergence(new, old)
 
 
 def surrogate(
     policy: Policy, params: Params, batch: PolicyBatch, entropy_coef: Number
-) -> tuple[Array, Any]:
+) -> tuple[Array, Distribution]:
     """The objective to be maximised, mean r A + entropy_coef * mean entropy: [].
 
     With it comes the distribution of ``policy`` with ``params`` at the states of ``batch``. The
@@ -82,7 +81,9 @@ def penalised_loss(
     return loss
 
 
-def _less_entropy(losses: Array, new: Any, batch: PolicyBatch, entropy_coef: Number) -> Array:
+def _less_entropy(
+    losses: Array, new: Distribution, batch: PolicyBatch, entropy_coef: Number
+) -> Array:
     loss = tree.weighted_mean(losses, batch.weight)
     try:
         entropy = tree.weighted_mean(distribution_entropy(new), batch.weight)
@@ -109,7 +110,7 @@ def known_advantage(batch: PolicyBatch) -> Array:
     return jnp.where(batch.weight > 0, batch.advantage, 0)
 
 
-def mean_entropy(distribution: Any, weight: Array | None) -> Array:
+def mean_entropy(distribution: Distribution, weight: Array | None) -> Array:
     """Mean entropy of a ``distribution`` [*E] by ``weight`` [*E], None for all ones, nats: [].
 
     It is NaN if the distribution knows no entropy.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from rich.table import Table
@@ -26,6 +30,9 @@ from kltrust.experiments.store import files
 Status = Literal["ok", "warn", "fail"]
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _LITTLE_DISK = 200_000_000
+_WIDTH, _STEPS = 64, 250
+_RATIO = 1.0
+"""Of `_speed`, on the CPUs that it was tried on."""
 
 
 class Check(NamedTuple):
@@ -60,6 +67,7 @@ def report(folder: str | Path = ".") -> list[Check]:
         _devices,
         _cache,
         _canary,
+        _speed,
         _precision,
         _environments,
         lambda: _disk(Path(folder)),
@@ -188,6 +196,43 @@ def _cache() -> Iterator[Check]:
         sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
         found = f"{folder}: {sum(sizes) / 1e6:.0f} MB in {len(sizes)} files"
     yield Check("compilations", "ok", found)
+
+
+def _speed() -> Iterator[Check]:
+    """Small products in a loop, which trainings are made of: compiled for the CPU, and by NumPy."""
+    weights = np.random.default_rng(0).standard_normal((_WIDTH, _WIDTH)).astype(np.float32) / 8
+
+    def loop(x: Any, tanh: Callable, products: Any) -> Any:
+        for _ in range(4):
+            x = tanh(products @ x)
+        return x
+
+    def by_numpy() -> None:
+        x = weights
+        for _ in range(_STEPS):
+            x = loop(x, np.tanh, weights)
+
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        held = jnp.asarray(weights)
+        steps = jax.jit(
+            lambda x: jax.lax.fori_loop(0, _STEPS, lambda _, x: loop(x, jnp.tanh, held), x)
+        )
+        seconds = _fastest(lambda: steps(held).block_until_ready(), by_numpy)
+    ratio = seconds[0] / seconds[1]
+    remedy = "the compiled code is slow here: look for other work on this machine, then report it"
+    found = f"compiled code takes {ratio:.2f} times NumPy's time ({_RATIO} is usual)"
+    yield Check("speed", *_verdict(ratio < 4 * _RATIO, found, remedy, otherwise="warn"))
+
+
+def _fastest(*functions: Callable[[], Any]) -> list[float]:
+    """The least seconds of each of several calls, in turns, the first of which compiles."""
+    seconds = [math.inf] * len(functions)
+    for turn in range(8):
+        for i, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            seconds[i] = min(seconds[i], time.perf_counter() - start) if turn else math.inf
+    return seconds
 
 
 def _precision() -> Iterator[Check]:
