@@ -589,7 +589,7 @@ def test_every_flag_and_count_changes_the_computation(name):
         ({"minibatch_blocks": 0}, "minibatch_blocks must be at least 1"),
         (
             {"minibatch_blocks": 4, "critic": value_regression(num_minibatches=32)},
-            r"num_envs \* num_steps / minibatch_blocks = 4 = 16 rows",
+            "num_minibatches=32 does not divide each of 4 blocks of 16 rows",
         ),
         ({"gama": 0.9}, "setting of make_learner 'gama': did you mean gamma"),
         ({"planned_iterations": 0}, "planned_iterations"),
