@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.samples import kl_k3
-from kltrust.tree import floats, in_float32
+from kltrust.tree import floats, in_float32, widen
 from kltrust.types import Array
 
 
@@ -42,7 +42,7 @@ def token_log_probs(logits: Array, tokens: Array) -> Array:
     [*E, L] are integers below V, at masked places too.
     """
     chex.assert_equal_shape([logits[..., 0], tokens])
-    log_probs = jax.nn.log_softmax(floats(logits, jnp.float32(0))[0], axis=-1)
+    log_probs = jax.nn.log_softmax(widen(logits), axis=-1)
     return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
 
 

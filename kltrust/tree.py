@@ -27,9 +27,6 @@ def in_float32(function: Callable[P, R]) -> Callable[P, R]:
             widened before the call. A pytree is left to the function, but counts for the dtype.
     """
 
-    def widen(x: Any) -> Any:
-        return x.astype(jnp.float32) if float_bits(x) < 32 else x
-
     @functools.wraps(function)
     def wide(*args: P.args, **kwargs: P.kwargs) -> R:
         given = [x for x in jax.tree.leaves((args, kwargs)) if float_bits(x) < 128]
@@ -41,6 +38,11 @@ def in_float32(function: Callable[P, R]) -> Callable[P, R]:
         return jax.tree.map(lambda x: x.astype(dtype) if float_bits(x) < 128 else x, result)
 
     return wide
+
+
+def widen(x: Any) -> Any:
+    """An array of 16 bits in float32; everything else as it is."""
+    return x.astype(jnp.float32) if float_bits(x) < 32 else x
 
 
 def float_bits(x: Any) -> int:

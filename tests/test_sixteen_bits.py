@@ -134,3 +134,9 @@ def test_other_types_stay(x64):
         x = jnp.linspace(-1, 1, 5, dtype=dtype)
         assert losses.importance_ratio(x).dtype == dtype
         assert K.kl_divergence(distrax.Normal(x, x + 2), distrax.Normal(x, x + 3)).dtype == dtype
+
+
+def test_python_numbers_take_the_default_type(x64):
+    kl = K.kl_divergence(distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.6))
+    assert kl.dtype == jnp.float64
+    np.testing.assert_allclose(kl, np.log(1.6) + 2 / (2 * 1.6**2) - 0.5, rtol=1e-14)

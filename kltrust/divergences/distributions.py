@@ -14,7 +14,7 @@ from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.numerics import kl_terms, log_series, phi_series, rows, safe_log
 from kltrust.lazy import distrax
 from kltrust.lowering import choose
-from kltrust.tree import float_bits, floats, in_float32
+from kltrust.tree import float_bits, floats, in_float32, widen
 from kltrust.types import Array, Distribution, Number, PyTree
 
 
@@ -178,7 +178,7 @@ def _widened(dist: Any) -> Any:
     """The distribution with leaves of float32 at least; itself if it has them."""
     if min(map(float_bits, jax.tree.leaves(dist)), default=32) >= 32:
         return dist
-    return jax.tree.map(lambda x: x.astype(jnp.float32) if float_bits(x) < 32 else x, dist)
+    return jax.tree.map(widen, dist)
 
 
 def _bernoulli_kl(old: distrax.Bernoulli, new: distrax.Bernoulli) -> Array:
@@ -229,7 +229,7 @@ def _wasserstein2_squared(old: Any, new: Any) -> Array:
 
 def _paired(x: Array, y: Array) -> tuple[Array, ...]:
     """Parameters of one rank (or scalars)."""
-    x, y = floats(x, y, jnp.float32(0))[:2]
+    x, y = map(widen, floats(x, y))
     if x.ndim and y.ndim:
         chex.assert_equal_rank([x, y])
     return x, y
