@@ -289,10 +289,7 @@ class UpdatePair(NamedTuple):
     """An algorithm as a pair of functions; see `PolicyUpdate`."""
 
     init: Callable[[Params], PyTree]
-    update: Callable[
-        [Policy, Params, PyTree, PolicyBatch, Array],
-        tuple[Params, PyTree, UpdateReport | dict[str, Array]],
-    ]
+    update: Callable[..., tuple[Params, PyTree, UpdateReport | dict[str, Array]]]
 
 
 class CriticBatch(NamedTuple):

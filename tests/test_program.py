@@ -99,8 +99,7 @@ def test_one_compilation_each_whatever_the_settings(algorithm, env):
         state = program.init(settings, keys)
         state, first = program.chunk(settings, state, CHUNK)
         state, last = program.chunk(settings, state, 1)
-        assert first.kl.shape == (len(SEEDS), CHUNK)
-        assert last.kl.shape == (len(SEEDS), 1)
+        assert first.kl.shape == last.kl.shape == (len(SEEDS), CHUNK)
         assert np.asarray(state.iteration).tolist() == [CHUNK + 1] * len(SEEDS)
         return first.kl, program.evaluate(settings, state, eval_keys)
 
@@ -145,7 +144,6 @@ def test_shared_and_own_settings_reach_their_lanes():
     settings = dataclasses.replace(settings, update=update)
     _, metrics = program.chunk(settings, program.init(settings, keys), 1)
     assert metrics.kl[0, 0] < metrics.kl[1, 0]
-    assert metrics.entropy.shape == (2, 1)
 
 
 def test_every_evaluation_has_start_states_of_its_own():

@@ -67,7 +67,7 @@ def _ready(
     program = Program(made, lanes.make_mesh(together, width), width, iterations)
     settings = traced_settings(made)
     keys, _ = lanes.keys_of(np.arange(runs))
-    size = program.padded_size(together)
+    size = lanes.padded_size(together, width, program.mesh)
     states = [
         program.init(settings, lanes.pad(keys[i : i + together], size))
         for i in range(0, runs, together)
@@ -75,7 +75,7 @@ def _ready(
 
     def turn() -> None:
         for i, state in enumerate(states):
-            states[i], metrics = program.start_chunk(settings, state, iterations)
+            states[i], metrics = program.chunk(settings, state, iterations)
         jax.block_until_ready((states, metrics))
 
     turn()
@@ -94,7 +94,8 @@ def evaluating(experiment: dict[str, Any]) -> Callable[[], dict[str, list[float]
         found = []
         for _ in range(program.num_chunks):
             begin = time.perf_counter()
-            state, _ = program.chunk(settings, state, program.chunk_length)
+            going_on = program.chunk(settings, state, program.chunk_length)
+            state, _ = jax.block_until_ready(going_on)
             middle = time.perf_counter()
             jax.block_until_ready(program.evaluate(settings, state, eval_key))
             found.append((middle - begin, time.perf_counter() - middle))
@@ -127,7 +128,7 @@ def solve(
         width = memory.choose_width(made, len(seeds), length, jax.devices())
         program = Program(made, lanes.make_mesh(len(seeds), width), width, length)
         settings = traced_settings(made)
-        size = program.padded_size(len(seeds))
+        size = lanes.padded_size(len(seeds), width, program.mesh)
 
         def keys(which: int) -> tuple[Any, Any]:
             of_seeds = lanes.keys_of(np.asarray(seeds) + which * 100_000)
@@ -152,7 +153,7 @@ def solve(
         state = program.init(settings, keys(0)[0])
         seconds, steps, solved = (np.zeros(len(seeds), t) for t in (float, int, bool))
         for chunk in range(1, made.num_iterations // length + 1):
-            state, _ = program.start_chunk(settings, state, length)
+            state, _ = program.chunk(settings, state, length)
             first = chunk * (confirm + 1)
             reached = ~solved & (score(state, first, ~solved) >= target)
             if reached.any():

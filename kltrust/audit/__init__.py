@@ -47,8 +47,12 @@ from kltrust.audit._spectrum import (
     effective_dimension as effective_dimension,
     largest_eigenvalue as largest_eigenvalue,
 )
-from kltrust.audit._states import StateAudit as StateAudit, audit_states as audit_states
-from kltrust.audit._summary import Summary as Summary, summarise as summarise
+from kltrust.audit._states import (
+    StateAudit as StateAudit,
+    Summary as Summary,
+    audit_states as audit_states,
+    summarise as summarise,
+)
 from kltrust.audit._training import (
     ReferenceKL as ReferenceKL,
     fisher_rao_length as fisher_rao_length,

@@ -137,9 +137,8 @@ def _outcomes(dist: Any, max_outcomes: int) -> Array | None:
 
 def _product(factors: list[Any], max_outcomes: int) -> Array | None:
     """The outer product of independent distributions [..., K_i]: [..., prod K_i]."""
-    if any(factor is None for factor in factors):
-        return None
-    if math.prod(factor.shape[-1] for factor in factors) > max_outcomes:
+    known = all(factor is not None for factor in factors)
+    if not known or math.prod(factor.shape[-1] for factor in factors) > max_outcomes:
         return None
 
     def outer(p: Array, q: Array) -> Array:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from kltrust.audit._curvature import CurvatureAudit, audit_curvature
-from kltrust.audit._states import StateAudit, audit_states
-from kltrust.audit._summary import Summary
+from kltrust.audit._states import StateAudit, Summary, audit_states
 from kltrust.audit._training import ReferenceKL, normalizer_kl, reference_kl
 from kltrust.audit._update import UpdateAudit, audit_update
 from kltrust.rollout.acting import play

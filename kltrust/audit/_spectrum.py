@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.solvers import conjugate_gradient
-from kltrust.tree import over
+from kltrust.tree import dot, norm, over
 from kltrust.types import Array, Number
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -66,16 +66,16 @@ def lanczos(product: Product, start: Array, num_iters: int) -> tuple[Array, Arra
         basis, direction = carry
         basis = basis.at[index].set(direction)
         image = product(direction)
-        diagonal, size = jnp.vdot(direction, image, precision=_HIGHEST), _norm(image)
+        diagonal, size = dot(direction, image), norm(image)
         for _ in range(2):
             inside = jnp.matmul(basis, image, precision=_HIGHEST)
             image = image - jnp.matmul(inside, basis, precision=_HIGHEST)
-        beta = _norm(image)
+        beta = norm(image)
         beta = jnp.where(beta > eps * size, beta, 0)
         direction = over(image, beta)
         return (basis, direction), (diagonal, beta)
 
-    carry = jnp.zeros((num_iters, start.size), start.dtype), start / _norm(start)
+    carry = jnp.zeros((num_iters, start.size), start.dtype), start / norm(start)
     _, (diagonal, beta) = jax.lax.scan(step, carry, jnp.arange(num_iters))
     beside = jnp.diag(beta[:-1], 1) if num_iters > 1 else jnp.zeros((1, 1), start.dtype)
     return jnp.diag(diagonal) + beside + beside.T, beta[-1]
@@ -93,7 +93,7 @@ def dominant_eigenpair(matrix: Array) -> tuple[Array, Array]:
     projector = jax.lax.fori_loop(0, _SQUARINGS, square, _unit(matrix))
     vector = _unit(projector[jnp.argmax(jnp.diag(projector))])
     image = jnp.matmul(matrix, vector, precision=_HIGHEST)
-    return jnp.vdot(vector, image, precision=_HIGHEST), vector
+    return dot(vector, image), vector
 
 
 class EffectiveDimension(NamedTuple):
@@ -137,7 +137,7 @@ def effective_dimension(
         y, residual = conjugate_gradient(
             lambda v: product(v) + damping * v, z, num_iters, rtol=rtol
         )
-        return jnp.vdot(z, z - damping * y, precision=_HIGHEST), residual / _norm(z)
+        return dot(z, z - damping * y), residual / norm(z)
 
     values, residuals = jax.lax.map(probe, jax.random.split(key, num_probes))
     standard_error = jnp.std(values, ddof=1) / num_probes**0.5
@@ -146,10 +146,6 @@ def effective_dimension(
     return EffectiveDimension(value, error, jnp.max(residuals))
 
 
-def _norm(x: Array) -> Array:
-    return jnp.sqrt(jnp.sum(jnp.square(x)))
-
-
 def _unit(x: Array) -> Array:
     """The unit vector along x; 0 stays 0."""
-    return over(x, _norm(x))
+    return over(x, norm(x))

@@ -1,19 +1,83 @@
-"""Two policies at the same states: how far apart they are, whatever was done there."""
+"""Two policies at the same states: how far apart they are, whatever was done there.
+
+Of every quantity a few scalars: weights count, padding does not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from kltrust import lowering
 from kltrust.audit._divergence import (
     bretagnolle_huber_bound,
     exact_total_variation,
     gaussian_kl_parts,
 )
-from kltrust.audit._summary import QUANTILES, Summary, means, summarise_bound, summarise_each
 from kltrust.checks import check_count
 from kltrust.divergences import kl_divergence, pinsker_bound
+from kltrust.tree import at_once, weighted_mean
 from kltrust.types import Array
+
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+class Summary(NamedTuple):
+    """The distribution of a quantity over a batch, in the quantity's units; scalars.
+
+    Attributes:
+        mean: sum(w x) / sum(w).
+        quantiles: {"q50": ..., "q95": ...}: "q95" is the smallest x of the batch that at least
+            95 % of the weight does not exceed. A value that occurs: nothing is interpolated.
+        max: the largest x of positive weight.
+    """
+
+    mean: Array
+    quantiles: dict[str, Array]
+    max: Array
+
+
+def summarise(x: Array, weight: Array | None, quantiles: Sequence[float] = QUANTILES) -> Summary:
+    """Mean, quantiles and maximum over all entries of x [*E]; 0 if no weight is positive.
+
+    Entries of ``weight`` 0 may hold anything; it is [*E] and non-negative, None for all ones. The
+    ``quantiles`` are static, each in [0, 1].
+
+    Raises:
+        ValueError: on a quantile outside [0, 1].
+    """
+    top = largest(x, weight)
+    values = lowering.quantiles(x, weight, quantiles, top)
+    named = {f"q{100 * q:g}": value for q, value in zip(quantiles, values, strict=True)}
+    return Summary(weighted_mean(x, weight), named, top)
+
+
+def summarise_each(
+    xs: Mapping[str, Array | None], weight: Array | None, quantiles: Sequence[float] = QUANTILES
+) -> dict[str, Any]:
+    """`summarise` of quantities [*E] of the same entries; None, what there is not, stays None."""
+    return _of_each(lambda x: summarise(x, weight, quantiles), xs)
+
+
+def means(xs: Mapping[str, Array | None], weight: Array | None) -> dict[str, Any]:
+    """`weighted_mean` of quantities [*E] of the same entries; None stays None."""
+    return _of_each(lambda x: weighted_mean(x, weight), xs)
+
+
+def _of_each(function: Callable[[Array], Any], xs: Mapping[str, Array | None]) -> dict[str, Any]:
+    known = {name: x for name, x in xs.items() if x is not None}
+    return dict(xs) | at_once(function, known)
+
+
+def largest(x: Array, weight: Array | None) -> Array:
+    """The largest entry of positive weight; 0 if there is none: []."""
+    if weight is None:
+        return jnp.max(x)
+    kept = jnp.broadcast_to(weight > 0, x.shape)
+    return jnp.where(jnp.any(kept), jnp.max(jnp.where(kept, x, -jnp.inf)), 0)
 
 
 class StateAudit(NamedTuple):
@@ -58,10 +122,10 @@ def audit_states(
         ValueError: on a quantile outside [0, 1].
         NotImplementedError: if no exact KL is known.
     """
-    return audit_states_and({}, {}, old, new, weight, quantiles, max_outcomes)[0]
+    return StateAudit(**measure_states({}, {}, old, new, weight, quantiles, max_outcomes))
 
 
-def audit_states_and(
+def measure_states(
     summarised: dict[str, Array],
     averaged: dict[str, Array],
     old: Any,
@@ -69,25 +133,19 @@ def audit_states_and(
     weight: Array | None,
     quantiles: Sequence[float],
     max_outcomes: int,
-) -> tuple[StateAudit, dict[str, Any]]:
-    """`audit_states`, and the summaries and means of other quantities [*E], computed with it."""
+) -> dict[str, Any]:
+    """The fields of `StateAudit`; with them summaries and means of other quantities [*E]."""
     check_count(max_outcomes=max_outcomes)
     kl = kl_divergence(old, new)
     tv = exact_total_variation(old, new, max_outcomes=max_outcomes)
     each = {"kl": kl, "kl_reverse": kl_divergence(new, old), "tv": tv, **summarised}
     found = summarise_each(each, weight, quantiles)
-    bounds = {"pinsker": pinsker_bound(kl), "huber": bretagnolle_huber_bound(kl)}
-    parts = gaussian_kl_parts(old, new)
-    gaussian = {} if parts is None else {"from_mean": parts[0], "from_scale": parts[1]}
-    mean = means({**bounds, **gaussian, **averaged}, weight)
-    audit = StateAudit(
-        kl=found["kl"],
-        kl_reverse=found["kl_reverse"],
-        kl_from_mean=mean.get("from_mean"),
-        kl_from_scale=mean.get("from_scale"),
-        tv=found["tv"],
-        pinsker=summarise_bound(pinsker_bound, mean["pinsker"], found["kl"]),
-        bretagnolle_huber=summarise_bound(bretagnolle_huber_bound, mean["huber"], found["kl"]),
-    )
-    others = {name: found[name] for name in summarised}
-    return audit, others | {name: mean[name] for name in averaged}
+    bounds = {"pinsker": pinsker_bound, "bretagnolle_huber": bretagnolle_huber_bound}
+    bounded = {name: bound(kl) for name, bound in bounds.items()}
+    from_mean, from_scale = gaussian_kl_parts(old, new) or (None, None)
+    gaussian = {"kl_from_mean": from_mean, "kl_from_scale": from_scale}
+    found |= means({**bounded, **gaussian, **averaged}, weight)
+    for name, bound in bounds.items():
+        # It increases: its quantiles and maximum are those of the KL, bounded.
+        found[name] = jax.tree.map(bound, found["kl"])._replace(mean=found[name])
+    return found

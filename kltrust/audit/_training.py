@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kltrust.audit._summary import QUANTILES, Summary, summarise, summarise_each
+from kltrust.audit._states import QUANTILES, Summary, summarise, summarise_each
 from kltrust.divergences import kl_divergence
 from kltrust.rollout.normalization import Moments, normalize
 from kltrust.types import Array, Params, Policy, PolicyBatch, PyTree
@@ -46,8 +46,8 @@ def reference_kl(
     """
     current = policy(params, obs)
     reference = policy(reference_params, obs if reference_obs is None else reference_obs)
-    to, back = kl_divergence(current, reference), kl_divergence(reference, current)
-    both = {"to_reference": to, "from_reference": back}
+    to = kl_divergence(current, reference)
+    both = {"to_reference": to, "from_reference": kl_divergence(reference, current)}
     return ReferenceKL(**summarise_each(both, weight, quantiles))
 
 

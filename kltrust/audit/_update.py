@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from kltrust.audit._states import audit_states_and
-from kltrust.audit._summary import QUANTILES, Summary, means, smallest
+from kltrust.audit._states import QUANTILES, Summary, largest, means, measure_states
 from kltrust.checks import check
 from kltrust.losses import importance_ratio
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
@@ -73,16 +72,11 @@ def audit_update(
     another batch, the next iteration's, say: its ``old`` is then the new policy, so that the ratios
     are 1 and say nothing, while the first part measures the update where the new policy goes.
 
-    Args:
-        policy: with the parameters before and after the update.
-        old_params: before it; None takes ``batch.old`` for old at the states too, and saves its
-            forward pass.
-        new_params: after it.
-        batch: its leading shape is [N] or, of a recurrent policy, [B, T]; rows of weight 0 count
-            for nothing.
-        clip_eps: eps of the partition; traced, whatever the algorithm clipped at.
-        quantiles: as in `audit_states`.
-        max_outcomes: likewise.
+    ``policy`` has old_params before the update and new_params after it; old_params None takes
+    ``batch.old`` for old at the states too, and saves its forward pass. The leading shape of the
+    batch is [N] or, of a recurrent policy, [B, T]; rows of weight 0 count for nothing. ``clip_eps``
+    is eps of the partition; traced, whatever the algorithm clipped at. quantiles and max_outcomes
+    are as in `audit_states`.
 
     Raises:
         ValueError: on a concrete, negative ``clip_eps`` or a quantile outside [0, 1].
@@ -93,28 +87,21 @@ def audit_update(
     new = policy(new_params, batch.obs)
     ratios = log_ratio(new, batch)
     ratio = importance_ratio(ratios)
-    of_samples = {"ratio": ratio}, _per_sample(ratio, batch.advantage, clip_eps)
-    states, samples = audit_states_and(*of_samples, old, new, batch.weight, quantiles, max_outcomes)
-    return UpdateAudit(
-        **states._asdict(),
-        **samples,
-        ratio_min=smallest(ratio, batch.weight),
-        effective_sample_size=effective_sample_size(ratios, batch.weight),
-    )
-
-
-def _per_sample(ratio: Array, advantage: Array, clip_eps: Number) -> dict[str, Array]:
-    """The quantities [*E] of r and A whose means are fields of `UpdateAudit`."""
-    inside, killed, passing = clip_partition(ratio, advantage, clip_eps)
-    values = {
+    inside, killed, passing = clip_partition(ratio, batch.advantage, clip_eps)
+    averaged = {
         "ratio_deviation": jnp.abs(ratio - 1),
         "tv_sampled": jnp.maximum(1 - ratio, 0),
-        "surrogate_gain": (ratio - 1) * advantage,
+        "surrogate_gain": (ratio - 1) * batch.advantage,
         "inside": inside,
         "killed": killed,
         "passing": passing,
     }
-    return {name: x.astype(ratio.dtype) for name, x in values.items()}
+    of_samples = {"ratio": ratio}, {name: x.astype(ratio.dtype) for name, x in averaged.items()}
+    return UpdateAudit(
+        **measure_states(*of_samples, old, new, batch.weight, quantiles, max_outcomes),
+        ratio_min=-largest(-ratio, batch.weight),
+        effective_sample_size=effective_sample_size(ratios, batch.weight),
+    )
 
 
 def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Array, Array, Array]:

@@ -32,10 +32,8 @@ gymnax; the first name that is not a registered one does. The environments of ot
 a prefix, "brax/hopper", say, and each prefix is an extra: `adapters` says which are installed.
 """
 
-from kltrust.environments._actions import ActionBound as ActionBound, bound_actions as bound_actions
 from kltrust.environments._build import from_functions as from_functions
 from kltrust.environments._check import check_env as check_env, sample_action as sample_action
-from kltrust.environments._observations import hide_observations as hide_observations
 from kltrust.environments._registry import (
     EnvInfo as EnvInfo,
     adapters as adapters,
@@ -44,6 +42,11 @@ from kltrust.environments._registry import (
     make as make,
     register as register,
     static_parameters as static_parameters,
+)
+from kltrust.environments._wrappers import (
+    ActionBound as ActionBound,
+    bound_actions as bound_actions,
+    hide_observations as hide_observations,
 )
 
 __all__ = [name for name in dir() if name[0] != "_"]

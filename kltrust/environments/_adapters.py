@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kltrust.environments._actions import ActionBound, bound_actions, fit_action, has_bounds
 from kltrust.environments._build import Reset, Stepped, Transition, from_functions, strong
 from kltrust.environments._parameters import (
     cast,
@@ -30,8 +29,8 @@ from kltrust.environments._parameters import (
     nearest,
     require_known,
     require_static,
-    time_limit,
 )
+from kltrust.environments._wrappers import ActionBound, bound_actions, fit_action, has_bounds
 from kltrust.lazy import import_extra
 from kltrust.types import Array, Box, Env, Number, PyTree, Render, Space
 
@@ -137,7 +136,9 @@ def finish(
             return jax.tree.map(strong, core.transition(key, state, action))
 
     spaces = core.observation_space, core.action_space
-    limit = None if core.max_steps is None else time_limit(core.max_steps)
+    limit: Any = core.max_steps
+    if limit is not None:
+        limit = limit.astype(np.int32) if isinstance(limit, jax.core.Tracer) else int(limit)
     imposed = limit if ours else None
     env = from_functions(
         reset, transition, *spaces, max_steps=imposed, name=name, render=core.render
@@ -153,9 +154,9 @@ def box(low: Any, high: Any, like: Any) -> Box:
     return Box(low, high, tuple(like.shape), np.dtype(like.dtype))
 
 
-def unbounded(obs: PyTree) -> Any:
-    """Boxes without bounds for the arrays of an observation, or their shapes and dtypes."""
-    return jax.tree.map(lambda x: box(-np.inf, np.inf, x), obs)
+def unbounded(reset: Reset) -> Any:
+    """Boxes without bounds for the arrays of a reset's observation."""
+    return jax.tree.map(lambda x: box(-np.inf, np.inf, x), shapes_of(reset))
 
 
 def shapes_of(reset: Reset) -> Any:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from brax import envs
 
-from kltrust.environments._adapters import Core, shapes_of, unbounded
+from kltrust.environments._adapters import Core, unbounded
 from kltrust.environments._build import Stepped
 from kltrust.environments._parameters import keywords
 from kltrust.environments._pictures import physics
@@ -78,4 +78,4 @@ def core_of(env: Any, max_steps: Number, repeats: int = 1) -> Core:
 
     size = (env.action_size,)
     action_space = Box(-np.ones(size, np.float32), np.ones(size, np.float32), size)
-    return Core(reset, transition, unbounded(shapes_of(reset)), action_space, max_steps)
+    return Core(reset, transition, unbounded(reset), action_space, max_steps)

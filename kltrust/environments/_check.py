@@ -52,13 +52,11 @@ def sample_action(space: Space, key: Array, mask: Array | None = None) -> Array:
     if mask is not None and isinstance(space, Discrete | MultiDiscrete):
         log_weight = jnp.where(allowed_actions(space, mask), 0.0, -jnp.inf)
         return jax.random.categorical(key, log_weight).astype(jnp.int32)
-    if isinstance(space, Discrete | MultiDiscrete):
-        sizes = _cardinality(space)
-        return jax.random.randint(key, np.shape(sizes), 0, sizes, jnp.int32)
-    if isinstance(space, MultiBinary):
-        return jax.random.bernoulli(key, 0.5, (space.n,)).astype(jnp.int32)
-    normal = jax.random.normal(key, space.shape, jnp.float32)
-    return jnp.clip(normal, space.low, space.high).astype(space.dtype)
+    if isinstance(space, Box):
+        normal = jax.random.normal(key, space.shape, jnp.float32)
+        return jnp.clip(normal, space.low, space.high).astype(space.dtype)
+    sizes = _cardinality(space)
+    return jax.random.randint(key, np.shape(sizes), 0, sizes, jnp.int32)
 
 
 def _check_types(env: Env, key: Array) -> None:
@@ -71,12 +69,11 @@ def _check_types(env: Env, key: Array) -> None:
     _require_same(env, "state", state, next_state)
     _require_same(env, "obs", obs, next_obs)
     _require_same(env, "next_obs", obs, outcome.next_obs)
-    for name in ("reward", "terminated", "truncated"):
-        expected = "float32[]" if name == "reward" else "bool[]"
-        found = aval(getattr(outcome, name))
-        if found != expected:
+    expected = {"reward": "float32[]", "terminated": "bool[]", "truncated": "bool[]"}
+    for name, kind in expected.items():
+        if (found := aval(getattr(outcome, name))) != kind:
             raise ValueError(
-                f"{env.name}: {name} is {found}, it must be {expected}; "
+                f"{env.name}: {name} is {found}, it must be {kind}; "
                 "environments.from_functions casts it"
             )
     _check_observation(env, obs)
@@ -143,7 +140,11 @@ def _check_episodes(env: Env, key: Array, num_steps: int) -> None:
     before, after = jax.tree.map(lambda x: x[going_on], (outcome.next_obs, obs))
     if not _equal(before, after):
         raise ValueError(f"{env.name}: next_obs differs from obs where no episode ended")
-    _check_values(env, (start[1], outcome.next_obs, outcome.reward))
+    values = {"obs of a reset": start[1], "next_obs": outcome.next_obs, "reward": outcome.reward}
+    for name, value in values.items():
+        for leaf in jax.tree.leaves(value):
+            if not np.all(np.isfinite(np.asarray(leaf, np.float64))):
+                raise ValueError(f"{env.name}: {name} is not finite")
     spaces, _ = space_leaves(env.observation_space)
     for seen in map(without_mask, (start[1], obs, outcome.next_obs)):
         for space, x in zip(spaces, jax.tree.leaves(seen), strict=True):
@@ -151,13 +152,6 @@ def _check_episodes(env: Env, key: Array, num_steps: int) -> None:
                 continue
             if np.any((np.asarray(x) < 0) | (np.asarray(x) >= _cardinality(space))):
                 raise ValueError(f"{env.name}: an observation lies outside {space}")
-
-
-def _check_values(env: Env, values: tuple[PyTree, ...]) -> None:
-    for name, value in zip(("obs of a reset", "next_obs", "reward"), values, strict=True):
-        for leaf in jax.tree.leaves(value):
-            if not np.all(np.isfinite(np.asarray(leaf, np.float64))):
-                raise ValueError(f"{env.name}: {name} is not finite")
 
 
 def _cardinality(space: Discrete | MultiDiscrete | MultiBinary) -> Any:

@@ -11,7 +11,7 @@ import craftax  # noqa: F401
 import jax
 import numpy as np
 
-from kltrust.environments._adapters import Core, shapes_of, unbounded
+from kltrust.environments._adapters import Core, unbounded
 from kltrust.environments._build import Stepped
 from kltrust.environments._parameters import fields_of
 from kltrust.environments._pictures import pixels
@@ -58,9 +58,9 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         obs, state, reward, terminated, _ = env.step_env(key, state, action, params)
         return state, obs, reward, terminated, False
 
-    space = unbounded(shapes_of(reset))
+    spaces = unbounded(reset), Discrete(env.num_actions)
     limit = {**parameters(name)[0], **fields}["max_steps"]
-    return Core(reset, transition, space, Discrete(env.num_actions), limit, _render(name))
+    return Core(reset, transition, *spaces, limit, _render(name))
 
 
 def _render(name: str) -> Render:

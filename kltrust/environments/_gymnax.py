@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kltrust.environments._actions import ActionBound, has_bounds
 from kltrust.environments._adapters import Core, box, finish
 from kltrust.environments._build import Stepped
 from kltrust.environments._parameters import (
@@ -21,6 +20,7 @@ from kltrust.environments._parameters import (
     require_static,
 )
 from kltrust.environments._pictures import figures
+from kltrust.environments._wrappers import ActionBound, has_bounds
 from kltrust.types import Array, Discrete, Env, PyTree, Render, Space
 
 _DRAWN = (

@@ -14,6 +14,7 @@ from kltrust.environments._adapters import Core, box
 from kltrust.environments._build import Stepped
 from kltrust.environments._parameters import keywords
 from kltrust.environments._pictures import figures
+from kltrust.networks.masks import existing_actions
 from kltrust.types import Array, Box, Discrete, Masked, MaskedSpace, MultiDiscrete, PyTree, Space
 
 MAX_STEPS = 1000
@@ -114,12 +115,10 @@ def _box(spec: Any) -> Box:
 
 def _is_ours(mask: Any, space: Space) -> bool:
     """Whether a mask is one of `Masked`; those over whole vectors of integers are not."""
-    if isinstance(space, Discrete):
-        return mask.shape == (space.n,)
-    if isinstance(space, MultiDiscrete):
-        per_entry = len(space.nvec), max(space.nvec)
-        return mask.shape == per_entry and per_entry != space.nvec
-    return False
+    if not isinstance(space, Discrete | MultiDiscrete):
+        return False
+    shape = existing_actions(space).shape
+    return mask.shape == shape and (isinstance(space, Discrete) or shape != space.nvec)
 
 
 def _action_space(name: str, spec: Any) -> Space:

@@ -32,8 +32,8 @@ def jax_defaults() -> Iterator[None]:
 
 def fields_of(params: Any) -> dict[str, Any]:
     """The fields of a dataclass's instance with their values; none of anything else."""
-    names = [f.name for f in dataclasses.fields(params)] if dataclasses.is_dataclass(params) else []
-    return {name: getattr(params, name) for name in names}
+    fields = dataclasses.fields(params) if dataclasses.is_dataclass(params) else ()
+    return {field.name: getattr(params, field.name) for field in fields}
 
 
 def keywords(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
@@ -94,8 +94,3 @@ def cast(name: str, key: str, value: Any, default: Any) -> Array:
         with jax.ensure_compile_time_eval():
             return jnp.asarray(given.astype(dtype))
     return value.astype(dtype)
-
-
-def time_limit(value: Any) -> int | Array:
-    """A time limit as `Env` has it: an integer, or an int32 tracer."""
-    return value.astype(jnp.int32) if isinstance(value, jax.core.Tracer) else int(value)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kltrust.environments import _gymnax
-from kltrust.environments._actions import ActionBound, bound_actions
 from kltrust.environments._adapters import (
     ADAPTERS,
     adapted_names,
@@ -17,6 +16,7 @@ from kltrust.environments._adapters import (
     prefix_of,
 )
 from kltrust.environments._parameters import keywords, nearest, require_known
+from kltrust.environments._wrappers import ActionBound, bound_actions
 from kltrust.types import Env, MaskedSpace, Number, Space
 
 _factories: dict[str, Callable[..., Env]] = {}
@@ -75,7 +75,14 @@ def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any
         >>> env = make("Pendulum-v1", g=9.81, max_steps_in_episode=100)
     """
     if name in _factories:
-        env = _make_registered(name, params)
+        arguments, takes_any = keywords(_factories[name])
+        if not takes_any:
+            require_known(name, params, (), arguments)
+        env = _factories[name](**params)
+        if not isinstance(env, Env):
+            kind = type(env).__name__
+            raise TypeError(f"{name}: the factory must return a kltrust Env, got {kind}")
+        env = env._replace(name=name)
         return env if action_bound is None else bound_actions(env, action_bound)
     if prefix_of(name):
         return make_adapted(name, params, action_bound)
@@ -157,16 +164,6 @@ def static_parameters(name: str) -> frozenset[str]:
     tells which may be traced.
     """
     return frozenset(adapted_parameters(name)[1]) if prefix_of(name) else frozenset()
-
-
-def _make_registered(name: str, params: dict[str, Any]) -> Env:
-    arguments, takes_any = keywords(_factories[name])
-    if not takes_any:
-        require_known(name, params, (), arguments)
-    env = _factories[name](**params)
-    if not isinstance(env, Env):
-        raise TypeError(f"{name}: the factory must return a kltrust Env, got {type(env).__name__}")
-    return env._replace(name=name)
 
 
 def _check_name(name: str) -> None:

@@ -16,7 +16,7 @@ from kltrust.learner._parts import Schedule, resolver
 from kltrust.learner._settings import LearnerSettings
 from kltrust.learner._state import LearnerState, Metrics
 from kltrust.networks.masks import count_fully_masked
-from kltrust.rollout.acting import play
+from kltrust.rollout.acting import play, stagger
 from kltrust.rollout.batches import arrange, episode_starts, first_carries, make_batch, values
 from kltrust.rollout.loop import count_episodes, count_nonfinite, reset_batch
 from kltrust.rollout.normalization import (
@@ -26,7 +26,6 @@ from kltrust.rollout.normalization import (
     scale_rewards,
     update_moments,
 )
-from kltrust.rollout.starts import stagger
 from kltrust.settings import changed, signature_with, with_role
 from kltrust.tree import unfused
 from kltrust.types import (

@@ -22,7 +22,7 @@ from kltrust.networks.modules import (
     Torso,
     ValueNetwork,
 )
-from kltrust.networks.orthogonal import orthogonal, orthogonal_kernels
+from kltrust.networks.orthogonal import orthogonal_kernels
 from kltrust.networks.settings import NetworkSettings
 from kltrust.settings import changed, signature_with
 from kltrust.types import (
@@ -154,8 +154,7 @@ def actor_critic(
     if own.cell == "none":
         return _without_memory(observe, example, *heads(torso))
     linear = Torso((), (), own.activation, is_image=False)
-    cell = CELLS[own.cell](own.hidden[-1], orthogonal())
-    return _with_memory(observe, example, torso, cell, *heads(linear))
+    return _with_memory(observe, example, torso, CELLS[own.cell](own.hidden[-1]), *heads(linear))
 
 
 actor_critic.__signature__ = signature_with(actor_critic, NetworkSettings)  # type: ignore[attr-defined]

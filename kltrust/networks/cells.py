@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kltrust.networks.orthogonal import orthogonal
 from kltrust.networks.recurrent import scan_sequences
 from kltrust.types import Array, Params, PyTree, Sequences
-
-Initializer = Callable[..., Array]
 
 _LONGEST = 100.0
 
@@ -44,12 +43,12 @@ class Cell(NamedTuple):
     carry: PyTree
 
 
-def gru(size: int, recurrent_init: Initializer) -> Cell:
+def gru(size: int) -> Cell:
     """The gated recurrent unit (Cho et al. 2014) of ``size`` H, scanned along sequences.
 
-    ``recurrent_init`` initialises the three square kernels.
+    Its three square kernels are `orthogonal`.
     """
-    module = nn.GRUCell(size, recurrent_kernel_init=recurrent_init)
+    module = nn.GRUCell(size, recurrent_kernel_init=orthogonal())
     carry = jnp.zeros(size, jnp.float32)
 
     def init(key: Array, x: Array) -> Params:
@@ -71,25 +70,24 @@ class _MinGRU(nn.Module):
     """z and g of h' = (1 - z) h + z g, which depend on the input alone."""
 
     size: int
-    kernel_init: Initializer
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Maps [*E, F] to two of [*E, H]."""
-        gate = nn.Dense(self.size, kernel_init=self.kernel_init, name="gate")(x)
-        return nn.sigmoid(gate), nn.Dense(self.size, kernel_init=self.kernel_init, name="new")(x)
+        gate = nn.Dense(self.size, kernel_init=orthogonal(), name="gate")(x)
+        return nn.sigmoid(gate), nn.Dense(self.size, kernel_init=orthogonal(), name="new")(x)
 
 
-def min_gru(size: int, kernel_init: Initializer) -> Cell:
+def min_gru(size: int) -> Cell:
     """The minimal gated recurrent unit (Feng et al. 2024, "Were RNNs all we needed?").
 
         h' = (1 - z) h + z g,  z = sigmoid(W x + b), g = U x + c
 
     Linear in h, so that a sequence takes about log T steps one after the other instead of T: for
-    long sequences on an accelerator. It compiles longer. ``size`` is H, and ``kernel_init``
-    initialises both kernels.
+    long sequences on an accelerator. It compiles longer. ``size`` is H; both kernels are
+    `orthogonal`.
     """
-    module = _MinGRU(size, kernel_init)
+    module = _MinGRU(size)
 
     def init(key: Array, x: Array) -> Params:
         kernel_key, bias_key = jax.random.split(key)
@@ -117,5 +115,5 @@ def min_gru(size: int, kernel_init: Initializer) -> Cell:
     return Cell(init, step, along, jnp.zeros(size, jnp.float32))
 
 
-CELLS: dict[str, Callable[[int, Initializer], Any]] = {"gru": gru, "mingru": min_gru}
+CELLS: dict[str, Callable[[int], Cell]] = {"gru": gru, "mingru": min_gru}
 """The cells by name."""

@@ -1,19 +1,10 @@
 """Acting in environments: the rollout loop, episodes for evaluation, and from acting to a batch."""
 
 from kltrust.rollout.loop import (
-    count_episodes,
-    count_nonfinite,
-    episode_returns,
-    reset_batch,
-    rollout,
-    step_all,
+    count_episodes as count_episodes,
+    count_nonfinite as count_nonfinite,
+    episode_returns as episode_returns,
+    reset_batch as reset_batch,
+    rollout as rollout,
+    step_all as step_all,
 )
-
-__all__ = [
-    "count_episodes",
-    "count_nonfinite",
-    "episode_returns",
-    "reset_batch",
-    "rollout",
-    "step_all",
-]

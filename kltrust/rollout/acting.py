@@ -1,4 +1,4 @@
-"""Acting with an agent: its policy as deployed, a rollout of it, episodes that evaluate it.
+"""Acting with an agent: its policy as deployed, rollouts of it, episodes that evaluate it.
 
 With and without memory, which the caller does not see: an agent with memory acts in an environment
 that carries what it remembers.
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from kltrust.lazy import distrax
 from kltrust.networks.recurrent import remembering
-from kltrust.rollout.loop import episode_returns, rollout
+from kltrust.rollout.batches import episode_starts, values
+from kltrust.rollout.loop import count_episodes, episode_returns, rollout
 from kltrust.rollout.normalization import Moments, normalize
 from kltrust.tree import where
 from kltrust.types import (
@@ -69,7 +70,8 @@ def policy_step_of(
     Arguments as in `policy_of`.
     """
     if agent.memory is None:
-        return lambda carry, obs: (carry, policy_of(agent, state)(obs))
+        policy = policy_of(agent, state)
+        return lambda carry, obs: (carry, policy(obs))
     step = agent.memory.policy_step
     return lambda carry, obs: step(state.policy_params, carry, normalize(state.normalizer, obs))
 
@@ -79,12 +81,9 @@ def acting(
 ) -> tuple[Env, Callable[[PyTree, Array], PyTree]]:
     """(env, act) of an agent in its environment, as `rollout` and `episode_returns` take them.
 
-    ``choose(distribution, key) -> action``. The environment is `remembering` the carries of an
-    agent with memory.
+    ``choose(distribution, key) -> action``. The environment is `remembering` the agent's carries,
+    () of one without memory.
     """
-    if agent.memory is None:
-        policy = policy_of(agent, state)
-        return env, lambda obs, key: choose(policy(obs), key)
     step = policy_step_of(agent, state)
 
     def act(seen: tuple[PyTree, PyTree], key: Array) -> tuple[PyTree, PyTree]:
@@ -92,7 +91,7 @@ def acting(
         carry, distribution = step(carry, obs)
         return choose(distribution, key), carry
 
-    return remembering(env, agent.memory.policy_carry), act
+    return remembering(env, () if agent.memory is None else agent.memory.policy_carry), act
 
 
 def play(
@@ -104,9 +103,6 @@ def play(
         ((env_state, obs, policy_carry), transition [T, B]), the first three [B, ...].
     """
     world, act = acting(env, agent, state, sampled)
-    if agent.memory is None:
-        end, transition = rollout(world, act, state.env_state, state.obs, key, num_steps)
-        return (*end, ()), transition
     seen = state.obs, state.policy_carry
 
     def without_carries(step: Transition) -> Transition:
@@ -116,6 +112,49 @@ def play(
         world, act, state.env_state, seen, key, num_steps, record=without_carries
     )
     return (env_state, obs, carry), transition
+
+
+def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> Any:
+    """Each environment plays a number of steps by the policy, drawn from 0 to ``most`` - 1.
+
+    Environments that begin together stay in step for as long as only a time limit ends their
+    episodes: every batch then holds one stretch of the episode, the same in all of them, and the
+    update forgets the others.
+
+    ``most`` is static: the time limit, where that is what ends episodes.
+
+    Returns:
+        The `LearnerState` with the environments, their episodes' returns and lengths, and what the
+        agent remembers of them, after those steps. Nothing is learned from them.
+    """
+    number_key, key = jax.random.split(key)
+    number = jax.random.randint(number_key, state.episode_length.shape, 0, most)
+
+    def step(state: Any, xs: tuple[Array, Array]) -> tuple[Any, None]:
+        t, key = xs
+        (env_state, obs, policy_carry), transition = play(env, agent, state, key, 1)
+        done = transition.terminated | transition.truncated
+        start = episode_starts(agent, state.episode_length, done)
+        seen = normalize(state.normalizer, transition.obs)
+        next_seen = normalize(state.normalizer, transition.next_obs)
+        critic = state.value_params, seen, next_seen, start, state.value_carry
+        _, _, value_carry = values(agent, *critic)
+        episode_return, episode_length, _ = count_episodes(
+            state.episode_return, state.episode_length, transition.reward, done
+        )
+        after = {
+            "env_state": env_state,
+            "obs": obs,
+            "policy_carry": policy_carry,
+            "value_carry": value_carry,
+            "episode_return": episode_return,
+            "episode_length": episode_length,
+        }
+        before = {name: getattr(state, name) for name in after}
+        return state._replace(**where(t < number, after, before)), None
+
+    steps = jnp.arange(most - 1), jax.random.split(key, most - 1)
+    return jax.lax.scan(step, state, steps)[0]
 
 
 def sampled(distribution: Any, key: Array) -> PyTree:

@@ -124,17 +124,14 @@ def first_carries(
     num_envs, carries = leading_size(obs), []
     for name, (step, of_step, initial) in parts.items():
         carry = initial_carry(initial, num_envs)
-        after = jax.eval_shape(step, of_step, carry, obs)[0]
-        if _aval(after) != _aval(carry):
+        both = carry, jax.eval_shape(step, of_step, carry, obs)[0]
+        given, after = (
+            str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", x)) for x in both
+        )
+        if after != given:
             raise ValueError(
-                f"{name}_step returns the carry {_aval(after)} where {name}_carry, which an "
-                f"episode begins with, gives {_aval(carry)}: make them of one structure, shapes "
-                "and dtypes"
+                f"{name}_step returns the carry {after} where {name}_carry, which an episode "
+                f"begins with, gives {given}: make them of one structure, shapes and dtypes"
             )
         carries.append(carry)
     return carries[0], carries[1]
-
-
-def _aval(x: PyTree) -> str:
-    """Structure, shapes and dtypes, to compare and to print."""
-    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", x))

@@ -201,9 +201,7 @@ def certificate(mdp: MDP, old: Array, new: Array) -> Certificate:
     solution = solve(mdp, old)
     pair = (mdp, old, new, solution)
     improvement, gain = performance_difference(*pair), surrogate_gain(*pair) / (1 - mdp.gamma)
-    pinsker, coupling, cpo = (
-        penalty(*pair) for penalty in (trpo_pinsker_penalty, trpo_coupling_penalty, cpo_penalty)
-    )
+    coupling, cpo = trpo_coupling_penalty(*pair), cpo_penalty(*pair)
     kl = categorical_kl(old, new)
     kl_mean = jnp.sum(solution.visitation * kl)
     eps_new = expected_advantage_bound(solution.advantage, old, new)
@@ -212,8 +210,8 @@ def certificate(mdp: MDP, old: Array, new: Array) -> Certificate:
         surrogate_gain=gain,
         gap=improvement - gain,
         trpo_tv=trpo_tv_penalty(*pair),
-        trpo_kl=2 * pinsker,
-        trpo_pinsker=pinsker,
+        trpo_kl=trpo_kl_penalty(*pair),
+        trpo_pinsker=trpo_pinsker_penalty(*pair),
         trpo_coupling=coupling,
         cpo=cpo,
         certified=gain - jnp.minimum(coupling, cpo),

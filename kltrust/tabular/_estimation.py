@@ -50,13 +50,12 @@ def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) 
     delta = mdp.reward[:, :, None] + mdp.gamma * value[None, None, :] - value[:, None, None]
     decay = mdp.gamma * lam
 
-    def over_next(x: Array) -> Array:
-        return jnp.sum(mdp.transition * x, axis=-1)
-
     def one_more_step(moments: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         mean, square = (jnp.sum(pi * x, axis=-1) for x in moments)  # of X_{T-1} at a state
         squares = delta**2 + 2 * decay * delta * mean + decay**2 * square
-        return (over_next(delta + decay * mean), over_next(squares)), None
+        both = delta + decay * mean, squares
+        mean, square = (jnp.sum(mdp.transition * x, axis=-1) for x in both)
+        return (mean, square), None
 
     nothing = jnp.zeros_like(mdp.reward)
     (mean, square), _ = jax.lax.scan(one_more_step, (nothing, nothing), length=num_steps)

@@ -192,7 +192,7 @@ def chain(num_states: int = 5, *, slip: float = 0.2, gamma: Number = 0.95) -> MD
     transition[states, 1, 0] = 1
     reward = np.zeros((num_states, 2))
     reward[-1, 0], reward[:, 1] = 10, 2
-    mdp = MDP(jnp.asarray(transition), jnp.asarray(reward), gamma, _at(num_states, 0))
+    mdp = MDP(jnp.asarray(transition), jnp.asarray(reward), gamma, jnp.eye(num_states)[0])
     return mix_actions(mdp, np.array([[1 - slip, slip], [slip, 1 - slip]]))
 
 
@@ -219,7 +219,7 @@ def cliff_walk(num_rows: int = 4, num_columns: int = 12, *, gamma: Number = 0.99
                 target, reward[state, action] = start, -100
             transition[state, action, goal if state == goal else target] = 1
     reward[goal] = 0
-    return MDP(jnp.asarray(transition), jnp.asarray(reward), gamma, _at(num_states, start))
+    return MDP(jnp.asarray(transition), jnp.asarray(reward), gamma, jnp.eye(num_states)[start])
 
 
 def mix_actions(mdp: MDP, mixture: np.ndarray | Array) -> MDP:
@@ -234,7 +234,3 @@ def mix_actions(mdp: MDP, mixture: np.ndarray | Array) -> MDP:
 def check_gamma(gamma: Number) -> None:
     """Refuses a known discount outside [0, 1): at 1 there is nothing to normalise d by."""
     require(lambda x: (x >= 0) & (x < 1), "at least 0 and below 1", gamma=gamma)
-
-
-def _at(num_states: int, state: int) -> Array:
-    return jnp.zeros(num_states, jnp.result_type(float)).at[state].set(1)

@@ -41,12 +41,12 @@ def reverse_kl_step(old: Array, advantage: Array, weight: Array, max_kl: Number)
     """
     scale = jnp.max(_spread(advantage))
 
-    def kl(log_eta: Array) -> Array:
-        new = mirror_step(old, over(advantage, scale), jnp.exp(-log_eta))
-        return jnp.sum(weight * categorical_kl(new, old))
+    def candidate(log_eta: Array) -> Array:
+        return mirror_step(old, over(advantage, scale), jnp.exp(-log_eta))
 
-    log_eta = _root(kl, max_kl, -50.0, 50.0)
-    return mirror_step(old, over(advantage, scale), jnp.exp(-log_eta))
+    return candidate(
+        _root(lambda x: jnp.sum(weight * categorical_kl(candidate(x), old)), max_kl, -50.0, 50.0)
+    )
 
 
 def forward_kl_step(old: Array, advantage: Array, max_kl: Number) -> tuple[Array, Array]:
@@ -95,10 +95,9 @@ def exact_trpo_step(old: Array, advantage: Array, weight: Array, max_kl: Number)
         v = _root(lambda v: jnp.sum(mass(v), axis=-1), 1.0, 0 * ones, ones)
         return mass(v) / jnp.sum(mass(v), axis=-1, keepdims=True)
 
-    def kl(log_lambda: Array) -> Array:
-        return jnp.sum(weight * categorical_kl(old, candidate(log_lambda)))
-
-    return candidate(_root(kl, max_kl, -50.0, 50.0))
+    return candidate(
+        _root(lambda x: jnp.sum(weight * categorical_kl(old, candidate(x))), max_kl, -50.0, 50.0)
+    )
 
 
 class PenalisedStep(NamedTuple):

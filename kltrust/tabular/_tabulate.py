@@ -10,7 +10,7 @@ import numpy as np
 
 from kltrust.environments import make
 from kltrust.tabular._mdp import MDP, check_gamma, mix_actions
-from kltrust.types import Array, Discrete, Env, Number, PyTree
+from kltrust.types import Discrete, Env, Number, PyTree
 
 _WIDTH = 32  # states expanded at once
 
@@ -46,10 +46,7 @@ def tabulate(env: Env, *, gamma: Number, max_states: int = 10_000) -> Tabulated:
     keys = jax.random.split(jax.random.key(0), 2)
 
     def expand(_: None, state: PyTree) -> tuple[None, Any]:
-        def step(key: Array, action: Array) -> Any:
-            return env.step(key, state, action)
-
-        return None, jax.vmap(lambda k: jax.vmap(lambda a: step(k, a))(actions))(keys)
+        return None, jax.vmap(lambda k: jax.vmap(lambda a: env.step(k, state, a))(actions))(keys)
 
     state, obs = env.reset(keys[0])
     if not isinstance(obs, jax.Array):

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kltrust.environments import make
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts
-from kltrust.experiments.engine.lanes import AXIS, compiler_options, over_lanes, padded_size
+from kltrust.experiments.engine.lanes import AXIS, compiler_options, over_lanes
 from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
 from kltrust.networks.agents import actor_critic
 from kltrust.settings import annealed
@@ -123,21 +123,17 @@ class Program:
         self.memory: dict[str, int] = {}
         self._compiled: dict[str, Any] = {}
 
-        def init(settings: Experiment, shared: tuple, given: tuple) -> LearnerState:
-            (key,) = given
+        def init(settings: Experiment, key: Array) -> LearnerState:
             return build(settings).learner.init(key)
 
-        def chunk(
-            settings: Experiment, shared: tuple, given: tuple
-        ) -> tuple[LearnerState, Metrics]:
-            (length,), (state,) = shared, given
+        def chunk(settings: Experiment, length: Array, state: LearnerState) -> Any:
             learner = build(settings).learner
             if freeze:
                 learner = Learner(learner.init, _freezing(learner.step))
             return _run_up_to(learner, state, self.chunk_length, length)
 
-        def evaluation(settings: Experiment, shared: tuple, given: tuple) -> Array:
-            policy_params, normalizer, iteration, key = given
+        def evaluation(settings: Experiment, deployed: tuple, key: Array) -> Array:
+            policy_params, normalizer, iteration = deployed
             # With the same start states every time, the best checkpoint would be the luckiest one.
             key = jax.random.fold_in(key, iteration)
             parts = build(settings)
@@ -149,16 +145,12 @@ class Program:
             # Not two arrays: cut here, the loop above takes a third longer on a CPU.
             return returns.reshape(2, episodes)
 
-        self._functions = {"init": init, "chunk": chunk, "evaluate": evaluation}
+        self._functions: dict[str, Any] = {"init": init, "chunk": chunk, "evaluate": evaluation}
 
     @property
     def num_chunks(self) -> int:
         """Chunks until the budget is spent; the last may be shorter."""
         return -(-self.experiment.num_iterations // self.chunk_length)
-
-    def padded_size(self, number: int) -> int:
-        """How many lanes it takes so many as: see `lanes.padded_size`."""
-        return padded_size(number, self.width, self.mesh)
 
     def init(self, settings: Experiment, keys: Array) -> LearnerState:
         """Fresh states for lanes with these keys [L]."""
@@ -169,16 +161,6 @@ class Program:
     ) -> tuple[LearnerState, Metrics]:
         """``length`` iterations, at most `chunk_length`; the state is donated.
 
-        Metrics are [L, length, ...], on the host.
-        """
-        state, metrics = self.start_chunk(settings, state, length)
-        return state, jax.tree.map(lambda x: x[:, :length], hosts.to_host(metrics))
-
-    def start_chunk(
-        self, settings: Experiment, state: LearnerState, length: int
-    ) -> tuple[LearnerState, Metrics]:
-        """As `chunk`, but waits for nothing.
-
         Metrics are [L, chunk_length, ...], to be cut on the host: on the device, every length would
         be a compilation for every metric.
         """
@@ -186,8 +168,8 @@ class Program:
 
     def evaluate(self, settings: Experiment, state: Any, keys: Array) -> Array:
         """Returns of fresh episodes, acting by the mode and sampled: [L, 2, eval_episodes]."""
-        deployed = (state.policy_params, state.normalizer, state.iteration, keys)
-        return self._call("evaluate", settings, (), deployed)
+        deployed = state.policy_params, state.normalizer, state.iteration
+        return self._call("evaluate", settings, (), (deployed, keys))
 
     def put(self, lanes: PyTree) -> PyTree:
         """Spreads lanes over the devices."""
@@ -212,7 +194,7 @@ class Program:
 
         def of_lane(everywhere: tuple, lane: tuple) -> Any:
             (common, shared), (own, given) = everywhere, lane
-            return function(joined(common, own), shared, given)
+            return function(joined(common, own), *shared, *given)
 
         mapped = over_lanes(of_lane, self.mesh, self.width)
         # The settings of a lane serve every chunk: only the state is given away.

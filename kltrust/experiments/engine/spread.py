@@ -59,10 +59,8 @@ def shardings(state: LearnerState, mesh: Mesh, *, axis: int = 0) -> LearnerState
 def over_devices(learner: Learner, mesh: Mesh) -> Learner:
     """``learner`` with its environments spread: ``init`` and ``step`` compiled, states placed.
 
-    Args:
-        learner: made with ``minibatch_blocks`` a multiple of the mesh's size; at equal blocks its
-            results are those of one device up to the rounding of sums.
-        mesh: from `make_mesh`.
+    The ``mesh`` is from `make_mesh`, and its size divides the learner's ``minibatch_blocks``; at
+    equal blocks the results are those of one device up to the rounding of sums.
     """
     placed = shardings(jax.eval_shape(learner.init, jax.random.key(0)), mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -91,18 +89,10 @@ def with_blocks(experiment: Experiment) -> Experiment:
 
 
 class SpreadProgram(Program):
-    """As `Program`, for a single lane whose environments are spread."""
+    """As `Program`, for a single lane, which nothing pads; its environments are spread.
 
-    def __init__(
-        self, experiment: Experiment, chunk_length: int | None = None, *, freeze: bool = False
-    ):
-        """Compiles nothing yet; the mesh is that of `make_mesh`."""
-        mesh = make_mesh(experiment.learner.minibatch_blocks)
-        super().__init__(experiment, mesh, 1, chunk_length, freeze=freeze)
-
-    def padded_size(self, number: int) -> int:
-        """It takes one lane, and nothing pads it."""
-        return number
+    The mesh is that of `make_mesh`.
+    """
 
     def put(self, lanes: PyTree) -> PyTree:
         """Spreads the environments; what is no learner's state goes everywhere."""
@@ -123,7 +113,7 @@ class SpreadProgram(Program):
         def of_the_lane(everywhere: tuple, own: Experiment, given: tuple) -> Any:
             common, shared = everywhere
             mine, given = jax.tree.map(lambda x: x[0], (own, given))
-            result = function(joined(common, mine), shared, given)
+            result = function(joined(common, mine), *shared, *given)
             result = jax.tree.map(lambda x: x[None], result)
             return jax.lax.with_sharding_constraint(result, self._places(result))
 

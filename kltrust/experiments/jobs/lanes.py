@@ -11,9 +11,8 @@ import jax
 import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.engine import hosts, lanes
+from kltrust.experiments.engine import hosts, lanes, spread
 from kltrust.experiments.engine.program import Program, build, traced_settings
-from kltrust.experiments.engine.spread import SpreadProgram
 from kltrust.experiments.jobs.events import Progress, Report
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.rows import check_finite, evaluation_rows, metric_rows
@@ -38,9 +37,9 @@ def measure(plan: Plan, group: Group) -> Measured:
     tried = Lanes(plan, group)
     program = tried.program
     state = program.init(tried.settings, tried.keys)
-    state, _ = program.chunk(tried.settings, state, 1)
+    state, _ = jax.block_until_ready(program.chunk(tried.settings, state, 1))
     begin = time.perf_counter()
-    state, _ = program.chunk(tried.settings, state, 1)
+    state, _ = jax.block_until_ready(program.chunk(tried.settings, state, 1))
     seconds = time.perf_counter() - begin
     jax.block_until_ready(program.evaluate(tried.settings, state, tried.eval_keys))
     return Measured(
@@ -67,15 +66,14 @@ class Lanes:
         self.experiment = plan.experiment(group)
         self.number = len(group.runs)
         freeze = plan.on_nonfinite == "freeze"
-        self.program: Program
+        kind: type[Program]
         if group.spread:
-            self.program = SpreadProgram(self.experiment, group.chunk_length, freeze=freeze)
+            mesh = spread.make_mesh(self.experiment.learner.minibatch_blocks)
+            kind, self.size = spread.SpreadProgram, self.number
         else:
             mesh = lanes.make_mesh(self.number, group.width)
-            self.program = Program(
-                self.experiment, mesh, group.width, group.chunk_length, freeze=freeze
-            )
-        self.size = self.program.padded_size(self.number)
+            kind, self.size = Program, lanes.padded_size(self.number, group.width, mesh)
+        self.program = kind(self.experiment, mesh, group.width, group.chunk_length, freeze=freeze)
         # By the seed alone: common random numbers for all settings and algorithms.
         self.seeds = [plan.seed(run) for run in group.runs]
         keys = lanes.pad(lanes.keys_of(np.asarray(self.seeds)), self.size)
@@ -106,7 +104,7 @@ class Lanes:
             length = min(program.chunk_length, self.experiment.num_iterations - first)
             if "chunk" not in program.compilations:
                 progress.compiling("training and evaluation")
-            state, metrics = program.start_chunk(self.settings, state, length)
+            state, metrics = program.chunk(self.settings, state, length)
             if "evaluate" not in program.compilations:
                 # Compiling it while the chunk runs would hide the time that the chunk takes.
                 jax.block_until_ready(metrics)

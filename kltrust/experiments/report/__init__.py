@@ -1,12 +1,6 @@
 """The report of a sweep: one page that needs no network, figures, tables and presets.
 
-_gather      reads folders; every run gets a name that is its own
-_summaries   scores: aggregates over environments; curves and sensitivities of each
-_region      what a setting claims of its updates, and what they did
-_comparison, _environments, _movement, _audit    what is said of it
-_style, _page    figures; tables, and sections of them to HTML and Markdown
-_export      presets and specifications
-_make        all of it, and the files
+`_make` composes it: what `_gather` reads, and a module for each part of the page.
 """
 
 from kltrust.lazy import require_sweeps
@@ -14,11 +8,9 @@ from kltrust.lazy import require_sweeps
 require_sweeps("a report")
 
 from kltrust.experiments.report._make import (  # noqa: E402
-    Report,
-    compose,
-    make_report,
-    place,
-    write,
+    Report as Report,
+    compose as compose,
+    make_report as make_report,
+    place as place,
+    write as write,
 )
-
-__all__ = ["Report", "compose", "make_report", "place", "write"]

@@ -100,12 +100,8 @@ def repeat(study: Study, specifications: dict[str, str], presets: pd.DataFrame) 
         Code("\n".join([*commands, f"kltrust report {' '.join(folders)}"])),
         *(Code(text, fold=path) for path, text in specifications.items()),
     ]
-    if len(presets):
-        blocks += _of_presets(presets)
-    return Section("again", "Run it again", blocks)
-
-
-def _of_presets(presets: pd.DataFrame) -> list[Block]:
+    if presets.empty:
+        return Section("again", "Run it again", blocks)
     first, paths = presets.iloc[0], "presets/" + presets.path
     words = ["kltrust", "train", first.algorithm, first.env, "--preset", paths.iloc[0]]
     columns = {
@@ -116,9 +112,10 @@ def _of_presets(presets: pd.DataFrame) -> list[Block]:
         "file": paths,
     }
     caption = "Presets, chosen by the mean score on these very seeds."
-    return [
+    blocks += [
         "The best setting of each algorithm on each environment is a preset; new seeds say what it "
         "is worth:",
         Code(shlex.join([*words, "--seed", "1000", "--seeds", "10"])),
         Table("presets", caption, columns, words=len(columns)),
     ]
+    return Section("again", "Run it again", blocks)

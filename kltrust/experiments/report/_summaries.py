@@ -5,6 +5,7 @@ resampled by themselves. Scores are a frame for each name, with a row for each s
 for each environment.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,12 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kltrust.experiments.reading import statistics
-from kltrust.experiments.reading.statistics import (
-    Estimate,
-    estimates,
-    intervals,
-    means_and_iqms,
-)
+from kltrust.experiments.reading.statistics import Estimate, estimates, intervals, means_and_iqms
 from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._page import estimate
 
@@ -102,10 +98,7 @@ def aggregates(scores: pd.DataFrame) -> list[Estimate]:
 
 def profiles(scores: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, ...]]:
     """Share of runs above each of `THRESHOLDS`, by name: value, low, high."""
-
-    def shares(x: np.ndarray) -> np.ndarray:
-        return statistics.performance_profile(x, THRESHOLDS)
-
+    shares = functools.partial(statistics.performance_profile, thresholds=THRESHOLDS)
     return {name: intervals(x.to_numpy(), shares, resamples=500) for name, x in scores.items()}
 
 
