@@ -12,11 +12,11 @@ import numpy as np
 
 from kltrust.types import Array, Number, PyTree
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def in_float32(function: Callable[P, R]) -> Callable[P, R]:
+def in_float32(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """``function``, computed in float32 at least, with a result in the dtype of its arguments.
 
     Sixteen bits hold numbers well enough. They do not hold sums over a vocabulary, a batch or a
@@ -25,10 +25,13 @@ def in_float32(function: Callable[P, R]) -> Callable[P, R]:
     Args:
         function: of arrays and of pytrees of arrays (a distribution, say). Arrays of 16 bits are
             widened before the call. A pytree is left to the function, but counts for the dtype.
+
+    Returns:
+        A function of the same arguments.
     """
 
     @functools.wraps(function)
-    def wide(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wide(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         given = [x for x in jax.tree.leaves((args, kwargs)) if float_bits(x) < 128]
         dtype = jnp.result_type(*given) if given else jnp.dtype(jnp.float32)
         args, kwargs = map(widen, args), {k: widen(x) for k, x in kwargs.items()}  # type: ignore[assignment]
@@ -41,12 +44,12 @@ def in_float32(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def widen(x: Any) -> Any:
-    """An array of 16 bits in float32; everything else as it is."""
+    """``x`` in float32 if it is an array of 16 bits -> an array; everything else as it is."""
     return x.astype(jnp.float32) if float_bits(x) < 32 else x
 
 
 def float_bits(x: Any) -> int:
-    """Of the entries of an array of real floats; 128 for everything else."""
+    """The bits of an entry of ``x``, an array of real floats; 128 for everything else."""
     is_array = isinstance(x, jax.Array | np.ndarray | np.generic)  # a distribution has a dtype, too
     return jnp.finfo(x.dtype).bits if is_array and jnp.issubdtype(x.dtype, jnp.floating) else 128
 
