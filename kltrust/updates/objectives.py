@@ -35,10 +35,13 @@ def reverse_kl(old: Distribution, new: Distribution) -> Array:
 def surrogate(
     policy: Policy, params: Params, batch: PolicyBatch, entropy_coef: Number
 ) -> tuple[Array, Distribution]:
-    """The objective to be maximised, mean r A + entropy_coef * mean entropy: [].
+    """The objective to be maximised, mean r A + entropy_coef * mean entropy.
 
-    With it comes the distribution of ``policy`` with ``params`` at the states of ``batch``. The
-    weight ``entropy_coef`` [] is at least 0.
+    ``policy`` and ``params`` give the new distribution at the states of ``batch``;
+    ``entropy_coef`` [] is at least 0.
+
+    Returns:
+        (objective [], the new distribution).
     """
     new = policy(params, batch.obs)
     losses = surrogate_loss(log_ratio(new, batch), known_advantage(batch))
@@ -50,8 +53,8 @@ def clipped_loss(
 ) -> Callable[[Params, PolicyBatch], Array]:
     """``loss(params, batch) -> []``: mean clipped surrogate - entropy_coef * mean entropy.
 
-    The half-width ``clip_eps`` of the interval of ratios and ``entropy_coef``, at least 0, are [].
-    The loss of ``policy`` is for `minibatch_epochs`.
+    It is what `minibatch_epochs` takes. ``policy`` is differentiated through its parameters;
+    ``clip_eps`` [] is the half-width of the interval of ratios; ``entropy_coef`` [] is at least 0.
     """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
@@ -67,8 +70,8 @@ def penalised_loss(
 ) -> Callable[[Params, PolicyBatch], Array]:
     """``loss(params, batch) -> []``: mean(-r A + beta divergence) - entropy_coef * mean entropy.
 
-    ``divergence`` is of old and new, per state, and ``beta`` [] its weight; the others are
-    as in `clipped_loss`.
+    ``divergence(old, new)`` is per state and ``beta`` [] is its weight; ``policy`` and
+    ``entropy_coef`` are as in `clipped_loss`.
     """
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
