@@ -9,7 +9,7 @@ import pytest
 from toys import arrays
 
 from kltrust import algorithms, value_regression
-from kltrust.audit import _request, audit_update, normalizer_kl
+from kltrust.audit import _iteration, audit_update, normalizer_kl
 from kltrust.divergences import kl_divergence
 from kltrust.environments import make
 from kltrust.learner import flatten, make_batch, make_learner, policy_of
@@ -114,7 +114,7 @@ def test_every_part_is_what_it_says(env_name, algorithm, audit, compile_fast):
         close(got.update.effective_sample_size, update.effective_sample_size)
         close(1 - got.update.inside, metrics.clip_fraction[i], atol=1e-6)
         # Fresh states: those of the new policy, from where the training goes on.
-        key = jax.random.split(jax.random.fold_in(old.key, _request._AUDIT))[0]
+        key = jax.random.split(jax.random.fold_in(old.key, _iteration._AUDIT))[0]
         fresh = play(new._replace(normalizer=old.normalizer), key)
         obs = normalize(old.normalizer, flatten(fresh.obs))
         kl = kl_divergence(*(agent.policy(s.policy_params, obs) for s in (old, new)))

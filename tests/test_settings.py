@@ -275,7 +275,6 @@ def test_help_lists_the_settings():
 # --- the registry ---------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("own_algorithms")
 def test_a_class_of_ones_own():
     @algorithms.algorithm("mine")
     class Mine(Duck):
@@ -289,7 +288,6 @@ def test_a_class_of_ones_own():
         Experiment.from_dict({"algorithm": "mine", "env": "x", "update": {"step": -0.5}})
 
 
-@pytest.mark.usefixtures("own_algorithms")
 @pytest.mark.parametrize("result", [PAIR, Duck()], ids=["pair", "object"])
 def test_a_function_of_ones_own(result):
     seen = []
@@ -325,7 +323,6 @@ class Still:
         return ()
 
 
-@pytest.mark.usefixtures("own_algorithms")
 @pytest.mark.parametrize(
     ("name", "declaration", "error", "message"),
     [
