@@ -144,8 +144,8 @@ def said_in_loops(program):
 
 
 def test_a_fisher_product_is_one_sum_over_devices(on_four_devices):
-    # Conjugate gradients, the line search (surrogate, KL; no entropy, whose weight is 0), the critic's minibatches; and
-    # no word in the rollout's loop, nor in that of the advantages.
+    # Conjugate gradients, the line search (surrogate and KL; no entropy, whose weight is 0), the
+    # critic's minibatches; and no word in the rollout's loop, nor in that of the advantages.
     assert said_in_loops(on_four_devices["trpo"]["program"]) == [
         [("all-reduce", [1, 1])],
         [("all-reduce", sorted(VALUE))],
