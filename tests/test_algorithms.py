@@ -322,7 +322,8 @@ def test_rows_of_weight_zero_are_rows_dropped(name, x64):
     a = run(name, policy, with_garbage, static=static)
     b = run(name, policy, without, static=static)
     chex.assert_tree_all_finite(a)
-    chex.assert_trees_all_close(a[0], b[0], atol=1e-11)
+    # Rounding decides at which iteration conjugate gradients meet their tolerance of 1e-5.
+    chex.assert_trees_all_close(a[0], b[0], atol=1e-6 if name in NATURAL else 1e-11)
     # And what is left counts by its weight.
     kept = with_garbage.batch.weight > 0
     batch = with_garbage.batch._replace(weight=jnp.where(kept, jnp.linspace(1, 2, NUM_ROWS), 0))
@@ -805,7 +806,7 @@ def test_the_scale_of_the_advantages_drops_out_of_trpo(policy, x64):
     base = run("trpo", policy, c)[0]
     for factor in (1e-4, 1e4):
         scaled = Case(c.params, c.batch._replace(advantage=factor * c.batch.advantage))
-        chex.assert_trees_all_close(run("trpo", policy, scaled)[0], base, atol=1e-12)
+        chex.assert_trees_all_close(run("trpo", policy, scaled)[0], base, atol=1e-6)
         # Control: not with an entropy term.
         with_entropy = [run("trpo", policy, x, entropy_coef=0.1)[0] for x in (c, scaled)]
         assert max_difference(*with_entropy) > 1e-4
