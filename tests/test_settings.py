@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import known_envs
 import numpy as np
-import optax
 import pytest
 
-from kltrust import algorithms, ppo_clip, trpo, value_regression
-from kltrust.experiments.config import presets
+from kltrust import algorithms, trpo, value_regression
 from kltrust.experiments.config.experiment import BudgetSettings, Experiment
 from kltrust.learner import LearnerSettings, make_learner
 from kltrust.networks import actor_critic
@@ -255,6 +253,7 @@ def test_what_is_no_critic_likewise(critic, message):
         ({"activation": "tan"}, "unknown activation 'tan': did you mean tanh"),
         ({"activation": jnp.tanh}, "activation must be a text"),
         ({"hidden": (), "cell": "gru"}, "hidden must hold at least one width"),
+        ({"cell": "lstm"}, "unknown cell 'lstm'"),
     ],
 )
 def test_the_networks_door(changes, message):
@@ -364,84 +363,3 @@ def test_what_annealing_shrinks():
     for name, shrunk in expected.items():
         fields = dataclasses.fields(algorithms.find_algorithm(name))
         assert {f.name: declared(f).anneal for f in fields if declared(f).anneal} == shrunk
-
-
-# --- experiments ----------------------------------------------------------------------------------
-
-
-def example(**changes):
-    return Experiment("Pendulum-v1", ppo_clip(clip_eps=0.3), **changes)
-
-
-def test_round_trip_keeps_infinities_and_tuples():
-    before = example(
-        network=NetworkSettings(hidden=(8, 8, 8)),
-        critic=value_regression(optimizer="adamw(weight_decay=0.1)"),
-        env_params={"g": 9.81, "max_steps_in_episode": 50},
-    )
-    after = Experiment.from_dict(before.to_dict())
-    assert after == before
-    assert math.isinf(after.update.max_kl)
-    assert after.digest() == before.digest()
-    assert after.digest() != example().digest()
-    with pytest.raises(ValueError, match="can't be written to a file"):
-        example(critic=value_regression(optimizer=lambda rate: optax.sgd(rate))).to_dict()
-
-
-def test_an_experiment_is_a_pytree():
-    """Floats are leaves, those of the environment and of the optimiser among them."""
-    before = example(env_params={"g": 9.81})
-    more = jax.tree.map(lambda x: 2 * x, before)
-    assert more.env_params == {"g": 19.62}
-    assert more.update.optimizer.settings == {"eps": 2e-5}
-    assert (more.update.num_epochs, more.learner.num_envs) == (10, 8)
-    assert jax.tree.structure(more) == jax.tree.structure(before)
-    assert jax.tree.structure(example()) != jax.tree.structure(before)
-
-
-def test_only_whole_iterations_are_paid_for():
-    assert example().num_iterations == 100_000 // (8 * 256)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"algorithm": "trop"}, "did you mean trpo"),
-        ({"update": {"clip_epz": 0.1}}, r"in \[update\] 'clip_epz': did you mean clip_eps"),
-        ({"update": {"num_epochs": 2.5}}, "update.num_epochs must be a whole number"),
-        ({"update": {"optimizer": "adamm"}}, "did you mean adam"),
-        ({"learner": {"normalize_rewards": 1}}, "normalize_rewards must be True or False"),
-        ({"network": {"hidden": 64}}, "network.hidden must be a list or a tuple"),
-        ({"budget": {"steps": 1}}, "did you mean total_steps"),
-        ({"critics": {}}, "unknown section 'critics': did you mean critic"),
-    ],
-)
-def test_bad_plain_data_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        Experiment.from_dict({**example().to_dict(), **change})
-
-
-def test_presets_are_valid_and_listed():
-    from kltrust.experiments.engine.program import check_values
-
-    for algorithm, env in presets.available():
-        experiment = presets.preset(algorithm, env)
-        assert experiment != presets.preset(algorithm, env, "none")
-        check_values(experiment)
-
-
-def test_a_preset_of_ones_own(tmp_path):
-    file = tmp_path / "mine.toml"
-    file.write_text("[update]\nmax_kl = 0.5\n[learner]\nnum_envs = 3\n")
-    experiment = presets.preset("trpo", "CartPole-v1", file)
-    assert experiment.update.max_kl == 0.5
-    assert experiment.learner.num_envs == 3
-    for text, message in (
-        ("[updates]\nmax_kl = 0.5\n", "unknown section 'updates'"),
-        ("max_kl 0.5", "not TOML"),
-    ):
-        file.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            presets.preset("trpo", "CartPole-v1", file)
-    with pytest.raises(ValueError, match="can't read"):
-        presets.preset("trpo", "CartPole-v1", tmp_path / "absent.toml")
