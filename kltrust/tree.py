@@ -32,26 +32,26 @@ def in_float32(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def wide(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        given = [x for x in jax.tree.leaves((args, kwargs)) if float_bits(x) < 128]
+        given = [x for x in jax.tree.leaves((args, kwargs)) if is_float(x)]
         dtype = jnp.result_type(*given) if given else jnp.dtype(jnp.float32)
         args, kwargs = map(widen, args), {k: widen(x) for k, x in kwargs.items()}  # type: ignore[assignment]
         result = function(*args, **kwargs)
         if jnp.finfo(dtype).bits >= 32:
             return result
-        return jax.tree.map(lambda x: x.astype(dtype) if float_bits(x) < 128 else x, result)
+        return jax.tree.map(lambda x: x.astype(dtype) if is_float(x) else x, result)
 
     return wide
 
 
 def widen(x: Any) -> Any:
     """``x`` in float32 if it is an array of 16 bits -> an array; everything else as it is."""
-    return x.astype(jnp.float32) if float_bits(x) < 32 else x
+    return x.astype(jnp.float32) if is_float(x) and jnp.finfo(x.dtype).bits < 32 else x
 
 
-def float_bits(x: Any) -> int:
-    """The bits of an entry of ``x``, an array of real floats; 128 for everything else."""
+def is_float(x: Any) -> bool:
+    """Whether ``x`` is an array of real floats -> bool."""
     is_array = isinstance(x, jax.Array | np.ndarray | np.generic)  # a distribution has a dtype, too
-    return jnp.finfo(x.dtype).bits if is_array and jnp.issubdtype(x.dtype, jnp.floating) else 128
+    return is_array and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def floats(*arrays: Any) -> tuple[Array, ...]:

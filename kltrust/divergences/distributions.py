@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.numerics import kl_terms, log_series, phi_series, rows, safe_log
 from kltrust.lazy import distrax
 from kltrust.lowering import choose
-from kltrust.tree import float_bits, floats, in_float32, widen
+from kltrust.tree import floats, in_float32, widen
 from kltrust.types import Array, Distribution, Number, PyTree
 
 
@@ -176,9 +177,9 @@ def _categorical_log_probs(dist: distrax.Categorical) -> Array:
 
 def _widened(dist: Any) -> Any:
     """The distribution with leaves of float32 at least; itself if it has them."""
-    if min(map(float_bits, jax.tree.leaves(dist)), default=32) >= 32:
-        return dist
-    return jax.tree.map(widen, dist)
+    leaves, structure = jax.tree.flatten(dist)
+    wide = [widen(x) for x in leaves]
+    return dist if all(map(operator.is_, leaves, wide)) else jax.tree.unflatten(structure, wide)
 
 
 def _bernoulli_kl(old: distrax.Bernoulli, new: distrax.Bernoulli) -> Array:

@@ -98,7 +98,7 @@ def _less_entropy(
                 "actions in the environment"
             ) from error
         # A coefficient that is only known at run time: NaN, in the gradient too, unless it is 0.
-        leaves = [x for x in jax.tree.leaves(new) if tree.float_bits(x) < 128]
+        leaves = [x for x in jax.tree.leaves(new) if tree.is_float(x)]
         return loss + jnp.where(entropy_coef == 0, 0, jnp.nan) * jnp.sum(leaves[0])
     return loss - tree.weighted(entropy_coef, entropy)
 
