@@ -1,5 +1,6 @@
 """What a report is made from: the runs of some folders, named so that no two are mistaken."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,11 @@ class Study:
 
     def setting(self, run: int) -> Setting:
         """The setting of a run."""
-        return self.runs.set_index("run").setting[run]
+        return self._settings[run]
+
+    @functools.cached_property
+    def _settings(self) -> dict[int, Setting]:
+        return dict(zip(self.runs.run, self.runs.setting, strict=True))
 
 
 def gather(paths: Sequence[str | Path]) -> Study:
@@ -71,21 +76,28 @@ def gather(paths: Sequence[str | Path]) -> Study:
     """
     if len({Path(p).absolute() for p in paths}) != len(paths):
         raise ValueError("a folder is given twice: its runs would count double")
-    loaded = results.load(*paths)
+    if not paths:
+        raise ValueError("a report takes the folder of a sweep or of a training, or several")
+    records = [Record(path) for path in paths]
+    folders = [(record, *parts_of(record)) for record in records]
+    loaded = results.of_folders(folders)
     if loaded.evaluations.empty:
         raise ValueError(
             f"no run in {', '.join(map(str, paths))} was evaluated yet: let it run up to its first "
             "evaluation, or go on with it by --resume"
         )
-    records = [Record(path) for path in paths]
     names = [record.path.name for record in records]
     names = [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
-    sources = tuple(Source(n, r, *parts_of(r)) for n, r in zip(names, records, strict=True))
+    sources = tuple(Source(n, *folder) for n, folder in zip(names, folders, strict=True))
     runs = _named(_described(loaded.runs, sources), sources)
-    ends = runs.set_index("run")[["method", "label", "env", "seconds", "iterations"]]
-    metrics = loaded.metrics.join(ends[["method", "label", "env"]], on="run")
-    evaluations = loaded.evaluations.join(ends, on="run")
-    evaluations["seconds"] *= evaluations.iteration / evaluations.pop("iterations")
+    of = runs.set_index("run")
+    # The label that is unique here, and the method.
+    metrics, evaluations = (
+        frame.assign(**{name: frame.run.map(of[name]) for name in ("label", "method")})
+        for frame in (loaded.metrics, loaded.evaluations)
+    )
+    share = evaluations.iteration / evaluations.run.map(of.iterations)
+    evaluations["seconds"] = evaluations.run.map(of.seconds) * share
     evaluations["mean_return"], imputed = _imputed(evaluations)
     runs["score"] = runs.run.map(evaluations.groupby("run").mean_return.last())
     notes = (*_unfinished(runs, sources), *_broken(runs), *imputed)
