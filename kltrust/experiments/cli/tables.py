@@ -7,6 +7,7 @@ import time
 import jax
 from rich.table import Column, Table
 
+from kltrust.experiments.config.fairness import differences, grouped, sentences, shared
 from kltrust.experiments.engine.memory import estimate_memory
 from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
@@ -62,6 +63,12 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
         f"{where}; memory is per device, {counted}. {total:,} environment steps: {basis}."
     )
     return table
+
+
+def fairness_notes(plan: Plan) -> list[str]:
+    """In what methods differ beside the algorithm."""
+    of_settings = ((s.experiment.env, s.method, shared(s.experiment)) for s in plan.settings)
+    return [f"note: {text}" for text in grouped(sentences(differences(of_settings)))]
 
 
 def status_table(record: Record) -> Table:

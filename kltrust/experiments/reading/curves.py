@@ -35,7 +35,9 @@ def learning_curves(
     import pandas as pd
 
     found = []
-    for names, rows in evaluations.groupby(list(by), sort=False):
+    # A setting that an algorithm does not have is a group of its own.
+    groups = evaluations.groupby(list(by), sort=False, dropna=False) if len(evaluations) else ()
+    for names, rows in groups:
         steps, grid = _grid(rows, column)
         if len(steps):
             mean, low, high = intervals(grid, lambda x: x.mean(axis=-2), resamples=resamples)

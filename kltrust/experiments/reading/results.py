@@ -11,6 +11,7 @@ import numpy as np
 from kltrust.checks import unknown
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.run import iterations_done, parts_of
+from kltrust.experiments.reading.curves import learning_curves
 from kltrust.experiments.store.record import Record
 from kltrust.lazy import require_sweeps
 
@@ -112,6 +113,36 @@ class Results:
                 )
             found[str(label)] = grid["value"][self.tasks].to_numpy(np.float64)
         return found
+
+    def learning_curves(
+        self, by: str | Sequence[str] = "label", *, column: str = "mean_return"
+    ) -> pd.DataFrame:
+        """The mean over runs at every evaluation, with its 95 % interval, to draw or to compare.
+
+        Args:
+            by: what the runs of one curve have in common beside the environment: a column of
+                `runs`, or several, as in ``by=["algorithm", "update.max_kl"]``.
+            column: of the evaluations: mean_return (by the mode) or sampled_mean_return.
+
+        Returns:
+            A row for each point: env, ``by``, env_steps, runs (how many), mean, low and high (of
+            the percentile bootstrap over runs). Points that a run of a curve lacks are left out.
+
+        Raises:
+            ValueError: on a column that is not there; names the nearest.
+        """
+        keys = list(dict.fromkeys(["env", *([by] if isinstance(by, str) else by)]))
+        for name in keys:
+            if name not in self.runs:
+                raise ValueError(unknown("column of the runs", name, list(self.runs)))
+        if len(self.evaluations) and column not in self.evaluations:
+            raise ValueError(
+                unknown("column of the evaluations", column, list(self.evaluations.columns))
+            )
+        of = self.runs.set_index("run")
+        rows = self.evaluations
+        rows = rows.assign(**{name: rows.run.map(of[name]) for name in keys}) if len(rows) else rows
+        return learning_curves(rows, keys, column=column)
 
     @property
     def tasks(self) -> list[str]:

@@ -2,17 +2,19 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from kltrust.experiments.config.fairness import Difference, differences, sentences, shared
 from kltrust.experiments.config.spec import Setting
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.run import parts_of
 from kltrust.experiments.reading import results
+from kltrust.experiments.report._page import listed
 from kltrust.experiments.store.record import Record
 
 
@@ -35,6 +37,7 @@ class Study:
     ``runs`` has in addition the setting, the method (the label without its swept values), planned
     iterations, environment steps, seconds of training and the source (an index). ``metrics`` and
     ``evaluations`` have label, method and env of the run, evaluations the seconds up to each.
+    ``unequal`` says of an environment in what its methods differ beside the algorithm.
     """
 
     sources: tuple[Source, ...]
@@ -42,6 +45,7 @@ class Study:
     metrics: pd.DataFrame
     evaluations: pd.DataFrame
     notes: tuple[str, ...]
+    unequal: dict[str, str] = field(default_factory=dict)
 
     @property
     def envs(self) -> list[str]:
@@ -101,7 +105,7 @@ def gather(paths: Sequence[str | Path]) -> Study:
     evaluations["mean_return"], imputed = _imputed(evaluations)
     runs["score"] = runs.run.map(evaluations.groupby("run").mean_return.last())
     notes = (*_unfinished(runs, sources), *_broken(runs), *imputed)
-    return Study(sources, runs, metrics, evaluations, notes)
+    return Study(sources, runs, metrics, evaluations, notes, sentences(_unequal(runs)))
 
 
 def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
@@ -120,8 +124,7 @@ def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
     runs = runs.join(pd.concat(known, ignore_index=True), on="run")
     experiments = [setting.experiment for setting in runs.setting]
     return runs.assign(
-        # Without what `spec_entry` appends to a label for the swept values: one word for each.
-        method=[s.label.rsplit(" ", len(s.swept))[0] for s in runs.setting],
+        method=[setting.method for setting in runs.setting],
         planned=[experiment.num_iterations for experiment in experiments],
         steps=runs.iterations * [experiment.batch_size for experiment in experiments],
     )
@@ -140,6 +143,15 @@ def _named(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
     for name in ("method", "label"):
         runs[name] = runs[name].where(~clashing, prefix + runs[name])
     return runs
+
+
+def _unequal(runs: pd.DataFrame) -> list[Difference]:
+    """Settings, and steps and seeds as far as they were run."""
+    parts = []
+    for (env, _), rows in runs[runs.iterations > 0].groupby(["env", "label"], sort=False):
+        ran = {"environment steps": f"{rows.steps.min():,}", "seeds": listed(sorted(rows.seed))}
+        parts.append((env, rows.method.iloc[0], shared(rows.setting.iloc[0].experiment) | ran))
+    return differences(parts)
 
 
 def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
