@@ -111,7 +111,10 @@ def repeat(study: Study, specifications: dict[str, str], presets: pd.DataFrame) 
         "score": presets.shown,
         "file": paths,
     }
-    caption = "Presets, chosen by the mean score on these very seeds."
+    caption = (
+        "Presets, chosen by the mean score on these very seeds; of equal ones, by the mean over "
+        "all evaluations. `kltrust evaluate`, `play` and `numpy_policy` choose alike."
+    )
     blocks += [
         "The best setting of each algorithm on each environment is a preset; new seeds say what it "
         "is worth:",

@@ -119,7 +119,7 @@ def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
     said = []
     for env, rows in scores.groupby("env", sort=False):
         best, others = rows.iloc[0], rows[rows.method != rows.method.iloc[0]]
-        ties = list(rows.label[rows["mean"] == best["mean"]])
+        ties = list(rows.label[rows.score == best.score])
         line = f"{best.label} has the highest mean, {best.shown}"
         if not ties:
             line = "no run has a score that is a number"
@@ -127,6 +127,9 @@ def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
             more = f" and {len(ties) - 3} more" if len(ties) > 3 else ""
             line = f"{len(ties)} settings share the highest mean, {best.shown}: "
             line += ", ".join(ties[:3]) + more
+            alike = (rows.through[rows.score == best.score] == best.through).sum() > 1
+            how = "the first of the best" if alike else "which got there first"
+            line += f"; where one is needed it is {best.label}, {how}"
         elif len(others):
             second = others.iloc[0]
             line += f"; the best of another method is {second.label}, {second.shown}"
