@@ -58,7 +58,7 @@ def quantiles(
 
     def refine(step: Array, found: Array) -> Array:
         """Sets the next bit where less than the target lies below the value that it makes."""
-        bit = one << (num_bits - 1 - step).astype(order.dtype)
+        bit = one << jnp.asarray(num_bits - 1 - step, order.dtype)
         return jnp.where(mass_below(found | bit) < target, found | bit, found)
 
     found = jax.lax.fori_loop(0, num_bits, refine, jnp.zeros(len(levels), order.dtype))
