@@ -18,7 +18,8 @@ Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
 """Arrays in nested tuples, dicts, and whatever else JAX knows the leaves of."""
 Params: TypeAlias = Any
-"""Parameters: a pytree of float arrays."""
+"""Parameters: a pytree of arrays. Its float leaves are trained; others are constants, which no
+update moves and no gradient is taken of."""
 Number: TypeAlias = float | int | jax.Array
 """A setting. It may be a tracer, so that one compilation serves every value of it."""
 Render: TypeAlias = Callable[[Sequence[PyTree]], Iterator[np.ndarray]]

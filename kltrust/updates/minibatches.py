@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.checks import check_minibatches
 from kltrust.lowering import permutation
 from kltrust.types import Array, PyTree, Sequences
@@ -45,7 +45,7 @@ def minibatch_epoch(
         return carry, jax.tree.map(lambda x: x[None], out)
     if num_blocks == 1:
         order = permutation(key, size).reshape(num_minibatches, -1)
-        return jax.lax.scan(lambda c, index: step(c, tree.take(data, index)), carry, order)
+        return loops.scan(lambda c, index: step(c, tree.take(data, index)), carry, order)
 
     blocks = jax.tree.map(lambda x: x.reshape(num_blocks, size // num_blocks, *x.shape[1:]), data)
     keys = jax.random.split(key, num_blocks)
@@ -58,7 +58,7 @@ def minibatch_epoch(
         rows = jax.tree.map(lambda x: x.reshape(index.size, *x.shape[2:]), parts)
         return step(carry, rows)
 
-    return jax.lax.scan(of_blocks, carry, orders)
+    return loops.scan(of_blocks, carry, orders)
 
 
 def _has_sequences(data: PyTree) -> bool:
