@@ -31,7 +31,7 @@ class Distribution(Protocol):
     """What the core asks of a policy's distribution: a distrax distribution has all of it.
 
     A distribution over actions is a pytree whose every leaf has the full leading shape ``*E``:
-    minibatches index the leaves.
+    minibatches index the leaves. (Those of multivariate normals have not: `updates.rows`.)
     """
 
     def log_prob(self, value: Any, /) -> Array:
