@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -156,6 +157,14 @@ def over(x: Array, y: Array) -> Array:
     return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
 
 
+def not_measured() -> float:
+    """The number that stands for a measurement that was not made: NaN.
+
+    Infinity under ``jax_debug_nans``, which takes every NaN for a mistake.
+    """
+    return math.inf if jax.config.jax_debug_nans else math.nan
+
+
 def leading_size(x: PyTree) -> int:
     """The size of the leading axis that all leaves of ``x`` share.
 
@@ -164,7 +173,10 @@ def leading_size(x: PyTree) -> int:
     """
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or None in sizes:
-        raise ValueError(f"leaves must share one leading axis, got sizes {sorted(map(str, sizes))}")
+        raise ValueError(
+            f"leaves must share one leading axis, got sizes {sorted(map(str, sizes))} (a "
+            "distribution's, too: broadcast what does not depend on the state)"
+        )
     return jax.tree.leaves(x)[0].shape[0]
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from kltrust import loops
 from kltrust.solvers import conjugate_gradient
-from kltrust.tree import dot, norm, over
+from kltrust.tree import dot, norm, not_measured, over
 from kltrust.types import Array, Number
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -143,7 +143,7 @@ def effective_dimension(
     values, residuals = jax.lax.map(probe, jax.random.split(key, num_probes))
     standard_error = jnp.std(values, ddof=1) / num_probes**0.5
     known = jnp.asarray(damping) > 0
-    value, error = (jnp.where(known, x, jnp.nan) for x in (jnp.mean(values), standard_error))
+    value, error = (jnp.where(known, x, not_measured()) for x in (jnp.mean(values), standard_error))
     return EffectiveDimension(value, error, jnp.max(residuals))
 
 

@@ -109,7 +109,7 @@ def minibatch_epochs(
             return after, (along, measured(proposal[0], batch))
 
         def stay(carry: tuple) -> tuple:
-            unknown = jnp.full(num_minibatches + 1, jnp.nan, dtype)
+            unknown = jnp.full(num_minibatches + 1, tree.not_measured(), dtype)
             return carry, (unknown[1:], unknown[0]) if recording else (None, None)
 
         return loops.cond(carry[-1], stay, advance, carry)

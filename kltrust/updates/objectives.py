@@ -121,4 +121,4 @@ def mean_entropy(distribution: Distribution, weight: Array | None) -> Array:
     try:
         return tree.weighted_mean(distribution_entropy(distribution), weight)
     except NotImplementedError:
-        return jnp.full((), jnp.nan)
+        return jnp.full((), tree.not_measured())
