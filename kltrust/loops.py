@@ -99,7 +99,8 @@ def _checked() -> bool:
 
 def _varying_as(x: PyTree, like: PyTree) -> PyTree:
     """``x``, varying over the axes that ``like`` varies over, too."""
-    if jax.tree.structure(x) != jax.tree.structure(like):
+    structures: list[Any] = [jax.tree.structure(x), jax.tree.structure(like)]
+    if structures[0] != structures[1]:
         return x  # JAX's own error says how they differ
 
     def one(leaf: Any, other: Any) -> Any:

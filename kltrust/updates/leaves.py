@@ -11,7 +11,7 @@ import jax
 from kltrust.fisher import _is_float, _with_floats
 from kltrust.types import Params, PyTree
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=Any)
 
 
 def moves_floats(cls: T) -> T:

@@ -40,12 +40,10 @@ def from_rows(rows: PyTree) -> PyTree:
 
 
 def _apart(x: Any) -> Any:
-    kind = type(x)
-    if fields := _FIELDS.get(
-        kind.__name__ if kind is getattr(distrax, kind.__name__, None) else ""
-    ):
-        make = partial(kind, is_lower=x.is_lower) if fields[-1] == "scale_tri" else kind
-        return Partial(make, *(getattr(x, field) for field in fields))
+    kind, name = type(x), type(x).__name__
+    if name in _FIELDS and kind is getattr(distrax, name):
+        make = partial(kind, is_lower=x.is_lower) if name == "MultivariateNormalTri" else kind
+        return Partial(make, *(getattr(x, field) for field in _FIELDS[name]))
     if kind is distrax.Independent:
         inner = _apart(x.distribution)
         make = partial(kind, reinterpreted_batch_ndims=x.reinterpreted_batch_ndims)
