@@ -68,7 +68,7 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
 
 
 def free(folder: Path) -> Path:
-    """The folder if it is new or empty, else the first free one of ``folder-2``, ``folder-3`` ..."""
+    """The folder if it is new or empty, else the first free one of ``folder-2``, ``folder-3``."""
     chosen, number = folder, 2
     while chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
         chosen, number = folder.with_name(f"{folder.name}-{number}"), number + 1

@@ -142,8 +142,8 @@ class Entry:
                 for key, value in values.items():
                     at = (*start, section, key)
                     is_of_others = section == "update" and key not in data[section]
-                    if is_of_others and (error := self._lacks(algorithm, key, at)):
-                        raise error
+                    if is_of_others and (lacking := self._lacks(algorithm, key, at)):
+                        raise lacking
                     give(f"{section}.{key}", value, at)
         for name, (value, place) in point.items():
             section, key = name.split(".", 1)
