@@ -53,6 +53,20 @@ def check_count(**settings: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
+def typed_key(key: Any) -> Any:
+    """``key`` as a typed key: one of `jax.random.PRNGKey` is made one with the same data.
+
+    Raises:
+        TypeError: if it is no key.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype == np.uint32 and np.ndim(key):
+        return jax.random.wrap_key_data(key)
+    raise TypeError(f"a key is one of jax.random.key, as in jax.random.key(0); got {key!r}")
+
+
 def check_order(**bounds: Any) -> None:
     """Refuses two known bounds, given as low = ..., high = ..., of which the first is larger."""
     (low_name, low), (high_name, high) = bounds.items()

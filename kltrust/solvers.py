@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.checks import check, require
 from kltrust.types import Array, Number, Params, PyTree
 
@@ -79,7 +79,7 @@ def conjugate_gradient(
 
     zero = jax.tree.map(jnp.zeros_like, b)
     start = _CGState(jnp.zeros((), jnp.int32), jnp.asarray(True), zero, b, b, tree.dot(b, b))
-    end = jax.lax.while_loop(unfinished, iterate, start)
+    end = loops.while_loop(unfinished, iterate, start)
     residual = jnp.sqrt(end.rr)
     return tree.scale(unit, end.x), (unit * residual).astype(residual.dtype)
 
@@ -189,7 +189,7 @@ def backtracking_line_search(
     scale = jnp.ones((), jnp.result_type(shrink, float))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, scale)[2])
     start = (jnp.zeros((), jnp.int32), scale, params, jnp.asarray(False), nothing)
-    tried, _, candidate, accepted, aux = jax.lax.while_loop(unfinished, backtrack, start)
+    tried, _, candidate, accepted, aux = loops.while_loop(unfinished, backtrack, start)
     return LineSearchResult(tree.where(accepted, candidate, params), accepted, tried - 1, aux)
 
 

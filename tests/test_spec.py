@@ -254,6 +254,17 @@ def test_a_file_that_is_none(tmp_path):
     (tmp_path / "half.toml").write_text("[sweep]\nname = a b\n")
     with pytest.raises(ValueError, match=r"half\.toml:2: not TOML"):
         spec.load(tmp_path / "half.toml")
+    (tmp_path / "latin.toml").write_text("[sweep]\nname = 'Schlüssel'\n", "latin-1")
+    with pytest.raises(ValueError, match=r"latin\.toml is not UTF-8"):
+        spec.load(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_part_of_a_specification(tmp_path, encoding):
+    text = TOY.replace('"toy"', '"Schlüssel"') + '[[experiments]]\nalgorithms = "trpo"'
+    path = tmp_path / "marked.toml"
+    path.write_text(text, encoding)
+    assert spec.load(path) == spec.parse(text, str(path))
 
 
 def test_lines_of_keys_within_multi_line_values():

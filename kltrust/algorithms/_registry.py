@@ -10,6 +10,7 @@ from typing import Any, TypeVar, dataclass_transform
 from kltrust.checks import unknown
 from kltrust.settings import settings
 from kltrust.types import Params, Policy, PolicyBatch, PolicyUpdate, PyTree, UpdatePair
+from kltrust.updates import moves_floats
 
 T = TypeVar("T")
 
@@ -30,7 +31,8 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
             def init(self, params): ...
             def update(self, policy, params, state, batch, key): ...
 
-    The ``name`` is that on the command line: letters, digits and underscores.
+    The ``name`` is that on the command line: letters, digits and underscores. The methods see the
+    float leaves of the parameters alone; other leaves are constants (`updates.moves_floats`).
 
     Returns:
         The decorator, which returns the declared class.
@@ -45,7 +47,7 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
         lacking = [n for n in ("init", "update") if not callable(getattr(cls, n, None))]
         if lacking:
             raise TypeError(f"{cls.__name__} needs {' and '.join(lacking)}: see PolicyUpdate")
-        made = settings(cls)
+        made = moves_floats(settings(cls))
         made.name = name  # type: ignore[attr-defined]
         _declared[name] = made
         return made

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.advantages import gae, standardize
 from kltrust.audit import Reference, audit_by_default, audit_on_request, measure_update
-from kltrust.checks import check, check_minibatches
+from kltrust.checks import check, check_minibatches, typed_key
 from kltrust.critic import ValueRegression, measure_critic
 from kltrust.learner._parts import Schedule, resolver
 from kltrust.learner._settings import LearnerSettings
@@ -98,7 +99,7 @@ def make_learner(
 
     def init(key: Array) -> LearnerState:
         algorithm, learned_critic = resolve(0)
-        params_key, env_key, key = jax.random.split(key, 3)
+        params_key, env_key, key = jax.random.split(typed_key(key), 3)
         policy_params, value_params = agent.init(params_key)
         env_state, obs = reset_batch(env, env_key, num_envs)
         one_obs = jax.tree.map(lambda x: x[0], obs)
@@ -236,12 +237,13 @@ def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[Lea
 
     It goes on from ``state``, of ``learner.init`` or an earlier `run`; num_iterations is static.
     """
-    return jax.lax.scan(lambda s, _: learner.step(s), state, length=num_iterations)
+    return loops.scan(lambda s, _: learner.step(s), state, length=num_iterations)
 
 
 def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerState, Metrics]:
     """``learner.init(key)`` and `run` -> (state, Metrics), as in `run`.
 
-    Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``, with a typed ``key``.
+    Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``. The ``key`` is typed, of
+    `jax.random.key`; one of `jax.random.PRNGKey` stands for the typed one with its data.
     """
     return run(learner, learner.init(key), num_iterations)

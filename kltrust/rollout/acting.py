@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.lazy import distrax
 from kltrust.networks.recurrent import remembering
 from kltrust.rollout.batches import episode_starts, values
@@ -154,7 +155,7 @@ def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> 
         return state._replace(**where(t < number, after, before)), None
 
     steps = jnp.arange(most - 1), jax.random.split(key, most - 1)
-    return jax.lax.scan(step, state, steps)[0]
+    return loops.scan(step, state, steps)[0]
 
 
 def sampled(distribution: Any, key: Array) -> PyTree:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted."""
     hush_cpu_loader()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # No letter in a name ends a command on a terminal that can't write it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = _take_imports(arguments)
         if not arguments or arguments[0] in ("-h", "--help", "help"):

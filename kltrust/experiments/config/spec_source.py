@@ -21,15 +21,19 @@ class Source(NamedTuple):
 
     @staticmethod
     def of_file(path: str | Path, what: str) -> Source:
-        """Reads the file of what errors call a "specification", say.
+        """Reads the file of what errors call a "specification", say: UTF-8, with or without a mark.
 
         Raises:
             ValueError: names the file.
         """
         try:
-            return Source(str(path), Path(path).read_text("utf-8"))
+            return Source(str(path), Path(path).read_text("utf-8-sig"))
         except OSError as error:
             raise ValueError(f"can't read the {what} {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"the {what} {path} is not UTF-8 ({error}): save it as such"
+            ) from error
 
     def document(self) -> dict[str, Any]:
         """All of it as plain data.
