@@ -108,6 +108,26 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that is not known, with the nearest that is."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    near = nearest(name, known)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"unknown {what} {name!r}: {hint}known are {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
+    """At most three known names that a person may have meant, the likeliest first.
+
+    Case, underscores and dashes do not matter. A name that is equal then is the only one. Else
+    names that begin with this one come first, then those that are spelled alike: ``cutoff``, from
+    0 to 1, says how much alike.
+    """
+
+    def bare(text: str) -> str:
+        return text.lower().replace("_", "").replace("-", "")
+
+    by_bare: dict[str, str] = {bare(text): text for text in known}
+    if bare(name) in by_bare:
+        return [by_bare[bare(name)]]
+    begins = [text for text in by_bare if bare(name) and text.startswith(bare(name))]
+    begins.sort(key=len)
+    alike = difflib.get_close_matches(bare(name), by_bare, n=3, cutoff=cutoff)
+    return [by_bare[text] for text in dict.fromkeys([*begins, *alike])][:3]

@@ -102,6 +102,8 @@ def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
         value = _number(value, name)
         said.check(name, value)
     elif kind is int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # 1e5, as people write large counts
         if not _is_whole(value):
             low = said.at_least if said.at_least is not None else 0
             raise ValueError(f"{name} must be a whole number of at least {low:g}, got {value!r}")

@@ -12,7 +12,7 @@ import pytest
 from toys import assert_same, parts, python
 
 import kltrust
-from kltrust.experiments.cli import main, progress
+from kltrust.experiments.cli import launch, main, progress, typed
 from kltrust.experiments.jobs.run import plan_of
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
@@ -254,6 +254,13 @@ def test_doctor(said):
     [
         ("trian", 1, "unknown command 'trian': did you mean train?"),
         ("train trop CartPole-v1", 1, "unknown algorithm 'trop': did you mean trpo?"),
+        ("train ppo CartPole-v1", 1, "did you mean ppo_clip or ppo_penalty"),
+        ("train TRPO CartPole-v1", 1, "did you mean trpo?"),
+        ("train trpo Hopper-v4", 1, "did you mean 'brax/hopper'"),
+        ("train trpo HalfCheetah", 1, "did you mean 'brax/halfcheetah'?"),
+        ("train trpo breakout", 1, "did you mean 'Breakout-MinAtar'?"),
+        ("train trpo CartPole-v1 --hidden 64,a", 2, "'a' is not a whole number"),
+        ("train trpo CartPole-v1 --total-steps 1.5", 2, "'1.5' is not a whole number"),
         ("train trpo --seeds 2", 1, "which environment?"),
         ("train --seeds 2 trpo CartPole-v1", 1, "the algorithm and the environment come first"),
         ("train trpo Cartpole-v1", 1, "did you mean 'CartPole-v1'"),
@@ -286,6 +293,32 @@ def test_errors_name_the_remedy(line, status, message, said, place):
     if status == 1:
         assert err.startswith("kltrust: error: ")
     assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("100_000", 100_000), ("1e5", 100_000), ("-3", -3), ("9" * 17, 10**17 - 1)]
+)
+def test_whole_numbers_as_people_type_them(text, number):
+    assert typed.whole(text) == number
+
+
+def test_a_second_run_has_a_folder_of_its_own(tmp_path, capsys):
+    assert launch.free(tmp_path / "run") == tmp_path / "run"
+    for name in ("run", "run-2"):
+        (tmp_path / name).mkdir()
+    assert launch.free(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run" / "run.json").touch()
+    assert launch.free(tmp_path / "run") == tmp_path / "run-2"
+    (tmp_path / "run-2" / "run.json").touch()
+    capsys.readouterr()
+    assert launch.free(tmp_path / "run") == tmp_path / "run-3"
+    assert "run is there already: this run is in" in capsys.readouterr().err
+
+
+def test_lists_and_switches_as_people_type_them():
+    assert typed.wholes(["64,64"]) == typed.wholes(["64", "64"]) == typed.wholes(["(64,", "64)"])
+    found = typed.switches(["--on", "true", "--on=False", "--as", "true", "--on", "no"], {"on"})
+    assert found == ["--on", "--no-on", "--as", "true", "--on", "no"]
 
 
 def test_debug_shows_the_traceback(monkeypatch):

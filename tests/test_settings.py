@@ -94,7 +94,7 @@ def test_what_is_printed_is_read_at_a_glance():
         ({"step": jnp.array([True])}, "step must be a number, got an array of bool"),
         ({"limit": math.nan}, "limit must be a number"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
-        ({"rounds": 2.0}, "rounds must be a whole number of at least 1, got 2.0"),
+        ({"rounds": 2.5}, "rounds must be a whole number of at least 1, got 2.5"),
         ({"rounds": True}, "rounds must be a whole number"),
         ({"rounds": 10}, "so many rounds need the switch"),
         ({"switch": 1}, "switch must be True or False, got 1"),

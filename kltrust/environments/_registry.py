@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kltrust.environments import _gymnax
 from kltrust.environments._adapters import (
     ADAPTERS,
+    MUJOCO_TASKS,
     adapted_names,
     adapted_parameters,
     installed,
     make_adapted,
     prefix_of,
 )
-from kltrust.environments._parameters import keywords, nearest, require_known
+from kltrust.environments._parameters import did_you_mean, keywords, require_known
 from kltrust.environments._wrappers import ActionBound, bound_actions
 from kltrust.types import Env, MaskedSpace, Number, Space
 
@@ -170,8 +172,10 @@ def _check_name(name: str) -> None:
     names = available()
     if name in names:
         return
+    name = str(name)
+    of_mujoco = did_you_mean(re.sub(r"-v\d+$", "", name), MUJOCO_TASKS, "brax/")
     raise ValueError(
-        f"there is no environment {name!r}: {nearest(str(name), names)}"
+        f"there is no environment {name!r}: {did_you_mean(name, names) or of_mujoco}"
         "`kltrust envs` and kltrust.environments.available() list all names; one of your own is "
         "registered first (on the command line by --import MODULE); those of other libraries have "
         f"a prefix ({', '.join(f'{prefix}/' for prefix in ADAPTERS)})"

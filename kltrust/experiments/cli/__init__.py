@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from kltrust.experiments.engine.devices import hush_cpu_loader
 from kltrust.lazy import require_sweeps
 
 # Each command is a function of its name, from its arguments to an exit status.
@@ -57,6 +58,7 @@ KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted."""
+    hush_cpu_loader()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # No letter in a name ends a command on a terminal that can't write it.

@@ -88,6 +88,10 @@ class ConsoleProgress(Progress):
             steps = f"{report.env_steps:>11,} steps"
             self._say(f"{report.iterations:>6}/{report.of}  {steps}   {text}")
 
+    def note(self, line: str) -> None:
+        """Prints a line for people."""
+        self._print(line)
+
     def end(self) -> None:
         """Leaves the terminal as it was."""
         if self._bars is not None:

@@ -44,7 +44,10 @@ class Source(NamedTuple):
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{self.name} is not TOML: {error}") from error
+            # Its message ends with "(at line 9, column 5)", or "(at end of document)".
+            at = re.search(r"at line (\d+)", str(error))
+            line = at[1] if at else len(self.text.splitlines())
+            raise ValueError(f"{self.name}:{line}: not TOML: {error}") from error
 
     def error(self, place: Place, message: str) -> ValueError:
         """``FILE:LINE: message``; without a line where there is no text."""
