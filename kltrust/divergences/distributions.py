@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.divergences.arrays import categorical_kl_from_logits
-from kltrust.divergences.numerics import kl_terms, log_series, phi_series, rows, safe_log
+from kltrust.divergences.numerics import (
+    kl_terms,
+    log_series,
+    over_scale,
+    phi_series,
+    rows,
+    safe_log,
+)
 from kltrust.lazy import distrax
 from kltrust.lowering import choose
 from kltrust.tree import floats, in_float32, widen
@@ -202,11 +209,11 @@ def _normal_kl(loc: Array, scale: Array, new_loc: Array, new_scale: Array) -> Ar
     """u^2/2 + u - log(1 + u) + ((loc - new_loc)/new_scale)^2/2, u = scale/new_scale - 1."""
     loc, new_loc = _paired(loc, new_loc)
     scale, new_scale = _paired(scale, new_scale)
-    u = (scale - new_scale) / new_scale
+    u = over_scale(scale - new_scale, new_scale)
     near = jnp.abs(u) < 0.25
     far = u - (jnp.log(scale) - jnp.log(new_scale))
     excess = jnp.where(near, log_series(jnp.where(near, u, 0)), far)
-    return excess + 0.5 * jnp.square(u) + 0.5 * jnp.square((loc - new_loc) / new_scale)
+    return excess + 0.5 * jnp.square(u) + 0.5 * jnp.square(over_scale(loc - new_loc, new_scale))
 
 
 def _wasserstein2_squared(old: Any, new: Any) -> Array:
