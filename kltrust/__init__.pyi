@@ -98,6 +98,7 @@ from kltrust.learner import (
     Learner as Learner,
     LearnerState as LearnerState,
     Metrics as Metrics,
+    check_agent as check_agent,
     evaluate as evaluate,
     make_learner as make_learner,
     policy_of as policy_of,
