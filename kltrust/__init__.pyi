@@ -8,6 +8,7 @@ from kltrust import (
     divergences as divergences,
     environments as environments,
     experiments as experiments,
+    findings as findings,
     fisher as fisher,
     learner as learner,
     losses as losses,
@@ -85,6 +86,7 @@ from kltrust.environments import (
     make as make,
     register as register,
 )
+from kltrust.findings import judge as judge, judge_update as judge_update
 from kltrust.fisher import (
     FisherOperator as FisherOperator,
     fisher_operator as fisher_operator,

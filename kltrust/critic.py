@@ -42,6 +42,7 @@ class ValueRegression:
         "The loss has no gradient further than this from the old value.",
         above=0,
         infinite=True,
+        role="value clip",
         usual="inf; 0.2 in the PPO authors' code",
     )
     max_grad_norm: Number = setting(0.5, **MAX_GRAD_NORM)

@@ -31,7 +31,8 @@ class Setting:
         usual: the usual range, and whose it is.
         role: what others may know of it: "bound" (on the mean KL of an update, nats), "set point"
             (of it), "clip" (half-width of the interval of ratios), "fisher damping",
-            "minibatches" (must divide the batch).
+            "minibatches" (must divide the batch), "floor" and "ceiling" (of what a controller
+            moves), "value clip" (of the critic's loss), "gradient bound" (on its norm).
         needs: the name of a switch of the same class without which the setting has no effect.
         anneal: the power of the remaining fraction that an annealed run multiplies it by; 0 leaves
             it alone.

@@ -1,10 +1,12 @@
 """The command line as a person meets it: help, one training of one's own, errors, interrupts."""
 
+import gc
 import io
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -12,7 +14,7 @@ import pytest
 from toys import assert_same, parts, python
 
 import kltrust
-from kltrust.experiments.cli import launch, main, progress, typed
+from kltrust.experiments.cli import interrupts, launch, main, progress, typed
 from kltrust.experiments.jobs.run import plan_of
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
@@ -225,6 +227,40 @@ def test_interrupt_from_the_keyboard(tmp_path):
     assert process.returncode == 130, err
     assert err == "kltrust: interrupted; `kltrust train --resume long` goes on\n"
     assert parts(Record(tmp_path / "long"))[0].last_chunk >= 0
+
+
+def test_an_interrupt_that_python_drops_is_sent_again():
+    dropped = []
+
+    def interrupt(phase, info):
+        if not dropped:
+            dropped.append(phase)
+            raise KeyboardInterrupt
+
+    def collect_and_go_on():
+        with interrupts.heard():
+            gc.collect()
+            dropped.append("went on")
+            time.sleep(30)
+
+    gc.callbacks.append(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            collect_and_go_on()
+    finally:
+        gc.callbacks.remove(interrupt)
+    assert dropped == ["start", "went on"]
+
+
+def test_an_interrupt_that_has_to_wait_is_answered(monkeypatch, capsys):
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.05)
+    before = signal.signal(signal.SIGINT, lambda *_: time.sleep(0.5))  # a compiler, say
+    try:
+        with interrupts.heard():
+            signal.raise_signal(signal.SIGINT)
+            assert "interrupted; it ends after" in capsys.readouterr().err
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_envs(said, monkeypatch):

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from kltrust.experiments.cli import interrupts
 from kltrust.experiments.engine.devices import hush_cpu_loader
 from kltrust.lazy import require_sweeps
 
@@ -80,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(unknown("command", command, list(COMMANDS)))
         require_sweeps("the command line")
         module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
-        return getattr(module, command)(rest)
+        with interrupts.heard():
+            return getattr(module, command)(rest)
     except KeyboardInterrupt as stop:
         print(f"kltrust: interrupted{stop}", file=sys.stderr)
         return 130
