@@ -8,6 +8,7 @@ import jax
 from rich.table import Column, Table
 
 from kltrust.experiments.cli import pace
+from kltrust.experiments.config.fairness import differences, grouped, sentences, shared
 from kltrust.experiments.engine.memory import estimate_memory
 from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
@@ -86,6 +87,12 @@ def names_of(plan: Plan) -> list[str]:
         ]
         names.append(" ".join([heads[i], *apart, f"x {len(group.runs)}"]))
     return names
+
+
+def fairness_notes(plan: Plan) -> list[str]:
+    """In what methods differ beside the algorithm."""
+    of_settings = ((s.experiment.env, s.method, shared(s.experiment)) for s in plan.settings)
+    return [f"note: {text}" for text in grouped(sentences(differences(of_settings)))]
 
 
 def status_table(record: Record) -> Table:
