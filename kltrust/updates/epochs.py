@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.settings import INF, setting, settings
 from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates.fields import (
@@ -38,7 +38,7 @@ def kl_gate(policy: Policy, max_kl: Number) -> Gate:
 
     def gate(params: Params, batch: PolicyBatch) -> Array:
         dtype = batch.advantage.dtype
-        kl = jax.lax.cond(
+        kl = loops.cond(
             jnp.isposinf(max_kl),
             lambda: jnp.zeros((), dtype),
             lambda: mean_kl(policy, params, batch).astype(dtype),
@@ -109,15 +109,15 @@ def minibatch_epochs(
             return after, (along, measured(proposal[0], batch))
 
         def stay(carry: tuple) -> tuple:
-            unknown = jnp.full(num_minibatches + 1, jnp.nan, dtype)
+            unknown = jnp.full(num_minibatches + 1, tree.not_measured(), dtype)
             return carry, (unknown[1:], unknown[0]) if recording else (None, None)
 
-        return jax.lax.cond(carry[-1], stay, advance, carry)
+        return loops.cond(carry[-1], stay, advance, carry)
 
     path: Any
     start = ((params, opt_state), jnp.int32(0), jnp.asarray(False))
     keys = jax.random.split(key, num_epochs)
-    ((params, opt_state), applied, stopped), path = jax.lax.scan(epoch, start, keys)
+    ((params, opt_state), applied, stopped), path = loops.scan(epoch, start, keys)
     extra = {"epochs_applied": applied, "kl_stopped": stopped}
     walked = KLPath(path[0].ravel(), path[1]) if recording else None
     return params, opt_state, UpdateReport(extra, walked)
