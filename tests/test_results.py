@@ -9,7 +9,7 @@ import toys
 import kltrust
 from kltrust.experiments.config import spec
 from kltrust.experiments.jobs import plan
-from kltrust.experiments.reading import frames
+from kltrust.experiments.reading import frames, results
 from kltrust.experiments.store import tables
 from kltrust.experiments.store.record import RunError
 from kltrust.settings import INF
@@ -168,6 +168,10 @@ def test_metrics_stay_in_the_folder_until_they_are_asked_for(made, monkeypatch):
     asked = []
     read = tables.read
     monkeypatch.setattr(tables, "read", lambda p, c=None: asked.append(c) or read(p, c))
+    assert kltrust.load(made).metrics is not None
+    assert asked == [None] * 8  # a small one is read at once
+    asked.clear()
+    monkeypatch.setattr(results, "AT_ONCE", 500)
     loaded = kltrust.load(made)
     assert len(asked) == 4  # the evaluations of the four groups
     table = loaded.read("kl", "extra.tries", "mean_return")
