@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from toys import ALGORITHMS, FITTED
 
 import kltrust
-from kltrust import algorithms, audit, loops
+from kltrust import algorithms, audit, checks, loops
 from kltrust.types import CriticBatch, PolicyBatch, UpdateReport, Wanted
 
 PARAMS = np.asarray([[0.3, -0.2, 0.1], [-0.5, 0.4, 0.0]])
@@ -170,3 +170,36 @@ def test_a_training_in_every_mode():
     program = str(jax.make_jaxpr(spread(lambda keys: a_training()(keys[0]), True))(key[None]))
     assert "pvary" in program or "pcast" in program
     assert "psum" not in program  # trainings with keys of their own have nothing in common
+
+
+def test_untyped_keys_stand_for_typed_ones():
+    typed, untyped = (make(7) for make in (jax.random.key, jax.random.PRNGKey))
+    data = [jax.random.key_data(checks.typed_key(k)) for k in (typed, untyped)]
+    np.testing.assert_array_equal(*data)
+    shapes = [jax.eval_shape(a_training(), k) for k in (typed, untyped)]
+    assert shapes[0] == shapes[1]
+    for no_key in (0, jnp.zeros(2), np.uint32(3)):
+        with pytest.raises(TypeError, match=r"jax\.random\.key\(0\)"):
+            checks.typed_key(no_key)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_only_floats_are_parameters(name):
+    """Others reach the policy, and come back as they were."""
+
+    def with_others(params, obs):
+        assert params["count"].dtype == jnp.int32
+        return policy(params["w"] * params["count"], obs)
+
+    weights, obs, advantage = inputs()
+    params = {"w": weights, "count": jnp.int32(1), "key": jax.random.key(3)}
+    small = {"num_epochs": 1, "num_minibatches": 1} if name in FITTED else {}
+    update = getattr(algorithms, name)(**small)
+    state = update.init(params)
+    plain = update.init({"w": weights, "count": None, "key": None})
+    assert jax.tree.structure(state) == jax.tree.structure(plain)
+    batch = batch_of(weights, obs, advantage)
+    new = jax.eval_shape(
+        lambda p: update.update(with_others, p, state, batch, jax.random.key(0))[0], params
+    )
+    assert new == jax.eval_shape(lambda p: p, params)
