@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from kltrust.types import ActorCritic, Env
+
 
 def check(**settings: tuple[Any, bool]) -> None:
     """`require` of settings, name = (value, whether zero is allowed): none negative or NaN."""
@@ -131,3 +133,42 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
     begins.sort(key=len)
     alike = difflib.get_close_matches(bare(name), by_bare, n=3, cutoff=cutoff)
     return [by_bare[text] for text in dict.fromkeys([*begins, *alike])][:3]
+
+
+def check_env_kind(env: Any, other: Any = None) -> None:
+    """Refuses what is no `Env`; ``other`` is the argument beside it, which may have its place.
+
+    Raises:
+        TypeError: names what makes one.
+    """
+    if isinstance(env, Env):
+        return
+    if isinstance(other, Env):
+        hint = ": the environment comes first"
+    elif isinstance(env, str) or hasattr(env, "step_env"):
+        hint = f": kltrust.make({repr(env) if isinstance(env, str) else 'it'}) makes one of it"
+    else:
+        hint = ""
+    raise TypeError(f"env must be an Env of kltrust, got {kind_of(env)}{hint}")
+
+
+def check_kinds(env: Any, agent: Any) -> None:
+    """Refuses what is no `Env`, or no `ActorCritic`.
+
+    Raises:
+        TypeError: names what makes one.
+    """
+    check_env_kind(env, agent)
+    if not isinstance(agent, ActorCritic):
+        raise TypeError(
+            f"agent must be an ActorCritic, as of kltrust.actor_critic(env), got {kind_of(agent)}"
+        )
+
+
+def kind_of(given: Any) -> str:
+    """What something is, for an error: a text, an array by its shape, an object by its class."""
+    if isinstance(given, str):
+        return repr(given)
+    if isinstance(given, jax.Array | np.ndarray):
+        return f"an array of shape {list(given.shape)}"
+    return f"an object of {type(given).__name__}"

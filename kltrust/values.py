@@ -125,6 +125,9 @@ def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
     elif is_nested(field):
         value = kind.of(value, name)  # type: ignore[attr-defined]
     elif kind is str:
+        # jax.nn.relu, say, for "relu".
+        if callable(value) and getattr(value, "__name__", None) in (said.choices or ()):
+            value = value.__name__
         if isinstance(value, str) and value not in (said.choices or [value]):
             raise ValueError(unknown(name, value, said.choices or ()))
         if not isinstance(value, str) and not (said.functions and callable(value)):
@@ -143,6 +146,11 @@ def _number(value: Any, name: str) -> Any:
     if isinstance(value, np.ndarray | jax.Array):
         if value.dtype.kind not in "fiuV":
             raise ValueError(f"{name} must be a number, got an array of {value.dtype}")
+    elif callable(value):
+        raise ValueError(
+            f"{name} must be a number, got a function: for a schedule of optax, pass an optimizer "
+            "that closes over it, lambda _: optax.adam(schedule)"
+        )
     elif not isinstance(value, float | np.number):
         raise ValueError(f"{name} must be a number, got {value!r}")
     return value

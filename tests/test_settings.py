@@ -251,7 +251,7 @@ def test_what_is_no_critic_likewise(critic, message):
         ({"hidden": [0]}, "every entry of hidden must be at least 1"),
         ({"hidden": 8}, "hidden must be a list or a tuple"),
         ({"activation": "tan"}, "unknown activation 'tan': did you mean tanh"),
-        ({"activation": jnp.tanh}, "activation must be a text"),
+        ({"activation": jnp.sin}, "activation must be a text"),
         ({"hidden": (), "cell": "gru"}, "hidden must hold at least one width"),
         ({"cell": "lstm"}, "unknown cell 'lstm'"),
     ],

@@ -15,6 +15,8 @@ from kltrust.updates import moves_floats
 T = TypeVar("T")
 
 _declared: dict[str, type] = {}
+_ARGUMENTS = ("policy", "params", "state", "batch", "key")
+"""What a learner calls an update with; a critic's has its value function in the first place."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -122,6 +124,7 @@ def as_update(given: Any, what: str = "an algorithm") -> Any:
         name = getattr(given, "name", given.__name__)
         raise TypeError(f"{name} is a class: call it, as in {name}(), to get {what}")
     if callable(getattr(given, "init", None)) and callable(getattr(given, "update", None)):
+        _check_arguments(given, what)
         return given
     if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
         return UpdatePair(*given)
@@ -129,6 +132,18 @@ def as_update(given: Any, what: str = "an algorithm") -> Any:
         f"{what} has two functions, init and update, got {given!r}: see PolicyUpdate and Critic "
         "in kltrust.types"
     )
+
+
+def _check_arguments(given: Any, what: str) -> None:
+    """An update takes what a learner gives it, as far as its signature is known."""
+    try:
+        inspect.signature(given.update).bind(*_ARGUMENTS)
+    except TypeError as error:
+        raise TypeError(
+            f"update of {what} takes ({', '.join(_ARGUMENTS)}): {error} by its signature"
+        ) from None
+    except ValueError:  # of a function in C that has no signature
+        return
 
 
 def _check_name(name: str) -> None:

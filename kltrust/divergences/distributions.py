@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from kltrust.checks import kind_of
 from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.numerics import (
     kl_terms,
@@ -47,6 +48,14 @@ def kl_divergence(old: Distribution, new: Distribution) -> Array:
 
 
 def _kl(old: Any, new: Any) -> Array:
+    for given in (old, new):
+        if not hasattr(given, "kl_divergence"):
+            raise TypeError(
+                f"a KL is of two distributions, got {kind_of(given)}: make one of logits by "
+                "distrax.Categorical(logits=logits), or call categorical_kl_from_logits; of means "
+                "and standard deviations, distrax.MultivariateNormalDiag(mean, std)"
+            )
+
     def both(kind: type) -> bool:
         return isinstance(old, kind) and isinstance(new, kind)
 

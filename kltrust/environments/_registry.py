@@ -49,7 +49,7 @@ class EnvInfo(NamedTuple):
     note: str = ""
 
 
-def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any) -> Env:
+def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any) -> Env:
     """The environment of that name.
 
     Names are those given to `register`; those of other libraries after a prefix, "brax/hopper",
@@ -62,7 +62,7 @@ def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any
     they are never tracers; the map of `bound_actions` follows the traced ones.
 
     Args:
-        name: such as "CartPole-v1" or "brax/hopper".
+        name: such as "CartPole-v1" or "brax/hopper"; or an environment object of gymnax.
         action_bound: how actions in a bounded Box are bounded ("clip", "tanh", "none"; see
             `bound_actions`). Default: they are clipped; a registered environment's are its own
             matter.
@@ -76,6 +76,8 @@ def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any
     Example:
         >>> env = make("Pendulum-v1", g=9.81, max_steps_in_episode=100)
     """
+    if hasattr(name, "step_env"):
+        return _gymnax.make_gymnax(name, params, action_bound)
     if name in _factories:
         arguments, takes_any = keywords(_factories[name])
         if not takes_any:

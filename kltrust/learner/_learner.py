@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from kltrust import loops
 from kltrust.advantages import gae, standardize
 from kltrust.audit import Reference, audit_by_default, audit_on_request, measure_update
-from kltrust.checks import check, check_minibatches, typed_key
+from kltrust.checks import check, check_minibatches, kind_of, typed_key
 from kltrust.critic import ValueRegression, measure_critic
+from kltrust.learner._check import check_agent, checked_update
 from kltrust.learner._parts import Schedule, resolver
 from kltrust.learner._settings import LearnerSettings
 from kltrust.learner._state import LearnerState, Metrics
@@ -38,7 +39,6 @@ from kltrust.types import (
     Env,
     Number,
     PolicyUpdate,
-    UpdateReport,
     Wanted,
 )
 
@@ -76,6 +76,7 @@ def make_learner(
         ValueError: on a bad setting, a batch that does not divide, a schedule without a plan.
         TypeError: if ``update`` is no algorithm; names the remedy.
     """
+    check_agent(env, agent)
     own = changed(settings or LearnerSettings(), changes, "setting of make_learner")
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
     first_update, scheduled_update = resolver(update, planned_iterations, "an algorithm")
@@ -167,11 +168,10 @@ def make_learner(
             start,
             state.policy_carry,
         )._replace(blocks=Blocks(own.minibatch_blocks), wanted=Wanted(path=audit != "default"))
-        policy_params, update_state, report = algorithm.update(
+        moved = algorithm.update(
             agent.policy, state.policy_params, state.update_state, policy_batch, update_key
         )
-        if not isinstance(report, UpdateReport):
-            report = UpdateReport(report)
+        policy_params, update_state, report = checked_update(algorithm, state.policy_params, moved)
         rows = arrange(obs_seen, start, state.value_carry, value, target)
         value_params, value_state = learned_critic.update(
             agent.value,
@@ -237,6 +237,10 @@ def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[Lea
 
     It goes on from ``state``, of ``learner.init`` or an earlier `run`; num_iterations is static.
     """
+    if not isinstance(learner, Learner):
+        raise TypeError(
+            f"a learner comes first, as of kltrust.make_learner, got {kind_of(learner)}"
+        )
     return loops.scan(lambda s, _: learner.step(s), state, length=num_iterations)
 
 
@@ -246,4 +250,5 @@ def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerSta
     Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``. The ``key`` is typed, of
     `jax.random.key`; one of `jax.random.PRNGKey` stands for the typed one with its data.
     """
-    return run(learner, learner.init(key), num_iterations)
+    first = getattr(learner, "init", typed_key)(key)
+    return run(learner, first, num_iterations)

@@ -17,7 +17,7 @@ _Pair: TypeAlias = tuple[Array, Array]
 
 def reset_batch(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
     """Resets B = num_envs environments ``env`` by a typed key: (state [B, ...], obs [B, *O])."""
-    return jax.vmap(env.reset)(jax.random.split(key, num_envs))
+    return jax.vmap(env.reset)(jax.random.split(typed_key(key), num_envs))
 
 
 def step_all(env: Env) -> EnvStep:
@@ -73,7 +73,7 @@ def episode_returns(
     They run in parallel in ``env``; ``act(obs [n, *O], key) -> action [n, ...]``, by a typed
     ``key``. Those that are still running at max_steps are cut, and their return so far counts.
     """
-    reset_key, step_key = jax.random.split(key)
+    reset_key, step_key = jax.random.split(typed_key(key))
     state, obs = reset_batch(env, reset_key, num_episodes)
 
     def running(carry: tuple) -> Array:

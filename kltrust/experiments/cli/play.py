@@ -111,6 +111,7 @@ def play(arguments: list[str]) -> int:
     record = Record(options.run)
     devices.use_all_cores(1)
     _draw_without_a_screen()
+    _keep_pygame_silent()
     from kltrust.experiments.engine.program import build
     from kltrust.experiments.reading import deploy, films
     from kltrust.experiments.reading.trained import best_run
@@ -154,3 +155,9 @@ def _draw_without_a_screen() -> None:
     screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     if sys.platform == "linux" and not screen and ctypes.util.find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _keep_pygame_silent() -> None:
+    """No errors of a sound card that is missing or of no use, and no greeting."""
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
