@@ -34,7 +34,7 @@ def scan(
     def first(carry: PyTree) -> PyTree:
         return step(carry, jax.tree.map(lambda x: x[0], xs))[0]
 
-    return jax.lax.scan(step, _settled(first, carry), xs, length, reverse=reverse)
+    return jax.lax.scan(step, _settled(first, carry, xs), xs, length, reverse=reverse)
 
 
 def while_loop(going: Callable[[Any], Array], step: Callable[[Any], Any], carry: PyTree) -> Any:
@@ -68,6 +68,18 @@ def platform_dependent(
     return jax.lax.platform_dependent(*operands, default=ours[0], **named)
 
 
+def alike(x: PyTree, *others: PyTree) -> PyTree:
+    """``x``, every leaf varying over all axes that a leaf of it or of ``others`` varies over.
+
+    Parameters that vary differently are no parameters of one function: a gradient with respect to
+    those that do not vary is summed over devices.
+    """
+    if not _checked():
+        return x
+    axes: frozenset[str] = frozenset().union(*map(_axes, jax.tree.leaves((x, others))))
+    return jax.tree.map(lambda leaf: _over(axes, leaf), x)
+
+
 def _agreeing(branches: list[Callable], operands: tuple) -> list[Callable]:
     """The branches, each varying over all axes that any of them varies over."""
     if not _checked():
@@ -80,21 +92,26 @@ def _agreeing(branches: list[Callable], operands: tuple) -> list[Callable]:
     return [agreeing(branch) for branch in branches]
 
 
-def _settled(step: Callable[[Any], Any], carry: PyTree) -> PyTree:
+def _settled(step: Callable[[Any], Any], carry: PyTree, xs: PyTree = None) -> PyTree:
     """The carry, varying over all axes that the step makes it vary over."""
-    if not _checked():
+    if not (checked := _checked()):
         return carry
-    while True:
+    # What has all axes can't get more. Else the step says which, at the cost of tracing it, and all
+    # loops in it, twice.
+    carry = alike(carry, xs)
+    while any(_axes(leaf) != checked for leaf in jax.tree.leaves(carry)):
         before, carry = carry, _varying_as(carry, jax.eval_shape(step, carry))
         leaves = zip(*map(jax.tree.leaves, (before, carry)), strict=True)
         if all(_axes(old) == _axes(new) for old, new in leaves):
-            return carry
+            break
+    return carry
 
 
-def _checked() -> bool:
-    """Whether this is traced inside a `jax.shard_map` that checks what varies."""
+def _checked() -> frozenset[str]:
+    """The axes of the `jax.shard_map` around this, if it checks what varies over them."""
     names = jax.sharding.get_abstract_mesh().manual_axes
-    return any(_axes(jax.eval_shape(lambda: jax.lax.axis_index(name))) for name in names)  # noqa: B023
+    indices = jax.eval_shape(lambda: [jax.lax.axis_index(name) for name in names])
+    return frozenset().union(*map(_axes, indices))
 
 
 def _varying_as(x: PyTree, like: PyTree) -> PyTree:
@@ -103,11 +120,12 @@ def _varying_as(x: PyTree, like: PyTree) -> PyTree:
     if structures[0] != structures[1]:
         return x  # JAX's own error says how they differ
 
-    def one(leaf: Any, other: Any) -> Any:
-        missing = _axes(other) - _axes(leaf)
-        return jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying") if missing else leaf
+    return jax.tree.map(lambda leaf, other: _over(_axes(other), leaf), x, like)
 
-    return jax.tree.map(one, x, like)
+
+def _over(axes: frozenset[str], leaf: Any) -> Any:
+    missing = axes - _axes(leaf)
+    return jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying") if missing else leaf
 
 
 def _axes(x: Any) -> frozenset[str]:

@@ -105,7 +105,7 @@ def minibatch_epochs(
                 step, current, batch, key, num_minibatches, batch.blocks.number
             )
             stays = jnp.asarray(True) if gate is None else gate(proposal[0], batch)
-            after = tree.where(stays, proposal, current), applied + stays, ~stays
+            after = tree.where(stays, proposal, current), applied + stays.astype(jnp.int32), ~stays
             return after, (along, measured(proposal[0], batch))
 
         def stay(carry: tuple) -> tuple:
