@@ -81,6 +81,13 @@ class Box(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any = np.float32
 
+    def __repr__(self) -> str:
+        """With the least and the largest bound, as in ``Box([4], -1 to 1)``."""
+        low, high = (
+            getattr(x, "item", lambda x=x: x)() for x in (np.min(self.low), np.max(self.high))
+        )
+        return f"Box({list(self.shape)}, {low:.4g} to {high:.4g})"
+
 
 Space: TypeAlias = Discrete | MultiDiscrete | MultiBinary | Box
 """What observations and actions are taken from."""
@@ -167,6 +174,12 @@ class Env(_Env):
     """
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        """One line: the name and what it sees and takes."""
+        spaces = f"sees {self.observation_space}, takes {self.action_space}"
+        limit = "" if self.max_steps is None else f", at most {self.max_steps} steps"
+        return f"Env({self.name}: {spaces}{limit})"
 
     def _replace(self, **changes: Any) -> Env:
         """The environment with other values in some fields, see ``step_batch``."""
