@@ -62,7 +62,16 @@ def x64():
 
 MATHEMATICS = {
     *("advantages", "algorithms", "audit", "audit_curvature", "critic", "divergences"),
-    *("estimators", "fisher", "losses", "lowering", "minibatch", "normalization", "rollout"),
+    *(
+        "drifts",
+        "estimators",
+        "fisher",
+        "losses",
+        "lowering",
+        "minibatch",
+        "normalization",
+        "rollout",
+    ),
     *("sequences", "solvers", "tree"),
 }
 """The tests in which no rank is promoted: those of other libraries' code do."""
