@@ -29,6 +29,7 @@ ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli", "doors
 
 FORBIDDEN = {
     "losses": {"distrax"},
+    "tokens": {"distrax"},
     "updates": {"kltrust.environments", "kltrust.rollout", "kltrust.audit"},
     "algorithms": {"kltrust.environments", "kltrust.rollout", "kltrust.audit"},
     "findings": {"jax", "kltrust.algorithms", "kltrust.settings"},
