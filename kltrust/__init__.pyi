@@ -8,6 +8,7 @@ from kltrust import (
     divergences as divergences,
     environments as environments,
     experiments as experiments,
+    findings as findings,
     fisher as fisher,
     learner as learner,
     losses as losses,
@@ -28,14 +29,21 @@ from kltrust import (
 )
 from kltrust.advantages import gae as gae, standardize as standardize
 from kltrust.algorithms import algorithm as algorithm, register_algorithm as register_algorithm
+from kltrust.algorithms._drift_ppo import drift_ppo as drift_ppo
+from kltrust.algorithms._espo import espo as espo
+from kltrust.algorithms._fr_ppo import fr_ppo as fr_ppo
 from kltrust.algorithms._mdpo import mdpo as mdpo
 from kltrust.algorithms._npg import npg as npg
+from kltrust.algorithms._ppo import ppo as ppo
 from kltrust.algorithms._ppo_adaptive_lr import ppo_adaptive_lr as ppo_adaptive_lr
+from kltrust.algorithms._ppo_asymmetric import ppo_asymmetric as ppo_asymmetric
 from kltrust.algorithms._ppo_clip import ppo_clip as ppo_clip
 from kltrust.algorithms._ppo_penalty import (
     ppo_penalty as ppo_penalty,
     ppo_reverse_kl as ppo_reverse_kl,
 )
+from kltrust.algorithms._spo import spo as spo
+from kltrust.algorithms._tr_ppo import tr_ppo as tr_ppo
 from kltrust.algorithms._trpo import trpo as trpo
 from kltrust.algorithms._vanilla_pg import vanilla_pg as vanilla_pg
 from kltrust.audit import (
@@ -85,6 +93,7 @@ from kltrust.environments import (
     make as make,
     register as register,
 )
+from kltrust.findings import judge as judge, judge_update as judge_update
 from kltrust.fisher import (
     FisherOperator as FisherOperator,
     fisher_operator as fisher_operator,
@@ -96,6 +105,7 @@ from kltrust.learner import (
     Learner as Learner,
     LearnerState as LearnerState,
     Metrics as Metrics,
+    check_agent as check_agent,
     evaluate as evaluate,
     make_learner as make_learner,
     policy_of as policy_of,

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from toys import SEEDS, SPEC, Stop, parts, tiny, toy_plan
 
-from kltrust.experiments.cli import progress
+from kltrust.experiments.cli import main, progress
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.events import Report
 from kltrust.experiments.jobs.plan import plan_training
@@ -148,3 +148,27 @@ def test_a_bar_per_group_on_a_terminal(job, shown):
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
     for part in (*shown, "━"):
         assert part in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_screen_that_lacks_letters_stops_nothing(encoding, terminal):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding)
+    console = Console(file=screen, force_terminal=terminal, width=200)
+    shown = progress.ConsoleProgress(console)
+    shown.start(toy_plan(), None)
+    shown.group(0, 1)
+    shown.chunk(Report(2, 3, 64, 1234.5, ("λ = 1", 7.25), 0.0078, {}))
+    shown.end()
+    screen.flush()
+    printed = screen.buffer.getvalue().decode(encoding)
+    assert ("best λ = 1 7.2" if encoding == "utf-8" else r"best \u03bb = 1 7.2") in printed
+
+
+def test_a_command_prints_what_its_screen_lacks_with_escapes(monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("kltrust.experiments.cli.HELP", "λ")
+    assert main([]) == 0
+    screen.flush()
+    assert screen.buffer.getvalue() == rb"\u03bb"

@@ -214,3 +214,12 @@ def test_choose_takes_one_entry_of_every_row(index):
     got = jax.jit(choose)(rows, jnp.full((2, 3), index))
     expected = rows[..., index] if 0 <= index < 4 else np.full((2, 3), -np.inf)
     np.testing.assert_array_equal(got, expected.astype(np.float32))
+
+
+def test_the_gradient_of_a_choice_is_that_of_the_entry():
+    """Of an entry of -inf as well, which others may share."""
+    gradient = jax.jit(jax.grad(lambda row, index: choose(row, index)))
+    row = jnp.array([0.5, -jnp.inf, -jnp.inf])
+    for index in range(3):
+        np.testing.assert_array_equal(gradient(row, index), np.eye(3)[index])
+    np.testing.assert_array_equal(gradient(row, 3), 0)

@@ -200,6 +200,18 @@ DRAWS = f"{TRPO}[experiments.random]\ncount = 2\n"
         (f"{TRPO}grid.max_kl = 0.1", 2, "takes a list of values"),
         (f"{TRPO}grid.max_kl = []", 2, "takes a list of values"),
         (f"{TRPO}grid = {{ 'a.b' = [1] }}", 2, "unknown section 'a'"),
+        (f"{TRPO}max_kl = 0.1", 2, r"max_kl is a setting: write update\.max_kl = VALUE"),
+        (
+            "[[experiments]]\nalgorithms = ['ppo_clip', 'trpo']\nupdate.clip_eps = 1",
+            2,
+            "trpo has none",
+        ),
+        (
+            "[[experiments]]\nalgorithms = ['ppo_clip', 'trpo']\ngrid.clip_eps = [1]",
+            2,
+            "trpo has none",
+        ),
+        (f"{DRAWS}max_kl = {{ loguniform = [0.1, 1.0] }}", 4, "did you mean log_uniform"),
         (f"{TRPO}zip = {{ max_kl = [1.0], damping = [1.0, 2.0] }}", 2, "lists of one length"),
         (f"{TRPO}grid.max_kl = [1.0]\nzip.max_kl = [1.0]", 0, "max_kl is swept twice"),
         (f"{TRPO}update.max_kl = 0.1\ngrid.max_kl = [1.0]", 3, "swept and set"),
@@ -240,8 +252,19 @@ def test_a_file_that_is_none(tmp_path):
     with pytest.raises(ValueError, match=r"can't read .*absent\.toml"):
         spec.load(tmp_path / "absent.toml")
     (tmp_path / "half.toml").write_text("[sweep]\nname = a b\n")
-    with pytest.raises(ValueError, match=r"half\.toml is not TOML.*line 2"):
+    with pytest.raises(ValueError, match=r"half\.toml:2: not TOML"):
         spec.load(tmp_path / "half.toml")
+    (tmp_path / "latin.toml").write_text("[sweep]\nname = 'Schlüssel'\n", "latin-1")
+    with pytest.raises(ValueError, match=r"latin\.toml is not UTF-8"):
+        spec.load(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_part_of_a_specification(tmp_path, encoding):
+    text = TOY.replace('"toy"', '"Schlüssel"') + '[[experiments]]\nalgorithms = "trpo"'
+    path = tmp_path / "marked.toml"
+    path.write_text(text, encoding)
+    assert spec.load(path) == spec.parse(text, str(path))
 
 
 def test_lines_of_keys_within_multi_line_values():

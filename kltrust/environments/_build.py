@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.environments._pictures import inside
 from kltrust.types import Array, Env, MaskedSpace, Number, Outcome, PyTree, Render, Space
 
@@ -97,8 +97,8 @@ class AutoReset:
         def select() -> tuple[PyTree, PyTree]:
             return tree.where(done, jax.vmap(self._after_reset)(key), after)
 
-        needed = jax.lax.platform_dependent(done, cpu=jnp.any, default=lambda _: jnp.bool_(True))
-        state, obs = jax.lax.cond(needed, select, lambda: after)
+        needed = loops.platform_dependent(done, cpu=jnp.any, default=lambda _: jnp.bool_(True))
+        state, obs = loops.cond(needed, select, lambda: after)
         return state, obs, outcome
 
     def fresh(self, key: Array) -> tuple[PyTree, PyTree]:

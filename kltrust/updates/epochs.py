@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.settings import INF, setting, settings
 from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates.fields import (
@@ -21,7 +21,7 @@ from kltrust.updates.fields import (
     STOP_KL,
 )
 from kltrust.updates.minibatches import minibatch_epoch
-from kltrust.updates.objectives import mean_kl
+from kltrust.updates.objectives import mean_change, mean_kl
 from kltrust.updates.optimizers import ADAM, MakeOptimizer, bounded
 
 Loss: TypeAlias = Callable[[Params, PolicyBatch], Array]
@@ -38,12 +38,25 @@ def kl_gate(policy: Policy, max_kl: Number) -> Gate:
 
     def gate(params: Params, batch: PolicyBatch) -> Array:
         dtype = batch.advantage.dtype
-        kl = jax.lax.cond(
+        kl = loops.cond(
             jnp.isposinf(max_kl),
             lambda: jnp.zeros((), dtype),
             lambda: mean_kl(policy, params, batch).astype(dtype),
         )
         return kl <= max_kl
+
+    return gate
+
+
+def change_gate(policy: Policy, max_change: Number) -> Gate:
+    """The gate that lets parameters stay while the mean of abs(r - 1) is at most ``max_change``.
+
+    The ratios r are those of ``policy`` at the actions of the batch; inf lets everything stay but a
+    NaN.
+    """
+
+    def gate(params: Params, batch: PolicyBatch) -> Array:
+        return mean_change(policy, params, batch) <= max_change
 
     return gate
 
@@ -60,6 +73,7 @@ def minibatch_epochs(
     num_epochs: int,
     num_minibatches: int,
     gate: Gate | None = None,
+    undo: bool = True,
 ) -> tuple[Params, PyTree, UpdateReport]:
     """Minimises a loss by epochs of minibatch steps, undoing the epoch that the gate refuses.
 
@@ -77,6 +91,7 @@ def minibatch_epochs(
         num_epochs: passes over the batch.
         num_minibatches: parts of each pass.
         gate: see `Gate`; None lets everything stay.
+        undo: whether the epoch that the gate refuses is undone; if not, it is only the last.
 
     Returns:
         (params, opt_state, report), with ``epochs_applied`` and ``kl_stopped`` in the report.
@@ -105,19 +120,20 @@ def minibatch_epochs(
                 step, current, batch, key, num_minibatches, batch.blocks.number
             )
             stays = jnp.asarray(True) if gate is None else gate(proposal[0], batch)
-            after = tree.where(stays, proposal, current), applied + stays, ~stays
+            kept = stays if undo else jnp.asarray(True)
+            after = tree.where(kept, proposal, current), applied + kept, ~stays
             return after, (along, measured(proposal[0], batch))
 
         def stay(carry: tuple) -> tuple:
-            unknown = jnp.full(num_minibatches + 1, jnp.nan, dtype)
+            unknown = jnp.full(num_minibatches + 1, tree.not_measured(), dtype)
             return carry, (unknown[1:], unknown[0]) if recording else (None, None)
 
-        return jax.lax.cond(carry[-1], stay, advance, carry)
+        return loops.cond(carry[-1], stay, advance, carry)
 
     path: Any
     start = ((params, opt_state), jnp.int32(0), jnp.asarray(False))
     keys = jax.random.split(key, num_epochs)
-    ((params, opt_state), applied, stopped), path = jax.lax.scan(epoch, start, keys)
+    ((params, opt_state), applied, stopped), path = loops.scan(epoch, start, keys)
     extra = {"epochs_applied": applied, "kl_stopped": stopped}
     walked = KLPath(path[0].ravel(), path[1]) if recording else None
     return params, opt_state, UpdateReport(extra, walked)
@@ -138,6 +154,12 @@ class MinibatchEpochs:
     max_kl: Number = setting(INF, **STOP_KL)
     entropy_coef: Number = setting(0.0, **ENTROPY_COEF)
     max_grad_norm: Number = setting(0.5, **MAX_GRAD_NORM)
+
+    undo: ClassVar[bool] = True
+
+    def gate(self, policy: Policy) -> Gate:
+        """Which parameters of a ``policy`` may stay: those within ``max_kl``."""
+        return kl_gate(policy, self.max_kl)
 
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
         """`bounded` with these settings, at a ``learning_rate`` -> a transformation of optax."""
@@ -167,5 +189,6 @@ class MinibatchEpochs:
             optimizer=self.make_optimizer(learning_rate),
             num_epochs=self.num_epochs,
             num_minibatches=self.num_minibatches,
-            gate=kl_gate(policy, self.max_kl),
+            gate=self.gate(policy),
+            undo=self.undo,
         )

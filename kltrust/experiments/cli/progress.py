@@ -28,7 +28,7 @@ class ConsoleProgress(Progress):
         """Announces a setting that is alone, and makes the bars."""
         experiments = [plan.experiment(group) for group in plan.groups]
         self._names = [
-            f"{e.algorithm} {e.env} x {len(group.runs)}"
+            self._writable(f"{e.algorithm} {e.env} x {len(group.runs)}")
             for e, group in zip(experiments, plan.groups, strict=True)
         ]
         self._alone = len(plan.settings) == 1
@@ -82,10 +82,15 @@ class ConsoleProgress(Progress):
         if report.broken:
             text += f"   {len(report.broken)} broken"
         if self._bars is not None:
+            text = self._writable(text)
             self._bars.update(self._task, description=text, completed=report.iterations)
         else:
             steps = f"{report.env_steps:>11,} steps"
             self._say(f"{report.iterations:>6}/{report.of}  {steps}   {text}")
+
+    def note(self, line: str) -> None:
+        """Prints a line for people."""
+        self._print(line)
 
     def end(self) -> None:
         """Leaves the terminal as it was."""
@@ -97,4 +102,9 @@ class ConsoleProgress(Progress):
         self._print(text if self._alone else f"{self._names[self._task]}: {text}")
 
     def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(self._writable(line), markup=False, highlight=False, soft_wrap=True)
+
+    def _writable(self, text: str) -> str:
+        """The text with escapes for what the terminal's encoding lacks."""
+        encoding = self.console.encoding
+        return text.encode(encoding, "backslashreplace").decode(encoding)

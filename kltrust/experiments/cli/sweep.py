@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from kltrust.experiments.cli import launch
+from kltrust.experiments.cli import launch, typed
 from kltrust.experiments.cli.launch import HostFlags, Switch
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Merge:
 
 def sweep(arguments: list[str]) -> int:
     """``kltrust sweep``."""
-    options = tyro.cli(_Sweep, prog="kltrust sweep", args=arguments)
+    options = typed.cli(_Sweep, prog="kltrust sweep", args=arguments)
     if options.resume is not None:
         given = [options.spec, options.out, options.shard, options.width or None]
         if any(value is not None for value in given):
@@ -94,13 +94,13 @@ def _start(options: _Sweep, specification: Spec) -> int:
     if not options.quiet:
         launch.print_table(dry_run(planned))
     part = "-shard{}of{}".format(*shard) if shard else ""
-    out = options.out or Path("runs") / f"{planned.name}{part}"
+    out = options.out or launch.free(Path("runs") / f"{planned.name}{part}")
     return launch.start("sweep", planned, out, options.quiet)
 
 
 def status(arguments: list[str]) -> int:
     """``kltrust status``."""
-    options = tyro.cli(_Status, prog="kltrust status", args=arguments)
+    options = typed.cli(_Status, prog="kltrust status", args=arguments)
     from kltrust.experiments.cli.tables import status_table
     from kltrust.experiments.store.record import Record
 
@@ -110,7 +110,7 @@ def status(arguments: list[str]) -> int:
 
 def merge(arguments: list[str]) -> int:
     """``kltrust merge``."""
-    options = tyro.cli(_Merge, prog="kltrust merge", args=arguments)
+    options = typed.cli(_Merge, prog="kltrust merge", args=arguments)
     from kltrust.experiments.jobs import merge
 
     return launch.conclude(merge.merge(options.shards, options.out))

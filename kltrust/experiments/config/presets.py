@@ -6,7 +6,6 @@ is none, the defaults hold.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experi
     sections: dict[str, Any] = {}
     if source is None:
         if (file := _FOLDER / algorithm / f"{env}.toml").is_file():
-            sections = tomllib.loads(file.read_text())
+            sections = Source.of_file(file, "preset").document()
     elif source != "none":
         text = Source.of_file(source, "preset")
         sections = text.document()

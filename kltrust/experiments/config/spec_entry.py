@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from kltrust.algorithms import find_algorithm
+from kltrust.checks import nearest
 from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified, written
 from kltrust.experiments.config.presets import preset
 from kltrust.experiments.config.spec_source import Place, Source
@@ -61,6 +63,11 @@ class Entry:
         Raises:
             ValueError: names file and line.
         """
+        for key in self.table:
+            has_names = self._given("algorithms")[0] is not None
+            if key not in _ENTRY and has_names and (found := self._owner(key)):
+                message = f"{key} is a setting: write {found[1]} = VALUE, or grid.{key} = [VALUES]"
+                raise self.source.error((*self.place, key), message)
         self.source.expect_keys(self.place, self.table, _ENTRY)
         label = self.table.get("label")
         if not isinstance(label, str | None):
@@ -95,6 +102,23 @@ class Entry:
                 raise self.source.error(place, str(error)) from error
         return names
 
+    def _owner(self, name: str) -> tuple[str, str] | None:
+        """The first algorithm of this entry that has a setting, and the setting's full name."""
+        for algorithm in self._names("algorithms"):
+            with contextlib.suppress(ValueError):
+                return algorithm, qualified(name, algorithm)
+        return None
+
+    def _lacks(self, algorithm: str, name: str, place: Place) -> ValueError | None:
+        """The error of a setting that another algorithm of this entry has, and this one lacks."""
+        if (found := self._owner(name)) is None:
+            return None
+        message = (
+            f"{found[0]} has a setting {name!r}, {algorithm} has none: give {algorithm} an "
+            "[[experiments]] of its own"
+        )
+        return self.source.error(place, message)
+
     def _resolve(self, algorithm: str, env: str, point: _Point, label: str) -> Setting:
         places: dict[str, Place] = {"": self.place}
         chosen, at = self._given("preset", "tuned")
@@ -116,7 +140,11 @@ class Entry:
                 if not isinstance(values, dict):
                     raise self.source.error((*start, section), f"{section} must be a table")
                 for key, value in values.items():
-                    give(f"{section}.{key}", value, (*start, section, key))
+                    at = (*start, section, key)
+                    is_of_others = section == "update" and key not in data[section]
+                    if is_of_others and (lacking := self._lacks(algorithm, key, at)):
+                        raise lacking
+                    give(f"{section}.{key}", value, at)
         for name, (value, place) in point.items():
             section, key = name.split(".", 1)
             if key in own.get(section, {}):
@@ -154,7 +182,9 @@ class Entry:
                 try:
                     found[qualified(dotted, algorithm)] = (inner, at)
                 except ValueError as error:
-                    raise self.source.error(at, str(error)) from error
+                    raise self._lacks(algorithm, dotted, at) or self.source.error(
+                        at, str(error)
+                    ) from error
         return found
 
     def _lists(self, key: str, algorithm: str) -> _Point:
@@ -187,7 +217,11 @@ class Entry:
 
     def _draws(self, name: str, value: Any, place: Place, count: int, seed: int) -> list[Any]:
         if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _RANGES:
-            message = f"{name} takes one of {', '.join(_RANGES)}, as in {{ uniform = [0, 1] }}"
+            near = nearest(name.rpartition(".")[2], _RANGES)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            message = (
+                f"{hint}{name} takes one of {', '.join(_RANGES)}, as in {{ uniform = [0, 1] }}"
+            )
             raise self.source.error(place, f"{message}; got {value!r}")
         ((kind, bounds),) = value.items()
         # Of the key's own: another key beside it does not change the draws of this one.
