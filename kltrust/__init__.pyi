@@ -42,6 +42,7 @@ from kltrust.algorithms._ppo_penalty import (
     ppo_penalty as ppo_penalty,
     ppo_reverse_kl as ppo_reverse_kl,
 )
+from kltrust.algorithms._spma import spma as spma
 from kltrust.algorithms._spo import spo as spo
 from kltrust.algorithms._tr_ppo import tr_ppo as tr_ppo
 from kltrust.algorithms._trpo import trpo as trpo
@@ -124,6 +125,7 @@ from kltrust.losses import (
     kl_constraint as kl_constraint,
     kl_rollback_loss as kl_rollback_loss,
     learned_drift_loss as learned_drift_loss,
+    log_surrogate_loss as log_surrogate_loss,
     penalty_surrogate_loss as penalty_surrogate_loss,
     rollback_loss as rollback_loss,
     spo_loss as spo_loss,

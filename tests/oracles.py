@@ -263,6 +263,7 @@ DRIFTS = {
         (np.real(kl) > bound) & (np.real(r) * a > a), slope * (kl - bound), 0
     ),
     "kl": lambda r, a, kl, beta: beta * kl,
+    "log": lambda r, a, kl, eta: r * a - np.maximum(a, -1 / eta) * np.log(r) + kl / eta,
     "bounded_kl": lambda r, a, kl, beta, c: beta * c * (1 - np.exp(-kl / c)),
 }
 """D of mirror learning, of complex ratios and KLs too."""

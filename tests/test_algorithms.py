@@ -794,9 +794,16 @@ BY_HAND = {
         {"low": 0.1, "high": 0.1},
     ),
     "spo": ("spo", {"eps": 0.1}, {"eps": 0.2}),
+    "spma": ("log", {"step_size": 0.8}, {"eta": 0.6}),
     "tr_ppo": ("truly", {"state_kl": 1e-3, "kl_slope": 5.0}, {"bound": 1e-3, "slope": 9.0}),
 }
-HAND_NAMES = {"clip_eps": "low", "clip_high": "high", "state_kl": "bound", "kl_slope": "slope"}
+HAND_NAMES = {
+    "clip_eps": "low",
+    "clip_high": "high",
+    "state_kl": "bound",
+    "kl_slope": "slope",
+    "step_size": "eta",
+}
 
 
 def loss_by_hand(name, weight, entropy_coef, reverse=None):

@@ -151,6 +151,7 @@ SETTINGS = {
     "rollback_loss": {"clip_eps": (0.2, -0.1), "slope": (0.3, -0.1)},
     "kl_clipped_loss": {"max_kl": (0.03, -0.1)},
     "kl_rollback_loss": {"max_kl": (0.03, -0.1), "slope": (5.0, -1.0)},
+    "log_surrogate_loss": {"step_size": (0.8, 0.0)},
     "bounded_kl_loss": {"beta": (2.0, -1.0), "ceiling": (0.1, 0.0)},
     "clipped_surrogate_loss": {
         "clip_eps": (0.2, -1.0),
@@ -167,7 +168,7 @@ def test_settings(name):
     rng = np.random.default_rng(2)
     arrays = jnp.asarray(rng.normal(size=(3, 40)), jnp.float32).at[2].set(0.035)
     loss = getattr(losses, name)
-    arrays = arrays if "kl" in name else arrays[:2]
+    arrays = arrays if "kl" in name or "log_" in name else arrays[:2]
 
     def of(arrays, settings):
         return loss(*arrays, **settings)

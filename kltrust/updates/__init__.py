@@ -5,6 +5,7 @@
 - First order: `minibatch_epochs` with a `kl_gate` or a `change_gate`; `FirstOrder` to inherit from;
   `Optimizer`, any of optax's by name.
 - Second order: `natural_direction`, or `NaturalStep` to inherit from.
+- Around any of them: `outer`, an optimiser that takes the step.
 - What moves: `moves_floats`, of parameters with other leaves as well.
 - From one iteration to the next: `follow_kl` for a penalty's weight, a learning rate, anything;
   `dual_ascent` for a weight.
@@ -37,6 +38,7 @@ from kltrust.updates.objectives import (
     surrogate,
 )
 from kltrust.updates.optimizers import ADAM, MakeOptimizer, Optimizer, bounded
+from kltrust.updates.outer import Outer, outer
 
 __all__ = [
     "ADAM",
@@ -49,6 +51,7 @@ __all__ = [
     "NaturalDirection",
     "NaturalStep",
     "Optimizer",
+    "Outer",
     "Sample",
     "bounded",
     "change_gate",
@@ -64,6 +67,7 @@ __all__ = [
     "minibatch_epochs",
     "moves_floats",
     "natural_direction",
+    "outer",
     "penalised_loss",
     "reverse_kl",
     "sample_loss",
