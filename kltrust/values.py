@@ -33,7 +33,8 @@ class Setting:
         role: what others may know of it: "bound" (on the mean KL of an update, nats), "set point"
             (of it), "clip" (half-width of the interval of ratios), "fisher damping",
             "minibatches" (must divide the batch), "floor" and "ceiling" (of what a controller
-            moves), "value clip" (of the critic's loss), "gradient bound" (on its norm).
+            moves), "drift" (the coefficient of what holds a step back), "value clip" (of the
+            critic's loss), "gradient bound" (on its norm).
         needs: the name of a switch of the same class without which the setting has no effect.
         anneal: the power of the remaining fraction that an annealed run multiplies it by; 0 leaves
             it alone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from kltrust.updates.fields import (
     STOP_KL,
 )
 from kltrust.updates.minibatches import minibatch_epoch
-from kltrust.updates.objectives import mean_kl
+from kltrust.updates.objectives import mean_change, mean_kl
 from kltrust.updates.optimizers import ADAM, MakeOptimizer, bounded
 
 Loss: TypeAlias = Callable[[Params, PolicyBatch], Array]
@@ -48,6 +48,19 @@ def kl_gate(policy: Policy, max_kl: Number) -> Gate:
     return gate
 
 
+def change_gate(policy: Policy, max_change: Number) -> Gate:
+    """The gate that lets parameters stay while the mean of abs(r - 1) is at most ``max_change``.
+
+    The ratios r are those of ``policy`` at the actions of the batch; inf lets everything stay but a
+    NaN.
+    """
+
+    def gate(params: Params, batch: PolicyBatch) -> Array:
+        return mean_change(policy, params, batch) <= max_change
+
+    return gate
+
+
 def minibatch_epochs(
     loss: Loss,
     policy: Policy,
@@ -60,6 +73,7 @@ def minibatch_epochs(
     num_epochs: int,
     num_minibatches: int,
     gate: Gate | None = None,
+    undo: bool = True,
 ) -> tuple[Params, PyTree, UpdateReport]:
     """Minimises a loss by epochs of minibatch steps, undoing the epoch that the gate refuses.
 
@@ -77,6 +91,7 @@ def minibatch_epochs(
         num_epochs: passes over the batch.
         num_minibatches: parts of each pass.
         gate: see `Gate`; None lets everything stay.
+        undo: whether the epoch that the gate refuses is undone; if not, it is only the last.
 
     Returns:
         (params, opt_state, report), with ``epochs_applied`` and ``kl_stopped`` in the report.
@@ -105,7 +120,8 @@ def minibatch_epochs(
                 step, current, batch, key, num_minibatches, batch.blocks.number
             )
             stays = jnp.asarray(True) if gate is None else gate(proposal[0], batch)
-            after = tree.where(stays, proposal, current), applied + stays.astype(jnp.int32), ~stays
+            kept = stays if undo else jnp.asarray(True)
+            after = tree.where(kept, proposal, current), applied + kept.astype(jnp.int32), ~stays
             return after, (along, measured(proposal[0], batch))
 
         def stay(carry: tuple) -> tuple:
@@ -139,6 +155,12 @@ class MinibatchEpochs:
     entropy_coef: Number = setting(0.0, **ENTROPY_COEF)
     max_grad_norm: Number = setting(0.5, **MAX_GRAD_NORM)
 
+    undo: ClassVar[bool] = True
+
+    def gate(self, policy: Policy) -> Gate:
+        """Which parameters of a ``policy`` may stay: those within ``max_kl``."""
+        return kl_gate(policy, self.max_kl)
+
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
         """`bounded` with these settings, at a ``learning_rate`` -> a transformation of optax."""
         return bounded(self.optimizer, learning_rate, self.max_grad_norm)
@@ -167,5 +189,6 @@ class MinibatchEpochs:
             optimizer=self.make_optimizer(learning_rate),
             num_epochs=self.num_epochs,
             num_minibatches=self.num_minibatches,
-            gate=kl_gate(policy, self.max_kl),
+            gate=self.gate(policy),
+            undo=self.undo,
         )
