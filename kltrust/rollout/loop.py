@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
+from kltrust.lowering import scan
 from kltrust.types import Array, Env, EnvStep, Number, PyTree, Transition
 
 _Pair: TypeAlias = tuple[Array, Array]
@@ -113,7 +114,7 @@ def count_episodes(
         ended = (jnp.where(done, returns, 0), jnp.where(done, lengths, 0))
         return (jnp.where(done, 0, returns), jnp.where(done, 0, lengths)), ended
 
-    running, ended = jax.lax.scan(step, (episode_return, episode_length), (reward, done))
+    running, ended = scan(step, (episode_return, episode_length), (reward, done))
     counts = {"length_sum": ended[1], "num_episodes": done.astype(jnp.int32)}
     return *running, {"return_sum": jnp.sum(ended[0]), **tree.at_once(jnp.sum, counts)}
 
