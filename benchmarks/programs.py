@@ -179,7 +179,8 @@ class Program:
         lines = [*inside.values(), *(x for n in names for x in self.computations[n].values())]
         compared = [x for x in lines if x.opcode == "compare" and "direction=LT" in x.rest]
         bounds = [x for x in lines if x.opcode == "constant" and x.shape.startswith("s32[]")]
-        if len(compared) != 1 or len(lines) > 9 or len(bounds) != 1:
+        others = any(x.opcode in ("and", "or") for x in lines)
+        if others or len(compared) != 1 or len(bounds) != 1:
             return None
         return int(re.match(r"-?\d+", bounds[0].rest)[0])
 
