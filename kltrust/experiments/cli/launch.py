@@ -139,6 +139,7 @@ def _naming(folder: Path, command: str) -> Iterator[None]:
 
 def conclude(record: Record) -> int:
     """Says what came out: of one setting its numbers and pictures, of several where they stand."""
+    from kltrust.experiments.cli.judge import print_worst
     from kltrust.experiments.cli.tables import status_table
     from kltrust.experiments.engine import hosts
 
@@ -150,9 +151,11 @@ def conclude(record: Record) -> int:
         _print_setting(record)
     else:
         print_table(status_table(record))
+    print_worst(record)
     shown = os.path.relpath(record.path)
     print(f"load it by  kltrust.load({shown!r})")
     print(f"see it by   kltrust report {shlex.quote(shown)}")
+    print(f"judge it by kltrust judge {shlex.quote(shown)}")
     return 0
 
 
