@@ -56,14 +56,14 @@ def fori_loop(
 def cond(
     choice: Array, if_true: Callable[..., Any], if_false: Callable[..., Any], *operands: Any
 ) -> Any:
-    """`jax.lax.cond`: ``if_true(*operands)`` where ``choice``, else ``if_false(*operands)``."""
+    """`jax.lax.cond` on ``choice`` -> ``if_true(*operands)``, or else ``if_false(*operands)``."""
     return jax.lax.cond(choice, *_agreeing([if_true, if_false], operands), *operands)
 
 
 def platform_dependent(
     *operands: Any, default: Callable[..., Any], **branches: Callable[..., Any]
 ) -> Any:
-    """`jax.lax.platform_dependent`: the branch of the platform, of ``operands``.
+    """`jax.lax.platform_dependent` -> what the platform's branch makes of ``operands``.
 
     ``branches`` are functions by platforms' names, and ``default`` is for all others.
     """
