@@ -41,7 +41,7 @@ def section(updates: pd.DataFrame, looks: _style.Looks) -> Section | None:
         "what is left of the batch once it is reweighted by its ratios; the way is the sum of "
         "sqrt(2 KL) over all updates, a length in the Fisher-Rao metric for small steps."
     )
-    inner = each_env("audit", audited, lambda *of: _of_env(*of, looks))
+    inner = each_env("audit", audited, lambda n, env, rows: _of_env(n, env, rows, looks))
     return Section("audit", "Every update, audited", [text, said], inner)
 
 

@@ -27,7 +27,7 @@ DARK = {
     "#CC79A7": "#e9a3c9",
 }
 """Colours that a dark ground needs lighter."""
-RC = {
+RC: dict[Any, Any] = {
     # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
     "text.parse_math": False,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
