@@ -142,9 +142,9 @@ print(f"{score:.0%} of the reference's answers are right")
 # ## One batch
 #
 # 32 prompts with eight answers each. The advantage of an answer is its reward relative to its
-# group, less the cost of leaving the reference: $\beta(\log\pi-\log\text{ref})$ of a token *and of those
-# after it* (`rewards_to_go`), which is the whole gradient of the KL between answers. The batch is a
-# `PolicyBatch` as any other; the tokens after the end have weight 0.
+# group, less the cost of leaving the reference: $\beta(\log\pi-\log\text{ref})$ of a token *and of
+# those after it* (`rewards_to_go`), which is the whole gradient of the KL between answers. The
+# batch is a `PolicyBatch` as any other; the tokens after the end have weight 0.
 
 # %%
 PROMPTS, GROUP, BETA, BOUND = 32, 8, 0.01, 0.01
