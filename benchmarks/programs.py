@@ -245,7 +245,7 @@ def launches(folder: Path, program: Program, rounds: Mapping[str, int]) -> int:
     """
     (plan,) = folder.glob("*thunk_sequence_after_thunk_passes.txt")
     (named,) = folder.glob("*thunk_metadata.txt")
-    pairs = re.findall(r'profile_annotation: "(.*)"\s+thunk_id: (\d+)', named.read_text())
+    pairs = re.findall(r'profile_annotation: "(.*)"\s+thunk_id: (\d+)', named.read_text("utf-8"))
     names = {int(number): name for name, number in pairs}
     loops = {x.name: x for c in program.computations.values() for x in c.values()}
     total, in_condition = 0, False
