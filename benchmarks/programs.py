@@ -250,7 +250,7 @@ def launches(folder: Path, program: Program, rounds: Mapping[str, int]) -> int:
     loops = {x.name: x for c in program.computations.values() for x in c.values()}
     total, in_condition = 0, False
     around = [(-1, 1)]  # of what a line stands in: its indentation, and how often it is run
-    for line in plan.read_text().splitlines():
+    for line in plan.read_text("utf-8").splitlines():
         if found := re.match(r"( *)(\d+): (k\w+)", line):
             depth, kind = len(found[1]), found[3]
             if in_condition:
