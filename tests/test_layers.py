@@ -154,7 +154,7 @@ def test_no_module_knows_an_algorithm_by_the_name_of_a_setting():
     from kltrust import algorithms
 
     found = map(algorithms.find_algorithm, algorithms.algorithm_names())
-    common = {"alpha", "size"}  # which libraries for tables and pictures call theirs, too
+    common = {"alpha", "size", "step"}  # words of other libraries, too
     names = {name for cls in found for name in cls.__dataclass_fields__} - common
     assert {"max_kl", "learning_rate", "damping"} <= names
     for module, source in SOURCES.items():
