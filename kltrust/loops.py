@@ -24,8 +24,11 @@ def scan(
     length: int | None = None,
     *,
     reverse: bool = False,
+    unroll: int = 1,
 ) -> tuple[Any, Any]:
     """`jax.lax.scan` of ``step(carry, x)`` from ``carry`` over ``xs`` or for ``length`` steps.
+
+    ``unroll`` steps are compiled as one.
 
     Returns:
         (carry, outs); backwards over ``xs`` if ``reverse``.
@@ -34,7 +37,8 @@ def scan(
     def first(carry: PyTree) -> PyTree:
         return step(carry, jax.tree.map(lambda x: x[0], xs))[0]
 
-    return jax.lax.scan(step, _settled(first, carry, xs), xs, length, reverse=reverse)
+    start = _settled(first, carry, xs)
+    return jax.lax.scan(step, start, xs, length, reverse=reverse, unroll=unroll)
 
 
 def while_loop(going: Callable[[Any], Array], step: Callable[[Any], Any], carry: PyTree) -> Any:

@@ -87,6 +87,13 @@ def _varies(lane: Lane) -> np.ndarray:
     return np.where(explained == 0, np.nan, explained)
 
 
+def _learned(lane: Lane) -> bool:
+    """Whether the critic's error fell to a fifth: its targets may then hardly vary any more."""
+    loss = lane["value_loss"]
+    early = np.median(loss[: max(1, lane.length // 4)])
+    return bool(np.median(lane.late(loss)) < 0.2 * early)
+
+
 @finding(
     "warning",
     TRAINING,
@@ -100,7 +107,7 @@ def critic_learns_nothing(lane: Lane) -> Evidence | None:
     lane.need(20)
     explained = _varies(lane)
     late = lane.late(explained)
-    if np.isnan(late).mean() > 0.5 or np.nanmax(late) > 0.1:
+    if np.isnan(late).mean() > 0.5 or np.nanmax(late) > 0.1 or _learned(lane):
         return None
     return lane.typical("explained_variance", 0.05, np.less, values=explained)
 
@@ -117,6 +124,8 @@ def critic_learns_nothing(lane: Lane) -> Evidence | None:
 def critic_worse_than_constant(lane: Lane) -> Evidence | None:
     """The critic's errors vary more than twice as much as its targets."""
     lane.need(10)
+    if _learned(lane):
+        return None
     return lane.typical("explained_variance", -1.0, np.less, values=_varies(lane))
 
 
