@@ -66,7 +66,7 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
 
 def status_table(record: Record) -> Table:
     """Where every group of a folder stands."""
-    plan, parts = parts_of(record)
+    plan, parts = parts_of(record, needed=())
     titles = ("runs", "iterations", "steps/s", "time left")
     table = Table(*_GROUP, *(Column(title, no_wrap=True) for title in titles), box=None)
     table.add_column("broken runs")

@@ -14,7 +14,7 @@ from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.run import parts_of
 from kltrust.experiments.store.files import StorageError
-from kltrust.experiments.store.record import Record
+from kltrust.experiments.store.record import EVALUATION, Record
 from kltrust.learner import evaluate
 from kltrust.types import PyTree
 
@@ -58,7 +58,7 @@ def find_runs(
         StorageError: if the folder holds no run, or nothing has been saved yet.
     """
     record = record if isinstance(record, Record) else Record(record)
-    plan, parts = parts_of(record)
+    plan, parts = parts_of(record, needed=(EVALUATION,))
     found: list[Trained] = []
     for group, part in parts:
         if part is None or part.last_chunk < 0:

@@ -12,7 +12,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ DEBRIS = ".partial"
 
 class StorageError(RuntimeError):
     """Something on disk can't be read or written; the message names the remedy."""
+
+
+class DamagedError(StorageError):
+    """A file is not there, or not what was written; a note says what is still whole."""
+
+    def __init__(self, file: Path, wrong: str) -> None:
+        self.file, self.wrong = file, wrong
+        super().__init__(f"{file} {wrong}: take it from a backup, or run again elsewhere")
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -63,25 +72,106 @@ def is_debris(path: Path) -> bool:
     return path.name.endswith(DEBRIS)
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The object in a JSON file.
+def read(path: Path, crc32: int | None = None) -> bytes:
+    """What a file of a run folder holds, whose CRC-32 was kept when it was written.
 
     Raises:
-        StorageError: if it can't be read, or is not an object.
+        DamagedError: if it is not there, no file, or not what was written.
+        StorageError: if the system does not let us read it.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise StorageError(f"there is no {what} at {path}: check the path") from error
+        data = path.read_bytes()
     except OSError as error:
-        raise StorageError(f"can't read {what} {path}: {explain(error)}") from error
-    except ValueError as error:
-        raise StorageError(
-            f"{what} {path} is damaged ({error}): take it from a backup, or start anew elsewhere"
-        ) from error
-    if not isinstance(content, dict):
-        raise StorageError(f"{what} {path} is not one of kltrust's: check the path")
+        raise unreadable(path, error) from error
+    if crc32 not in (None, zlib.crc32(data)):
+        raise DamagedError(path, "is damaged (its bytes are not those that were written)")
+    return data
+
+
+def unreadable(path: Path, error: OSError) -> StorageError:
+    """Something else than a file, which is damage, or a fault of the system."""
+    if error.errno == errno.ENOENT:
+        return DamagedError(path, "is missing")
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
+        return DamagedError(path, f"is damaged ({error.strerror})")
+    return StorageError(f"can't read {path}: {explain(error)}")
+
+
+def read_json(
+    path: Path, kind: Any, *, formats: Sequence[str] = (), sealed: bool = False
+) -> dict[str, Any]:
+    """The object in a JSON file, as `sealed` made it; older ones have no digest.
+
+    Args:
+        path: the file.
+        kind: what it holds, see `misfit`.
+        formats: those that it may say it has, the newest first, which has a digest.
+        sealed: whether it must have a digest anyway.
+
+    Raises:
+        DamagedError: if it is not there, of another kind, or not what was written.
+        StorageError: if it is of another format, or the system does not let us read it.
+    """
+    data = read(path)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(path, f"is damaged ({error})") from error
+    wrong = misfit(content, dict)
+    if wrong is None and formats:
+        written_as = content.get("format")
+        if written_as not in formats:
+            raise StorageError(
+                f"{path} has the format {written_as!r}, this version reads {formats[0]!r}: use the "
+                "version of kltrust that wrote it, or check the path"
+            )
+        sealed |= written_as == formats[0]
+    wrong = wrong or misfit(content, kind)
+    if wrong is None and (sealed or "crc32" in content):
+        changed = content.get("crc32") != digest(content)
+        wrong = "it is not what was written" if changed else None
+    if wrong is not None:
+        raise DamagedError(path, f"is damaged ({wrong})")
     return content
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as JSON gives it back, with its `digest` as ``crc32``."""
+    plain = json.loads(to_json(content))
+    head = {name: plain.pop(name) for name in ("format", "crc32") if name in plain}
+    return {**head, "crc32": digest(plain), **plain}
+
+
+def digest(content: Mapping[str, Any]) -> int:
+    """CRC-32 of an object in JSON, whatever digest and format it says it has."""
+    rest = {name: value for name, value in content.items() if name not in ("crc32", "format")}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def misfit(value: Any, kind: Any, at: str = "it") -> str | None:
+    """Where JSON is not of a kind, in words; None if it is.
+
+    A kind is a type, a tuple of kinds of which one fits, ``[kind]`` for a list, ``{str: kind}``
+    for an object of any names, or ``{"name": kind}`` for one with these; ``"name?"`` may lack.
+    """
+    if isinstance(kind, tuple):
+        found = [misfit(value, one, at) for one in kind]
+        return None if None in found else found[0]
+    outer = type(kind) if isinstance(kind, list | dict) else kind
+    if not isinstance(value, outer) or (isinstance(value, bool) and outer is not bool):
+        return f"{at} is {type(value).__name__}, not {outer.__name__}"
+    parts: list[tuple[Any, Any, str]] = []
+    if isinstance(kind, list):
+        parts = [(x, kind[0], f"{at}[{i}]") for i, x in enumerate(value)]
+    elif isinstance(kind, dict) and str in kind:
+        parts = [(x, kind[str], f"{at}.{name}") for name, x in value.items()]
+    elif isinstance(kind, dict):
+        lacking = [name for name in kind if not name.endswith("?") and name not in value]
+        if lacking:
+            return f"{at} has no {lacking[0]!r}"
+        names = {name.removesuffix("?"): one for name, one in kind.items()}
+        parts = [(value[n], one, f"{at}.{n}") for n, one in names.items() if n in value]
+    return next((wrong for part in parts if (wrong := misfit(*part)) is not None), None)
 
 
 def to_json(content: Any) -> bytes:

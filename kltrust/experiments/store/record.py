@@ -10,8 +10,10 @@ metrics.parquet     all parts in one table, once the run is finished (evaluation
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,9 +24,39 @@ from kltrust.types import PyTree
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "kltrust run 2"
+FORMATS = "kltrust run 3", "kltrust run 2"
+"""Those that are read, the newest first: the older one has no digests."""
 RUN, COMMIT, LOCK = "run.json", "commit.json", ".lock"
 METRICS, EVALUATION, CHECKPOINTS = "metrics", "evaluation", "checkpoints"
+GROUPS = "groups"
+"""The run folders of a plan's groups, in the folder of the plan."""
+_SHOWN = 8
+
+
+_NUMBER = (int, float)
+_DESCRIPTION = {"config": dict, "versions": {"packages": dict}}
+_MARKER = {
+    "chunk": int,
+    "parts": {str: [int]},
+    "schemas": dict,
+    "best": (type(None), {"chunk": int, "score": _NUMBER}),
+    "seconds": {str: _NUMBER},
+    "finished": bool,
+    "summary": {"broken?": {str: int}},
+    "files?": {str: int},
+    "run?": int,
+}
+BEGINNING: dict[str, Any] = {
+    "chunk": -1,
+    "parts": {},
+    "schemas": {},
+    "best": None,
+    "seconds": {},
+    "finished": False,
+    "summary": {},
+    "files": {},
+}
+"""What is committed before the first chunk: nothing."""
 
 
 class RunError(files.StorageError):
@@ -57,20 +89,30 @@ class Record:
         self.path = path = Path(path).absolute()
         if not path.is_dir():
             raise RunError(f"there is no run folder {path}: check the path")
-        if not (path / RUN).exists():
+        if not os.path.lexists(path / RUN) and not (os.path.lexists(path / COMMIT) and begun(path)):
             raise RunError(
                 f"{path} holds no run (it has no {RUN}): check the path, or start a run there "
                 "without --resume"
             )
-        description = files.read_json(path / RUN, "run")
-        if description.get("format") != FORMAT:
-            raise RunError(
-                f"{path / RUN} has the format {description.get('format')!r}, this version reads "
-                f"{FORMAT!r}: use the version of kltrust that wrote it, or check the path"
+        with noting(path):
+            description = files.read_json(path / RUN, _DESCRIPTION, formats=FORMATS)
+            self.config: dict[str, Any] = description["config"]
+            self.versions: dict[str, Any] = description["versions"]
+            # A commit belongs to one description; older ones stand alone.
+            self._digest = files.digest(description)
+            self._sealed: bool = description["format"] == FORMATS[0]
+            self._see(self._read_marker())
+
+    def _read_marker(self) -> dict[str, Any]:
+        file = self.path / COMMIT
+        if not self._sealed and not os.path.lexists(file):
+            return BEGINNING
+        marker = BEGINNING | files.read_json(file, _MARKER, sealed=self._sealed)
+        if marker.get("run", self._digest) != self._digest:
+            raise files.DamagedError(
+                file, f"is damaged (it does not belong to the {RUN} beside it)"
             )
-        self.config: dict[str, Any] = description["config"]
-        self.versions: dict[str, Any] = description["versions"]
-        self._see(_read_marker(path))
+        return marker
 
     def _see(self, marker: dict[str, Any]) -> None:
         self._marker = marker
@@ -132,27 +174,50 @@ class Record:
         def load() -> pd.DataFrame:
             if table not in self._marker["parts"]:
                 return pd.DataFrame()
-            parts = [self._whole(table)] if self.finished else self._parts(table)
-            return tables.read(parts).to_pandas()
+            return tables.read(self._files(table)).to_pandas()
 
         return self._fresh(load)
+
+    def damage(self) -> dict[str, files.StorageError]:
+        """What was committed and can't be read as it was written: errors by the file's name."""
+        found: dict[str, files.StorageError] = {}
+
+        def look() -> None:
+            found.clear()
+            for name in belonging(self._marker):
+                try:
+                    _verify(self.path / name, self._marker["files"].get(name))
+                except files.StorageError as error:
+                    found[name] = error
+            for error in found.values():
+                raise error
+
+        with contextlib.suppress(files.StorageError):
+            self._fresh(look)
+        return found
 
     def _fresh(self, look: Callable[[], Any]) -> Any:
         """Looks again if a writer replaced what we were looking at."""
         while True:
             try:
                 return look()
-            except files.StorageError:
+            except files.StorageError as error:
                 before = self._marker
-                self._see(_read_marker(self.path))
-                if self._marker == before:
-                    raise
+                with noting(self.path):
+                    self._see(self._read_marker())
+                    if self._marker == before:
+                        raise error
+
+    def _files(self, table: str) -> dict[Path, int | None]:
+        """The files of a table, each with its CRC-32 if it was kept."""
+        names = _table_files(self._marker, table)
+        return {self.path / name: self._marker["files"].get(name) for name in names}
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
 
     def _part(self, table: str, chunk: int) -> Path:
         return self.path / table / f"{chunk:06d}.parquet"
-
-    def _parts(self, table: str) -> list[Path]:
-        return [self._part(table, chunk) for chunk in self._marker["parts"].get(table, [])]
 
     def _whole(self, table: str) -> Path:
         return self.path / f"{table}.parquet"
@@ -169,16 +234,70 @@ def total_seconds(*several: Mapping[str, float]) -> dict[str, float]:
     return dict(total)
 
 
-def _read_marker(path: Path) -> dict[str, Any]:
-    empty = {
-        "chunk": -1,
-        "parts": {},
-        "schemas": {},
-        "best": None,
-        "seconds": {},
-        "finished": False,
-        "summary": {},
-    }
-    if not (path / COMMIT).exists():
-        return empty
-    return {**empty, **files.read_json(path / COMMIT, "the record of what was committed")}
+def belonging(marker: Mapping[str, Any]) -> list[str]:
+    """The names of the tables and checkpoints that a commit consists of."""
+    best = marker["best"]["chunk"] if marker["best"] else marker["chunk"]
+    kept = sorted({marker["chunk"], best} - {-1})
+    names = [name for table in marker["parts"] for name in _table_files(marker, table)]
+    return names + [f"{CHECKPOINTS}/{chunk:06d}" for chunk in kept]
+
+
+def _table_files(marker: Mapping[str, Any], table: str) -> list[str]:
+    if marker["finished"]:
+        return [f"{table}.parquet"]
+    return [f"{table}/{chunk:06d}.parquet" for chunk in marker["parts"].get(table, [])]
+
+
+def begun(path: Path) -> bool:
+    """Whether a folder holds a run: a kill before it was described leaves none.
+
+    Raises:
+        StorageError: if it is no folder, or damaged.
+    """
+    try:
+        held = {p.name for p in path.iterdir() if p.name != LOCK and not files.is_debris(p)}
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    if held == {COMMIT}:
+        return files.read_json(path / COMMIT, _MARKER)["chunk"] >= 0
+    return bool(held)
+
+
+def _verify(file: Path, crc32: int | None) -> None:
+    """Whether a table or a checkpoint is as it was written, all of it."""
+    if file.parent.name == CHECKPOINTS:
+        checkpoint.verify(file, crc32)
+    elif crc32 is None:  # its pages have checksums of their own
+        tables.read({file: None})
+    else:
+        files.read(file, crc32)
+
+
+@contextlib.contextmanager
+def noting(path: Path) -> Iterator[None]:
+    """Damage that is found within gets a note: what is still whole."""
+    try:
+        yield
+    except files.DamagedError as error:
+        if not hasattr(error, "__notes__"):
+            error.add_note(still_whole(path))
+        raise
+
+
+def still_whole(path: Path) -> str:
+    """The tables and checkpoints that can be read in a folder and its groups, in a sentence."""
+    path = path.parent.parent if path.parent.name == GROUPS else path
+    found = []
+    for folder in [path, *sorted(path.glob(f"{GROUPS}/*"))]:
+        sums: dict[str, int] = {}
+        with contextlib.suppress(files.StorageError):
+            sums = files.read_json(folder / COMMIT, _MARKER).get("files", {})
+        patterns = ("*.parquet", f"{METRICS}/*.parquet", f"{EVALUATION}/*.parquet", "checkpoints/*")
+        for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+            with contextlib.suppress(files.StorageError):
+                _verify(file, sums.get(file.relative_to(folder).as_posix()))
+                found.append(file.relative_to(path).as_posix())
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"still whole in {path}: {', '.join(found[:_SHOWN]) or 'no table, no checkpoint'}{more}"

@@ -71,26 +71,22 @@ def encode(columns: Columns) -> tuple[memoryview, dict[str, str]]:
     return to_parquet(table), {field.name: str(field.type) for field in table.schema}
 
 
-def read(parts: Sequence[Path]) -> pa.Table:
-    """The parts as one table, in order.
+def read(parts: Mapping[Path, int | None]) -> pa.Table:
+    """The parts as one table, in order, each with the CRC-32 of its file, if it is known.
 
     Raises:
-        StorageError: if a part is missing or damaged.
+        DamagedError: if a part is missing or damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     tables = []
-    for part in parts:
+    for part, crc32 in parts.items():
+        data = pa.BufferReader(files.read(part, crc32))
         try:
-            with open(part, "rb") as file:
-                tables.append(pq.read_table(file, page_checksum_verification=True))
+            tables.append(pq.read_table(data, page_checksum_verification=True))
         except (OSError, pa.ArrowException) as error:
-            missing = isinstance(error, FileNotFoundError)
-            wrong = "is missing" if missing else f"can't be read or is damaged ({error})"
-            raise files.StorageError(
-                f"{part} {wrong}: take it from a backup, or run again elsewhere"
-            ) from error
+            raise files.DamagedError(part, f"is damaged ({error})") from error
     return pa.concat_tables(tables)
 
 
