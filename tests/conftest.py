@@ -64,8 +64,8 @@ def x64():
 
 MATHEMATICS = {
     *("advantages", "algorithms", "audit", "audit_curvature", "critic", "divergences"),
-    *("estimators", "fisher", "losses", "lowering", "minibatch", "normalization", "rollout"),
-    *("precision", "sequences", "solvers", "tree"),
+    *("drifts", "estimators", "fisher", "losses", "lowering", "minibatch", "normalization"),
+    *("precision", "rollout", "sequences", "solvers", "tree"),
 }
 """The tests in which no rank is promoted: those of other libraries' code do."""
 

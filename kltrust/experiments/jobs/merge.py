@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.experiments.jobs.folder import check_numerics, group_config, group_path, parts_of
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
-from kltrust.experiments.jobs.run import group_config, group_path, parts_of
 from kltrust.experiments.store.record import (
     CHECKPOINTS,
     EVALUATION,
@@ -36,6 +36,8 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
     """
     records = [Record(shard) for shard in shards]
     found = [parts_of(r, needed=(METRICS, EVALUATION, CHECKPOINTS)) for r in records]
+    for record in records:
+        check_numerics(record)
     plan = _whole(records, [plan for plan, _ in found])
     parts = [part for _, of_shard in found for _, part in of_shard if part is not None]
     with Run.create(path, plan.to_config()) as run:

@@ -11,8 +11,8 @@ import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import build
+from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.lanes import restore_states
-from kltrust.experiments.jobs.run import parts_of
 from kltrust.experiments.store.files import StorageError
 from kltrust.experiments.store.record import EVALUATION, Record
 from kltrust.learner import evaluate

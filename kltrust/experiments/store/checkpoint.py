@@ -92,8 +92,8 @@ def save(path: str | Path, state: PyTree) -> int:
         raise CheckpointError(f"can't save {path}: {files.explain(error)}") from error
 
 
-def restore(path: str | Path, like: PyTree) -> PyTree:
-    """The state that was saved at ``path``, bit for bit.
+def restore(path: str | Path, like: PyTree, digest: int | None = None) -> PyTree:
+    """The state that was saved at ``path``, bit for bit; its ``digest`` is what `save` gave.
 
     Structure, shapes and dtypes are those of ``like``: of arrays, or of what
     ``jax.eval_shape(init, key)`` gives, which costs no computation. So are the types: JAX arrays
@@ -104,7 +104,7 @@ def restore(path: str | Path, like: PyTree) -> PyTree:
             structure; the first leaves that differ are named.
     """
     path = Path(path).absolute()
-    saved, checksums, _ = _read_manifest(path)
+    saved, checksums = _read_manifest(path, digest)
     targets = _named(like)
     _check_structure(path, saved, {name: _describe(name, leaf) for name, leaf in targets.items()})
     _check_files(path, checksums)
@@ -126,10 +126,7 @@ def verify(path: Path, digest: int | None = None) -> None:
     Raises:
         CheckpointError: if not.
     """
-    _, checksums, found = _read_manifest(path)
-    if digest not in (None, found):
-        raise _DamagedError(path, f"{_MANIFEST} is of another checkpoint")
-    _check_files(path, checksums)
+    _check_files(path, _read_manifest(path, digest)[1])
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
@@ -209,7 +206,7 @@ def _check_structure(path: Path, saved: dict[str, _Leaf], expected: dict[str, _L
     )
 
 
-def _read_manifest(path: Path) -> tuple[dict[str, _Leaf], dict[str, list[int]], int]:
+def _read_manifest(path: Path, digest: int | None) -> tuple[dict[str, _Leaf], dict[str, list[int]]]:
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint at {path}: check the path")
     file = path / _MANIFEST
@@ -224,9 +221,11 @@ def _read_manifest(path: Path) -> tuple[dict[str, _Leaf], dict[str, list[int]], 
         raise _DamagedError(path, f"{_MANIFEST} {error.wrong}") from error
     except files.StorageError as error:
         raise CheckpointError(str(error)) from error
+    if digest not in (None, manifest["crc32"]):
+        raise _DamagedError(path, f"{_MANIFEST} is of another checkpoint")
     leaves = manifest["leaves"].items()
     described = {n: _Leaf(tuple(e["shape"]), e["dtype"], e["key"]) for n, e in leaves}
-    return described, manifest["files"], manifest["crc32"]
+    return described, manifest["files"]
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -280,6 +279,6 @@ def _check_files(path: Path, checksums: dict[str, list[int]]) -> None:
     # Before orbax sees them: what it makes of a damaged file is no guide to anyone.
     for name, (_, crc32) in checksums.items():
         try:
-            files.read(path / name, crc32)
+            files.check(path / name, crc32)
         except files.DamagedError as error:
             raise _DamagedError(path, f"{name} {error.wrong}") from error

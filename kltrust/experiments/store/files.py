@@ -15,7 +15,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 DEBRIS = ".partial"
 """The end of the name of what is not yet in its place."""
@@ -72,20 +72,35 @@ def is_debris(path: Path) -> bool:
     return path.name.endswith(DEBRIS)
 
 
-def read(path: Path, crc32: int | None = None) -> bytes:
-    """What a file of a run folder holds, whose CRC-32 was kept when it was written.
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file of a run folder, to be read.
 
     Raises:
-        DamagedError: if it is not there, no file, or not what was written.
+        DamagedError: if it is not there, or no file.
         StorageError: if the system does not let us read it.
     """
     try:
-        data = path.read_bytes()
+        file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise unreadable(path, error) from error
-    if crc32 not in (None, zlib.crc32(data)):
+    with file:
+        yield file
+
+
+def check(path: Path, crc32: int) -> None:
+    """Compares a file with the CRC-32 that was kept when it was written.
+
+    Raises:
+        DamagedError: if it is another, or there is no file.
+        StorageError: if the system does not let us read it.
+    """
+    found = 0
+    with opened(path) as file, explained(f"read {path}"):
+        while block := file.read(1 << 20):
+            found = zlib.crc32(block, found)
+    if found != crc32:
         raise DamagedError(path, "is damaged (its bytes are not those that were written)")
-    return data
 
 
 def unreadable(path: Path, error: OSError) -> StorageError:
@@ -112,20 +127,19 @@ def read_json(
         DamagedError: if it is not there, of another kind, or not what was written.
         StorageError: if it is of another format, or the system does not let us read it.
     """
-    data = read(path)
+    with opened(path) as file, explained(f"read {path}"):
+        data = file.read()
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DamagedError(path, f"is damaged ({error})") from error
-    wrong = misfit(content, dict)
-    if wrong is None and formats:
-        written_as = content.get("format")
-        if written_as not in formats:
-            raise StorageError(
-                f"{path} has the format {written_as!r}, this version reads {formats[0]!r}: use the "
-                "version of kltrust that wrote it, or check the path"
-            )
-        sealed |= written_as == formats[0]
+    wrong = misfit(content, {"format": str} if formats else dict)
+    if wrong is None and formats and content["format"] not in formats:
+        raise StorageError(
+            f"{path} has the format {content['format']!r}, this version reads {formats[0]!r}: use "
+            "the version of kltrust that wrote it, or check the path"
+        )
+    sealed |= wrong is None and content.get("format") in formats[:1]
     wrong = wrong or misfit(content, kind)
     if wrong is None and (sealed or "crc32" in content):
         changed = content.get("crc32") != digest(content)
@@ -163,14 +177,13 @@ def misfit(value: Any, kind: Any, at: str = "it") -> str | None:
     parts: list[tuple[Any, Any, str]] = []
     if isinstance(kind, list):
         parts = [(x, kind[0], f"{at}[{i}]") for i, x in enumerate(value)]
-    elif isinstance(kind, dict) and str in kind:
-        parts = [(x, kind[str], f"{at}.{name}") for name, x in value.items()]
     elif isinstance(kind, dict):
-        lacking = [name for name in kind if not name.endswith("?") and name not in value]
+        names = {k.removesuffix("?"): v for k, v in kind.items() if k is not str}
+        lacking = [k for k in names if k not in value and f"{k}?" not in kind]
         if lacking:
             return f"{at} has no {lacking[0]!r}"
-        names = {name.removesuffix("?"): one for name, one in kind.items()}
-        parts = [(value[n], one, f"{at}.{n}") for n, one in names.items() if n in value]
+        kinds = dict.fromkeys(value, kind[str]) if str in kind else names
+        parts = [(value[k], one, f"{at}.{k}") for k, one in kinds.items() if k in value]
     return next((wrong for part in parts if (wrong := misfit(*part)) is not None), None)
 
 

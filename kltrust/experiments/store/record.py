@@ -11,56 +11,41 @@ metrics.parquet     all parts in one table, once the run is finished (evaluation
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kltrust.experiments.store import checkpoint, files, tables, versions
+from kltrust.experiments.store import checkpoint, files, layout, tables, versions
+from kltrust.experiments.store.layout import (
+    CHECKPOINTS,
+    COMMIT,
+    EVALUATION,
+    GROUPS,
+    LOCK,
+    METRICS,
+    RUN,
+    RunError,
+)
 from kltrust.lazy import require_sweeps
 from kltrust.types import PyTree
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = "kltrust run 3", "kltrust run 2"
-"""Those that are read, the newest first: the older one has no digests."""
-RUN, COMMIT, LOCK = "run.json", "commit.json", ".lock"
-METRICS, EVALUATION, CHECKPOINTS = "metrics", "evaluation", "checkpoints"
-GROUPS = "groups"
-"""The run folders of a plan's groups, in the folder of the plan."""
-_SHOWN = 8
-
-
-_NUMBER = (int, float)
-_DESCRIPTION = {"config": dict, "versions": {"packages": dict}}
-_MARKER = {
-    "chunk": int,
-    "parts": {str: [int]},
-    "schemas": dict,
-    "best": (type(None), {"chunk": int, "score": _NUMBER}),
-    "seconds": {str: _NUMBER},
-    "finished": bool,
-    "summary": {"broken?": {str: int}},
-    "files?": {str: int},
-    "run?": int,
-}
-BEGINNING: dict[str, Any] = {
-    "chunk": -1,
-    "parts": {},
-    "schemas": {},
-    "best": None,
-    "seconds": {},
-    "finished": False,
-    "summary": {},
-    "files": {},
-}
-"""What is committed before the first chunk: nothing."""
-
-
-class RunError(files.StorageError):
-    """A run folder can't be used as asked; the message names the remedy."""
+__all__ = [
+    "CHECKPOINTS",
+    "COMMIT",
+    "EVALUATION",
+    "GROUPS",
+    "LOCK",
+    "METRICS",
+    "RUN",
+    "Record",
+    "RunError",
+    "total_seconds",
+]
 
 
 class Record:
@@ -87,32 +72,12 @@ class Record:
         """
         require_sweeps("a run folder")
         self.path = path = Path(path).absolute()
-        if not path.is_dir():
-            raise RunError(f"there is no run folder {path}: check the path")
-        if not os.path.lexists(path / RUN) and not (os.path.lexists(path / COMMIT) and begun(path)):
-            raise RunError(
-                f"{path} holds no run (it has no {RUN}): check the path, or start a run there "
-                "without --resume"
-            )
-        with noting(path):
-            description = files.read_json(path / RUN, _DESCRIPTION, formats=FORMATS)
-            self.config: dict[str, Any] = description["config"]
-            self.versions: dict[str, Any] = description["versions"]
-            # A commit belongs to one description; older ones stand alone.
-            self._digest = files.digest(description)
-            self._sealed: bool = description["format"] == FORMATS[0]
-            self._see(self._read_marker())
-
-    def _read_marker(self) -> dict[str, Any]:
-        file = self.path / COMMIT
-        if not self._sealed and not os.path.lexists(file):
-            return BEGINNING
-        marker = BEGINNING | files.read_json(file, _MARKER, sealed=self._sealed)
-        if marker.get("run", self._digest) != self._digest:
-            raise files.DamagedError(
-                file, f"is damaged (it does not belong to the {RUN} beside it)"
-            )
-        return marker
+        with layout.noting(path):
+            self._description = layout.describe(path)
+            self._see(layout.committed(path, self._description))
+        self.config: dict[str, Any] = self._description["config"]
+        self.versions: dict[str, Any] = self._description["versions"]
+        self._checked: set[tuple[str, int | None]] = set()
 
     def _see(self, marker: dict[str, Any]) -> None:
         self._marker = marker
@@ -131,9 +96,34 @@ class Record:
         now = versions.snapshot(self.versions["packages"])
         return versions.differences(self.versions, now)
 
-    def metrics(self) -> pd.DataFrame:
-        """All committed rows: one per seed and iteration."""
-        return self._table(METRICS)
+    def columns(self) -> list[str]:
+        """The names of the metrics' columns; none before the first chunk."""
+        return list(self._marker["schemas"].get(METRICS, ()))
+
+    def metrics(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All committed rows: one per seed and iteration; None is all columns."""
+        return self._table(METRICS, columns)
+
+    def nonfinite(self) -> dict[int, int]:
+        """The first iteration of each run that a NaN or an infinity was counted in."""
+        import pyarrow.compute as pc
+
+        counts = [name for name in self.columns() if name.startswith("nonfinite_")]
+        if not counts:
+            return {}
+
+        def bad(batch: Any) -> Any:
+            above = [pc.greater(batch.column(name), 0) for name in counts]
+            return functools.reduce(pc.or_, above)
+
+        def load() -> list[dict[str, Any]]:
+            return tables.rows_where(self._files(METRICS), ["run", "iteration", *counts], bad)
+
+        first: dict[int, int] = {}
+        for row in self._fresh(load):
+            run, iteration = row["run"], row["iteration"]
+            first[run] = min(iteration, first.get(run, iteration))
+        return first
 
     def evaluations(self) -> pd.DataFrame:
         """All committed rows of evaluations; empty if there were none."""
@@ -158,11 +148,12 @@ class Record:
                     "start it again from its configuration"
                 )
             chunk = self.best["chunk"] if which == "best" and self.best else self.last_chunk
-            return checkpoint.restore(self._checkpoint(chunk), like)
+            place = self._checkpoint(chunk)
+            return checkpoint.restore(place, like, self._marker["files"].get(self._name(place)))
 
         return self._fresh(load)
 
-    def _table(self, table: str) -> pd.DataFrame:
+    def _table(self, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         import pandas as pd
 
         if "groups" in self.config:
@@ -174,7 +165,7 @@ class Record:
         def load() -> pd.DataFrame:
             if table not in self._marker["parts"]:
                 return pd.DataFrame()
-            return tables.read(self._files(table)).to_pandas()
+            return tables.read(self._files(table), columns).to_pandas()
 
         return self._fresh(load)
 
@@ -184,13 +175,13 @@ class Record:
 
         def look() -> None:
             found.clear()
-            for name in belonging(self._marker):
+            for name in layout.belonging(self._marker):
                 try:
-                    _verify(self.path / name, self._marker["files"].get(name))
+                    self._check(name)
                 except files.StorageError as error:
                     found[name] = error
-            for error in found.values():
-                raise error
+            for first in found.values():
+                raise first
 
         with contextlib.suppress(files.StorageError):
             self._fresh(look)
@@ -200,18 +191,27 @@ class Record:
         """Looks again if a writer replaced what we were looking at."""
         while True:
             try:
-                return look()
-            except files.StorageError as error:
+                with layout.noting(self.path):
+                    return look()
+            except files.StorageError:
                 before = self._marker
-                with noting(self.path):
-                    self._see(self._read_marker())
-                    if self._marker == before:
-                        raise error
+                self._see(layout.committed(self.path, self._description))
+                if self._marker == before:
+                    raise
 
-    def _files(self, table: str) -> dict[Path, int | None]:
-        """The files of a table, each with its CRC-32 if it was kept."""
-        names = _table_files(self._marker, table)
-        return {self.path / name: self._marker["files"].get(name) for name in names}
+    def _files(self, table: str) -> list[Path]:
+        """Those that hold a table, each compared with its digest the first time."""
+        names = layout.table_files(self._marker, table)
+        for name in names:
+            self._check(name)
+        return [self.path / name for name in names]
+
+    def _check(self, name: str) -> None:
+        """Compares a table or a checkpoint with its digest, once."""
+        crc32 = self._marker["files"].get(name)
+        if (name, crc32) not in self._checked:
+            layout.verify(self.path / name, crc32)
+            self._checked.add((name, crc32))
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.path).as_posix()
@@ -232,72 +232,3 @@ def total_seconds(*several: Mapping[str, float]) -> dict[str, float]:
     for seconds in several:
         total.update(seconds)
     return dict(total)
-
-
-def belonging(marker: Mapping[str, Any]) -> list[str]:
-    """The names of the tables and checkpoints that a commit consists of."""
-    best = marker["best"]["chunk"] if marker["best"] else marker["chunk"]
-    kept = sorted({marker["chunk"], best} - {-1})
-    names = [name for table in marker["parts"] for name in _table_files(marker, table)]
-    return names + [f"{CHECKPOINTS}/{chunk:06d}" for chunk in kept]
-
-
-def _table_files(marker: Mapping[str, Any], table: str) -> list[str]:
-    if marker["finished"]:
-        return [f"{table}.parquet"]
-    return [f"{table}/{chunk:06d}.parquet" for chunk in marker["parts"].get(table, [])]
-
-
-def begun(path: Path) -> bool:
-    """Whether a folder holds a run: a kill before it was described leaves none.
-
-    Raises:
-        StorageError: if it is no folder, or damaged.
-    """
-    try:
-        held = {p.name for p in path.iterdir() if p.name != LOCK and not files.is_debris(p)}
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise files.unreadable(path, error) from error
-    if held == {COMMIT}:
-        return files.read_json(path / COMMIT, _MARKER)["chunk"] >= 0
-    return bool(held)
-
-
-def _verify(file: Path, crc32: int | None) -> None:
-    """Whether a table or a checkpoint is as it was written, all of it."""
-    if file.parent.name == CHECKPOINTS:
-        checkpoint.verify(file, crc32)
-    elif crc32 is None:  # its pages have checksums of their own
-        tables.read({file: None})
-    else:
-        files.read(file, crc32)
-
-
-@contextlib.contextmanager
-def noting(path: Path) -> Iterator[None]:
-    """Damage that is found within gets a note: what is still whole."""
-    try:
-        yield
-    except files.DamagedError as error:
-        if not hasattr(error, "__notes__"):
-            error.add_note(still_whole(path))
-        raise
-
-
-def still_whole(path: Path) -> str:
-    """The tables and checkpoints that can be read in a folder and its groups, in a sentence."""
-    path = path.parent.parent if path.parent.name == GROUPS else path
-    found = []
-    for folder in [path, *sorted(path.glob(f"{GROUPS}/*"))]:
-        sums: dict[str, int] = {}
-        with contextlib.suppress(files.StorageError):
-            sums = files.read_json(folder / COMMIT, _MARKER).get("files", {})
-        patterns = ("*.parquet", f"{METRICS}/*.parquet", f"{EVALUATION}/*.parquet", "checkpoints/*")
-        for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
-            with contextlib.suppress(files.StorageError):
-                _verify(file, sums.get(file.relative_to(folder).as_posix()))
-                found.append(file.relative_to(path).as_posix())
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return f"still whole in {path}: {', '.join(found[:_SHOWN]) or 'no table, no checkpoint'}{more}"

@@ -19,19 +19,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from kltrust.experiments.store import checkpoint, files, tables, versions
+from kltrust.experiments.store.layout import BEGINNING, FORMATS, begun, belonging
 from kltrust.experiments.store.record import (
-    BEGINNING,
     CHECKPOINTS,
     COMMIT,
     EVALUATION,
-    FORMATS,
     LOCK,
     METRICS,
     RUN,
     Record,
     RunError,
-    begun,
-    belonging,
     total_seconds,
 )
 from kltrust.experiments.store.tables import Columns
@@ -154,7 +151,7 @@ class Run(Record):
             files.remove(place)
             sums[self._name(place)] = checkpoint.save(place, state)
             self._mark(marker, sums)
-        self._drop_checkpoints()
+        self._drop_others(CHECKPOINTS)
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Ends the run: one table each in place of the parts, and a summary of your own.
@@ -192,7 +189,7 @@ class Run(Record):
         """Replaces the marker by one that knows the CRC-32 of these files, too."""
         known = {**self._marker["files"], **sums}
         kept = {name: known[name] for name in belonging(marker) if name in known}
-        marker |= {"files": kept, "run": self._digest, "updated": _now()}
+        marker |= {"files": kept, "run": files.digest(self._description), "updated": _now()}
         files.write_atomic(self.path / COMMIT, files.to_json(files.sealed(marker)))
         self._see(marker)
 
@@ -214,22 +211,19 @@ class Run(Record):
     def _clear(self) -> None:
         """Removes what an interrupted commit left behind: nothing refers to it."""
         for table in (METRICS, EVALUATION):
-            kept = set() if self.finished else {p.name for p in self._files(table)}
-            _keep(self.path / table, kept)
+            self._drop_others(table)
             if not self.finished:
                 files.remove(self._whole(table))
         for file in filter(files.is_debris, self.path.iterdir()):
             files.remove(file)
-        self._drop_checkpoints()
+        self._drop_others(CHECKPOINTS)
 
-    def _drop_checkpoints(self) -> None:
-        _keep(self.path / CHECKPOINTS, {Path(name).name for name in belonging(self._marker)})
-
-
-def _keep(folder: Path, names: set[str]) -> None:
-    for entry in folder.glob("*"):
-        if entry.name not in names:
-            files.remove(entry)
+    def _drop_others(self, folder: str) -> None:
+        """Removes from a folder what is no part of the commit."""
+        kept = {self.path / name for name in belonging(self._marker)}
+        for entry in (self.path / folder).glob("*"):
+            if entry not in kept:
+                files.remove(entry)
 
 
 def _refuse_occupied(path: Path) -> None:
