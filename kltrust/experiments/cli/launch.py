@@ -51,7 +51,7 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
     Compiled programs are kept for other processes.
     """
     from kltrust.experiments.engine import hosts
-    from kltrust.experiments.engine.devices import use_all_cores
+    from kltrust.experiments.engine.devices import found, use_all_cores
 
     named = (flags.coordinator, flags.num_hosts, flags.host)
     check_flag("wait", flags.wait, 1, 10**7)
@@ -66,6 +66,7 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
     use_all_cores(sys.maxsize if flags.several else num_parts)
     if flags.several:
         hosts.join(*named, timeout=flags.wait)
+    found()
     with hosts.only_first_prints():
         _keep_compilations()
         yield
@@ -109,6 +110,7 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
         from kltrust.experiments.cli import tables
         from kltrust.experiments.engine import hosts
         from kltrust.experiments.jobs import run
+        from kltrust.experiments.store import versions
 
         if dry_run:
             if hosts.is_first():
@@ -119,8 +121,9 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
             if begun.finished:
                 print(f"{begun.path} is finished already")
             for name, (then, now) in begun.changes().items():
-                note = f"note: {name} was {then!r}, is {now!r}: the bits may differ"
-                print(note, file=sys.stderr)
+                if name not in versions.DECISIVE:  # of these, going on says more
+                    note = f"note: {name} was {then!r}, is {now!r}: the bits may differ"
+                    print(note, file=sys.stderr)
         with _naming(folder, command):
             record = run.resume(folder, progress=_progress(quiet))
         return conclude(record)
@@ -172,7 +175,7 @@ def _print_setting(record: Record) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from kltrust.experiments.jobs.run import parts_of
+    from kltrust.experiments.jobs.folder import parts_of
     from kltrust.experiments.reading import audit_plots, plots, results, statistics
     from kltrust.experiments.store.record import total_seconds
 
@@ -205,10 +208,11 @@ def _print_setting(record: Record) -> None:
 
 def _num_parts(record: Record) -> int:
     """How many devices have something to do."""
-    groups = record.config.get("groups", [])
-    if any(group["spread"] for group in groups):
-        return record.config["settings"][0]["experiment"]["learner"]["num_envs"]
-    return max(1, sum(len(group["runs"]) for group in groups))
+    from kltrust.experiments.jobs.folder import plan_of
+
+    plan = plan_of(record)
+    spread = [plan.experiment(g).learner.num_envs for g in plan.groups if g.spread]
+    return max([1, sum(len(group.runs) for group in plan.groups), *spread])
 
 
 def _keep_compilations() -> None:

@@ -122,8 +122,10 @@ def status(arguments: list[str]) -> int:
 def merge(arguments: list[str]) -> int:
     """``kltrust merge``."""
     options = typed.cli(_Merge, prog="kltrust merge", args=arguments)
+    from kltrust.experiments.engine.devices import found
     from kltrust.experiments.jobs import merge
 
+    found()
     return launch.conclude(merge.merge(options.shards, options.out))
 
 
