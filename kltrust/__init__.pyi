@@ -8,6 +8,7 @@ from kltrust import (
     divergences as divergences,
     environments as environments,
     experiments as experiments,
+    findings as findings,
     fisher as fisher,
     learner as learner,
     losses as losses,
@@ -85,6 +86,7 @@ from kltrust.environments import (
     make as make,
     register as register,
 )
+from kltrust.findings import judge as judge, judge_update as judge_update
 from kltrust.fisher import (
     FisherOperator as FisherOperator,
     fisher_operator as fisher_operator,
@@ -96,6 +98,7 @@ from kltrust.learner import (
     Learner as Learner,
     LearnerState as LearnerState,
     Metrics as Metrics,
+    check_agent as check_agent,
     evaluate as evaluate,
     make_learner as make_learner,
     policy_of as policy_of,
@@ -104,12 +107,19 @@ from kltrust.learner import (
     train as train,
 )
 from kltrust.losses import (
+    bounded_kl_loss as bounded_kl_loss,
     clipped_surrogate_loss as clipped_surrogate_loss,
     clipped_value_loss as clipped_value_loss,
     entropy_loss as entropy_loss,
+    fisher_rao_loss as fisher_rao_loss,
     importance_ratio as importance_ratio,
+    kl_clipped_loss as kl_clipped_loss,
     kl_constraint as kl_constraint,
+    kl_rollback_loss as kl_rollback_loss,
+    learned_drift_loss as learned_drift_loss,
     penalty_surrogate_loss as penalty_surrogate_loss,
+    rollback_loss as rollback_loss,
+    spo_loss as spo_loss,
     surrogate_loss as surrogate_loss,
     value_loss as value_loss,
     weighted_mean as weighted_mean,

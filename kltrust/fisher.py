@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust import loops
 from kltrust.divergences.distributions import _parts
 from kltrust.lazy import distrax
 from kltrust.tree import leading_size
@@ -160,7 +161,7 @@ def fisher_operator(
             return jax.tree.map(jnp.add, total, chunk(index))
 
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(chunk, 0))
-        return jax.lax.fori_loop(0, num_chunks, accumulate, total)
+        return loops.fori_loop(0, num_chunks, accumulate, total)
 
     return FisherOperator(
         product=lambda v: over_chunks(lambda fisher: fisher.product(v)),

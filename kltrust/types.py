@@ -18,7 +18,8 @@ Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
 """Arrays in nested tuples, dicts, and whatever else JAX knows the leaves of."""
 Params: TypeAlias = Any
-"""Parameters: a pytree of float arrays."""
+"""Parameters: a pytree of arrays. Its float leaves are trained; others are constants, which no
+update moves and no gradient is taken of."""
 Number: TypeAlias = float | int | jax.Array
 """A setting. It may be a tracer, so that one compilation serves every value of it."""
 Render: TypeAlias = Callable[[Sequence[PyTree]], Iterator[np.ndarray]]
@@ -30,7 +31,7 @@ class Distribution(Protocol):
     """What the core asks of a policy's distribution: a distrax distribution has all of it.
 
     A distribution over actions is a pytree whose every leaf has the full leading shape ``*E``:
-    minibatches index the leaves.
+    minibatches index the leaves. (Those of multivariate normals have not: `updates.rows`.)
     """
 
     def log_prob(self, value: Any, /) -> Array:

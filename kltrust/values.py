@@ -31,7 +31,8 @@ class Setting:
         usual: the usual range, and whose it is.
         role: what others may know of it: "bound" (on the mean KL of an update, nats), "set point"
             (of it), "clip" (half-width of the interval of ratios), "fisher damping",
-            "minibatches" (must divide the batch).
+            "minibatches" (must divide the batch), "floor" and "ceiling" (of what a controller
+            moves), "value clip" (of the critic's loss), "gradient bound" (on its norm).
         needs: the name of a switch of the same class without which the setting has no effect.
         anneal: the power of the remaining fraction that an annealed run multiplies it by; 0 leaves
             it alone.
@@ -102,6 +103,8 @@ def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
         value = _number(value, name)
         said.check(name, value)
     elif kind is int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # 1e5, as people write large counts
         if not _is_whole(value):
             low = said.at_least if said.at_least is not None else 0
             raise ValueError(f"{name} must be a whole number of at least {low:g}, got {value!r}")
@@ -122,6 +125,9 @@ def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
     elif is_nested(field):
         value = kind.of(value, name)  # type: ignore[attr-defined]
     elif kind is str:
+        # jax.nn.relu, say, for "relu".
+        if callable(value) and getattr(value, "__name__", None) in (said.choices or ()):
+            value = value.__name__
         if isinstance(value, str) and value not in (said.choices or [value]):
             raise ValueError(unknown(name, value, said.choices or ()))
         if not isinstance(value, str) and not (said.functions and callable(value)):
@@ -140,6 +146,11 @@ def _number(value: Any, name: str) -> Any:
     if isinstance(value, np.ndarray | jax.Array):
         if value.dtype.kind not in "fiuV":
             raise ValueError(f"{name} must be a number, got an array of {value.dtype}")
+    elif callable(value):
+        raise ValueError(
+            f"{name} must be a number, got a function: for a schedule of optax, pass an optimizer "
+            "that closes over it, lambda _: optax.adam(schedule)"
+        )
     elif not isinstance(value, float | np.number):
         raise ValueError(f"{name} must be a number, got {value!r}")
     return value

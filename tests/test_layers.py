@@ -13,12 +13,12 @@ import kltrust
 
 ROOT = Path(kltrust.__file__).parent
 ORDER = [
-    *("types", "tree", "checks", "values", "settings", "lazy", "lowering"),
+    *("types", "tree", "loops", "checks", "values", "settings", "lazy", "lowering"),
     *("divergences", "losses", "advantages", "tokens"),
     *("fisher", "solvers"),
     *("networks", "environments", "rollout"),
     *("updates", "algorithms", "audit"),
-    *("critic", "learner", "tabular"),
+    *("critic", "learner", "tabular", "findings"),
     *("experiments", "results"),
     *("masks", "normalization", "recurrent", "sequences"),
 ]
@@ -31,6 +31,7 @@ FORBIDDEN = {
     "losses": {"distrax"},
     "updates": {"kltrust.environments", "kltrust.rollout", "kltrust.audit"},
     "algorithms": {"kltrust.environments", "kltrust.rollout", "kltrust.audit"},
+    "findings": {"jax", "kltrust.algorithms", "kltrust.settings"},
 }
 """What must not be loaded when a part is imported, through however many modules."""
 
@@ -54,6 +55,7 @@ LIBRARIES = {
     "critic": {*CORE, "optax"},
     "learner": {*CORE, "optax"},
     "tabular": {*CORE, "distrax"},
+    "findings": {"numpy"},
 }
 """What a part may import of other libraries; CORE where it is not named. Experiments are free."""
 

@@ -244,3 +244,12 @@ def test_a_condition_is_only_asked_on_a_cpu():
     x = jax.ShapeDtypeStruct((), jnp.float32)
     assert "stablehlo.compare" in lowered_text(function, "cpu", x)
     assert "stablehlo.compare" not in lowered_text(function, "cuda", x)
+
+
+def test_the_gradient_of_a_choice_is_that_of_the_entry():
+    """Of an entry of -inf as well, which others may share."""
+    gradient = jax.jit(jax.grad(lambda row, index: choose(row, index)))
+    row = jnp.array([0.5, -jnp.inf, -jnp.inf])
+    for index in range(3):
+        np.testing.assert_array_equal(gradient(row, index), np.eye(3)[index])
+    np.testing.assert_array_equal(gradient(row, 3), 0)

@@ -124,3 +124,22 @@ def test_unknown_names_are_attribute_errors():
 
 def test_version_is_the_installed_one():
     assert kltrust.__version__ == version("kltrust")
+
+
+def test_every_text_file_is_read_and_written_as_utf_8():
+    """On every system: the default is the encoding of its locale."""
+    root, places = Path(__file__).parents[1], {"read_text": 0, "write_text": 1, "open": 3}
+    files = [p for part in ("kltrust", "benchmarks", "docs") for p in root.glob(f"{part}/**/*.py")]
+    calls = [(p, x) for p in files for x in ast.walk(ast.parse(p.read_text("utf-8")))]
+    found = 0
+    for file, call in calls:
+        function = getattr(call, "func", None)
+        # A method named open opens a folder or a picture.
+        name = getattr(function, "id", getattr(function, "attr", "").replace("open", ""))
+        if name not in places:
+            continue
+        found += 1
+        binary = name == "open" and len(call.args) > 1 and "b" in ast.unparse(call.args[1])
+        named = any(k.arg == "encoding" for k in call.keywords)
+        assert binary or named or len(call.args) > places[name], f"{file}:{call.lineno}"
+    assert found > 10

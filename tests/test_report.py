@@ -111,6 +111,11 @@ def page(written):
     return (written / "index.html").read_text()
 
 
+def test_a_fair_comparison_says_so(made):
+    study = _gather.gather([made])
+    assert study.unequal == {}
+
+
 def test_all_that_is_written(made, written):
     assert written == made / "report"
     names = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())
@@ -301,6 +306,31 @@ def test_half_finished_sweeps_and_broken_runs(tmp_path, capsys):
     assert cli.main(["report", str(nothing)]) == 1
     assert "was evaluated yet: let it run" in capsys.readouterr().err
     assert not (nothing / "report").exists()
+
+
+def test_a_comparison_that_is_not_fair_is_marked(tmp_path):
+    """Rollout, steps and seeds: the headline, what ran and the comparison say what differs."""
+    unlike = SPEC.replace('"ppo_clip"', '"ppo_clip"\nlearner = { num_envs = 16, num_steps = 128 }')
+    composed = report.compose([write(tmp_path / "unlike", unlike)])
+    named = (
+        f"methods differ in more than the algorithm: learner.num_envs (trpo 8; {STRANGE} 16), "
+        f"learner.num_steps (trpo 256; {STRANGE} 128)"
+    )
+    assert len(composed.headlines) == 2
+    assert all(line.endswith(f"; but {named}.") for line in composed.headlines)
+    of = {section.name: section.blocks for section in composed.sections}
+    envs = "on CartPole-v1, Acrobot-v1"
+    assert of["what-ran"][-1] == [f"O{envs[1:]} {named}."]
+    assert f"Not like with like: {envs} {named}." in of["better"]
+    # The same settings, and other steps and seeds.
+    some = SPEC.replace("[4, 2, 9]", "[4, 2]").replace("trpo", "npg").replace("max_kl", "step_size")
+    some = some.replace("step_size = [0.01, 0.02]", "gamma = [0.99]")
+    other = write(tmp_path / "other", some.split("[[experiments]]\nlabel")[0], chunks=1)
+    unequal = _gather.gather([write(tmp_path / "fair"), other]).unequal
+    assert unequal["CartPole-v1"].endswith(
+        f"environment steps (trpo, {STRANGE} 8,192; npg 4,096), "
+        f"seeds (trpo, {STRANGE} 3: 2, 4, 9; npg 2: 2, 4)"
+    )
 
 
 def _text(composed):

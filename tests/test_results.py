@@ -1,12 +1,14 @@
 """Results: frames over many runs and folders, and arrays in rliable's shape."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import toys
 
 import kltrust
 from kltrust.experiments.config import spec
 from kltrust.experiments.jobs import plan
+from kltrust.experiments.store import tables
 from kltrust.experiments.store.record import RunError
 from kltrust.settings import INF
 
@@ -34,6 +36,8 @@ def metrics_of(planned, broken):
         if planned.experiment(group).algorithm != "trpo":
             metrics["extra"] = {"epochs": kl}
         bad = np.isin(runs, broken)[:, None] & (first + np.arange(CHUNK) >= 1)
+        episodes = np.zeros(kl.shape, np.int32) + (first + np.arange(CHUNK)) * 3  # at first none
+        metrics |= {"return_sum": 30.0 + kl, "num_episodes": episodes}
         return {**metrics, "nonfinite_update": bad.astype(np.int32)}
 
     return of
@@ -156,3 +160,54 @@ def test_the_folder_of_a_plan_says_where_its_tables_are(toy_sweep):
     """Else they would seem to be empty."""
     with pytest.raises(RunError, match=r"whose groups have the tables: read them by kltrust\.load"):
         toy_sweep.metrics()
+
+
+def test_metrics_stay_in_the_folder_until_they_are_asked_for(made, monkeypatch):
+    asked = []
+    read = tables.read
+    monkeypatch.setattr(tables, "read", lambda p, c=None: asked.append(c) or read(p, c))
+    loaded = kltrust.load(made)
+    assert len(asked) == 4  # the evaluations of the four groups
+    table = loaded.read("kl", "extra.tries", "mean_return")
+    of = ["run", "seed", "iteration", "env_steps", "kl"]
+    returns = ["return_sum", "num_episodes"]
+    assert asked[4:] == [[*of, "extra.tries", *returns]] * 2 + [[*of, *returns]] * 2
+    names = ["run", "label", "algorithm", "env", "seed", "iteration", "env_steps"]
+    assert set(table) == {*names, "kl", "extra.tries", "mean_return"}
+    alone = loaded.select(algorithm="trpo", env="Acrobot-v1").read("kl")
+    assert len(asked) == 9
+    metrics = loaded.metrics
+    assert loaded.metrics is metrics
+    assert len(asked) == 13
+    pd.testing.assert_frame_equal(table, metrics[list(table)])
+    pd.testing.assert_frame_equal(loaded.read("kl"), metrics[list(alone)])
+    mine = metrics[metrics.run.isin(range(6, 12))].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, mine[list(alone)])
+    for known in (loaded, kltrust.load(made)):
+        with pytest.raises(ValueError, match=r"'extra\.trys'.*extra\.tries"):
+            known.read("extra.trys")
+
+
+def test_all_tables_name_their_runs(made):
+    loaded = kltrust.load(made, made)
+    names = loaded.runs.set_index("run")[["label", "algorithm", "env", "seed"]]
+    for frame in (loaded.runs, loaded.metrics, loaded.evaluations):
+        assert list(frame)[:5] == ["run", *names]
+        found = frame[[*names]].reset_index(drop=True)
+        expected = names.loc[frame.run].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, expected)
+    ended = loaded.metrics[loaded.metrics.num_episodes > 0]
+    assert (ended.mean_return == ended.return_sum / ended.num_episodes).all()
+    assert loaded.metrics.mean_return.isna().sum() == len(loaded.metrics) - len(ended) > 0
+    assert repr(loaded) == (
+        "Results of 36 runs (2 algorithms, 2 environments, 3 seeds); see .runs, .metrics, "
+        ".evaluations"
+    )
+
+
+def test_a_setting_with_several_numbers_can_be_selected_and_grouped(made):
+    loaded = kltrust.load(made)
+    assert set(loaded.runs.groupby("network.hidden").groups) == {(64, 64)}
+    for asked in ((64, 64), [64, 64]):
+        assert len(loaded.select(**{"network.hidden": asked}).runs) == 18
+    assert len(loaded.select(**{"network.hidden": (64,)}).runs) == 0

@@ -64,13 +64,18 @@ class PPOAdaptiveLR(MinibatchEpochs):
         1.5, "One step of the learning rate, up or down.", at_least=1, usual="1.5 (rsl_rl)"
     )
     min_learning_rate: Number = setting(
-        1e-5, "The learning rate never falls below it.", above=0, usual="1e-5 (rsl_rl)"
+        1e-5,
+        "The learning rate never falls below it.",
+        above=0,
+        role="floor",
+        usual="1e-5 (rsl_rl)",
     )
     max_learning_rate: Number = setting(
         1e-2,
         "The learning rate never rises above it.",
         above=0,
         infinite=True,
+        role="ceiling",
         usual="1e-2 (rsl_rl)",
     )
     max_grad_norm: Number = setting(1.0, **MAX_GRAD_NORM)

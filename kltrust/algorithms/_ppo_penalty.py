@@ -78,10 +78,18 @@ class PPOPenalty(MinibatchEpochs):
         "Beta never falls below it; a beta of 0 could never rise again.",
         above=0,
         infinite=True,
+        role="floor",
+        needs="adaptive",
         usual="1e-4 to 1e-2",
     )
     max_beta: Number = setting(
-        1e4, "Beta never rises above it.", above=0, infinite=True, usual="1e2 to 1e4"
+        1e4,
+        "Beta never rises above it.",
+        above=0,
+        infinite=True,
+        role="ceiling",
+        needs="adaptive",
+        usual="1e2 to 1e4",
     )
 
     def check(self) -> None:

@@ -64,6 +64,8 @@ class TRPO(NaturalStep):
         self, policy: Policy, params: Params, state: tuple, batch: PolicyBatch, key: Array
     ) -> tuple[Params, tuple, dict[str, Array]]:
         """One step."""
+        # All of it: rounded products would make more of the KL than a small step does.
+        policy = tree.in_full_precision(policy)
 
         def objective(params: Params) -> tuple[Array, Array]:
             value, new = surrogate(policy, params, batch, self.entropy_coef)

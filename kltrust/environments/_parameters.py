@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.checks import nearest
 from kltrust.types import Array
 
 LIMITS = ("max_steps", "max_steps_in_episode")
@@ -44,11 +44,10 @@ def keywords(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     return {p.name: p.default for p in parameters if p.kind in named}, takes_any
 
 
-def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
+def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
     """The known names nearest to another one, as a question; "" where none is near."""
-    lowered = {known.lower(): known for known in names}
-    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(repr(prefix + lowered[n]) for n in near)}? " if near else ""
+    near = nearest(name, names, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(prefix + text) for text in near)}? " if near else ""
 
 
 def require_static(name: str, arguments: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.types import Array
 
 
@@ -58,10 +59,10 @@ def quantiles(
 
     def refine(step: Array, found: Array) -> Array:
         """Sets the next bit where less than the target lies below the value that it makes."""
-        bit = one << (num_bits - 1 - step).astype(order.dtype)
+        bit = one << jnp.asarray(num_bits - 1 - step, order.dtype)
         return jnp.where(mass_below(found | bit) < target, found | bit, found)
 
-    found = jax.lax.fori_loop(0, num_bits, refine, jnp.zeros(len(levels), order.dtype))
+    found = loops.fori_loop(0, num_bits, refine, jnp.zeros(len(levels), order.dtype))
     # Sums of weights are rounded: never beyond the largest value.
     values = _from_ordered_bits(jnp.minimum(found, _ordered_bits(top)), x.dtype)
     return tuple(jnp.where(known, values, 0))

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import jax
-
+from kltrust import loops
 from kltrust.types import PyTree
 
 Carry = TypeVar("Carry")
@@ -29,6 +28,6 @@ def scan(
     Returns:
         (the last carry, what the steps returned, [T, ...]).
     """
-    steps = partial(jax.lax.scan, step, reverse=reverse)
+    steps = partial(loops.scan, step, reverse=reverse)
     together = partial(steps, unroll=_TOGETHER)
-    return jax.lax.platform_dependent(carry, xs, cpu=steps, default=together)
+    return loops.platform_dependent(carry, xs, cpu=steps, default=together)

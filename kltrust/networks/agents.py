@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.checks import check_env_kind
 from kltrust.networks.cells import CELLS, Cell
 from kltrust.networks.masks import check_masks, mask_of, space_leaves, without_mask
 from kltrust.networks.modules import (
@@ -118,14 +119,16 @@ def actor_critic(
         ValueError: on an unknown name, a bad value, a space that has no head, an image too small
             for the convolutions, or a mask that does not fit the actions.
     """
+    check_env_kind(env)
     if hidden is not None:
         changes["hidden"] = hidden
     own = changed(settings or NetworkSettings(), changes, "setting of actor_critic")
     channels = own.channels
     if not isinstance(env.action_space, Space):
         raise ValueError(
-            f"no policy head for the action space {env.action_space!r}: use Discrete, "
-            "MultiDiscrete, MultiBinary or Box, or pass an ActorCritic of your own"
+            f"no policy head for the action space {env.action_space!r}, of "
+            f"{type(env.action_space).__module__}: use kltrust's Discrete, MultiDiscrete, "
+            "MultiBinary or Box, or pass an ActorCritic of your own"
         )
     spaces, _ = space_leaves(env.observation_space)
     is_image = len(spaces) == 1 and isinstance(spaces[0], Box) and len(spaces[0].shape) == 3

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kltrust import lowering, tree
+from kltrust import loops, lowering, tree
 from kltrust.settings import INF, setting, settings
 from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates.fields import (
@@ -39,7 +39,7 @@ def kl_gate(policy: Policy, max_kl: Number) -> Gate:
     def gate(params: Params, batch: PolicyBatch) -> Array:
         dtype = batch.advantage.dtype
         unbounded = jnp.isposinf(max_kl)
-        kl = jax.lax.cond(
+        kl = loops.cond(
             lowering.shortcut(unbounded),
             lambda: jnp.zeros((), dtype),
             lambda: mean_kl(policy, params, batch).astype(dtype),
@@ -99,7 +99,7 @@ def minibatch_epochs(
         kl = measured(params, minibatch)
         return (optax.apply_updates(params, updates), opt_state), kl
 
-    unknown = jnp.full(num_minibatches, jnp.nan, dtype), jnp.full((), jnp.nan, dtype)
+    unknown = [jnp.full(n, tree.not_measured(), dtype) for n in ((num_minibatches,), ())]
 
     def epoch(carry: tuple, key: Array) -> tuple:
         def advance(carry: tuple) -> tuple:
@@ -111,17 +111,17 @@ def minibatch_epochs(
             stays &= ~stopped
             after = tree.where(stays, proposal, current), applied + stays, ~stays
             path = along, measured(proposal[0], batch)
-            return after, tree.where(stopped, unknown, path) if recording else path
+            return after, tree.where(stopped, (*unknown,), path) if recording else path
 
         def stay(carry: tuple) -> tuple:
-            return carry, unknown if recording else (None, None)
+            return carry, (*unknown,) if recording else (None, None)
 
-        return jax.lax.cond(lowering.shortcut(carry[-1]), stay, advance, carry)
+        return loops.cond(lowering.shortcut(carry[-1]), stay, advance, carry)
 
     path: Any
     start = ((params, opt_state), jnp.int32(0), jnp.asarray(False))
     keys = jax.random.split(key, num_epochs)
-    ((params, opt_state), applied, stopped), path = jax.lax.scan(epoch, start, keys)
+    ((params, opt_state), applied, stopped), path = loops.scan(epoch, start, keys)
     extra = {"epochs_applied": applied, "kl_stopped": stopped}
     walked = KLPath(path[0].ravel(), path[1]) if recording else None
     return params, opt_state, UpdateReport(extra, walked)

@@ -40,6 +40,7 @@ MAX_GRAD_NORM: Said = {
     "meaning": "Bound on the gradient's global norm.",
     "above": 0,
     "infinite": True,
+    "role": "gradient bound",
     "usual": "0.5 (the PPO authors' code), 1 (rsl_rl), inf",
 }
 CLIP_EPS: Said = {

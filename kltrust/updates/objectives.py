@@ -23,8 +23,12 @@ def log_ratio(new: Distribution, batch: PolicyBatch) -> Array:
 
 
 def mean_kl(policy: Policy, params: Params, batch: PolicyBatch) -> Array:
-    """Mean over the batch's states of KL(batch.old || policy(params)), nats: []."""
-    return tree.weighted_mean(kl_divergence(batch.old, policy(params, batch.obs)), batch.weight)
+    """Mean over the batch's states of KL(batch.old || policy(params)), nats: [].
+
+    The matrix products of ``policy`` are in full precision, see `tree.in_full_precision`.
+    """
+    new = tree.in_full_precision(policy)(params, batch.obs)
+    return tree.weighted_mean(kl_divergence(batch.old, new), batch.weight)
 
 
 def reverse_kl(old: Distribution, new: Distribution) -> Array:
@@ -121,4 +125,4 @@ def mean_entropy(distribution: Distribution, weight: Array | None) -> Array:
     try:
         return tree.weighted_mean(distribution_entropy(distribution), weight)
     except NotImplementedError:
-        return jnp.full((), jnp.nan)
+        return jnp.full((), tree.not_measured())

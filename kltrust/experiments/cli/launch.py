@@ -48,7 +48,7 @@ class HostFlags:
 def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
     """All cores of all hosts, of which only the first one prints; no more devices than parts.
 
-    On accelerators, compilations are kept for other processes.
+    Compiled programs are kept for other processes.
     """
     from kltrust.experiments.engine import hosts
     from kltrust.experiments.engine.devices import use_all_cores
@@ -67,12 +67,25 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
         yield
 
 
+def free(folder: Path) -> Path:
+    """The folder if it is new or empty, else the first free one of ``folder-2``, ``folder-3``."""
+    chosen, number = folder, 2
+    while chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
+        chosen, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    if chosen != folder:
+        print(f"{folder} is there already: this run is in {chosen}", file=sys.stderr)
+    return chosen
+
+
 def start(command: str, plan: Plan, out: Path, quiet: bool) -> int:
     """Runs a plan in a new folder and says what came out."""
     from kltrust.experiments.jobs import run
 
+    progress = _progress(quiet)
+    if progress is not None and (folder := _first_time()):
+        progress.note(f"compiling takes a minute; programs are kept in {folder} for the next start")
     with _naming(out, command):
-        record = run.start(plan, out, progress=_progress(quiet))
+        record = run.start(plan, out, progress=progress)
     return conclude(record)
 
 
@@ -191,6 +204,14 @@ def _keep_compilations() -> None:
 
     if folder := devices.compilation_cache():
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _first_time() -> Path | None:
+    """Where compiled programs are kept, if there are none yet."""
+    from kltrust.experiments.engine import devices
+
+    folder = devices.compilation_cache()
+    return folder if folder is not None and not folder.is_dir() else None
 
 
 def _progress(quiet: bool) -> Any:

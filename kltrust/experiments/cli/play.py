@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from kltrust.experiments.cli import typed
 from kltrust.experiments.cli.launch import Switch
 from kltrust.experiments.engine import devices
 from kltrust.lazy import import_extra
@@ -74,7 +75,7 @@ class _Play(_Policy):
 
 def evaluate(arguments: list[str]) -> int:
     """``kltrust evaluate``."""
-    options = tyro.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
+    options = typed.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
     if options.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
     from kltrust.experiments.store.record import Record
@@ -100,7 +101,7 @@ def evaluate(arguments: list[str]) -> int:
 
 def play(arguments: list[str]) -> int:
     """``kltrust play``."""
-    options = tyro.cli(_Play, prog="kltrust play", args=arguments)
+    options = typed.cli(_Play, prog="kltrust play", args=arguments)
     if options.episodes is not None and options.episodes < (1 if options.out is None else 0):
         raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
     from kltrust.checks import check_count
@@ -110,6 +111,7 @@ def play(arguments: list[str]) -> int:
     record = Record(options.run)
     devices.use_all_cores(1)
     _draw_without_a_screen()
+    _keep_pygame_silent()
     from kltrust.experiments.engine.program import build
     from kltrust.experiments.reading import deploy, films
     from kltrust.experiments.reading.trained import best_run
@@ -153,3 +155,9 @@ def _draw_without_a_screen() -> None:
     screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     if sys.platform == "linux" and not screen and ctypes.util.find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _keep_pygame_silent() -> None:
+    """No errors of a sound card that is missing or of no use, and no greeting."""
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

@@ -1,6 +1,6 @@
 """Which is better: the section on all environments together, and its figures."""
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from kltrust.experiments.reading.plots import curve, panels
@@ -14,8 +14,11 @@ GROUP = 5
 """Seeds between two looks of the sequential test."""
 
 
-def section(comparison: Comparison, looks: _style.Looks) -> Section:
-    """Aggregates over the environments, profiles and probabilities of improvement."""
+def section(comparison: Comparison, looks: _style.Looks, unequal: Sequence[str] = ()) -> Section:
+    """Aggregates over the environments, profiles and probabilities of improvement.
+
+    ``unequal`` says in what methods differ beside the algorithm.
+    """
     blocks: list[Block] = []
     if comparison.left_out:
         blocks.append(
@@ -25,6 +28,7 @@ def section(comparison: Comparison, looks: _style.Looks) -> Section:
     if not comparison.chosen:
         blocks.append("No environment has runs that can be compared yet: see each by itself below.")
         return Section("better", "Which is better", blocks)
+    blocks += [f"Not like with like: {text}." for text in unequal]
     blocks += _aggregates(comparison, looks)
     if len(comparison.chosen) > 1:
         blocks += [_profile(comparison, looks), *_improvement(comparison)]

@@ -1,12 +1,13 @@
 """From folders to a report: what it says, then the files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import pandas as pd
 
+from kltrust.experiments.config.fairness import grouped
 from kltrust.experiments.report import (
     _audit,
     _comparison,
@@ -87,13 +88,13 @@ def compose(paths: Sequence[str | Path]) -> Report:
         f"specs/{i}-{_page.slug(source.name)}.toml": _export.specification(source)
         for i, source in enumerate(study.sources)
     }
-    headlines, looks = _headlines(scores), looks_of(study.methods)
+    headlines, looks = _headlines(scores, study.unequal), looks_of(study.methods)
     # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
     with matplotlib.rc_context({"text.parse_math": False}):
         found = [
             _page.Section("summary", "In short", [[*headlines, *_region.verdicts(measured)]]),
             _what_ran(study),
-            _comparison.section(_summaries.compare(study), looks),
+            _comparison.section(_summaries.compare(study), looks, grouped(study.unequal)),
             _environments.section(study, scores, looks),
             _movement.section(updates, measured, looks),
             _audit.section(updates),
@@ -110,8 +111,11 @@ def compose(paths: Sequence[str | Path]) -> Report:
     return Report(title, study.notes, headlines, sections, presets, specifications)
 
 
-def _headlines(scores: pd.DataFrame) -> list[str]:
-    """A sentence for each environment, from `_summaries.scores`: the best, and the runner-up."""
+def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
+    """A sentence for each environment, from `_summaries.scores`: the best, and the runner-up.
+
+    Where methods differ in more than the algorithm it says so, and in what.
+    """
     said = []
     for env, rows in scores.groupby("env", sort=False):
         best, others = rows.iloc[0], rows[rows.method != rows.method.iloc[0]]
@@ -126,7 +130,8 @@ def _headlines(scores: pd.DataFrame) -> list[str]:
         elif len(others):
             second = others.iloc[0]
             line += f"; the best of another method is {second.label}, {second.shown}"
-        said.append(f"{env}, {best.seeds} seed{'s' if best.seeds > 1 else ''}: {line}.")
+        mark = f"; but {unequal[env]}" if env in unequal else ""
+        said.append(f"{env}, {best.seeds} seed{'s' if best.seeds > 1 else ''}: {line}{mark}.")
     return said
 
 
@@ -138,7 +143,11 @@ def _what_ran(study: Study) -> _page.Section:
     table = _page.Table(
         "what-ran", "What the numbers below come from.", columns, words=len(columns)
     )
-    return _page.Section("what-ran", "What ran", [table])
+    equal = [f"{text[0].upper()}{text[1:]}." for text in grouped(study.unequal)] or [
+        "Rollout, critic, network, budget, steps and seeds are equal for all methods."
+    ]
+    alone = study.runs.method.nunique() == 1
+    return _page.Section("what-ran", "What ran", [table, *([] if alone else [equal])])
 
 
 def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
@@ -156,7 +165,7 @@ def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
         "algorithms": ", ".join(dict.fromkeys(e.algorithm for e in experiments)),
         "environments": ", ".join(dict.fromkeys(e.env for e in experiments)),
         "settings": f"{' or '.join(map(str, of_env))} on each environment",
-        "seeds": _listed(list(source.plan.seeds)),
+        "seeds": _page.listed(source.plan.seeds),
         "runs": f"{len(runs):,}, {(runs.iterations >= runs.planned).sum():,} finished",
         "broken runs": str(runs.broken.notna().sum()),
         "environment steps": f"{runs.steps.sum():,}",
@@ -169,12 +178,6 @@ def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
         "arithmetic": f"{'float64' if versions.get('x64') else 'float32'}, matrix products "
         f"{versions.get('matmul_precision')}{flags}",
     }
-
-
-def _listed(seeds: list[int]) -> str:
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{len(seeds)}: {seeds[0]} to {seeds[-1]}"
-    return f"{len(seeds)}: {', '.join(map(str, seeds))}"
 
 
 def write(report: Report, folder: Path, preset_dir: str | Path | None = None) -> Path:

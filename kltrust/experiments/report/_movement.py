@@ -9,6 +9,8 @@ from kltrust.experiments.reading.plots import GREY, logarithmic, panels, thousan
 from kltrust.experiments.report import _region, _style
 from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, share, small
 
+ROWS = 40
+"""Settings in the overview: more rows could not be read."""
 KIND_LINES = {_region.BOUND: "-", _region.SET_POINT: "--", _region.HEURISTIC: ":"}
 
 
@@ -103,13 +105,18 @@ def _table(name: str, env: str, measured: pd.DataFrame) -> Table:
 
 
 def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
-    """A row for each setting, a panel for each environment."""
+    """A row for each setting, of many for some, a panel for each environment."""
     said = [
         f"{row.label} on {row.env}: median {small(row.median)}, 95th percentile {small(row.p95)}, "
         f"largest {small(row.largest)}, claim: {row.claim}"
         for row in measured.head(12).itertuples()
     ]
     more = f"; and {len(measured) - 12} more in the tables below" if len(measured) > 12 else ""
+    total = measured.label.nunique()
+    if total > ROWS:
+        by_kl = measured.assign(kl=measured["median"])
+        few = max(1, ROWS // measured.method.nunique())
+        measured = measured[measured.label.isin(_style.shown(by_kl, few))]
     labels = list(dict.fromkeys(measured.label))
     figure, grid = panels(measured.env.nunique(), 3.2, 1.5 + 0.3 * len(labels))
     figure.set_figwidth(figure.get_figwidth() + _style.inches(labels))
@@ -140,7 +147,8 @@ def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
         "For each setting: the bar from the 5th to the 95th percentile of the mean KL of all "
         "updates, its median, the largest as a cross. The black line is the claim: solid for a "
         "bound, dashed for a set point, dotted for a heuristic. Where the claim is annealed, the "
-        "line is its value at the start.",
+        "line is its value at the start."
+        + (f" {len(labels)} of {total} settings, from least to most movement." * (total > ROWS)),
         figure,
     )
 

@@ -179,6 +179,13 @@ def share(value: float) -> str:
     return f"{value:.1%}".replace("%", " %").replace(".0 ", " ")
 
 
+def listed(numbers: Sequence[int]) -> str:
+    """How many, and which: ``10: 0 to 9``."""
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{len(numbers)}: {numbers[0]} to {numbers[-1]}"
+    return f"{len(numbers)}: {', '.join(map(str, numbers))}"
+
+
 def estimate(value: Estimate, count: int = 2) -> str:
     """Like ``499.1 [497.9, 500.0]``; without an interval where there is but one seed."""
     if count < 2:

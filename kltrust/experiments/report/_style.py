@@ -76,19 +76,23 @@ def legend_below(figure: Any) -> None:
 
 
 def image(figure: Any, kind: str) -> bytes:
-    """The figure as "png" or "svg"; SVG letters are paths: no font is there for sure."""
+    """The figure as "png" or "svg"; SVG letters are paths: no font is there for sure.
+
+    It is laid out when it is first drawn, and not again.
+    """
     buffer = io.BytesIO()
     undated = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "kltrust"}):
         figure.savefig(buffer, format=kind, **undated)
+    figure.set_layout_engine("none")
     return buffer.getvalue()
 
 
-def shown(updates: pd.DataFrame) -> set[str]:
-    """At most `SHOWN` labels of each method, from the one that moved least to that which most."""
+def shown(updates: pd.DataFrame, most: int = SHOWN) -> set[str]:
+    """At most so many labels of each method, from the one that moved least to that which most."""
     found: set[str] = set()
     for _, rows in updates.groupby("method", sort=False):
         labels = rows.groupby("label").kl.median().sort_values().index
-        places = np.linspace(0, len(labels) - 1, min(SHOWN, len(labels)))
+        places = np.linspace(0, len(labels) - 1, min(most, len(labels)))
         found |= set(labels[places.round().astype(int)])
     return found

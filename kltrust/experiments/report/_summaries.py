@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kltrust.experiments.reading import statistics
+from kltrust.experiments.reading.curves import learning_curves
 from kltrust.experiments.reading.statistics import Estimate, estimates, intervals, means_and_iqms
 from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._page import estimate
@@ -165,16 +166,10 @@ def curves(study: Study) -> pd.DataFrame:
 
     Columns: env, method, label, env_steps, seconds (see `Study`), mean, low, high.
     """
-    parts = []
-    for (env, label), rows in study.evaluations.groupby(["env", "label"], sort=False):
-        grid = rows.pivot(index="run", columns="env_steps", values="mean_return")
-        grid = grid.dropna(axis="columns")  # runs of several folders may differ in their steps
-        if not grid.empty:
-            found = intervals(grid.to_numpy(), lambda x: x.mean(axis=-2), resamples=POINTS)
-            seconds = rows.groupby("env_steps").seconds.mean()[grid.columns]
-            part = seconds.reset_index().assign(env=env, method=rows.method.iloc[0], label=label)
-            parts.append(part.assign(**dict(zip(("mean", "low", "high"), found, strict=True))))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["env", "label"])
+    keys = ["env", "method", "label"]
+    found = learning_curves(study.evaluations, keys, resamples=POINTS)
+    seconds = study.evaluations.groupby([*keys, "env_steps"]).seconds.mean()
+    return found.join(seconds, on=[*keys, "env_steps"])
 
 
 def sensitivity(study: Study) -> pd.DataFrame:

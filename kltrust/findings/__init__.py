@@ -1,0 +1,24 @@
+"""What is wrong with a training or an update: named findings, each with its evidence.
+
+Every finding is declared once, by a function with its severity, what it usually means and what to
+try; see the page of findings for all of them. Nothing here compiles anything: metrics and arrays
+are those that a training has left.
+"""
+
+from kltrust.findings._declare import CATALOGUE, Declared, Evidence
+from kltrust.findings._found import Finding, Findings
+from kltrust.findings._judge import ROLES, judge
+from kltrust.findings._one_update import judge_update
+from kltrust.findings._scalars import NAMES
+
+__all__ = [
+    "CATALOGUE",
+    "NAMES",
+    "ROLES",
+    "Declared",
+    "Evidence",
+    "Finding",
+    "Findings",
+    "judge",
+    "judge_update",
+]

@@ -1,0 +1,239 @@
+"""One update as arrays of NumPy, of whatever framework they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kltrust.findings._declare import Missing
+
+_NAMES = ("logits", "probs", "mean", "std", "log_std", "log_prob")
+
+
+def as_array(x: Any) -> np.ndarray:
+    """An array of NumPy, of JAX, or a tensor that speaks dlpack, as NumPy's; lists, too."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        if "bfloat16" in str(x.dtype):  # which NumPy does not have; every value of it is a float32
+            x = x.float()
+    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
+        try:
+            return np.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError, ValueError):
+            pass
+    return np.asarray(x)
+
+
+class Policy(NamedTuple):
+    """A distribution over actions at every row; parameters float64, what is not known is None.
+
+    Attributes:
+        logits: [N, A] normalised log-probabilities, -inf for what can't happen.
+        mean, std: [N, D] of a diagonal Gaussian.
+        log_prob: [N] of the actions, where nothing else is known.
+        given: the arrays as they came.
+    """
+
+    logits: np.ndarray | None
+    mean: np.ndarray | None
+    std: np.ndarray | None
+    log_prob: np.ndarray | None
+    given: dict[str, np.ndarray]
+
+    @property
+    def kind(self) -> str:
+        """Which of the three it is."""
+        if self.logits is not None:
+            return "logits"
+        return "log_prob" if self.mean is None else "mean"
+
+
+def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
+    """What `judge_update` takes for a policy, rows flattened.
+
+    Raises:
+        ValueError: if it is of no known form, or its rows are not those of the actions.
+    """
+    parts = parts_of(given, len(leading), name)
+    number = int(np.prod(leading))
+    for key, x in parts.items():
+        wide = x.ndim == len(leading) + (key != "log_prob")
+        # A deviation that does not depend on the state is one row, or a number.
+        if key in ("std", "log_std") and x.ndim <= len(leading):
+            parts[key] = np.broadcast_to(x, parts["mean"].shape)
+        elif not wide or x.shape[: len(leading)] != leading:
+            raise ValueError(
+                f"{name}: {key} has the shape {x.shape}, the actions' rows are {leading}: give one "
+                "row for each action"
+            )
+    flat = {
+        k: x.reshape(number, -1).astype(np.float64)
+        if k != "log_prob"
+        else x.reshape(number).astype(np.float64)
+        for k, x in parts.items()
+    }
+    logits = flat.get("logits")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if "probs" in flat:
+            logits = np.log(flat["probs"])
+        if logits is not None:
+            logits = logits - logits.max(axis=-1, keepdims=True)
+            logits = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    std = np.exp(flat["log_std"]) if "log_std" in flat else flat.get("std")
+    return Policy(logits, flat.get("mean"), std, flat.get("log_prob"), parts)
+
+
+def parts_of(given: Any, rank: int, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a policy by their names; rows have ``rank`` axes."""
+    if isinstance(given, Mapping):
+        if unknown := sorted(set(given) - set(_NAMES)):
+            raise ValueError(f"{name} has no {', '.join(unknown)}: it takes {', '.join(_NAMES)}")
+        if "mean" in given and not {"std", "log_std"} & set(given):
+            raise ValueError(f"{name} has a mean and no std or log_std: give one of them")
+        if not {"logits", "probs", "mean", "log_prob"} & set(given):
+            raise ValueError(f"{name} needs logits, probs, mean and std, or log_prob")
+        return {key: as_array(x) for key, x in given.items()}
+    if isinstance(given, tuple) and len(given) == 2:
+        return {"mean": as_array(given[0]), "std": as_array(given[1])}
+    given = getattr(given, "base_dist", given)  # torch's Independent
+    if hasattr(given, "logits") and getattr(given, "logits", None) is not None:
+        return {"logits": as_array(given.logits)}
+    if hasattr(given, "loc"):
+        scale = getattr(given, "scale_diag", None)
+        return {
+            "mean": as_array(given.loc),
+            "std": as_array(given.scale if scale is None else scale),
+        }
+    x = as_array(given)
+    if x.dtype.kind not in "fV":
+        raise ValueError(
+            f"{name} must be logits, (mean, std), log-probabilities of the actions, or a dict of "
+            f"{', '.join(_NAMES)}; got {type(given).__name__}"
+        )
+    return {"log_prob" if x.ndim == rank else "logits": x}
+
+
+class Batch:
+    """One update: what `judge_update` was given, and what follows from it.
+
+    A part that was not given raises `Missing` where a condition reads it, so that nothing is said.
+    """
+
+    def __init__(self, old: Policy, new: Policy, actions: np.ndarray, given: Mapping[str, Any]):
+        self.old, self.new, self.actions, self.given = old, new, actions, given
+
+    def __getitem__(self, name: str) -> Any:
+        """An array or a number that was given."""
+        if self.given.get(name) is None:
+            raise Missing(name)
+        return self.given[name]
+
+    def rows(self, name: str) -> np.ndarray:
+        """A given array of one number a row, flattened: [N]."""
+        return np.asarray(self[name], np.float64).reshape(-1)[self.kept]
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """[N] bool; rows of weight 0 are padding."""
+        weight = self.given.get("weight")
+        number = len(self.old_log_prob_of_all)
+        return np.ones(number, bool) if weight is None else np.ravel(weight) > 0
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """[N] of the rows that are kept, with a mean of 1."""
+        weight = self.given.get("weight")
+        if weight is None:
+            return np.ones(int(self.kept.sum()))
+        kept = np.ravel(np.asarray(weight, np.float64))[self.kept]
+        return kept / kept.mean()
+
+    @cached_property
+    def old_log_prob_of_all(self) -> np.ndarray:
+        """[N]."""
+        return log_prob(self.old, self.actions)
+
+    @property
+    def old_log_prob(self) -> np.ndarray:
+        """[N] log old(a|s), of the rows that are kept."""
+        return self.old_log_prob_of_all[self.kept]
+
+    @cached_property
+    def new_log_prob(self) -> np.ndarray:
+        """[N] log new(a|s)."""
+        return log_prob(self.new, self.actions)[self.kept]
+
+    @cached_property
+    def log_ratio(self) -> np.ndarray:
+        """[N] log new(a|s) - log old(a|s)."""
+        with np.errstate(invalid="ignore"):
+            return self.new_log_prob - self.old_log_prob
+
+    @cached_property
+    def kl(self) -> np.ndarray:
+        """[N] KL(old || new): exact where both are distributions, else the estimate k3 of it."""
+        found = kl(self.old, self.new)
+        if found is None:
+            with np.errstate(over="ignore"):
+                return np.expm1(self.log_ratio) - self.log_ratio
+        return found[self.kept]
+
+    @cached_property
+    def kl_reverse(self) -> np.ndarray:
+        """[N] KL(new || old), exact."""
+        found = kl(self.new, self.old)
+        if found is None:
+            raise Missing("distributions")
+        return found[self.kept]
+
+    def mean(self, x: np.ndarray) -> float:
+        """The weighted mean of a quantity of the rows that are kept."""
+        return float(np.mean(self.weight * x))
+
+
+def log_prob(policy: Policy, actions: np.ndarray) -> np.ndarray:
+    """[N] of actions [N] or [N, D]."""
+    if policy.log_prob is not None:
+        return policy.log_prob
+    if policy.logits is not None:
+        return np.take_along_axis(policy.logits, actions.reshape(-1, 1).astype(np.int64), 1)[:, 0]
+    assert policy.mean is not None
+    assert policy.std is not None
+    z = (actions.reshape(policy.mean.shape) - policy.mean) / policy.std
+    return (-0.5 * z**2 - np.log(policy.std) - 0.5 * np.log(2 * np.pi)).sum(axis=-1)
+
+
+def kl(p: Policy, q: Policy) -> np.ndarray | None:
+    """[N] KL(p || q), exact; None for log-probabilities alone."""
+    if p.logits is not None and q.logits is not None:
+        mass = np.exp(p.logits)
+        with np.errstate(invalid="ignore"):
+            terms = np.where(mass > 0, mass * (p.logits - q.logits), 0)
+        return np.maximum(terms.sum(axis=-1), 0)
+    if p.mean is not None and q.mean is not None:
+        assert p.std is not None
+        assert q.std is not None
+        ratio = (p.std / q.std) ** 2
+        return 0.5 * (ratio - 1 - np.log(ratio) + ((p.mean - q.mean) / q.std) ** 2).sum(axis=-1)
+    return None
+
+
+def entropy(policy: Policy) -> np.ndarray | None:
+    """[N] nats; None for log-probabilities alone."""
+    if policy.logits is not None:
+        mass = np.exp(policy.logits)
+        return -np.where(mass > 0, mass * np.where(mass > 0, policy.logits, 0), 0).sum(axis=-1)
+    if policy.std is not None:
+        return (np.log(policy.std) + 0.5 * np.log(2 * np.pi * np.e)).sum(axis=-1)
+    return None
+
+
+def surprise_variance(policy: Policy) -> np.ndarray:
+    """[N] variance of -log p(a) over a ~ p, discrete: the scatter of one sample."""
+    assert policy.logits is not None
+    mass = np.exp(policy.logits)
+    finite = np.where(mass > 0, policy.logits, 0)
+    return np.maximum((mass * finite**2).sum(-1) - (mass * finite).sum(-1) ** 2, 0)

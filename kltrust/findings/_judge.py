@@ -1,0 +1,165 @@
+"""Trainings, judged from their metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from kltrust.findings import _controls, _learning, _region, _seeds  # noqa: F401
+from kltrust.findings._arrays import as_array
+from kltrust.findings._declare import GROUP, TRAINING, look
+from kltrust.findings._found import Finding, Findings
+from kltrust.findings._lane import Lane
+from kltrust.findings._scalars import columns_of
+
+ROLES = ("bound", "set point", "clip", "floor", "ceiling", "value clip", "gradient bound")
+"""The roles of settings that conditions ask for."""
+
+
+def judge(
+    metrics: Any,
+    *,
+    update: Any = None,
+    critic: Any = None,
+    claims: Mapping[str, float] | None = None,
+    names: str | Mapping[str, Any] | None = None,
+) -> Findings:
+    """Says what is wrong with trainings, from their metrics alone.
+
+    Nothing is compiled; a hundred runs take about a second. What a table has no column for is
+    neither found nor ruled out.
+
+    Args:
+        metrics: of `train` or `run` (a leading axis [runs] of a vmap is taken as runs); what
+            `kltrust.load` gives; a pandas frame, with a column run where it holds several; or a
+            dict of columns.
+        update: the algorithm, whose settings say what it claims to keep to: ``trpo(max_kl=0.02)``.
+            Results of `load` know theirs.
+        critic: likewise.
+        claims: such settings by their role, where there is no algorithm: ``{"bound": 0.02}``. The
+            roles are bound and set point (of the mean KL, nats), clip (of ratios), floor and
+            ceiling (of what a controller moves), value clip and gradient bound.
+        names: whose names the columns have: "stable-baselines3", "cleanrl", "rsl_rl" or "trl", or a
+            dict from columns to their names here, as in ``{"train/my_kl": "kl"}``.
+
+    Returns:
+        `Findings`, worst first.
+
+    Raises:
+        ValueError: if there is no column that anything could be said of, or a name is unknown.
+
+    Example:
+        >>> state, metrics = train(learner, key, 50)               # doctest: +SKIP
+        >>> kltrust.judge(metrics, update=kltrust.trpo())          # doctest: +SKIP
+    """
+    given = {**_claims_of(update), **_claims_of(critic), **checked(claims)}
+    lanes = list(_lanes(metrics, given, names))
+    if not lanes or not any(_is_known(lane) for lane in lanes):
+        raise ValueError(
+            "these metrics have no column that is known here (kl, entropy, ...): give those of a "
+            "training, or say by names whose they are"
+        )
+    found = [
+        Finding(entry.name, entry.severity, evidence, lane.where)
+        for lane in lanes
+        if lane.length
+        for entry, evidence in look((TRAINING, lane))
+    ]
+    if len(lanes) > 1:
+        beside = look((GROUP, lanes))
+        found += [Finding(entry.name, entry.severity, evidence, {}) for entry, evidence in beside]
+    return Findings(found, len(lanes))
+
+
+def checked(claims: Mapping[str, float] | None) -> dict[str, float]:
+    """Claims by their roles, all of which exist.
+
+    Raises:
+        ValueError: names those that do not.
+    """
+    if unknown := sorted(set(claims or {}) - set(ROLES)):
+        raise ValueError(f"no role {', '.join(unknown)}: the roles are {', '.join(ROLES)}")
+    return dict(claims or {})
+
+
+def _is_known(lane: Lane) -> bool:
+    known = ("kl", "entropy", "explained_variance", "value_loss", "clip_fraction", "return_mean")
+    return any(name in lane.columns for name in known)
+
+
+def _claims_of(owner: Any) -> dict[str, float]:
+    """What an object of a class of settings says of itself, by role; NaN and tracers left out."""
+    if owner is None:
+        return {}
+    from kltrust.settings import with_role
+
+    found = {}
+    for role in ROLES:
+        for name in with_role(owner, role):
+            found.setdefault(role, float(getattr(owner, name)))
+    return found
+
+
+def _claims_of_row(algorithm: str, row: Mapping[str, Any]) -> dict[str, float]:
+    """The same from a run's settings by their dotted names."""
+    from kltrust.algorithms import algorithm_names, find_algorithm
+    from kltrust.critic import ValueRegression
+    from kltrust.settings import declared
+
+    found: dict[str, float] = {}
+    own = [("update", find_algorithm(algorithm))] if algorithm in algorithm_names() else []
+    for section, cls in (*own, ("critic", ValueRegression)):
+        for field in dataclasses.fields(cls):
+            said, value = declared(field), row.get(f"{section}.{field.name}")
+            on = not said.needs or bool(row.get(f"{section}.{said.needs}", True))
+            if said.role in ROLES and on and isinstance(value, int | float):
+                found.setdefault(said.role, float(value))
+    return found
+
+
+def _lanes(metrics: Any, claims: Mapping[str, float], names: Any) -> Iterator[Lane]:
+    if hasattr(metrics, "runs") and hasattr(metrics, "metrics"):
+        runs = {row["run"]: row for row in metrics.runs.to_dict("records")}
+        table = metrics.metrics
+        for run, rows in table.groupby("run", sort=True).indices.items() if len(table) else ():
+            row = runs[run]
+            own = {**_claims_of_row(row["algorithm"], row), **claims}
+            part = {name: column.to_numpy()[rows] for name, column in table.items()}
+            yield Lane(part, own, {key: row[key] for key in ("label", "env", "seed", "run")})
+        return
+    columns = columns_of(_flat(metrics), names)
+    if not columns:
+        return
+    if "run" in columns:
+        run = np.asarray(columns["run"])
+        for number in dict.fromkeys(run.tolist()):
+            part = {name: np.asarray(x)[run == number] for name, x in columns.items()}
+            seed = part["seed"][0] if "seed" in part else None
+            yield Lane(part, claims, {"run": number, "seed": seed})
+        return
+    first = np.asarray(next(iter(columns.values())))
+    if first.ndim == 2 and hasattr(metrics, "_fields"):
+        for i in range(len(first)):
+            yield Lane({name: x[i] for name, x in columns.items()}, claims, {"run": i, "seed": i})
+        return
+    yield Lane(columns, claims)
+
+
+def _flat(x: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested named tuples and dicts as columns by dotted names; None is left out."""
+    if hasattr(x, "to_dict") and hasattr(x, "columns"):
+        return {name: column.to_numpy() for name, column in x.items()}
+    if hasattr(x, "_asdict"):
+        x = x._asdict()
+    if isinstance(x, Mapping):
+        found = {}
+        for name, value in x.items():
+            found |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
+        return found
+    if x is None:
+        return {}
+    array = as_array(x)
+    return {prefix: array.astype(np.float64) if array.dtype.kind in "fVbiu" else array}

@@ -1,0 +1,111 @@
+"""What other libraries call the scalars that they log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+_Column = str | tuple[str, Callable[[np.ndarray], np.ndarray]]
+
+
+def _negated(x: np.ndarray) -> np.ndarray:
+    return -x
+
+
+def _halved(x: np.ndarray) -> np.ndarray:
+    return x / 2
+
+
+def _gaussian(std: np.ndarray) -> np.ndarray:
+    """The entropy of one dimension of a deviation, nats."""
+    return np.log(np.maximum(std, 1e-30)) + 0.5 * np.log(2 * np.pi * np.e)
+
+
+NAMES: dict[str, dict[str, _Column]] = {
+    "stable-baselines3": {
+        "train/approx_kl": "kl",
+        "train/kl_divergence_loss": "kl",  # TRPO of sb3-contrib: KL(new || old)
+        "train/clip_fraction": "clip_fraction",
+        "train/explained_variance": "explained_variance",
+        "train/value_loss": ("value_loss", _halved),
+        "train/entropy_loss": ("entropy", _negated),
+        "train/is_line_search_success": "extra.accepted",
+        "train/learning_rate": "learning_rate",
+        "rollout/ep_rew_mean": "return_mean",
+        "rollout/ep_len_mean": "length_mean",
+        "time/total_timesteps": "env_steps",
+    },
+    "cleanrl": {
+        "losses/approx_kl": "kl",
+        "losses/clipfrac": "clip_fraction",
+        "losses/explained_variance": "explained_variance",
+        "losses/value_loss": "value_loss",
+        "losses/entropy": "entropy",
+        "charts/learning_rate": "learning_rate",
+        "charts/episodic_return": "return_mean",
+        "charts/episodic_length": "length_mean",
+    },
+    "rsl_rl": {
+        "Loss/value_function": ("value_loss", _halved),
+        "Loss/value": ("value_loss", _halved),
+        "Loss/entropy": "entropy",
+        "Loss/learning_rate": "extra.learning_rate",
+        "Loss/kl": "kl",
+        "Policy/mean_noise_std": ("entropy", _gaussian),
+        "Policy/mean_std": ("entropy", _gaussian),
+        "Train/mean_reward": "return_mean",
+        "Train/mean_episode_length": "length_mean",
+    },
+    "trl": {
+        "policy/approxkl_avg": "kl",
+        "policy/clipfrac_avg": "clip_fraction",
+        "policy/entropy_avg": "entropy",
+        "loss/value_avg": "value_loss",
+        "clip_ratio/region_mean": "clip_fraction",
+        "clip_ratio": "clip_fraction",
+        "entropy": "entropy",
+        "grad_norm": "extra.grad_norm",
+        "lr": "learning_rate",
+        "learning_rate": "learning_rate",
+        "reward": "return_mean",
+        "objective/scores": "return_mean",
+    },
+}
+"""By library: a logged name, and the column that it stands for, with a function where units differ.
+
+Entropies and losses are brought to ours (nats, half the squared error). The KL is the library's own
+estimate over its minibatches, not the exact one of the batch. In the logs of TRL, ``kl`` and
+``objective/kl`` are to the reference, not of an update, and are left out.
+"""
+
+
+def columns_of(columns: Mapping[str, Any], names: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The columns under the names that they have here.
+
+    Args:
+        columns: as they were logged.
+        names: a library of `NAMES`, a dict of one's own, or None for names that are ours.
+
+    Raises:
+        ValueError: if the library is unknown, or it logs nothing of the kind.
+    """
+    if names is None:
+        return dict(columns)
+    if isinstance(names, str):
+        if names not in NAMES:
+            raise ValueError(f"names are those of {', '.join(NAMES)}, or a dict; got {names!r}")
+        mapping: Mapping[str, Any] = NAMES[names]
+    else:
+        mapping = names
+    found = {
+        kept: columns[kept] for kept in ("run", "seed", "iteration", "env_steps") if kept in columns
+    }
+    for name, column in mapping.items():
+        if name not in columns:
+            continue
+        to, change = column if isinstance(column, tuple) else (column, None)
+        values = np.asarray(columns[name], np.float64)
+        found.setdefault(to, values if change is None else change(values))
+    return found
