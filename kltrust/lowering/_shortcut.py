@@ -11,7 +11,7 @@ from kltrust.types import Array
 def shortcut(condition: Array) -> Array:
     """``condition`` on a CPU, elsewhere False: [*E] bool, like it.
 
-    Of a `jax.lax.cond` that saves work where the condition holds. A GPU or TPU would have to tell
+    Of a `loops.cond` that saves work where the condition holds. A GPU or TPU would have to tell
     its host, and wait for it, before it goes on: there the work is always done, so that its result
     must be right under the condition too.
     """
