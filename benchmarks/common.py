@@ -56,13 +56,13 @@ def chosen(option: str, names: Sequence[str], known: Iterable[str]) -> tuple[str
 
 def write(path: Path, result: Result) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(f"wrote {path}", flush=True)
 
 
 def write_row(path: Path, row: Result) -> None:
     """Puts a row in the place of that of the same environment and algorithm."""
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
     found = {(r["env"], r["algorithm"]): r for r in [*rows, row]}
     write(path, {"rows": list(found.values())})
 

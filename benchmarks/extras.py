@@ -35,7 +35,7 @@ def install(extra: str) -> tuple[float, int]:
 
 
 def main() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = [name for name in project["optional-dependencies"] if name not in OF_SOME]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("extras", nargs="*", default=["base", *extras])

@@ -66,7 +66,7 @@ def main(options: Options) -> None:
         result = find(loaded, options)
         if name == "memory":
             made = {env: part | {"versions": common.versions()} for env, part in result.items()}
-            result = (json.loads(path.read_text()) if path.exists() else {}) | made
+            result = (json.loads(path.read_text("utf-8")) if path.exists() else {}) | made
         else:
             result["versions"] = common.versions()
         common.write(path, result)

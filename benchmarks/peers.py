@@ -119,12 +119,12 @@ def environment(peer: str, folder: Path) -> str:
     python = str(path / "bin" / "python")
     wanted = "\n".join(REQUIREMENTS[peer])
     made = path / "installed"
-    if not made.exists() or made.read_text() != wanted:
+    if not made.exists() or made.read_text("utf-8") != wanted:
         print(f"installing {peer}", flush=True)
         venv.create(path, clear=True, with_pip=True)
         command = [python, "-m", "pip", "install", "-q", "--no-compile", *REQUIREMENTS[peer]]
         subprocess.run(command, check=True, env=variables(python))
-        made.write_text(wanted)
+        made.write_text(wanted, "utf-8")
     return python
 
 

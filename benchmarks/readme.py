@@ -54,10 +54,10 @@ def main(check: bool = False) -> int:
 def load(name: str) -> dict[str, Any]:
     """A recorded result; with a star all of those, by what it stands for."""
     if "*" not in name:
-        return json.loads((RESULTS / f"{name}.json").read_text())
+        return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     before = name.rpartition("/")[2].removesuffix("*")
     paths = sorted(RESULTS.glob(f"{name}.json"))
-    return {path.stem.removeprefix(before): json.loads(path.read_text()) for path in paths}
+    return {path.stem.removeprefix(before): json.loads(path.read_text("utf-8")) for path in paths}
 
 
 def rewrite(pages: tuple[Path, ...], made: dict[str, list[str]], check: bool) -> int:

@@ -107,7 +107,7 @@ def run(arguments: list[str], kill_after: float | None = None) -> int:
 def chunks(folder: Path) -> int:
     """Committed in all groups together."""
     commits = folder.glob("groups/*/commit.json")
-    return sum(json.loads(path.read_text())["chunk"] + 1 for path in commits)
+    return sum(json.loads(path.read_text("utf-8"))["chunk"] + 1 for path in commits)
 
 
 def same(first: Path, second: Path) -> bool:
@@ -187,8 +187,8 @@ def cpu_without_xla() -> float:
     xla = 0
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # a thread may end meanwhile
-            if (task / "comm").read_text().startswith("tf_"):
-                xla += int((task / "schedstat").read_text().split()[0])
+            if (task / "comm").read_text("utf-8").startswith("tf_"):
+                xla += int((task / "schedstat").read_text("utf-8").split()[0])
     return time.process_time() - 1e-9 * xla
 
 

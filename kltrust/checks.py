@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from kltrust.types import ActorCritic, Env
+
 
 def check(**settings: tuple[Any, bool]) -> None:
     """`require` of settings, name = (value, whether zero is allowed): none negative or NaN."""
@@ -53,6 +55,20 @@ def check_count(**settings: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
+def typed_key(key: Any) -> Any:
+    """``key`` as a typed key: one of `jax.random.PRNGKey` is made one with the same data.
+
+    Raises:
+        TypeError: if it is no key.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype == np.uint32 and np.ndim(key):
+        return jax.random.wrap_key_data(key)
+    raise TypeError(f"a key is one of jax.random.key, as in jax.random.key(0); got {key!r}")
+
+
 def check_order(**bounds: Any) -> None:
     """Refuses two known bounds, given as low = ..., high = ..., of which the first is larger."""
     (low_name, low), (high_name, high) = bounds.items()
@@ -94,6 +110,65 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that is not known, with the nearest that is."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    near = nearest(name, known)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"unknown {what} {name!r}: {hint}known are {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
+    """At most three known names that a person may have meant, the likeliest first.
+
+    Case, underscores and dashes do not matter. A name that is equal then is the only one. Else
+    names that begin with this one come first, then those that are spelled alike: ``cutoff``, from
+    0 to 1, says how much alike.
+    """
+
+    def bare(text: str) -> str:
+        return text.lower().replace("_", "").replace("-", "")
+
+    by_bare: dict[str, str] = {bare(text): text for text in known}
+    if bare(name) in by_bare:
+        return [by_bare[bare(name)]]
+    begins = [text for text in by_bare if bare(name) and text.startswith(bare(name))]
+    begins.sort(key=len)
+    alike = difflib.get_close_matches(bare(name), by_bare, n=3, cutoff=cutoff)
+    return [by_bare[text] for text in dict.fromkeys([*begins, *alike])][:3]
+
+
+def check_env_kind(env: Any, other: Any = None) -> None:
+    """Refuses what is no `Env`; ``other`` is the argument beside it, which may have its place.
+
+    Raises:
+        TypeError: names what makes one.
+    """
+    if isinstance(env, Env):
+        return
+    if isinstance(other, Env):
+        hint = ": the environment comes first"
+    elif isinstance(env, str) or hasattr(env, "step_env"):
+        hint = f": kltrust.make({repr(env) if isinstance(env, str) else 'it'}) makes one of it"
+    else:
+        hint = ""
+    raise TypeError(f"env must be an Env of kltrust, got {kind_of(env)}{hint}")
+
+
+def check_kinds(env: Any, agent: Any) -> None:
+    """Refuses what is no `Env`, or no `ActorCritic`.
+
+    Raises:
+        TypeError: names what makes one.
+    """
+    check_env_kind(env, agent)
+    if not isinstance(agent, ActorCritic):
+        raise TypeError(
+            f"agent must be an ActorCritic, as of kltrust.actor_critic(env), got {kind_of(agent)}"
+        )
+
+
+def kind_of(given: Any) -> str:
+    """What something is, for an error: a text, an array by its shape, an object by its class."""
+    if isinstance(given, str):
+        return repr(given)
+    if isinstance(given, jax.Array | np.ndarray):
+        return f"an array of shape {list(given.shape)}"
+    return f"an object of {type(given).__name__}"

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kltrust import loops
 from kltrust.losses import clipped_value_loss
 from kltrust.settings import INF, setting, settings
 from kltrust.tree import at_once
 from kltrust.types import Array, CriticBatch, Number, Params, PyTree
-from kltrust.updates import ADAM, MakeOptimizer, bounded, minibatch_epoch
+from kltrust.updates import ADAM, MakeOptimizer, bounded, minibatch_epoch, moves_floats
 from kltrust.updates.fields import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
@@ -22,6 +23,7 @@ from kltrust.updates.fields import (
 )
 
 
+@moves_floats
 @settings
 class ValueRegression:
     """Epochs of minibatch steps on half the squared error to the TD(lambda) targets.
@@ -78,7 +80,7 @@ class ValueRegression:
             )
 
         keys = jax.random.split(key, self.num_epochs)
-        return jax.lax.scan(epoch, (params, state), keys)[0]
+        return loops.scan(epoch, (params, state), keys)[0]
 
     def _optimizer(self) -> optax.GradientTransformation:
         return bounded(self.optimizer, self.learning_rate, self.max_grad_norm)

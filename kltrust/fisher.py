@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust import loops
 from kltrust.divergences.distributions import _parts
 from kltrust.lazy import distrax
 from kltrust.tree import leading_size
@@ -160,7 +161,7 @@ def fisher_operator(
             return jax.tree.map(jnp.add, total, chunk(index))
 
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(chunk, 0))
-        return jax.lax.fori_loop(0, num_chunks, accumulate, total)
+        return loops.fori_loop(0, num_chunks, accumulate, total)
 
     return FisherOperator(
         product=lambda v: over_chunks(lambda fisher: fisher.product(v)),
@@ -227,7 +228,8 @@ def _linearise(
 
     def image(v: PyTree) -> PyTree:
         moved = _floats(v, like=params)
-        return push([x.astype(leaf.dtype) for x, leaf in zip(moved, theta, strict=True)])
+        pairs = zip(moved, theta, strict=True)
+        return push([loops.alike(x.astype(leaf.dtype), leaf) for x, leaf in pairs])
 
     def product(v: PyTree) -> PyTree:
         result = image(v) if pull is None else pull(image(v))[0]

@@ -15,6 +15,7 @@ object is made; tracers pass.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
@@ -22,7 +23,7 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import numpy as np
 
-from kltrust.checks import check_names
+from kltrust.checks import check_names, unknown
 from kltrust.values import INF, SETTING, Setting, as_kind, declared, is_nested, is_traced
 
 __all__ = ["INF", "Setting", "annealed", "setting", "settings", "with_role"]
@@ -58,6 +59,21 @@ def settings(cls: type[_T]) -> type[_T]:
             setattr(given, name, method)
     given.__eq__, given.__hash__ = _equal, lambda self: hash(_compared(self))
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True, repr=False, eq=False)(given)
+    by_name = made.__init__
+
+    @functools.wraps(by_name)
+    def init(self: Any, *values: Any, **given: Any) -> None:
+        called = getattr(made, "name", made.__name__)
+        names = list(made.__dataclass_fields__)
+        if values:
+            example = f"{called}({names[0]}={values[0]!r})" if names else f"{called}()"
+            raise TypeError(f"{called} takes its settings by name, as in {example}")
+        for name in given:
+            if name not in names:
+                raise TypeError(unknown(f"setting of {called}", name, names))
+        by_name(self, **given)
+
+    made.__init__ = init
     # What a class declares itself comes before what it inherits, in help and in print.
     known = made.__dataclass_fields__
     own = [name for name in vars(cls).get("__annotations__", {}) if name in known]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.checks import check, require
 from kltrust.types import Array, Number, Params, PyTree
 
@@ -26,10 +26,10 @@ def conjugate_gradient(
     x_k minimises x'Ax / 2 - b'x over span(b, Ab, ..., A^(k-1) b), hence x_k'Ax_k = b'x_k.
 
     Stops before ``num_iters`` when |r| <= rtol |b|, and, keeping the x it has, at a direction
-    whose curvature p'Ap is not positive and finite: A is not positive definite there, or
-    rounding has eaten what was left. b = 0 gives x = 0. One product per iteration; a
-    ``while_loop``, so that none is spent after convergence (under ``vmap`` the slowest lane
-    decides how many run; the other lanes keep their values).
+    whose curvature p'Ap is not positive, or so small that the step is not finite: A is not
+    positive definite there, or rounding has eaten what was left. b = 0 gives x = 0. One product
+    per iteration; a ``while_loop``, so that none is spent after convergence (under ``vmap`` the
+    slowest lane decides how many run; the other lanes keep their values).
 
     Hestenes and Stiefel 1952, "Methods of conjugate gradients for solving linear systems".
 
@@ -64,22 +64,18 @@ def conjugate_gradient(
         a_p = matvec(p)
         curvature = tree.dot(p, a_p)
         alpha = rr / curvature
-        going = (curvature > 0) & jnp.isfinite(curvature) & jnp.isfinite(alpha)
-        r_new = tree.add_scaled(r, -alpha, a_p)
+        x_new, r_new = tree.add_scaled(x, alpha, p), tree.add_scaled(r, -alpha, a_p)
         rr_new = tree.dot(r_new, r_new)
-        moved = _CGState(
-            k + 1,
-            going,
-            tree.add_scaled(x, alpha, p),
-            r_new,
-            tree.add_scaled(r_new, rr_new / rr, p),
-            rr_new,
-        )
+        # Next to no curvature asks for a step beyond the range of floats.
+        known = tree.all_finite((curvature, tree.scale(unit, x_new), rr_new))
+        going = (curvature > 0) & known
+        p_new = tree.add_scaled(r_new, rr_new / rr, p)
+        moved = _CGState(k + 1, going, x_new, r_new, p_new, rr_new)
         return tree.where(going, moved, state._replace(going=going))
 
     zero = jax.tree.map(jnp.zeros_like, b)
     start = _CGState(jnp.zeros((), jnp.int32), jnp.asarray(True), zero, b, b, tree.dot(b, b))
-    end = jax.lax.while_loop(unfinished, iterate, start)
+    end = loops.while_loop(unfinished, iterate, start)
     residual = jnp.sqrt(end.rr)
     return tree.scale(unit, end.x), (unit * residual).astype(residual.dtype)
 
@@ -189,7 +185,7 @@ def backtracking_line_search(
     scale = jnp.ones((), jnp.result_type(shrink, float))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, scale)[2])
     start = (jnp.zeros((), jnp.int32), scale, params, jnp.asarray(False), nothing)
-    tried, _, candidate, accepted, aux = jax.lax.while_loop(unfinished, backtrack, start)
+    tried, _, candidate, accepted, aux = loops.while_loop(unfinished, backtrack, start)
     return LineSearchResult(tree.where(accepted, candidate, params), accepted, tried - 1, aux)
 
 

@@ -18,7 +18,8 @@ Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
 """Arrays in nested tuples, dicts, and whatever else JAX knows the leaves of."""
 Params: TypeAlias = Any
-"""Parameters: a pytree of float arrays."""
+"""Parameters: a pytree of arrays. Its float leaves are trained; others are constants, which no
+update moves and no gradient is taken of."""
 Number: TypeAlias = float | int | jax.Array
 """A setting. It may be a tracer, so that one compilation serves every value of it."""
 Render: TypeAlias = Callable[[Sequence[PyTree]], Iterator[np.ndarray]]
@@ -30,7 +31,7 @@ class Distribution(Protocol):
     """What the core asks of a policy's distribution: a distrax distribution has all of it.
 
     A distribution over actions is a pytree whose every leaf has the full leading shape ``*E``:
-    minibatches index the leaves.
+    minibatches index the leaves. (Those of multivariate normals have not: `updates.rows`.)
     """
 
     def log_prob(self, value: Any, /) -> Array:
@@ -79,6 +80,13 @@ class Box(NamedTuple):
     high: np.ndarray
     shape: tuple[int, ...]
     dtype: Any = np.float32
+
+    def __repr__(self) -> str:
+        """With the least and the largest bound, as in ``Box([4], -1 to 1)``."""
+        low, high = (
+            getattr(x, "item", lambda x=x: x)() for x in (np.min(self.low), np.max(self.high))
+        )
+        return f"Box({list(self.shape)}, {low:.4g} to {high:.4g})"
 
 
 Space: TypeAlias = Discrete | MultiDiscrete | MultiBinary | Box
@@ -167,6 +175,12 @@ class Env(_Env):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        """One line: the name and what it sees and takes."""
+        spaces = f"sees {self.observation_space}, takes {self.action_space}"
+        limit = "" if self.max_steps is None else f", at most {self.max_steps} steps"
+        return f"Env({self.name}: {spaces}{limit})"
+
     def _replace(self, **changes: Any) -> Env:
         """The environment with other values in some fields, see ``step_batch``."""
         if "step" in changes:
@@ -220,7 +234,8 @@ class PolicyBatch(NamedTuple):
     """All that an algorithm may look at. The leading axis counts independent units.
 
     They are N = B T rows or, of a recurrent policy, B sequences: then obs is `Sequences`, and every
-    [N, ...] below is [B, T, ...].
+    [N, ...] below is [B, T, ...]. Of a language model likewise: obs is the text, [B, T] whatever
+    the policy takes, and the weight is `tokens.token_weights` of the tokens that count.
 
     Attributes:
         obs: [N, *O] as the policy takes it (normalised, if it is).

@@ -8,6 +8,8 @@ import os
 # display that happens to be there. Set JAX_PLATFORMS to run the suite on another one.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # no test leaves programs in one's home
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as the command line has it, see devices.py
 
 import hypothesis
 import jax
@@ -62,8 +64,8 @@ def x64():
 
 MATHEMATICS = {
     *("advantages", "algorithms", "audit", "audit_curvature", "critic", "divergences"),
-    *("estimators", "fisher", "losses", "lowering", "minibatch", "normalization", "rollout"),
-    *("sequences", "solvers", "tree"),
+    *("drifts", "estimators", "fisher", "losses", "lowering", "minibatch", "normalization"),
+    *("precision", "rollout", "sequences", "solvers", "tree"),
 }
 """The tests in which no rank is promoted: those of other libraries' code do."""
 

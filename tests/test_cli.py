@@ -1,10 +1,12 @@
 """The command line as a person meets it: help, one training of one's own, errors, interrupts."""
 
+import gc
 import io
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -12,7 +14,7 @@ import pytest
 from toys import assert_same, parts, python
 
 import kltrust
-from kltrust.experiments.cli import main, progress
+from kltrust.experiments.cli import interrupts, launch, main, progress, typed
 from kltrust.experiments.jobs.run import plan_of
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
@@ -227,6 +229,40 @@ def test_interrupt_from_the_keyboard(tmp_path):
     assert parts(Record(tmp_path / "long"))[0].last_chunk >= 0
 
 
+def test_an_interrupt_that_python_drops_is_sent_again():
+    dropped = []
+
+    def interrupt(phase, info):
+        if not dropped:
+            dropped.append(phase)
+            raise KeyboardInterrupt
+
+    def collect_and_go_on():
+        with interrupts.heard():
+            gc.collect()
+            dropped.append("went on")
+            time.sleep(30)
+
+    gc.callbacks.append(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            collect_and_go_on()
+    finally:
+        gc.callbacks.remove(interrupt)
+    assert dropped == ["start", "went on"]
+
+
+def test_an_interrupt_that_has_to_wait_is_answered(monkeypatch, capsys):
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.05)
+    before = signal.signal(signal.SIGINT, lambda *_: time.sleep(0.5))  # a compiler, say
+    try:
+        with interrupts.heard():
+            signal.raise_signal(signal.SIGINT)
+            assert "interrupted; it ends after" in capsys.readouterr().err
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_envs(said, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     status, out, _ = said("envs")
@@ -254,6 +290,13 @@ def test_doctor(said):
     [
         ("trian", 1, "unknown command 'trian': did you mean train?"),
         ("train trop CartPole-v1", 1, "unknown algorithm 'trop': did you mean trpo?"),
+        ("train ppo CartPole-v1", 1, "did you mean ppo_clip or ppo_penalty"),
+        ("train TRPO CartPole-v1", 1, "did you mean trpo?"),
+        ("train trpo Hopper-v4", 1, "did you mean 'brax/hopper'"),
+        ("train trpo HalfCheetah", 1, "did you mean 'brax/halfcheetah'?"),
+        ("train trpo breakout", 1, "did you mean 'Breakout-MinAtar'?"),
+        ("train trpo CartPole-v1 --hidden 64,a", 2, "'a' is not a whole number"),
+        ("train trpo CartPole-v1 --total-steps 1.5", 2, "'1.5' is not a whole number"),
         ("train trpo --seeds 2", 1, "which environment?"),
         ("train --seeds 2 trpo CartPole-v1", 1, "the algorithm and the environment come first"),
         ("train trpo Cartpole-v1", 1, "did you mean 'CartPole-v1'"),
@@ -261,7 +304,7 @@ def test_doctor(said):
         ("train trpo CartPole-v1 --max-kl much", 2, "could not convert string to float: 'much'"),
         ("train trpo CartPole-v1 --max-kl -1", 1, "max_kl must be finite and greater than 0"),
         ("train trpo CartPole-v1 --seeds 0", 1, "--seeds must be at least 1"),
-        ("train trpo CartPole-v1 --seed -3", 1, "a seed must be at least 0"),
+        ("train trpo CartPole-v1 --seed -3", 1, "--seed must be at least 0"),
         ("train trpo CartPole-v1 --env-params gravity", 1, "takes NAME=VALUE, got 'gravity'"),
         ("train trpo CartPole-v1 --env-params gravit=1", 1, "has no parameter 'gravit'"),
         ("train trpo CartPole-v1 --preset absent.toml", 1, "can't read the preset absent.toml"),
@@ -286,6 +329,32 @@ def test_errors_name_the_remedy(line, status, message, said, place):
     if status == 1:
         assert err.startswith("kltrust: error: ")
     assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("100_000", 100_000), ("1e5", 100_000), ("-3", -3), ("9" * 17, 10**17 - 1)]
+)
+def test_whole_numbers_as_people_type_them(text, number):
+    assert typed.whole(text) == number
+
+
+def test_a_second_run_has_a_folder_of_its_own(tmp_path, capsys):
+    assert launch.free(tmp_path / "run") == tmp_path / "run"
+    for name in ("run", "run-2"):
+        (tmp_path / name).mkdir()
+    assert launch.free(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run" / "run.json").touch()
+    assert launch.free(tmp_path / "run") == tmp_path / "run-2"
+    (tmp_path / "run-2" / "run.json").touch()
+    capsys.readouterr()
+    assert launch.free(tmp_path / "run") == tmp_path / "run-3"
+    assert "run is there already: this run is in" in capsys.readouterr().err
+
+
+def test_lists_and_switches_as_people_type_them():
+    assert typed.wholes(["64,64"]) == typed.wholes(["64", "64"]) == typed.wholes(["(64,", "64)"])
+    found = typed.switches(["--on", "true", "--on=False", "--as", "true", "--on", "no"], {"on"})
+    assert found == ["--on", "--no-on", "--as", "true", "--on", "no"]
 
 
 def test_debug_shows_the_traceback(monkeypatch):

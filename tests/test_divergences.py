@@ -461,6 +461,25 @@ def test_distribution_gradients(name):
             jax.tree.map(lambda g, r: np.testing.assert_allclose(g, r, atol=1e-9), ours, theirs)
 
 
+def test_gradients_of_gaussians_of_any_scale():
+    """In log deviations from -60 to 60: right where it is a float, infinite beyond, never NaN."""
+
+    def kl(log_scale, new_log_scale, gap):
+        scale, new_scale = jnp.exp(log_scale), jnp.exp(new_log_scale)
+        return dv.kl_divergence(distrax.Normal(0.0, scale), distrax.Normal(gap * scale, new_scale))
+
+    ends = np.linspace(-60, 60, 25, dtype=np.float32)
+    old, new, gap = (x.ravel() for x in np.meshgrid(ends, ends, np.float32([0, 0.5])))
+    got = jax.jit(jax.vmap(jax.grad(kl, (0, 1))))(old, new, gap)
+    ratio, both = np.exp(2 * np.float64(old - new)), 1 + np.float64(gap) ** 2
+    for ours, true in zip(got, (both * ratio - 1, 1 - both * ratio), strict=True):
+        assert not np.any(np.isnan(ours))
+        # The derivative in the scale itself, e^60 times as large at most, has to be a float, too.
+        known = (np.abs(true) < 1e20) & (np.minimum(old, new) > -40)
+        assert known.sum() > 500
+        np.testing.assert_allclose(ours[known], true[known], rtol=1e-3, atol=1e-4)
+
+
 def test_saturated_bernoulli():
     x = jnp.array([200.0, -200.0, 0.0, jnp.inf])
     y = jnp.array([-200.0, 200.0, 1e-4, jnp.inf])
@@ -657,6 +676,12 @@ def test_log_probabilities_are_those_of_distrax(num_outcomes):
 
         return jax.grad(total, has_aux=True)(logits)
 
+    def unmasked(log_prob):
+        return jax.grad(lambda x: jnp.sum(log_prob(distrax.Categorical(logits=x), value)))(logits)
+
+    if num_outcomes > 2:  # the first two values are impossible: a loss decides what comes of these
+        ours, theirs = unmasked(dv.distribution_log_prob), unmasked(lambda d, v: d.log_prob(v))
+        np.testing.assert_allclose(ours[:2], theirs[:2], rtol=1e-6)
     ours, theirs = outcome(dv.distribution_log_prob), outcome(lambda d, v: d.log_prob(v))
     np.testing.assert_array_equal(ours[1], theirs[1])
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6, atol=1e-7)

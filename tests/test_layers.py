@@ -13,7 +13,7 @@ import kltrust
 
 ROOT = Path(kltrust.__file__).parent
 ORDER = [
-    *("types", "tree", "checks", "values", "settings", "lazy", "lowering"),
+    *("types", "tree", "loops", "checks", "values", "settings", "lazy", "lowering"),
     *("divergences", "losses", "advantages", "tokens"),
     *("fisher", "solvers"),
     *("networks", "environments", "rollout"),
@@ -29,6 +29,7 @@ ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli", "doors
 
 FORBIDDEN = {
     "losses": {"distrax"},
+    "tokens": {"distrax"},
     "updates": {"kltrust.environments", "kltrust.rollout", "kltrust.audit"},
     "algorithms": {"kltrust.environments", "kltrust.rollout", "kltrust.audit"},
     "findings": {"jax", "kltrust.algorithms", "kltrust.settings"},

@@ -15,6 +15,7 @@ PROMISED = set(
     surrogate_loss clipped_surrogate_loss penalty_surrogate_loss kl_constraint value_loss
     clipped_value_loss gae fisher_vector_product conjugate_gradient vanilla_pg npg trpo
     ppo_clip ppo_penalty ppo_reverse_kl ppo_adaptive_lr mdpo
+    ppo spo drift_ppo fr_ppo espo tr_ppo ppo_asymmetric spma
     algorithm setting register_algorithm value_regression
     make actor_critic make_learner run train evaluate Env Outcome
     Transition PolicyBatch PolicyUpdate ActorCritic Learner LearnerState Metrics types tree
@@ -71,6 +72,7 @@ losses.clipped_surrogate_loss(jnp.zeros(2), jnp.ones(2), 0.2)
 advantages.standardize(jnp.arange(3.0))
 divergences.kl_k3(divergences.categorical_kl(jnp.ones(1), jnp.ones(1)))
 tokens.token_kl(jnp.zeros(2), jnp.zeros(2), jnp.ones(2))
+tokens.reduce_tokens(tokens.soft_gate_loss(jnp.zeros(2), jnp.ones(2)), jnp.ones(2), "token_mean")
 solvers.conjugate_gradient(lambda v: v, jnp.ones(2), 2)
 lowering.permutation(jax.random.key(0), 3)
 """
@@ -124,3 +126,22 @@ def test_unknown_names_are_attribute_errors():
 
 def test_version_is_the_installed_one():
     assert kltrust.__version__ == version("kltrust")
+
+
+def test_every_text_file_is_read_and_written_as_utf_8():
+    """On every system: the default is the encoding of its locale."""
+    root, places = Path(__file__).parents[1], {"read_text": 0, "write_text": 1, "open": 3}
+    files = [p for part in ("kltrust", "benchmarks", "docs") for p in root.glob(f"{part}/**/*.py")]
+    calls = [(p, x) for p in files for x in ast.walk(ast.parse(p.read_text("utf-8")))]
+    found = 0
+    for file, call in calls:
+        function = getattr(call, "func", None)
+        # A method named open opens a folder or a picture.
+        name = getattr(function, "id", getattr(function, "attr", "").replace("open", ""))
+        if name not in places:
+            continue
+        found += 1
+        binary = name == "open" and len(call.args) > 1 and "b" in ast.unparse(call.args[1])
+        named = any(k.arg == "encoding" for k in call.keywords)
+        assert binary or named or len(call.args) > places[name], f"{file}:{call.lineno}"
+    assert found > 10

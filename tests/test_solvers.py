@@ -144,6 +144,16 @@ def test_nothing_that_is_not_finite_enters_x(bad):
     np.testing.assert_allclose(residual, np.sqrt(3), rtol=1e-6)
 
 
+def test_a_step_beyond_the_range_of_floats_is_not_taken():
+    """Next to a null direction: x = 1e46 is no float32, and the x before it is kept."""
+    a = np.diag(np.float32([1.0, 1e-36]))
+    x, residual = _solve(a, np.float32([1e10, 1e10]), 10)
+    np.testing.assert_allclose(x, [2e10, 2e10], rtol=1e-6)
+    np.testing.assert_allclose(residual, 1e10 * np.sqrt(2), rtol=1e-6)
+    x, _ = _solve(a, np.float32([1e-10, 1e-10]), 10)  # where it is one, it is found
+    np.testing.assert_allclose(x, [1e-10, 1e26], rtol=1e-6)
+
+
 def test_negative_curvature_keeps_the_last_iterate():
     with jax.enable_x64(True):
         # The first direction b has positive curvature, the second one does not.

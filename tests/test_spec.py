@@ -10,7 +10,7 @@ import pytest
 from toys import tiny
 
 from kltrust.environments import adapters
-from kltrust.experiments.config import spec
+from kltrust.experiments.config import fairness, spec
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.presets import preset
 from kltrust.experiments.engine import memory
@@ -200,6 +200,18 @@ DRAWS = f"{TRPO}[experiments.random]\ncount = 2\n"
         (f"{TRPO}grid.max_kl = 0.1", 2, "takes a list of values"),
         (f"{TRPO}grid.max_kl = []", 2, "takes a list of values"),
         (f"{TRPO}grid = {{ 'a.b' = [1] }}", 2, "unknown section 'a'"),
+        (f"{TRPO}max_kl = 0.1", 2, r"max_kl is a setting: write update\.max_kl = VALUE"),
+        (
+            "[[experiments]]\nalgorithms = ['ppo_clip', 'trpo']\nupdate.clip_eps = 1",
+            2,
+            "trpo has none",
+        ),
+        (
+            "[[experiments]]\nalgorithms = ['ppo_clip', 'trpo']\ngrid.clip_eps = [1]",
+            2,
+            "trpo has none",
+        ),
+        (f"{DRAWS}max_kl = {{ loguniform = [0.1, 1.0] }}", 4, "did you mean log_uniform"),
         (f"{TRPO}zip = {{ max_kl = [1.0], damping = [1.0, 2.0] }}", 2, "lists of one length"),
         (f"{TRPO}grid.max_kl = [1.0]\nzip.max_kl = [1.0]", 0, "max_kl is swept twice"),
         (f"{TRPO}update.max_kl = 0.1\ngrid.max_kl = [1.0]", 3, "swept and set"),
@@ -240,8 +252,19 @@ def test_a_file_that_is_none(tmp_path):
     with pytest.raises(ValueError, match=r"can't read .*absent\.toml"):
         spec.load(tmp_path / "absent.toml")
     (tmp_path / "half.toml").write_text("[sweep]\nname = a b\n")
-    with pytest.raises(ValueError, match=r"half\.toml is not TOML.*line 2"):
+    with pytest.raises(ValueError, match=r"half\.toml:2: not TOML"):
         spec.load(tmp_path / "half.toml")
+    (tmp_path / "latin.toml").write_text("[sweep]\nname = 'Schlüssel'\n", "latin-1")
+    with pytest.raises(ValueError, match=r"latin\.toml is not UTF-8"):
+        spec.load(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_part_of_a_specification(tmp_path, encoding):
+    text = TOY.replace('"toy"', '"Schlüssel"') + '[[experiments]]\nalgorithms = "trpo"'
+    path = tmp_path / "marked.toml"
+    path.write_text(text, encoding)
+    assert spec.load(path) == spec.parse(text, str(path))
 
 
 def test_lines_of_keys_within_multi_line_values():
@@ -434,3 +457,60 @@ def test_labels_name_the_section_where_the_name_alone_could_mislead():
     (one, _) = parsed.settings
     assert one.experiment.critic.learning_rate == 1e-3
     assert one.experiment.update.optimizer.settings == {"weight_decay": 0.1}
+
+
+EQUAL_HEAD = '[sweep]\nseeds = 1\nenvs = "Acrobot-v1"\n'
+
+
+def sections(setting, *names):
+    return [getattr(setting.experiment, name) for name in names]
+
+
+def test_what_is_not_the_algorithms_own_is_equal_by_default():
+    shared = ("critic", "learner", "network", "budget")
+    text = '[[experiments]]\nalgorithms = "trpo"\n[[experiments]]\nalgorithms = "ppo_clip"\n'
+    parsed = parse(text, EQUAL_HEAD)
+    trpo, clip = parsed.settings
+    tuned = {name: preset(name, "Acrobot-v1") for name in ("trpo", "ppo_clip")}
+    assert tuned["trpo"].critic != tuned["ppo_clip"].critic  # else nothing is shown
+    assert sections(trpo, *shared) == sections(clip, *shared)
+    assert trpo.experiment == tuned["trpo"]
+    assert clip.experiment.update == tuned["ppo_clip"].update
+    (note,) = parsed.notes
+    assert "critic, network and budget of trpo's for all" in note
+    # One without a preset: tuned settings against bare ones are no comparison.
+    parsed = parse(text + '[[experiments]]\nalgorithms = "npg"\n', EQUAL_HEAD)
+    for setting in parsed.settings:
+        name = setting.experiment.algorithm
+        assert setting.experiment == preset(name, "Acrobot-v1", "none")
+    assert "no preset of npg" in parsed.notes[0]
+    # Unless it is asked for; an entry that asks leaves the others as they are.
+    for head in (f'{EQUAL_HEAD}preset = "tuned"\n', EQUAL_HEAD):
+        asked = text + ('preset = "tuned"\n' if head == EQUAL_HEAD else "")
+        parsed = parse(asked, head)
+        assert [s.experiment for s in parsed.settings] == list(tuned.values())
+        assert parsed.notes == ()
+
+
+def test_in_what_methods_differ_is_said():
+    def said(text):
+        settings = parse(text, EQUAL_HEAD + 'preset = "none"\n').settings
+        found = ((s.experiment.env, s.method, fairness.shared(s.experiment)) for s in settings)
+        return [str(difference) for difference in fairness.differences(found)]
+
+    first = '[[experiments]]\nalgorithms = "trpo"\ngrid.max_kl = [0.01, 0.02]\n'
+    second = '[[experiments]]\nalgorithms = ["npg", "ppo_clip"]\n'
+    assert said(first + second) == []
+    assert said(first + second + "learner.num_envs = 16\n") == [
+        "learner.num_envs (trpo 8; npg, ppo_clip 16)"
+    ]
+    assert said(first + second + "network.hidden = [8]\nlearner.audit = 'full'\n") == [
+        "network.hidden (trpo [64, 64]; npg, ppo_clip [8])"
+    ]
+    assert said(first + second + "env_params.max_steps_in_episode = 9\n") == [
+        "env_params.max_steps_in_episode (trpo the default; npg, ppo_clip 9)"
+    ]
+    # Swept over the same values it is equal, over others it is not.
+    swept = "grid.learner.gamma = [0.9, 0.99]\n"
+    assert said(first + swept + second + swept.replace("0.9, 0.99", "0.99, 0.9")) == []
+    assert said(first + swept + second) == ["learner.gamma (trpo 0.9 or 0.99; npg, ppo_clip 0.99)"]

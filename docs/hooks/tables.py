@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import inspect
 import io
+import math
 import os
 import re
 from pathlib import Path
@@ -29,6 +30,15 @@ from kltrust.settings import declared, is_traced
 
 _ROOT = Path(__file__).parent.parent.parent
 _PLACE = re.compile(r"<!-- table: (\w+) ?(.*?) -->")
+
+
+_HOLDS = {
+    "bound": "a bound on the mean KL",
+    "set point": "a set point of the mean KL",
+    "clip": "a width of ratios, heuristic",
+    "drift": "a coefficient of what holds it back, heuristic",
+}
+"""What a role of a setting says of the step."""
 
 
 def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> str:
@@ -109,11 +119,19 @@ def _extras_table(_: str) -> str:
 
 
 def _algorithms_table(_: str) -> str:
-    rows = [
-        [f"[`{name}`]({name}.md)", _text(_summary(find_algorithm(name)))]
-        for name in algorithm_names()
-    ]
-    return _table(["algorithm", "what it does"], rows)
+    rows = []
+    for name in algorithm_names():
+        cls = find_algorithm(name)
+        held = [
+            f"`{f.name}`: {_HOLDS[declared(f).role]}"
+            + (", off by default" if f.default == math.inf else "")
+            for f in dataclasses.fields(cls)
+            if declared(f).role in _HOLDS
+        ]
+        rows.append(
+            [f"[`{name}`]({name}.md)", _text(_summary(cls)), "<br>".join(held) or "the step size"]
+        )
+    return _table(["algorithm", "what it does", "what holds its step"], rows)
 
 
 def _names_table(module: str) -> str:

@@ -10,10 +10,13 @@ from typing import Any, TypeVar, dataclass_transform
 from kltrust.checks import unknown
 from kltrust.settings import settings
 from kltrust.types import Params, Policy, PolicyBatch, PolicyUpdate, PyTree, UpdatePair
+from kltrust.updates import moves_floats
 
 T = TypeVar("T")
 
 _declared: dict[str, type] = {}
+_ARGUMENTS = ("policy", "params", "state", "batch", "key")
+"""What a learner calls an update with; a critic's has its value function in the first place."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -30,7 +33,8 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
             def init(self, params): ...
             def update(self, policy, params, state, batch, key): ...
 
-    The ``name`` is that on the command line: letters, digits and underscores.
+    The ``name`` is that on the command line: letters, digits and underscores. The methods see the
+    float leaves of the parameters alone; other leaves are constants (`updates.moves_floats`).
 
     Returns:
         The decorator, which returns the declared class.
@@ -45,7 +49,7 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
         lacking = [n for n in ("init", "update") if not callable(getattr(cls, n, None))]
         if lacking:
             raise TypeError(f"{cls.__name__} needs {' and '.join(lacking)}: see PolicyUpdate")
-        made = settings(cls)
+        made = moves_floats(settings(cls))
         made.name = name  # type: ignore[attr-defined]
         _declared[name] = made
         return made
@@ -120,6 +124,7 @@ def as_update(given: Any, what: str = "an algorithm") -> Any:
         name = getattr(given, "name", given.__name__)
         raise TypeError(f"{name} is a class: call it, as in {name}(), to get {what}")
     if callable(getattr(given, "init", None)) and callable(getattr(given, "update", None)):
+        _check_arguments(given, what)
         return given
     if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
         return UpdatePair(*given)
@@ -127,6 +132,18 @@ def as_update(given: Any, what: str = "an algorithm") -> Any:
         f"{what} has two functions, init and update, got {given!r}: see PolicyUpdate and Critic "
         "in kltrust.types"
     )
+
+
+def _check_arguments(given: Any, what: str) -> None:
+    """An update takes what a learner gives it, as far as its signature is known."""
+    try:
+        inspect.signature(given.update).bind(*_ARGUMENTS)
+    except TypeError as error:
+        raise TypeError(
+            f"update of {what} takes ({', '.join(_ARGUMENTS)}): {error} by its signature"
+        ) from None
+    except ValueError:  # of a function in C that has no signature
+        return
 
 
 def _check_name(name: str) -> None:

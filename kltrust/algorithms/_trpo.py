@@ -53,6 +53,7 @@ class TRPO(NaturalStep):
         10,
         "Line search: how often a step is shortened before it is given up.",
         at_least=0,
+        at_most=1000,
         usual="10 to 15",
     )
 
@@ -64,6 +65,8 @@ class TRPO(NaturalStep):
         self, policy: Policy, params: Params, state: tuple, batch: PolicyBatch, key: Array
     ) -> tuple[Params, tuple, dict[str, Array]]:
         """One step."""
+        # All of it: rounded products would make more of the KL than a small step does.
+        policy = tree.in_full_precision(policy)
 
         def objective(params: Params) -> tuple[Array, Array]:
             value, new = surrogate(policy, params, batch, self.entropy_coef)

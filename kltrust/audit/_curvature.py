@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from kltrust import loops
 from kltrust.audit._spectrum import (
     EffectiveDimension,
     Estimate,
@@ -20,7 +21,7 @@ from kltrust.divergences import kl_divergence
 from kltrust.fisher import _floats, _with_floats, fisher_operator
 from kltrust.losses import importance_ratio
 from kltrust.solvers import conjugate_gradient
-from kltrust.tree import dot, norm, over, weighted_mean
+from kltrust.tree import dot, in_full_precision, norm, over, weighted_mean
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 from kltrust.updates.objectives import log_ratio
 
@@ -105,7 +106,8 @@ def audit_curvature(
         raise ValueError(
             f"num_probes must be 0 or at least 2, got {num_probes}: a standard error takes two"
         )
-    weight = batch.weight
+    policy, weight = in_full_precision(policy), batch.weight
+    old_params, new_params = loops.alike((old_params, new_params))
     fisher = fisher_operator(policy, old_params, batch.obs, weight=weight, num_chunks=fisher_chunks)
     theta, restore = flatten_floats(old_params)
     step = flatten_floats(new_params)[0] - theta

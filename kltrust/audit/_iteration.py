@@ -13,6 +13,7 @@ from kltrust.audit._update import UpdateAudit, audit_update
 from kltrust.rollout.acting import play
 from kltrust.rollout.batches import arrange, episode_starts
 from kltrust.rollout.normalization import Moments, normalize
+from kltrust.tree import in_full_precision
 from kltrust.types import (
     ActorCritic,
     Array,
@@ -104,7 +105,7 @@ def audit_iteration(
     ``reference`` is the frozen policy and ``path`` that of the update, or None. ``damping`` and
     ``key`` are for the curvature's part, which damping None leaves out.
     """
-    fresh = normalize(normalizer, fresh_obs)
+    policy, fresh = in_full_precision(policy), normalize(normalizer, fresh_obs)
     before, after = policy(old_params, fresh), policy(new_params, fresh)
     states = audit_states(before, after, max_outcomes=_MAX_OUTCOMES)
     audit = audit_by_default(policy, new_params, batch)._replace(fresh=states, path=path)

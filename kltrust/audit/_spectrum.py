@@ -12,8 +12,9 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.solvers import conjugate_gradient
-from kltrust.tree import dot, norm, over
+from kltrust.tree import dot, norm, not_measured, over
 from kltrust.types import Array, Number
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -76,7 +77,7 @@ def lanczos(product: Product, start: Array, num_iters: int) -> tuple[Array, Arra
         return (basis, direction), (diagonal, beta)
 
     carry = jnp.zeros((num_iters, start.size), start.dtype), start / norm(start)
-    _, (diagonal, beta) = jax.lax.scan(step, carry, jnp.arange(num_iters))
+    _, (diagonal, beta) = loops.scan(step, carry, jnp.arange(num_iters))
     beside = jnp.diag(beta[:-1], 1) if num_iters > 1 else jnp.zeros((1, 1), start.dtype)
     return jnp.diag(diagonal) + beside + beside.T, beta[-1]
 
@@ -90,7 +91,7 @@ def dominant_eigenpair(matrix: Array) -> tuple[Array, Array]:
     def square(_: int, power: Array) -> Array:
         return _unit(jnp.matmul(power, power, precision=_HIGHEST))
 
-    projector = jax.lax.fori_loop(0, _SQUARINGS, square, _unit(matrix))
+    projector = loops.fori_loop(0, _SQUARINGS, square, _unit(matrix))
     vector = _unit(projector[jnp.argmax(jnp.diag(projector))])
     image = jnp.matmul(matrix, vector, precision=_HIGHEST)
     return dot(vector, image), vector
@@ -142,7 +143,7 @@ def effective_dimension(
     values, residuals = jax.lax.map(probe, jax.random.split(key, num_probes))
     standard_error = jnp.std(values, ddof=1) / num_probes**0.5
     known = jnp.asarray(damping) > 0
-    value, error = (jnp.where(known, x, jnp.nan) for x in (jnp.mean(values), standard_error))
+    value, error = (jnp.where(known, x, not_measured()) for x in (jnp.mean(values), standard_error))
     return EffectiveDimension(value, error, jnp.max(residuals))
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from kltrust.audit._states import QUANTILES, Summary, summarise, summarise_each
 from kltrust.divergences import kl_divergence
 from kltrust.rollout.normalization import Moments, normalize
+from kltrust.tree import in_full_precision
 from kltrust.types import Array, Params, Policy, PolicyBatch, PyTree
 from kltrust.updates.objectives import mean_kl
 
@@ -44,6 +45,7 @@ def reference_kl(
     where its normaliser is another one; None takes ``obs``. weight and quantiles are as in
     `audit_states`.
     """
+    policy = in_full_precision(policy)
     current = policy(params, obs)
     reference = policy(reference_params, obs if reference_obs is None else reference_obs)
     to = kl_divergence(current, reference)
@@ -71,6 +73,7 @@ def normalizer_kl(
     environment gives them, and moments None do not normalise. weight and quantiles are as in
     `audit_states`.
     """
+    policy = in_full_precision(policy)
     before = policy(params, normalize(old_normalizer, raw_obs))
     after = policy(params, normalize(new_normalizer, raw_obs))
     return summarise(kl_divergence(before, after), weight, quantiles)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from kltrust.audit._states import QUANTILES, Summary, largest, means, measure_states
 from kltrust.checks import check
 from kltrust.losses import importance_ratio
+from kltrust.tree import in_full_precision
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 from kltrust.updates.objectives import log_ratio, mean_entropy
 
@@ -83,6 +84,7 @@ def audit_update(
         NotImplementedError: if no exact KL is known.
     """
     check(clip_eps=(clip_eps, True))
+    policy = in_full_precision(policy)
     old = batch.old if old_params is None else policy(old_params, batch.obs)
     new = policy(new_params, batch.obs)
     ratios = log_ratio(new, batch)
@@ -147,7 +149,7 @@ def measure_update(
         "kl_reverse": audit.kl_reverse.mean,
         "kl_max": audit.kl.max,
         "surrogate_gain": audit.surrogate_gain,
-        "entropy": mean_entropy(policy(params, batch.obs), batch.weight),
+        "entropy": mean_entropy(in_full_precision(policy)(params, batch.obs), batch.weight),
         "max_ratio": audit.ratio.max,
         "clip_fraction": audit.killed + audit.passing,
     }

@@ -11,8 +11,16 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from kltrust.checks import kind_of
 from kltrust.divergences.arrays import categorical_kl_from_logits
-from kltrust.divergences.numerics import kl_terms, log_series, phi_series, rows, safe_log
+from kltrust.divergences.numerics import (
+    kl_terms,
+    log_series,
+    over_scale,
+    phi_series,
+    rows,
+    safe_log,
+)
 from kltrust.lazy import distrax
 from kltrust.lowering import choose
 from kltrust.tree import floats, in_float32, widen
@@ -40,6 +48,14 @@ def kl_divergence(old: Distribution, new: Distribution) -> Array:
 
 
 def _kl(old: Any, new: Any) -> Array:
+    for given in (old, new):
+        if not hasattr(given, "kl_divergence"):
+            raise TypeError(
+                f"a KL is of two distributions, got {kind_of(given)}: make one of logits by "
+                "distrax.Categorical(logits=logits), or call categorical_kl_from_logits; of means "
+                "and standard deviations, distrax.MultivariateNormalDiag(mean, std)"
+            )
+
     def both(kind: type) -> bool:
         return isinstance(old, kind) and isinstance(new, kind)
 
@@ -202,11 +218,11 @@ def _normal_kl(loc: Array, scale: Array, new_loc: Array, new_scale: Array) -> Ar
     """u^2/2 + u - log(1 + u) + ((loc - new_loc)/new_scale)^2/2, u = scale/new_scale - 1."""
     loc, new_loc = _paired(loc, new_loc)
     scale, new_scale = _paired(scale, new_scale)
-    u = (scale - new_scale) / new_scale
+    u = over_scale(scale - new_scale, new_scale)
     near = jnp.abs(u) < 0.25
     far = u - (jnp.log(scale) - jnp.log(new_scale))
     excess = jnp.where(near, log_series(jnp.where(near, u, 0)), far)
-    return excess + 0.5 * jnp.square(u) + 0.5 * jnp.square((loc - new_loc) / new_scale)
+    return excess + 0.5 * jnp.square(u) + 0.5 * jnp.square(over_scale(loc - new_loc, new_scale))
 
 
 def _wasserstein2_squared(old: Any, new: Any) -> Array:

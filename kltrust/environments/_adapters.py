@@ -25,8 +25,8 @@ import numpy as np
 from kltrust.environments._build import Reset, Stepped, Transition, from_functions, strong
 from kltrust.environments._parameters import (
     cast,
+    did_you_mean,
     jax_defaults,
-    nearest,
     require_known,
     require_static,
 )
@@ -51,6 +51,12 @@ ENDING = {
     "playground": "0.2 is its last release on JAX",
 }
 """Libraries at the end of their line; results recorded with them stay comparable."""
+
+MUJOCO_TASKS = {
+    *("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "inverted_pendulum"),
+    *("inverted_double_pendulum", "pusher", "reacher", "swimmer", "walker2d"),
+}
+"""Tasks that gymnasium's users know, under brax's names for them."""
 
 
 class Core(NamedTuple):
@@ -188,6 +194,6 @@ def _find(name: str) -> tuple[Any, str]:
     if inner in names:
         return module, inner
     raise ValueError(
-        f"{prefix} has no environment {inner!r}: {nearest(inner, names, f'{prefix}/')}"
+        f"{prefix} has no environment {inner!r}: {did_you_mean(inner, names, f'{prefix}/')}"
         f"`kltrust envs {prefix}` lists its names"
     )

@@ -41,14 +41,19 @@ def registry() -> dict[str, Callable[..., Any]]:
     return dict(registration._registry)
 
 
-def make_gymnax(name: str, params: dict[str, Any], action_bound: ActionBound | None) -> Env:
-    """`make` of a name in gymnax's registry.
+def make_gymnax(given: Any, params: dict[str, Any], action_bound: ActionBound | None) -> Env:
+    """`make` of a name in gymnax's registry, or of an environment object of gymnax's.
 
     Transitions come from ``step_env``, ends from ``is_truncated`` and its ``terminated``, new
     episodes from ``reset_env``; a ``step`` that a class overrides is not called.
     """
     with jax_defaults(), jax.ensure_compile_time_eval():
-        raw, fields = _construct(name, params)
+        if isinstance(given, str):
+            name = given
+            raw, fields = _construct(name, params)
+        else:
+            name, raw, fields = str(getattr(given, "name", type(given).__name__)), given, params
+            require_known(name, params, fields_of(raw.default_params), ())
         default = raw.default_params
     traced = {k for k, v in fields.items() if isinstance(v, jax.core.Tracer)}
     static_params = _replace(name, default, {k: v for k, v in fields.items() if k not in traced})

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kltrust.environments import _gymnax
 from kltrust.environments._adapters import (
     ADAPTERS,
+    MUJOCO_TASKS,
     adapted_names,
     adapted_parameters,
     installed,
     make_adapted,
     prefix_of,
 )
-from kltrust.environments._parameters import keywords, nearest, require_known
+from kltrust.environments._parameters import did_you_mean, keywords, require_known
 from kltrust.environments._wrappers import ActionBound, bound_actions
 from kltrust.types import Env, MaskedSpace, Number, Space
 
@@ -47,7 +49,7 @@ class EnvInfo(NamedTuple):
     note: str = ""
 
 
-def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any) -> Env:
+def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any) -> Env:
     """The environment of that name.
 
     Names are those given to `register`; those of other libraries after a prefix, "brax/hopper",
@@ -60,7 +62,7 @@ def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any
     they are never tracers; the map of `bound_actions` follows the traced ones.
 
     Args:
-        name: such as "CartPole-v1" or "brax/hopper".
+        name: such as "CartPole-v1" or "brax/hopper"; or an environment object of gymnax.
         action_bound: how actions in a bounded Box are bounded ("clip", "tanh", "none"; see
             `bound_actions`). Default: they are clipped; a registered environment's are its own
             matter.
@@ -74,6 +76,8 @@ def make(name: str, /, *, action_bound: ActionBound | None = None, **params: Any
     Example:
         >>> env = make("Pendulum-v1", g=9.81, max_steps_in_episode=100)
     """
+    if hasattr(name, "step_env"):
+        return _gymnax.make_gymnax(name, params, action_bound)
     if name in _factories:
         arguments, takes_any = keywords(_factories[name])
         if not takes_any:
@@ -170,8 +174,10 @@ def _check_name(name: str) -> None:
     names = available()
     if name in names:
         return
+    name = str(name)
+    of_mujoco = did_you_mean(re.sub(r"-v\d+$", "", name), MUJOCO_TASKS, "brax/")
     raise ValueError(
-        f"there is no environment {name!r}: {nearest(str(name), names)}"
+        f"there is no environment {name!r}: {did_you_mean(name, names) or of_mujoco}"
         "`kltrust envs` and kltrust.environments.available() list all names; one of your own is "
         "registered first (on the command line by --import MODULE); those of other libraries have "
         f"a prefix ({', '.join(f'{prefix}/' for prefix in ADAPTERS)})"

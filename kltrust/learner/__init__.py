@@ -4,6 +4,7 @@ Everything but the update is the same for every algorithm, so that what differs 
 is what differs between two algorithms.
 """
 
+from kltrust.learner._check import check_agent as check_agent
 from kltrust.learner._learner import (
     Learner as Learner,
     make_learner as make_learner,

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.advantages import gae, standardize
 from kltrust.audit import Reference, audit_by_default, audit_on_request, measure_update
-from kltrust.checks import check, check_minibatches
+from kltrust.checks import check, check_minibatches, kind_of, typed_key
 from kltrust.critic import ValueRegression, measure_critic
+from kltrust.learner._check import check_agent, checked_update
 from kltrust.learner._parts import Schedule, resolver
 from kltrust.learner._settings import LearnerSettings
 from kltrust.learner._state import LearnerState, Metrics
@@ -37,7 +39,6 @@ from kltrust.types import (
     Env,
     Number,
     PolicyUpdate,
-    UpdateReport,
     Wanted,
 )
 
@@ -75,6 +76,7 @@ def make_learner(
         ValueError: on a bad setting, a batch that does not divide, a schedule without a plan.
         TypeError: if ``update`` is no algorithm; names the remedy.
     """
+    check_agent(env, agent)
     own = changed(settings or LearnerSettings(), changes, "setting of make_learner")
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
     first_update, scheduled_update = resolver(update, planned_iterations, "an algorithm")
@@ -98,8 +100,8 @@ def make_learner(
 
     def init(key: Array) -> LearnerState:
         algorithm, learned_critic = resolve(0)
-        params_key, env_key, key = jax.random.split(key, 3)
-        policy_params, value_params = agent.init(params_key)
+        params_key, env_key, key = jax.random.split(typed_key(key), 3)
+        policy_params, value_params = loops.alike(agent.init(params_key), params_key)
         env_state, obs = reset_batch(env, env_key, num_envs)
         one_obs = jax.tree.map(lambda x: x[0], obs)
         carries = first_carries(agent, (policy_params, value_params), obs)
@@ -166,11 +168,10 @@ def make_learner(
             start,
             state.policy_carry,
         )._replace(blocks=Blocks(own.minibatch_blocks), wanted=Wanted(path=audit != "default"))
-        policy_params, update_state, report = algorithm.update(
+        moved = algorithm.update(
             agent.policy, state.policy_params, state.update_state, policy_batch, update_key
         )
-        if not isinstance(report, UpdateReport):
-            report = UpdateReport(report)
+        policy_params, update_state, report = checked_update(algorithm, state.policy_params, moved)
         rows = arrange(obs_seen, start, state.value_carry, value, target)
         value_params, value_state = learned_critic.update(
             agent.value,
@@ -236,12 +237,18 @@ def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[Lea
 
     It goes on from ``state``, of ``learner.init`` or an earlier `run`; num_iterations is static.
     """
-    return jax.lax.scan(lambda s, _: learner.step(s), state, length=num_iterations)
+    if not isinstance(learner, Learner):
+        raise TypeError(
+            f"a learner comes first, as of kltrust.make_learner, got {kind_of(learner)}"
+        )
+    return loops.scan(lambda s, _: learner.step(s), state, length=num_iterations)
 
 
 def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerState, Metrics]:
     """``learner.init(key)`` and `run` -> (state, Metrics), as in `run`.
 
-    Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``, with a typed ``key``.
+    Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``. The ``key`` is typed, of
+    `jax.random.key`; one of `jax.random.PRNGKey` stands for the typed one with its data.
     """
-    return run(learner, learner.init(key), num_iterations)
+    first = getattr(learner, "init", typed_key)(key)
+    return run(learner, first, num_iterations)

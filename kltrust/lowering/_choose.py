@@ -17,4 +17,6 @@ def choose(rows: Array, index: Array) -> Array:
     entries = jnp.moveaxis(rows, -1, 0)
     places = jnp.arange(len(entries)).reshape(-1, *[1] * jnp.ndim(index))
     chosen = jnp.expand_dims(index, 0) == places
-    return jnp.max(jnp.where(chosen, entries, -jnp.inf), axis=0)
+    # A sum, not the largest: the gradient of a chosen -inf would be shared by all that are tied.
+    found = jnp.sum(jnp.where(chosen, entries, 0), axis=0)
+    return jnp.where((index >= 0) & (index < len(entries)), found, -jnp.inf)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust import loops
 from kltrust.types import Array
 
 _ROUNDS = 6
@@ -38,7 +39,7 @@ def permutation(key: Array, size: int) -> Array:
     order = permute(jnp.arange(size, dtype=jnp.uint32))
     if size < 1 << bits:
         outside = lambda x: x >= size  # noqa: E731
-        order = jax.lax.while_loop(
+        order = loops.while_loop(
             lambda x: jnp.any(outside(x)), lambda x: jnp.where(outside(x), permute(x), x), order
         )
     return order.astype(jnp.int32)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.types import Array
 
 
@@ -58,10 +59,10 @@ def quantiles(
 
     def refine(step: Array, found: Array) -> Array:
         """Sets the next bit where less than the target lies below the value that it makes."""
-        bit = one << (num_bits - 1 - step).astype(order.dtype)
+        bit = one << jnp.asarray(num_bits - 1 - step, order.dtype)
         return jnp.where(mass_below(found | bit) < target, found | bit, found)
 
-    found = jax.lax.fori_loop(0, num_bits, refine, jnp.zeros(len(levels), order.dtype))
+    found = loops.fori_loop(0, num_bits, refine, jnp.zeros(len(levels), order.dtype))
     # Sums of weights are rounded: never beyond the largest value.
     values = _from_ordered_bits(jnp.minimum(found, _ordered_bits(top)), x.dtype)
     return tuple(jnp.where(known, values, 0))
@@ -85,9 +86,10 @@ def _mass_below(order: Array, mass: Array, bounds: Array) -> Array:
 def _ordered_bits(x: Array) -> Array:
     """Unsigned integers in the order of the floats x, any NaN above all others."""
     unsigned = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(x), jnp.nan, x), unsigned)
+    bits = jax.lax.bitcast_convert_type(x, unsigned)
     sign = jnp.ones((), unsigned) << (jnp.iinfo(unsigned).bits - 1)
-    return jnp.where(bits & sign, ~bits, bits | sign)
+    ordered = jnp.where(bits & sign, ~bits, bits | sign)
+    return jnp.where(jnp.isnan(x), unsigned(jnp.iinfo(unsigned).max), ordered)
 
 
 def _from_ordered_bits(order: Array, dtype: Any) -> Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.checks import check_env_kind
 from kltrust.networks.cells import CELLS, Cell
 from kltrust.networks.masks import check_masks, mask_of, space_leaves, without_mask
 from kltrust.networks.modules import (
@@ -118,14 +119,16 @@ def actor_critic(
         ValueError: on an unknown name, a bad value, a space that has no head, an image too small
             for the convolutions, or a mask that does not fit the actions.
     """
+    check_env_kind(env)
     if hidden is not None:
         changes["hidden"] = hidden
     own = changed(settings or NetworkSettings(), changes, "setting of actor_critic")
     channels = own.channels
     if not isinstance(env.action_space, Space):
         raise ValueError(
-            f"no policy head for the action space {env.action_space!r}: use Discrete, "
-            "MultiDiscrete, MultiBinary or Box, or pass an ActorCritic of your own"
+            f"no policy head for the action space {env.action_space!r}, of "
+            f"{type(env.action_space).__module__}: use kltrust's Discrete, MultiDiscrete, "
+            "MultiBinary or Box, or pass an ActorCritic of your own"
         )
     spaces, _ = space_leaves(env.observation_space)
     is_image = len(spaces) == 1 and isinstance(spaces[0], Box) and len(spaces[0].shape) == 3
@@ -152,12 +155,20 @@ def actor_critic(
 
     torso = Torso(own.hidden, channels, own.activation, is_image)
     if own.cell == "none":
-        return _without_memory(observe, example, *heads(torso))
+        agent = _without_memory(observe, example, *heads(torso))
+        # `check_agent` need not try what was made for these very spaces.
+        agent.policy.fits = fits(env, agent)  # type: ignore[attr-defined]
+        return agent
     linear = Torso((), (), own.activation, is_image=False)
     return _with_memory(observe, example, torso, CELLS[own.cell](own.hidden[-1]), *heads(linear))
 
 
 actor_critic.__signature__ = signature_with(actor_critic, NetworkSettings)  # type: ignore[attr-defined]
+
+
+def fits(env: Env, agent: ActorCritic) -> tuple[Any, ...]:
+    """What an agent was made for and of, to be compared by identity."""
+    return env.observation_space, env.action_space, agent.init, agent.value
 
 
 def _without_memory(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust import loops
 from kltrust.types import Array, PyTree
 
 _NEWTON_SCHULZ_STEPS = 45
@@ -77,7 +78,7 @@ def _polar_factor(x: Array) -> Array:
         gram = jnp.matmul(x.mT, x, precision=jax.lax.Precision.HIGHEST)
         return 1.5 * x - 0.5 * jnp.matmul(x, gram, precision=jax.lax.Precision.HIGHEST)
 
-    return jax.lax.fori_loop(0, _NEWTON_SCHULZ_STEPS, newton_schulz, x)
+    return loops.fori_loop(0, _NEWTON_SCHULZ_STEPS, newton_schulz, x)
 
 
 def gain(scale: float) -> Callable[..., Array]:

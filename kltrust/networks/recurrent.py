@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.types import ActorCritic, Array, Env, EnvStep, Memory, Params, PyTree, Sequences
 
 Step: TypeAlias = Callable[[PyTree, Any], tuple[PyTree, Any]]
@@ -80,7 +80,7 @@ def unroll(
         x, start = xs
         return step(restart(start, initial, carry), x)
 
-    return jax.lax.scan(one, carry, (x, start))
+    return loops.scan(one, carry, (x, start))
 
 
 def restart(start: Array, initial: PyTree, carry: PyTree) -> PyTree:

@@ -11,7 +11,10 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from kltrust import loops
+from kltrust.checks import check_kinds, kind_of
 from kltrust.lazy import distrax
 from kltrust.networks.recurrent import remembering
 from kltrust.rollout.batches import episode_starts, values
@@ -154,7 +157,7 @@ def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> 
         return state._replace(**where(t < number, after, before)), None
 
     steps = jnp.arange(most - 1), jax.random.split(key, most - 1)
-    return jax.lax.scan(step, state, steps)[0]
+    return loops.scan(step, state, steps)[0]
 
 
 def sampled(distribution: Any, key: Array) -> PyTree:
@@ -195,6 +198,14 @@ def evaluate(
     Raises:
         ValueError: if neither the environment nor ``max_steps`` gives a limit.
     """
+    check_kinds(env, agent)
+    if not hasattr(state, "policy_params"):
+        raise TypeError(f"state must be a LearnerState, as of kltrust.train, got {kind_of(state)}")
+    if runs := np.shape(getattr(state, "iteration", 0)):
+        raise ValueError(
+            f"the state is of {list(runs)} runs: take one, jax.tree.map(lambda x: x[0], state), or "
+            "vmap evaluate over state and key"
+        )
     max_steps = env.max_steps if max_steps is None else max_steps
     if max_steps is None:
         raise ValueError(f"{env.name} has no time limit: pass max_steps")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.networks.recurrent import initial_carry, swap_axes, unroll
-from kltrust.tree import leading_size
+from kltrust.tree import in_full_precision, leading_size
 from kltrust.types import ActorCritic, Array, Params, Policy, PolicyBatch, PyTree, Sequences
 
 
@@ -91,7 +91,7 @@ def make_batch(
     """What the algorithm sees of [T, B, ...] arrays; ``old`` is taken on the whole batch.
 
     There, and not step by step in the rollout, so that the update's own first forward pass gives
-    the same log-probabilities.
+    the same log-probabilities. Its matrix products are in full precision.
 
     ``policy`` with ``params`` is the behaviour policy, and ``obs`` [T, B, *O] is as it takes it;
     ``action`` is [T, B, ...], and ``advantage`` [T, B]. For a policy with memory, ``start`` is of
@@ -101,7 +101,8 @@ def make_batch(
         N = B * T rows, environment-major, or B sequences.
     """
     obs, action, advantage = arrange(obs, start, carry, action, advantage)
-    return PolicyBatch(obs, action, advantage, policy(params, obs))
+    old = in_full_precision(policy)(params, obs)
+    return PolicyBatch(obs, action, advantage, old)
 
 
 def first_carries(

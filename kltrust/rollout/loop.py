@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from kltrust import tree
+from kltrust import loops, tree
+from kltrust.checks import typed_key
+from kltrust.lowering import scan
 from kltrust.types import Array, Env, EnvStep, Number, PyTree, Transition
 
 _Pair: TypeAlias = tuple[Array, Array]
@@ -16,7 +18,7 @@ _Pair: TypeAlias = tuple[Array, Array]
 
 def reset_batch(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
     """Resets B = num_envs environments ``env`` by a typed key: (state [B, ...], obs [B, *O])."""
-    return jax.vmap(env.reset)(jax.random.split(key, num_envs))
+    return jax.vmap(env.reset)(jax.random.split(typed_key(key), num_envs))
 
 
 def step_all(env: Env) -> EnvStep:
@@ -43,7 +45,7 @@ def rollout(
     Returns:
         ((state, obs), recorded), the leaves of ``recorded`` being [T, B, ...].
     """
-    num_envs = jax.tree.leaves(obs)[0].shape[0]
+    num_envs, key = jax.tree.leaves(obs)[0].shape[0], typed_key(key)
     # All keys at once: one vectorised hash outside the loop, not two small ones in every step. And
     # in one row: the compiler unrolls short ones, some half a second of its time.
     keys = jax.random.split(key, num_steps * (num_envs + 1)).reshape(num_steps, num_envs + 1)
@@ -57,7 +59,7 @@ def rollout(
         state, new_obs, outcome = step_all(env)(keys[1], state, action)
         return (state, new_obs), record(Transition(obs, action, *outcome))
 
-    return jax.lax.scan(step, (state, obs), (act_keys, env_keys))
+    return loops.scan(step, (state, obs), (act_keys, env_keys))
 
 
 def episode_returns(
@@ -72,7 +74,7 @@ def episode_returns(
     They run in parallel in ``env``; ``act(obs [n, *O], key) -> action [n, ...]``, by a typed
     ``key``. Those that are still running at max_steps are cut, and their return so far counts.
     """
-    reset_key, step_key = jax.random.split(key)
+    reset_key, step_key = jax.random.split(typed_key(key))
     state, obs = reset_batch(env, reset_key, num_episodes)
 
     def running(carry: tuple) -> Array:
@@ -91,7 +93,7 @@ def episode_returns(
     zeros = jnp.zeros(num_episodes, jnp.float32)
     counts = jnp.zeros(num_episodes, jnp.int32)
     start = (jnp.int32(0), state, obs, zeros, counts, jnp.zeros(num_episodes, bool))
-    _, _, _, returns, lengths, _ = jax.lax.while_loop(running, step, start)
+    _, _, _, returns, lengths, _ = loops.while_loop(running, step, start)
     return returns, lengths
 
 
@@ -100,6 +102,9 @@ def count_episodes(
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Sums over the episodes that ended, and the running returns and lengths [B] of the others.
 
+    What came before is added once, to the sum of these steps' rewards: one by one, rewards of 1
+    would vanish beside a return of 2^24.
+
     episode_return and episode_length [B] are of the episodes under way before the first step;
     ``reward`` and ``done``, terminated or truncated, are [T, B].
 
@@ -107,15 +112,17 @@ def count_episodes(
         (episode_return, episode_length, {"return_sum", "length_sum", "num_episodes"}).
     """
 
-    def step(carry: _Pair, xs: _Pair) -> tuple[_Pair, _Pair]:
-        (returns, lengths), (reward, done) = carry, xs
+    def step(carry: tuple, xs: _Pair) -> tuple[tuple, _Pair]:
+        (before, returns, lengths), (reward, done) = carry, xs
         returns, lengths = returns + reward, lengths + 1
-        ended = (jnp.where(done, returns, 0), jnp.where(done, lengths, 0))
-        return (jnp.where(done, 0, returns), jnp.where(done, 0, lengths)), ended
+        ended = jnp.where(done, before + returns, 0), jnp.where(done, lengths, 0)
+        return tuple(jnp.where(done, 0, x) for x in (before, returns, lengths)), ended
 
-    running, ended = jax.lax.scan(step, (episode_return, episode_length), (reward, done))
+    start = episode_return, jnp.zeros_like(episode_return), episode_length
+    (before, returns, lengths), ended = scan(step, start, (reward, done))
     counts = {"length_sum": ended[1], "num_episodes": done.astype(jnp.int32)}
-    return *running, {"return_sum": jnp.sum(ended[0]), **tree.at_once(jnp.sum, counts)}
+    sums = {"return_sum": jnp.sum(ended[0]), **tree.at_once(jnp.sum, counts)}
+    return before + returns, lengths, sums
 
 
 def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from kltrust import loops
 from kltrust.checks import check, check_count, check_share
 from kltrust.divergences import categorical_kl
 from kltrust.tabular._bounds import performance_difference
@@ -58,7 +59,7 @@ def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) 
         return (mean, square), None
 
     nothing = jnp.zeros_like(mdp.reward)
-    (mean, square), _ = jax.lax.scan(one_more_step, (nothing, nothing), length=num_steps)
+    (mean, square), _ = loops.scan(one_more_step, (nothing, nothing), length=num_steps)
     bias = mean - solve(mdp, pi).advantage
     baseline = jnp.sum(pi * bias, axis=-1, keepdims=True)
     return GaeMoments(mean, bias, bias - baseline, square - mean**2)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust import loops
 from kltrust.checks import check_share, require
 from kltrust.types import Array, Number
 
@@ -95,7 +96,7 @@ def _inverse(system: Array) -> Array:
         others = jnp.where(unit[None, :], 0, a) - column[:, None] * row[None, :]
         return jnp.where(unit[:, None], row[None, :], others)
 
-    inverse = jax.lax.fori_loop(0, size, eliminate, system)
+    inverse = loops.fori_loop(0, size, eliminate, system)
     return 2 * inverse - inverse @ (system @ inverse)
 
 
@@ -114,7 +115,7 @@ def state_distributions(mdp: MDP, pi: Array, num_steps: int) -> Array:
     def step(distribution: Array, _: None) -> tuple[Array, Array]:
         return distribution @ transition, distribution
 
-    return jax.lax.scan(step, mdp.start, None, length=num_steps)[1]
+    return loops.scan(step, mdp.start, None, length=num_steps)[1]
 
 
 def undiscounted_visitation(mdp: MDP, pi: Array, num_steps: int) -> Array:
@@ -144,7 +145,7 @@ def optimal_policy(mdp: MDP, max_iters: int = 1000) -> Array:
         return chosen, jnp.any(better), k + 1
 
     start = (jnp.argmax(mdp.reward, axis=-1), jnp.asarray(True), jnp.int32(0))
-    action, _, _ = jax.lax.while_loop(lambda s: s[1] & (s[2] < max_iters), improve, start)
+    action, _, _ = loops.while_loop(lambda s: s[1] & (s[2] < max_iters), improve, start)
     return jax.nn.one_hot(action, num_actions, dtype=mdp.reward.dtype)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.divergences import categorical_kl
 from kltrust.tabular._bounds import trpo_coefficient
 from kltrust.tabular._mdp import MDP, Solution, solve, state_distributions
@@ -193,7 +194,7 @@ def kl_regularised_optimum(
         return new, jnp.max(jnp.abs(new - pi)), k + 1
 
     first = (reference, jnp.asarray(jnp.inf, reference.dtype), jnp.int32(0))
-    pi, _, _ = jax.lax.while_loop(lambda s: (s[1] > rounding) & (s[2] < max_iters), improve, first)
+    pi, _, _ = loops.while_loop(lambda s: (s[1] > rounding) & (s[2] < max_iters), improve, first)
     solution = evaluate(pi)
     return RegularisedOptimum(pi, solution.value, solution.expected_return)
 
@@ -228,7 +229,7 @@ def _root(
         return jnp.where(inside, low, middle), jnp.where(inside, middle, high)
 
     ends = tuple(jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (low, high))
-    return jax.lax.fori_loop(0, _BISECTIONS, halve, ends)[1]
+    return loops.fori_loop(0, _BISECTIONS, halve, ends)[1]
 
 
 def _spread(advantage: Array) -> Array:

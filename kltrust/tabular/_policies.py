@@ -13,6 +13,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.advantages import gae
 from kltrust.tabular._mdp import MDP, expected_return, solve
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
@@ -133,7 +134,7 @@ def rollout_batch(
         return following, (state, action, following)
 
     keys = jax.random.split(step_key, num_steps)
-    _, (state, action, following) = jax.lax.scan(step, start, keys)
+    _, (state, action, following) = loops.scan(step, start, keys)
     reward, never = mdp.reward[state, action], jnp.zeros(state.shape, bool)
     seen = value[state], value[following], never, never
     advantage = gae(reward, *seen, gamma=mdp.gamma, lam=lam)

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import jax
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.checks import check_minibatches
 from kltrust.lowering import permutation
 from kltrust.types import Array, PyTree, Sequences
+from kltrust.updates.rows import as_rows, from_rows
 
 Carry = TypeVar("Carry")
 
@@ -37,7 +38,8 @@ def minibatch_epoch(
     Raises:
         ValueError: if N does not divide.
     """
-    size = tree.leading_size(data)
+    rows = as_rows(data)
+    size = tree.leading_size(rows)
     of = "sequences (num_envs)" if _has_sequences(data) else "rows (num_envs * num_steps)"
     check_minibatches(size, of, num_blocks, num_minibatches=num_minibatches)
     if num_minibatches == 1:
@@ -45,9 +47,9 @@ def minibatch_epoch(
         return carry, jax.tree.map(lambda x: x[None], out)
     if num_blocks == 1:
         order = permutation(key, size).reshape(num_minibatches, -1)
-        return jax.lax.scan(lambda c, index: step(c, tree.take(data, index)), carry, order)
+        return loops.scan(lambda c, index: step(c, from_rows(tree.take(rows, index))), carry, order)
 
-    blocks = jax.tree.map(lambda x: x.reshape(num_blocks, size // num_blocks, *x.shape[1:]), data)
+    blocks = jax.tree.map(lambda x: x.reshape(num_blocks, size // num_blocks, *x.shape[1:]), rows)
     keys = jax.random.split(key, num_blocks)
     orders = jax.vmap(lambda k: permutation(k, size // num_blocks))(keys)
     orders = orders.reshape(num_blocks, num_minibatches, -1).swapaxes(0, 1)
@@ -55,10 +57,10 @@ def minibatch_epoch(
     def of_blocks(carry: Carry, index: Array) -> tuple[Carry, Any]:
         # Block by block, so that no index can point into another device's rows.
         parts = jax.vmap(tree.take)(blocks, index)
-        rows = jax.tree.map(lambda x: x.reshape(index.size, *x.shape[2:]), parts)
-        return step(carry, rows)
+        taken = jax.tree.map(lambda x: x.reshape(index.size, *x.shape[2:]), parts)
+        return step(carry, from_rows(taken))
 
-    return jax.lax.scan(of_blocks, carry, orders)
+    return loops.scan(of_blocks, carry, orders)
 
 
 def _has_sequences(data: PyTree) -> bool:

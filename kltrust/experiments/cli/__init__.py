@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
+from kltrust.experiments.cli import interrupts
+from kltrust.experiments.engine.devices import hush_cpu_loader
 from kltrust.lazy import require_sweeps
 
 # Each command is a function of its name, from its arguments to an exit status.
@@ -61,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     ``kltrust judge`` has another one: 2 for findings.
     """
+    hush_cpu_loader()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # No letter in a name ends a command on a terminal that can't write it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = _take_imports(arguments)
         if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -79,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(unknown("command", command, list(COMMANDS)))
         require_sweeps("the command line")
         module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
-        return getattr(module, command)(rest)
+        with interrupts.heard():
+            return getattr(module, command)(rest)
     except KeyboardInterrupt as stop:
         print(f"kltrust: interrupted{stop}", file=sys.stderr)
         return 130

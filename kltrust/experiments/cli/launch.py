@@ -48,12 +48,16 @@ class HostFlags:
 def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
     """All cores of all hosts, of which only the first one prints; no more devices than parts.
 
-    On accelerators, compilations are kept for other processes.
+    Compiled programs are kept for other processes.
     """
     from kltrust.experiments.engine import hosts
     from kltrust.experiments.engine.devices import use_all_cores
 
     named = (flags.coordinator, flags.num_hosts, flags.host)
+    check_flag("wait", flags.wait, 1, 10**7)
+    for name, value in (("num-hosts", flags.num_hosts), ("host", flags.host)):
+        if value is not None:
+            check_flag(name, value, int(name == "num-hosts"), 10**6)
     if flags.distributed and named != (None,) * 3:
         raise ValueError(
             "--distributed finds the hosts by itself: leave out --coordinator, --num-hosts, --host"
@@ -67,12 +71,32 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
         yield
 
 
+def check_flag(name: str, value: int, least: int, most: int) -> None:
+    """Refuses a count that nobody can mean."""
+    if not least <= value <= most:
+        range_ = f"at least {least}" if value < least else f"at most {most:,}"
+        raise ValueError(f"--{name} must be {range_}, got {value}")
+
+
+def free(folder: Path) -> Path:
+    """The folder if it is new or empty, else the first free one of ``folder-2``, ``folder-3``."""
+    chosen, number = folder, 2
+    while chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
+        chosen, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    if chosen != folder:
+        print(f"{folder} is there already: this run is in {chosen}", file=sys.stderr)
+    return chosen
+
+
 def start(command: str, plan: Plan, out: Path, quiet: bool) -> int:
     """Runs a plan in a new folder and says what came out."""
     from kltrust.experiments.jobs import run
 
+    progress = _progress(quiet)
+    if progress is not None and (folder := _first_time()):
+        progress.note(f"compiling takes a minute; programs are kept in {folder} for the next start")
     with _naming(out, command):
-        record = run.start(plan, out, progress=_progress(quiet))
+        record = run.start(plan, out, progress=progress)
     return conclude(record)
 
 
@@ -194,6 +218,14 @@ def _keep_compilations() -> None:
 
     if folder := devices.compilation_cache():
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _first_time() -> Path | None:
+    """Where compiled programs are kept, if there are none yet."""
+    from kltrust.experiments.engine import devices
+
+    folder = devices.compilation_cache()
+    return folder if folder is not None and not folder.is_dir() else None
 
 
 def _progress(quiet: bool) -> Any:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from kltrust.experiments.cli import typed
 from kltrust.experiments.cli.launch import Switch
 from kltrust.experiments.engine import devices
 from kltrust.lazy import import_extra
@@ -26,7 +27,7 @@ class _Policy:
     env: str | None = None
     """Of a sweep with several environments, the one."""
     label: str | None = None
-    """Of a sweep, the setting, as its report names it; without it, the best run's."""
+    """Of a sweep, the setting, as its report names it; without it, the one that is best there."""
     seed: int = 0
     """Of the episodes: start states and, if sampled, actions."""
     sampled: Switch = False
@@ -44,7 +45,7 @@ class _Policy:
 class _Evaluate(_Policy):
     """Play fresh episodes with the policies of all seeds of a run folder.
 
-    Of a sweep, those of one setting: the one that is named, or the best run's.
+    Of a sweep, those of one setting: the one that is named, or the best, by the mean over seeds.
     """
 
     episodes: int = 100
@@ -63,7 +64,7 @@ class _Play(_Policy):
     """Episodes to play, by default 100 where gymnasium has the environment; with --out, 0 plays
     none beside the film."""
     trained_seed: int | None = None
-    """Which of the folder's seeds plays; without it, the best at the last evaluation."""
+    """Which of the folder's seeds plays; without it, the best of the setting."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Film one episode: NAME.gif or NAME.mp4."""
     fps: int = 30
@@ -74,7 +75,7 @@ class _Play(_Policy):
 
 def evaluate(arguments: list[str]) -> int:
     """``kltrust evaluate``."""
-    options = tyro.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
+    options = typed.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
     if options.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
     from kltrust.experiments.store.record import Record
@@ -83,10 +84,10 @@ def evaluate(arguments: list[str]) -> int:
     devices.use_all_cores(1)
     from kltrust.experiments.reading import statistics, trained
 
-    chosen = trained.best_run(record, env=options.env, label=options.label)
+    chosen, why = trained.choose(record, env=options.env, label=options.label)
     runs = trained.find_runs(record, env=chosen.experiment.env, label=chosen.label)
     if len(record.config["settings"]) > 1:
-        print(f"{chosen.label} in {chosen.experiment.env}")
+        print(f"{chosen.label} in {chosen.experiment.env} ({why.partition('; seed ')[0]})")
     returns = trained.evaluate_runs(
         runs, num_episodes=options.episodes, seed=options.seed, **options.acting
     )
@@ -100,7 +101,7 @@ def evaluate(arguments: list[str]) -> int:
 
 def play(arguments: list[str]) -> int:
     """``kltrust play``."""
-    options = tyro.cli(_Play, prog="kltrust play", args=arguments)
+    options = typed.cli(_Play, prog="kltrust play", args=arguments)
     if options.episodes is not None and options.episodes < (1 if options.out is None else 0):
         raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
     from kltrust.checks import check_count
@@ -110,11 +111,12 @@ def play(arguments: list[str]) -> int:
     record = Record(options.run)
     devices.use_all_cores(1)
     _draw_without_a_screen()
+    _keep_pygame_silent()
     from kltrust.experiments.engine.program import build
     from kltrust.experiments.reading import deploy, films
-    from kltrust.experiments.reading.trained import best_run
+    from kltrust.experiments.reading.trained import choose
 
-    run = best_run(record, seed=options.trained_seed, env=options.env, label=options.label)
+    run, why = choose(record, seed=options.trained_seed, env=options.env, label=options.label)
     env_name = run.experiment.env
     outside = deploy.in_gymnasium(env_name)
     episodes = options.episodes
@@ -128,7 +130,7 @@ def play(arguments: list[str]) -> int:
         if not outside:
             env = build(run.experiment).env
             films.check_drawn(env)
-    print(f"{run.label}, seed {run.seed}, plays {env_name}")
+    print(f"{run.label}, seed {run.seed}, plays {env_name} ({why})")
     act = deploy.NumpyPolicy(run, native=env is None, **options.acting)
     if episodes:
         returns = deploy.gymnasium_returns(act, env_name, episodes, seed=options.seed)
@@ -153,3 +155,9 @@ def _draw_without_a_screen() -> None:
     screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     if sys.platform == "linux" and not screen and ctypes.util.find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _keep_pygame_silent() -> None:
+    """No errors of a sound card that is missing or of no use, and no greeting."""
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from kltrust.experiments.cli import typed
 from kltrust.experiments.cli.launch import Switch
 
 
@@ -49,13 +50,13 @@ class _Export(_Folders):
 
 def report(arguments: list[str]) -> int:
     """``kltrust report``."""
-    options = tyro.cli(_Report, prog="kltrust report", args=arguments)
+    options = typed.cli(_Report, prog="kltrust report", args=arguments)
     if not options.folders:
         raise ValueError("a report of what? As in `kltrust report DIR`")
     from kltrust.experiments import report
 
     folder = report.place(options.folders, options.out)
-    composed = report.compose(options.folders)
+    composed = report.compose(options.folders, folder)
     report.write(composed, folder, options.preset_dir)
     for line in (*composed.notes, *composed.headlines):
         print(line)
@@ -70,7 +71,7 @@ def report(arguments: list[str]) -> int:
 
 def export(arguments: list[str]) -> int:
     """``kltrust export``."""
-    options = tyro.cli(_Export, prog="kltrust export", args=arguments)
+    options = typed.cli(_Export, prog="kltrust export", args=arguments)
     if options.tensorboard is None and not options.wandb:
         raise ValueError("export where? --tensorboard LOGDIR, --wandb PROJECT, or both")
     if options.online and not options.wandb:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from kltrust.experiments.cli import launch
+from kltrust.experiments.cli import launch, typed
 from kltrust.experiments.cli.launch import HostFlags, Switch
 
 if TYPE_CHECKING:
     from kltrust.experiments.config.spec import Spec
+    from kltrust.experiments.jobs.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class _Merge:
 
 def sweep(arguments: list[str]) -> int:
     """``kltrust sweep``."""
-    options = tyro.cli(_Sweep, prog="kltrust sweep", args=arguments)
+    options = typed.cli(_Sweep, prog="kltrust sweep", args=arguments)
     if options.resume is not None:
         given = [options.spec, options.out, options.shard, options.width or None]
         if any(value is not None for value in given):
@@ -81,6 +82,7 @@ def _start(options: _Sweep, specification: Spec) -> int:
     from kltrust.experiments.engine import canary
     from kltrust.experiments.jobs import lanes, plan
 
+    launch.check_flag("width", options.width, 0, 2**20)
     plan.check_spec(specification)
     shard = _shard(options.shard)
     planned = plan.make_plan(specification, width=options.width or None, shard=shard)
@@ -89,18 +91,27 @@ def _start(options: _Sweep, specification: Spec) -> int:
         if options.measure:
             canary.check()
             measured = [lanes.measure(planned, group) for group in planned.groups]
-        launch.print_table(dry_run(planned, measured=measured))
+        _announce(dry_run(planned, measured=measured), specification, planned)
         return 0
     if not options.quiet:
-        launch.print_table(dry_run(planned))
+        _announce(dry_run(planned), specification, planned)
     part = "-shard{}of{}".format(*shard) if shard else ""
-    out = options.out or Path("runs") / f"{planned.name}{part}"
+    out = options.out or launch.free(Path("runs") / f"{planned.name}{part}")
     return launch.start("sweep", planned, out, options.quiet)
+
+
+def _announce(table: Any, specification: Spec, planned: Plan) -> None:
+    """What will be done, and what is to be known of it."""
+    from kltrust.experiments.cli.tables import fairness_notes
+
+    launch.print_table(table)
+    for line in (*specification.notes, *fairness_notes(planned)):
+        print(line)
 
 
 def status(arguments: list[str]) -> int:
     """``kltrust status``."""
-    options = tyro.cli(_Status, prog="kltrust status", args=arguments)
+    options = typed.cli(_Status, prog="kltrust status", args=arguments)
     from kltrust.experiments.cli.tables import status_table
     from kltrust.experiments.store.record import Record
 
@@ -110,7 +121,7 @@ def status(arguments: list[str]) -> int:
 
 def merge(arguments: list[str]) -> int:
     """``kltrust merge``."""
-    options = tyro.cli(_Merge, prog="kltrust merge", args=arguments)
+    options = typed.cli(_Merge, prog="kltrust merge", args=arguments)
     from kltrust.experiments.jobs import merge
 
     return launch.conclude(merge.merge(options.shards, options.out))

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import tyro
 
 from kltrust.algorithms import algorithm_names, find_algorithm
-from kltrust.experiments.cli import launch
+from kltrust.experiments.cli import launch, typed
 from kltrust.experiments.cli.launch import HostFlags, Switch
 from kltrust.experiments.config import presets
 from kltrust.experiments.config.experiment import SECTIONS, Experiment, section_kinds, written
+from kltrust.experiments.config.spec import MOST_RUNS
 from kltrust.settings import declared
 
 HELP = """\
@@ -70,11 +71,11 @@ def train(arguments: list[str]) -> int:
     tuned = (algorithm, env) in presets.available()
     origin = chosen or ("the tuned preset" if tuned else "none")
     origin = "the papers' defaults" if origin == "none" else origin
-    parsed: Any = tyro.cli(
+    parsed: Any = typed.cli(
         _train_options(start, origin),
         prog=f"kltrust train {algorithm} {env}",
         description=f"{_summary(type(start.update))}\n\nValues in brackets come from {origin}.",
-        args=options,
+        args=typed.switches(options, _switches(start)),
         # Settings that a person may name are short: --max-kl, not --update.max-kl.
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -83,10 +84,10 @@ def train(arguments: list[str]) -> int:
         **{name: _section(start, parsed, name) for name in SECTIONS},
         env_params={**start.env_params, **_env_params(parsed.env_params)},
     )
-    if parsed.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {parsed.seeds}")
+    for name, least, most in (("seeds", 1, MOST_RUNS), ("seed", 0, 2**31 - 1), ("width", 0, 2**20)):
+        launch.check_flag(name, getattr(parsed, name), least, most)
     seeds = [parsed.seed + i for i in range(parsed.seeds)]
-    out = parsed.out or _default_out(start, parsed.seed)
+    out = parsed.out or launch.free(_default_out(start, parsed.seed))
     parts = experiment.learner.num_envs if parsed.spread_envs else len(seeds)
     with launch.devices(parsed, parts):
         from kltrust.experiments.jobs.plan import plan_training
@@ -169,6 +170,17 @@ def _flags(start: Experiment, section: str) -> tuple[type, Any]:
     return flags, flags()
 
 
+def _switches(start: Experiment) -> set[str]:
+    """The flags that are on or off."""
+    kinds = section_kinds(start.algorithm)
+    return {
+        written(section, field.name, start.algorithm).replace("_", "-")
+        for section, cls in kinds.items()
+        for field in dataclasses.fields(cls)
+        if type(field.default) is bool
+    }
+
+
 def _section(start: Experiment, parsed: Any, section: str) -> Any:
     """The preset's section with what the flags changed."""
     flags = getattr(parsed, section)
@@ -183,7 +195,7 @@ def _shown(env_params: dict[str, Any]) -> str:
 
 
 def _resume(arguments: list[str]) -> int:
-    parsed, others = tyro.cli(
+    parsed, others = typed.cli(
         _Resume, prog="kltrust train", args=arguments, return_unknown_args=True
     )
     if others:

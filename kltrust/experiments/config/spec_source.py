@@ -21,15 +21,19 @@ class Source(NamedTuple):
 
     @staticmethod
     def of_file(path: str | Path, what: str) -> Source:
-        """Reads the file of what errors call a "specification", say.
+        """Reads the file of what errors call a "specification", say: UTF-8, with or without a mark.
 
         Raises:
             ValueError: names the file.
         """
         try:
-            return Source(str(path), Path(path).read_text("utf-8"))
+            return Source(str(path), Path(path).read_text("utf-8-sig"))
         except OSError as error:
             raise ValueError(f"can't read the {what} {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"the {what} {path} is not UTF-8 ({error}): save it as such"
+            ) from error
 
     def document(self) -> dict[str, Any]:
         """All of it as plain data.
@@ -40,7 +44,10 @@ class Source(NamedTuple):
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{self.name} is not TOML: {error}") from error
+            # Its message ends with "(at line 9, column 5)", or "(at end of document)".
+            at = re.search(r"at line (\d+)", str(error))
+            line = at[1] if at else len(self.text.splitlines())
+            raise ValueError(f"{self.name}:{line}: not TOML: {error}") from error
 
     def error(self, place: Place, message: str) -> ValueError:
         """``FILE:LINE: message``; without a line where there is no text."""
@@ -55,13 +62,13 @@ class Source(NamedTuple):
         named = named or [name for name in reversed(places) if name.partition(".")[2] in words]
         return self.error(places[max(named, key=len, default="")], message)
 
-    def expect_keys(self, place: Place, table: Any, known: tuple[str, ...]) -> None:
-        """Refuses a table with a key that is not known, and what is no table."""
+    def expect_keys(self, place: Place, table: Any, known: tuple[str, ...] | None = None) -> None:
+        """Refuses what is no table, and a key that is not ``known``; None knows all."""
         what = ".".join(str(part) for part in place if isinstance(part, str))
         if not isinstance(table, dict):
             raise self.error(place, f"{what} must be a table, got {table!r}")
-        for key in table:
-            if key not in known:
+        for key in table if known is not None else ():
+            if known is not None and key not in known:
                 message = unknown(f"key in {what}" if what else "section", key, list(known))
                 raise self.error((*place, key), message)
 

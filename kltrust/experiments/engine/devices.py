@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib.util
 import os
+import platform
 from pathlib import Path
 
 
@@ -21,16 +24,43 @@ def use_all_cores(num_runs: int) -> None:
             jax.config.update("jax_num_cpu_devices", max(1, min(cores or 1, num_runs)))
 
 
+def cache_folder() -> Path:
+    """Where this user's machine keeps what makes the next start faster; it may be deleted."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kltrust"
+
+
 def compilation_cache() -> Path | None:
-    """Where compiled programs are kept: the folder that JAX was given, else one on accelerators."""
+    """Where compiled programs are kept: the folder that JAX was given, else one of the user's.
+
+    ``JAX_COMPILATION_CACHE_DIR=""`` keeps none. A CPU's folder is named after what it can do: a
+    home that several machines share never hands one the machine code of another.
+    """
     import jax
 
-    # On a CPU, XLA greets what it loads from there with pages of errors about tuning flags: who
-    # wants it all the same sets JAX_COMPILATION_CACHE_DIR.
     name = "jax_compilation_cache_dir"
     given = jax.config.values[name] or os.environ.get(name.upper())
     if given is not None:
         return Path(given) if given else None
-    if jax.default_backend() == "cpu":
-        return None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kltrust" / "xla"
+    kept = cache_folder() / "xla"
+    return kept / f"cpu-{_cpu()}" if jax.default_backend() == "cpu" else kept
+
+
+def _cpu() -> str:
+    """A short text, the same for CPUs of one model and the same instructions."""
+    said = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        of_interest = ("model name", "flags", "Features", "CPU part")
+        said += sorted({line for line in lines if line.startswith(of_interest)})
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
+
+
+def hush_cpu_loader() -> None:
+    """Silences the errors that XLA prints when it loads a program for the CPU; before jax starts.
+
+    They name preferences of the compiler which no CPU has. Where JAX has an accelerator, its errors
+    are shown.
+    """
+    plugins = ("jax_plugins", "libtpu")
+    if not any(importlib.util.find_spec(plugin) for plugin in plugins):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

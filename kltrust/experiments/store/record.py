@@ -10,8 +10,9 @@ metrics.parquet     all parts in one table, once the run is finished (evaluation
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,9 +90,34 @@ class Record:
         now = versions.snapshot(self.versions["packages"])
         return versions.differences(self.versions, now)
 
-    def metrics(self) -> pd.DataFrame:
-        """All committed rows: one per seed and iteration."""
-        return self._table(METRICS)
+    def columns(self) -> list[str]:
+        """The names of the metrics' columns; none before the first chunk."""
+        return list(self._marker["schemas"].get(METRICS, ()))
+
+    def metrics(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All committed rows: one per seed and iteration; None is all columns."""
+        return self._table(METRICS, columns)
+
+    def nonfinite(self) -> dict[int, int]:
+        """The first iteration of each run that a NaN or an infinity was counted in."""
+        import pyarrow.compute as pc
+
+        counts = [name for name in self.columns() if name.startswith("nonfinite_")]
+        if not counts:
+            return {}
+
+        def bad(batch: Any) -> Any:
+            above = [pc.greater(batch.column(name), 0) for name in counts]
+            return functools.reduce(pc.or_, above)
+
+        def load() -> list[dict[str, Any]]:
+            return tables.rows_where(self._files(METRICS), ["run", "iteration", *counts], bad)
+
+        first: dict[int, int] = {}
+        for row in self._fresh(load):
+            run, iteration = row["run"], row["iteration"]
+            first[run] = min(iteration, first.get(run, iteration))
+        return first
 
     def evaluations(self) -> pd.DataFrame:
         """All committed rows of evaluations; empty if there were none."""
@@ -120,7 +146,7 @@ class Record:
 
         return self._fresh(load)
 
-    def _table(self, table: str) -> pd.DataFrame:
+    def _table(self, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         import pandas as pd
 
         if "groups" in self.config:
@@ -132,8 +158,7 @@ class Record:
         def load() -> pd.DataFrame:
             if table not in self._marker["parts"]:
                 return pd.DataFrame()
-            parts = [self._whole(table)] if self.finished else self._parts(table)
-            return tables.read(parts).to_pandas()
+            return tables.read(self._files(table), columns).to_pandas()
 
         return self._fresh(load)
 
@@ -150,6 +175,10 @@ class Record:
 
     def _part(self, table: str, chunk: int) -> Path:
         return self.path / table / f"{chunk:06d}.parquet"
+
+    def _files(self, table: str) -> list[Path]:
+        """Those that hold a table."""
+        return [self._whole(table)] if self.finished else self._parts(table)
 
     def _parts(self, table: str) -> list[Path]:
         return [self._part(table, chunk) for chunk in self._marker["parts"].get(table, [])]

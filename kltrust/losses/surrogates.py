@@ -1,10 +1,4 @@
-"""Losses as pure functions: to be minimised, elementwise over any leading shape, unreduced.
-
-``log_ratio`` is log new(a) - log old(a) at the actions a ~ old. Reduce with `weighted_mean`,
-which leaves padding out. At log_ratio = 0 every surrogate has the gradient of the policy
-gradient, -A grad log new(a). Gradients are taken of what the caller differentiates: advantages,
-targets and old values are used as they come.
-"""
+"""The importance-sampled surrogate: free, clipped, penalised, constrained."""
 
 from __future__ import annotations
 
@@ -12,21 +6,9 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.checks import check
+from kltrust.checks import check, require
 from kltrust.tree import floats, in_float32, weighted, weighted_mean
-from kltrust.types import Array, Distribution, Number
-
-__all__ = [
-    "clipped_surrogate_loss",
-    "clipped_value_loss",
-    "entropy_loss",
-    "importance_ratio",
-    "kl_constraint",
-    "penalty_surrogate_loss",
-    "surrogate_loss",
-    "value_loss",
-    "weighted_mean",
-]
+from kltrust.types import Array, Number
 
 
 @in_float32
@@ -39,8 +21,16 @@ def importance_ratio(log_ratio: Array) -> Array:
     Returns:
         [*E] like log_ratio; 0 where that is -inf (new rules the action out), NaN where it is NaN.
     """
+    return ratio_below(log_ratio, 2)
+
+
+def ratio_below(log_ratio: Array, power: int) -> Array:
+    """`importance_ratio`, but a line where r^power nears overflow: for losses of that order.
+
+    ``log_ratio`` is [*E], and ``power`` at least 2.
+    """
     (log_ratio,) = floats(log_ratio)
-    edge = 0.5 * float(np.log(jnp.finfo(log_ratio.dtype).max))
+    edge = float(np.log(jnp.finfo(log_ratio.dtype).max)) / power
     return jnp.exp(jnp.minimum(log_ratio, edge)) * (1 + jnp.maximum(log_ratio - edge, 0))
 
 
@@ -55,7 +45,14 @@ def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
 
 
 @in_float32
-def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number) -> Array:
+def clipped_surrogate_loss(
+    log_ratio: Array,
+    advantage: Array,
+    clip_eps: Number,
+    *,
+    clip_high: Number | None = None,
+    dual_clip: Number | None = None,
+) -> Array:
     """-min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7): [*E].
 
     The gradient is that of -r A until r has left [1 - eps, 1 + eps] in the direction A asks for,
@@ -63,17 +60,28 @@ def clipped_surrogate_loss(log_ratio: Array, advantage: Array, clip_eps: Number)
     beyond the edge: it makes the loss NaN.
 
     log_ratio and ``advantage`` are [*E]; ``clip_eps`` is [] or [*E], at least 0; inf never clips.
+    ``clip_high``, likewise, is another eps above 1: the edge is then 1 + clip_high where A > 0
+    (Yu et al., 2025, 0.2 and 0.28). ``dual_clip``, likewise, above 1, is a second edge where A < 0:
+    no gradient beyond r = dual_clip either, -max(min(r A, clip(r) A), dual_clip A) (Ye et al.,
+    2020, 3). It gives back what the sample has lost beyond there, so that it is no drift. Without
+    them the two sides are alike, and a bad action's ratio may rise and rise.
 
     Raises:
-        ValueError: if clip_eps is concrete and negative.
+        ValueError: if a width is concrete and negative, or dual_clip and at most 1.
     """
     chex.assert_equal_shape([log_ratio, advantage])
     check(clip_eps=(clip_eps, True))
+    clip_high = clip_eps if clip_high is None else clip_high
+    check(clip_high=(clip_high, True))
     ratio = importance_ratio(log_ratio)
     # One comparison instead of min and clip, whose ties would divide the gradient.
     rewarded = advantage > 0
-    bound = jnp.where(rewarded, 1 + clip_eps, 1 - clip_eps)
+    bound = jnp.where(rewarded, 1 + clip_high, 1 - clip_eps)
     inside = jnp.where(rewarded, ratio <= bound, ratio >= bound)
+    if dual_clip is not None:
+        require(lambda x: x > 1, "greater than 1", dual_clip=dual_clip)
+        beyond = (advantage < 0) & (ratio > dual_clip)
+        bound, inside = jnp.where(beyond, dual_clip, bound), inside & ~beyond
     return -jnp.where(inside | jnp.isnan(ratio), ratio, bound) * advantage
 
 
@@ -105,39 +113,3 @@ def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> 
     """
     check(max_kl=(max_kl, True))
     return weighted_mean(kl, weight) - max_kl
-
-
-@in_float32
-def value_loss(value: Array, target: Array) -> Array:
-    """(V - target)^2 / 2: [*E], like ``value`` and ``target``."""
-    chex.assert_equal_shape([value, target])
-    return 0.5 * jnp.square(value - target)
-
-
-@in_float32
-def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: Number) -> Array:
-    """The larger of the losses of V and of V held within eps of the old value: [*E].
-
-    The gradient is 0 where V has moved more than eps and is nearer to the target than the held
-    value. A V that overshot so far that it is farther has its own gradient again.
-
-    ``value``, ``target`` and old_value, the prediction when the data was collected, are [*E].
-    ``clip_eps`` is [] or [*E], at least 0, in units of value; inf never clips.
-
-    Raises:
-        ValueError: if clip_eps is concrete and negative.
-    """
-    chex.assert_equal_shape([value, old_value, target])
-    check(clip_eps=(clip_eps, True))
-    free = value_loss(value, target)
-    held = value_loss(old_value + jnp.clip(value - old_value, -clip_eps, clip_eps), target)
-    # Not jnp.maximum: at a tie (any V within the clip) the free loss's own gradient.
-    return jnp.where(free >= held, free, held)
-
-
-def entropy_loss(dist: Distribution) -> Array:
-    """-H(dist), in nats, [*E] the batch shape: times a weight, the entropy bonus as a loss."""
-    # Here, so that importing a loss brings no distributions along.
-    from kltrust.divergences import distribution_entropy
-
-    return -distribution_entropy(dist)

@@ -1,0 +1,76 @@
+"""Ctrl-C is heard, also where Python or the compiler would lose it or let a person wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+PATIENCE = 1.0
+"""Seconds without an answer to Ctrl-C after which a person is told why."""
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """Within, an interrupt ends the command, and says so where it has to wait.
+
+    Python drops exceptions of destructors and of the garbage collector's callbacks, and JAX has
+    one of these: an interrupt there is sent again. While the compiler works, Python can't act on an
+    interrupt: a thread says that it was heard. Other threads than the main one get no interrupts,
+    and nothing is done there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _sent_again(), _answered():
+        yield
+
+
+@contextlib.contextmanager
+def _sent_again() -> Iterator[None]:
+    before = sys.unraisablehook
+
+    def hook(event: sys.UnraisableHookArgs, /) -> None:
+        if not issubclass(event.exc_type, KeyboardInterrupt):
+            before(event)
+            return
+        # Later: an exception raised here would be dropped as well.
+        main = threading.main_thread().ident
+        again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    """Signals are bytes in a pipe from the moment they come, whatever Python does."""
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    over = threading.Event()
+
+    def answer() -> None:
+        while signals := os.read(receiver, 1):
+            if signals[0] == signal.SIGINT and not over.wait(PATIENCE):
+                text = "kltrust: interrupted; it ends after what is being compiled or computed now"
+                print(text, file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.close(sender)  # ends the thread
+        thread.join()
+        os.close(receiver)

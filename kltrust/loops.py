@@ -1,0 +1,139 @@
+"""JAX's loops and branches, also inside a `jax.shard_map` that checks what varies over devices.
+
+There a carry must come out of a step as varying as it went in, axis by axis of the mesh, and both
+branches must agree. A zero to start from varies over nothing, what a step makes of a device's rows
+varies over that device's axis. Here a carry starts as varying as the step leaves it. Outside of
+such a `jax.shard_map` these are JAX's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from kltrust.types import Array, PyTree
+
+
+def scan(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: PyTree,
+    xs: PyTree = None,
+    length: int | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int = 1,
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` of ``step(carry, x)`` from ``carry`` over ``xs`` or for ``length`` steps.
+
+    ``unroll`` steps are compiled as one.
+
+    Returns:
+        (carry, outs); backwards over ``xs`` if ``reverse``.
+    """
+
+    def first(carry: PyTree) -> PyTree:
+        return step(carry, jax.tree.map(lambda x: x[0], xs))[0]
+
+    start = _settled(first, carry, xs)
+    return jax.lax.scan(step, start, xs, length, reverse=reverse, unroll=unroll)
+
+
+def while_loop(going: Callable[[Any], Array], step: Callable[[Any], Any], carry: PyTree) -> Any:
+    """`jax.lax.while_loop`: ``carry`` <- ``step(carry)`` while ``going(carry)`` -> the carry."""
+    return jax.lax.while_loop(going, step, _settled(step, carry))
+
+
+def fori_loop(
+    lower: int | Array, upper: int | Array, step: Callable[[Any, Any], Any], carry: PyTree
+) -> Any:
+    """`jax.lax.fori_loop` of ``step(i, carry)``, i from ``lower`` to ``upper`` - 1 -> ``carry``."""
+    return jax.lax.fori_loop(lower, upper, step, _settled(lambda x: step(lower, x), carry))
+
+
+def cond(
+    choice: Array, if_true: Callable[..., Any], if_false: Callable[..., Any], *operands: Any
+) -> Any:
+    """`jax.lax.cond` on ``choice`` -> ``if_true(*operands)``, or else ``if_false(*operands)``."""
+    return jax.lax.cond(choice, *_agreeing([if_true, if_false], operands), *operands)
+
+
+def platform_dependent(
+    *operands: Any, default: Callable[..., Any], **branches: Callable[..., Any]
+) -> Any:
+    """`jax.lax.platform_dependent` -> what the platform's branch makes of ``operands``.
+
+    ``branches`` are functions by platforms' names, and ``default`` is for all others.
+    """
+    ours = _agreeing([default, *branches.values()], operands)
+    named = dict(zip(branches, ours[1:], strict=True))
+    return jax.lax.platform_dependent(*operands, default=ours[0], **named)
+
+
+def alike(x: PyTree, *others: PyTree) -> PyTree:
+    """``x``, every leaf varying over all axes that a leaf of it or of ``others`` varies over.
+
+    Parameters that vary differently are no parameters of one function: a gradient with respect to
+    those that do not vary is summed over devices.
+    """
+    if not _checked():
+        return x
+    axes: frozenset[str] = frozenset().union(*map(_axes, jax.tree.leaves((x, others))))
+    return jax.tree.map(lambda leaf: _over(axes, leaf), x)
+
+
+def _agreeing(branches: list[Callable], operands: tuple) -> list[Callable]:
+    """The branches, each varying over all axes that any of them varies over."""
+    if not _checked():
+        return branches
+    made = [jax.eval_shape(branch, *operands) for branch in branches]
+
+    def agreeing(branch: Callable) -> Callable:
+        return lambda *operands: functools.reduce(_varying_as, made, branch(*operands))
+
+    return [agreeing(branch) for branch in branches]
+
+
+def _settled(step: Callable[[Any], Any], carry: PyTree, xs: PyTree = None) -> PyTree:
+    """The carry, varying over all axes that the step makes it vary over."""
+    if not (checked := _checked()):
+        return carry
+    # What has all axes can't get more. Else the step says which, at the cost of tracing it, and all
+    # loops in it, twice.
+    carry = alike(carry, xs)
+    while any(_axes(leaf) != checked for leaf in jax.tree.leaves(carry)):
+        before, carry = carry, _varying_as(carry, jax.eval_shape(step, carry))
+        leaves = zip(*map(jax.tree.leaves, (before, carry)), strict=True)
+        if all(_axes(old) == _axes(new) for old, new in leaves):
+            break
+    return carry
+
+
+def _checked() -> frozenset[str]:
+    """The axes of the `jax.shard_map` around this, if it checks what varies over them."""
+    names = jax.sharding.get_abstract_mesh().manual_axes
+    indices = jax.eval_shape(lambda: [jax.lax.axis_index(name) for name in names])
+    return frozenset().union(*map(_axes, indices))
+
+
+def _varying_as(x: PyTree, like: PyTree) -> PyTree:
+    """``x``, varying over the axes that ``like`` varies over, too."""
+    structures: list[Any] = [jax.tree.structure(x), jax.tree.structure(like)]
+    if structures[0] != structures[1]:
+        return x  # JAX's own error says how they differ
+
+    return jax.tree.map(lambda leaf, other: _over(_axes(other), leaf), x, like)
+
+
+def _over(axes: frozenset[str], leaf: Any) -> Any:
+    missing = axes - _axes(leaf)
+    return jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying") if missing else leaf
+
+
+def _axes(x: Any) -> frozenset[str]:
+    """The axes of the mesh that x varies over, an array or what `jax.eval_shape` says of one."""
+    shape = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    kind = getattr(shape, "manual_axis_type", None)
+    return frozenset(getattr(kind, "varying", ()))

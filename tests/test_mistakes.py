@@ -1,0 +1,183 @@
+"""Mistakes that people make, and what they are told: the remedy, before anything is compiled."""
+
+import distrax
+import gymnax
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import kltrust as kt
+from kltrust.types import UpdateReport
+
+ENV, PENDULUM = kt.make("CartPole-v1"), kt.make("Pendulum-v1")
+AGENT = kt.actor_critic(ENV, hidden=(8,))
+KEY = jax.random.key(0)
+SMALL = {"num_envs": 2, "num_steps": 4, "critic": kt.value_regression(num_minibatches=1)}
+LOGITS = jnp.zeros((3, 2))
+
+
+def learner(env=ENV, agent=AGENT, update=None, **more):
+    update = kt.trpo() if update is None else update
+    return kt.make_learner(env, agent, update, **{**SMALL, **more})
+
+
+def step(update):
+    """One iteration by an algorithm that is this function, traced."""
+
+    class Own:
+        def init(self, params):
+            return ()
+
+    Own.update = staticmethod(update)
+    made = learner(update=Own())
+    return jax.eval_shape(lambda key: made.step(made.init(key)), KEY)
+
+
+def state(runs=None):
+    made = learner()
+    return jax.eval_shape(made.init if runs is None else jax.vmap(made.init), keys(runs))
+
+
+def keys(runs):
+    return KEY if runs is None else jax.random.split(KEY, runs)
+
+
+def gymnax_env():
+    return gymnax.make("CartPole-v1")[0]
+
+
+def gymnax_spaces():
+    raw, params = gymnax.make("CartPole-v1")
+    return ENV._replace(action_space=raw.action_space(params))
+
+
+def five_results(key, state, action):
+    state, obs, outcome = ENV.step(key, state, action)
+    return obs, outcome.reward, False, False, {}
+
+
+MISTAKES = {
+    # Arguments
+    "an integer as a key": (lambda: kt.train(learner(), 0, 1), "jax.random.key(0)"),
+    "a key in the learner's place": (lambda: kt.train(KEY, learner(), 1), "a key is one of"),
+    "no learner": (
+        lambda: kt.train(ENV, KEY, 1),
+        "as of kltrust.make_learner, got an object of Env",
+    ),
+    "a name of an environment": (lambda: learner("CartPole-v1"), "kltrust.make('CartPole-v1')"),
+    "a name for an agent": (lambda: kt.actor_critic("CartPole-v1"), "kltrust.make('CartPole-v1')"),
+    "a name of an algorithm": (lambda: learner(update="trpo"), "init and update, got 'trpo'"),
+    "a forgotten call": (lambda: learner(update=kt.trpo), "call it, as in trpo()"),
+    "a critic not called": (
+        lambda: learner(critic=kt.value_regression),
+        "as in value_regression()",
+    ),
+    "agent and environment swapped": (lambda: learner(AGENT, ENV), "the environment comes first"),
+    "swapped in evaluate": (
+        lambda: kt.evaluate(AGENT, ENV, state(), KEY, 2),
+        "environment comes first",
+    ),
+    "an array for an agent": (lambda: learner(agent=LOGITS), "got an array of shape [3, 2]"),
+    "an environment of gymnax": (lambda: learner(gymnax_env()), "kltrust.make(it)"),
+    "parameters in evaluate": (
+        lambda: kt.evaluate(ENV, AGENT, {}, KEY, 2),
+        "must be a LearnerState",
+    ),
+    "many runs in evaluate": (lambda: kt.evaluate(ENV, AGENT, state(2), KEY, 2), "vmap evaluate"),
+    # Settings
+    "a name spelled wrongly": (lambda: kt.trpo(max_k=0.1), "did you mean max_kl"),
+    "a setting of another": (lambda: kt.trpo(clip_eps=0.1), "unknown setting of trpo 'clip_eps'"),
+    "a setting without its name": (lambda: kt.trpo(0.1), "by name, as in trpo(max_kl=0.1)"),
+    "a learner's setting": (lambda: learner(gama=0.9), "did you mean gamma"),
+    "a text for a number": (lambda: kt.trpo(max_kl="0.1"), "max_kl must be a number, got '0.1'"),
+    "nothing for a number": (lambda: kt.trpo(max_kl=None), "max_kl must be a number"),
+    "a negative bound": (lambda: kt.trpo(max_kl=-1.0), "greater than 0"),
+    "half an iteration": (lambda: kt.trpo(cg_iters=2.5), "whole number of at least 1, got 2.5"),
+    "an array for a size": (lambda: learner(num_envs=jnp.array(2)), "must be a whole number"),
+    "a schedule of optax": (
+        lambda: kt.ppo_clip(learning_rate=optax.constant_schedule(1.0)),
+        "for a schedule of optax, pass an optimizer that closes over it",
+    ),
+    "an optimiser that is made": (
+        lambda: kt.ppo_clip(optimizer=optax.adam(1e-3)),
+        "or a function of the learning rate",
+    ),
+    "one width": (lambda: kt.actor_critic(ENV, hidden=64), "must be a list or a tuple, got 64"),
+    "an activation of another": (
+        lambda: kt.actor_critic(ENV, activation="tan"),
+        "did you mean tanh",
+    ),
+    "a batch that does not divide": (
+        lambda: learner(num_envs=3, update=kt.ppo_clip()),
+        "a divisor of",
+    ),
+    # Parts of one's own
+    "another environment's actions": (
+        lambda: learner(ENV, kt.actor_critic(ENV._replace(action_space=kt.Discrete(3)))),
+        "policy has 3 actions, CartPole-v1 has 2",
+    ),
+    "another environment's observations": (lambda: learner(PENDULUM), "does not fit Pendulum-v1"),
+    "a value head of one column": (
+        lambda: learner(agent=AGENT._replace(value=lambda p, o: AGENT.value(p, o)[..., None])),
+        "take the last axis off",
+    ),
+    "logits for a distribution": (
+        lambda: learner(agent=AGENT._replace(policy=lambda p, o: AGENT.policy(p, o).logits)),
+        "distrax.Categorical(logits=logits)",
+    ),
+    "an update of two results": (lambda: step(lambda f, p, s, b, k: (p, s)), "got 2 results"),
+    "an update of no results": (
+        lambda: step(lambda f, p, s, b, k: None),
+        "must return (params, state",
+    ),
+    "an update of two arguments": (
+        lambda: step(lambda p, b: p),
+        "(policy, params, state, batch, key)",
+    ),
+    "a report that is a list": (
+        lambda: step(lambda f, p, s, b, k: (p, s, UpdateReport([1.0]))),
+        "a dict of numbers by name, got an object of list",
+    ),
+    "a vector in a report": (
+        lambda: step(lambda f, p, s, b, k: (p, s, {"x": jnp.zeros(3)})),
+        "'x' must be one number, got an array of shape [3]",
+    ),
+    "parameters of another shape": (
+        lambda: step(lambda f, p, s, b, k: (jax.tree.map(lambda x: x[None], p), s, {})),
+        "must return parameters like those it got: ",
+    ),
+    "a step with gym's five results": (
+        lambda: kt.check_env(ENV._replace(step=five_results)),
+        "step must return (state, obs, Outcome)",
+    ),
+    "gymnax's own spaces": (lambda: kt.actor_critic(gymnax_spaces()), "use kltrust's Discrete"),
+    # Functions
+    "logits in a KL": (lambda: kt.kl_divergence(LOGITS, LOGITS), "categorical_kl_from_logits"),
+    "a pair in a KL": (lambda: kt.kl_divergence((0, 1), (0, 1)), "got an object of tuple"),
+    "two families in a KL": (
+        lambda: kt.kl_divergence(distrax.Categorical(LOGITS), distrax.Normal(0.0, 1.0)),
+        "",
+    ),
+    "an environment's case": (lambda: kt.make("cartpole"), "did you mean 'CartPole-v1'"),
+    "a parameter it has not": (lambda: kt.make("CartPole-v1", gravit=1.0), "no parameter 'gravit'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_its_remedy(mistake):
+    make, message = MISTAKES[mistake]
+    with pytest.raises((ValueError, TypeError, NotImplementedError)) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_what_people_write_and_may():
+    assert kt.make(gymnax_env()).name == "CartPole-v1"
+    assert kt.make(gymnax_env(), gravity=1.0).action_space == ENV.action_space
+    kt.check_agent(ENV, kt.actor_critic(ENV, hidden=[8], activation=jax.nn.relu))
+    legacy, typed = (
+        jax.eval_shape(learner().init, key) for key in (jax.random.PRNGKey(0), jax.random.key(0))
+    )
+    assert jax.tree.structure(legacy) == jax.tree.structure(typed)
+    jax.eval_shape(lambda s: kt.evaluate(ENV, AGENT, s, jax.random.PRNGKey(0), 2), typed)
