@@ -34,6 +34,7 @@ def mask_allows_nothing(lane: Lane) -> Evidence | None:
     means="The policy became certain before it was good: steps too long at the start, advantages "
     "of a scale that is too large, no bonus for entropy.",
     remedy="Shorter steps at first, an entropy bonus, standardised advantages.",
+    explains=("kl_always_zero",),
 )
 def entropy_collapsed(lane: Lane) -> Evidence | None:
     """The policy became almost deterministic, and the return did not rise."""
@@ -97,8 +98,8 @@ def _learned(lane: Lane) -> bool:
 @finding(
     "warning",
     TRAINING,
-    means="Its learning rate is 0 or far too small, its targets are of a scale it can't reach, the "
-    "loss compares shapes that broadcast, or the observations do not tell how the future goes.",
+    means="Its learning rate is 0 or of another scale, its targets are out of its reach, the loss "
+    "compares shapes that broadcast, or the observations do not tell how the future goes.",
     remedy="A larger learning rate or more epochs of the critic; scaled rewards; check that values "
     "and targets are of one shape.",
 )

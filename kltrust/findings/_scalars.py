@@ -11,15 +11,17 @@ _Column = str | tuple[str, Callable[[np.ndarray], np.ndarray]]
 
 
 def _negated(x: np.ndarray) -> np.ndarray:
+    """Negated."""
     return -x
 
 
 def _halved(x: np.ndarray) -> np.ndarray:
+    """Halved."""
     return x / 2
 
 
 def _gaussian(std: np.ndarray) -> np.ndarray:
-    """The entropy of one dimension of a deviation, nats."""
+    """As the entropy of one dimension of that deviation."""
     return np.log(np.maximum(std, 1e-30)) + 0.5 * np.log(2 * np.pi * np.e)
 
 
