@@ -228,7 +228,8 @@ def _linearise(
 
     def image(v: PyTree) -> PyTree:
         moved = _floats(v, like=params)
-        return push([x.astype(leaf.dtype) for x, leaf in zip(moved, theta, strict=True)])
+        pairs = zip(moved, theta, strict=True)
+        return push([loops.alike(x.astype(leaf.dtype), leaf) for x, leaf in pairs])
 
     def product(v: PyTree) -> PyTree:
         result = image(v) if pull is None else pull(image(v))[0]

@@ -234,7 +234,8 @@ class PolicyBatch(NamedTuple):
     """All that an algorithm may look at. The leading axis counts independent units.
 
     They are N = B T rows or, of a recurrent policy, B sequences: then obs is `Sequences`, and every
-    [N, ...] below is [B, T, ...].
+    [N, ...] below is [B, T, ...]. Of a language model likewise: obs is the text, [B, T] whatever
+    the policy takes, and the weight is `tokens.token_weights` of the tokens that count.
 
     Attributes:
         obs: [N, *O] as the policy takes it (normalised, if it is).

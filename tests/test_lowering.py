@@ -6,12 +6,13 @@ import math
 import chex
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from kltrust.lowering import choose, head_product, permutation
+from kltrust.lowering import choose, head_product, permutation, scan, shortcut
 from kltrust.networks.modules import Conv
 
 # Compiling is what these tests spend their time on.
@@ -223,3 +224,32 @@ def test_the_gradient_of_a_choice_is_that_of_the_entry():
     for index in range(3):
         np.testing.assert_array_equal(gradient(row, index), np.eye(3)[index])
     np.testing.assert_array_equal(gradient(row, 3), 0)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_steps_taken_together_are_the_same_bits(reverse):
+    def step(carry, x):
+        carry = 0.9 * carry + x
+        return carry, jnp.cos(carry)
+
+    xs = jax.random.normal(jax.random.key(0), (37, 3))  # 16 does not divide 37
+    ours = jax.jit(lambda xs: scan(step, xs[0], xs, reverse=reverse))(xs)
+    theirs = jax.jit(lambda xs: jax.lax.scan(step, xs[0], xs, reverse=reverse))(xs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    together = jax.jit(lambda xs: jax.lax.scan(step, xs[0], xs, reverse=reverse, unroll=16))(xs)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), together, theirs)
+
+
+def lowered_text(function, platform, *arguments):
+    exported = jax.export.export(jax.jit(function), platforms=(platform,))
+    return exported(*arguments).mlir_module()
+
+
+def test_a_condition_is_only_asked_on_a_cpu():
+    def function(x):
+        return jax.lax.cond(shortcut(x > 0), lambda: jnp.sin(x), lambda: jnp.cos(x))
+
+    assert float(jax.jit(function)(1.0)) == pytest.approx(math.sin(1))
+    x = jax.ShapeDtypeStruct((), jnp.float32)
+    assert "stablehlo.compare" in lowered_text(function, "cpu", x)
+    assert "stablehlo.compare" not in lowered_text(function, "cuda", x)

@@ -86,9 +86,10 @@ def _mass_below(order: Array, mass: Array, bounds: Array) -> Array:
 def _ordered_bits(x: Array) -> Array:
     """Unsigned integers in the order of the floats x, any NaN above all others."""
     unsigned = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(x), jnp.nan, x), unsigned)
+    bits = jax.lax.bitcast_convert_type(x, unsigned)
     sign = jnp.ones((), unsigned) << (jnp.iinfo(unsigned).bits - 1)
-    return jnp.where(bits & sign, ~bits, bits | sign)
+    ordered = jnp.where(bits & sign, ~bits, bits | sign)
+    return jnp.where(jnp.isnan(x), unsigned(jnp.iinfo(unsigned).max), ordered)
 
 
 def _from_ordered_bits(order: Array, dtype: Any) -> Array:

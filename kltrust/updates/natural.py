@@ -44,6 +44,7 @@ class NaturalStep:
         10,
         "Conjugate-gradient iterations at most.",
         at_least=1,
+        at_most=10**4,
         usual="5 to 20; 10 (Schulman et al. 2015)",
     )
     cg_rtol: Number = setting(
@@ -57,12 +58,14 @@ class NaturalStep:
         1,
         "The Fisher matrix averages over every fisher_stride-th state.",
         at_least=1,
+        at_most=2**24,
         usual="1; 5 (baselines) to 10 (Schulman et al. 2015)",
     )
     fisher_chunks: int = setting(
         0,
         "Number of parts of a Fisher product, to bound memory; 0 leaves it to the library.",
         at_least=0,
+        at_most=2**24,
         usual="0, the library's choice; more to bound memory",
     )
 

@@ -14,6 +14,7 @@ import tyro
 
 from kltrust.experiments.cli import typed
 from kltrust.experiments.cli.launch import Switch
+from kltrust.experiments.cli.surroundings import text
 from kltrust.experiments.engine import devices
 from kltrust.lazy import import_extra
 
@@ -82,9 +83,10 @@ def evaluate(arguments: list[str]) -> int:
 
     record = Record(options.run)
     devices.use_all_cores(1)
+    devices.found()
     from kltrust.experiments.reading import statistics, trained
 
-    chosen, why = trained.choose(record, env=options.env, label=options.label)
+    chosen, why = trained.choose(record, env=options.env, label=text(options.label))
     runs = trained.find_runs(record, env=chosen.experiment.env, label=chosen.label)
     if len(record.config["settings"]) > 1:
         print(f"{chosen.label} in {chosen.experiment.env} ({why.partition('; seed ')[0]})")
@@ -110,13 +112,14 @@ def play(arguments: list[str]) -> int:
     check_count(fps=options.fps, max_frames=options.max_frames)
     record = Record(options.run)
     devices.use_all_cores(1)
+    devices.found()
     _draw_without_a_screen()
     _keep_pygame_silent()
     from kltrust.experiments.engine.program import build
     from kltrust.experiments.reading import deploy, films
     from kltrust.experiments.reading.trained import choose
 
-    run, why = choose(record, seed=options.trained_seed, env=options.env, label=options.label)
+    run, why = choose(record, seed=options.trained_seed, env=options.env, label=text(options.label))
     env_name = run.experiment.env
     outside = deploy.in_gymnasium(env_name)
     episodes = options.episodes

@@ -82,6 +82,7 @@ def _start(options: _Sweep, specification: Spec) -> int:
     from kltrust.experiments.engine import canary
     from kltrust.experiments.jobs import lanes, plan
 
+    launch.check_flag("width", options.width, 0, 2**20)
     plan.check_spec(specification)
     shard = _shard(options.shard)
     planned = plan.make_plan(specification, width=options.width or None, shard=shard)
@@ -121,8 +122,10 @@ def status(arguments: list[str]) -> int:
 def merge(arguments: list[str]) -> int:
     """``kltrust merge``."""
     options = typed.cli(_Merge, prog="kltrust merge", args=arguments)
+    from kltrust.experiments.engine.devices import found
     from kltrust.experiments.jobs import merge
 
+    found()
     return launch.conclude(merge.merge(options.shards, options.out))
 
 

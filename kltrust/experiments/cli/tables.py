@@ -10,9 +10,9 @@ from rich.table import Column, Table
 from kltrust.experiments.cli import pace
 from kltrust.experiments.config.fairness import differences, grouped, sentences, shared
 from kltrust.experiments.engine.memory import estimate_memory
+from kltrust.experiments.jobs.folder import iterations_done, parts_of
 from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
-from kltrust.experiments.jobs.run import iterations_done, parts_of
 from kltrust.experiments.store.record import COMMIT, Record
 
 _GROUP = [Column(title, no_wrap=True) for title in ("group", "algorithm", "environment")]
@@ -97,7 +97,7 @@ def fairness_notes(plan: Plan) -> list[str]:
 
 def status_table(record: Record) -> Table:
     """Where every group of a folder stands."""
-    plan, parts = parts_of(record)
+    plan, parts = parts_of(record, needed=())
     titles = ("runs", "iterations", "steps/s", "time left")
     table = Table(*_GROUP, *(Column(title, no_wrap=True) for title in titles), box=None)
     table.add_column("broken runs")

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 
 def use_all_cores(num_runs: int) -> None:
@@ -22,6 +23,25 @@ def use_all_cores(num_runs: int) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", max(1, min(cores or 1, num_runs)))
+
+
+def found() -> list[Any]:
+    """JAX's devices.
+
+    Raises:
+        RuntimeError: if there is none of the platform that JAX was told to take.
+    """
+    import jax
+
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = jax.config.values["jax_platforms"]
+        why = f" ({error})" if str(error) else ""
+        raise RuntimeError(
+            f"JAX finds no device of JAX_PLATFORMS={asked}{why}: unset it, or install JAX for that "
+            "platform, as in pip install 'kltrust[cuda13]'"
+        ) from error
 
 
 def cache_folder() -> Path:

@@ -50,7 +50,7 @@ def settings(runs: pd.DataFrame) -> pd.DataFrame:
     Columns: env, label, seeds (how many), score and through (means over seeds).
     """
     found = runs.groupby(["env", "label"], sort=False, as_index=False).agg(
-        seeds=("seed", "size"), score=("score", "mean"), through=("through", "mean")
+        seeds=("seed", "count"), score=("score", "mean"), through=("through", "mean")
     )
     return ranked(found)
 

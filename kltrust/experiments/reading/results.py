@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from kltrust.checks import unknown
+from kltrust.experiments.jobs.folder import iterations_done, parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.run import iterations_done, parts_of
 from kltrust.experiments.reading.frames import learning_curves
 from kltrust.experiments.store.record import Record
 from kltrust.lazy import require_sweeps

@@ -11,12 +11,12 @@ import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import build
+from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.lanes import restore_states
-from kltrust.experiments.jobs.run import parts_of
 from kltrust.experiments.reading import choice
 from kltrust.experiments.reading.results import of_folders
 from kltrust.experiments.store.files import StorageError
-from kltrust.experiments.store.record import Record
+from kltrust.experiments.store.record import EVALUATION, Record
 from kltrust.learner import evaluate
 from kltrust.types import PyTree
 
@@ -62,7 +62,7 @@ def find_runs(
         StorageError: if the folder holds no run, or nothing has been saved yet.
     """
     record = record if isinstance(record, Record) else Record(record)
-    plan, parts = parts_of(record)
+    plan, parts = parts_of(record, needed=(EVALUATION,))
     begun = [(g, part) for g, part in parts if part is not None and part.last_chunk >= 0]
     if not begun:
         raise StorageError(f"{record.path} has no checkpoint yet")

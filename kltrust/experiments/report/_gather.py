@@ -11,8 +11,8 @@ import pandas as pd
 
 from kltrust.experiments.config.fairness import Difference, differences, sentences, shared
 from kltrust.experiments.config.spec import Setting
+from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.run import parts_of
 from kltrust.experiments.reading import choice, results
 from kltrust.experiments.report._page import listed
 from kltrust.experiments.store.record import Record

@@ -13,6 +13,7 @@ from kltrust.experiments.report import (
     _comparison,
     _environments,
     _export,
+    _judged,
     _measured,
     _movement,
     _page,
@@ -106,6 +107,7 @@ def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
             _measured.section(updates, scores, looks),
             _audit.section(updates, looks),
             _movement.equal_kl(measured, scores, looks),
+            _judged.section(study),
         ]
     sections = [section for section in found if section is not None]
     to_copy = "For a paper's appendix or a README; tables.md beside this page is the same."

@@ -125,7 +125,7 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     found = rows.groupby(["env", "label"], sort=False, as_index=False).agg(
         method=("method", "first"),
         run=("run", "first"),
-        updates=("run", "size"),
+        updates=("run", "count"),
         nonfinite=("nonfinite", "sum"),
         median=("kl", "median"),
         largest=("kl", "max"),

@@ -143,7 +143,7 @@ def scores(study: Study) -> pd.DataFrame:
     table = study.scored.groupby(["env", "label"], sort=False, as_index=False).agg(
         method=("method", "first"),
         setting=("setting", "first"),
-        seeds=("run", "size"),
+        seeds=("run", "count"),
         scores=("score", list),
         through=("through", "mean"),
         worst=("score", "min"),

@@ -75,7 +75,7 @@ def read(parts: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Tabl
     """The parts as one table, in order, or some columns of it; no others are read.
 
     Raises:
-        StorageError: if a part is missing or damaged.
+        DamagedError: if a part is missing or damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -92,7 +92,7 @@ def rows_where(
     """The rows of some columns for which a condition holds; few others are in memory at a time.
 
     Raises:
-        StorageError: if a part is missing or damaged.
+        DamagedError: if a part is missing or damaged.
     """
     import pyarrow.parquet as pq
 
@@ -109,15 +109,11 @@ def _opened(part: Path, look: Callable[[Any], Any]) -> Any:
     """What a look at a file of a table gives."""
     import pyarrow as pa
 
-    try:
-        with open(part, "rb") as file:
+    with files.opened(part) as file:
+        try:
             return look(file)
-    except (OSError, pa.ArrowException) as error:
-        missing = isinstance(error, FileNotFoundError)
-        wrong = "is missing" if missing else f"can't be read or is damaged ({error})"
-        raise files.StorageError(
-            f"{part} {wrong}: take it from a backup, or run again elsewhere"
-        ) from error
+        except (OSError, pa.ArrowException) as error:
+            raise files.DamagedError(part, f"is damaged ({error})") from error
 
 
 def to_parquet(table: pa.Table) -> memoryview:
