@@ -96,7 +96,7 @@ def _claims_of(owner: Any) -> dict[str, float]:
         return {}
     from kltrust.settings import with_role
 
-    found = {}
+    found: dict[str, float] = {}
     for role in ROLES:
         for name in with_role(owner, role):
             found.setdefault(role, float(getattr(owner, name)))
@@ -156,7 +156,7 @@ def _flat(x: Any, prefix: str = "") -> dict[str, Any]:
     if hasattr(x, "_asdict"):
         x = x._asdict()
     if isinstance(x, Mapping):
-        found = {}
+        found: dict[str, Any] = {}
         for name, value in x.items():
             found |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
         return found
