@@ -329,4 +329,4 @@ pd.DataFrame(
 # TRPO keeps the bound in every iteration; the others meet it on average at best, and a mean over
 # iterations hides the largest. The KL of an answer is that of a token times the answers' length:
 # which of the two a number in a paper is, is worth asking. What each loss optimises, and where
-# popular trainers differ, is in [the documentation](../docs/tokens.md).
+# popular trainers differ, is in the documentation, *Losses over tokens*.
