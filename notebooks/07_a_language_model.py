@@ -40,7 +40,7 @@ SEPARATOR, END, VOCABULARY = DIGITS, DIGITS + 1, DIGITS + 2
 
 
 class Transformer(nn.Module):
-    width: int = 32
+    width: int = 16
 
     @nn.compact
     def __call__(self, text):  # [B, L] -> logits of what follows each place [B, L, V]
@@ -48,7 +48,7 @@ class Transformer(nn.Module):
         x = nn.Embed(VOCABULARY, self.width)(text) + places
         for _ in range(2):
             y = nn.LayerNorm()(x)
-            x += nn.MultiHeadDotProductAttention(num_heads=4)(y, mask=nn.make_causal_mask(text))
+            x += nn.MultiHeadDotProductAttention(num_heads=2)(y, mask=nn.make_causal_mask(text))
             x += nn.Dense(self.width)(nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x))))
         return nn.Dense(VOCABULARY)(nn.LayerNorm()(x))
 
@@ -95,7 +95,7 @@ print(np.asarray(jnp.concatenate([text[:, :PROMPT], right_answers(text)], 1)), "
 
 # %%
 def supervised(params, key):
-    text = prompts(key, 256)
+    text = prompts(key, 128)
     answer = right_answers(text)
     log_prob = policy(params, place(text, answer)).log_prob(answer)
     return -tokens.reduce_tokens(log_prob, counted(answer), "token_mean")
@@ -128,9 +128,9 @@ def start(key):
         change, state = adam.update(jax.grad(supervised)(params, key), state)
         return (optax.apply_updates(params, change), state), None
 
-    keys = jax.random.split(key, 20)
+    keys = jax.random.split(key, 50)
     (params, _), _ = jax.lax.scan(step, (params, adam.init(params)), keys)
-    text = prompts(key, 2048)
+    text = prompts(key, 512)
     return params, jnp.mean(reward_of(text, write(params, text, key)))
 
 
@@ -141,13 +141,13 @@ print(f"{score:.0%} of the reference's answers are right")
 # %% [markdown]
 # ## One batch
 #
-# 32 prompts with eight answers each. The advantage of an answer is its reward relative to its
+# 16 prompts with eight answers each. The advantage of an answer is its reward relative to its
 # group, less the cost of leaving the reference: $\beta(\log\pi-\log\text{ref})$ of a token *and of
 # those after it* (`rewards_to_go`), which is the whole gradient of the KL between answers. The
 # batch is a `PolicyBatch` as any other; the tokens after the end have weight 0.
 
 # %%
-PROMPTS, GROUP, BETA, BOUND = 32, 8, 0.01, 0.01
+PROMPTS, GROUP, BETA, BOUND = 16, 8, 0.01, 0.01
 
 
 def collect(params, key):
@@ -171,8 +171,8 @@ def collect(params, key):
 # - GRPO with DAPO's clip and mean over tokens, eight steps of Adam on the batch.
 # - GSPO: the same with the ratio of the answer in place of the token's.
 #
-# Adam's learning rate follows the KL (`updates.follow_kl`), so that all four move by about
-# the same 0.01 nats a token in an iteration; what they achieve by it is the question.
+# Adam's learning rate follows the KL (`updates.follow_kl`) to the same 0.01 nats a token. For
+# TRPO they are a bound, for NPG the length of a model's step, for the other two a set point.
 
 
 # %%
@@ -189,7 +189,7 @@ def gspo(log_ratio, batch):
 
 
 def by_adam(loss):
-    adam = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
+    adam = optax.inject_hyperparams(optax.adam)(learning_rate=5e-4)
 
     def update(policy, params, state, batch, key):
         old = batch.old.log_prob(batch.action)
@@ -215,7 +215,7 @@ def by_adam(loss):
     return kltrust.types.UpdatePair(adam.init, update)
 
 
-def training(algorithm, iterations=30):
+def training(algorithm, iterations=20):
     def iteration(carry, key):
         params, state = carry
         batch, reward = collect(params, key)
@@ -240,8 +240,8 @@ def training(algorithm, iterations=30):
 
 
 ways = {
-    "TRPO": kltrust.trpo(max_kl=BOUND, damping=1e-2),
-    "NPG": kltrust.npg(target_kl=BOUND, damping=1e-2),
+    "TRPO": kltrust.trpo(max_kl=BOUND, damping=1e-2, cg_iters=6),
+    "NPG": kltrust.npg(target_kl=BOUND, damping=1e-2, cg_iters=6),
     "GRPO": by_adam(grpo),
     "GSPO": by_adam(gspo),
 }
@@ -296,11 +296,11 @@ def once(algorithm, key):
         short = updates.mean_kl(policy, moved(middle), batch) <= BOUND
         return jnp.where(short, jnp.array([middle, bounds[1]]), jnp.array([bounds[0], middle]))
 
-    new = moved(jax.lax.fori_loop(0, 20, halve, jnp.array([0.0, 16.0]))[0])
+    new = moved(jax.lax.fori_loop(0, 14, halve, jnp.array([0.0, 16.0]))[0])
     audit = kltrust.audit.audit_update(policy, reference, new, batch, quantiles=())
     mask = batch.weight > 0
     answers = tokens.token_kl_exact(batch.old.logits, policy(new, batch.obs).logits, mask)
-    fresh = prompts(key, 2048)
+    fresh = prompts(key, 512)
     before, after = (jnp.mean(reward_of(fresh, write(p, fresh, key))) for p in (reference, new))
     return {
         "KL of a token": audit.kl.mean,
@@ -313,10 +313,20 @@ def once(algorithm, key):
     }
 
 
-keys = jax.random.split(jax.random.key(3), 4)
-steps = {name: jax.jit(jax.vmap(lambda k, w=way: once(w, k)))(keys) for name, way in ways.items()}
+keys = jax.random.split(jax.random.key(3), 2)
+steps = {
+    name: jax.jit(jax.vmap(lambda k, w=way: once(w, k)))(keys)
+    for name, way in ways.items()
+    if name != "NPG"
+}
 for found in steps.values():
     assert np.allclose(found["KL of a token"], BOUND, rtol=1e-2)
 pd.DataFrame(
     {name: {field: np.mean(x) for field, x in found.items()} for name, found in steps.items()}
 ).T.astype(float).round(3)
+
+# %% [markdown]
+# TRPO keeps the bound in every iteration; the others meet it on average at best, and a mean over
+# iterations hides the largest. The KL of an answer is that of a token times the answers' length:
+# which of the two a number in a paper is, is worth asking. What each loss optimises, and where
+# popular trainers differ, is in the documentation, *Losses over tokens*.
