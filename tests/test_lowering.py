@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kltrust.lowering import choose, head_product, permutation, scan, shortcut
+import kltrust
+from kltrust.lowering import choose, head_product, permutation, quantiles, scan, shortcut
 from kltrust.networks.modules import Conv
 
 # Compiling is what these tests spend their time on.
@@ -253,3 +254,43 @@ def test_a_condition_is_only_asked_on_a_cpu():
     x = jax.ShapeDtypeStruct((), jnp.float32)
     assert "stablehlo.compare" in lowered_text(function, "cpu", x)
     assert "stablehlo.compare" not in lowered_text(function, "cuda", x)
+
+
+def test_sorted_quantiles_are_the_bisected(monkeypatch):
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(size=(3, 40)).round(1), jnp.float32)
+    levels = (0.0, 0.5, 0.95, 1.0)
+    for weight in (None, jnp.asarray(rng.integers(0, 3, size=(3, 40)), jnp.float32)):
+        top = x.max() if weight is None else x[weight > 0].max()
+        bisected = quantiles(x, weight, levels, top)
+        with monkeypatch.context() as patch:
+            patch.setattr(jax.lax, "platform_dependent", lambda *x, default, **_: default(*x))
+            assert quantiles(x, weight, levels, top) == bisected
+        assert len({float(q) for q in bisected}) == len(levels)
+
+
+def learners():
+    """One of first order and one of second, whose Fisher products go in parts on a CPU."""
+    env = kltrust.make("CartPole-v1")
+    size = {"num_envs": 64, "num_steps": 128}
+    for update in (kltrust.ppo_clip(), kltrust.trpo()):
+        yield kltrust.make_learner(env, kltrust.actor_critic(env, (8,)), update, **size)
+
+
+def test_no_variant_of_another_platform_is_exported(monkeypatch):
+    """Nor is anybody asked what this machine computes on."""
+    real = jax.lax.platform_dependent
+
+    def marked(*operands, default, cpu):
+        named = jax.named_scope("made_for_a_cpu")(cpu), jax.named_scope("made_for_others")(default)
+        return real(*operands, cpu=named[0], default=named[1])
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", marked)
+    monkeypatch.setattr(jax, "default_backend", None)
+    marks = "made_for_a_cpu", "made_for_others"
+    for learner in learners():
+        state = jax.eval_shape(learner.init, jax.random.key(0))
+        traced = jax.jit(learner.step).trace(state)
+        for platform, there in {"cpu": (True, False), "cuda": (False, True)}.items():
+            text = traced.lower(lowering_platforms=(platform,)).as_text(debug_info=True)
+            assert tuple(mark in text for mark in marks) == there, platform
