@@ -8,6 +8,8 @@ import optax
 import pytest
 
 import kltrust as kt
+from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.engine.program import validate
 from kltrust.types import UpdateReport
 
 ENV, PENDULUM = kt.make("CartPole-v1"), kt.make("Pendulum-v1")
@@ -137,11 +139,7 @@ MISTAKES = {
     ),
     "a report that is a list": (
         lambda: step(lambda f, p, s, b, k: (p, s, UpdateReport([1.0]))),
-        "a dict of numbers by name, got an object of list",
-    ),
-    "a vector in a report": (
-        lambda: step(lambda f, p, s, b, k: (p, s, {"x": jnp.zeros(3)})),
-        "'x' must be one number, got an array of shape [3]",
+        "a dict of arrays by name, got an object of list",
     ),
     "parameters of another shape": (
         lambda: step(lambda f, p, s, b, k: (jax.tree.map(lambda x: x[None], p), s, {})),
@@ -170,6 +168,22 @@ def test_a_mistake_is_told_its_remedy(mistake):
     with pytest.raises((ValueError, TypeError, NotImplementedError)) as error:
         make()
     assert message in str(error.value)
+
+
+def test_a_vector_in_a_report_is_no_cell_of_a_table():
+    @kt.algorithm("of_vectors")
+    class OfVectors:
+        size: int = kt.setting(3, "Of the vector.")
+
+        def init(self, params):
+            return ()
+
+        def update(self, policy, params, state, batch, key):
+            return params, state, {"x": jnp.zeros(self.size)}
+
+    experiment = Experiment.from_dict({"algorithm": "of_vectors", "env": "CartPole-v1"})
+    with pytest.raises(ValueError, match=r"of_vectors reports \['x'\] of shape \[3\]"):
+        validate(experiment)
 
 
 def test_what_people_write_and_may():

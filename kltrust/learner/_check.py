@@ -69,10 +69,11 @@ def check_agent(env: Env, agent: ActorCritic) -> None:
         )
     shape = getattr(env.action_space, "shape", None)
     if shape is not None and not isinstance(env.action_space, Discrete):
-        found = [leaf.shape for leaf in jax.tree.leaves(action)]
-        if found != [(_ROWS, *shape)]:
+        found = [list(leaf.shape) for leaf in jax.tree.leaves(action)]
+        # Actions of one's own may be trees: the environment knows what to make of them.
+        if len(found) == 1 and found != [[_ROWS, *shape]]:
             raise ValueError(
-                f"policy's actions have the shapes {found} for {_ROWS} observations, "
+                f"policy's actions have the shape {found[0]} for {_ROWS} observations, "
                 f"{env.name or 'the environment'} takes {list(shape)} each: make the agent of this "
                 "environment, actor_critic(env)"
             )
@@ -105,13 +106,7 @@ def checked_update(
     report = report if isinstance(report, UpdateReport) else UpdateReport(report or {})
     extra = report.extra
     if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
-        raise TypeError(f"{what}: a report is a dict of numbers by name, got {kind_of(extra)}")
-    for key, value in extra.items():
-        if not jax.tree_util.all_leaves([value]) or np.shape(value) != ():
-            raise TypeError(
-                f"{what}: the report's {key!r} must be one number, got {kind_of(value)}: report a "
-                "mean, or one name for each entry"
-            )
+        raise TypeError(f"{what}: a report is a dict of arrays by name, got {kind_of(extra)}")
     return new, state, report
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from kltrust import loops
 from kltrust.advantages import gae, standardize
 from kltrust.audit import Reference, audit_by_default, audit_on_request, measure_update
-from kltrust.checks import check, check_minibatches, kind_of, typed_key
+from kltrust.checks import check, check_kinds, check_minibatches, kind_of, typed_key
 from kltrust.critic import ValueRegression, measure_critic
 from kltrust.learner._check import check_agent, checked_update
 from kltrust.learner._parts import Schedule, resolver
@@ -76,7 +76,7 @@ def make_learner(
         ValueError: on a bad setting, a batch that does not divide, a schedule without a plan.
         TypeError: if ``update`` is no algorithm; names the remedy.
     """
-    check_agent(env, agent)
+    check_kinds(env, agent)
     own = changed(settings or LearnerSettings(), changes, "setting of make_learner")
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
     first_update, scheduled_update = resolver(update, planned_iterations, "an algorithm")
@@ -92,6 +92,7 @@ def make_learner(
         env = env._replace(step_batch=None)
     planned = 1 if planned_iterations is None else planned_iterations
     check(planned_iterations=(planned, False))
+    check_agent(env, agent)
 
     def resolve(iteration: Array | int) -> tuple[PolicyUpdate, Critic]:
         # A run that goes on beyond its plan keeps what the schedule ended with.

@@ -100,7 +100,14 @@ def validate(experiment: Experiment) -> None:
     """
     learner = check_values(experiment).learner
     # Traces, without compiling, what the checks above can't know: shapes, a user's own parts.
-    jax.eval_shape(lambda key: learner.step(learner.init(key)), jax.random.key(0))
+    _, metrics = jax.eval_shape(lambda key: learner.step(learner.init(key)), jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(metrics.extra):
+        if leaf.shape:
+            raise ValueError(
+                f"{experiment.algorithm} reports {jax.tree_util.keystr(path)} of shape "
+                f"{list(leaf.shape)}, and a table has one number in a cell: report a mean, or one "
+                "name for each entry"
+            )
 
 
 class Program:
