@@ -11,6 +11,7 @@ from kltrust import (
     findings as findings,
     fisher as fisher,
     learner as learner,
+    loops as loops,
     losses as losses,
     masks as masks,
     networks as networks,
@@ -29,14 +30,22 @@ from kltrust import (
 )
 from kltrust.advantages import gae as gae, standardize as standardize
 from kltrust.algorithms import algorithm as algorithm, register_algorithm as register_algorithm
+from kltrust.algorithms._drift_ppo import drift_ppo as drift_ppo
+from kltrust.algorithms._espo import espo as espo
+from kltrust.algorithms._fr_ppo import fr_ppo as fr_ppo
 from kltrust.algorithms._mdpo import mdpo as mdpo
 from kltrust.algorithms._npg import npg as npg
+from kltrust.algorithms._ppo import ppo as ppo
 from kltrust.algorithms._ppo_adaptive_lr import ppo_adaptive_lr as ppo_adaptive_lr
+from kltrust.algorithms._ppo_asymmetric import ppo_asymmetric as ppo_asymmetric
 from kltrust.algorithms._ppo_clip import ppo_clip as ppo_clip
 from kltrust.algorithms._ppo_penalty import (
     ppo_penalty as ppo_penalty,
     ppo_reverse_kl as ppo_reverse_kl,
 )
+from kltrust.algorithms._spma import spma as spma
+from kltrust.algorithms._spo import spo as spo
+from kltrust.algorithms._tr_ppo import tr_ppo as tr_ppo
 from kltrust.algorithms._trpo import trpo as trpo
 from kltrust.algorithms._vanilla_pg import vanilla_pg as vanilla_pg
 from kltrust.audit import (
@@ -117,6 +126,7 @@ from kltrust.losses import (
     kl_constraint as kl_constraint,
     kl_rollback_loss as kl_rollback_loss,
     learned_drift_loss as learned_drift_loss,
+    log_surrogate_loss as log_surrogate_loss,
     penalty_surrogate_loss as penalty_surrogate_loss,
     rollback_loss as rollback_loss,
     spo_loss as spo_loss,

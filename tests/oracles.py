@@ -214,6 +214,12 @@ class Problem:
         smaller = np.where(np.real(ratio) * a <= held * a, ratio * a, held * a)
         return -smaller.mean() - entropy_coef * self.mean_entropy(theta)
 
+    def drift_loss(self, theta, drift, entropy_coef=0.0):
+        """-(r A - D), with D of the ratios, the advantages and the KL of each state."""
+        kl = self.family.kl(self.old, outputs(theta, self.obs))
+        drifts = drift(self.ratio(theta), self.advantage, kl)
+        return drifts.mean() - self.gain(theta, entropy_coef)
+
     def penalty_loss(self, theta, beta, entropy_coef=0.0, reverse=False):
         return -self.gain(theta, entropy_coef) + beta * self.mean_kl(theta, reverse)
 
@@ -225,6 +231,42 @@ class Problem:
         for j, y in zip(jacobian, outputs(self.theta, states), strict=True):
             total = total + j.T @ self.family.fisher(y) @ j
         return total / len(states)
+
+
+def beyond(r, a, low, high):
+    """(r - edge) A where r is beyond the edge in the direction of A, else 0; r may be complex."""
+    x = np.real(r)
+    above, below = (x > 1 + high) & (a > 0), (x < 1 - low) & (a < 0)
+    return np.where(above, (r - 1 - high) * a, 0) + np.where(below, (r - 1 + low) * a, 0)
+
+
+def learned(r, a, alpha, beta):
+    gain, fall = (r - 1) * a, np.log(r) * a
+    good = np.where(np.real(gain) > 0, gain - alpha * np.tanh(gain / alpha), 0)
+    bad = np.where(np.real(fall) > 0, fall - beta * np.tanh(fall / beta), 0)
+    return np.where(a >= 0, good, bad)
+
+
+DRIFTS = {
+    "free": lambda r, a, kl: 0 * r,
+    "clip": lambda r, a, kl, eps: beyond(r, a, eps, eps),
+    "asymmetric": lambda r, a, kl, low, high: beyond(r, a, low, high),
+    "dual": lambda r, a, kl, eps, dual: (
+        beyond(r, a, eps, eps) + np.where((np.real(r) > dual) & (a < 0), (r - dual) * a, 0)
+    ),
+    "spo": lambda r, a, kl, eps: np.where(a > 0, a, -a) * (r - 1) ** 2 / (2 * eps),
+    "fisher_rao": lambda r, a, kl, tau: (2 * r - 4 * r**0.5 + 2) / tau,
+    "learned": lambda r, a, kl, alpha, beta: learned(r, a, alpha, beta),
+    "rollback": lambda r, a, kl, eps, slope: (1 + slope) * beyond(r, a, eps, eps),
+    "kl_clip": lambda r, a, kl, bound: np.where(np.real(kl) > bound, beyond(r, a, 0, 0), 0),
+    "truly": lambda r, a, kl, bound, slope: np.where(
+        (np.real(kl) > bound) & (np.real(r) * a > a), slope * (kl - bound), 0
+    ),
+    "kl": lambda r, a, kl, beta: beta * kl,
+    "log": lambda r, a, kl, eta: r * a - np.maximum(a, -1 / eta) * np.log(r) + kl / eta,
+    "bounded_kl": lambda r, a, kl, beta, c: beta * c * (1 - np.exp(-kl / c)),
+}
+"""D of mirror learning, of complex ratios and KLs too."""
 
 
 def clip_norm(gradient, bound):

@@ -14,7 +14,7 @@ import known_envs
 import numpy as np
 import oracles
 import pytest
-from toys import ALGORITHMS, arrays, few, gaussian_start, same_bits
+from toys import KINDS, arrays, few, gaussian_start, same_bits
 
 from kltrust import algorithms, tree, value_regression
 from kltrust.divergences import kl_divergence
@@ -37,7 +37,7 @@ ENVS = ("CartPole-v1", "Pendulum-v1")
 NUM_ITERATIONS = 6
 # Small, more than one of everything, and steps that move the policy by more than rounding.
 FEW = {"num_epochs": 2, "num_minibatches": 2}
-UPDATES = {name: few(name, 1.0 if name == "vanilla_pg" else 0.02) for name in ALGORITHMS}
+UPDATES = {name: few(name, 1.0 if name == "vanilla_pg" else 0.02) for name in KINDS}
 CRITIC = value_regression(**FEW)
 SIZES = {"num_envs": 4, "num_steps": 16, "critic": CRITIC}
 # Programs whose bits and rounding are looked at are compiled as users' are, the rest in less time.
@@ -209,9 +209,9 @@ def result(env_name, algorithm, seed=0, factor=1.0):
 
 
 everywhere = pytest.mark.parametrize(
-    ("env_name", "algorithm"), [(ENVS[i % 2], name) for i, name in enumerate(ALGORITHMS)]
+    ("env_name", "algorithm"), [(ENVS[i % 2], name) for i, name in enumerate(KINDS)]
 )
-"""Every algorithm, and either kind of action for each kind of algorithm."""
+"""Every kind of algorithm, and either kind of action."""
 
 
 # --- the start of an update -----------------------------------------------------------------------

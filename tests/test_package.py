@@ -15,6 +15,7 @@ PROMISED = set(
     surrogate_loss clipped_surrogate_loss penalty_surrogate_loss kl_constraint value_loss
     clipped_value_loss gae fisher_vector_product conjugate_gradient vanilla_pg npg trpo
     ppo_clip ppo_penalty ppo_reverse_kl ppo_adaptive_lr mdpo
+    ppo spo drift_ppo fr_ppo espo tr_ppo ppo_asymmetric spma
     algorithm setting register_algorithm value_regression
     make actor_critic make_learner run train evaluate Env Outcome
     Transition PolicyBatch PolicyUpdate ActorCritic Learner LearnerState Metrics types tree
@@ -71,6 +72,7 @@ losses.clipped_surrogate_loss(jnp.zeros(2), jnp.ones(2), 0.2)
 advantages.standardize(jnp.arange(3.0))
 divergences.kl_k3(divergences.categorical_kl(jnp.ones(1), jnp.ones(1)))
 tokens.token_kl(jnp.zeros(2), jnp.zeros(2), jnp.ones(2))
+tokens.reduce_tokens(tokens.soft_gate_loss(jnp.zeros(2), jnp.ones(2)), jnp.ones(2), "token_mean")
 solvers.conjugate_gradient(lambda v: v, jnp.ones(2), 2)
 lowering.permutation(jax.random.key(0), 3)
 """

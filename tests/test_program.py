@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import CHUNK, ITERATIONS, SEEDS, assert_same_bits, tiny
+from toys import CHUNK, ITERATIONS, KINDS, SEEDS, assert_same_bits, tiny
 
-from kltrust.algorithms import algorithm_names
 from kltrust.experiments.engine import lanes
 from kltrust.experiments.engine.program import Program, build, traced_settings
 
@@ -38,7 +37,7 @@ def with_other_floats(experiment):
     return jax.tree_util.tree_map_with_path(other, experiment)
 
 
-@pytest.mark.parametrize("algorithm", algorithm_names())
+@pytest.mark.parametrize("algorithm", KINDS)
 def test_every_float_setting_is_traced_and_nothing_else(algorithm):
     one = tiny(algorithm, "Pendulum-v1", env_params={"g": 9.0})
     other = with_other_floats(one)

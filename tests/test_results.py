@@ -1,5 +1,6 @@
 """Results: frames over many runs and folders, and arrays in rliable's shape."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import toys
 import kltrust
 from kltrust.experiments.config import spec
 from kltrust.experiments.jobs import plan
+from kltrust.experiments.reading import frames, results
 from kltrust.experiments.store import tables
 from kltrust.experiments.store.record import RunError
 from kltrust.settings import INF
@@ -166,6 +168,10 @@ def test_metrics_stay_in_the_folder_until_they_are_asked_for(made, monkeypatch):
     asked = []
     read = tables.read
     monkeypatch.setattr(tables, "read", lambda p, c=None: asked.append(c) or read(p, c))
+    assert kltrust.load(made).metrics is not None
+    assert asked == [None] * 8  # a small one is read at once
+    asked.clear()
+    monkeypatch.setattr(results, "AT_ONCE", 500)
     loaded = kltrust.load(made)
     assert len(asked) == 4  # the evaluations of the four groups
     table = loaded.read("kl", "extra.tries", "mean_return")
@@ -211,3 +217,83 @@ def test_a_setting_with_several_numbers_can_be_selected_and_grouped(made):
     for asked in ((64, 64), [64, 64]):
         assert len(loaded.select(**{"network.hidden": asked}).runs) == 18
     assert len(loaded.select(**{"network.hidden": (64,)}).runs) == 0
+
+
+def test_learning_curves(made):
+    loaded = kltrust.load(made)
+    curves = loaded.learning_curves()
+    assert list(curves) == ["env", "label", "env_steps", "runs", "mean", "low", "high"]
+    assert len(curves) == 2 * 3 * 2
+    one = curves[(curves.env == "Acrobot-v1") & (curves.label == "ppo_clip")]
+    assert one.env_steps.tolist() == [CHUNK * 2048, ITERATIONS * 2048]
+    assert one["mean"].tolist() == [score(16, CHUNK), score(16, ITERATIONS)]
+    assert (one.low <= one["mean"]).all()
+    # A run's low bound is that of the worst seed at the least.
+    assert (one.low >= [score(15, CHUNK), score(15, ITERATIONS)]).all()
+    both = loaded.learning_curves(by=["algorithm", "update.damping"], column="sampled_mean_return")
+    assert both.groupby("algorithm").runs.unique().map(list).to_dict() == {
+        "trpo": [6],
+        "ppo_clip": [3],
+    }
+    assert (both["mean"] < 0).all()
+    with pytest.raises(ValueError, match=r"'update.dampin'.*update\.damping"):
+        loaded.learning_curves(by="update.dampin")
+    with pytest.raises(ValueError, match="sampled_mean_return"):
+        loaded.learning_curves(column="sampled_return")
+
+
+def test_curves_of_runs_that_are_not_equally_far():
+    rows = pd.DataFrame(
+        {
+            "env": "walk",
+            "run": [0, 0, 1, 2, 2, 3],
+            "env_steps": [10, 20, 10, 10, 30, 40],
+            "mean_return": [1.0, 2.0, 3.0, 5.0, 6.0, np.nan],
+        }
+    )
+    curves = frames.learning_curves(rows[rows.run < 3], ["env"])
+    assert curves[["env_steps", "runs", "mean"]].to_numpy().tolist() == [[10, 3, 3.0]]
+    assert frames.learning_curves(rows, ["env"]).empty
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (3, 5)])
+def test_metrics_as_a_frame(lead):
+    metrics = {
+        "kl": np.arange(np.prod(lead, dtype=int)).reshape(lead),
+        "return_sum": np.full(lead, 6.0),
+        "num_episodes": np.full(lead, 2),
+        "extra": {"path": np.zeros((*lead, 4))},
+    }
+    frame = kltrust.results.to_frame(metrics)
+    assert ("seed" in frame) == (len(lead) == 2)
+    assert frame.kl.tolist() == list(range(len(frame)))
+    assert (frame.mean_return == 3).all()
+    assert frame.iteration.max() == (lead[-1] - 1 if lead else 0)
+    assert [len(row) for row in frame["extra.path"]] == [4] * len(frame)
+    if len(lead) == 2:
+        named = kltrust.results.to_frame(metrics, seeds=[7, 8, 9])
+        assert named.seed.tolist() == [7] * 5 + [8] * 5 + [9] * 5
+        with pytest.raises(ValueError, match="must be"):
+            kltrust.results.to_frame(metrics, seeds=[7])
+
+
+def test_what_is_shown_of_a_learner_fits_a_line():
+    """Also while it is traced, or without values."""
+    env = kltrust.make("CartPole-v1")
+    learner = kltrust.make_learner(
+        env, kltrust.actor_critic(env, hidden=(4,)), kltrust.vanilla_pg(), num_envs=8, num_steps=4
+    )
+    state, metrics = jax.eval_shape(lambda key: learner.step(learner.init(key)), jax.random.key(0))
+    shown = [repr(x) for x in (env, state, metrics, env.observation_space)]
+    assert all(len(line) < 160 and "\n" not in line for line in shown)
+    assert shown[0].startswith("Env(CartPole-v1: sees Box([4], -")
+    assert "500 steps" in shown[0]
+    assert "iteration int32[], numbers: 30 of the policy, 25 of the critic" in shown[1]
+    assert "kl float32[], " in shown[2]
+    state = jax.tree.map(
+        lambda x: np.ones(x.shape), state._replace(key=jax.ShapeDtypeStruct((), "f"))
+    )
+    assert "iteration 1, " in repr(state)
+    seen = []
+    jax.make_jaxpr(lambda x: seen.append(repr(metrics._replace(kl=x))))(1.0)
+    assert "kl float32[]" in seen[0]

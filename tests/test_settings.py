@@ -347,6 +347,9 @@ def test_an_unknown_algorithm_names_the_nearest():
         algorithms.find_algorithm("trop")
 
 
+FIRST_ORDER = ("ppo", "spo", "drift_ppo", "fr_ppo", "espo", "tr_ppo", "ppo_asymmetric", "spma")
+
+
 def test_what_annealing_shrinks():
     """One step of every algorithm: a KL only where there is no step size and no learning rate."""
     expected = {
@@ -358,6 +361,7 @@ def test_what_annealing_shrinks():
         "ppo_reverse_kl": {"learning_rate": 1},
         "ppo_adaptive_lr": {"max_kl": 2, "target_kl": 2},
         "mdpo": {"step_size": 1},
+        **{name: {"learning_rate": 1} for name in FIRST_ORDER},
     }
     assert set(expected) == set(algorithms.algorithm_names())
     for name, shrunk in expected.items():

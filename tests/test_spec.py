@@ -290,10 +290,10 @@ def test_the_benchmarks_specifications(path):
             pytest.skip(f"{prefix} is not installed")
     parsed = spec.load(path)
     assert parsed.name == path.stem
-    # What a table of scores is made from needs seeds; a finding about updates has one for each,
-    # of what is only killed nobody looks at the scores, and MinAtar's runs are hours of CPU time
-    # each: its tables show every seed and claim no interval.
-    few = parsed.name.startswith(("laboratory", "survival", "minatar"))
+    # What a table of scores is made from needs seeds; a finding about updates has one for each.
+    # Nobody looks at the scores of what is only killed or judged, and MinAtar's runs are hours of
+    # CPU time each: its tables show every seed and claim no interval.
+    few = parsed.name.startswith(("laboratory", "survival", "minatar", "judge"))
     assert len(parsed.seeds) >= (3 if few else 10)
     plan.make_plan(parsed)
     # One setting of each static group and environment: the rest differ in positive floats.

@@ -11,7 +11,7 @@ import optax
 import oracles
 import pytest
 
-from kltrust import ppo_penalty, ppo_reverse_kl, tree
+from kltrust import ppo_penalty, ppo_reverse_kl, tree, vanilla_pg
 from kltrust.divergences import kl_divergence
 from kltrust.types import PolicyBatch, UpdateReport, Wanted
 from kltrust.updates import (
@@ -21,6 +21,7 @@ from kltrust.updates import (
     mean_kl,
     minibatch_epochs,
     natural_direction,
+    outer,
     reverse_kl,
     surrogate,
 )
@@ -181,10 +182,25 @@ def test_the_natural_direction_is_the_dense_solve(x64):
         natural_direction(policy, params, batch, gradient, damping=-1.0)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def penalised(algorithm):
     state = algorithm.init(PARAMS)
     return algorithm.update(policy, PARAMS, state, six_rows(), jax.random.key(0))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.7])
+def test_an_outer_step_is_a_share_of_the_inner_one(sigma):
+    algorithm = vanilla_pg(learning_rate=0.3)
+    inner, _, report = penalised(algorithm)
+    moved, _, extra = penalised(outer(algorithm, optax.sgd(sigma)))
+    np.testing.assert_allclose(moved, PARAMS + sigma * (inner - PARAMS), rtol=1e-6)
+    np.testing.assert_allclose(extra["grad_norm"], report["grad_norm"], rtol=1e-6)
+    # A momentum goes on from one update to the next.
+    momentum = outer(algorithm, optax.sgd(sigma, momentum=0.5))
+    first, state, _ = penalised(momentum)
+    np.testing.assert_allclose(first, moved, rtol=1e-6)
+    second, _, _ = momentum.update(policy, PARAMS, state, six_rows(), jax.random.key(0))
+    np.testing.assert_allclose(second, PARAMS + 1.5 * sigma * (inner - PARAMS), rtol=1e-5)
 
 
 FEW = {"num_epochs": 2, "num_minibatches": 2, "learning_rate": 0.1, "init_beta": 5.0}

@@ -85,6 +85,20 @@ FITTED = having("num_epochs")
 """Those that fit a loss by epochs of minibatches."""
 
 
+def kinds():
+    """One algorithm for each loop that there is: the rest differ from it by their losses alone."""
+    found = {}
+    for name in sorted(ALGORITHMS, key=lambda n: n != "ppo_clip"):
+        cls = find_algorithm(name)
+        found.setdefault((cls.update, getattr(cls, "State", None)), name)
+    return tuple(n for n in ALGORITHMS if n in found.values())
+
+
+KINDS = kinds()
+DECLARED = tuple(n for n in ALGORITHMS if n not in KINDS)
+"""Those that are a declaration of another's loop: what is of the loop is tested once."""
+
+
 def few(name, rate=None, *, num_epochs=2, num_minibatches=2, **changes):
     """An algorithm that takes few passes over the batch, if it is one that does."""
     given = {"num_epochs": num_epochs, "num_minibatches": num_minibatches}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from kltrust.algorithms._registry import algorithm
+from kltrust.losses import penalty_surrogate_loss
 from kltrust.settings import setting
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
-from kltrust.updates import MinibatchEpochs, penalised_loss, reverse_kl
+from kltrust.types import Array, Number
+from kltrust.updates import FirstOrder, Sample, reverse_kl
 from kltrust.updates.fields import LEARNING_RATE, NUM_MINIBATCHES
 
 
 @algorithm("mdpo")
-class MDPO(MinibatchEpochs):
+class MDPO(FirstOrder):
     """Some optimiser steps towards the mirror descent step, the exact KL as its proximity term.
 
     maximise  mean(r A) - mean KL(new || old) / step_size    (Tomar et al. 2020, on-policy)
@@ -35,26 +38,23 @@ class MDPO(MinibatchEpochs):
         1.0,
         "Of mirror descent, in 1 / advantage; anneal shrinks it, and keeps the learning rate.",
         above=0,
+        role="drift",
         anneal=1,
         usual="0.1 to 1; 1 at first, annealed to 0 (Tomar et al. 2020)",
     )
     learning_rate: Number = setting(3e-4, **LEARNING_RATE)
     num_minibatches: int = setting(1, **NUM_MINIBATCHES)
 
-    def init(self, params: Params) -> PyTree:
-        """The optimiser's state."""
-        return self.make_optimizer(self.learning_rate).init(params)
-
-    def update(
-        self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
-    ) -> tuple[Params, PyTree, UpdateReport]:
-        """All epochs."""
-        loss = penalised_loss(policy, reverse_kl, 1 / self.step_size, self.entropy_coef)
-        params, state, report = self.fit(
-            loss, policy, params, state, batch, key, self.learning_rate
+    def losses(self, sample: Sample, coefficient: None) -> Array:
+        """The surrogate less the KL from old, by the step size."""
+        distance = reverse_kl(sample.old, sample.new)
+        return penalty_surrogate_loss(
+            sample.log_ratio, sample.advantage, distance, 1 / self.step_size
         )
-        in_force = jnp.asarray(self.step_size, batch.advantage.dtype)
-        return params, state, report._replace(extra={**report.extra, "step_size": in_force})
+
+    def told(self, dtype: Any) -> dict[str, Array]:
+        """The step size."""
+        return {"step_size": jnp.asarray(self.step_size, dtype)}
 
 
 mdpo = MDPO

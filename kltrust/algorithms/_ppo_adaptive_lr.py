@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
-
 from kltrust.algorithms._registry import algorithm
 from kltrust.checks import check_order
+from kltrust.losses import clipped_surrogate_loss
 from kltrust.settings import INF, setting
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
-from kltrust.updates import MinibatchEpochs, clipped_loss, follow_kl, mean_kl
+from kltrust.types import Array, Number, PyTree
+from kltrust.updates import FirstOrder, Sample, follow_kl
 from kltrust.updates.fields import (
     CLIP_EPS,
     MAX_GRAD_NORM,
@@ -29,7 +28,7 @@ class AdaptiveState(NamedTuple):
 
 
 @algorithm("ppo_adaptive_lr")
-class PPOAdaptiveLR(MinibatchEpochs):
+class PPOAdaptiveLR(FirstOrder):
     """`ppo_clip` with a set point for its KL, held by the learning rate.
 
     After the epochs, with d the mean KL(old || new) over the whole batch, exact:
@@ -45,6 +44,8 @@ class PPOAdaptiveLR(MinibatchEpochs):
     Extra:
         - ``learning_rate``: the one that this update was made with.
     """
+
+    State = AdaptiveState
 
     init_learning_rate: Number = setting(
         1e-3, "The optimiser's learning rate at the start.", above=0, usual="1e-3 (rsl_rl)"
@@ -86,25 +87,24 @@ class PPOAdaptiveLR(MinibatchEpochs):
             min_learning_rate=self.min_learning_rate, max_learning_rate=self.max_learning_rate
         )
 
-    def init(self, params: Params) -> AdaptiveState:
-        """The optimiser's state and the learning rate."""
-        rate = self.init_learning_rate
-        state = self.make_optimizer(rate).init(params)
-        return AdaptiveState(state, jnp.asarray(rate, jnp.float32))
+    def losses(self, sample: Sample, coefficient: Array) -> Array:
+        """The clipped surrogate."""
+        return clipped_surrogate_loss(sample.log_ratio, sample.advantage, self.clip_eps)
 
-    def update(
-        self, policy: Policy, params: Params, state: AdaptiveState, batch: PolicyBatch, key: Array
-    ) -> tuple[Params, AdaptiveState, UpdateReport]:
-        """All epochs, and the next learning rate."""
-        rate = state.learning_rate
-        loss = clipped_loss(policy, self.clip_eps, self.entropy_coef)
-        params, opt_state, report = self.fit(
-            loss, policy, params, state.optimizer, batch, key, rate
-        )
-        next_rate = follow_kl(
-            rate,
-            mean_kl(policy, params, batch),
-            report.extra["kl_stopped"],
+    def rate(self, coefficient: Array) -> Array:
+        """The coefficient is the learning rate."""
+        return coefficient
+
+    def start(self) -> Number:
+        """The learning rate of the first iteration."""
+        return self.init_learning_rate
+
+    def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
+        """The next learning rate."""
+        return follow_kl(
+            coefficient,
+            kl,
+            stopped,
             target_kl=self.target_kl,
             tolerance=self.kl_tolerance,
             if_above=1 / self.learning_rate_factor,
@@ -112,8 +112,6 @@ class PPOAdaptiveLR(MinibatchEpochs):
             low=self.min_learning_rate,
             high=self.max_learning_rate,
         )
-        report = report._replace(extra={**report.extra, "learning_rate": rate})
-        return params, AdaptiveState(opt_state, next_rate), report
 
 
 ppo_adaptive_lr = PPOAdaptiveLR

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
-
 from kltrust.algorithms._registry import algorithm
 from kltrust.checks import check, check_order
 from kltrust.divergences import kl_divergence
+from kltrust.losses import penalty_surrogate_loss
 from kltrust.settings import setting
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
-from kltrust.updates import (
-    Divergence,
-    MinibatchEpochs,
-    follow_kl,
-    mean_kl,
-    penalised_loss,
-    reverse_kl,
-)
+from kltrust.types import Array, Number, PyTree
+from kltrust.updates import Divergence, FirstOrder, Sample, follow_kl, reverse_kl
 from kltrust.updates.fields import LEARNING_RATE, TARGET_KL
 
 DIVERGENCES: dict[str, Divergence] = {"kl": kl_divergence, "reverse_kl": reverse_kl}
@@ -32,7 +24,7 @@ class PenaltyState(NamedTuple):
 
 
 @algorithm("ppo_penalty")
-class PPOPenalty(MinibatchEpochs):
+class PPOPenalty(FirstOrder):
     """Epochs of minibatch steps on the penalty surrogate, -r A + beta KL(old || new), the exact KL.
 
     Adaptive: after the epochs, with d the mean KL over the whole batch,
@@ -47,6 +39,8 @@ class PPOPenalty(MinibatchEpochs):
         - ``beta``: the weight that this update was made with; the next one logs what became of it.
     """
 
+    State = PenaltyState
+
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
     target_kl: Number = setting(0.01, needs="adaptive", **TARGET_KL)
     init_beta: Number = setting(
@@ -54,6 +48,7 @@ class PPOPenalty(MinibatchEpochs):
         "The penalty's weight at the start; throughout, if not adaptive.",
         at_least=0,
         infinite=True,
+        role="drift",
         usual="0.3 to 10 (Schulman et al. 2017, table 1)",
     )
     adaptive: bool = setting(True, "Whether beta follows the realised KL.", usual="on")
@@ -98,36 +93,32 @@ class PPOPenalty(MinibatchEpochs):
         if self.adaptive:
             check(init_beta=(self.init_beta, False))
 
-    def init(self, params: Params) -> PenaltyState:
-        """The optimiser's state and beta."""
-        optimizer = self.make_optimizer(self.learning_rate)
-        return PenaltyState(optimizer.init(params), jnp.asarray(self.init_beta, jnp.float32))
-
-    def update(
-        self, policy: Policy, params: Params, state: PenaltyState, batch: PolicyBatch, key: Array
-    ) -> tuple[Params, PenaltyState, UpdateReport]:
-        """All epochs, and the next beta."""
+    def losses(self, sample: Sample, coefficient: Array) -> Array:
+        """The penalty surrogate, at a weight."""
         chosen = self.divergence
         divergence = DIVERGENCES[chosen] if isinstance(chosen, str) else chosen
-        loss = penalised_loss(policy, divergence, state.beta, self.entropy_coef)
-        params, opt_state, report = self.fit(
-            loss, policy, params, state.optimizer, batch, key, self.learning_rate
+        distance = divergence(sample.old, sample.new)
+        return penalty_surrogate_loss(sample.log_ratio, sample.advantage, distance, coefficient)
+
+    def start(self) -> Number:
+        """Beta of the first iteration."""
+        return self.init_beta
+
+    def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
+        """The next beta."""
+        if not self.adaptive:
+            return coefficient
+        return follow_kl(
+            coefficient,
+            kl,
+            stopped,
+            target_kl=self.target_kl,
+            tolerance=self.beta_tolerance,
+            if_above=self.beta_increase,
+            if_below=self.beta_decrease,
+            low=self.min_beta,
+            high=self.max_beta,
         )
-        beta = state.beta
-        if self.adaptive:
-            beta = follow_kl(
-                beta,
-                mean_kl(policy, params, batch),
-                report.extra["kl_stopped"],
-                target_kl=self.target_kl,
-                tolerance=self.beta_tolerance,
-                if_above=self.beta_increase,
-                if_below=self.beta_decrease,
-                low=self.min_beta,
-                high=self.max_beta,
-            )
-        report = report._replace(extra={**report.extra, "beta": state.beta})
-        return params, PenaltyState(opt_state, beta), report
 
 
 @algorithm("ppo_reverse_kl")

@@ -14,6 +14,7 @@ from kltrust.losses.drifts import (
     kl_clipped_loss,
     kl_rollback_loss,
     learned_drift_loss,
+    log_surrogate_loss,
     rollback_loss,
     spo_loss,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "kl_constraint",
     "kl_rollback_loss",
     "learned_drift_loss",
+    "log_surrogate_loss",
     "penalty_surrogate_loss",
     "rollback_loss",
     "spo_loss",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from kltrust.checks import check
 from kltrust.losses.surrogates import importance_ratio, penalty_surrogate_loss, ratio_below
-from kltrust.tree import floats, in_float32
+from kltrust.tree import floats, in_float32, weighted
 from kltrust.types import Array, Number
 
 
@@ -165,6 +165,28 @@ def bounded_kl_loss(
     (kl,) = floats(kl)
     kernel = jnp.where(jnp.isposinf(ceiling), kl, -ceiling * jnp.expm1(-kl / ceiling))
     return penalty_surrogate_loss(log_ratio, advantage, kernel, beta)
+
+
+@in_float32
+def log_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, step_size: Number) -> Array:
+    """-A log(r) + KL(old || new) / step_size: fits the target old (1 + step_size A): [*E].
+
+    Its mean over old's actions is, but for a constant, KL(target || new) / step_size, which is
+    smallest at the target (Asad et al., 2025, SPMA). A below -1 / step_size, where the target would
+    be negative, counts as that. It is no surrogate less a drift: off old its gradient is that of a
+    maximum likelihood, and its gradient at old the policy gradient.
+
+    log_ratio, ``advantage`` and ``kl``, exact, are [*E]; ``step_size`` is [] or [*E], greater than
+    0; inf leaves -A log(r) with the bad actions out.
+
+    Raises:
+        ValueError: if step_size is concrete and not greater than 0.
+    """
+    chex.assert_equal_shape([log_ratio, advantage, kl])
+    check(step_size=(step_size, False))
+    weight = jnp.maximum(advantage, -1 / jnp.asarray(step_size))
+    # What has a weight of 0 is absent, however unlikely its action has become.
+    return -weighted(weight, log_ratio) + weighted(1 / jnp.asarray(step_size), kl)
 
 
 def _gained_outside(

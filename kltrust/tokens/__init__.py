@@ -19,7 +19,6 @@ from kltrust.tokens.kl import sequence_kl, sequence_kl_exact, token_kl, token_kl
 from kltrust.tokens.losses import (
     clipped_log_ratio,
     clipped_weight_loss,
-    gated_surrogate_loss,
     sequence_log_ratio,
     soft_gate_loss,
     with_gradient_of,
@@ -53,7 +52,6 @@ __all__ = [
     "clip_cov_tokens",
     "clipped_log_ratio",
     "clipped_weight_loss",
-    "gated_surrogate_loss",
     "group_advantages",
     "kl_cov_tokens",
     "leave_one_out_advantages",

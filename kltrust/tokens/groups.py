@@ -23,8 +23,8 @@ def group_advantages(reward: Array, mask: Array | None = None, epsilon: Number =
     """
     (reward,) = floats(reward)
     mask = jnp.ones(reward.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    groups = (x.reshape(-1, x.shape[-1]) for x in (reward, mask))
-    return jax.vmap(standardize, (0, 0, None))(*groups, epsilon).reshape(reward.shape)
+    rows = (x.reshape(-1, x.shape[-1]) for x in (reward, mask))
+    return jax.vmap(lambda r, m: standardize(r, m, epsilon))(*rows).reshape(reward.shape)
 
 
 @in_float32

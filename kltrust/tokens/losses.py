@@ -8,7 +8,7 @@ often not the loss but what it is given:
     GSPO         clipped_surrogate_loss(sequence_mean(log_ratio, mask), A, 3e-4, clip_high=4e-4)
     GSPO-token   clipped_surrogate_loss(sequence_log_ratio(log_ratio, mask), A, ...)
     GMPO         surrogate_loss(sequence_mean(clipped_log_ratio(log_ratio, A, 0.4), mask), A)
-    DPPO         gated_surrogate_loss(log_ratio, A, binary_tv(log_old, log_new), 0.15)
+    DPPO         kl_clipped_loss(log_ratio, A, binary_tv(log_old, log_new), 0.15)
 
 followed by `reduce_tokens` (a mean over sequences where the loss is [*E] already). With weights or
 masks of `selection`: multiply the loss, or give the reduction another mask.
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.checks import check
-from kltrust.losses import importance_ratio, surrogate_loss
+from kltrust.losses import importance_ratio
 from kltrust.tokens.sums import sequence_mean
 from kltrust.tree import floats, in_float32
 from kltrust.types import Array, Number
@@ -91,30 +91,6 @@ def soft_gate_loss(
     check(tau_positive=(tau_positive, False), tau_negative=(tau_negative, False))
     tau = jnp.where(advantage > 0, tau_positive, tau_negative)
     return -4 / tau * jax.nn.sigmoid(tau * (importance_ratio(log_ratio) - 1)) * advantage
-
-
-@in_float32
-def gated_surrogate_loss(
-    log_ratio: Array, advantage: Array, divergence: Array, max_divergence: Number
-) -> Array:
-    """-r A, but for tokens that are too far from old and would move away further: 0: [*E].
-
-    A token is dropped where its divergence is above the bound, and A > 0 at r > 1 or A < 0 at
-    r < 1. DPPO (arXiv 2602.04879) with `binary_tv` or `binary_kl`, or `top_k_kl`, for the
-    divergence; with the exact KL it has the gradient of TR-PPO (arXiv 1903.07940).
-
-    ``log_ratio``, ``advantage`` and ``divergence``, a constant to gradients, are [*E];
-    ``max_divergence`` is [] or [*E], at least 0.
-
-    Raises:
-        ValueError: if max_divergence is concrete and negative.
-    """
-    chex.assert_equal_shape([log_ratio, advantage, divergence])
-    check(max_divergence=(max_divergence, True))
-    away = log_ratio * jnp.sign(advantage) > 0
-    dropped = away & (jax.lax.stop_gradient(divergence) > max_divergence)
-    # The ratio of a dropped token may be anything: it is replaced before it meets the advantage.
-    return jnp.where(dropped, 0, surrogate_loss(jnp.where(dropped, 0, log_ratio), advantage))
 
 
 @in_float32

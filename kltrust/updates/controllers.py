@@ -33,3 +33,15 @@ def follow_kl(
         jnp.where(kl < target_kl / tolerance, if_below, 1.0),
     )
     return jnp.clip(value * factor, low, high).astype(value.dtype)
+
+
+def dual_ascent(
+    value: Array, kl: Array, *, target_kl: Number, step: Number, low: Number, high: Number
+) -> Array:
+    """A penalty's weight for the next iteration, by ascent on the dual of mean KL <= target_kl.
+
+    value + step (kl / target_kl - 1), within ``low`` and ``high``: the ``value`` [] of this
+    iteration rises in proportion to how far its ``kl`` [] was beyond ``target_kl``, and falls
+    likewise, by ``step`` at most.
+    """
+    return jnp.clip(value + step * (kl / target_kl - 1), low, high).astype(value.dtype)

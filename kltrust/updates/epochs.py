@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from kltrust import loops, tree
+from kltrust import loops, lowering, tree
 from kltrust.settings import INF, setting, settings
 from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates.fields import (
@@ -21,7 +21,7 @@ from kltrust.updates.fields import (
     STOP_KL,
 )
 from kltrust.updates.minibatches import minibatch_epoch
-from kltrust.updates.objectives import mean_kl
+from kltrust.updates.objectives import mean_change, mean_kl
 from kltrust.updates.optimizers import ADAM, MakeOptimizer, bounded
 
 Loss: TypeAlias = Callable[[Params, PolicyBatch], Array]
@@ -38,12 +38,26 @@ def kl_gate(policy: Policy, max_kl: Number) -> Gate:
 
     def gate(params: Params, batch: PolicyBatch) -> Array:
         dtype = batch.advantage.dtype
+        unbounded = jnp.isposinf(max_kl)
         kl = loops.cond(
-            jnp.isposinf(max_kl),
+            lowering.shortcut(unbounded),
             lambda: jnp.zeros((), dtype),
             lambda: mean_kl(policy, params, batch).astype(dtype),
         )
-        return kl <= max_kl
+        return unbounded | (kl <= max_kl)
+
+    return gate
+
+
+def change_gate(policy: Policy, max_change: Number) -> Gate:
+    """The gate that lets parameters stay while the mean of abs(r - 1) is at most ``max_change``.
+
+    The ratios r are those of ``policy`` at the actions of the batch; inf lets everything stay but a
+    NaN.
+    """
+
+    def gate(params: Params, batch: PolicyBatch) -> Array:
+        return mean_change(policy, params, batch) <= max_change
 
     return gate
 
@@ -60,6 +74,7 @@ def minibatch_epochs(
     num_epochs: int,
     num_minibatches: int,
     gate: Gate | None = None,
+    undo: bool = True,
 ) -> tuple[Params, PyTree, UpdateReport]:
     """Minimises a loss by epochs of minibatch steps, undoing the epoch that the gate refuses.
 
@@ -77,6 +92,7 @@ def minibatch_epochs(
         num_epochs: passes over the batch.
         num_minibatches: parts of each pass.
         gate: see `Gate`; None lets everything stay.
+        undo: whether the epoch that the gate refuses is undone; if not, it is only the last.
 
     Returns:
         (params, opt_state, report), with ``epochs_applied`` and ``kl_stopped`` in the report.
@@ -98,21 +114,27 @@ def minibatch_epochs(
         kl = measured(params, minibatch)
         return (optax.apply_updates(params, updates), opt_state), kl
 
+    none = tree.not_measured()
+    unknown = jnp.full(num_minibatches, none, dtype), jnp.full((), none, dtype)
+
     def epoch(carry: tuple, key: Array) -> tuple:
         def advance(carry: tuple) -> tuple:
-            current, applied, _ = carry
+            current, applied, stopped = carry
             proposal, along = minibatch_epoch(
                 step, current, batch, key, num_minibatches, batch.blocks.number
             )
             stays = jnp.asarray(True) if gate is None else gate(proposal[0], batch)
-            after = tree.where(stays, proposal, current), applied + stays, ~stays
-            return after, (along, measured(proposal[0], batch))
+            kept = stays if undo else jnp.asarray(True)
+            # Where a shortcut is not taken, this is computed after the last epoch, too.
+            kept, stopping = kept & ~stopped, stopped | ~stays
+            after = tree.where(kept, proposal, current), applied + kept.astype(jnp.int32), stopping
+            path = along, measured(proposal[0], batch)
+            return after, tree.where(stopped, unknown, path) if recording else path
 
         def stay(carry: tuple) -> tuple:
-            unknown = jnp.full(num_minibatches + 1, tree.not_measured(), dtype)
-            return carry, (unknown[1:], unknown[0]) if recording else (None, None)
+            return carry, unknown if recording else (None, None)
 
-        return loops.cond(carry[-1], stay, advance, carry)
+        return loops.cond(lowering.shortcut(carry[-1]), stay, advance, carry)
 
     path: Any
     start = ((params, opt_state), jnp.int32(0), jnp.asarray(False))
@@ -138,6 +160,12 @@ class MinibatchEpochs:
     max_kl: Number = setting(INF, **STOP_KL)
     entropy_coef: Number = setting(0.0, **ENTROPY_COEF)
     max_grad_norm: Number = setting(0.5, **MAX_GRAD_NORM)
+
+    undo: ClassVar[bool] = True
+
+    def gate(self, policy: Policy) -> Gate:
+        """Which parameters of a ``policy`` may stay: those within ``max_kl``."""
+        return kl_gate(policy, self.max_kl)
 
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
         """`bounded` with these settings, at a ``learning_rate`` -> a transformation of optax."""
@@ -167,5 +195,6 @@ class MinibatchEpochs:
             optimizer=self.make_optimizer(learning_rate),
             num_epochs=self.num_epochs,
             num_minibatches=self.num_minibatches,
-            gate=kl_gate(policy, self.max_kl),
+            gate=self.gate(policy),
+            undo=self.undo,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,16 @@ def mean_kl(policy: Policy, params: Params, batch: PolicyBatch) -> Array:
     return tree.weighted_mean(kl_divergence(batch.old, new), batch.weight)
 
 
+def mean_change(policy: Policy, params: Params, batch: PolicyBatch) -> Array:
+    """Mean over the batch's rows of abs(r - 1), r the ratio at the actions that were taken: [].
+
+    Its mean over old's actions is twice the total variation between ``batch.old`` and ``policy`` at
+    ``params``.
+    """
+    change = jnp.abs(jnp.expm1(log_ratio(policy(params, batch.obs), batch)))
+    return tree.weighted_mean(change, batch.weight)
+
+
 def reverse_kl(old: Distribution, new: Distribution) -> Array:
     """KL(new || old) per state, nats: [N]."""
     return kl_divergence(new, old)
@@ -52,21 +63,55 @@ def surrogate(
     return -_less_entropy(losses, new, batch, entropy_coef), new
 
 
+class Sample(NamedTuple):
+    """What the losses of a batch's rows are made of.
+
+    Attributes:
+        log_ratio: [N] log new(a|s) - log old(a|s).
+        advantage: [N], 0 in rows of weight 0.
+        old, new: the distributions at the N states.
+    """
+
+    log_ratio: Array
+    advantage: Array
+    old: Distribution
+    new: Distribution
+
+    def kl(self) -> Array:
+        """KL(old || new) per state, exact, nats: [N]."""
+        return kl_divergence(self.old, self.new)
+
+
+def sample_loss(
+    policy: Policy, losses: Callable[[Sample], Array], entropy_coef: Number
+) -> Callable[[Params, PolicyBatch], Array]:
+    """``loss(params, batch) -> []``: mean of the losses of the rows - entropy_coef * mean entropy.
+
+    It is what `minibatch_epochs` takes. ``policy`` is differentiated through its parameters;
+    ``losses(sample) -> [N]``, see `Sample`; ``entropy_coef`` [] is at least 0.
+    """
+
+    def loss(params: Params, batch: PolicyBatch) -> Array:
+        new = policy(params, batch.obs)
+        sample = Sample(log_ratio(new, batch), known_advantage(batch), batch.old, new)
+        return _less_entropy(losses(sample), new, batch, entropy_coef)
+
+    return loss
+
+
 def clipped_loss(
     policy: Policy, clip_eps: Number, entropy_coef: Number
 ) -> Callable[[Params, PolicyBatch], Array]:
     """``loss(params, batch) -> []``: mean clipped surrogate - entropy_coef * mean entropy.
 
-    It is what `minibatch_epochs` takes. ``policy`` is differentiated through its parameters;
-    ``clip_eps`` [] is the half-width of the interval of ratios; ``entropy_coef`` [] is at least 0.
+    ``clip_eps`` [] is the half-width of the interval of ratios; ``policy`` and ``entropy_coef`` are
+    as in `sample_loss`.
     """
 
-    def loss(params: Params, batch: PolicyBatch) -> Array:
-        new = policy(params, batch.obs)
-        losses = clipped_surrogate_loss(log_ratio(new, batch), known_advantage(batch), clip_eps)
-        return _less_entropy(losses, new, batch, entropy_coef)
+    def losses(sample: Sample) -> Array:
+        return clipped_surrogate_loss(sample.log_ratio, sample.advantage, clip_eps)
 
-    return loss
+    return sample_loss(policy, losses, entropy_coef)
 
 
 def penalised_loss(
@@ -75,17 +120,14 @@ def penalised_loss(
     """``loss(params, batch) -> []``: mean(-r A + beta divergence) - entropy_coef * mean entropy.
 
     ``divergence(old, new)`` is per state and ``beta`` [] is its weight; ``policy`` and
-    ``entropy_coef`` are as in `clipped_loss`.
+    ``entropy_coef`` are as in `sample_loss`.
     """
 
-    def loss(params: Params, batch: PolicyBatch) -> Array:
-        new = policy(params, batch.obs)
-        losses = penalty_surrogate_loss(
-            log_ratio(new, batch), known_advantage(batch), divergence(batch.old, new), beta
-        )
-        return _less_entropy(losses, new, batch, entropy_coef)
+    def losses(sample: Sample) -> Array:
+        distance = divergence(sample.old, sample.new)
+        return penalty_surrogate_loss(sample.log_ratio, sample.advantage, distance, beta)
 
-    return loss
+    return sample_loss(policy, losses, entropy_coef)
 
 
 def _less_entropy(

@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": "inspect",
     "sweep": "sweep",
     "status": "sweep",
+    "judge": "judge",
     "merge": "sweep",
     "export": "report",
     "report": "report",
@@ -39,6 +40,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
   kltrust status DIR             how far a sweep or a training is
   kltrust merge SHARD ...        put the shards of a sweep together
+  kltrust judge DIR ...          what is wrong with the runs, by name
   kltrust report DIR ...         one page of what came out, with figures, tables and presets
   kltrust export DIR ...         the metrics for TensorBoard or Weights & Biases
   kltrust envs [ENV]             list environments, or the parameters of one
@@ -57,7 +59,10 @@ KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted."""
+    """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted.
+
+    ``kltrust judge`` has another one: 2 for findings.
+    """
     hush_cpu_loader()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:

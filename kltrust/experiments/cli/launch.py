@@ -54,6 +54,10 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
     from kltrust.experiments.engine.devices import found, use_all_cores
 
     named = (flags.coordinator, flags.num_hosts, flags.host)
+    check_flag("wait", flags.wait, 1, 10**7)
+    for name, value in (("num-hosts", flags.num_hosts), ("host", flags.host)):
+        if value is not None:
+            check_flag(name, value, int(name == "num-hosts"), 10**6)
     if flags.distributed and named != (None,) * 3:
         raise ValueError(
             "--distributed finds the hosts by itself: leave out --coordinator, --num-hosts, --host"
@@ -66,6 +70,13 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
     with hosts.only_first_prints():
         _keep_compilations()
         yield
+
+
+def check_flag(name: str, value: int, least: int, most: int) -> None:
+    """Refuses a count that nobody can mean."""
+    if not least <= value <= most:
+        range_ = f"at least {least}" if value < least else f"at most {most:,}"
+        raise ValueError(f"--{name} must be {range_}, got {value}")
 
 
 def free(folder: Path) -> Path:
@@ -131,6 +142,7 @@ def _naming(folder: Path, command: str) -> Iterator[None]:
 
 def conclude(record: Record) -> int:
     """Says what came out: of one setting its numbers and pictures, of several where they stand."""
+    from kltrust.experiments.cli.judge import print_worst
     from kltrust.experiments.cli.tables import status_table
     from kltrust.experiments.engine import hosts
 
@@ -142,9 +154,11 @@ def conclude(record: Record) -> int:
         _print_setting(record)
     else:
         print_table(status_table(record))
+    print_worst(record)
     shown = os.path.relpath(record.path)
     print(f"load it by  kltrust.load({shown!r})")
     print(f"see it by   kltrust report {shlex.quote(shown)}")
+    print(f"judge it by kltrust judge {shlex.quote(shown)}")
     return 0
 
 

@@ -82,6 +82,7 @@ def _start(options: _Sweep, specification: Spec) -> int:
     from kltrust.experiments.engine import canary
     from kltrust.experiments.jobs import lanes, plan
 
+    launch.check_flag("width", options.width, 0, 2**20)
     plan.check_spec(specification)
     shard = _shard(options.shard)
     planned = plan.make_plan(specification, width=options.width or None, shard=shard)

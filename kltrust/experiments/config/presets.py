@@ -33,6 +33,8 @@ def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experi
     elif source != "none":
         text = Source.of_file(source, "preset")
         sections = text.document()
+        if not sections:
+            raise ValueError(f"the preset {source} holds no setting: --preset none takes defaults")
         text.expect_keys((), sections, (*SECTIONS, "env_params"))
     return Experiment.from_dict({**sections, "algorithm": algorithm, "env": env})
 

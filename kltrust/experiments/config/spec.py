@@ -45,12 +45,15 @@ from pathlib import Path
 from typing import Any
 
 from kltrust.experiments.config.presets import available, equal
-from kltrust.experiments.config.spec_entry import Entry, Setting
+from kltrust.experiments.config.spec_entry import MOST_SETTINGS, Entry, Setting
 from kltrust.experiments.config.spec_source import Source, line_of
 
 __all__ = ["Setting", "Spec", "from_dict", "line_of", "load", "parse"]
 
 _COMMON = ("critic", "learner", "network", "budget")
+MOST_RUNS = 10**6
+"""Of a sweep. Its tables, which are read as a whole, are of some kilobytes for each."""
+
 _TOP = ("sweep", "experiments", *_COMMON)
 _SWEEP = ("name", "seeds", "algorithms", "envs", "preset")
 
@@ -109,6 +112,7 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
             compared.setdefault(env, []).extend(algorithms)
     references = {env: equal(algorithms, env) for env, algorithms in compared.items()}
     settings: dict[tuple[str, str], Setting] = {}
+    seeds = _seeds(source, sweep)
     for entry in made:
         for setting in entry.settings(references):
             name = (setting.label, setting.experiment.env)
@@ -116,13 +120,14 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
                 message = f"{name[0]!r} on {name[1]} is there twice: give one of them a label"
                 raise source.error(setting.places[""], message)
             settings[name] = setting
+            _check_number(source, len(settings), len(seeds))
     title = sweep.get("name", Path(source.name).stem)
     if not isinstance(title, str) or not re.fullmatch(r"[\w.-]+", title):
         raise source.error(
             ("sweep", "name"), f"name must be letters, digits, '_', '-', '.', got {title!r}"
         )
     notes = tuple(_notes(compared, references))
-    return Spec(title, _seeds(source, sweep), tuple(settings.values()), source, notes)
+    return Spec(title, seeds, tuple(settings.values()), source, notes)
 
 
 def _notes(
@@ -145,8 +150,22 @@ def _notes(
         yield f'{", ".join(envs)}: {text} (preset = "tuned" takes each its own)'
 
 
+def _check_number(source: Source, settings: int, seeds: int) -> None:
+    """Before more of them are made."""
+    if settings > MOST_SETTINGS or settings * seeds > MOST_RUNS:
+        raise source.error(
+            ("experiments",),
+            f"a sweep has {MOST_SETTINGS:,} settings and {MOST_RUNS:,} runs at most: this one has "
+            f"more, with {seeds:,} seeds of each setting",
+        )
+
+
 def _seeds(source: Source, sweep: dict[str, Any]) -> tuple[int, ...]:
     seeds = sweep.get("seeds", 10)
+    if type(seeds) is int and seeds > MOST_RUNS:
+        raise source.error(
+            ("sweep", "seeds"), f"{seeds:,} seeds are too many: {MOST_RUNS:,} are most"
+        )
     listed = list(range(max(seeds, 0))) if type(seeds) is int else seeds
     fine = isinstance(listed, list) and all(type(s) is int and 0 <= s < 2**31 for s in listed)
     if not fine or not listed or len(set(listed)) != len(listed):

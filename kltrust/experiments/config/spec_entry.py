@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ EQUAL = "equal"
 _SWEEPERS = ("grid", "zip", "random")
 _SECTIONS = (*SECTIONS, "env_params")
 _ENTRY = ("label", "algorithms", "envs", "preset", *_SECTIONS, *_SWEEPERS)
+MOST_SETTINGS = 10**4
+"""Of a sweep; each is checked by itself, before anything is compiled."""
 _RANGES = ("uniform", "log_uniform", "choice")
 _Point: TypeAlias = dict[str, tuple[Any, Place]]
 """Swept values by dotted name, each with the place that it comes from."""
@@ -70,6 +73,7 @@ class Entry:
         Raises:
             ValueError: names file and line.
         """
+        self.source.expect_keys(self.place, self.table)
         for key in self.table:
             has_names = self._given("algorithms")[0] is not None
             if key not in _ENTRY and has_names and (found := self._owner(key)):
@@ -198,6 +202,9 @@ class Entry:
         for name in swept:
             if swept.count(name) > 1:
                 raise self.source.error(self.place, f"{name} is swept twice: leave one of them out")
+        if (count := math.prod(map(len, axes))) > MOST_SETTINGS:
+            message = f"{count:,} settings are too many: {MOST_SETTINGS:,} are the most"
+            raise self.source.error(self.place, message)
         for parts in itertools.product(*axes):
             yield {name: value for part in parts for name, value in part.items()}
 
@@ -245,6 +252,9 @@ class Entry:
         if type(count) is not int or count < 1 or type(seed) is not int or seed < 0 or not swept:
             message = "random takes count, at least 1, a seed, at least 0, and ranges of settings"
             raise self.source.error(place, f"{message}; got {self.table['random']}")
+        if count > MOST_SETTINGS:
+            message = f"{count:,} settings are too many: {MOST_SETTINGS:,} are the most"
+            raise self.source.error((*place, "count"), message)
         drawn = {n: (self._draws(n, v, at, count, seed), at) for n, (v, at) in swept.items()}
         return _rows(drawn, count)
 

@@ -11,7 +11,7 @@ import numpy as np
 from kltrust.checks import unknown
 from kltrust.experiments.jobs.folder import iterations_done, parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.reading.curves import learning_curves
+from kltrust.experiments.reading.frames import learning_curves
 from kltrust.experiments.store.record import Record
 from kltrust.lazy import require_sweeps
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _NAMES = ["label", "algorithm", "env"]
 _KEYS = ["run", "iteration"]
 _RETURN = ["return_sum", "num_episodes"]
+AT_ONCE = 5_000_000
+"""Numbers of the metrics that are read without being asked for."""
 Folder = tuple[Record, Plan, list[tuple[Group, Record | None]]]
 """The folder of a sweep or a training, its plan and its groups, as `parts_of` has them."""
 
@@ -35,8 +37,8 @@ class Results:
             ``iterations`` done, ``broken`` (the first iteration with a NaN or an infinity, missing
             if there was none; the run stayed as it was before), ``score`` (the last evaluation's
             mean return, acting by the mode).
-        metrics: one row per run and iteration, read from the folder when it is first asked for;
-            what an algorithm does not report is missing. ``mean_return`` is the mean over the
+        metrics: one row per run and iteration, of many runs read when it is first asked for; what
+            an algorithm does not report is missing. ``mean_return`` is the mean over the
             episodes that ended within the iteration, missing where none did.
         evaluations: one row per run and evaluation.
     """
@@ -176,7 +178,8 @@ class Results:
 def load(*paths: str | Path) -> Results:
     """Reads the folders of sweeps and of trainings, also while they go on.
 
-    Metrics stay in the folders until they are asked for, whole or by `Results.read`.
+    Metrics of more than five million numbers stay in the folders until they are asked for, whole
+    or by `Results.read`; fewer are read at once.
 
     Args:
         *paths: one or more folders; runs of later ones are numbered after those before.
@@ -193,7 +196,10 @@ def load(*paths: str | Path) -> Results:
     if not paths:
         raise ValueError("load takes the folder of a sweep or of a training, or several")
     records = [Record(path) for path in paths]
-    return of_folders([(record, *parts_of(record)) for record in records])
+    found = of_folders([(record, *parts_of(record)) for record in records])
+    if isinstance(found._metrics, _Tables) and found._metrics.size <= AT_ONCE:
+        found._metrics = found._metrics.read()
+    return found
 
 
 def of_folders(folders: Sequence[Folder]) -> Results:
@@ -253,6 +259,11 @@ class _Tables(NamedTuple):
 
     parts: tuple[_Part, ...]
     names: pd.DataFrame
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are at most, vectors counted as one."""
+        return sum(len(p.runs) * p.done * len(p.record.columns()) for p in self.parts)
 
     def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All columns, or those that say which row it is and some others."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
-from kltrust.experiments.reading.plots import curve, panels
+from kltrust.experiments.reading.plots import GREY, curve, panels
 from kltrust.experiments.reading.sequential import sequential_test
 from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _style, _summaries
@@ -203,7 +203,10 @@ def _draw_improvement(paired: Pairs, unpaired: Pairs) -> Any:
     names = [f"{x}  over  {y}" for x, y in unpaired]
     figure, (axes,) = panels(1, 4.5 + _style.inches(names), 1.3 + 0.5 * len(names))
     kinds = {"paired: the same seed": paired, "unpaired: any seed against any": unpaired}
-    for (name, look), offset in zip(_style.looks_of(kinds).items(), (-0.13, 0.13), strict=True):
+    # A pair has no colour of a method.
+    neutral = zip(kinds, (_style.INK, GREY), ("o", "s"), strict=True)
+    looks = {name: {"color": c, "marker": m, "linestyle": ""} for name, c, m in neutral}
+    for (name, look), offset in zip(looks.items(), (-0.13, 0.13), strict=True):
         for row, pair in enumerate(unpaired):
             if pair in kinds[name]:
                 _style.bar(axes, row + offset, *kinds[name][pair], look)

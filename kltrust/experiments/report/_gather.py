@@ -13,7 +13,7 @@ from kltrust.experiments.config.fairness import Difference, differences, sentenc
 from kltrust.experiments.config.spec import Setting
 from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.reading import results
+from kltrust.experiments.reading import choice, results
 from kltrust.experiments.report._page import listed
 from kltrust.experiments.store.record import Record
 
@@ -103,7 +103,9 @@ def gather(paths: Sequence[str | Path]) -> Study:
     share = evaluations.iteration / evaluations.run.map(of.iterations)
     evaluations["seconds"] = evaluations.run.map(of.seconds) * share
     evaluations["mean_return"], imputed = _imputed(evaluations)
-    runs["score"] = runs.run.map(evaluations.groupby("run").mean_return.last())
+    scores = choice.of_runs(evaluations)
+    for name in choice.BY:
+        runs[name] = runs.run.map(scores[name])
     notes = (*_unfinished(runs, sources), *_broken(runs), *imputed)
     return Study(sources, runs, metrics, evaluations, notes, sentences(_unequal(runs)))
 
@@ -187,11 +189,9 @@ def _broken(runs: pd.DataFrame) -> list[str]:
 def _imputed(evaluations: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """Returns, with the environment's worst where there is no number: dropping it would flatter."""
     returns = evaluations.mean_return.astype(float)
-    finite = returns.where(np.isfinite(returns))
-    count = int(finite.isna().sum())
+    count = int((~np.isfinite(returns)).sum())
     note = (
         f"{count} of {len(returns)} evaluations gave no finite number; each counts as the worst "
         "evaluation on its environment."
     )
-    worst = finite.groupby(evaluations.env).transform("min")
-    return finite.fillna(worst), [note] if count else []
+    return choice.imputed(evaluations), [note] if count else []

@@ -13,17 +13,21 @@ from kltrust.experiments.report import (
     _comparison,
     _environments,
     _export,
+    _judged,
+    _measured,
     _movement,
     _page,
     _region,
     _summaries,
 )
 from kltrust.experiments.report._gather import Source, Study, gather
-from kltrust.experiments.report._style import image, looks_of
+from kltrust.experiments.report._style import RC, image, looks_of
 from kltrust.experiments.store import files
 from kltrust.experiments.store.record import total_seconds
 
 INDEX = "index.html"
+FIRST = 4
+"""Learning curves that are shown before anything else."""
 MARK = b'<meta name="generator" content="kltrust report">'
 """By this a folder is known as one that may be replaced."""
 
@@ -51,7 +55,7 @@ def make_report(
     In its folder are then index.html, tables.md, figures/, presets/ and specs/.
     """
     folder = place(paths, out)
-    return write(compose(paths), folder, preset_dir)
+    return write(compose(paths, folder), folder, preset_dir)
 
 
 def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -72,8 +76,10 @@ def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
     return folder
 
 
-def compose(paths: Sequence[str | Path]) -> Report:
+def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
     """Reads the folders and works out all that is said of them.
+
+    The ``folder`` is where it will be written, if that is known: its commands name it.
 
     Raises:
         ValueError: if there is nothing to report yet.
@@ -89,26 +95,37 @@ def compose(paths: Sequence[str | Path]) -> Report:
         for i, source in enumerate(study.sources)
     }
     headlines, looks = _headlines(scores, study.unequal), looks_of(study.methods)
-    # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
-    with matplotlib.rc_context({"text.parse_math": False}):
+    with matplotlib.rc_context(RC):
+        learning = _environments.learning(study, scores, looks)
+        first = [pictures[0] for pictures in learning.values()][:FIRST]
         found = [
-            _page.Section("summary", "In short", [[*headlines, *_region.verdicts(measured)]]),
+            _page.Section("summary", "In short", [headlines, *first, _region.verdicts(measured)]),
             _what_ran(study),
             _comparison.section(_summaries.compare(study), looks, grouped(study.unequal)),
-            _environments.section(study, scores, looks),
+            _environments.section(study, scores, learning, looks),
             _movement.section(updates, measured, looks),
-            _audit.section(updates),
+            _measured.section(updates, scores, looks),
+            _audit.section(updates, looks),
             _movement.equal_kl(measured, scores, looks),
+            _judged.section(study),
         ]
     sections = [section for section in found if section is not None]
     to_copy = "For a paper's appendix or a README; tables.md beside this page is the same."
     markdown = _page.Code(_page.markdown(sections), fold="Show the Markdown")
     sections += [
         _page.Section("markdown", "The tables as Markdown", [to_copy, markdown]),
-        _export.repeat(study, specifications, presets),
+        _export.repeat(study, specifications, presets, _from_here(folder)),
     ]
     title = ", ".join(source.name for source in study.sources)
     return Report(title, study.notes, headlines, sections, presets, specifications)
+
+
+def _from_here(folder: Path | None) -> str:
+    """A folder as seen from the working one; "" from elsewhere, whose path is nobody's business."""
+    here = Path.cwd()
+    if folder is None or not folder.is_relative_to(here):
+        return ""
+    return folder.relative_to(here).as_posix()
 
 
 def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
@@ -119,7 +136,7 @@ def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
     said = []
     for env, rows in scores.groupby("env", sort=False):
         best, others = rows.iloc[0], rows[rows.method != rows.method.iloc[0]]
-        ties = list(rows.label[rows["mean"] == best["mean"]])
+        ties = list(rows.label[rows.score == best.score])
         line = f"{best.label} has the highest mean, {best.shown}"
         if not ties:
             line = "no run has a score that is a number"
@@ -127,6 +144,9 @@ def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
             more = f" and {len(ties) - 3} more" if len(ties) > 3 else ""
             line = f"{len(ties)} settings share the highest mean, {best.shown}: "
             line += ", ".join(ties[:3]) + more
+            alike = (rows.through[rows.score == best.score] == best.through).sum() > 1
+            how = "the first of the best" if alike else "which got there first"
+            line += f"; where one is needed it is {best.label}, {how}"
         elif len(others):
             second = others.iloc[0]
             line += f"; the best of another method is {second.label}, {second.shown}"

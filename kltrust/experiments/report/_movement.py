@@ -19,7 +19,7 @@ def section(updates: pd.DataFrame, measured: pd.DataFrame, looks: _style.Looks) 
     kinds = list(dict.fromkeys(claim.kind for claim in measured.claim))
 
     def of_env(name: str, env: str, rows: pd.DataFrame) -> list[Block]:
-        return [_table(name, env, rows), _training(env, updates[updates.env == env])]
+        return [_table(name, env, rows), _training(env, updates[updates.env == env], looks)]
 
     meant = Table(
         "claims",
@@ -153,7 +153,7 @@ def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
     )
 
 
-def _training(env: str, updates: pd.DataFrame) -> Picture:
+def _training(env: str, updates: pd.DataFrame, looks: _style.Looks) -> Picture:
     """A column for each method: above the mean over states, below the largest."""
     finite = updates[np.isfinite(updates.kl)]
     medians = finite.groupby(["label", "iteration"], sort=False).kl.median()
@@ -170,7 +170,7 @@ def _training(env: str, updates: pd.DataFrame) -> Picture:
     for column, (what, row) in rows.items():
         floor = _floor(updates[column])
         for axes, method in zip(row, methods, strict=True):
-            _training_panel(axes, updates[updates.method == method], column, floor)
+            _training_panel(axes, updates[updates.method == method], column, floor, looks)
             logarithmic(axes, [floor, *updates[column], *updates.claim])
             thousands(axes)
         row[0].set_ylabel(f"KL(old || new), nats,\n{what} over states")
@@ -191,10 +191,12 @@ def _training(env: str, updates: pd.DataFrame) -> Picture:
     )
 
 
-def _training_panel(axes: Any, part: pd.DataFrame, column: str, floor: float) -> None:
+def _training_panel(
+    axes: Any, part: pd.DataFrame, column: str, floor: float, looks: _style.Looks
+) -> None:
     dotted = {"linestyle": ":", "linewidth": 1.6}
     part = part[np.isfinite(part[column])].assign(drawn=part[column].clip(lower=floor))
-    for label, look in _style.looks_of(part.label).items():
+    for label, look in _style.of_settings(part, looks).items():
         rows = part[part.label == label]
         name = label.removeprefix(rows.method.iloc[0]).strip() or label
         _style.along(axes, rows, "drawn", label=name, **look)

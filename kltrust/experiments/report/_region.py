@@ -97,7 +97,7 @@ def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> n
     """The factor that the schedule puts on a setting: 1 where it is another that is annealed."""
     powers = {f.name: declared(f).anneal for f in dataclasses.fields(experiment.update)}
     done = iteration / max(experiment.num_iterations, 1)
-    return (1 - experiment.budget.anneal * done) ** powers.get(setting, 0)
+    return (1 - float(experiment.budget.anneal) * done) ** powers.get(setting, 0)
 
 
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +125,7 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     found = rows.groupby(["env", "label"], sort=False, as_index=False).agg(
         method=("method", "first"),
         run=("run", "first"),
-        updates=("run", "size"),
+        updates=("run", "count"),
         nonfinite=("nonfinite", "sum"),
         median=("kl", "median"),
         largest=("kl", "max"),

@@ -1,16 +1,55 @@
-"""Learning curves: the mean return over runs at every evaluation, with its interval."""
+"""Frames of metrics from Python, and of learning curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from kltrust.experiments.reading.statistics import intervals
+from kltrust.experiments.store import tables
+from kltrust.lazy import require_sweeps
+from kltrust.types import PyTree
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def to_frame(metrics: PyTree, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """The `Metrics` of `kltrust.learner` as a frame, a row per seed and iteration.
+
+    A leaf's path names its column, as in ``extra.beta``; ``mean_return`` is the mean over the
+    episodes that ended within the iteration, missing where none did.
+
+    Args:
+        metrics: of one step, leaves []; of `learner.run` or `learner.train`, [n]; or of a ``vmap``
+            of it, [S, n]. Leaves may have one axis more.
+        seeds: the S seeds; None numbers them from 0. One seed has no column.
+
+    Raises:
+        ValueError: if the leaves have other shapes, or seeds are not S.
+
+    Example:
+        >>> state, metrics = jax.jit(lambda key: train(learner, key, 50))(key)  # doctest: +SKIP
+        >>> to_frame(metrics).plot("iteration", ["mean_return", "kl"])  # doctest: +SKIP
+    """
+    require_sweeps("a frame")
+    import pandas as pd
+
+    arrays = jax.tree.map(np.asarray, metrics)
+    lead = min((x.ndim for x in jax.tree.leaves(arrays)), default=0)
+    if lead > 2:
+        raise ValueError(f"metrics are [], [n] or [seeds, n] and got {lead} axes in front")
+    arrays = jax.tree.map(lambda x: x.reshape((1,) * (2 - lead) + x.shape), arrays)
+    number = len(jax.tree.leaves(arrays)[0])
+    columns = tables.to_rows(arrays, range(number) if seeds is None else seeds)
+    frame = pd.DataFrame({name: list(x) if x.ndim > 1 else x for name, x in columns.items()})
+    if {"return_sum", "num_episodes"} <= set(frame):
+        ended = frame.num_episodes.where(frame.num_episodes > 0)
+        frame.insert(2, "mean_return", frame.return_sum / ended)
+    return frame if lead == 2 or seeds is not None else frame.drop(columns="seed")
 
 
 def learning_curves(

@@ -1,0 +1,71 @@
+"""Truly proximal policy optimisation: what to do with a sample that has left the region."""
+
+from __future__ import annotations
+
+from kltrust.algorithms._registry import algorithm
+from kltrust.losses import kl_clipped_loss, kl_rollback_loss, rollback_loss
+from kltrust.settings import setting
+from kltrust.types import Array, Number
+from kltrust.updates import FirstOrder, Sample
+from kltrust.updates.fields import LEARNING_RATE
+
+
+@algorithm("tr_ppo")
+class TRPPO(FirstOrder):
+    """Epochs of minibatch steps on a surrogate, bent where a sample is outside and has gained.
+
+    Three forms (Wang et al. 2019), each of a sample with (r - 1) A > 0:
+
+    - ``clip``, TR-PPO: no gradient where the KL of its state is beyond ``state_kl``.
+    - ``truly``, Truly PPO: there r A - kl_slope (KL - state_kl), which pulls back.
+    - ``rollback``, PPO-RB: where r is beyond 1 +- ``clip_eps``, the slope -``ratio_slope``.
+
+    The KL is KL(old || new) of one state, exact. None of the forms bounds it.
+    """
+
+    learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
+    form: str = setting(
+        "truly",
+        "What bends the surrogate: clip, truly or rollback.",
+        choices=("clip", "truly", "rollback"),
+        usual="truly (Wang et al. 2019)",
+    )
+    state_kl: Number = setting(
+        0.03,
+        "Where a state is outside, nats; of clip and truly.",
+        above=0,
+        infinite=True,
+        role="drift",
+        usual="0.03 with truly, 0.035 with clip; 0.05 on Humanoid (Wang et al. 2019)",
+    )
+    kl_slope: Number = setting(
+        5.0,
+        "Weight of the KL outside, in advantages per nat; of truly.",
+        at_least=0,
+        usual="5; 0.4 on Humanoid (Wang et al. 2019)",
+    )
+    clip_eps: Number = setting(
+        0.2,
+        "Half-width of the interval of ratios; of rollback.",
+        above=0,
+        infinite=True,
+        usual="0.2 (Wang et al. 2019)",
+    )
+    ratio_slope: Number = setting(
+        0.3,
+        "Slope beyond the interval, turned round; of rollback.",
+        at_least=0,
+        usual="0.3; 0.02 on Humanoid (Wang et al. 2019)",
+    )
+
+    def losses(self, sample: Sample, coefficient: None) -> Array:
+        """The bent surrogate."""
+        log_ratio, advantage = sample.log_ratio, sample.advantage
+        if self.form == "rollback":
+            return rollback_loss(log_ratio, advantage, self.clip_eps, self.ratio_slope)
+        if self.form == "clip":
+            return kl_clipped_loss(log_ratio, advantage, sample.kl(), self.state_kl)
+        return kl_rollback_loss(log_ratio, advantage, sample.kl(), self.state_kl, self.kl_slope)
+
+
+tr_ppo = TRPPO

@@ -1,0 +1,79 @@
+"""The one first-order algorithm: a declaration says what it minimises, stops at and steers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from kltrust.settings import settings
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
+from kltrust.updates.epochs import MinibatchEpochs
+from kltrust.updates.leaves import moves_floats
+from kltrust.updates.objectives import Sample, mean_kl, sample_loss
+
+
+@moves_floats
+@settings
+class FirstOrder(MinibatchEpochs):
+    """Epochs of minibatch steps on a surrogate less a drift; an algorithm is a declaration of it.
+
+    A declaration says ``losses``, the surrogate less the drift of every row, and has a setting
+    ``learning_rate``. It may say more:
+
+    - ``gate``: which parameters may stay after an epoch; by default those within ``max_kl``.
+    - One coefficient that is steered from one iteration to the next: ``State``, a named tuple of
+      the optimiser's state and the coefficient, which begins as ``start()`` says and goes on as
+      ``follow`` does. It is given to ``losses`` and to ``rate``.
+    """
+
+    State: ClassVar[Callable[..., Any] | None] = None
+
+    def losses(self, sample: Sample, coefficient: Any) -> Array:
+        """-(r A - D) of every row of a ``sample``, [N]; a ``coefficient`` [] or None."""
+        raise NotImplementedError
+
+    def rate(self, coefficient: Any) -> Number:
+        """The learning rate [] at a ``coefficient`` []."""
+        return self.learning_rate  # type: ignore[attr-defined]
+
+    def start(self) -> Number:
+        """The coefficient of the first iteration: []."""
+        raise NotImplementedError
+
+    def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
+        """The coefficient of the next iteration: [].
+
+        ``coefficient`` [] is this one's, ``kl`` [] the mean KL(old || new) that the iteration came
+        to, and ``stopped`` [] says whether an epoch was undone.
+        """
+        raise NotImplementedError
+
+    def told(self, dtype: Any) -> dict[str, Array]:
+        """What a report says beside the coefficient, by name, in a ``dtype``."""
+        return {}
+
+    def init(self, params: Params) -> PyTree:
+        """The optimiser's state, and the coefficient if there is one."""
+        if self.State is None:
+            return self.make_optimizer(self.rate(None)).init(params)
+        first = jnp.asarray(self.start(), jnp.float32)
+        return self.State(self.make_optimizer(self.rate(self.start())).init(params), first)
+
+    def update(
+        self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
+    ) -> tuple[Params, PyTree, UpdateReport]:
+        """All epochs, and the next coefficient."""
+        now: Any
+        opt_state, now = (state, None) if self.State is None else state
+        loss = sample_loss(policy, lambda sample: self.losses(sample, now), self.entropy_coef)
+        params, opt_state, report = self.fit(
+            loss, policy, params, opt_state, batch, key, self.rate(now)
+        )
+        told = self.told(batch.advantage.dtype)
+        if self.State is not None:
+            told |= {state._fields[1]: now}
+            kl, stopped = mean_kl(policy, params, batch), report.extra["kl_stopped"]
+            opt_state = self.State(opt_state, self.follow(now, kl, stopped))
+        return params, opt_state, report._replace(extra={**report.extra, **told})
