@@ -7,7 +7,7 @@ import re
 import pytest
 import toys
 from rich.console import Console
-from toys import SEEDS, SPEC, Stop, parts, tiny, toy_plan
+from toys import SEEDS, SPEC, Stop, parts, python, tiny, toy_plan
 
 from kltrust.experiments.cli import main, pace, progress, tables
 from kltrust.experiments.jobs import run
@@ -239,21 +239,18 @@ def test_surroundings_that_a_process_is_born_with(tmp_path):
     """Full output, a platform that is not there, and names in a locale without their letters."""
     (tmp_path / "toy.toml").write_text(SPEC.replace('"falling"', '"größer"'), encoding="utf-8")
     script = """
-import sys
+import os, sys
 from kltrust.experiments import cli
 from kltrust.experiments.cli.surroundings import text
 assert cli.main(["sweep", sys.argv[1], "--dry-run"]) == 1  # no such platform
-with open("/dev/full", "w") as sys.stdout:
-    status = cli.main(["--help"])
-    assert status == 1, status
-    sys.stdout.detach()
-sys.stdout = sys.__stdout__
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+assert cli.main(["--help"]) == 1
 assert text(sys.argv[2]) == "gr\\xf6\\xdfer", ascii(sys.argv[2])
 """
     locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     found = python(
         "-c",
-        script.replace("\\\\", "\\"),
+        script,
         str(tmp_path / "toy.toml"),
         "größer",
         environment={**locale, "JAX_PLATFORMS": "cuda"},

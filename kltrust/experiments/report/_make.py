@@ -1,5 +1,6 @@
 """From folders to a report: what it says, then the files."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
