@@ -7,7 +7,7 @@ import re
 import pytest
 import toys
 from rich.console import Console
-from toys import SEEDS, SPEC, Stop, parts, tiny, toy_plan
+from toys import SEEDS, SPEC, Stop, parts, python, tiny, toy_plan
 
 from kltrust.experiments.cli import main, pace, progress, tables
 from kltrust.experiments.jobs import run
@@ -220,3 +220,42 @@ def test_a_command_prints_what_its_screen_lacks_with_escapes(monkeypatch):
     assert main([]) == 0
     screen.flush()
     assert screen.buffer.getvalue() == rb"\u03bb"
+
+
+def test_a_working_folder_that_is_gone(tmp_path, said, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for line in ("status x", "evaluate x", "train trpo CartPole-v1", "report x"):
+        assert said(*line.split()) == (
+            1,
+            "",
+            "kltrust: error: the working folder was deleted: change to one that is there, as in "
+            "`cd ~`",
+        )
+
+
+def test_surroundings_that_a_process_is_born_with(tmp_path):
+    """Full output, a platform that is not there, and names in a locale without their letters."""
+    (tmp_path / "toy.toml").write_text(SPEC.replace('"falling"', '"größer"'), encoding="utf-8")
+    script = """
+import os, sys
+from kltrust.experiments import cli
+from kltrust.experiments.cli.surroundings import text
+assert cli.main(["sweep", sys.argv[1], "--dry-run"]) == 1  # no such platform
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+assert cli.main(["--help"]) == 1
+assert text(sys.argv[2]) == "gr\\xf6\\xdfer", ascii(sys.argv[2])
+"""
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    found = python(
+        "-c",
+        script,
+        str(tmp_path / "toy.toml"),
+        "größer",
+        environment={**locale, "JAX_PLATFORMS": "cuda"},
+    )
+    assert found.returncode == 0, found.stderr
+    platform, full = found.stderr.splitlines()
+    assert "JAX finds no device of JAX_PLATFORMS=cuda" in platform
+    assert full == "kltrust: error: can't write to standard output: No space left on device"

@@ -36,12 +36,13 @@ from kltrust.experiments.engine import canary, memory
 from kltrust.experiments.engine.program import Program
 from kltrust.experiments.jobs import merge, run
 from kltrust.experiments.jobs.events import Progress
+from kltrust.experiments.jobs.folder import NumericsWarning
 from kltrust.experiments.jobs.lanes import Lanes
 from kltrust.experiments.jobs.plan import Plan, plan_training
 from kltrust.experiments.jobs.rows import NonFiniteError, check_finite
 from kltrust.experiments.jobs.run import train
 from kltrust.experiments.reading.trained import evaluate_runs, find_runs
-from kltrust.experiments.store import checkpoint
+from kltrust.experiments.store import checkpoint, versions
 from kltrust.experiments.store.files import StorageError
 from kltrust.experiments.store.record import Record, RunError
 from kltrust.experiments.store.run import Run, files
@@ -284,6 +285,32 @@ def test_a_shard_for_everyone_and_all_together(toy_sweep, tmp_path):
     with pytest.raises(RunError, match="holds another run"):
         merge.merge(paths, paths[0])
     assert not (tmp_path / "part").exists()
+
+
+def test_other_floats_and_options_of_jax_are_said(interrupted, monkeypatch):
+    before = content(interrupted)
+    with nothing_compiles(monkeypatch):
+        with jax.enable_x64(True), pytest.raises(RunError, match="float32: unset JAX_ENABLE_X64"):
+            run.resume(interrupted)
+        for option, value in (
+            ("default_matmul_precision", "highest"),
+            ("default_prng_impl", "rbg"),
+            ("threefry_partitionable", not jax.config.jax_threefry_partitionable),
+            ("numpy_dtype_promotion", "strict"),
+            ("disable_jit", True),
+        ):
+            name, was = f"jax_{option}", getattr(jax.config, f"jax_{option}")
+            jax.config.update(name, value)
+            try:  # a warning, which is an error here, before anything is computed
+                with pytest.raises(NumericsWarning, match=option.removeprefix("default_m")):
+                    run.resume(interrupted)
+            finally:
+                jax.config.update(name, was)
+    assert content(interrupted) == before
+    # A folder that knows nothing of an option does not complain of it.
+    then, now = {"flags": {"a": 1}}, {"flags": {"a": 2, "b": 3}}
+    assert versions.differences(then, now) == {"a": (1, 2)}
+    assert versions.differences({}, now) == {}
 
 
 # From Python.

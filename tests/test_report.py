@@ -420,10 +420,19 @@ def _text(composed):
 
 def test_trainings_by_themselves_and_folders_that_share_names(tmp_path, made, capsys):
     alone = one_training(tmp_path / "alone")
-    assert cli.main(["report", str(alone), "--preset-dir", str(tmp_path / "mine")]) == 0
+    mine = ["report", str(alone), "--preset-dir", str(tmp_path / "mine")]
+    assert cli.main(mine) == 0
     out = capsys.readouterr().out
     assert "CartPole-v1, 1 seed: npg has the highest mean, 1.00." in out
     assert presets.preset("npg", "CartPole-v1", tmp_path / "mine/npg/CartPole-v1.toml")
+    # What a person changed there is not overwritten, and nothing else is written then.
+    assert cli.main(mine) == 0
+    preset, before = tmp_path / "mine/npg/CartPole-v1.toml", (alone / "report").stat().st_ino
+    preset.write_text("[update]\n")
+    assert cli.main(mine) == 1
+    assert f"{preset} is there already, and another" in capsys.readouterr().err
+    assert preset.read_text() == "[update]\n"
+    assert (alone / "report").stat().st_ino == before
     text = (alone / "report/tables.md").read_text()
     assert "| **npg** | 1 | 1.00 | 1.00 | 1.00 | 4,096 |" in text  # no interval from one seed
     # The same name for other settings: the folders tell them apart, at all seeds.

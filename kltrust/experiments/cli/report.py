@@ -30,7 +30,7 @@ class _Report(_Folders):
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Where to write it; an earlier report there is replaced. DIR/report by default."""
     preset_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Write the presets there too, as ALGORITHM/ENV.toml."""
+    """Write the presets there too, as ALGORITHM/ENV.toml; none that is there is overwritten."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,12 +61,10 @@ def explain(error: Exception) -> str:
         return f"this locale has no {letters!a}: set PYTHONUTF8=1 and start again"
     if not isinstance(error, OSError):
         return "; ".join([str(error), *getattr(error, "__notes__", ())])
-    try:
-        sys.stdout.flush()
-    except OSError as of_output:
+    if error.filename is None:  # the library says of a file which it is
         with contextlib.suppress(OSError):  # else Python would try again at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return f"can't write to standard output: {of_output.strerror}"
+        return f"can't write to standard output: {error.strerror}"
     from kltrust.experiments.store.files import explain
 
-    return explain(error)
+    return f"{error.filename}: {explain(error)}"

@@ -1,5 +1,6 @@
 """From folders to a report: what it says, then the files."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -204,7 +205,8 @@ def write(report: Report, folder: Path, preset_dir: str | Path | None = None) ->
     """Writes a report beside its place, then puts it there whole; its presets elsewhere, too.
 
     Raises:
-        StorageError: if it can't be written; an earlier report stands.
+        StorageError: if it can't be written, where an earlier report stands, or if another preset
+            is where one should go; then nothing is written.
     """
     presets = {row.path: row.text.encode() for row in report.presets.itertuples()}
     pictures = [p for s in report.sections for part in s.walk() for p in part.pictures]
@@ -215,6 +217,8 @@ def write(report: Report, folder: Path, preset_dir: str | Path | None = None) ->
         **{f"presets/{path}": text for path, text in presets.items()},
         **{name: text.encode() for name, text in report.specifications.items()},
     }
+    elsewhere = {} if preset_dir is None else {Path(preset_dir, n): t for n, t in presets.items()}
+    _refuse_overwriting(elsewhere)
     partial, old = (folder.with_name(folder.name + end + files.DEBRIS) for end in ("", ".old"))
     with files.explained(f"write the report {folder}"):
         for debris in (partial, old):
@@ -233,10 +237,18 @@ def write(report: Report, folder: Path, preset_dir: str | Path | None = None) ->
         finally:
             files.remove(partial)
         files.remove(old)
-    if preset_dir is not None:
-        with files.explained(f"write presets to {preset_dir}"):
-            for name, data in presets.items():
-                path = Path(preset_dir, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_atomic(path, data)
+    with files.explained(f"write presets to {preset_dir}"):
+        for path, data in elsewhere.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_atomic(path, data)
     return folder
+
+
+def _refuse_overwriting(content: dict[Path, bytes]) -> None:
+    """Presets that a person put there, or changed, are worth more than ours."""
+    for path, data in content.items():
+        if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data):
+            raise files.StorageError(
+                f"{path} is there already, and another: move it away, or name another folder with "
+                "--preset-dir, so that nothing is overwritten"
+            )
