@@ -213,7 +213,7 @@ def lowered_parts(experiment: Any, of: np.ndarray) -> dict[str, Any]:
     mesh = Mesh(of, (one_run.AXIS if several else AXIS,))
     made = (one_run.SpreadProgram if several else program.Program)(experiment, mesh, 1)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    of_lanes = NamedSharding(mesh, PartitionSpec(AXIS))
+    of_lanes = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
 
     def shapes(x: Any, places: Any) -> Any:
         places = jax.tree.broadcast(places, x)

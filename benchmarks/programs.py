@@ -179,7 +179,8 @@ class Program:
         lines = [*inside.values(), *(x for n in names for x in self.computations[n].values())]
         compared = [x for x in lines if x.opcode == "compare" and "direction=LT" in x.rest]
         bounds = [x for x in lines if x.opcode == "constant" and x.shape.startswith("s32[]")]
-        if len(compared) != 1 or len(lines) > 9 or len(bounds) != 1:
+        others = any(x.opcode in ("and", "or") for x in lines)
+        if others or len(compared) != 1 or len(bounds) != 1:
             return None
         return int(re.match(r"-?\d+", bounds[0].rest)[0])
 
@@ -244,12 +245,12 @@ def launches(folder: Path, program: Program, rounds: Mapping[str, int]) -> int:
     """
     (plan,) = folder.glob("*thunk_sequence_after_thunk_passes.txt")
     (named,) = folder.glob("*thunk_metadata.txt")
-    pairs = re.findall(r'profile_annotation: "(.*)"\s+thunk_id: (\d+)', named.read_text())
+    pairs = re.findall(r'profile_annotation: "(.*)"\s+thunk_id: (\d+)', named.read_text("utf-8"))
     names = {int(number): name for name, number in pairs}
     loops = {x.name: x for c in program.computations.values() for x in c.values()}
     total, in_condition = 0, False
     around = [(-1, 1)]  # of what a line stands in: its indentation, and how often it is run
-    for line in plan.read_text().splitlines():
+    for line in plan.read_text("utf-8").splitlines():
         if found := re.match(r"( *)(\d+): (k\w+)", line):
             depth, kind = len(found[1]), found[3]
             if in_condition:

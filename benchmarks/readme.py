@@ -14,11 +14,15 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from recorded import laboratory, scores, speed
+from recorded import judge, laboratory, scores, speed
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs/results").glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs/results").glob("*.md")),
+    ROOT / "docs/findings.md",
+)
 NAMED = {
     scores: "trust_region classic ppo_table1 ppo_table1_brax code_level stagger gymnasium_scores "
     "adapters",
@@ -33,6 +37,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "minatar": (scores.minatar, "minatar_2m", "minatar"),
     "fast": (speed.fast, "speed_*", "peers_*"),
     **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},
+    "judge": (judge.judge, "judge"),
     "survival": (speed.survival, "sweep_survival", "sweep_host_work"),
 }
 """What makes each, and the results that it is made of."""

@@ -11,6 +11,7 @@ from kltrust import (
     findings as findings,
     fisher as fisher,
     learner as learner,
+    loops as loops,
     losses as losses,
     masks as masks,
     networks as networks,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import chex
 import jax.numpy as jnp
 
-from kltrust import loops
 from kltrust.checks import check_share
+from kltrust.lowering import scan
 from kltrust.tree import floats, in_float32, weighted_mean
 from kltrust.types import Array, Number
 
@@ -65,7 +65,7 @@ def gae(
         advantage = delta + decay * later
         return advantage, advantage
 
-    _, advantage = loops.scan(backwards, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
+    _, advantage = scan(backwards, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
     return advantage
 
 

@@ -170,13 +170,14 @@ def fisher_operator(
 
 
 def fitting_chunks(size: int, states: int) -> int:
-    """A number of chunks that makes `fisher_operator` fast: most of those that leave 4096 states.
+    """A number of chunks that makes `fisher_operator` fast on CPUs: most that leave 4096 states.
 
-    On CPUs, where a chunk's activations then stay in the cache, which more than pays for the
-    forward pass that each product repeats (benchmarks/speed.py); elsewhere 1. The chunks divide the
-    ``size`` of the leading axis of ``obs``; there are as many ``states`` or, of sequences, more.
+    A chunk's activations then stay in the cache, which more than pays for the forward pass that
+    each product repeats (benchmarks/speed.py). On a GPU or TPU one chunk is right. The chunks
+    divide the ``size`` of the leading axis of ``obs``; there are as many ``states`` or, of
+    sequences, more.
     """
-    most = max(states // _CHUNK_STATES, 1) if jax.default_backend() == "cpu" else 1
+    most = max(states // _CHUNK_STATES, 1)
     return max(n for n in range(1, most + 1) if size % n == 0)
 
 
@@ -228,7 +229,8 @@ def _linearise(
 
     def image(v: PyTree) -> PyTree:
         moved = _floats(v, like=params)
-        return push([x.astype(leaf.dtype) for x, leaf in zip(moved, theta, strict=True)])
+        pairs = zip(moved, theta, strict=True)
+        return push([loops.alike(x.astype(leaf.dtype), leaf) for x, leaf in pairs])
 
     def product(v: PyTree) -> PyTree:
         result = image(v) if pull is None else pull(image(v))[0]

@@ -24,8 +24,11 @@ def scan(
     length: int | None = None,
     *,
     reverse: bool = False,
+    unroll: int = 1,
 ) -> tuple[Any, Any]:
     """`jax.lax.scan` of ``step(carry, x)`` from ``carry`` over ``xs`` or for ``length`` steps.
+
+    ``unroll`` steps are compiled as one.
 
     Returns:
         (carry, outs); backwards over ``xs`` if ``reverse``.
@@ -34,7 +37,8 @@ def scan(
     def first(carry: PyTree) -> PyTree:
         return step(carry, jax.tree.map(lambda x: x[0], xs))[0]
 
-    return jax.lax.scan(step, _settled(first, carry), xs, length, reverse=reverse)
+    start = _settled(first, carry, xs)
+    return jax.lax.scan(step, start, xs, length, reverse=reverse, unroll=unroll)
 
 
 def while_loop(going: Callable[[Any], Array], step: Callable[[Any], Any], carry: PyTree) -> Any:
@@ -52,20 +56,32 @@ def fori_loop(
 def cond(
     choice: Array, if_true: Callable[..., Any], if_false: Callable[..., Any], *operands: Any
 ) -> Any:
-    """`jax.lax.cond`: ``if_true(*operands)`` where ``choice``, else ``if_false(*operands)``."""
+    """`jax.lax.cond` on ``choice`` -> ``if_true(*operands)``, or else ``if_false(*operands)``."""
     return jax.lax.cond(choice, *_agreeing([if_true, if_false], operands), *operands)
 
 
 def platform_dependent(
     *operands: Any, default: Callable[..., Any], **branches: Callable[..., Any]
 ) -> Any:
-    """`jax.lax.platform_dependent`: the branch of the platform, of ``operands``.
+    """`jax.lax.platform_dependent` -> what the platform's branch makes of ``operands``.
 
     ``branches`` are functions by platforms' names, and ``default`` is for all others.
     """
     ours = _agreeing([default, *branches.values()], operands)
     named = dict(zip(branches, ours[1:], strict=True))
     return jax.lax.platform_dependent(*operands, default=ours[0], **named)
+
+
+def alike(x: PyTree, *others: PyTree) -> PyTree:
+    """``x``, every leaf varying over all axes that a leaf of it or of ``others`` varies over.
+
+    Parameters that vary differently are no parameters of one function: a gradient with respect to
+    those that do not vary is summed over devices.
+    """
+    if not _checked():
+        return x
+    axes: frozenset[str] = frozenset().union(*map(_axes, jax.tree.leaves((x, others))))
+    return jax.tree.map(lambda leaf: _over(axes, leaf), x)
 
 
 def _agreeing(branches: list[Callable], operands: tuple) -> list[Callable]:
@@ -80,21 +96,26 @@ def _agreeing(branches: list[Callable], operands: tuple) -> list[Callable]:
     return [agreeing(branch) for branch in branches]
 
 
-def _settled(step: Callable[[Any], Any], carry: PyTree) -> PyTree:
+def _settled(step: Callable[[Any], Any], carry: PyTree, xs: PyTree = None) -> PyTree:
     """The carry, varying over all axes that the step makes it vary over."""
-    if not _checked():
+    if not (checked := _checked()):
         return carry
-    while True:
+    # What has all axes can't get more. Else the step says which, at the cost of tracing it, and all
+    # loops in it, twice.
+    carry = alike(carry, xs)
+    while any(_axes(leaf) != checked for leaf in jax.tree.leaves(carry)):
         before, carry = carry, _varying_as(carry, jax.eval_shape(step, carry))
         leaves = zip(*map(jax.tree.leaves, (before, carry)), strict=True)
         if all(_axes(old) == _axes(new) for old, new in leaves):
-            return carry
+            break
+    return carry
 
 
-def _checked() -> bool:
-    """Whether this is traced inside a `jax.shard_map` that checks what varies."""
+def _checked() -> frozenset[str]:
+    """The axes of the `jax.shard_map` around this, if it checks what varies over them."""
     names = jax.sharding.get_abstract_mesh().manual_axes
-    return any(_axes(jax.eval_shape(lambda: jax.lax.axis_index(name))) for name in names)  # noqa: B023
+    indices = jax.eval_shape(lambda: [jax.lax.axis_index(name) for name in names])
+    return frozenset().union(*map(_axes, indices))
 
 
 def _varying_as(x: PyTree, like: PyTree) -> PyTree:
@@ -103,11 +124,12 @@ def _varying_as(x: PyTree, like: PyTree) -> PyTree:
     if structures[0] != structures[1]:
         return x  # JAX's own error says how they differ
 
-    def one(leaf: Any, other: Any) -> Any:
-        missing = _axes(other) - _axes(leaf)
-        return jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying") if missing else leaf
+    return jax.tree.map(lambda leaf, other: _over(_axes(other), leaf), x, like)
 
-    return jax.tree.map(one, x, like)
+
+def _over(axes: frozenset[str], leaf: Any) -> Any:
+    missing = axes - _axes(leaf)
+    return jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying") if missing else leaf
 
 
 def _axes(x: Any) -> frozenset[str]:

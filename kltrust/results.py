@@ -3,7 +3,16 @@
 from kltrust.experiments.doors import sweep
 from kltrust.experiments.reading import statistics
 from kltrust.experiments.reading.deploy import numpy_policy
+from kltrust.experiments.reading.frames import to_frame
 from kltrust.experiments.reading.results import Results, load
 from kltrust.experiments.reading.sequential import sequential_test
 
-__all__ = ["Results", "load", "numpy_policy", "sequential_test", "statistics", "sweep"]
+__all__ = [
+    "Results",
+    "load",
+    "numpy_policy",
+    "sequential_test",
+    "statistics",
+    "sweep",
+    "to_frame",
+]

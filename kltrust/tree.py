@@ -214,3 +214,18 @@ def unfused(x: PyTree) -> PyTree:
     both in another way.
     """
     return jax.lax.optimization_barrier(x)
+
+
+def short(x: Any) -> str:
+    """A number, if ``x`` is one that is known; else dtype and shape, as in ``float32[2, 10]``."""
+    if not isinstance(x, jax.core.Tracer) and getattr(x, "shape", None) == ():
+        try:
+            return f"{np.asarray(x).item():.4g}"
+        except (RuntimeError, TypeError, ValueError):  # deleted, or no number
+            pass
+    return f"{getattr(x, 'dtype', type(x).__name__)}{list(getattr(x, 'shape', ()))}"
+
+
+def size(tree: PyTree) -> int:
+    """How many numbers the arrays of a pytree hold."""
+    return sum(math.prod(getattr(x, "shape", ())) for x in jax.tree.leaves(tree))

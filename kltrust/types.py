@@ -81,6 +81,13 @@ class Box(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any = np.float32
 
+    def __repr__(self) -> str:
+        """With the least and the largest bound, as in ``Box([4], -1 to 1)``."""
+        low, high = (
+            getattr(x, "item", lambda x=x: x)() for x in (np.min(self.low), np.max(self.high))
+        )
+        return f"Box({list(self.shape)}, {low:.4g} to {high:.4g})"
+
 
 Space: TypeAlias = Discrete | MultiDiscrete | MultiBinary | Box
 """What observations and actions are taken from."""
@@ -168,6 +175,12 @@ class Env(_Env):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        """One line: the name and what it sees and takes."""
+        spaces = f"sees {self.observation_space}, takes {self.action_space}"
+        limit = "" if self.max_steps is None else f", at most {self.max_steps} steps"
+        return f"Env({self.name}: {spaces}{limit})"
+
     def _replace(self, **changes: Any) -> Env:
         """The environment with other values in some fields, see ``step_batch``."""
         if "step" in changes:
@@ -221,7 +234,8 @@ class PolicyBatch(NamedTuple):
     """All that an algorithm may look at. The leading axis counts independent units.
 
     They are N = B T rows or, of a recurrent policy, B sequences: then obs is `Sequences`, and every
-    [N, ...] below is [B, T, ...].
+    [N, ...] below is [B, T, ...]. Of a language model likewise: obs is the text, [B, T] whatever
+    the policy takes, and the weight is `tokens.token_weights` of the tokens that count.
 
     Attributes:
         obs: [N, *O] as the policy takes it (normalised, if it is).

@@ -24,7 +24,8 @@ class Setting:
 
     Attributes:
         meaning: one sentence.
-        above, at_least, below, at_most: bounds of a number, or of every entry of a tuple.
+        above, at_least, below, at_most: bounds of a number, or of every entry of a tuple. Whole
+            numbers are at most 2^31 - 1 where nothing is said: JAX counts in 32 bits.
         infinite: whether infinity is allowed; it switches the setting off.
         choices: the names that a text may take; None allows all.
         functions: whether a function may stand where a text does.
@@ -66,15 +67,24 @@ class Setting:
             "at most": (np.less_equal, self.at_most),
         }
         bounds = {phrase: pair for phrase, pair in possible.items() if pair[1] is not None}
-        phrases = [f"{phrase} {bound:g}" for phrase, (_, bound) in bounds.items()]
+        phrases = [
+            f"{phrase} {bound if isinstance(bound, int) else format(bound, 'g')}"
+            for phrase, (_, bound) in bounds.items()
+        ]
         if not (self.infinite or isinstance(value, int)):
             phrases.insert(0, "finite")
 
         def good(x: np.ndarray) -> np.ndarray:
-            fine = ~np.isnan(x) & (self.infinite | np.isfinite(x))
+            # What float32 does not hold would be infinite there.
+            fine = ~np.isnan(x) & (self.infinite | (np.abs(x) <= np.finfo(np.float32).max))
             return fine & np.all([compare(x, b) for compare, b in bounds.values()], axis=0)
 
         require(good, " and ".join(phrases) or "a number", **{name: value})
+        if self.at_most is None and isinstance(value, int):
+            require(lambda x: x < 2**31, "less than 2^31", **{name: value})
+        if self.role in ("bound", "set point"):
+            # Nats: in float32 no mean KL tells less from 0.
+            require(lambda x: x >= 1e-12, "at least 1e-12", **{name: value})
 
 
 def declared(field: dataclasses.Field) -> Setting:

@@ -15,6 +15,8 @@ import hypothesis
 import jax
 import pytest
 
+jax.devices()  # now: a command within a test would start JAX with a device for each core
+
 hypothesis.settings.register_profile(
     "kltrust",
     deadline=None,  # the first example of a test compiles

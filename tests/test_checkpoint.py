@@ -141,7 +141,7 @@ def test_missing_foreign_and_newer_checkpoints(tmp_path):
     checkpoint.save(tmp_path / "c", make_state())
     manifest = tmp_path / "c" / "kltrust.json"
     manifest.write_text(manifest.read_text().replace("checkpoint 1", "checkpoint 9"))
-    with pytest.raises(CheckpointError, match="use the version of kltrust that saved it"):
+    with pytest.raises(CheckpointError, match="use the version of kltrust that wrote it"):
         checkpoint.restore(tmp_path / "c", make_state())
 
 
@@ -177,7 +177,7 @@ def test_an_edited_manifest_is_noticed(tmp_path):
     checkpoint.save(tmp_path / "c", {"w": jnp.zeros(3)})
     manifest = tmp_path / "c" / "kltrust.json"
     manifest.write_text(manifest.read_text().replace("float32", "uint32"))
-    with pytest.raises(CheckpointError, match=r"damaged file: kltrust.json is not what was saved"):
+    with pytest.raises(CheckpointError, match=r"damaged file: kltrust.json is damaged"):
         checkpoint.restore(tmp_path / "c", {"w": jnp.zeros(3, jnp.uint32)})
 
 

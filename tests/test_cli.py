@@ -304,7 +304,7 @@ def test_doctor(said):
         ("train trpo CartPole-v1 --max-kl much", 2, "could not convert string to float: 'much'"),
         ("train trpo CartPole-v1 --max-kl -1", 1, "max_kl must be finite and greater than 0"),
         ("train trpo CartPole-v1 --seeds 0", 1, "--seeds must be at least 1"),
-        ("train trpo CartPole-v1 --seed -3", 1, "a seed must be at least 0"),
+        ("train trpo CartPole-v1 --seed -3", 1, "--seed must be at least 0"),
         ("train trpo CartPole-v1 --env-params gravity", 1, "takes NAME=VALUE, got 'gravity'"),
         ("train trpo CartPole-v1 --env-params gravit=1", 1, "has no parameter 'gravit'"),
         ("train trpo CartPole-v1 --preset absent.toml", 1, "can't read the preset absent.toml"),

@@ -5,10 +5,11 @@ import os
 import re
 
 import pytest
+import toys
 from rich.console import Console
 from toys import SEEDS, SPEC, Stop, parts, tiny, toy_plan
 
-from kltrust.experiments.cli import main, progress
+from kltrust.experiments.cli import main, pace, progress, tables
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.events import Report
 from kltrust.experiments.jobs.plan import plan_training
@@ -84,12 +85,49 @@ def test_each_command_goes_on_with_what_the_other_began(tmp_path, said):
         assert (path / "learning_curve.png").exists() == (command == "sweep")
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch, tmp_path):
+    monkeypatch.setattr(pace, "cache_folder", lambda: tmp_path / "cache")
+
+
+def test_the_time_left_is_by_what_ran_and_by_the_record(tmp_path):
+    plan, now = toy_plan(), [0.0]
+    paces, source = pace.expected(plan)
+    assert paces == [pace.GUESS, pace.GUESS]
+    assert "nothing has run here yet" in source
+    remaining = pace.Remaining(plan, lambda: now[0])
+    assert remaining.left() == pytest.approx(60 + (768 + 128) / 1e5)
+    now[0] = 20.0
+    remaining.report(0, 2 / 3, pace.Pace(10.0, 64.0))
+    assert remaining.elapsed() == 20
+    # A third of the first group's 768 steps; the second one compiles as long as the first did.
+    assert remaining.left() == pytest.approx(256 / 64 + 10 + 128 / 64)
+    assert remaining.share() == pytest.approx(512 / 896)
+    remaining.report(1, 1.0, pace.Pace(30.0, 32.0))
+    remaining.remember()
+    paces, source = pace.expected(plan)
+    assert paces == [pace.Pace(10, 64), pace.Pace(30, 32)]
+    assert "as these took here before" in source
+    (tmp_path / "cache" / "pace.json").write_text("{")
+    assert pace.known() == {}
+    (tmp_path / "cache" / "pace.json").write_text("[1]")
+    assert pace.known() == {}
+
+
+def test_groups_are_named_by_what_tells_them_apart():
+    two = SPEC + "[[experiments]]\nlabel = 'longer'\nlearner.num_steps = 32\n"
+    names = tables.names_of(toys.toy_plan(two))
+    assert names[0] == "vanilla_pg CartPole-v1 num_steps=16 x 4"
+    assert "vanilla_pg CartPole-v1 num_steps=32 x 2" in names
+    assert "vanilla_pg Catch-bsuite x 2" in names
+
+
 def of_a_sweep(shown):
     shown.start(toy_plan(), None)
     shown.group(0, 1)
     shown.compiling("init")
     shown.group(1, 0)
-    shown.chunk(Report(2, 3, 64, 1234.5, ("a [label]", 7.25), 0.0078, {5: 1}, 9))
+    shown.chunk(Report(2, 3, 64, 1234.5, ("a [label]", 7.25), 0.0078, {5: 1}, 2.5, 9))
     shown.end()
     shown.end()
 
@@ -107,22 +145,23 @@ def test_lines_where_there_is_no_terminal(capsys):
     compiling, warning, line = capsys.readouterr().out.splitlines()
     assert compiling == "vanilla_pg CartPole-v1 x 4: compiling init ..."
     assert "warning: 9 observations of this chunk allow no action by their mask" in warning
-    name, *rest = re.split(r" {2,}", line)
-    assert name == "vanilla_pg Catch-bsuite x 2:"
+    name, rest = line.split(": ", 1)
+    assert name == "vanilla_pg Catch-bsuite x 2"
     facts = [
         "2/3",
-        "64 steps",
-        "best a [label] 7.2",
+        "return 7.2",
         "KL 0.0078",
         "1,234 steps/s",
         "1 broken",
+        "0:00 gone, 0:03 left",
+        "best: a [label]",
     ]
-    assert rest == facts
+    assert re.split(r" {2,}", rest) == facts
     of_a_training(progress.ConsoleProgress())
     title, compiling, line = capsys.readouterr().out.splitlines()
     assert title == "trpo on CartPole-v1, 2 seeds, 7 iterations of 64 steps each"
     assert compiling == "compiling init ..."
-    facts = ["", "2/7", "128 steps", "return 123.5", "KL 0.0078", "54,321 steps/s"]
+    facts = ["2/7", "return 123.5", "KL 0.0078", "54,321 steps/s", "0:00 gone, 0:00 left"]
     assert re.split(r" {2,}", line) == facts
 
 
@@ -137,7 +176,16 @@ def test_a_notebook_gets_lines_too(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("job", "shown"),
     [
-        (of_a_sweep, ["vanilla_pg CartPole-v1 x 4", "1/3", "compiling init", "2/2", "[label] 7.2"]),
+        (
+            of_a_sweep,
+            [
+                "vanilla_pg CartPole-v1 x 4",
+                "1/3",
+                "compiling for 0 s: init",
+                "2/2",
+                "best: a [label]",
+            ],
+        ),
         (of_a_training, ["trpo CartPole-v1 x 2", "2/7", "return 123.5", "54,321 steps/s"]),
     ],
 )
@@ -162,7 +210,7 @@ def test_a_screen_that_lacks_letters_stops_nothing(encoding, terminal):
     shown.end()
     screen.flush()
     printed = screen.buffer.getvalue().decode(encoding)
-    assert ("best λ = 1 7.2" if encoding == "utf-8" else r"best \u03bb = 1 7.2") in printed
+    assert ("best: λ = 1" if encoding == "utf-8" else r"best: \u03bb = 1") in printed
 
 
 def test_a_command_prints_what_its_screen_lacks_with_escapes(monkeypatch):

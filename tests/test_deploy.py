@@ -16,7 +16,7 @@ from kltrust.environments import from_functions, register
 from kltrust.experiments import cli
 from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs import run
-from kltrust.experiments.reading import deploy, films, results
+from kltrust.experiments.reading import choice, deploy, films, results
 from kltrust.experiments.reading.trained import best_run, find_runs
 from kltrust.experiments.store.record import Record
 from kltrust.learner import policy_of
@@ -57,10 +57,12 @@ def test_it_acts_as_the_trained_policy_does(pole):
 
 
 def test_the_best_seed_plays_unless_one_is_named(pole):
-    last = results.load(pole.path).runs.set_index("seed").score
+    runs = choice.of_runs(results.load(pole.path).evaluations)
     obs = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
     best = deploy.numpy_policy(pole.path)(obs)
-    np.testing.assert_array_equal(best, deploy.numpy_policy(pole, seed=int(last.idxmax()))(obs))
+    np.testing.assert_array_equal(
+        best, deploy.numpy_policy(pole, seed=choice.ranked(runs).seed[0])(obs)
+    )
 
 
 def test_every_call_draws_fresh_noise(pole):

@@ -1,10 +1,17 @@
 """What a judge says: planted faults under their names, and nothing of healthy ones."""
 
+import json
+import time
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from planted import updates
+import toys
+from planted import trainings, updates
 
 import kltrust
-from kltrust.findings import CATALOGUE
+from kltrust.findings import CATALOGUE, NAMES
+from kltrust.findings._lane import Lane
 
 
 def found(name):
@@ -25,3 +32,169 @@ def test_a_planted_update_is_found_under_its_name(name):
 @pytest.mark.parametrize("of", updates.HEALTHY)
 def test_a_healthy_update_is_left_alone(of):
     assert kltrust.judge_update(**updates.HEALTHY[of]()).at_least("warning").names == []
+
+
+@pytest.mark.parametrize("name", trainings.TABLES)
+def test_a_planted_table_is_found_under_its_name(name):
+    columns, finding, _ = trainings.TABLES[name]
+    assert finding in kltrust.judge(columns, claims=trainings.CLAIMS).names
+    # The control: the same columns of a run that has not this fault.
+    assert finding not in kltrust.judge({"kl": np.full(40, 0.01)}, claims=trainings.CLAIMS).names
+
+
+@pytest.mark.parametrize("which", ["fitted", "searched"])
+def test_a_planted_training_is_found_under_its_name(which):
+    for name, (metrics, claims, finding, _) in trainings.lanes(which).items():
+        said = kltrust.judge(metrics, claims=claims)
+        if finding is None:
+            assert said.at_least("warning").names == [], name
+        else:
+            severity = CATALOGUE[finding].severity
+            assert finding in said.at_least(severity).names[:3], (name, said.names)
+
+
+def test_seeds_beside_each_other():
+    rng = np.random.default_rng(0)
+    kl, entropy = rng.random((2, 6, 30))
+    kl[1], entropy[1] = kl[0], entropy[0]
+    runs = np.repeat(np.arange(6), 30)
+    columns = {"run": runs, "seed": runs, "kl": kl.ravel(), "entropy": entropy.ravel()}
+    (found,) = (f for f in kltrust.judge(columns) if f.name == "seeds_identical")
+    assert (found.severity, found.evidence.count, found.evidence.since) == ("error", 1, 1)
+    columns["kl"] = rng.random(180)
+    assert "seeds_identical" not in kltrust.judge(columns).names
+
+
+def test_settings_that_matter_less_than_seeds():
+    def lane(label, seed, end):
+        columns = {"kl": np.full(10, 0.01), "return_mean": np.linspace(0, end, 10)}
+        return Lane(columns, where={"label": label, "env": "e", "seed": seed})
+
+    ends = {"a": (1, 90, 40), "b": (50, 20, 70)}
+    lanes = [lane(x, i, end) for x, many in ends.items() for i, end in enumerate(many)]
+    finding = CATALOGUE["seeds_differ_more_than_settings"].condition
+    assert finding(lanes).detail == "most on e"
+    apart = [lane(x, i, end + 500 * (x == "a")) for x, m in ends.items() for i, end in enumerate(m)]
+    assert finding(apart) is None
+
+
+def test_every_finding_is_planted():
+    planted = {finding for _, _, finding, _ in updates.UPDATES.values()}
+    planted |= {finding for _, finding, _ in trainings.TABLES.values()}
+    faults = {**trainings.FITTED_FAULTS, **trainings.SEARCHED_FAULTS}
+    planted |= {finding for _, finding, _ in faults.values() if finding}
+    beside = {"seeds_identical", "seeds_differ_more_than_settings"}
+    rest = {"advantages_scale", "kl_logged_elsewhere"}  # below
+    assert set(CATALOGUE) == planted | beside | rest
+    for entry in CATALOGUE.values():
+        assert set(entry.explains) <= set(CATALOGUE), entry.name
+        for text in (entry.says, entry.means, entry.remedy):
+            assert len(text) > 20
+            assert text.endswith("."), entry.name
+
+
+def test_the_scale_of_advantages_and_a_kl_of_another_time():
+    healthy = updates.discrete()
+    wide = {**healthy, "advantages": 300 * healthy["advantages"], "logged_kl": 5.0}
+    assert {"advantages_scale", "kl_logged_elsewhere"} <= set(kltrust.judge_update(**wide).names)
+
+
+def test_what_is_not_there_is_not_judged():
+    assert kltrust.judge({"entropy": np.ones(50)}).names == ["entropy_unmoved"]
+    nothing = kltrust.judge({"kl": np.full(3, 0.01)})
+    assert (len(nothing), nothing.severity, repr(nothing)) == (0, "", "nothing found")
+    assert (
+        kltrust.judge_update(np.zeros((8, 2)), np.tile([0, 0.1], (8, 1)), np.zeros(8, int)).names
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: kltrust.judge({"loss": np.ones(3)}), "no column that is known"),
+        (lambda: kltrust.judge({"kl": np.ones(3)}, claims={"max": 1}), "the roles are bound"),
+        (lambda: kltrust.judge({"kl": np.ones(3)}, names="sb4"), "names are those of stable"),
+        (lambda: kltrust.judge_update(**{**updates.discrete(), "advantages": np.ones(3)}), "rows"),
+        (lambda: kltrust.judge_update({"mean": np.ones((3, 1))}, {}, np.ones((3, 1))), "no std"),
+        (lambda: kltrust.judge_update({"logit": np.ones((3, 2))}, {}, np.ones(3, int)), "takes"),
+        (lambda: kltrust.judge_update("old", "new", np.ones(3, int)), "old must be logits"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+def test_findings_as_lines_rows_a_table_and_plain_data():
+    found = kltrust.judge_update(**updates.arrays("learning_rate_of_zero"))
+    (row,) = found.rows()
+    assert row["name"] == "new_is_old"
+    assert found.lines()[0].startswith("error new_is_old: The new policy is the old one")
+    assert CATALOGUE["new_is_old"].remedy in repr(found)
+    assert "<td>new_is_old</td>" in found._repr_html_()
+    assert json.loads(json.dumps(found.to_dicts()))[0]["evidence"]["quantity"] == (
+        "max abs(log ratio)"
+    )
+    assert found.at_least("error").names == found.names == ["new_is_old"]
+
+
+def test_the_distributions_of_others_are_read():
+    class Normal:
+        def __init__(self, loc, scale):
+            self.loc, self.scale = loc, scale
+
+    u = updates.gaussian()
+    old, new = Normal(*u["old"]), {"mean": u["new"][0], "log_std": np.log(u["new"][1])}
+    same = {**u, "old": old, "new": new, "actions": jnp.asarray(u["actions"])}
+    assert kltrust.judge_update(**same).names == kltrust.judge_update(**u).names
+    d = updates.discrete()
+    masses = {"probs": updates.softmax(d["old"])}
+    sampled = updates.discrete_log_prob(d["actions"], d["new"])
+    assert kltrust.judge_update(masses, d["new"], d["actions"]).names == []
+    assert kltrust.judge_update(d["log_probs"], sampled, d["actions"]).names == []
+
+
+def test_a_folder_is_judged_by_the_command_line(tmp_path, said):
+    def metrics(group, first):
+        length, lanes = group.chunk_length, len(group.runs)
+        kl = np.full((lanes, length), 0.01)
+        return {"kl": kl, "extra": {"kl_stopped": np.ones_like(kl)}, "nonfinite_update": 0 * kl}
+
+    planned = toys.toy_plan(toys.MADE + '[[experiments]]\nalgorithms = "ppo_clip"\n', width=3)
+    folder = toys.write(tmp_path / "made", planned, metrics, lambda run, done: 1.0)
+    status, out, _ = said("judge", folder)
+    assert (status, "nothing found" in out) == (0, True)
+
+    def broken(group, first):
+        return {**metrics(group, first), "nonfinite_update": np.ones((len(group.runs), 2))}
+
+    folder = toys.write(tmp_path / "broken", planned, broken, lambda run, done: 1.0)
+    status, out, _ = said("judge", folder)
+    assert status == 2
+    assert "error parameters_not_finite" in out
+    assert "(6 of 6 runs)" in out
+    assert said("judge", folder, "--fail", "never")[0] == 0
+    told = json.loads(said("judge", folder, "--json")[1])
+    assert told["runs"] == 6
+    assert told["findings"][0]["env"] == "CartPole-v1"
+    assert said("judge")[0] == 1
+
+
+def test_a_hundred_runs_take_about_a_second():
+    rng = np.random.default_rng(0)
+    runs = np.repeat(np.arange(100), 50)
+    names = ("kl", "entropy", "explained_variance", "value_loss", "clip_fraction", "max_ratio")
+    columns = {"run": runs, **{name: rng.random(5000) for name in names}}
+    start = time.process_time()
+    assert kltrust.judge(columns).of == 100
+    assert time.process_time() - start < 4  # of a loaded machine
+
+
+@pytest.mark.parametrize("library", NAMES)
+def test_the_names_of_other_libraries(library):
+    logged = {name: np.ones(40) for name in NAMES[library]}
+    assert kltrust.judge(logged, names=library).of == 1
+    still = next((n for n, to in NAMES[library].items() if to == "kl"), None)
+    said = kltrust.judge({**logged, still: np.zeros(40)}, names=library).names
+    assert "kl_always_zero" in said

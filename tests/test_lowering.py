@@ -6,12 +6,14 @@ import math
 import chex
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from kltrust.lowering import choose, head_product, permutation
+import kltrust
+from kltrust.lowering import choose, head_product, permutation, quantiles, scan, shortcut
 from kltrust.networks.modules import Conv
 
 # Compiling is what these tests spend their time on.
@@ -223,3 +225,72 @@ def test_the_gradient_of_a_choice_is_that_of_the_entry():
     for index in range(3):
         np.testing.assert_array_equal(gradient(row, index), np.eye(3)[index])
     np.testing.assert_array_equal(gradient(row, 3), 0)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_steps_taken_together_are_the_same_bits(reverse):
+    def step(carry, x):
+        carry = 0.9 * carry + x
+        return carry, jnp.cos(carry)
+
+    xs = jax.random.normal(jax.random.key(0), (37, 3))  # 16 does not divide 37
+    ours = jax.jit(lambda xs: scan(step, xs[0], xs, reverse=reverse))(xs)
+    theirs = jax.jit(lambda xs: jax.lax.scan(step, xs[0], xs, reverse=reverse))(xs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    together = jax.jit(lambda xs: jax.lax.scan(step, xs[0], xs, reverse=reverse, unroll=16))(xs)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), together, theirs)
+
+
+def lowered_text(function, platform, *arguments):
+    exported = jax.export.export(jax.jit(function), platforms=(platform,))
+    return exported(*arguments).mlir_module()
+
+
+def test_a_condition_is_only_asked_on_a_cpu():
+    def function(x):
+        return jax.lax.cond(shortcut(x > 0), lambda: jnp.sin(x), lambda: jnp.cos(x))
+
+    assert float(jax.jit(function)(1.0)) == pytest.approx(math.sin(1))
+    x = jax.ShapeDtypeStruct((), jnp.float32)
+    assert "stablehlo.compare" in lowered_text(function, "cpu", x)
+    assert "stablehlo.compare" not in lowered_text(function, "cuda", x)
+
+
+def test_sorted_quantiles_are_the_bisected(monkeypatch):
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(size=(3, 40)).round(1), jnp.float32)
+    levels = (0.0, 0.5, 0.95, 1.0)
+    for weight in (None, jnp.asarray(rng.integers(0, 3, size=(3, 40)), jnp.float32)):
+        top = x.max() if weight is None else x[weight > 0].max()
+        bisected = quantiles(x, weight, levels, top)
+        with monkeypatch.context() as patch:
+            patch.setattr(jax.lax, "platform_dependent", lambda *x, default, **_: default(*x))
+            assert quantiles(x, weight, levels, top) == bisected
+        assert len({float(q) for q in bisected}) == len(levels)
+
+
+def learners():
+    """One of first order and one of second, whose Fisher products go in parts on a CPU."""
+    env = kltrust.make("CartPole-v1")
+    size = {"num_envs": 64, "num_steps": 128}
+    for update in (kltrust.ppo_clip(), kltrust.trpo()):
+        yield kltrust.make_learner(env, kltrust.actor_critic(env, (8,)), update, **size)
+
+
+def test_no_variant_of_another_platform_is_exported(monkeypatch):
+    """Nor is anybody asked what this machine computes on."""
+    real = jax.lax.platform_dependent
+
+    def marked(*operands, default, cpu):
+        named = jax.named_scope("made_for_a_cpu")(cpu), jax.named_scope("made_for_others")(default)
+        return real(*operands, cpu=named[0], default=named[1])
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", marked)
+    monkeypatch.setattr(jax, "default_backend", None)
+    marks = "made_for_a_cpu", "made_for_others"
+    for learner in learners():
+        state = jax.eval_shape(learner.init, jax.random.key(0))
+        traced = jax.jit(learner.step).trace(state)
+        for platform, there in {"cpu": (True, False), "cuda": (False, True)}.items():
+            text = traced.lower(lowering_platforms=(platform,)).as_text(debug_info=True)
+            assert tuple(mark in text for mark in marks) == there, platform

@@ -2,6 +2,7 @@
 
 import functools
 
+import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,3 +52,51 @@ def test_several_are_drawn_by_the_key():
 def test_what_does_not_divide_names_the_remedy(num_minibatches, nearest):
     with pytest.raises(ValueError, match=rf"24 rows .* choose a divisor of 24, {nearest}, say"):
         visited(num_minibatches)
+
+
+def mixed(loc, scale):
+    part = distrax.MultivariateNormalDiag(loc, scale)
+    return distrax.Joint([part, distrax.Independent(distrax.Normal(loc, scale), 1)])
+
+
+NORMALS = {
+    "diag": distrax.MultivariateNormalDiag,
+    "one scale": lambda loc, scale: distrax.MultivariateNormalDiag(loc, scale[0]),
+    "tri": lambda loc, scale: distrax.MultivariateNormalTri(loc, jax.vmap(jnp.diag)(scale)),
+    "upper": lambda loc, scale: distrax.MultivariateNormalTri(
+        loc, jax.vmap(jnp.diag)(scale), is_lower=False
+    ),
+    "full": lambda loc, scale: distrax.MultivariateNormalFullCovariance(
+        loc, jax.vmap(jnp.diag)(scale**2)
+    ),
+    "low rank": lambda loc, scale: distrax.MultivariateNormalDiagPlusLowRank(
+        loc, scale, 0.1 * loc[..., None]
+    ),
+    "joint": mixed,
+    "independent": lambda loc, scale: distrax.Independent(
+        distrax.MultivariateNormalDiag(loc[:, None], scale[:, None]), 1
+    ),
+}
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2])
+@pytest.mark.parametrize("name", NORMALS)
+def test_multivariate_normals_are_taken_by_rows(name, num_blocks):
+    loc = jax.random.normal(jax.random.key(0), (8, 3))
+    dist = NORMALS[name](loc, jnp.ones_like(loc) if name == "one scale" else 0.5 + loc**2)
+    action = dist.mode()
+
+    def step(carry, part):
+        return carry, (part["row"], part["dist"].log_prob(part["action"]))
+
+    data = {"row": jnp.arange(8), "dist": dist, "action": action}
+    with jax.numpy_rank_promotion("allow"):
+        _, (rows, found) = minibatch_epoch(step, 0, data, jax.random.key(1), 2, num_blocks)
+        expected = dist.log_prob(action)
+    np.testing.assert_allclose(found, expected[rows], rtol=1e-5)
+
+
+def test_leaves_that_states_share_are_named():
+    dist = distrax.Normal(jnp.zeros((8, 2)), jnp.ones(2))
+    with pytest.raises(ValueError, match="broadcast what does not depend on the state"):
+        minibatch_epoch(lambda c, part: (c, 0), 0, dist, jax.random.key(0), 2)

@@ -72,6 +72,7 @@ losses.clipped_surrogate_loss(jnp.zeros(2), jnp.ones(2), 0.2)
 advantages.standardize(jnp.arange(3.0))
 divergences.kl_k3(divergences.categorical_kl(jnp.ones(1), jnp.ones(1)))
 tokens.token_kl(jnp.zeros(2), jnp.zeros(2), jnp.ones(2))
+tokens.reduce_tokens(tokens.soft_gate_loss(jnp.zeros(2), jnp.ones(2)), jnp.ones(2), "token_mean")
 solvers.conjugate_gradient(lambda v: v, jnp.ones(2), 2)
 lowering.permutation(jax.random.key(0), 3)
 """

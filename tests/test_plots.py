@@ -1,8 +1,11 @@
 """The picture of a run, from rows made up by hand."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from kltrust.algorithms import find_algorithm
 from kltrust.experiments.config.experiment import Experiment
@@ -83,3 +86,26 @@ def test_iterations_in_which_no_episode_ended(tmp_path, drawn):
     draw(tmp_path, "trpo", [0], episodes=0)
     training = drawn[0].axes[0].get_lines()[0]
     assert len(training.get_xdata()) == 0
+
+
+def test_numbers_on_an_axis_do_not_stand_in_each_other():
+    """Also not in those of the panel beside; what has room stays."""
+    ticks = [0.1, 0.101, 0.102, 0.5, 0.9]
+
+    def shown(crowded):
+        figure, grid = plots.panels(2, 1.6, 1.5)
+        for axes in grid:
+            axes.plot([0.1, 0.9], [0, 1])
+            axes.set_xticks(ticks if crowded else [0.1, 0.5], None)
+        plots.untangle(figure)
+        figure.draw_without_rendering()
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        labels = [t for axes in grid for t in axes.get_xticklabels() if t.get_text()]
+        boxes = [label.get_window_extent(renderer) for label in labels]
+        assert not any(x.overlaps(y) for x, y in itertools.combinations(boxes, 2))
+        return [label.get_text() for label in labels]
+
+    assert len(shown(crowded=False)) == 4
+    found = shown(crowded=True)
+    assert 3 <= len(found) < 10
+    assert "0.101" not in found

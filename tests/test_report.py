@@ -1,11 +1,13 @@
 """The report: what it says of sweeps made by hand, whose numbers are known, and how the page is."""
 
+import base64
 import errno
 import itertools
 import json
 import re
 from importlib import resources
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +19,15 @@ from kltrust.experiments import cli, report
 from kltrust.experiments.config import presets, spec
 from kltrust.experiments.config.experiment import BudgetSettings, Experiment
 from kltrust.experiments.jobs import plan
-from kltrust.experiments.report import _export, _gather, _page, _region, _summaries
+from kltrust.experiments.report import (
+    _export,
+    _gather,
+    _measured,
+    _page,
+    _region,
+    _style,
+    _summaries,
+)
 from kltrust.experiments.store import files
 
 STRANGE = "<b>a & $b$ | c"
@@ -111,11 +121,17 @@ def page(written):
     return (written / "index.html").read_text()
 
 
+def test_a_fair_comparison_says_so(made):
+    study = _gather.gather([made])
+    assert study.unequal == {}
+
+
 def test_all_that_is_written(made, written):
     assert written == made / "report"
     names = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())
     envs = ("Acrobot-v1", "CartPole-v1")
-    pictures = [f"{n}-{e}" for n in ("kl", "learning", "sensitivity") for e in envs]
+    named = ("kl", "learning", "learning-in-seconds", "sensitivity")
+    pictures = [f"{n}-{e}" for n in named for e in envs]
     pictures += ["aggregates", "improvement", "profiles", "region", "score-at-kl"]
     assert names == sorted(
         ["index.html", "tables.md", "specs/0-made.toml"]
@@ -143,13 +159,82 @@ def test_the_page_needs_nothing_beside_it_and_can_be_read_by_all(page):
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     images = parsed.of("img")
-    assert len(images) == 11
+    assert len(images) == 15  # two of them, the learning curves, twice
     assert all(re.search(r"\d", image["alt"]) for image in images)
     frames = [a for a in parsed.of("div") if "scroll" in a.get("class", "")]
     assert len(frames) == len(images) + len(parsed.of("table"))
     assert all(a["tabindex"] == "0" and a["role"] == "region" for a in frames)
     assert "prefers-color-scheme: dark" in page
+    for image in images:
+        svg = base64.b64decode(image["src"].partition(",")[2]).decode()
+        # No ground of its own, and lighter colours on a dark one.
+        assert "@media (prefers-color-scheme: dark){[style*=" in svg
+        assert "#ffffff" not in svg
+        assert svg.count("</style>") == 1
     assert "@media print" in page
+
+
+def test_the_answer_comes_first_and_then_the_learning_curves(page):
+    """Nothing else stands before them, whatever there is to say."""
+    summary = page[page.index('<main id="content"') : page.index('id="what-ran"')]
+    answer = summary.index("the highest mean")
+    curves = [summary.index(f"Learning curves on {env}") for env in ("CartPole-v1", "Acrobot-v1")]
+    assert answer < curves[0] < curves[1] < summary.index("updates went beyond the bound")
+    assert "<table" not in summary
+    assert summary.count('class="pictures"') == 1
+
+
+def test_a_method_has_one_colour():
+    rows = pd.DataFrame({"method": ["a", "b", "a", "a"], "label": ["a 1", "b", "a 2", "a 1"]})
+    looks = _style.of_settings(rows, _style.looks_of(["b", "a"]))
+    assert list(looks) == ["a 1", "a 2", "b"]
+    assert looks["a 1"]["color"] == looks["a 2"]["color"] != looks["b"]["color"]
+    assert looks["a 1"]["linestyle"] != looks["a 2"]["linestyle"]
+
+
+def test_numbers_of_ones_own_are_drawn_and_those_that_stand_still_are_said():
+    steps = np.tile(np.arange(4), 2)
+    updates = pd.DataFrame(
+        {
+            "env": "walk",
+            "method": np.repeat(["mine", "other"], 4),
+            "label": np.repeat(["mine x=1", "other"], 4),
+            "seed": 0,
+            "env_steps": steps,
+            "entropy": 2.0 - steps,
+            "value_loss": np.nan,
+            "extra.beta": np.where(np.arange(8) < 4, 1.0 + steps, np.nan),
+            "extra.epochs": np.where(np.arange(8) < 4, 3.0, np.nan),
+        }
+    )
+    scores = pd.DataFrame({"env": "walk", "method": ["mine", "mine", "other"]})
+    scores["label"] = ["mine x=1", "mine x=2", "other"]
+    with matplotlib.rc_context(_style.RC):
+        section = _measured.section(updates, scores, _style.looks_of(["mine", "other"]))
+    said, picture = section.sections[0].blocks
+    assert said == "The same in every update: epochs 3."
+    assert picture.alt == (
+        "Medians at the end. entropy of the policy, nats: mine -1, other -1; beta: mine 4."
+    )
+    entropy, beta = picture.figure.axes
+    assert [line.get_color() for line in entropy.lines] == list(_style.COLOURS[:2])
+    assert len(beta.lines) == 1
+    alone = updates[["env", "label", "method"]]
+    assert _measured.section(alone, scores, {}) is None
+
+
+def test_commands_name_paths_from_where_one_stands(tmp_path, made, monkeypatch):
+    study = _gather.gather([made])
+    presets, specifications = _export.presets(_summaries.scores(study)), {"specs/0-a.toml": ""}
+    monkeypatch.chdir(tmp_path)
+    for folder, beside in ((tmp_path / "my runs/report", "'my runs/report/"), (made, "")):
+        here = report._make._from_here(folder)
+        blocks = _export.repeat(study, specifications, presets, here).blocks
+        (again, *_, train) = (b.text for b in blocks if isinstance(b, _page.Code))
+        end = "'" if beside else ""
+        assert again.startswith(f"kltrust sweep {beside}specs/0-a.toml{end} --out runs/again")
+        assert f"--preset {beside}presets/" in train
+        assert ("folder of this page" in blocks[0]) == (not beside)
 
 
 def test_labels_that_look_like_markup_are_text(page, written):
@@ -301,6 +386,31 @@ def test_half_finished_sweeps_and_broken_runs(tmp_path, capsys):
     assert cli.main(["report", str(nothing)]) == 1
     assert "was evaluated yet: let it run" in capsys.readouterr().err
     assert not (nothing / "report").exists()
+
+
+def test_a_comparison_that_is_not_fair_is_marked(tmp_path):
+    """Rollout, steps and seeds: the headline, what ran and the comparison say what differs."""
+    unlike = SPEC.replace('"ppo_clip"', '"ppo_clip"\nlearner = { num_envs = 16, num_steps = 128 }')
+    composed = report.compose([write(tmp_path / "unlike", unlike)])
+    named = (
+        f"methods differ in more than the algorithm: learner.num_envs (trpo 8; {STRANGE} 16), "
+        f"learner.num_steps (trpo 256; {STRANGE} 128)"
+    )
+    assert len(composed.headlines) == 2
+    assert all(line.endswith(f"; but {named}.") for line in composed.headlines)
+    of = {section.name: section.blocks for section in composed.sections}
+    envs = "on CartPole-v1, Acrobot-v1"
+    assert of["what-ran"][-1] == [f"O{envs[1:]} {named}."]
+    assert f"Not like with like: {envs} {named}." in of["better"]
+    # The same settings, and other steps and seeds.
+    some = SPEC.replace("[4, 2, 9]", "[4, 2]").replace("trpo", "npg").replace("max_kl", "step_size")
+    some = some.replace("step_size = [0.01, 0.02]", "gamma = [0.99]")
+    other = write(tmp_path / "other", some.split("[[experiments]]\nlabel")[0], chunks=1)
+    unequal = _gather.gather([write(tmp_path / "fair"), other]).unequal
+    assert unequal["CartPole-v1"].endswith(
+        f"environment steps (trpo, {STRANGE} 8,192; npg 4,096), "
+        f"seeds (trpo, {STRANGE} 3: 2, 4, 9; npg 2: 2, 4)"
+    )
 
 
 def _text(composed):

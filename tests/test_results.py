@@ -1,12 +1,16 @@
 """Results: frames over many runs and folders, and arrays in rliable's shape."""
 
+import jax
 import numpy as np
+import pandas as pd
 import pytest
 import toys
 
 import kltrust
 from kltrust.experiments.config import spec
 from kltrust.experiments.jobs import plan
+from kltrust.experiments.reading import frames, results
+from kltrust.experiments.store import tables
 from kltrust.experiments.store.record import RunError
 from kltrust.settings import INF
 
@@ -34,6 +38,8 @@ def metrics_of(planned, broken):
         if planned.experiment(group).algorithm != "trpo":
             metrics["extra"] = {"epochs": kl}
         bad = np.isin(runs, broken)[:, None] & (first + np.arange(CHUNK) >= 1)
+        episodes = np.zeros(kl.shape, np.int32) + (first + np.arange(CHUNK)) * 3  # at first none
+        metrics |= {"return_sum": 30.0 + kl, "num_episodes": episodes}
         return {**metrics, "nonfinite_update": bad.astype(np.int32)}
 
     return of
@@ -156,3 +162,138 @@ def test_the_folder_of_a_plan_says_where_its_tables_are(toy_sweep):
     """Else they would seem to be empty."""
     with pytest.raises(RunError, match=r"whose groups have the tables: read them by kltrust\.load"):
         toy_sweep.metrics()
+
+
+def test_metrics_stay_in_the_folder_until_they_are_asked_for(made, monkeypatch):
+    asked = []
+    read = tables.read
+    monkeypatch.setattr(tables, "read", lambda p, c=None: asked.append(c) or read(p, c))
+    assert kltrust.load(made).metrics is not None
+    assert asked == [None] * 8  # a small one is read at once
+    asked.clear()
+    monkeypatch.setattr(results, "AT_ONCE", 500)
+    loaded = kltrust.load(made)
+    assert len(asked) == 4  # the evaluations of the four groups
+    table = loaded.read("kl", "extra.tries", "mean_return")
+    of = ["run", "seed", "iteration", "env_steps", "kl"]
+    returns = ["return_sum", "num_episodes"]
+    assert asked[4:] == [[*of, "extra.tries", *returns]] * 2 + [[*of, *returns]] * 2
+    names = ["run", "label", "algorithm", "env", "seed", "iteration", "env_steps"]
+    assert set(table) == {*names, "kl", "extra.tries", "mean_return"}
+    alone = loaded.select(algorithm="trpo", env="Acrobot-v1").read("kl")
+    assert len(asked) == 9
+    metrics = loaded.metrics
+    assert loaded.metrics is metrics
+    assert len(asked) == 13
+    pd.testing.assert_frame_equal(table, metrics[list(table)])
+    pd.testing.assert_frame_equal(loaded.read("kl"), metrics[list(alone)])
+    mine = metrics[metrics.run.isin(range(6, 12))].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, mine[list(alone)])
+    for known in (loaded, kltrust.load(made)):
+        with pytest.raises(ValueError, match=r"'extra\.trys'.*extra\.tries"):
+            known.read("extra.trys")
+
+
+def test_all_tables_name_their_runs(made):
+    loaded = kltrust.load(made, made)
+    names = loaded.runs.set_index("run")[["label", "algorithm", "env", "seed"]]
+    for frame in (loaded.runs, loaded.metrics, loaded.evaluations):
+        assert list(frame)[:5] == ["run", *names]
+        found = frame[[*names]].reset_index(drop=True)
+        expected = names.loc[frame.run].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, expected)
+    ended = loaded.metrics[loaded.metrics.num_episodes > 0]
+    assert (ended.mean_return == ended.return_sum / ended.num_episodes).all()
+    assert loaded.metrics.mean_return.isna().sum() == len(loaded.metrics) - len(ended) > 0
+    assert repr(loaded) == (
+        "Results of 36 runs (2 algorithms, 2 environments, 3 seeds); see .runs, .metrics, "
+        ".evaluations"
+    )
+
+
+def test_a_setting_with_several_numbers_can_be_selected_and_grouped(made):
+    loaded = kltrust.load(made)
+    assert set(loaded.runs.groupby("network.hidden").groups) == {(64, 64)}
+    for asked in ((64, 64), [64, 64]):
+        assert len(loaded.select(**{"network.hidden": asked}).runs) == 18
+    assert len(loaded.select(**{"network.hidden": (64,)}).runs) == 0
+
+
+def test_learning_curves(made):
+    loaded = kltrust.load(made)
+    curves = loaded.learning_curves()
+    assert list(curves) == ["env", "label", "env_steps", "runs", "mean", "low", "high"]
+    assert len(curves) == 2 * 3 * 2
+    one = curves[(curves.env == "Acrobot-v1") & (curves.label == "ppo_clip")]
+    assert one.env_steps.tolist() == [CHUNK * 2048, ITERATIONS * 2048]
+    assert one["mean"].tolist() == [score(16, CHUNK), score(16, ITERATIONS)]
+    assert (one.low <= one["mean"]).all()
+    # A run's low bound is that of the worst seed at the least.
+    assert (one.low >= [score(15, CHUNK), score(15, ITERATIONS)]).all()
+    both = loaded.learning_curves(by=["algorithm", "update.damping"], column="sampled_mean_return")
+    assert both.groupby("algorithm").runs.unique().map(list).to_dict() == {
+        "trpo": [6],
+        "ppo_clip": [3],
+    }
+    assert (both["mean"] < 0).all()
+    with pytest.raises(ValueError, match=r"'update.dampin'.*update\.damping"):
+        loaded.learning_curves(by="update.dampin")
+    with pytest.raises(ValueError, match="sampled_mean_return"):
+        loaded.learning_curves(column="sampled_return")
+
+
+def test_curves_of_runs_that_are_not_equally_far():
+    rows = pd.DataFrame(
+        {
+            "env": "walk",
+            "run": [0, 0, 1, 2, 2, 3],
+            "env_steps": [10, 20, 10, 10, 30, 40],
+            "mean_return": [1.0, 2.0, 3.0, 5.0, 6.0, np.nan],
+        }
+    )
+    curves = frames.learning_curves(rows[rows.run < 3], ["env"])
+    assert curves[["env_steps", "runs", "mean"]].to_numpy().tolist() == [[10, 3, 3.0]]
+    assert frames.learning_curves(rows, ["env"]).empty
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (3, 5)])
+def test_metrics_as_a_frame(lead):
+    metrics = {
+        "kl": np.arange(np.prod(lead, dtype=int)).reshape(lead),
+        "return_sum": np.full(lead, 6.0),
+        "num_episodes": np.full(lead, 2),
+        "extra": {"path": np.zeros((*lead, 4))},
+    }
+    frame = kltrust.results.to_frame(metrics)
+    assert ("seed" in frame) == (len(lead) == 2)
+    assert frame.kl.tolist() == list(range(len(frame)))
+    assert (frame.mean_return == 3).all()
+    assert frame.iteration.max() == (lead[-1] - 1 if lead else 0)
+    assert [len(row) for row in frame["extra.path"]] == [4] * len(frame)
+    if len(lead) == 2:
+        named = kltrust.results.to_frame(metrics, seeds=[7, 8, 9])
+        assert named.seed.tolist() == [7] * 5 + [8] * 5 + [9] * 5
+        with pytest.raises(ValueError, match="must be"):
+            kltrust.results.to_frame(metrics, seeds=[7])
+
+
+def test_what_is_shown_of_a_learner_fits_a_line():
+    """Also while it is traced, or without values."""
+    env = kltrust.make("CartPole-v1")
+    learner = kltrust.make_learner(
+        env, kltrust.actor_critic(env, hidden=(4,)), kltrust.vanilla_pg(), num_envs=8, num_steps=4
+    )
+    state, metrics = jax.eval_shape(lambda key: learner.step(learner.init(key)), jax.random.key(0))
+    shown = [repr(x) for x in (env, state, metrics, env.observation_space)]
+    assert all(len(line) < 160 and "\n" not in line for line in shown)
+    assert shown[0].startswith("Env(CartPole-v1: sees Box([4], -")
+    assert "500 steps" in shown[0]
+    assert "iteration int32[], numbers: 30 of the policy, 25 of the critic" in shown[1]
+    assert "kl float32[], " in shown[2]
+    state = jax.tree.map(
+        lambda x: np.ones(x.shape), state._replace(key=jax.ShapeDtypeStruct((), "f"))
+    )
+    assert "iteration 1, " in repr(state)
+    seen = []
+    jax.make_jaxpr(lambda x: seen.append(repr(metrics._replace(kl=x))))(1.0)
+    assert "kl float32[]" in seen[0]

@@ -198,6 +198,16 @@ def test_count_episodes_is_a_loop(rate):
         assert sums["num_episodes"].dtype == sums["length_sum"].dtype == jnp.int32
 
 
+def test_a_return_beyond_2_to_the_24_still_grows():
+    """Rewards of 1 vanish one by one beside it, their sum does not; whatever episode they end."""
+    big, steps = 2.0**24, jnp.ones((64, 2))
+    done = jnp.zeros((64, 2), bool).at[63, 0].set(True)
+    returns, _, sums = count_episodes(jnp.full(2, big), jnp.zeros(2, jnp.int32), steps, done)
+    assert sums["return_sum"] == big + 64
+    np.testing.assert_array_equal(returns, [0, big + 64])
+    assert np.float32(big) + np.float32(1) == big  # the control
+
+
 def _transition(**leaves):
     zeros = jnp.zeros((4, 3), jnp.float32)
     flags = jnp.zeros((4, 3), bool)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from enumerated import END, V, flat, gradient, listed, logits_of, policy, probabilities
 
-from kltrust import tokens as sequences
 from kltrust.divergences.samples import kl_k1, kl_k2, kl_k3
 from kltrust.tokens import (
     rewards_to_go,
@@ -20,44 +20,7 @@ from kltrust.tokens import (
     token_log_probs,
 )
 
-V = 3
-END = 0
-"""The token that ends a sequence, where sequences can end."""
-PADDING = 2
-
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def policy(seed):
-    """Logits of the first token [V] and of the second after each first [V, V]."""
-    rng = np.random.default_rng(seed)
-    return {"first": rng.normal(size=V), "second": rng.normal(size=(V, V))}
-
-
-def listed(ends):
-    """All sequences: tokens [K, 2] and what counts of them."""
-    rows = []
-    for first in range(V):
-        if ends and first == END:
-            rows.append((first, PADDING, True, False))
-        else:
-            rows += [(first, second, True, True) for second in range(V)]
-    table = np.array(rows)
-    return table[:, :2], table[:, 2:].astype(bool)
-
-
-def logits_of(theta, tokens):
-    first = jnp.broadcast_to(theta["first"], (len(tokens), V))
-    return jnp.stack([first, theta["second"][tokens[:, 0]]], axis=1)
-
-
-def probabilities(theta, ends):
-    """Of all sequences, by the chain rule: [K]."""
-    first, second = (jax.nn.softmax(theta[k]) for k in ("first", "second"))
-    found = []
-    for (a, b), (_, more) in zip(*listed(ends), strict=True):
-        found.append(first[a] * second[a, b] if more else first[a])
-    return jnp.stack(found)
 
 
 def whole_kl(p_theta, q_theta, ends):
@@ -78,15 +41,6 @@ def frozen_kl(p_theta, q_theta, prefixes, ends):
         if not (ends and a == END):
             total += weight[a] * kl(p_theta["second"][a], q_theta["second"][a])
     return total
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-
-
-def gradient(function, theta):
-    value, slope = jax.jit(jax.value_and_grad(function))(theta)
-    return float(value), flat(slope)
 
 
 LOSSES = {
@@ -327,13 +281,3 @@ def test_shapes_that_do_not_match_are_refused():
     ):
         with pytest.raises(AssertionError):
             call()
-
-
-def test_every_function_is_public():
-    import kltrust
-
-    here = [
-        n for n, x in vars(sequences).items() if getattr(x, "__module__", "") == sequences.__name__
-    ]
-    assert here
-    assert all(n.startswith("_") or getattr(kltrust, n) is getattr(sequences, n) for n in here)

@@ -10,7 +10,7 @@ import pytest
 from toys import tiny
 
 from kltrust.environments import adapters
-from kltrust.experiments.config import spec
+from kltrust.experiments.config import fairness, spec
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.presets import preset
 from kltrust.experiments.engine import memory
@@ -290,10 +290,10 @@ def test_the_benchmarks_specifications(path):
             pytest.skip(f"{prefix} is not installed")
     parsed = spec.load(path)
     assert parsed.name == path.stem
-    # What a table of scores is made from needs seeds; a finding about updates has one for each,
-    # of what is only killed nobody looks at the scores, and MinAtar's runs are hours of CPU time
-    # each: its tables show every seed and claim no interval.
-    few = parsed.name.startswith(("laboratory", "survival", "minatar"))
+    # What a table of scores is made from needs seeds; a finding about updates has one for each.
+    # Nobody looks at the scores of what is only killed or judged, and MinAtar's runs are hours of
+    # CPU time each: its tables show every seed and claim no interval.
+    few = parsed.name.startswith(("laboratory", "survival", "minatar", "judge"))
     assert len(parsed.seeds) >= (3 if few else 10)
     plan.make_plan(parsed)
     # One setting of each static group and environment: the rest differ in positive floats.
@@ -457,3 +457,60 @@ def test_labels_name_the_section_where_the_name_alone_could_mislead():
     (one, _) = parsed.settings
     assert one.experiment.critic.learning_rate == 1e-3
     assert one.experiment.update.optimizer.settings == {"weight_decay": 0.1}
+
+
+EQUAL_HEAD = '[sweep]\nseeds = 1\nenvs = "Acrobot-v1"\n'
+
+
+def sections(setting, *names):
+    return [getattr(setting.experiment, name) for name in names]
+
+
+def test_what_is_not_the_algorithms_own_is_equal_by_default():
+    shared = ("critic", "learner", "network", "budget")
+    text = '[[experiments]]\nalgorithms = "trpo"\n[[experiments]]\nalgorithms = "ppo_clip"\n'
+    parsed = parse(text, EQUAL_HEAD)
+    trpo, clip = parsed.settings
+    tuned = {name: preset(name, "Acrobot-v1") for name in ("trpo", "ppo_clip")}
+    assert tuned["trpo"].critic != tuned["ppo_clip"].critic  # else nothing is shown
+    assert sections(trpo, *shared) == sections(clip, *shared)
+    assert trpo.experiment == tuned["trpo"]
+    assert clip.experiment.update == tuned["ppo_clip"].update
+    (note,) = parsed.notes
+    assert "critic, network and budget of trpo's for all" in note
+    # One without a preset: tuned settings against bare ones are no comparison.
+    parsed = parse(text + '[[experiments]]\nalgorithms = "npg"\n', EQUAL_HEAD)
+    for setting in parsed.settings:
+        name = setting.experiment.algorithm
+        assert setting.experiment == preset(name, "Acrobot-v1", "none")
+    assert "no preset of npg" in parsed.notes[0]
+    # Unless it is asked for; an entry that asks leaves the others as they are.
+    for head in (f'{EQUAL_HEAD}preset = "tuned"\n', EQUAL_HEAD):
+        asked = text + ('preset = "tuned"\n' if head == EQUAL_HEAD else "")
+        parsed = parse(asked, head)
+        assert [s.experiment for s in parsed.settings] == list(tuned.values())
+        assert parsed.notes == ()
+
+
+def test_in_what_methods_differ_is_said():
+    def said(text):
+        settings = parse(text, EQUAL_HEAD + 'preset = "none"\n').settings
+        found = ((s.experiment.env, s.method, fairness.shared(s.experiment)) for s in settings)
+        return [str(difference) for difference in fairness.differences(found)]
+
+    first = '[[experiments]]\nalgorithms = "trpo"\ngrid.max_kl = [0.01, 0.02]\n'
+    second = '[[experiments]]\nalgorithms = ["npg", "ppo_clip"]\n'
+    assert said(first + second) == []
+    assert said(first + second + "learner.num_envs = 16\n") == [
+        "learner.num_envs (trpo 8; npg, ppo_clip 16)"
+    ]
+    assert said(first + second + "network.hidden = [8]\nlearner.audit = 'full'\n") == [
+        "network.hidden (trpo [64, 64]; npg, ppo_clip [8])"
+    ]
+    assert said(first + second + "env_params.max_steps_in_episode = 9\n") == [
+        "env_params.max_steps_in_episode (trpo the default; npg, ppo_clip 9)"
+    ]
+    # Swept over the same values it is equal, over others it is not.
+    swept = "grid.learner.gamma = [0.9, 0.99]\n"
+    assert said(first + swept + second + swept.replace("0.9, 0.99", "0.99, 0.9")) == []
+    assert said(first + swept + second) == ["learner.gamma (trpo 0.9 or 0.99; npg, ppo_clip 0.99)"]

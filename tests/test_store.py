@@ -174,7 +174,7 @@ def test_what_is_no_run_is_not_opened(tmp_path):
         with pytest.raises(RunError, match=r"holds no run \(it has no run.json\)"):
             look(tmp_path)
     (tmp_path / "run.json").write_text('{"format": "another program 1"}')
-    with pytest.raises(RunError, match="'another program 1'"):
+    with pytest.raises(files.StorageError, match="'another program 1'"):
         Record(tmp_path)
     (tmp_path / "run.json").write_text('{"form')
     with pytest.raises(files.StorageError, match=r"damaged .*backup"):
@@ -336,7 +336,7 @@ def test_the_disk_s_errors_are_explained_and_the_run_goes_on(tmp_path, monkeypat
 def test_a_commit_interrupted_in_a_notebook_can_be_made_again(tmp_path, monkeypatch):
     """The same object, with the interrupted commit's checkpoint already in its place."""
 
-    def interrupted(marker):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with Run.create(tmp_path / "r", {}) as run:
@@ -369,6 +369,9 @@ def test_a_marker_that_names_what_is_not_there_yet_would_be_caught(two_chunks, t
     marker = json.loads((path / "commit.json").read_text())
     marker["chunk"], marker["parts"]["metrics"] = 2, [0, 1, 2]
     (path / "commit.json").write_text(json.dumps(marker))
+    with pytest.raises(files.DamagedError, match=r"commit.json is damaged"):
+        Record(path)
+    (path / "commit.json").write_bytes(files.to_json(files.sealed(marker)))
     with pytest.raises(files.StorageError, match=r"000002.parquet is missing"):
         assert_holds(path, 2)
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
@@ -378,7 +381,7 @@ def test_a_marker_that_names_what_is_not_there_yet_would_be_caught(two_chunks, t
     path = shutil.copytree(two_chunks, tmp_path / "damaged")
     for bad in (part.read_bytes()[:100], b""):
         (path / "metrics" / "000001.parquet").write_bytes(bad)
-        with pytest.raises(files.StorageError, match=r"000001.parquet can't be read or is damaged"):
+        with pytest.raises(files.StorageError, match=r"000001.parquet is damaged"):
             Record(path).metrics()
 
 

@@ -215,7 +215,7 @@ def write(path, planned, metrics_of, score_of, *, chunks=2, groups=None):
             experiment = planned.experiment(group)
             runs, batch = group.runs, experiment.batch_size
             seeds = [planned.seed(r) for r in runs]
-            config = run.group_config(planned, group)
+            config = run.group_config(whole, planned, group)
             with Run.create(run.group_path(path, i), config) as part:
                 for chunk in range(chunks):
                     first = chunk * group.chunk_length

@@ -1,7 +1,7 @@
 """Tables made of what the source says: a page holds ``<!-- table: NAME ARGUMENT -->``.
 
 settings ALGORITHM (or critic, learner, network, budget), extra ALGORITHM, extras, metrics,
-algorithms, names MODULE, presets, options COMMAND.
+algorithms, names MODULE, presets, options COMMAND, findings OF, scalars LIBRARY.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from kltrust.algorithms import algorithm_names, find_algorithm
 from kltrust.experiments import cli
 from kltrust.experiments.config import presets
 from kltrust.experiments.config.experiment import SECTIONS, section_kinds
+from kltrust.findings import CATALOGUE, NAMES
 from kltrust.settings import declared, is_traced
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -181,13 +182,41 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
+def _findings(of: str) -> str:
+    """A paragraph for each finding of what a condition looks at, by the catalogue."""
+    said = []
+    for name, entry in CATALOGUE.items():
+        if entry.of == of:
+            leaves = ", ".join(f"[`{other}`](#{other})" for other in entry.explains)
+            also = f" Left out beside it, since it explains them: {leaves}." if leaves else ""
+            said += [
+                f"### {name} {{ #{name} }}",
+                f"*{entry.severity}.* {_text(entry.says)} **Usually:** {_text(entry.means)} "
+                f"**Try:** {_text(entry.remedy)}{also}",
+            ]
+    if not said:
+        raise ValueError(f"no condition looks at {of!r}")
+    return "\n\n".join(said)
+
+
+def _names_of_scalars(library: str) -> str:
+    rows = []
+    for name, to in NAMES[library].items():
+        column, change = to if isinstance(to, tuple) else (to, None)
+        words = f"`{column}`" + (f", {change.__doc__}" if change and change.__doc__ else "")
+        rows.append([f"`{name}`", words])
+    return _table(["logged as", "judged as"], rows)
+
+
 _TABLES = {
     "algorithms": _algorithms_table,
     "extra": _extra_table,
     "extras": _extras_table,
+    "findings": _findings,
     "metrics": _metrics_table,
     "names": _names_table,
     "options": _options,
     "presets": _presets_table,
+    "scalars": _names_of_scalars,
     "settings": _settings_table,
 }

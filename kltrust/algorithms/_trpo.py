@@ -53,6 +53,7 @@ class TRPO(NaturalStep):
         10,
         "Line search: how often a step is shortened before it is given up.",
         at_least=0,
+        at_most=1000,
         usual="10 to 15",
     )
 

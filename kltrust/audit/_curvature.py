@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from kltrust import loops
 from kltrust.audit._spectrum import (
     EffectiveDimension,
     Estimate,
@@ -106,6 +107,7 @@ def audit_curvature(
             f"num_probes must be 0 or at least 2, got {num_probes}: a standard error takes two"
         )
     policy, weight = in_full_precision(policy), batch.weight
+    old_params, new_params = loops.alike((old_params, new_params))
     fisher = fisher_operator(policy, old_params, batch.obs, weight=weight, num_chunks=fisher_chunks)
     theta, restore = flatten_floats(old_params)
     step = flatten_floats(new_params)[0] - theta

@@ -7,7 +7,7 @@ B. a ~ pi, the policy that is trained; log_ratio = log ref(a) - log pi(a), diffe
    pi (language models). "As a detached reward" is E_pi[stop_gradient(k) grad log pi].
 
 docs/estimators.md has bias, variance and gradients of all of them, by enumeration. For sequences of
-tokens: `sequences`. Where the distributions are known and not only samples, the KL itself is exact:
+tokens: `tokens`. Where the distributions are known and not only samples, the KL itself is exact:
 `divergences.kl_divergence`.
 """
 

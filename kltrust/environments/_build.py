@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kltrust import loops, tree
+from kltrust import loops, lowering, tree
 from kltrust.environments._pictures import inside
 from kltrust.types import Array, Env, MaskedSpace, Number, Outcome, PyTree, Render, Space
 
@@ -97,8 +97,7 @@ class AutoReset:
         def select() -> tuple[PyTree, PyTree]:
             return tree.where(done, jax.vmap(self._after_reset)(key), after)
 
-        needed = loops.platform_dependent(done, cpu=jnp.any, default=lambda _: jnp.bool_(True))
-        state, obs = loops.cond(needed, select, lambda: after)
+        state, obs = loops.cond(lowering.shortcut(~jnp.any(done)), lambda: after, select)
         return state, obs, outcome
 
     def fresh(self, key: Array) -> tuple[PyTree, PyTree]:

@@ -80,13 +80,23 @@ def cast(name: str, key: str, value: Any, default: Any) -> Array:
     Python's 0.1, ``jnp.float32(0.1)`` and ``jnp.asarray(0.1)`` would be three compilations.
     """
     dtype = jnp.result_type(default)
+    known = not isinstance(value, jax.core.Tracer)
+    kinds = "biufV" if jnp.issubdtype(dtype, jnp.bool_) else "iufV"
+    if known and np.asarray(value).dtype.kind not in kinds:
+        raise ValueError(f"{name}: {key} must be a number, got {value!r}")
+    if known and np.issubdtype(dtype, np.floating) and not np.all(np.isfinite(value)):
+        raise ValueError(f"{name}: {key} must be finite, got {value!r}")
     if np.shape(value) != np.shape(default):
         raise ValueError(
             f"{name}: {key} has shape {np.shape(value)}, the field has {np.shape(default)}"
         )
-    if not isinstance(value, jax.core.Tracer):
+    if known:
         given = np.asarray(value)
-        if not np.issubdtype(dtype, np.inexact) and np.any(given.astype(dtype) != given):
+        with np.errstate(invalid="ignore", over="ignore"):
+            kept = given.astype(dtype)
+        if not np.all(np.isfinite(kept)):
+            raise ValueError(f"{name}: {key} is too large, got {value!r}")
+        if not np.issubdtype(dtype, np.inexact) and np.any(kept != given):
             raise ValueError(f"{name}: {key} is {dtype}, and {value!r} is not")
         if key in LIMITS and np.any(given < 1):
             raise ValueError(f"{name}: {key} must be at least 1, got {value!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def sweep(
         spec = specs.from_dict(json.loads(files.to_json(spec)), out.name)
     check_spec(spec)
     plan = make_plan(spec, width=width, shard=shard)
-    begun = run.plan_of(Record(out)) if (out / RUN).exists() else None
+    begun = run.plan_of(Record(out)) if os.path.lexists(out / RUN) else None
     # The same but for widths: those of the folder stand.
     if begun and dataclasses.replace(begun, groups=()) == dataclasses.replace(plan, groups=()):
         run.resume(out, progress=progress)

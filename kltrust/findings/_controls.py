@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kltrust.findings._declare import TRAINING, Evidence, Missing, finding
+from kltrust.findings._declare import TRAINING, Evidence, finding
 from kltrust.findings._lane import Lane
 from kltrust.findings._region import NOTHING
 
@@ -93,40 +93,38 @@ def quadratic_model_off(lane: Lane) -> Evidence | None:
     return lane.typical("abs(log(kl / kl_quadratic))", float(np.log(2)), np.greater, values=off)
 
 
-def _at_clamp(lane: Lane, quantity: str) -> Evidence | None:
+def _at_clamp(lane: Lane, quantity: str, role: str) -> Evidence | None:
+    """At the end that would make updates smaller, while they are too large."""
     lane.need(10)
-    x = lane[quantity]
-    low, high = (lane.claims.get(role, np.nan) for role in ("floor", "ceiling"))
-    low, high = (v if np.isfinite(v) else np.nan for v in (low, high))
-    if np.isnan(low) and np.isnan(high):
-        raise Missing("floor and ceiling")
-    down, up = x <= low * 1.0001, x >= high * 0.9999
-    most, limit = (up, high) if up.sum() >= down.sum() else (down, low)
-    return lane.when(quantity, most, limit=limit, share=0.25)
+    x, limit, target = lane[quantity], lane.claim(role), lane.claim("set point")
+    there = x >= limit * 0.9999 if role == "ceiling" else x <= limit * 1.0001
+    return lane.when(quantity, there & (lane["kl"] > 1.5 * target), limit=limit, share=0.25)
 
 
 @finding(
     "warning",
     TRAINING,
-    means="The controller can't bring the KL to its set point: the penalty has no hold (its "
-    "gradient is missing, the steps are too long), or the KL is small whatever beta is.",
-    remedy="At the ceiling: check that the KL term has a gradient, and lower the learning rate. At "
-    "the floor: raise the learning rate or the number of epochs.",
+    means="The controller can't bring the KL down to its set point: the penalty has no hold, since "
+    "its gradient is missing or the optimiser's steps are too long.",
+    remedy="Check that the KL term has a gradient; lower the learning rate.",
+    explains=("set_point_missed",),
 )
 def beta_at_clamp(lane: Lane) -> Evidence | None:
-    """The penalty's weight stays at one of its bounds."""
-    return _at_clamp(lane, "extra.beta")
+    """The penalty's weight is at its upper bound, and the KL beyond its set point."""
+    return _at_clamp(lane, "extra.beta", "ceiling")
 
 
 @finding(
     "warning",
     TRAINING,
-    means="The controller can't bring the KL to its set point within the learning rate's bounds.",
-    remedy="Widen the bounds, or change what else moves the policy: epochs, minibatches, clipping.",
+    means="The controller can't bring the KL down to its set point: something other than the "
+    "learning rate moves the policy, or the bound is too high.",
+    remedy="Lower the bound; fewer epochs; check that the rate reaches the optimiser.",
+    explains=("set_point_missed",),
 )
 def learning_rate_at_clamp(lane: Lane) -> Evidence | None:
-    """The learning rate that follows the KL stays at one of its bounds."""
-    return _at_clamp(lane, "extra.learning_rate")
+    """The learning rate that follows the KL is at its lower bound, and the KL too large."""
+    return _at_clamp(lane, "extra.learning_rate", "floor")
 
 
 @finding(

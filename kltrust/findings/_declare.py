@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
     value: float
     limit: float | None = None
     since: int | None = None
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]
     of: int = 1
     detail: str = ""
 

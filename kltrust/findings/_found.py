@@ -93,7 +93,7 @@ class Findings(Sequence[Finding]):
         groups: dict[str, list[Finding]] = defaultdict(list)
         for found in self._found:
             groups[found.name].append(found)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, group in groups.items():
             worst = max(group, key=lambda f: f.evidence.count / max(f.evidence.of, 1))
             said = CATALOGUE[name]

@@ -96,7 +96,7 @@ def _claims_of(owner: Any) -> dict[str, float]:
         return {}
     from kltrust.settings import with_role
 
-    found = {}
+    found: dict[str, float] = {}
     for role in ROLES:
         for name in with_role(owner, role):
             found.setdefault(role, float(getattr(owner, name)))
@@ -124,10 +124,11 @@ def _lanes(metrics: Any, claims: Mapping[str, float], names: Any) -> Iterator[La
     if hasattr(metrics, "runs") and hasattr(metrics, "metrics"):
         runs = {row["run"]: row for row in metrics.runs.to_dict("records")}
         table = metrics.metrics
+        columns = {name: column.to_numpy() for name, column in table.items()}
         for run, rows in table.groupby("run", sort=True).indices.items() if len(table) else ():
             row = runs[run]
             own = {**_claims_of_row(row["algorithm"], row), **claims}
-            part = {name: column.to_numpy()[rows] for name, column in table.items()}
+            part = {name: column[rows] for name, column in columns.items()}
             yield Lane(part, own, {key: row[key] for key in ("label", "env", "seed", "run")})
         return
     columns = columns_of(_flat(metrics), names)
@@ -155,7 +156,7 @@ def _flat(x: Any, prefix: str = "") -> dict[str, Any]:
     if hasattr(x, "_asdict"):
         x = x._asdict()
     if isinstance(x, Mapping):
-        found = {}
+        found: dict[str, Any] = {}
         for name, value in x.items():
             found |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
         return found

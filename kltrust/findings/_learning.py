@@ -34,6 +34,7 @@ def mask_allows_nothing(lane: Lane) -> Evidence | None:
     means="The policy became certain before it was good: steps too long at the start, advantages "
     "of a scale that is too large, no bonus for entropy.",
     remedy="Shorter steps at first, an entropy bonus, standardised advantages.",
+    explains=("kl_always_zero",),
 )
 def entropy_collapsed(lane: Lane) -> Evidence | None:
     """The policy became almost deterministic, and the return did not rise."""
@@ -87,11 +88,18 @@ def _varies(lane: Lane) -> np.ndarray:
     return np.where(explained == 0, np.nan, explained)
 
 
+def _learned(lane: Lane) -> bool:
+    """Whether the critic's error fell to a fifth: its targets may then hardly vary any more."""
+    loss = lane["value_loss"]
+    early = np.median(loss[: max(1, lane.length // 4)])
+    return bool(np.median(lane.late(loss)) < 0.2 * early)
+
+
 @finding(
     "warning",
     TRAINING,
-    means="Its learning rate is 0 or far too small, its targets are of a scale it can't reach, the "
-    "loss compares shapes that broadcast, or the observations do not tell how the future goes.",
+    means="Its learning rate is 0 or of another scale, its targets are out of its reach, the loss "
+    "compares shapes that broadcast, or the observations do not tell how the future goes.",
     remedy="A larger learning rate or more epochs of the critic; scaled rewards; check that values "
     "and targets are of one shape.",
 )
@@ -100,7 +108,7 @@ def critic_learns_nothing(lane: Lane) -> Evidence | None:
     lane.need(20)
     explained = _varies(lane)
     late = lane.late(explained)
-    if np.isnan(late).mean() > 0.5 or np.nanmax(late) > 0.1:
+    if np.isnan(late).mean() > 0.5 or np.nanmax(late) > 0.1 or _learned(lane):
         return None
     return lane.typical("explained_variance", 0.05, np.less, values=explained)
 
@@ -117,6 +125,8 @@ def critic_learns_nothing(lane: Lane) -> Evidence | None:
 def critic_worse_than_constant(lane: Lane) -> Evidence | None:
     """The critic's errors vary more than twice as much as its targets."""
     lane.need(10)
+    if _learned(lane):
+        return None
     return lane.typical("explained_variance", -1.0, np.less, values=_varies(lane))
 
 

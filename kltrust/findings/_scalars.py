@@ -11,15 +11,17 @@ _Column = str | tuple[str, Callable[[np.ndarray], np.ndarray]]
 
 
 def _negated(x: np.ndarray) -> np.ndarray:
+    """Negated."""
     return -x
 
 
 def _halved(x: np.ndarray) -> np.ndarray:
+    """Halved."""
     return x / 2
 
 
 def _gaussian(std: np.ndarray) -> np.ndarray:
-    """The entropy of one dimension of a deviation, nats."""
+    """As the entropy of one dimension of that deviation."""
     return np.log(np.maximum(std, 1e-30)) + 0.5 * np.log(2 * np.pi * np.e)
 
 
@@ -32,7 +34,7 @@ NAMES: dict[str, dict[str, _Column]] = {
         "train/value_loss": ("value_loss", _halved),
         "train/entropy_loss": ("entropy", _negated),
         "train/is_line_search_success": "extra.accepted",
-        "train/learning_rate": "learning_rate",
+        "train/learning_rate": "optimizer.rate",
         "rollout/ep_rew_mean": "return_mean",
         "rollout/ep_len_mean": "length_mean",
         "time/total_timesteps": "env_steps",
@@ -43,7 +45,7 @@ NAMES: dict[str, dict[str, _Column]] = {
         "losses/explained_variance": "explained_variance",
         "losses/value_loss": "value_loss",
         "losses/entropy": "entropy",
-        "charts/learning_rate": "learning_rate",
+        "charts/learning_rate": "optimizer.rate",
         "charts/episodic_return": "return_mean",
         "charts/episodic_length": "length_mean",
     },
@@ -67,8 +69,7 @@ NAMES: dict[str, dict[str, _Column]] = {
         "clip_ratio": "clip_fraction",
         "entropy": "entropy",
         "grad_norm": "extra.grad_norm",
-        "lr": "learning_rate",
-        "learning_rate": "learning_rate",
+        "lr": "optimizer.rate",
         "reward": "return_mean",
         "objective/scores": "return_mean",
     },

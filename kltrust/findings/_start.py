@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kltrust.findings._arrays import Batch, entropy, surprise_variance
@@ -138,7 +140,7 @@ def _halves(x: np.ndarray) -> str:
 )
 def half_precision(batch: Batch) -> Evidence | None:
     """Log-probabilities, distributions or advantages were rounded to 16 bits."""
-    arrays = {f"old {k}": x for k, x in batch.old.given.items()}
+    arrays: dict[str, Any] = {f"old {k}": x for k, x in batch.old.given.items()}
     arrays |= {f"new {k}": x for k, x in batch.new.given.items()}
     arrays |= {k: batch.given.get(k) for k in ("log_probs", "advantages")}
     found = {k: kind for k, x in arrays.items() if x is not None and (kind := _halves(x))}

@@ -210,8 +210,14 @@ def advantages_not_of_transitions(batch: Batch) -> Evidence | None:
     r = _Rollout(batch)
     if r.agrees(r.made()):
         return None
-    others = (time_limit_taken_for_end, end_taken_for_time_limit, trace_across_episodes)
-    others += (bootstrap_from_next_episode, flags_one_step_off, other_discount)
+    others = (
+        time_limit_taken_for_end,
+        end_taken_for_time_limit,
+        trace_across_episodes,
+        bootstrap_from_next_episode,
+        flags_one_step_off,
+        other_discount,
+    )
     if any(other(batch) for other in others):
         return None
     right, given = r.made(), r.advantage
@@ -234,8 +240,8 @@ def ends_all_at_one_length(batch: Batch) -> Evidence | None:
     ended = terminated if truncated is None else terminated | (np.asarray(truncated) > 0)
     if terminated.ndim != 2 or not terminated.any():
         raise Missing("[T, B]")
-    lengths = [np.diff(np.flatnonzero(column)) for column in ended.T]
-    lengths = np.concatenate([x for x in lengths if len(x)] or [np.zeros(0, int)])
+    each = [np.diff(np.flatnonzero(column)) for column in ended.T]
+    lengths = np.concatenate([x for x in each if len(x)] or [np.zeros(0, int)])
     if len(lengths) < 3 or len(set(lengths)) > 1 or lengths[0] < 50 or (ended & ~terminated).any():
         return None
     return Evidence(

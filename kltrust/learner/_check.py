@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from kltrust.checks import check_kinds, kind_of
+from kltrust.networks.agents import fits
 from kltrust.rollout.acting import sampled
 from kltrust.types import ActorCritic, Array, Discrete, Env, PyTree, UpdateReport
 
@@ -26,7 +27,9 @@ def check_agent(env: Env, agent: ActorCritic) -> None:
         ValueError: if they do not fit; names the shapes.
     """
     check_kinds(env, agent)
-    if agent.memory is not None:
+    made = getattr(agent.policy, "fits", ())
+    is_made_for_it = made and all(a is b for a, b in zip(made, fits(env, agent), strict=True))
+    if agent.memory is not None or is_made_for_it:
         return
 
     def trial(key: Array) -> tuple[PyTree, Array]:

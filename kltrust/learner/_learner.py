@@ -101,7 +101,7 @@ def make_learner(
     def init(key: Array) -> LearnerState:
         algorithm, learned_critic = resolve(0)
         params_key, env_key, key = jax.random.split(typed_key(key), 3)
-        policy_params, value_params = agent.init(params_key)
+        policy_params, value_params = loops.alike(agent.init(params_key), params_key)
         env_state, obs = reset_batch(env, env_key, num_envs)
         one_obs = jax.tree.map(lambda x: x[0], obs)
         carries = first_carries(agent, (policy_params, value_params), obs)

@@ -15,12 +15,14 @@ class LearnerSettings:
         8,
         "Environments in parallel.",
         at_least=1,
+        at_most=2**24,
         usual="8 to 4096; what the device has room for",
     )
     num_steps: int = setting(
         256,
         "Steps of each environment in an iteration.",
         at_least=1,
+        at_most=2**24,
         usual="16 to 2048; 2048 with one environment (Schulman et al. 2017, MuJoCo)",
     )
     gamma: Number = setting(
@@ -62,6 +64,7 @@ class LearnerSettings:
         "Before the first iteration each environment plays a random number of steps below this, "
         "so that episodes that only a time limit ends do not stay in step.",
         at_least=0,
+        at_most=2**24,
         usual="0; the time limit, where only that ends episodes",
     )
     audit: str = setting(

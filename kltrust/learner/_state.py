@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from kltrust.audit import IterationAudit, Reference
 from kltrust.rollout.normalization import Moments, RewardScale
+from kltrust.tree import short, size
 from kltrust.types import Array, Params, PyTree
 
 
@@ -47,6 +48,13 @@ class LearnerState(NamedTuple):
     reference: Reference | None = None
     policy_carry: PyTree = ()
     value_carry: PyTree = ()
+
+    def __repr__(self) -> str:
+        """One line: how far it is, and how large."""
+        sizes = (
+            f"{size(self.policy_params):,} of the policy, {size(self.value_params):,} of the critic"
+        )
+        return f"LearnerState(iteration {short(self.iteration)}, numbers: {sizes})"
 
 
 class Metrics(NamedTuple):
@@ -91,3 +99,8 @@ class Metrics(NamedTuple):
     fully_masked: Array
     audit: IterationAudit
     extra: dict[str, Array]
+
+    def __repr__(self) -> str:
+        """One line: the first of them, or their shape."""
+        some = [f"{name} {short(getattr(self, name))}" for name in ("kl", "entropy", "value_loss")]
+        return f"Metrics({', '.join(some)}, ...; kltrust.results.to_frame has all)"

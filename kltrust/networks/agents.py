@@ -155,12 +155,20 @@ def actor_critic(
 
     torso = Torso(own.hidden, channels, own.activation, is_image)
     if own.cell == "none":
-        return _without_memory(observe, example, *heads(torso))
+        agent = _without_memory(observe, example, *heads(torso))
+        # `check_agent` need not try what was made for these very spaces.
+        agent.policy.fits = fits(env, agent)  # type: ignore[attr-defined]
+        return agent
     linear = Torso((), (), own.activation, is_image=False)
     return _with_memory(observe, example, torso, CELLS[own.cell](own.hidden[-1]), *heads(linear))
 
 
 actor_critic.__signature__ = signature_with(actor_critic, NetworkSettings)  # type: ignore[attr-defined]
+
+
+def fits(env: Env, agent: ActorCritic) -> tuple[Any, ...]:
+    """What an agent was made for and of, to be compared by identity."""
+    return env.observation_space, env.action_space, agent.init, agent.value
 
 
 def _without_memory(

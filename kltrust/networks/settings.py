@@ -14,6 +14,7 @@ class NetworkSettings:
         (64, 64),
         "Widths of the dense layers.",
         at_least=1,
+        at_most=2**16,
         usual="(64, 64) (Schulman et al. 2017) to (256, 256, 256)",
     )
     activation: str = setting(
@@ -27,6 +28,7 @@ class NetworkSettings:
         "Channels of the 3 x 3 convolutions before them, for observations [H, W, C]. They have no "
         "padding: each takes two rows and two columns off. () flattens the image instead.",
         at_least=1,
+        at_most=2**12,
         usual="(16,) for 10 x 10 images (Young and Tian 2019, MinAtar)",
     )
     init_log_std: Number = setting(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from kltrust import loops, tree
 from kltrust.checks import typed_key
+from kltrust.lowering import scan
 from kltrust.types import Array, Env, EnvStep, Number, PyTree, Transition
 
 _Pair: TypeAlias = tuple[Array, Array]
@@ -118,7 +119,7 @@ def count_episodes(
         return tuple(jnp.where(done, 0, x) for x in (before, returns, lengths)), ended
 
     start = episode_return, jnp.zeros_like(episode_return), episode_length
-    (before, returns, lengths), ended = loops.scan(step, start, (reward, done))
+    (before, returns, lengths), ended = scan(step, start, (reward, done))
     counts = {"length_sum": ended[1], "num_episodes": done.astype(jnp.int32)}
     sums = {"return_sum": jnp.sum(ended[0]), **tree.at_once(jnp.sum, counts)}
     return before + returns, lengths, sums

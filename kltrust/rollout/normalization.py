@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kltrust import loops
+from kltrust.lowering import scan
 from kltrust.types import Array, PyTree, Sequences
 
 CLIP = 10.0
@@ -122,7 +122,7 @@ def scale_rewards(
         running = gamma * running + reward
         return jnp.where(done, 0.0, running), running
 
-    running_return, returns = loops.scan(step, scale.running_return, (reward, done))
+    running_return, returns = scan(step, scale.running_return, (reward, done))
     moments = update_moments(scale.moments, returns)
     scaled = reward * jax.lax.rsqrt(moments.variance + _EPSILON)
     return RewardScale(moments, running_return), jnp.clip(scaled, -CLIP, CLIP)

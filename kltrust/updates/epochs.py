@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kltrust import loops, tree
+from kltrust import loops, lowering, tree
 from kltrust.settings import INF, setting, settings
 from kltrust.types import Array, KLPath, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
 from kltrust.updates.fields import (
@@ -38,12 +38,13 @@ def kl_gate(policy: Policy, max_kl: Number) -> Gate:
 
     def gate(params: Params, batch: PolicyBatch) -> Array:
         dtype = batch.advantage.dtype
+        unbounded = jnp.isposinf(max_kl)
         kl = loops.cond(
-            jnp.isposinf(max_kl),
+            lowering.shortcut(unbounded),
             lambda: jnp.zeros((), dtype),
             lambda: mean_kl(policy, params, batch).astype(dtype),
         )
-        return kl <= max_kl
+        return unbounded | (kl <= max_kl)
 
     return gate
 
@@ -113,22 +114,27 @@ def minibatch_epochs(
         kl = measured(params, minibatch)
         return (optax.apply_updates(params, updates), opt_state), kl
 
+    none = tree.not_measured()
+    unknown = jnp.full(num_minibatches, none, dtype), jnp.full((), none, dtype)
+
     def epoch(carry: tuple, key: Array) -> tuple:
         def advance(carry: tuple) -> tuple:
-            current, applied, _ = carry
+            current, applied, stopped = carry
             proposal, along = minibatch_epoch(
                 step, current, batch, key, num_minibatches, batch.blocks.number
             )
             stays = jnp.asarray(True) if gate is None else gate(proposal[0], batch)
             kept = stays if undo else jnp.asarray(True)
-            after = tree.where(kept, proposal, current), applied + kept, ~stays
-            return after, (along, measured(proposal[0], batch))
+            # Where a shortcut is not taken, this is computed after the last epoch, too.
+            kept, stopping = kept & ~stopped, stopped | ~stays
+            after = tree.where(kept, proposal, current), applied + kept.astype(jnp.int32), stopping
+            path = along, measured(proposal[0], batch)
+            return after, tree.where(stopped, unknown, path) if recording else path
 
         def stay(carry: tuple) -> tuple:
-            unknown = jnp.full(num_minibatches + 1, tree.not_measured(), dtype)
-            return carry, (unknown[1:], unknown[0]) if recording else (None, None)
+            return carry, unknown if recording else (None, None)
 
-        return loops.cond(carry[-1], stay, advance, carry)
+        return loops.cond(lowering.shortcut(carry[-1]), stay, advance, carry)
 
     path: Any
     start = ((params, opt_state), jnp.int32(0), jnp.asarray(False))

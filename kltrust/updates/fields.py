@@ -16,6 +16,7 @@ OPTIMIZER: Said = {"meaning": "The optimiser, by optax's name.", "usual": "adam"
 NUM_EPOCHS: Said = {
     "meaning": "Passes over the batch.",
     "at_least": 1,
+    "at_most": 10**4,
     "usual": "3 to 20; 10 on MuJoCo, 3 on Atari (Schulman et al. 2017), 5 (rsl_rl)",
 }
 NUM_MINIBATCHES: Said = {

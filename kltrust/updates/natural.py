@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from kltrust import tree
+from kltrust import loops, tree
 from kltrust.fisher import fisher_operator, fitting_chunks
 from kltrust.settings import setting, settings
 from kltrust.solvers import conjugate_gradient
@@ -44,6 +45,7 @@ class NaturalStep:
         10,
         "Conjugate-gradient iterations at most.",
         at_least=1,
+        at_most=10**4,
         usual="5 to 20; 10 (Schulman et al. 2015)",
     )
     cg_rtol: Number = setting(
@@ -57,12 +59,14 @@ class NaturalStep:
         1,
         "The Fisher matrix averages over every fisher_stride-th state.",
         at_least=1,
+        at_most=2**24,
         usual="1; 5 (baselines) to 10 (Schulman et al. 2015)",
     )
     fisher_chunks: int = setting(
         0,
         "Number of parts of a Fisher product, to bound memory; 0 leaves it to the library.",
         at_least=0,
+        at_most=2**24,
         usual="0, the library's choice; more to bound memory",
     )
 
@@ -77,16 +81,23 @@ class NaturalStep:
         obs, weight = jax.tree.map(lambda x: x[:: self.fisher_stride], (batch.obs, batch.weight))
         states = batch.advantage[:: self.fisher_stride].size // batch.blocks.number
         chunks = self.fisher_chunks or fitting_chunks(tree.leading_size(obs), states)
-        fisher = fisher_operator(policy, params, obs, weight=weight, num_chunks=chunks)
 
-        def damped_fisher(v: Params) -> Params:
-            return tree.add_scaled(fisher.product(v), self.damping, v)
+        def solve(num_chunks: int, g: Params) -> NaturalDirection:
+            fisher = fisher_operator(policy, params, obs, weight=weight, num_chunks=num_chunks)
 
-        x, residual = conjugate_gradient(damped_fisher, gradient, self.cg_iters, rtol=self.cg_rtol)
-        # Equal to g'x for conjugate gradients from 0; as a sum of squares it can't be negative.
-        curvature = fisher.quadratic_form(x) + self.damping * tree.dot(x, x)
-        size = tree.norm(gradient)
-        return NaturalDirection(x, curvature, jnp.where(size > 0, residual / size, 0.0))
+            def damped_fisher(v: Params) -> Params:
+                return tree.add_scaled(fisher.product(v), self.damping, v)
+
+            x, residual = conjugate_gradient(damped_fisher, g, self.cg_iters, rtol=self.cg_rtol)
+            # Equal to g'x for conjugate gradients from 0; as a sum of squares it can't be negative.
+            curvature = fisher.quadratic_form(x) + self.damping * tree.dot(x, x)
+            size = tree.norm(g)
+            return NaturalDirection(x, curvature, jnp.where(size > 0, residual / size, 0.0))
+
+        if self.fisher_chunks or chunks == 1:
+            return solve(chunks, gradient)
+        whole, parts = partial(solve, 1), partial(solve, chunks)
+        return loops.platform_dependent(gradient, cpu=parts, default=whole)
 
 
 def natural_direction(

@@ -179,4 +179,11 @@ def bounded(
 
     The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced.
     """
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer(learning_rate))
+    chain = optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer(learning_rate))
+
+    def update(*args: Any, **more: Any) -> Any:
+        # optax's Adam promotes types, which its caller may have forbidden.
+        with jax.numpy_dtype_promotion("standard"):
+            return chain.update(*args, **more)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)

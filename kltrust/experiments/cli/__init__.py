@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import os
 import sys
 from collections.abc import Sequence
 
-from kltrust.experiments.cli import interrupts
+from kltrust.experiments.cli import interrupts, surroundings
 from kltrust.experiments.engine.devices import hush_cpu_loader
 from kltrust.lazy import require_sweeps
 
@@ -25,6 +24,7 @@ COMMANDS = {
     "doctor": "inspect",
     "sweep": "sweep",
     "status": "sweep",
+    "judge": "judge",
     "merge": "sweep",
     "export": "report",
     "report": "report",
@@ -40,6 +40,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
   kltrust status DIR             how far a sweep or a training is
   kltrust merge SHARD ...        put the shards of a sweep together
+  kltrust judge DIR ...          what is wrong with the runs, by name
   kltrust report DIR ...         one page of what came out, with figures, tables and presets
   kltrust export DIR ...         the metrics for TensorBoard or Weights & Biases
   kltrust envs [ENV]             list environments, or the parameters of one
@@ -58,40 +59,45 @@ KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted."""
+    """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted.
+
+    ``kltrust judge`` has another one: 2 for findings.
+    """
     hush_cpu_loader()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # No letter in a name ends a command on a terminal that can't write it.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        arguments = _take_imports(arguments)
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(HELP, end="")
-            return 0
-        if arguments[0] == "--version":
-            import kltrust
-
-            print(f"kltrust {kltrust.__version__}")
-            return 0
-        command, *rest = arguments
-        if command not in COMMANDS:
-            from kltrust.checks import unknown
-
-            raise ValueError(unknown("command", command, list(COMMANDS)))
-        require_sweeps("the command line")
-        module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
-        with interrupts.heard():
-            return getattr(module, command)(rest)
+        with surroundings.prepared():
+            return _run(arguments)
     except KeyboardInterrupt as stop:
         print(f"kltrust: interrupted{stop}", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         # What the library raises on purpose names its remedy; a traceback would only hide it.
         if os.environ.get("KLTRUST_DEBUG"):
             raise
-        print(f"kltrust: error: {error}", file=sys.stderr)
+        print(f"kltrust: error: {surroundings.explain(error)}", file=sys.stderr)
         return 1
+
+
+def _run(arguments: list[str]) -> int:
+    arguments = _take_imports(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        import kltrust
+
+        print(f"kltrust {kltrust.__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        from kltrust.checks import unknown
+
+        raise ValueError(unknown("command", command, list(COMMANDS)))
+    require_sweeps("the command line")
+    module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
+    with interrupts.heard():
+        return getattr(module, command)(rest)
 
 
 def _take_imports(arguments: list[str]) -> list[str]:

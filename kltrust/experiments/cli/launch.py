@@ -51,9 +51,13 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
     Compiled programs are kept for other processes.
     """
     from kltrust.experiments.engine import hosts
-    from kltrust.experiments.engine.devices import use_all_cores
+    from kltrust.experiments.engine.devices import found, use_all_cores
 
     named = (flags.coordinator, flags.num_hosts, flags.host)
+    check_flag("wait", flags.wait, 1, 10**7)
+    for name, value in (("num-hosts", flags.num_hosts), ("host", flags.host)):
+        if value is not None:
+            check_flag(name, value, int(name == "num-hosts"), 10**6)
     if flags.distributed and named != (None,) * 3:
         raise ValueError(
             "--distributed finds the hosts by itself: leave out --coordinator, --num-hosts, --host"
@@ -62,9 +66,17 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
     use_all_cores(sys.maxsize if flags.several else num_parts)
     if flags.several:
         hosts.join(*named, timeout=flags.wait)
+    found()
     with hosts.only_first_prints():
         _keep_compilations()
         yield
+
+
+def check_flag(name: str, value: int, least: int, most: int) -> None:
+    """Refuses a count that nobody can mean."""
+    if not least <= value <= most:
+        range_ = f"at least {least}" if value < least else f"at most {most:,}"
+        raise ValueError(f"--{name} must be {range_}, got {value}")
 
 
 def free(folder: Path) -> Path:
@@ -98,6 +110,7 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
         from kltrust.experiments.cli import tables
         from kltrust.experiments.engine import hosts
         from kltrust.experiments.jobs import run
+        from kltrust.experiments.store import versions
 
         if dry_run:
             if hosts.is_first():
@@ -108,8 +121,9 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
             if begun.finished:
                 print(f"{begun.path} is finished already")
             for name, (then, now) in begun.changes().items():
-                note = f"note: {name} was {then!r}, is {now!r}: the bits may differ"
-                print(note, file=sys.stderr)
+                if name not in versions.DECISIVE:  # of these, going on says more
+                    note = f"note: {name} was {then!r}, is {now!r}: the bits may differ"
+                    print(note, file=sys.stderr)
         with _naming(folder, command):
             record = run.resume(folder, progress=_progress(quiet))
         return conclude(record)
@@ -128,6 +142,7 @@ def _naming(folder: Path, command: str) -> Iterator[None]:
 
 def conclude(record: Record) -> int:
     """Says what came out: of one setting its numbers and pictures, of several where they stand."""
+    from kltrust.experiments.cli.judge import print_worst
     from kltrust.experiments.cli.tables import status_table
     from kltrust.experiments.engine import hosts
 
@@ -139,9 +154,11 @@ def conclude(record: Record) -> int:
         _print_setting(record)
     else:
         print_table(status_table(record))
+    print_worst(record)
     shown = os.path.relpath(record.path)
     print(f"load it by  kltrust.load({shown!r})")
     print(f"see it by   kltrust report {shlex.quote(shown)}")
+    print(f"judge it by kltrust judge {shlex.quote(shown)}")
     return 0
 
 
@@ -158,7 +175,7 @@ def _print_setting(record: Record) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from kltrust.experiments.jobs.run import parts_of
+    from kltrust.experiments.jobs.folder import parts_of
     from kltrust.experiments.reading import audit_plots, plots, results, statistics
     from kltrust.experiments.store.record import total_seconds
 
@@ -191,10 +208,11 @@ def _print_setting(record: Record) -> None:
 
 def _num_parts(record: Record) -> int:
     """How many devices have something to do."""
-    groups = record.config.get("groups", [])
-    if any(group["spread"] for group in groups):
-        return record.config["settings"][0]["experiment"]["learner"]["num_envs"]
-    return max(1, sum(len(group["runs"]) for group in groups))
+    from kltrust.experiments.jobs.folder import plan_of
+
+    plan = plan_of(record)
+    spread = [plan.experiment(g).learner.num_envs for g in plan.groups if g.spread]
+    return max([1, sum(len(group.runs) for group in plan.groups), *spread])
 
 
 def _keep_compilations() -> None:

@@ -14,6 +14,7 @@ import tyro
 
 from kltrust.experiments.cli import typed
 from kltrust.experiments.cli.launch import Switch
+from kltrust.experiments.cli.surroundings import text
 from kltrust.experiments.engine import devices
 from kltrust.lazy import import_extra
 
@@ -27,7 +28,7 @@ class _Policy:
     env: str | None = None
     """Of a sweep with several environments, the one."""
     label: str | None = None
-    """Of a sweep, the setting, as its report names it; without it, the best run's."""
+    """Of a sweep, the setting, as its report names it; without it, the one that is best there."""
     seed: int = 0
     """Of the episodes: start states and, if sampled, actions."""
     sampled: Switch = False
@@ -45,7 +46,7 @@ class _Policy:
 class _Evaluate(_Policy):
     """Play fresh episodes with the policies of all seeds of a run folder.
 
-    Of a sweep, those of one setting: the one that is named, or the best run's.
+    Of a sweep, those of one setting: the one that is named, or the best, by the mean over seeds.
     """
 
     episodes: int = 100
@@ -64,7 +65,7 @@ class _Play(_Policy):
     """Episodes to play, by default 100 where gymnasium has the environment; with --out, 0 plays
     none beside the film."""
     trained_seed: int | None = None
-    """Which of the folder's seeds plays; without it, the best at the last evaluation."""
+    """Which of the folder's seeds plays; without it, the best of the setting."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Film one episode: NAME.gif or NAME.mp4."""
     fps: int = 30
@@ -82,12 +83,13 @@ def evaluate(arguments: list[str]) -> int:
 
     record = Record(options.run)
     devices.use_all_cores(1)
+    devices.found()
     from kltrust.experiments.reading import statistics, trained
 
-    chosen = trained.best_run(record, env=options.env, label=options.label)
+    chosen, why = trained.choose(record, env=options.env, label=text(options.label))
     runs = trained.find_runs(record, env=chosen.experiment.env, label=chosen.label)
     if len(record.config["settings"]) > 1:
-        print(f"{chosen.label} in {chosen.experiment.env}")
+        print(f"{chosen.label} in {chosen.experiment.env} ({why.partition('; seed ')[0]})")
     returns = trained.evaluate_runs(
         runs, num_episodes=options.episodes, seed=options.seed, **options.acting
     )
@@ -110,13 +112,14 @@ def play(arguments: list[str]) -> int:
     check_count(fps=options.fps, max_frames=options.max_frames)
     record = Record(options.run)
     devices.use_all_cores(1)
+    devices.found()
     _draw_without_a_screen()
     _keep_pygame_silent()
     from kltrust.experiments.engine.program import build
     from kltrust.experiments.reading import deploy, films
-    from kltrust.experiments.reading.trained import best_run
+    from kltrust.experiments.reading.trained import choose
 
-    run = best_run(record, seed=options.trained_seed, env=options.env, label=options.label)
+    run, why = choose(record, seed=options.trained_seed, env=options.env, label=text(options.label))
     env_name = run.experiment.env
     outside = deploy.in_gymnasium(env_name)
     episodes = options.episodes
@@ -130,7 +133,7 @@ def play(arguments: list[str]) -> int:
         if not outside:
             env = build(run.experiment).env
             films.check_drawn(env)
-    print(f"{run.label}, seed {run.seed}, plays {env_name}")
+    print(f"{run.label}, seed {run.seed}, plays {env_name} ({why})")
     act = deploy.NumpyPolicy(run, native=env is None, **options.acting)
     if episodes:
         returns = deploy.gymnasium_returns(act, env_name, episodes, seed=options.seed)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 from rich import progress as bars
 from rich.console import Console
+from rich.text import Text
 
+from kltrust.experiments.cli.pace import Pace, Remaining
+from kltrust.experiments.cli.tables import names_of
 from kltrust.experiments.jobs.events import Progress, Report
 from kltrust.experiments.jobs.plan import Plan
 
+WHOLE = "all"
+"""The name of the row of the whole plan."""
+
 
 class ConsoleProgress(Progress):
-    """Return, KL, env-steps/s and broken runs after every chunk, group by group.
+    """Return, KL and env-steps/s after every chunk, group by group, and the time that is left.
 
-    On a terminal each group is a bar; in a pipe, a file or a notebook each chunk is a line.
+    On a terminal each group is a bar; in a pipe, a file or a notebook each chunk is a line. Both
+    need 80 columns.
     """
 
     def __init__(self, console: Console | None = None):
@@ -22,15 +31,15 @@ class ConsoleProgress(Progress):
         self.console = console or Console(force_jupyter=False)
         self._bars: bars.Progress | None = None
         self._names: list[str] = []
-        self._task, self._alone = bars.TaskID(0), False  # the tasks are numbered as the groups
+        self._remaining: Any = None
+        self._group, self._alone = 0, False
+        self._tasks: list[bars.TaskID] = []
 
     def start(self, plan: Plan, path: Path) -> None:
         """Announces a setting that is alone, and makes the bars."""
         experiments = [plan.experiment(group) for group in plan.groups]
-        self._names = [
-            self._writable(f"{e.algorithm} {e.env} x {len(group.runs)}")
-            for e, group in zip(experiments, plan.groups, strict=True)
-        ]
+        self._names = [self._writable(name) for name in names_of(plan)]
+        self._remaining = Remaining(plan)
         self._alone = len(plan.settings) == 1
         if self._alone:
             (one,), seeds = experiments, len(plan.seeds)
@@ -41,29 +50,26 @@ class ConsoleProgress(Progress):
         if not self.console.is_terminal:
             return
         self._bars = bars.Progress(
-            bars.TextColumn("{task.fields[name]}", markup=False),
-            bars.BarColumn(bar_width=20),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-            bars.TimeRemainingColumn(),
-            bars.TextColumn("{task.description}", markup=False),
-            console=self.console,
+            _Name(), bars.BarColumn(bar_width=12), _Count(), _Said(), console=self.console
         )
+        more: dict[str, Any] = {"begun": False, "of": self._remaining}
         for e, name in zip(experiments, self._names, strict=True):
-            self._bars.add_task("", total=e.num_iterations, start=False, name=name)
+            self._tasks.append(
+                self._bars.add_task("waiting", total=e.num_iterations, name=name, **more)
+            )
+        self._tasks.append(self._bars.add_task("", total=1.0, name=WHOLE, **more))
         self._bars.start()
 
     def group(self, index: int, done: int) -> None:
         """Its bar begins."""
-        self._task = bars.TaskID(index)
+        self._group = index
         if self._bars is not None:
-            self._bars.start_task(self._task)
-            self._bars.update(self._task, completed=done)
+            self._bars.update(self._tasks[index], completed=done, description="", begun=True)
 
     def compiling(self, what: str) -> None:
         """Says why nothing moves."""
         if self._bars is not None:
-            self._bars.update(self._task, description=f"compiling {what}")
+            self._bars.update(self._tasks[self._group], description=what, since=time.monotonic())
         else:
             self._say(f"compiling {what} ...")
 
@@ -75,31 +81,39 @@ class ConsoleProgress(Progress):
                 "their mask, and so allowed all: check the environment's masks"
             )
         label, score = report.best
-        text = (
-            f"{'return' if self._alone else f'best {label}'} {score:.1f}   KL {report.kl:.2g}   "
-            f"{report.steps_per_second:,.0f} steps/s"
-        )
+        text = f"return {score:.1f}   KL {report.kl:.2g}   {report.steps_per_second:,.0f} steps/s"
         if report.broken:
             text += f"   {len(report.broken)} broken"
+        best = "" if self._alone else f"   best: {label}"
+        if self._remaining is not None:
+            pace = Pace(report.compile_seconds, report.steps_per_second)
+            self._remaining.report(self._group, report.iterations / report.of, pace)
         if self._bars is not None:
-            text = self._writable(text)
-            self._bars.update(self._task, description=text, completed=report.iterations)
+            self._bars.update(self._tasks[-1], completed=self._remaining.share())
+            self._bars.update(
+                self._tasks[self._group],
+                description=self._writable(text + best),
+                completed=report.iterations,
+                since=None,
+            )
         else:
-            steps = f"{report.env_steps:>11,} steps"
-            self._say(f"{report.iterations:>6}/{report.of}  {steps}   {text}")
+            self._say(f"{report.iterations}/{report.of}   {text}   {times(self._remaining)}{best}")
 
     def note(self, line: str) -> None:
         """Prints a line for people."""
         self._print(line)
 
     def end(self) -> None:
-        """Leaves the terminal as it was."""
+        """Leaves the terminal as it was, and remembers how long things took."""
+        if self._remaining is not None:
+            self._remaining.remember()
+            self._remaining = None
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
     def _say(self, text: str) -> None:
-        self._print(text if self._alone else f"{self._names[self._task]}: {text}")
+        self._print(text if self._alone else f"{self._names[self._group]}: {text}")
 
     def _print(self, line: str) -> None:
         self.console.print(self._writable(line), markup=False, highlight=False, soft_wrap=True)
@@ -108,3 +122,51 @@ class ConsoleProgress(Progress):
         """The text with escapes for what the terminal's encoding lacks."""
         encoding = self.console.encoding
         return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def times(remaining: Remaining | None) -> str:
+    """Like ``1:05 gone, 0:30 left``."""
+    if remaining is None:
+        return ""
+    return f"{_clock(remaining.elapsed())} gone, {_clock(remaining.left())} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Column(bars.ProgressColumn):
+    """A cell of a group's row, or of the last one, that of the whole plan, which has begun none."""
+
+    def render(self, task: bars.Task) -> Text:
+        """The cell, grey while the group waits."""
+        whole = task.total == 1.0 and task.fields["name"] == WHOLE
+        waits = not whole and not task.fields["begun"]
+        return Text(self.cell(task, whole), style="dim" if waits else "", no_wrap=True)
+
+    def cell(self, task: bars.Task, whole: bool) -> str:
+        raise NotImplementedError
+
+
+class _Name(_Column):
+    def cell(self, task: bars.Task, whole: bool) -> str:
+        return task.fields["name"]
+
+
+class _Count(_Column):
+    def cell(self, task: bars.Task, whole: bool) -> str:
+        return "" if whole else f"{task.completed:.0f}/{task.total:.0f}"
+
+
+class _Said(_Column):
+    max_refresh = 0.5
+
+    def cell(self, task: bars.Task, whole: bool) -> str:
+        if whole:
+            return times(task.fields["of"])
+        since = task.fields.get("since")
+        if since is None:
+            return task.description
+        return f"compiling for {time.monotonic() - since:.0f} s: {task.description}"

@@ -56,7 +56,7 @@ def report(arguments: list[str]) -> int:
     from kltrust.experiments import report
 
     folder = report.place(options.folders, options.out)
-    composed = report.compose(options.folders)
+    composed = report.compose(options.folders, folder)
     report.write(composed, folder, options.preset_dir)
     for line in (*composed.notes, *composed.headlines):
         print(line)

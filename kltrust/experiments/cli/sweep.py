@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,6 +13,7 @@ from kltrust.experiments.cli.launch import HostFlags, Switch
 
 if TYPE_CHECKING:
     from kltrust.experiments.config.spec import Spec
+    from kltrust.experiments.jobs.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,7 @@ def _start(options: _Sweep, specification: Spec) -> int:
     from kltrust.experiments.engine import canary
     from kltrust.experiments.jobs import lanes, plan
 
+    launch.check_flag("width", options.width, 0, 2**20)
     plan.check_spec(specification)
     shard = _shard(options.shard)
     planned = plan.make_plan(specification, width=options.width or None, shard=shard)
@@ -89,13 +91,22 @@ def _start(options: _Sweep, specification: Spec) -> int:
         if options.measure:
             canary.check()
             measured = [lanes.measure(planned, group) for group in planned.groups]
-        launch.print_table(dry_run(planned, measured=measured))
+        _announce(dry_run(planned, measured=measured), specification, planned)
         return 0
     if not options.quiet:
-        launch.print_table(dry_run(planned))
+        _announce(dry_run(planned), specification, planned)
     part = "-shard{}of{}".format(*shard) if shard else ""
     out = options.out or launch.free(Path("runs") / f"{planned.name}{part}")
     return launch.start("sweep", planned, out, options.quiet)
+
+
+def _announce(table: Any, specification: Spec, planned: Plan) -> None:
+    """What will be done, and what is to be known of it."""
+    from kltrust.experiments.cli.tables import fairness_notes
+
+    launch.print_table(table)
+    for line in (*specification.notes, *fairness_notes(planned)):
+        print(line)
 
 
 def status(arguments: list[str]) -> int:
@@ -111,8 +122,10 @@ def status(arguments: list[str]) -> int:
 def merge(arguments: list[str]) -> int:
     """``kltrust merge``."""
     options = typed.cli(_Merge, prog="kltrust merge", args=arguments)
+    from kltrust.experiments.engine.devices import found
     from kltrust.experiments.jobs import merge
 
+    found()
     return launch.conclude(merge.merge(options.shards, options.out))
 
 

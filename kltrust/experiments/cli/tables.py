@@ -7,10 +7,12 @@ import time
 import jax
 from rich.table import Column, Table
 
+from kltrust.experiments.cli import pace
+from kltrust.experiments.config.fairness import differences, grouped, sentences, shared
 from kltrust.experiments.engine.memory import estimate_memory
+from kltrust.experiments.jobs.folder import iterations_done, parts_of
 from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
-from kltrust.experiments.jobs.run import iterations_done, parts_of
 from kltrust.experiments.store.record import COMMIT, Record
 
 _GROUP = [Column(title, no_wrap=True) for title in ("group", "algorithm", "environment")]
@@ -26,12 +28,12 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     numbers += ["time"] if measured else []
     right = [Column(title, justify="right", no_wrap=True) for title in numbers]
     table = Table(*_GROUP, *right, box=None)
-    total = 0
+    work = []
     for i, group in enumerate(plan.groups):
         experiment, runs = plan.experiment(group), len(group.runs)
         memory = estimate_memory(experiment, runs, group.width, group.chunk_length, len(devices))
         steps = runs * experiment.num_iterations * experiment.batch_size
-        total += steps
+        work.append(steps)
         cells = (
             i,
             experiment.algorithm,
@@ -56,17 +58,46 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
         basis = f"{duration(seconds)}, by one iteration of each group, and the evaluations' time"
         counted = "by the compiler"
     else:
-        basis = f"{duration(total / 1e5)} at 100,000 a second (--measure tries what it is here)"
+        paces, source = pace.expected(plan)
+        compiling = sum(each.compile_seconds for each in paces)
+        running = sum(of_group / each.rate for of_group, each in zip(work, paces, strict=True))
+        basis = (
+            f"{duration(compiling + running)}, of which compiling takes {duration(compiling)}: "
+            f"{source} (--measure tries it)"
+        )
         counted = "by shapes"
     table.caption = (
-        f"{where}; memory is per device, {counted}. {total:,} environment steps: {basis}."
+        f"{where}; memory is per device, {counted}. {sum(work):,} environment steps: {basis}."
     )
     return table
 
 
+def names_of(plan: Plan) -> list[str]:
+    """A name for each group: algorithm, environment, what tells it from others of these, runs."""
+    experiments = [plan.experiment(group) for group in plan.groups]
+    heads = [f"{e.algorithm} {e.env}" for e in experiments]
+    settings = [e.flat() for e in experiments]
+    names = []
+    for i, group in enumerate(plan.groups):
+        alike = [settings[j] for j in range(len(heads)) if heads[j] == heads[i]]
+        apart = [
+            f"{key.partition('.')[2]}={value}".replace(" ", "")
+            for key, value in settings[i].items()
+            if any(other.get(key) != value for other in alike)
+        ]
+        names.append(" ".join([heads[i], *apart, f"x {len(group.runs)}"]))
+    return names
+
+
+def fairness_notes(plan: Plan) -> list[str]:
+    """In what methods differ beside the algorithm."""
+    of_settings = ((s.experiment.env, s.method, shared(s.experiment)) for s in plan.settings)
+    return [f"note: {text}" for text in grouped(sentences(differences(of_settings)))]
+
+
 def status_table(record: Record) -> Table:
     """Where every group of a folder stands."""
-    plan, parts = parts_of(record)
+    plan, parts = parts_of(record, needed=())
     titles = ("runs", "iterations", "steps/s", "time left")
     table = Table(*_GROUP, *(Column(title, no_wrap=True) for title in titles), box=None)
     table.add_column("broken runs")

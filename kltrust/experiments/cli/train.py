@@ -14,6 +14,7 @@ from kltrust.experiments.cli import launch, typed
 from kltrust.experiments.cli.launch import HostFlags, Switch
 from kltrust.experiments.config import presets
 from kltrust.experiments.config.experiment import SECTIONS, Experiment, section_kinds, written
+from kltrust.experiments.config.spec import MOST_RUNS
 from kltrust.settings import declared
 
 HELP = """\
@@ -83,8 +84,8 @@ def train(arguments: list[str]) -> int:
         **{name: _section(start, parsed, name) for name in SECTIONS},
         env_params={**start.env_params, **_env_params(parsed.env_params)},
     )
-    if parsed.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {parsed.seeds}")
+    for name, least, most in (("seeds", 1, MOST_RUNS), ("seed", 0, 2**31 - 1), ("width", 0, 2**20)):
+        launch.check_flag(name, getattr(parsed, name), least, most)
     seeds = [parsed.seed + i for i in range(parsed.seeds)]
     out = parsed.out or launch.free(_default_out(start, parsed.seed))
     parts = experiment.learner.num_envs if parsed.spread_envs else len(seeds)

@@ -32,6 +32,7 @@ class BudgetSettings:
         100_000,
         "Environment steps of each run; at most this many are taken.",
         at_least=1,
+        at_most=10**12,
         usual="1e5 (classic control) to 1e7 (MinAtar)",
     )
     anneal: Number = setting(
@@ -47,9 +48,12 @@ class BudgetSettings:
         "How often the policy is evaluated during training, about: always after the same number "
         "of iterations.",
         at_least=1,
+        at_most=10**5,
         usual="10",
     )
-    eval_episodes: int = setting(20, "Episodes of each of them.", at_least=1, usual="10 to 100")
+    eval_episodes: int = setting(
+        20, "Episodes of each of them.", at_least=1, at_most=10**6, usual="10 to 100"
+    )
 
 
 SECTIONS = ("update", "critic", "learner", "network", "budget")

@@ -14,7 +14,7 @@
 
     [[experiments]]
     algorithms = ["ppo_clip", "ppo_penalty"]      # a product with the environments
-    preset = "none"                               # default "tuned"; or a TOML file
+    preset = "none"                               # see below; or a TOML file
     update.num_epochs = 4                         # update, critic, learner, network, budget,
     update.optimizer = "adamw(weight_decay=0.1)"  # env_params
     zip = { entropy_coef = [0.0, 0.01], gamma = [0.99, 0.98] }            # row by row
@@ -22,7 +22,16 @@
 
 A swept key is a setting's name, or a dotted one (``learner.gamma``, ``env_params.gravity``,
 ``optimizer.weight_decay``). Settings of the critic are always dotted (``critic.learning_rate``),
-and so is a name that two sections have. Every draw
+and so is a name that two sections have.
+
+What is not the algorithm's own, that is rollout, critic, network and budget, is equal for all
+algorithms of an environment, unless the specification says otherwise. With the default,
+``preset = "equal"``, they start from the library's tuned presets if each of them has one, and take
+from that of the first all that is not the algorithm's own; if one has none, all start from the bare
+defaults, as with ``preset = "none"``. With ``preset = "tuned"`` each takes its own preset whole,
+where it has one. In what methods differ beside the algorithm, the dry run and the report say.
+
+Every draw
 depends on the seed of ``random`` and its key alone: all algorithms and environments meet the
 same ones. Mistakes are errors that name file, line and the nearest name that is known.
 """
@@ -30,28 +39,34 @@ same ones. Mistakes are errors that name file, line and the nearest name that is
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kltrust.experiments.config.spec_entry import Entry, Setting
+from kltrust.experiments.config.presets import available, equal
+from kltrust.experiments.config.spec_entry import MOST_SETTINGS, Entry, Setting
 from kltrust.experiments.config.spec_source import Source, line_of
 
 __all__ = ["Setting", "Spec", "from_dict", "line_of", "load", "parse"]
 
 _COMMON = ("critic", "learner", "network", "budget")
+MOST_RUNS = 10**6
+"""Of a sweep. Its tables, which are read as a whole, are of some kilobytes for each."""
+
 _TOP = ("sweep", "experiments", *_COMMON)
 _SWEEP = ("name", "seeds", "algorithms", "envs", "preset")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A sweep, resolved: every setting is run with every seed."""
+    """A sweep, resolved: every setting is run with every seed; ``notes`` say what was chosen."""
 
     name: str
     seeds: tuple[int, ...]
     settings: tuple[Setting, ...]
     source: Source
+    notes: tuple[str, ...] = ()
 
 
 def load(path: str | Path) -> Spec:
@@ -90,24 +105,67 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
     if not isinstance(entries, list):
         raise source.error(("experiments",), "write [[experiments]]: there may be several")
     common = {section: document[section] for section in _COMMON if section in document}
+    made = [Entry(source, i, entry, sweep, common) for i, entry in enumerate(entries)]
+    compared: dict[str, list[str]] = {}
+    for entry in made:
+        for env, algorithms in entry.compared().items():
+            compared.setdefault(env, []).extend(algorithms)
+    references = {env: equal(algorithms, env) for env, algorithms in compared.items()}
     settings: dict[tuple[str, str], Setting] = {}
-    for i, entry in enumerate(entries):
-        for setting in Entry(source, i, entry, sweep, common).settings():
+    seeds = _seeds(source, sweep)
+    for entry in made:
+        for setting in entry.settings(references):
             name = (setting.label, setting.experiment.env)
             if name in settings:  # no table could tell them apart
                 message = f"{name[0]!r} on {name[1]} is there twice: give one of them a label"
                 raise source.error(setting.places[""], message)
             settings[name] = setting
+            _check_number(source, len(settings), len(seeds))
     title = sweep.get("name", Path(source.name).stem)
     if not isinstance(title, str) or not re.fullmatch(r"[\w.-]+", title):
         raise source.error(
             ("sweep", "name"), f"name must be letters, digits, '_', '-', '.', got {title!r}"
         )
-    return Spec(title, _seeds(source, sweep), tuple(settings.values()), source)
+    notes = tuple(_notes(compared, references))
+    return Spec(title, seeds, tuple(settings.values()), source, notes)
+
+
+def _notes(
+    compared: Mapping[str, list[str]], references: Mapping[str, str | None]
+) -> Iterator[str]:
+    """Which presets are taken, where it is not said."""
+    said: dict[str, list[str]] = {}
+    for env, algorithms in compared.items():
+        tuned = [name for name in dict.fromkeys(algorithms) if (name, env) in available()]
+        first = references[env]
+        if first and len(set(algorithms)) > 1:
+            text = f"tuned presets, with rollout, critic, network and budget of {first}'s for all"
+        elif not first and tuned:
+            lacking = [name for name in dict.fromkeys(algorithms) if name not in tuned]
+            text = f"the bare defaults for all, as there is no preset of {', '.join(lacking)}"
+        else:
+            continue
+        said.setdefault(text, []).append(env)
+    for text, envs in said.items():
+        yield f'{", ".join(envs)}: {text} (preset = "tuned" takes each its own)'
+
+
+def _check_number(source: Source, settings: int, seeds: int) -> None:
+    """Before more of them are made."""
+    if settings > MOST_SETTINGS or settings * seeds > MOST_RUNS:
+        raise source.error(
+            ("experiments",),
+            f"a sweep has {MOST_SETTINGS:,} settings and {MOST_RUNS:,} runs at most: this one has "
+            f"more, with {seeds:,} seeds of each setting",
+        )
 
 
 def _seeds(source: Source, sweep: dict[str, Any]) -> tuple[int, ...]:
     seeds = sweep.get("seeds", 10)
+    if type(seeds) is int and seeds > MOST_RUNS:
+        raise source.error(
+            ("sweep", "seeds"), f"{seeds:,} seeds are too many: {MOST_RUNS:,} are most"
+        )
     listed = list(range(max(seeds, 0))) if type(seeds) is int else seeds
     fine = isinstance(listed, list) and all(type(s) is int and 0 <= s < 2**31 for s in listed)
     if not fine or not listed or len(set(listed)) != len(listed):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,9 +18,13 @@ from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qua
 from kltrust.experiments.config.presets import preset
 from kltrust.experiments.config.spec_source import Place, Source
 
+EQUAL = "equal"
+"""The preset that holds equal what is not the algorithm's own."""
 _SWEEPERS = ("grid", "zip", "random")
 _SECTIONS = (*SECTIONS, "env_params")
 _ENTRY = ("label", "algorithms", "envs", "preset", *_SECTIONS, *_SWEEPERS)
+MOST_SETTINGS = 10**4
+"""Of a sweep; each is checked by itself, before anything is compiled."""
 _RANGES = ("uniform", "log_uniform", "choice")
 _Point: TypeAlias = dict[str, tuple[Any, Place]]
 """Swept values by dotted name, each with the place that it comes from."""
@@ -41,6 +46,11 @@ class Setting:
     experiment: Experiment
     places: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def method(self) -> str:
+        """The label without the swept values: an algorithm, or what the specification calls it."""
+        return self.label.rsplit(" ", len(self.swept))[0]  # one word for each
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -57,18 +67,33 @@ class Entry:
         """Where it stands."""
         return ("experiments", self.index)
 
-    def settings(self) -> Iterator[Setting]:
-        """Algorithms x environments x points of the sweepers.
+    def compared(self) -> dict[str, list[str]]:
+        """The algorithms by environment, if their presets are to be equal where they can.
 
         Raises:
             ValueError: names file and line.
         """
+        self.source.expect_keys(self.place, self.table)
         for key in self.table:
             has_names = self._given("algorithms")[0] is not None
             if key not in _ENTRY and has_names and (found := self._owner(key)):
                 message = f"{key} is a setting: write {found[1]} = VALUE, or grid.{key} = [VALUES]"
                 raise self.source.error((*self.place, key), message)
         self.source.expect_keys(self.place, self.table, _ENTRY)
+        if self._given("preset", EQUAL)[0] != EQUAL:
+            return {}
+        algorithms = self._names("algorithms")
+        return dict.fromkeys(self._names("envs"), algorithms)
+
+    def settings(self, references: Mapping[str, str | None]) -> Iterator[Setting]:
+        """Algorithms x environments x points of the sweepers.
+
+        Args:
+            references: `presets.equal` of the environments, for an entry that says no preset.
+
+        Raises:
+            ValueError: names file and line.
+        """
         label = self.table.get("label")
         if not isinstance(label, str | None):
             raise self.source.error((*self.place, "label"), f"label must be a text, got {label!r}")
@@ -77,9 +102,8 @@ class Entry:
             for env in self._names("envs"):
                 for point in points:
                     shown = [f"{_named(k, algorithm)}={_shown(v)}" for k, (v, _) in point.items()]
-                    yield self._resolve(
-                        algorithm, env, point, " ".join([label or algorithm, *shown])
-                    )
+                    name = " ".join([label or algorithm, *shown])
+                    yield self._resolve(algorithm, env, point, name, references)
 
     def _given(self, key: str, default: Any = None) -> tuple[Any, Place]:
         """What is said here or, for all, in [sweep]; and where."""
@@ -119,11 +143,24 @@ class Entry:
         )
         return self.source.error(place, message)
 
-    def _resolve(self, algorithm: str, env: str, point: _Point, label: str) -> Setting:
+    def _resolve(
+        self,
+        algorithm: str,
+        env: str,
+        point: _Point,
+        label: str,
+        references: Mapping[str, str | None],
+    ) -> Setting:
         places: dict[str, Place] = {"": self.place}
-        chosen, at = self._given("preset", "tuned")
+        chosen, at = self._given("preset", EQUAL)
+        reference = references[env] if chosen == EQUAL else None
         try:
+            if chosen == EQUAL:
+                chosen = "tuned" if reference else "none"
             data = preset(algorithm, env, None if chosen == "tuned" else chosen).to_dict()
+            if reference:
+                like = preset(reference, env).to_dict()
+                data |= {section: like[section] for section in SECTIONS if section != "update"}
         except (ValueError, TypeError) as error:
             raise self.source.error(at, str(error)) from error
 
@@ -165,6 +202,9 @@ class Entry:
         for name in swept:
             if swept.count(name) > 1:
                 raise self.source.error(self.place, f"{name} is swept twice: leave one of them out")
+        if (count := math.prod(map(len, axes))) > MOST_SETTINGS:
+            message = f"{count:,} settings are too many: {MOST_SETTINGS:,} are the most"
+            raise self.source.error(self.place, message)
         for parts in itertools.product(*axes):
             yield {name: value for part in parts for name, value in part.items()}
 
@@ -212,6 +252,9 @@ class Entry:
         if type(count) is not int or count < 1 or type(seed) is not int or seed < 0 or not swept:
             message = "random takes count, at least 1, a seed, at least 0, and ranges of settings"
             raise self.source.error(place, f"{message}; got {self.table['random']}")
+        if count > MOST_SETTINGS:
+            message = f"{count:,} settings are too many: {MOST_SETTINGS:,} are the most"
+            raise self.source.error((*place, "count"), message)
         drawn = {n: (self._draws(n, v, at, count, seed), at) for n, (v, at) in swept.items()}
         return _rows(drawn, count)
 

@@ -62,13 +62,13 @@ class Source(NamedTuple):
         named = named or [name for name in reversed(places) if name.partition(".")[2] in words]
         return self.error(places[max(named, key=len, default="")], message)
 
-    def expect_keys(self, place: Place, table: Any, known: tuple[str, ...]) -> None:
-        """Refuses a table with a key that is not known, and what is no table."""
+    def expect_keys(self, place: Place, table: Any, known: tuple[str, ...] | None = None) -> None:
+        """Refuses what is no table, and a key that is not ``known``; None knows all."""
         what = ".".join(str(part) for part in place if isinstance(part, str))
         if not isinstance(table, dict):
             raise self.error(place, f"{what} must be a table, got {table!r}")
-        for key in table:
-            if key not in known:
+        for key in table if known is not None else ():
+            if known is not None and key not in known:
                 message = unknown(f"key in {what}" if what else "section", key, list(known))
                 raise self.error((*place, key), message)
 

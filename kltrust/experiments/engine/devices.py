@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 
 def use_all_cores(num_runs: int) -> None:
@@ -24,6 +25,30 @@ def use_all_cores(num_runs: int) -> None:
             jax.config.update("jax_num_cpu_devices", max(1, min(cores or 1, num_runs)))
 
 
+def found() -> list[Any]:
+    """JAX's devices.
+
+    Raises:
+        RuntimeError: if there is none of the platform that JAX was told to take.
+    """
+    import jax
+
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = jax.config.values["jax_platforms"]
+        why = f" ({error})" if str(error) else ""
+        raise RuntimeError(
+            f"JAX finds no device of JAX_PLATFORMS={asked}{why}: unset it, or install JAX for that "
+            "platform, as in pip install 'kltrust[cuda13]'"
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where this user's machine keeps what makes the next start faster; it may be deleted."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kltrust"
+
+
 def compilation_cache() -> Path | None:
     """Where compiled programs are kept: the folder that JAX was given, else one of the user's.
 
@@ -36,7 +61,7 @@ def compilation_cache() -> Path | None:
     given = jax.config.values[name] or os.environ.get(name.upper())
     if given is not None:
         return Path(given) if given else None
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kltrust" / "xla"
+    kept = cache_folder() / "xla"
     return kept / f"cpu-{_cpu()}" if jax.default_backend() == "cpu" else kept
 
 

@@ -77,6 +77,16 @@ def check_values(experiment: Experiment) -> Parts:
             f"num_envs * num_steps = {experiment.batch_size} steps: raise it or make the batch "
             "smaller"
         )
+    if experiment.num_iterations > 2**31 - 1:
+        raise ValueError(
+            f"total_steps={experiment.budget.total_steps} are {experiment.num_iterations} "
+            "iterations, and they are counted in 32 bits: make the batch larger"
+        )
+    if experiment.batch_size > 2**30:
+        raise ValueError(
+            f"num_envs * num_steps = {experiment.batch_size} are too many rows for one batch: at "
+            f"most {2**30}"
+        )
     if parts.env.max_steps is None:
         raise ValueError(f"{experiment.env} has no time limit: wrap it with one to evaluate on it")
     return parts

@@ -38,6 +38,7 @@ class Report(NamedTuple):
         best: label and score of the best setting now: return by the mode, mean over seeds.
         kl: mean KL(old || new) of the chunk's updates over all runs, nats.
         broken: the first bad iteration of each run that met a NaN or an infinity.
+        compile_seconds: of the group so far, in this process.
         fully_masked: observations of the chunk whose mask allowed no action, of all runs.
     """
 
@@ -48,4 +49,5 @@ class Report(NamedTuple):
     best: tuple[str, float]
     kl: float
     broken: dict[int, int]
+    compile_seconds: float = 0.0
     fully_masked: int = 0

@@ -160,6 +160,7 @@ class Lanes:
             best=self._best(scores),
             kl=float(np.mean(metrics.kl)),
             broken=self._broken(state.iteration, done),
+            compile_seconds=sum(self.program.compile_seconds.values()),
             fully_masked=int(np.sum(rows["fully_masked"])),
         )
 

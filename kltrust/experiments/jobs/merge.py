@@ -11,10 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.experiments.jobs.folder import check_numerics, group_config, group_path, parts_of
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
-from kltrust.experiments.jobs.run import group_config, group_path, parts_of
-from kltrust.experiments.store.record import Record, RunError, total_seconds
+from kltrust.experiments.store.record import (
+    CHECKPOINTS,
+    EVALUATION,
+    METRICS,
+    Record,
+    RunError,
+    total_seconds,
+)
 from kltrust.experiments.store.run import Run
 
 
@@ -28,7 +35,9 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
         StorageError: if a shard is unfinished, or a folder can't be used.
     """
     records = [Record(shard) for shard in shards]
-    found = [parts_of(record) for record in records]
+    found = [parts_of(r, needed=(METRICS, EVALUATION, CHECKPOINTS)) for r in records]
+    for record in records:
+        check_numerics(record)
     plan = _whole(records, [plan for plan, _ in found])
     parts = [part for _, of_shard in found for _, part in of_shard if part is not None]
     with Run.create(path, plan.to_config()) as run:
@@ -36,7 +45,7 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
         for i, group in enumerate(plan.groups):
             mine = [part for part in parts if set(part.config["runs"]) <= set(group.runs)]
             mine.sort(key=lambda part: part.config["runs"][0])
-            broken |= _merge_group(group_path(run.path, i), plan, group, mine)
+            broken |= _merge_group(run, i, plan, group, mine)
         run.finish({"broken": broken})
     return Record(path)
 
@@ -85,10 +94,12 @@ def _continues(plan: Plan, group: Group, other: Group) -> bool:
     return True
 
 
-def _merge_group(path: Path, plan: Plan, group: Group, parts: list[Record]) -> dict[str, int]:
+def _merge_group(
+    whole: Run, index: int, plan: Plan, group: Group, parts: list[Record]
+) -> dict[str, int]:
     states = [restore_states(part, plan.experiment(group)) for part in parts]
     state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
-    with Run.create(path, group_config(plan, group)) as run:
+    with Run.create(group_path(whole.path, index), group_config(whole, plan, group)) as run:
         broken = {k: v for part in parts for k, v in part.summary["broken"].items()}
         if not run.finished:
             rows, evaluation = (

@@ -17,6 +17,7 @@ import jax
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.spec import Setting, Spec
 from kltrust.experiments.engine import hosts
+from kltrust.experiments.engine.devices import found
 from kltrust.experiments.engine.memory import choose_width
 from kltrust.experiments.engine.program import check_values
 from kltrust.experiments.engine.spread import with_blocks
@@ -157,7 +158,7 @@ def plan_training(
 
 def _grouped(plan: Plan, width: int | None, devices: Sequence[Any] | None = None) -> Plan:
     """With its static groups, in the order of their first settings."""
-    devices = list(devices or jax.devices())
+    devices = list(devices or found())
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
     by_key: dict[str, list[int]] = {}

@@ -16,14 +16,21 @@ from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import canary, hosts
 from kltrust.experiments.engine.program import validate
 from kltrust.experiments.jobs.events import Progress
+from kltrust.experiments.jobs.folder import (
+    check_numerics,
+    group_config,
+    group_path,
+    iterations_done,
+    parts_of,
+    plan_of,
+)
 from kltrust.experiments.jobs.lanes import Lanes
 from kltrust.experiments.jobs.plan import Group, Plan, plan_training
-from kltrust.experiments.store.record import RUN, Record, RunError
+from kltrust.experiments.store.layout import CHECKPOINTS, EVALUATION, METRICS, RunError, begun
+from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
 from kltrust.lazy import require_sweeps
 from kltrust.types import PyTree
-
-GROUPS = "groups"
 
 
 def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> Record:
@@ -61,64 +68,17 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
     """
     with shared(lambda: Run.open(path)) as run:
         plan = plan_of(run)
+        hosts.on_first(lambda: _check_whole(run.path))
         if run.finished:
             return record_of(run)
+        hosts.on_first(lambda: check_numerics(run))
         _prepare(plan)
         return _run_groups(run, plan, progress or Progress())
 
 
-def plan_of(record: Record) -> Plan:
-    """The plan of a folder.
-
-    Raises:
-        RunError: if it holds none.
-    """
-    if "group_of" in record.config:
-        whole = record.path.parent.parent
-        raise RunError(f"{record.path} is a part of {whole}: name the whole folder")
-    if "sweep" not in record.config or "groups" not in record.config:
-        raise RunError(
-            f"{record.path} holds no training and no sweep: it was not made by `kltrust train` or "
-            "`kltrust sweep`"
-        )
-    return Plan.from_config(record.config)
-
-
-def group_path(path: Path, index: int) -> Path:
-    """The run folder of a group."""
-    return path / GROUPS / f"{index:03d}"
-
-
-def parts_of(record: Record) -> tuple[Plan, list[tuple[Group, Record | None]]]:
-    """The plan of a folder, and its groups with the folder of each, None where it has not begun.
-
-    Raises:
-        RunError: as `plan_of`.
-    """
-    plan = plan_of(record)
-    folders = [group_path(record.path, i) for i in range(len(plan.groups))]
-    parts = [Record(folder) if (folder / RUN).exists() else None for folder in folders]
-    return plan, list(zip(plan.groups, parts, strict=True))
-
-
-def iterations_done(plan: Plan, group: Group, part: Record | None) -> int:
-    """By each run of a group, as its folder says."""
-    planned = plan.experiment(group).num_iterations
-    if part is None or part.finished:
-        return 0 if part is None else planned
-    return min((part.last_chunk + 1) * group.chunk_length, planned)
-
-
-def group_config(plan: Plan, group: Group) -> dict[str, Any]:
-    """What a group's run folder says of itself."""
-    experiment = plan.experiment(group)
-    return {
-        "group_of": plan.name,
-        "algorithm": experiment.algorithm,
-        "env": experiment.env,
-        "seeds": [plan.seed(run) for run in group.runs],
-        **group._asdict(),
-    }
+def _check_whole(path: Path) -> None:
+    """Before anything is computed from it, or added to it."""
+    parts_of(Record(path), needed=(METRICS, EVALUATION, CHECKPOINTS))
 
 
 def _prepare(plan: Plan) -> None:
@@ -134,7 +94,7 @@ def _run_groups(run: Run, plan: Plan, progress: Progress) -> Record:
     summaries = []
     try:
         for i, group in enumerate(plan.groups):
-            summaries.append(_run_group(run.path, plan, i, group, progress))
+            summaries.append(_run_group(run, plan, i, group, progress))
         broken = {k: v for summary in summaries for k, v in summary["broken"].items()}
         run.finish({"broken": broken})
     finally:
@@ -143,13 +103,14 @@ def _run_groups(run: Run, plan: Plan, progress: Progress) -> Record:
 
 
 def _run_group(
-    path: Path, plan: Plan, index: int, group: Group, progress: Progress
+    whole: Run, plan: Plan, index: int, group: Group, progress: Progress
 ) -> dict[str, Any]:
-    folder = group_path(path, index)
+    path, folder = whole.path, group_path(whole.path, index)
 
     def enter() -> Run:
-        begun = (folder / RUN).exists()
-        return Run.open(folder) if begun else Run.create(folder, group_config(plan, group))
+        if begun(folder):
+            return Run.open(folder)
+        return Run.create(folder, group_config(whole, plan, group))
 
     try:
         with shared(enter) as run:
@@ -181,7 +142,7 @@ def shared(enter: Callable[[], Run]) -> Iterator[Run]:
 
     def facts() -> dict[str, Any]:
         entered.append(enter())
-        names = ("config", "versions", "_marker")
+        names = ("config", "versions", "_description", "_marker")
         return {"path": str(entered[0].path), **{n: vars(entered[0])[n] for n in names}}
 
     with _Shared(hosts.on_first(facts), *entered) as one_of_several:

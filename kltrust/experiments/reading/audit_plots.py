@@ -18,6 +18,7 @@ from kltrust.experiments.reading.plots import (
     logarithmic,
     over_seeds,
     panels,
+    untangle,
 )
 from kltrust.settings import with_role
 
@@ -41,6 +42,7 @@ def audit_picture(experiment: Experiment, metrics: pd.DataFrame, path: Path) -> 
     for axes, draw in zip(grid, drawn, strict=True):
         draw(axes, metrics, experiment)
     figure.suptitle(f"{experiment.algorithm} on {experiment.env}: every update, audited")
+    untangle(figure)
     figure.savefig(path, dpi=120)
     return path
 

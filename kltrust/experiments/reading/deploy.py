@@ -39,11 +39,11 @@ def numpy_policy(
 
     Args:
         record: a run folder of ``train`` or ``sweep``, or its path.
-        seed: one of the folder's; None takes the one with the best mean return at the last
-            evaluation.
+        seed: one of the folder's; None takes the best of the setting at the last evaluation.
         env: of a sweep with several environments, the one.
         label: of a sweep, the setting, as its report and `kltrust.results` name it; None takes the
-            one of the best run.
+            one that the report calls the best: the highest mean over seeds at the last evaluation,
+            of equal ones the highest mean over all evaluations.
         which: the last checkpoint or the best one; a sweep keeps only the last.
         deterministic: act by the mode, else sample.
 

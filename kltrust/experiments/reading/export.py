@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Which row a value belongs to, not what was measured.
-_KEYS = ["run", "seed", "iteration", "env_steps"]
+_KEYS = ["run", "label", "algorithm", "env", "seed", "iteration", "env_steps"]
 # The columns of `Results.runs` that are no setting.
 _OUTCOMES = ["run", "iterations", "score", "broken"]
 
@@ -43,11 +43,8 @@ def exported(results: Results) -> Iterator[Exported]:
         return
     metrics = results.metrics
     ended = metrics.num_episodes.where(metrics.num_episodes > 0)  # else there is no mean
-    more = {
-        "episode_return": metrics.return_sum / ended,
-        "episode_length": metrics.length_sum / ended,
-    }
-    train = _by_run(metrics.assign(**more), "train")
+    metrics = metrics.rename(columns={"mean_return": "episode_return"})
+    train = _by_run(metrics.assign(episode_length=metrics.length_sum / ended), "train")
     evaluation = _by_run(results.evaluations, "evaluation")
     taken: set[str] = set()
     for _, row in results.runs.set_index("run", drop=False).loc[list(train)].iterrows():

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's blue and vermilion: told apart with any colour vision.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#777777"
+_APART = 4
+"""Between two numbers on an axis, in dots of a figure of 100 to the inch."""
 
 
 def learning_curve(
@@ -34,6 +36,7 @@ def learning_curve(
     figure.suptitle(
         f"{experiment.algorithm} on {experiment.env}, {seeds} seed{'s' if seeds > 1 else ''}"
     )
+    untangle(figure)
     figure.savefig(path, dpi=120)
     return path
 
@@ -130,6 +133,33 @@ def thousands(axes: Any) -> None:
     """Plain numbers with separators on the x axis, few enough to be read."""
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.locator_params(axis="x", nbins=5)
+
+
+def untangle(figure: Any) -> None:
+    """Leaves out the numbers on an axis that would stand in each other, and fixes the layout."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    figure.draw_without_rendering()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    taken: list[Any] = []
+    for axes in figure.axes:
+        axis = axes.xaxis  # numbers above each other have room
+        low, high = sorted(axis.get_view_interval())
+        ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+        ticks = sorted((t for t in ticks if t.label1.get_text()), key=lambda t: t.get_loc())
+        kept: list[Any] = []
+        for tick in ticks:
+            box = tick.label1.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                kept.append(tick)
+                taken.append(box.padded(_APART, 0))
+        if len(kept) < len(ticks):
+            texts = [tick.label1.get_text() for tick in kept]
+            axis.set_major_locator(FixedLocator([tick.get_loc() for tick in kept]))
+            axis.set_minor_locator(NullLocator())
+            axis.set_ticklabels(texts)
+    figure.set_layout_engine("none")
 
 
 def dress(axes: Any, title: str, ylabel: str) -> None:

@@ -2,39 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from kltrust.checks import unknown
+from kltrust.experiments.jobs.folder import iterations_done, parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.run import iterations_done, parts_of
+from kltrust.experiments.reading.frames import learning_curves
 from kltrust.experiments.store.record import Record
 from kltrust.lazy import require_sweeps
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_NAMES = ["label", "algorithm", "env"]
 _KEYS = ["run", "iteration"]
+_RETURN = ["return_sum", "num_episodes"]
+AT_ONCE = 5_000_000
+"""Numbers of the metrics that are read without being asked for."""
+Folder = tuple[Record, Plan, list[tuple[Group, Record | None]]]
+"""The folder of a sweep or a training, its plan and its groups, as `parts_of` has them."""
 
 
-@dataclass(frozen=True)
 class Results:
     """Tables of finished or unfinished runs; ``run`` is the key between them.
 
+    All three begin with run, label, algorithm, env and seed.
+
     Attributes:
-        runs: one row per run: label, algorithm, env, seed, the resolved settings by dotted name
-            (``update.max_kl``), ``width``, ``iterations`` done, ``broken`` (the first iteration
-            with a NaN or an infinity, missing if there was none; the run stayed as it was before),
-            ``score`` (the last evaluation's mean return, acting by the mode).
-        metrics: one row per run and iteration; what an algorithm does not report is missing.
+        runs: one row per run: the resolved settings by dotted name (``update.max_kl``), ``width``,
+            ``iterations`` done, ``broken`` (the first iteration with a NaN or an infinity, missing
+            if there was none; the run stayed as it was before), ``score`` (the last evaluation's
+            mean return, acting by the mode).
+        metrics: one row per run and iteration, of many runs read when it is first asked for; what
+            an algorithm does not report is missing. ``mean_return`` is the mean over the
+            episodes that ended within the iteration, missing where none did.
         evaluations: one row per run and evaluation.
     """
 
-    runs: pd.DataFrame
-    metrics: pd.DataFrame
-    evaluations: pd.DataFrame
+    def __init__(self, runs: pd.DataFrame, metrics: Any, evaluations: pd.DataFrame) -> None:
+        """Of frames; ``metrics`` may also be what reads them, as in what `load` returns."""
+        self.runs, self.evaluations = runs, evaluations
+        self._metrics = metrics
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row per run and iteration."""
+        if isinstance(self._metrics, _Tables):
+            self._metrics = self._metrics.read()
+        return self._metrics
+
+    def read(self, *columns: str) -> pd.DataFrame:
+        """Some columns of `metrics`, after those that say which row it is; no others are read.
+
+        Args:
+            *columns: their names, as in ``read("kl", "mean_return")``.
+
+        Raises:
+            ValueError: if no run has such a column; names the nearest that is there.
+            StorageError: if a table is damaged, or the folder is gone.
+        """
+        if isinstance(self._metrics, _Tables):
+            return self._metrics.read(columns)
+        for name in columns:
+            if name not in self._metrics:
+                raise ValueError(unknown("column of the metrics", name, list(self._metrics)))
+        keys = [k for k in ("run", *_NAMES, "seed", "iteration", "env_steps") if k in self._metrics]
+        return self._metrics[list(dict.fromkeys([*keys, *columns]))]
+
+    def __repr__(self) -> str:
+        """One line: what there is, and how much of it."""
+        runs, some = self.runs, []
+        for column, what in (("algorithm", "algorithm"), ("env", "environment"), ("seed", "seed")):
+            count = runs[column].nunique() if column in runs else 0
+            some.append(f"{count} {what}{'' if count == 1 else 's'}")
+        there = f"{len(runs):,} run{'' if len(runs) == 1 else 's'} ({', '.join(some)})"
+        return f"Results of {there}; see .runs, .metrics, .evaluations"
 
     def scores(self, *, column: str = "mean_return", last: int = 1) -> dict[str, np.ndarray]:
         """Scores [runs, tasks] by label, for `statistics` or rliable; row i is seed i everywhere.
@@ -70,6 +116,36 @@ class Results:
             found[str(label)] = grid["value"][self.tasks].to_numpy(np.float64)
         return found
 
+    def learning_curves(
+        self, by: str | Sequence[str] = "label", *, column: str = "mean_return"
+    ) -> pd.DataFrame:
+        """The mean over runs at every evaluation, with its 95 % interval, to draw or to compare.
+
+        Args:
+            by: what the runs of one curve have in common beside the environment: a column of
+                `runs`, or several, as in ``by=["algorithm", "update.max_kl"]``.
+            column: of the evaluations: mean_return (by the mode) or sampled_mean_return.
+
+        Returns:
+            A row for each point: env, ``by``, env_steps, runs (how many), mean, low and high (of
+            the percentile bootstrap over runs). Points that a run of a curve lacks are left out.
+
+        Raises:
+            ValueError: on a column that is not there; names the nearest.
+        """
+        keys = list(dict.fromkeys(["env", *([by] if isinstance(by, str) else by)]))
+        for name in keys:
+            if name not in self.runs:
+                raise ValueError(unknown("column of the runs", name, list(self.runs)))
+        if len(self.evaluations) and column not in self.evaluations:
+            raise ValueError(
+                unknown("column of the evaluations", column, list(self.evaluations.columns))
+            )
+        of = self.runs.set_index("run")
+        rows = self.evaluations
+        rows = rows.assign(**{name: rows.run.map(of[name]) for name in keys}) if len(rows) else rows
+        return learning_curves(rows, keys, column=column)
+
     @property
     def tasks(self) -> list[str]:
         """The environments, in the order of `scores`'s columns."""
@@ -83,13 +159,27 @@ class Results:
         """
         runs = self.runs
         for column, value in values.items():
-            runs = runs[runs[column] == value]
-        frames = (f[f.run.isin(runs.run)] for f in (self.metrics, self.evaluations))
-        return Results(*(f.reset_index(drop=True) for f in (runs, *frames)))
+            # A tuple is one value of a setting, which pandas would compare row by row.
+            whole = isinstance(value, list | tuple)
+            chosen = [x == tuple(value) for x in runs[column]] if whole else runs[column] == value
+            runs = runs[chosen]
+
+        def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
+            return frame[frame.run.isin(runs.run)].reset_index(drop=True)
+
+        metrics = self._metrics
+        if isinstance(metrics, _Tables):
+            metrics = metrics._replace(names=metrics.names.loc[runs.run])
+        else:
+            metrics = of_runs(metrics)
+        return Results(runs.reset_index(drop=True), metrics, of_runs(self.evaluations))
 
 
 def load(*paths: str | Path) -> Results:
     """Reads the folders of sweeps and of trainings, also while they go on.
+
+    Metrics of more than five million numbers stay in the folders until they are asked for, whole
+    or by `Results.read`; fewer are read at once.
 
     Args:
         *paths: one or more folders; runs of later ones are numbered after those before.
@@ -103,54 +193,116 @@ def load(*paths: str | Path) -> Results:
         >>> statistics.intervals(results.scores()["trpo"], statistics.mean)  # doctest: +SKIP
     """
     require_sweeps("a table of results")
-    import pandas as pd
-
     if not paths:
         raise ValueError("load takes the folder of a sweep or of a training, or several")
+    records = [Record(path) for path in paths]
+    found = of_folders([(record, *parts_of(record)) for record in records])
+    if isinstance(found._metrics, _Tables) and found._metrics.size <= AT_ONCE:
+        found._metrics = found._metrics.read()
+    return found
+
+
+def of_folders(folders: Sequence[Folder]) -> Results:
+    """As `load`, of folders that are open already."""
+    import pandas as pd
+
     runs: list[dict[str, Any]] = []
-    metrics: list[pd.DataFrame] = []
+    parts: list[_Part] = []
     evaluations: list[pd.DataFrame] = []
+    broken: dict[int, int] = {}
     first = 0
-    for path in paths:
-        record = Record(path)
-        plan, parts = parts_of(record)
-        for group, part in parts:
-            runs += [_row(plan, group, run, part, first, record.path.name) for run in group.runs]
+    for record, plan, groups in folders:
+        settings = [{"label": s.label, **_plain(s.experiment)} for s in plan.settings]
+        for group, part in groups:
+            done = iterations_done(plan, group, part)
+            own = {"sweep": record.path.name, "width": group.width, "iterations": done}
+            for run in group.runs:
+                setting = settings[run // len(plan.seeds)]
+                runs.append({"run": first + run, **own, **setting, "seed": plan.seed(run)})
             if part is not None and part.last_chunk >= 0:
-                for tables, table in ((metrics, part.metrics()), (evaluations, part.evaluations())):
-                    tables.append(table.assign(run=table.run + first))
+                parts.append(_Part(part, first, done))
+                table = part.evaluations()
+                evaluations.append(table.assign(run=table.run + first))
+                broken |= {first + run: at for run, at in part.nonfinite().items()}
         first += len(plan.settings) * len(plan.seeds)
     table = pd.DataFrame(runs).sort_values("run", ignore_index=True)
-    frames = [_concat(parts) for parts in (metrics, evaluations)]
-    scores = frames[1].groupby("run").mean_return.last() if len(frames[1]) else {}
-    table.insert(7, "score", table.run.map(scores).astype(float))
-    table.insert(8, "broken", table.run.map(_broken(frames[0])).astype("Int64"))
-    return Results(table, *frames)
+    names = table.set_index("run")[_NAMES]
+    found = _named(_concat(evaluations), names)
+    scores = found.groupby("run").mean_return.last() if len(found) else {}
+    table["score"] = table.run.map(scores).astype(float)
+    table["broken"] = table.run.map(broken).astype("Int64")
+    ahead = ["run", *_NAMES, "seed", "score", "broken", "iterations", "width", "sweep"]
+    return Results(table[[*ahead, *table.columns.drop(ahead)]], _Tables(tuple(parts), names), found)
 
 
-def _row(
-    plan: Plan, group: Group, run: int, part: Record | None, first: int, folder: str
-) -> dict[str, Any]:
-    setting = plan.setting(run)
-    experiment = setting.experiment
-    return {
-        "run": first + run,
-        "sweep": folder,
-        "label": setting.label,
-        "algorithm": experiment.algorithm,
-        "env": experiment.env,
-        "seed": plan.seed(run),
-        "width": group.width,
-        "iterations": iterations_done(plan, group, part),
-        **experiment.flat(),
-    }
+def _plain(experiment: Any) -> dict[str, Any]:
+    """Algorithm, environment and settings; lists as tuples, so that one can group by them."""
+    flat = {k: tuple(v) if isinstance(v, list) else v for k, v in experiment.flat().items()}
+    return {"algorithm": experiment.algorithm, "env": experiment.env, **flat}
 
 
-def _broken(metrics: pd.DataFrame) -> dict[int, int]:
-    """The first iteration of each run that a NaN or an infinity was counted in."""
-    counts = metrics[[name for name in metrics.columns if name.startswith("nonfinite_")]]
-    bad = metrics[(counts > 0).any(axis=1)]
-    return dict(bad.groupby("run").iteration.min()) if len(bad) else {}
+class _Part(NamedTuple):
+    """The folder of a group, the number of its folder's first run, its iterations when loaded."""
+
+    record: Record
+    first: int
+    done: int
+
+    @property
+    def runs(self) -> set[int]:
+        """The numbers of its runs."""
+        return {self.first + run for run in self.record.config["runs"]}
+
+
+class _Tables(NamedTuple):
+    """Metrics that are still in their folders: those of the runs in ``names``."""
+
+    parts: tuple[_Part, ...]
+    names: pd.DataFrame
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are at most, vectors counted as one."""
+        return sum(len(p.runs) * p.done * len(p.record.columns()) for p in self.parts)
+
+    def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All columns, or those that say which row it is and some others."""
+        runs = set(self.names.index)
+        mine = [part for part in self.parts if part.runs & runs]
+        known = dict.fromkeys(c for part in mine for c in part.record.columns())
+        if set(_RETURN) <= set(known):
+            known["mean_return"] = None
+        for name in columns or ():
+            if name not in known and name not in _NAMES:
+                raise ValueError(unknown("column of the metrics", name, list(known)))
+        frames = []
+        for part in mine:
+            record, first, done = part
+            there = record.columns()
+            wanted = None
+            if columns is not None:
+                wanted = ["run", "seed", "iteration", "env_steps", *columns]
+                wanted += _RETURN if "mean_return" in columns else []
+                wanted = [name for name in dict.fromkeys(wanted) if name in there]
+            frame = record.metrics(wanted)
+            if not record.finished:  # what was committed since is not in `runs`
+                frame = frame[frame.iteration < done]
+            frame = frame.assign(run=frame.run + first)
+            frames.append(frame if part.runs <= runs else frame[frame.run.isin(runs)])
+        table = _named(_concat(frames), self.names)
+        if set(_RETURN) <= set(table) and (columns is None or "mean_return" in columns):
+            ended = table.num_episodes.where(table.num_episodes > 0)
+            place = list(table).index("env_steps") + 1
+            table.insert(place, "mean_return", (table.return_sum / ended).astype(float))
+        unasked = [c for c in _RETURN if columns is not None and c in table and c not in columns]
+        return table.drop(columns=unasked)
+
+
+def _named(table: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
+    """With label, algorithm and environment of each row's run."""
+    for place, name in enumerate(_NAMES if len(table) else (), start=1):
+        table.insert(place, name, table.run.map(names[name]))
+    return table
 
 
 def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:

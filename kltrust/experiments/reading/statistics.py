@@ -6,13 +6,17 @@ Scores are arrays [seeds, tasks]. A statistic is a function of them that takes l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 _AT_ONCE = 100
 """Resamples that a statistic is computed on in one call: enough for speed, little for memory."""
+_KEPT = 400_000
+"""Numbers that are few enough to be drawn in one call, and kept."""
 
 
 class Estimate(NamedTuple):
@@ -116,20 +120,37 @@ def intervals(
         >>> intervals(results.scores()["trpo"], interquartile_mean)    # doctest: +SKIP
     """
     arrays = [np.asarray(x) for x in (scores if isinstance(scores, list) else [scores])]
-    # The draws are those of rliable after np.random.seed(0): intervals that were recorded with it
-    # come out as they did.
-    generator = np.random.RandomState(0)
+    shapes = tuple(x.shape for x in arrays)
+    small = resamples * sum(map(math.prod, shapes)) <= _KEPT
     found = []
-    for start in range(0, resamples, _AT_ONCE):
-        count = min(_AT_ONCE, resamples - start)
-        rows = [[generator.randint(len(x), size=x.shape) for x in arrays] for _ in range(count)]
-        resampled = [
-            x[np.stack(of), np.arange(x.shape[1])]
-            for x, of in zip(arrays, zip(*rows, strict=True), strict=True)
-        ]
-        found.append(np.reshape(function(*resampled), (count, -1)))
+    for rows in _kept_draws(shapes, resamples) if small else _draws(shapes, resamples, _AT_ONCE):
+        resampled = [x[of, np.arange(x.shape[1])] for x, of in zip(arrays, rows, strict=True)]
+        found.append(np.reshape(function(*resampled), (len(rows[0]), -1)))
     low, high = np.percentile(np.concatenate(found), [2.5, 97.5], axis=0)
     return np.atleast_1d(function(*arrays)), low, high
+
+
+def _draws(
+    shapes: tuple[tuple[int, ...], ...], resamples: int, at_once: int
+) -> Iterator[list[np.ndarray]]:
+    """Rows to take of arrays of these shapes, [resamples, *shape], so many resamples at a time.
+
+    They are those of rliable after np.random.seed(0): intervals that were recorded with it come out
+    as they did. So they depend on the shapes alone.
+    """
+    generator = np.random.RandomState(0)
+    for start in range(0, resamples, at_once):
+        count = min(at_once, resamples - start)
+        rows = [[generator.randint(of[0], size=of) for of in shapes] for _ in range(count)]
+        yield [np.stack(of) for of in zip(*rows, strict=True)]
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_draws(
+    shapes: tuple[tuple[int, ...], ...], resamples: int
+) -> tuple[list[np.ndarray], ...]:
+    """All of them at once: a thousand settings of one sweep are drawn for once."""
+    return tuple(_draws(shapes, resamples, resamples))
 
 
 def _middle_half(scores: np.ndarray) -> np.ndarray:

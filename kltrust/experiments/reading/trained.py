@@ -11,10 +11,12 @@ import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import build
+from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.lanes import restore_states
-from kltrust.experiments.jobs.run import parts_of
+from kltrust.experiments.reading import choice
+from kltrust.experiments.reading.results import of_folders
 from kltrust.experiments.store.files import StorageError
-from kltrust.experiments.store.record import Record
+from kltrust.experiments.store.record import EVALUATION, Record
 from kltrust.learner import evaluate
 from kltrust.types import PyTree
 
@@ -23,7 +25,8 @@ class Trained(NamedTuple):
     """One run of a folder of ``train`` or ``sweep``.
 
     Its checkpoints are in ``part``, the folder of its group, where it has a ``place`` among others.
-    The score is the mean return of its last evaluation, NaN without one.
+    The score is the mean return of its last evaluation, NaN without one; ``through`` is the mean
+    over all its evaluations, see `choice`.
     """
 
     part: Record
@@ -32,6 +35,7 @@ class Trained(NamedTuple):
     label: str
     seed: int
     score: float
+    through: float = np.nan
 
     def states(self, which: Literal["latest", "best"] = "latest") -> PyTree:
         """The learner states of all runs in its part, [S, ...]; a sweep keeps only the last.
@@ -58,18 +62,20 @@ def find_runs(
         StorageError: if the folder holds no run, or nothing has been saved yet.
     """
     record = record if isinstance(record, Record) else Record(record)
-    plan, parts = parts_of(record)
-    found: list[Trained] = []
-    for group, part in parts:
-        if part is None or part.last_chunk < 0:
-            continue
-        scores = part.evaluations().groupby("run").mean_return.last()
-        for place, run in enumerate(group.runs):
-            setting, score = plan.setting(run), float(scores.get(run, np.nan))
-            own = (setting.experiment, setting.label, plan.seed(run), score)
-            found.append(Trained(part, place, *own))
-    if not found:
+    plan, parts = parts_of(record, needed=(EVALUATION,))
+    begun = [(g, part) for g, part in parts if part is not None and part.last_chunk >= 0]
+    if not begun:
         raise StorageError(f"{record.path} has no checkpoint yet")
+    evaluations = of_folders([(record, plan, parts)]).evaluations
+    scores = choice.of_runs(evaluations).to_dict("index") if len(evaluations) else {}
+    found: list[Trained] = []
+    for group, part in begun:
+        for place, run in enumerate(group.runs):
+            setting, score = plan.setting(run), scores.get(run, {})
+            own = (setting.experiment, setting.label, plan.seed(run))
+            found.append(
+                Trained(part, place, *own, *(score.get(name, np.nan) for name in choice.BY))
+            )
     asked: list[tuple[str, Any, Any]] = [
         ("environment", env, lambda run: run.experiment.env),
         ("setting", label, lambda run: run.label),
@@ -86,20 +92,42 @@ def find_runs(
 
 
 def best_run(record: Record | str | Path, **asked: Any) -> Trained:
-    """The best of `find_runs`, which takes the same, at its last evaluation.
+    """The best of `find_runs`, which takes the same: the best setting's best seed, see `choice`.
 
     Raises:
         ValueError: also if runs in several environments are left, whose returns can't be compared.
         StorageError: as `find_runs`.
     """
+    return choose(record, **asked)[0]
+
+
+def choose(record: Record | str | Path, **asked: Any) -> tuple[Trained, str]:
+    """`best_run`, and why it is this one, in a sentence's end.
+
+    Raises:
+        ValueError, StorageError: as `best_run`.
+    """
+    import pandas as pd
+
     record = record if isinstance(record, Record) else Record(record)
+    given = asked.pop("seed", None)
     found = find_runs(record, **asked)
+    if given is not None:  # of whichever setting is the best over all seeds
+        there = {run.label for run in find_runs(record, seed=given, **asked)}
+        found = [run for run in found if run.label in there]
     envs = dict.fromkeys(run.experiment.env for run in found)
     if len(envs) > 1:
         raise ValueError(
             f"{record.path} has runs in {', '.join(envs)}: choose one (env; --env in a shell)"
         )
-    return max(found, key=lambda run: -np.inf if np.isnan(run.score) else run.score)
+    rows = [(x.experiment.env, x.label, x.seed, x.score, x.through) for x in found]
+    runs = pd.DataFrame(rows, columns=["env", "label", "seed", *choice.BY])
+    settings = choice.settings(runs)
+    mine = runs[runs.label == settings.label[0]]
+    seed, why = choice.ranked(mine).seed[0] if given is None else given, choice.why(settings)
+    if given is None and len(mine) > 1:
+        why += f"; seed {seed} is its best"
+    return next(x for x in found if (x.label, x.seed) == (settings.label[0], seed)), why
 
 
 def evaluate_runs(

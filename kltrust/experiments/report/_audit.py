@@ -22,7 +22,7 @@ ON_REQUEST = {
 }
 
 
-def section(updates: pd.DataFrame) -> Section | None:
+def section(updates: pd.DataFrame, looks: _style.Looks) -> Section | None:
     """From `_region.updates`; None if no folder has been audited."""
     if NEEDED not in updates:
         return None
@@ -41,12 +41,12 @@ def section(updates: pd.DataFrame) -> Section | None:
         "what is left of the batch once it is reweighted by its ratios; the way is the sum of "
         "sqrt(2 KL) over all updates, a length in the Fisher-Rao metric for small steps."
     )
-    inner = each_env("audit", audited, _of_env)
+    inner = each_env("audit", audited, lambda n, env, rows: _of_env(n, env, rows, looks))
     return Section("audit", "Every update, audited", [text, said], inner)
 
 
-def _of_env(name: str, env: str, audited: pd.DataFrame) -> list[Block]:
-    blocks: list[Block] = [_table(name, env, audited), _along(env, audited)]
+def _of_env(name: str, env: str, audited: pd.DataFrame, looks: _style.Looks) -> list[Block]:
+    blocks: list[Block] = [_table(name, env, audited), _along(env, audited, looks)]
     requested = _requested(audited).dropna(axis=0, how="all").dropna(axis=1, how="all")
     if len(requested):
         medians = requested.groupby(audited.label, sort=False).median()
@@ -59,7 +59,7 @@ def _of_env(name: str, env: str, audited: pd.DataFrame) -> list[Block]:
         name = name.replace("audit", "audit-requested")
         blocks.append(Table(name, caption, {"setting": medians.index, **columns}))
     if "audit.path.epoch" in audited and audited["audit.path.epoch"].notna().any():
-        blocks.append(_within(env, audited[audited["audit.path.epoch"].notna()]))
+        blocks.append(_within(env, audited[audited["audit.path.epoch"].notna()], looks))
     return blocks
 
 
@@ -121,7 +121,7 @@ def _requested(audited: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _along(env: str, audited: pd.DataFrame) -> Picture:
+def _along(env: str, audited: pd.DataFrame, looks: _style.Looks) -> Picture:
     """The audit along training, a line for each setting."""
     killed = audited["audit.update.killed"].astype(float).groupby(audited.label, sort=False).mean()
     said = [
@@ -138,7 +138,7 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
     }
     figure, grid = panels(len(titles), 4.2, 3.0, columns=2)
     for axes, (column, title) in zip(grid, titles.items(), strict=True):
-        for label, look in _style.looks_of(drawn.label).items():
+        for label, look in _style.of_settings(drawn, looks).items():
             _style.along(axes, drawn[drawn.label == label], column, label=label, **look)
         thousands(axes)
         axes.set(ylabel=title, xlabel="environment steps of each run")
@@ -153,11 +153,12 @@ def _along(env: str, audited: pd.DataFrame) -> Picture:
     )
 
 
-def _within(env: str, recorded: pd.DataFrame) -> Picture:
+def _within(env: str, recorded: pd.DataFrame, looks: _style.Looks) -> Picture:
     """The path of the KL through the epochs of an update, where it was recorded."""
     said = []
     figure, (axes,) = panels(1, 6.4, 3.6)
-    styles = _style.looks_of(recorded.label[recorded.label.isin(_style.shown(recorded))])
+    shown = recorded[recorded.label.isin(_style.shown(recorded))]
+    styles = _style.of_settings(shown, looks)
     for label, rows in recorded.groupby("label", sort=False):
         minibatch, epoch = path_of(rows)
         after = percentiles(epoch)[1]

@@ -1,9 +1,9 @@
 """Which is better: the section on all environments together, and its figures."""
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
-from kltrust.experiments.reading.plots import curve, panels
+from kltrust.experiments.reading.plots import GREY, curve, panels
 from kltrust.experiments.reading.sequential import sequential_test
 from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _style, _summaries
@@ -14,8 +14,11 @@ GROUP = 5
 """Seeds between two looks of the sequential test."""
 
 
-def section(comparison: Comparison, looks: _style.Looks) -> Section:
-    """Aggregates over the environments, profiles and probabilities of improvement."""
+def section(comparison: Comparison, looks: _style.Looks, unequal: Sequence[str] = ()) -> Section:
+    """Aggregates over the environments, profiles and probabilities of improvement.
+
+    ``unequal`` says in what methods differ beside the algorithm.
+    """
     blocks: list[Block] = []
     if comparison.left_out:
         blocks.append(
@@ -25,6 +28,7 @@ def section(comparison: Comparison, looks: _style.Looks) -> Section:
     if not comparison.chosen:
         blocks.append("No environment has runs that can be compared yet: see each by itself below.")
         return Section("better", "Which is better", blocks)
+    blocks += [f"Not like with like: {text}." for text in unequal]
     blocks += _aggregates(comparison, looks)
     if len(comparison.chosen) > 1:
         blocks += [_profile(comparison, looks), *_improvement(comparison)]
@@ -199,7 +203,10 @@ def _draw_improvement(paired: Pairs, unpaired: Pairs) -> Any:
     names = [f"{x}  over  {y}" for x, y in unpaired]
     figure, (axes,) = panels(1, 4.5 + _style.inches(names), 1.3 + 0.5 * len(names))
     kinds = {"paired: the same seed": paired, "unpaired: any seed against any": unpaired}
-    for (name, look), offset in zip(_style.looks_of(kinds).items(), (-0.13, 0.13), strict=True):
+    # A pair has no colour of a method.
+    neutral = zip(kinds, (_style.INK, GREY), ("o", "s"), strict=True)
+    looks = {name: {"color": c, "marker": m, "linestyle": ""} for name, c, m in neutral}
+    for (name, look), offset in zip(looks.items(), (-0.13, 0.13), strict=True):
         for row, pair in enumerate(unpaired):
             if pair in kinds[name]:
                 _style.bar(axes, row + offset, *kinds[name][pair], look)

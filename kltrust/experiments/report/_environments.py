@@ -1,9 +1,12 @@
 """Each environment by itself: scores, learning curves, sensitivities."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.collections import LineCollection
 
 from kltrust.experiments.reading.plots import curve, logarithmic, panels, thousands
 from kltrust.experiments.report import _summaries
@@ -11,15 +14,21 @@ from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, number
 from kltrust.experiments.report._style import Looks, legend_below, points
 
+AXES = {
+    "env_steps": "environment steps of each run",
+    "seconds": "seconds of the device for each run",
+}
 
-def section(study: Study, scores: pd.DataFrame, looks: Looks) -> Section:
-    """One section for each environment, from `_summaries.scores`."""
-    curves, sensitivity = _summaries.curves(study), _summaries.sensitivity(study)
+
+def section(
+    study: Study, scores: pd.DataFrame, pictures: Mapping[str, list[Picture]], looks: Looks
+) -> Section:
+    """One section for each environment, from `_summaries.scores` and `learning`."""
+    sensitivity = _summaries.sensitivity(study)
 
     def of_env(name: str, env: str, rows: pd.DataFrame) -> list[Block]:
         blocks: list[Block] = [_table(name, env, rows)]
-        if len(mine := curves[curves.env == env]):
-            blocks.append(_learning(env, set(rows.drop_duplicates("method").label), mine, looks))
+        blocks += pictures.get(env, [])
         if len(mine := sensitivity[sensitivity.env == env]):
             blocks.append(_sensitivity(env, mine, looks))
         return blocks
@@ -55,31 +64,46 @@ def _table(name: str, env: str, scores: pd.DataFrame) -> Table:
     )
 
 
-def _learning(env: str, chosen: set[str], curves: pd.DataFrame, looks: Looks) -> Picture:
-    """Against steps and seconds; bands for the chosen settings."""
+def learning(study: Study, scores: pd.DataFrame, looks: Looks) -> dict[str, list[Picture]]:
+    """By environment with a curve: against steps, then against seconds."""
+    curves = _summaries.curves(study)
+    found = {}
+    for env, rows in scores.groupby("env", sort=False):
+        if len(mine := curves[curves.env == env]):
+            chosen = set(rows.drop_duplicates("method").label)
+            found[str(env)] = [_learning(str(env), chosen, mine, x, looks) for x in AXES]
+    return found
+
+
+def _learning(env: str, chosen: set[str], curves: pd.DataFrame, x: str, looks: Looks) -> Picture:
+    """Against a column; bands for the chosen settings."""
     ends = curves[curves.label.isin(chosen)].groupby("label", sort=False).last()
     said = "; ".join(
         f"{label} {number(row['mean'])} after {row.env_steps:,} steps and {row.seconds:.2g} seconds"
         for label, row in ends.iterrows()
     )
-    figure, (left, right) = panels(2, 5.2, 3.7)
+    figure, (axes,) = panels(1, 5.6, 3.5)
+    thin: dict[str, list[np.ndarray]] = defaultdict(list)
     for label, rows in curves.groupby("label", sort=False):
         look = looks[rows.method.iloc[0]]
-        for axes, x in ((left, rows.env_steps), (right, rows.seconds)):
-            if label in chosen:
-                band = rows["mean"], rows.low, rows.high
-                curve(axes, x, *band, label=label, markersize=4, **look)
-            else:
-                axes.plot(x, rows["mean"], color=look["color"], linewidth=0.7, alpha=0.55)
-    thousands(left)
-    left.set(xlabel="environment steps of each run", ylabel="return, mean over seeds")
-    right.set_xlabel("seconds of the device for each run")
+        if label in chosen:
+            band = rows["mean"], rows.low, rows.high
+            curve(axes, rows[x], *band, label=label, markersize=4, **look)
+        else:
+            thin[look["color"]].append(np.column_stack([rows[x], rows["mean"]]))
+    for color, lines in thin.items():  # of a search a thousand: one artist for all
+        axes.add_collection(LineCollection(lines, colors=color, linewidth=0.7, alpha=0.55))
+        axes.autoscale_view()
+    if x == "env_steps":
+        thousands(axes)
+    axes.set(xlabel=AXES[x], ylabel="return, mean over seeds")
     legend_below(figure)
+    against = "" if x == "env_steps" else " in seconds"
     return Picture(
-        f"learning-{env}",
-        f"Learning curves on {env}",
+        f"learning{against.replace(' ', '-')}-{env}",
+        f"Learning curves on {env}{against}",
         f"Mean return at the end, best setting of each method: {said}.",
-        "Mean over seeds of the evaluations' return, with 95 % intervals.",
+        "Mean over seeds of the evaluations' return, with 95 % intervals; thin: other settings.",
         figure,
     )
 
@@ -94,7 +118,7 @@ def _sensitivity(env: str, table: pd.DataFrame, looks: Looks) -> Picture:
             f"{number(best['mean'])} at {best.value}"
         )
     count = table.key.nunique()
-    columns = 2 if count in (2, 4) else 3
+    columns = min(2, count)
     figure, grid = panels(count, 4.6, 3.1, columns, sharey=True)
     for axes, (key, part) in zip(grid, table.groupby("key", sort=False), strict=True):
         place = _axis_of(axes, list(dict.fromkeys(part.value)))

@@ -5,6 +5,7 @@ Its last section says how to use them.
 
 import dataclasses
 import json
+import posixpath
 import re
 import shlex
 from typing import Any
@@ -86,24 +87,32 @@ def _value(value: Any) -> str:
     return repr(value)
 
 
-def repeat(study: Study, specifications: dict[str, str], presets: pd.DataFrame) -> Section:
-    """How to run it again, and how to go on from the best settings."""
+def repeat(
+    study: Study, specifications: dict[str, str], presets: pd.DataFrame, folder: str = ""
+) -> Section:
+    """How to run it again, and how to go on from the best settings.
+
+    The ``folder`` is that of the page, as seen from where the commands are typed; "" is that.
+    """
     commands, folders = [], []
     for i, (path, source) in enumerate(zip(specifications, study.sources, strict=True)):
         folders.append(f"runs/again{i or ''}")
         widths = {group.width for group in source.plan.groups}
         width = f" --width {widths.pop()}" if len(widths) == 1 else ""
-        commands.append(f"kltrust sweep {path} --out {folders[-1]}{width}")
+        spec = shlex.quote(posixpath.join(folder, path))
+        commands.append(f"kltrust sweep {spec} --out {folders[-1]}{width}")
     blocks: list[Block] = [
         "Beside this page lie the specifications of all that ran, every setting resolved. With the "
-        "same versions, kind of device and width a sweep gives the same numbers.",
+        "same versions, kind of device and width a sweep gives the same numbers. Commands are for "
+        + ("the place where this report was made." if folder else "the folder of this page."),
         Code("\n".join([*commands, f"kltrust report {' '.join(folders)}"])),
         *(Code(text, fold=path) for path, text in specifications.items()),
     ]
     if presets.empty:
         return Section("again", "Run it again", blocks)
     first, paths = presets.iloc[0], "presets/" + presets.path
-    words = ["kltrust", "train", first.algorithm, first.env, "--preset", paths.iloc[0]]
+    words = ["kltrust", "train", first.algorithm, first.env, "--preset"]
+    words.append(posixpath.join(folder, paths.iloc[0]))
     columns = {
         "algorithm": presets.algorithm,
         "environment": presets.env,
@@ -111,7 +120,10 @@ def repeat(study: Study, specifications: dict[str, str], presets: pd.DataFrame) 
         "score": presets.shown,
         "file": paths,
     }
-    caption = "Presets, chosen by the mean score on these very seeds."
+    caption = (
+        "Presets, chosen by the mean score on these very seeds; of equal ones, by the mean over "
+        "all evaluations. `kltrust evaluate`, `play` and `numpy_policy` choose alike."
+    )
     blocks += [
         "The best setting of each algorithm on each environment is a preset; new seeds say what it "
         "is worth:",

@@ -1,17 +1,20 @@
 """What a report is made from: the runs of some folders, named so that no two are mistaken."""
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from kltrust.experiments.config.fairness import Difference, differences, sentences, shared
 from kltrust.experiments.config.spec import Setting
+from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
-from kltrust.experiments.jobs.run import parts_of
-from kltrust.experiments.reading import results
+from kltrust.experiments.reading import choice, results
+from kltrust.experiments.report._page import listed
 from kltrust.experiments.store.record import Record
 
 
@@ -34,6 +37,7 @@ class Study:
     ``runs`` has in addition the setting, the method (the label without its swept values), planned
     iterations, environment steps, seconds of training and the source (an index). ``metrics`` and
     ``evaluations`` have label, method and env of the run, evaluations the seconds up to each.
+    ``unequal`` says of an environment in what its methods differ beside the algorithm.
     """
 
     sources: tuple[Source, ...]
@@ -41,6 +45,7 @@ class Study:
     metrics: pd.DataFrame
     evaluations: pd.DataFrame
     notes: tuple[str, ...]
+    unequal: dict[str, str] = field(default_factory=dict)
 
     @property
     def envs(self) -> list[str]:
@@ -59,7 +64,11 @@ class Study:
 
     def setting(self, run: int) -> Setting:
         """The setting of a run."""
-        return self.runs.set_index("run").setting[run]
+        return self._settings[run]
+
+    @functools.cached_property
+    def _settings(self) -> dict[int, Setting]:
+        return dict(zip(self.runs.run, self.runs.setting, strict=True))
 
 
 def gather(paths: Sequence[str | Path]) -> Study:
@@ -71,25 +80,34 @@ def gather(paths: Sequence[str | Path]) -> Study:
     """
     if len({Path(p).absolute() for p in paths}) != len(paths):
         raise ValueError("a folder is given twice: its runs would count double")
-    loaded = results.load(*paths)
+    if not paths:
+        raise ValueError("a report takes the folder of a sweep or of a training, or several")
+    records = [Record(path) for path in paths]
+    folders = [(record, *parts_of(record)) for record in records]
+    loaded = results.of_folders(folders)
     if loaded.evaluations.empty:
         raise ValueError(
             f"no run in {', '.join(map(str, paths))} was evaluated yet: let it run up to its first "
             "evaluation, or go on with it by --resume"
         )
-    records = [Record(path) for path in paths]
     names = [record.path.name for record in records]
     names = [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
-    sources = tuple(Source(n, r, *parts_of(r)) for n, r in zip(names, records, strict=True))
+    sources = tuple(Source(n, *folder) for n, folder in zip(names, folders, strict=True))
     runs = _named(_described(loaded.runs, sources), sources)
-    ends = runs.set_index("run")[["method", "label", "env", "seconds", "iterations"]]
-    metrics = loaded.metrics.join(ends[["method", "label", "env"]], on="run")
-    evaluations = loaded.evaluations.join(ends, on="run")
-    evaluations["seconds"] *= evaluations.iteration / evaluations.pop("iterations")
+    of = runs.set_index("run")
+    # The label that is unique here, and the method.
+    metrics, evaluations = (
+        frame.assign(**{name: frame.run.map(of[name]) for name in ("label", "method")})
+        for frame in (loaded.metrics, loaded.evaluations)
+    )
+    share = evaluations.iteration / evaluations.run.map(of.iterations)
+    evaluations["seconds"] = evaluations.run.map(of.seconds) * share
     evaluations["mean_return"], imputed = _imputed(evaluations)
-    runs["score"] = runs.run.map(evaluations.groupby("run").mean_return.last())
+    scores = choice.of_runs(evaluations)
+    for name in choice.BY:
+        runs[name] = runs.run.map(scores[name])
     notes = (*_unfinished(runs, sources), *_broken(runs), *imputed)
-    return Study(sources, runs, metrics, evaluations, notes)
+    return Study(sources, runs, metrics, evaluations, notes, sentences(_unequal(runs)))
 
 
 def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
@@ -108,8 +126,7 @@ def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
     runs = runs.join(pd.concat(known, ignore_index=True), on="run")
     experiments = [setting.experiment for setting in runs.setting]
     return runs.assign(
-        # Without what `spec_entry` appends to a label for the swept values: one word for each.
-        method=[s.label.rsplit(" ", len(s.swept))[0] for s in runs.setting],
+        method=[setting.method for setting in runs.setting],
         planned=[experiment.num_iterations for experiment in experiments],
         steps=runs.iterations * [experiment.batch_size for experiment in experiments],
     )
@@ -128,6 +145,15 @@ def _named(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
     for name in ("method", "label"):
         runs[name] = runs[name].where(~clashing, prefix + runs[name])
     return runs
+
+
+def _unequal(runs: pd.DataFrame) -> list[Difference]:
+    """Settings, and steps and seeds as far as they were run."""
+    parts = []
+    for (env, _), rows in runs[runs.iterations > 0].groupby(["env", "label"], sort=False):
+        ran = {"environment steps": f"{rows.steps.min():,}", "seeds": listed(sorted(rows.seed))}
+        parts.append((env, rows.method.iloc[0], shared(rows.setting.iloc[0].experiment) | ran))
+    return differences(parts)
 
 
 def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
@@ -163,11 +189,9 @@ def _broken(runs: pd.DataFrame) -> list[str]:
 def _imputed(evaluations: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """Returns, with the environment's worst where there is no number: dropping it would flatter."""
     returns = evaluations.mean_return.astype(float)
-    finite = returns.where(np.isfinite(returns))
-    count = int(finite.isna().sum())
+    count = int((~np.isfinite(returns)).sum())
     note = (
         f"{count} of {len(returns)} evaluations gave no finite number; each counts as the worst "
         "evaluation on its environment."
     )
-    worst = finite.groupby(evaluations.env).transform("min")
-    return finite.fillna(worst), [note] if count else []
+    return choice.imputed(evaluations), [note] if count else []

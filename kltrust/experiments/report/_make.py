@@ -1,28 +1,33 @@
 """From folders to a report: what it says, then the files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import pandas as pd
 
+from kltrust.experiments.config.fairness import grouped
 from kltrust.experiments.report import (
     _audit,
     _comparison,
     _environments,
     _export,
+    _judged,
+    _measured,
     _movement,
     _page,
     _region,
     _summaries,
 )
 from kltrust.experiments.report._gather import Source, Study, gather
-from kltrust.experiments.report._style import image, looks_of
+from kltrust.experiments.report._style import RC, image, looks_of
 from kltrust.experiments.store import files
 from kltrust.experiments.store.record import total_seconds
 
 INDEX = "index.html"
+FIRST = 4
+"""Learning curves that are shown before anything else."""
 MARK = b'<meta name="generator" content="kltrust report">'
 """By this a folder is known as one that may be replaced."""
 
@@ -50,7 +55,7 @@ def make_report(
     In its folder are then index.html, tables.md, figures/, presets/ and specs/.
     """
     folder = place(paths, out)
-    return write(compose(paths), folder, preset_dir)
+    return write(compose(paths, folder), folder, preset_dir)
 
 
 def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -71,8 +76,10 @@ def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
     return folder
 
 
-def compose(paths: Sequence[str | Path]) -> Report:
+def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
     """Reads the folders and works out all that is said of them.
+
+    The ``folder`` is where it will be written, if that is known: its commands name it.
 
     Raises:
         ValueError: if there is nothing to report yet.
@@ -87,35 +94,49 @@ def compose(paths: Sequence[str | Path]) -> Report:
         f"specs/{i}-{_page.slug(source.name)}.toml": _export.specification(source)
         for i, source in enumerate(study.sources)
     }
-    headlines, looks = _headlines(scores), looks_of(study.methods)
-    # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
-    with matplotlib.rc_context({"text.parse_math": False}):
+    headlines, looks = _headlines(scores, study.unequal), looks_of(study.methods)
+    with matplotlib.rc_context(RC):
+        learning = _environments.learning(study, scores, looks)
+        first = [pictures[0] for pictures in learning.values()][:FIRST]
         found = [
-            _page.Section("summary", "In short", [[*headlines, *_region.verdicts(measured)]]),
+            _page.Section("summary", "In short", [headlines, *first, _region.verdicts(measured)]),
             _what_ran(study),
-            _comparison.section(_summaries.compare(study), looks),
-            _environments.section(study, scores, looks),
+            _comparison.section(_summaries.compare(study), looks, grouped(study.unequal)),
+            _environments.section(study, scores, learning, looks),
             _movement.section(updates, measured, looks),
-            _audit.section(updates),
+            _measured.section(updates, scores, looks),
+            _audit.section(updates, looks),
             _movement.equal_kl(measured, scores, looks),
+            _judged.section(study),
         ]
     sections = [section for section in found if section is not None]
     to_copy = "For a paper's appendix or a README; tables.md beside this page is the same."
     markdown = _page.Code(_page.markdown(sections), fold="Show the Markdown")
     sections += [
         _page.Section("markdown", "The tables as Markdown", [to_copy, markdown]),
-        _export.repeat(study, specifications, presets),
+        _export.repeat(study, specifications, presets, _from_here(folder)),
     ]
     title = ", ".join(source.name for source in study.sources)
     return Report(title, study.notes, headlines, sections, presets, specifications)
 
 
-def _headlines(scores: pd.DataFrame) -> list[str]:
-    """A sentence for each environment, from `_summaries.scores`: the best, and the runner-up."""
+def _from_here(folder: Path | None) -> str:
+    """A folder as seen from the working one; "" from elsewhere, whose path is nobody's business."""
+    here = Path.cwd()
+    if folder is None or not folder.is_relative_to(here):
+        return ""
+    return folder.relative_to(here).as_posix()
+
+
+def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
+    """A sentence for each environment, from `_summaries.scores`: the best, and the runner-up.
+
+    Where methods differ in more than the algorithm it says so, and in what.
+    """
     said = []
     for env, rows in scores.groupby("env", sort=False):
         best, others = rows.iloc[0], rows[rows.method != rows.method.iloc[0]]
-        ties = list(rows.label[rows["mean"] == best["mean"]])
+        ties = list(rows.label[rows.score == best.score])
         line = f"{best.label} has the highest mean, {best.shown}"
         if not ties:
             line = "no run has a score that is a number"
@@ -123,10 +144,14 @@ def _headlines(scores: pd.DataFrame) -> list[str]:
             more = f" and {len(ties) - 3} more" if len(ties) > 3 else ""
             line = f"{len(ties)} settings share the highest mean, {best.shown}: "
             line += ", ".join(ties[:3]) + more
+            alike = (rows.through[rows.score == best.score] == best.through).sum() > 1
+            how = "the first of the best" if alike else "which got there first"
+            line += f"; where one is needed it is {best.label}, {how}"
         elif len(others):
             second = others.iloc[0]
             line += f"; the best of another method is {second.label}, {second.shown}"
-        said.append(f"{env}, {best.seeds} seed{'s' if best.seeds > 1 else ''}: {line}.")
+        mark = f"; but {unequal[env]}" if env in unequal else ""
+        said.append(f"{env}, {best.seeds} seed{'s' if best.seeds > 1 else ''}: {line}{mark}.")
     return said
 
 
@@ -138,7 +163,11 @@ def _what_ran(study: Study) -> _page.Section:
     table = _page.Table(
         "what-ran", "What the numbers below come from.", columns, words=len(columns)
     )
-    return _page.Section("what-ran", "What ran", [table])
+    equal = [f"{text[0].upper()}{text[1:]}." for text in grouped(study.unequal)] or [
+        "Rollout, critic, network, budget, steps and seeds are equal for all methods."
+    ]
+    alone = study.runs.method.nunique() == 1
+    return _page.Section("what-ran", "What ran", [table, *([] if alone else [equal])])
 
 
 def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
@@ -156,7 +185,7 @@ def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
         "algorithms": ", ".join(dict.fromkeys(e.algorithm for e in experiments)),
         "environments": ", ".join(dict.fromkeys(e.env for e in experiments)),
         "settings": f"{' or '.join(map(str, of_env))} on each environment",
-        "seeds": _listed(list(source.plan.seeds)),
+        "seeds": _page.listed(source.plan.seeds),
         "runs": f"{len(runs):,}, {(runs.iterations >= runs.planned).sum():,} finished",
         "broken runs": str(runs.broken.notna().sum()),
         "environment steps": f"{runs.steps.sum():,}",
@@ -169,12 +198,6 @@ def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
         "arithmetic": f"{'float64' if versions.get('x64') else 'float32'}, matrix products "
         f"{versions.get('matmul_precision')}{flags}",
     }
-
-
-def _listed(seeds: list[int]) -> str:
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{len(seeds)}: {seeds[0]} to {seeds[-1]}"
-    return f"{len(seeds)}: {', '.join(map(str, seeds))}"
 
 
 def write(report: Report, folder: Path, preset_dir: str | Path | None = None) -> Path:

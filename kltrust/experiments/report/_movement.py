@@ -9,6 +9,8 @@ from kltrust.experiments.reading.plots import GREY, logarithmic, panels, thousan
 from kltrust.experiments.report import _region, _style
 from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, share, small
 
+ROWS = 40
+"""Settings in the overview: more rows could not be read."""
 KIND_LINES = {_region.BOUND: "-", _region.SET_POINT: "--", _region.HEURISTIC: ":"}
 
 
@@ -17,7 +19,7 @@ def section(updates: pd.DataFrame, measured: pd.DataFrame, looks: _style.Looks) 
     kinds = list(dict.fromkeys(claim.kind for claim in measured.claim))
 
     def of_env(name: str, env: str, rows: pd.DataFrame) -> list[Block]:
-        return [_table(name, env, rows), _training(env, updates[updates.env == env])]
+        return [_table(name, env, rows), _training(env, updates[updates.env == env], looks)]
 
     meant = Table(
         "claims",
@@ -103,13 +105,18 @@ def _table(name: str, env: str, measured: pd.DataFrame) -> Table:
 
 
 def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
-    """A row for each setting, a panel for each environment."""
+    """A row for each setting, of many for some, a panel for each environment."""
     said = [
         f"{row.label} on {row.env}: median {small(row.median)}, 95th percentile {small(row.p95)}, "
         f"largest {small(row.largest)}, claim: {row.claim}"
         for row in measured.head(12).itertuples()
     ]
     more = f"; and {len(measured) - 12} more in the tables below" if len(measured) > 12 else ""
+    total = measured.label.nunique()
+    if total > ROWS:
+        by_kl = measured.assign(kl=measured["median"])
+        few = max(1, ROWS // measured.method.nunique())
+        measured = measured[measured.label.isin(_style.shown(by_kl, few))]
     labels = list(dict.fromkeys(measured.label))
     figure, grid = panels(measured.env.nunique(), 3.2, 1.5 + 0.3 * len(labels))
     figure.set_figwidth(figure.get_figwidth() + _style.inches(labels))
@@ -140,12 +147,13 @@ def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
         "For each setting: the bar from the 5th to the 95th percentile of the mean KL of all "
         "updates, its median, the largest as a cross. The black line is the claim: solid for a "
         "bound, dashed for a set point, dotted for a heuristic. Where the claim is annealed, the "
-        "line is its value at the start.",
+        "line is its value at the start."
+        + (f" {len(labels)} of {total} settings, from least to most movement." * (total > ROWS)),
         figure,
     )
 
 
-def _training(env: str, updates: pd.DataFrame) -> Picture:
+def _training(env: str, updates: pd.DataFrame, looks: _style.Looks) -> Picture:
     """A column for each method: above the mean over states, below the largest."""
     finite = updates[np.isfinite(updates.kl)]
     medians = finite.groupby(["label", "iteration"], sort=False).kl.median()
@@ -162,7 +170,7 @@ def _training(env: str, updates: pd.DataFrame) -> Picture:
     for column, (what, row) in rows.items():
         floor = _floor(updates[column])
         for axes, method in zip(row, methods, strict=True):
-            _training_panel(axes, updates[updates.method == method], column, floor)
+            _training_panel(axes, updates[updates.method == method], column, floor, looks)
             logarithmic(axes, [floor, *updates[column], *updates.claim])
             thousands(axes)
         row[0].set_ylabel(f"KL(old || new), nats,\n{what} over states")
@@ -183,10 +191,12 @@ def _training(env: str, updates: pd.DataFrame) -> Picture:
     )
 
 
-def _training_panel(axes: Any, part: pd.DataFrame, column: str, floor: float) -> None:
+def _training_panel(
+    axes: Any, part: pd.DataFrame, column: str, floor: float, looks: _style.Looks
+) -> None:
     dotted = {"linestyle": ":", "linewidth": 1.6}
     part = part[np.isfinite(part[column])].assign(drawn=part[column].clip(lower=floor))
-    for label, look in _style.looks_of(part.label).items():
+    for label, look in _style.of_settings(part, looks).items():
         rows = part[part.label == label]
         name = label.removeprefix(rows.method.iloc[0]).strip() or label
         _style.along(axes, rows, "drawn", label=name, **look)

@@ -4,6 +4,7 @@ The numbers in its tables are written alike everywhere.
 """
 
 import base64
+import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Picture:
     figure: Any
     kind: str = "picture"
 
-    @property
+    @functools.cached_property
     def address(self) -> str:
         """An address that holds all of the figure."""
         return "data:image/svg+xml;base64," + base64.b64encode(image(self.figure, "svg")).decode()
@@ -101,6 +102,19 @@ class Section:
         yield self
         for section in self.sections:
             yield from section.walk()
+
+    @property
+    def rows(self) -> list[Block | list[Picture]]:
+        """Its blocks, pictures that follow each other together: they stand side by side."""
+        found: list[Any] = []
+        for block in self.blocks:
+            if not isinstance(block, Picture):
+                found.append(block)
+            elif found and isinstance(found[-1], tuple):
+                found[-1] += (block,)
+            else:
+                found.append((block,))
+        return found
 
     @property
     def tables(self) -> list[Table]:
@@ -177,6 +191,13 @@ def share(value: float) -> str:
     if 0.999 < value < 1:
         return "> 99.9 %"
     return f"{value:.1%}".replace("%", " %").replace(".0 ", " ")
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """How many, and which: ``10: 0 to 9``."""
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{len(numbers)}: {numbers[0]} to {numbers[-1]}"
+    return f"{len(numbers)}: {', '.join(map(str, numbers))}"
 
 
 def estimate(value: Estimate, count: int = 2) -> str:

@@ -76,22 +76,28 @@ def updates(study: Study) -> pd.DataFrame:
     is. NaN is no claim.
     """
     metrics = study.metrics.reset_index(drop=True)
-    claim = np.full(len(metrics), np.nan)
+    claim, iteration = np.full(len(metrics), np.nan), metrics.iteration.to_numpy()
+    reported: dict[str, np.ndarray] = {}
     for run, rows in metrics.groupby("run").indices.items():
-        experiment, part = study.setting(run).experiment, metrics.iloc[rows]
+        experiment = study.setting(run).experiment
         stated = claim_of(experiment)
         if stated.kind != NONE:
-            claim[rows] = stated.value * _annealing(experiment, stated.what, part.iteration)
+            claim[rows] = stated.value * _annealing(experiment, stated.what, iteration[rows])
             if (column := f"extra.{stated.what}") in metrics:
-                claim[rows] = part[column].astype(float).fillna(pd.Series(claim)).to_numpy()
+                if column not in reported:
+                    reported[column] = (
+                        metrics[column].astype(float).to_numpy(float, na_value=np.nan)
+                    )
+                own = reported[column][rows]
+                claim[rows] = np.where(np.isnan(own), claim[rows], own)
     return metrics.assign(claim=claim)
 
 
-def _annealing(experiment: Experiment, setting: str, iteration: pd.Series) -> pd.Series:
+def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> np.ndarray:
     """The factor that the schedule puts on a setting: 1 where it is another that is annealed."""
     powers = {f.name: declared(f).anneal for f in dataclasses.fields(experiment.update)}
     done = iteration / max(experiment.num_iterations, 1)
-    return (1 - experiment.budget.anneal * done) ** powers.get(setting, 0)
+    return (1 - float(experiment.budget.anneal) * done) ** powers.get(setting, 0)
 
 
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +109,7 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     the claim; one that is no number is beyond it), overran (how many are beyond ``claim.stop``),
     used (median of kl / claim).
     """
-    claims = {run: claim_of(study.setting(run).experiment) for run in table.run.unique()}
+    claims = {run: claim_of(study.setting(run).experiment) for run in table.run.unique().tolist()}
     stop = table.run.map({run: claim.stop for run, claim in claims.items()})
     numbers = table[["kl", "kl_max", "max_ratio", "clip_fraction"]].astype(float)
     numbers["used"] = numbers.kl / table.claim
@@ -119,11 +125,9 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     found = rows.groupby(["env", "label"], sort=False, as_index=False).agg(
         method=("method", "first"),
         run=("run", "first"),
-        updates=("run", "size"),
+        updates=("run", "count"),
         nonfinite=("nonfinite", "sum"),
         median=("kl", "median"),
-        p95=("kl", lambda kl: kl.quantile(0.95)),
-        p05=("kl", lambda kl: kl.quantile(0.05)),
         largest=("kl", "max"),
         state_median=("kl_max", "median"),
         state_largest=("kl_max", "max"),
@@ -133,6 +137,9 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         overran=("overran", "sum"),
         used=("used", "median"),
     )
+    kl = rows.groupby(["env", "label"], sort=False).kl
+    for place, (name, q) in enumerate((("p95", 0.95), ("p05", 0.05)), start=7):
+        found.insert(place, name, kl.quantile(q).to_numpy())
     found.insert(3, "claim", [claims[run] for run in found.pop("run")])
     return found
 

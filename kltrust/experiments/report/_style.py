@@ -7,14 +7,33 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from kltrust.experiments.reading.plots import over_seeds
+from kltrust.experiments.reading.plots import over_seeds, untangle
 
 # Okabe and Ito's, without the yellow, which no light ground shows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 INK = "#222222"
+LIGHT = "#e6e8eb"
+DARK = {
+    INK: LIGHT,
+    "#000000": LIGHT,
+    "#777777": "#a9b1ba",
+    "#0072B2": "#4fb0ee",
+    "#D55E00": "#ff8a3c",
+    "#009E73": "#35cfa2",
+    "#CC79A7": "#e9a3c9",
+}
+"""Colours that a dark ground needs lighter."""
+RC: dict[Any, Any] = {
+    # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
+    "text.parse_math": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+}
+"""Matplotlib's settings while figures are made."""
 
 SHOWN = 6
 """Settings of a method in one panel: more lines would hide each other."""
@@ -29,6 +48,20 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
         name: {"color": COLOURS[i % 7], "marker": MARKERS[i % 8], "linestyle": LINES[i % 5]}
         for i, name in enumerate(dict.fromkeys(names))
     }
+
+
+def of_settings(rows: pd.DataFrame, looks: Looks) -> dict[str, Look]:
+    """A look for each label: its method's colour, in turn paler and with another line."""
+    found: dict[str, Look] = {}
+    for method, labels in rows.groupby("method", sort=False).label:
+        for i, label in enumerate(dict.fromkeys(labels)):
+            lines = {
+                "marker": MARKERS[i % 8],
+                "linestyle": LINES[i % 5],
+                "alpha": 1 - 0.1 * (i % 6),
+            }
+            found[label] = {"color": looks[method]["color"], **lines}
+    return found
 
 
 def along(axes: Any, rows: pd.DataFrame, column: str, **look: Any) -> None:
@@ -76,19 +109,37 @@ def legend_below(figure: Any) -> None:
 
 
 def image(figure: Any, kind: str) -> bytes:
-    """The figure as "png" or "svg"; SVG letters are paths: no font is there for sure."""
+    """The figure as "png" or "svg"; SVG letters are paths: no font is there for sure.
+
+    It is laid out when it is first drawn, and not again.
+    """
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        untangle(figure)
     buffer = io.BytesIO()
-    undated = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}
+    how: dict[str, Any] = {"dpi": 150}
+    if kind == "svg":
+        how = {"metadata": {"Date": None}, "transparent": True}
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "kltrust"}):
-        figure.savefig(buffer, format=kind, **undated)
-    return buffer.getvalue()
+        figure.savefig(buffer, format=kind, **how)
+    found = buffer.getvalue()
+    return found.replace(b"</style>", f"{_dark()}</style>".encode(), 1) if kind == "svg" else found
 
 
-def shown(updates: pd.DataFrame) -> set[str]:
-    """At most `SHOWN` labels of each method, from the one that moved least to that which most."""
+def _dark() -> str:
+    """What an SVG says of a dark page: the same figure in the lighter colours."""
+    rules = [
+        f'[style*="{what}: {light.lower()}"]{{{what}:{dark} !important}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    ]
+    return f"@media (prefers-color-scheme: dark){{{''.join(rules)}}}"
+
+
+def shown(updates: pd.DataFrame, most: int = SHOWN) -> set[str]:
+    """At most so many labels of each method, from the one that moved least to that which most."""
     found: set[str] = set()
     for _, rows in updates.groupby("method", sort=False):
         labels = rows.groupby("label").kl.median().sort_values().index
-        places = np.linspace(0, len(labels) - 1, min(SHOWN, len(labels)))
+        places = np.linspace(0, len(labels) - 1, min(most, len(labels)))
         found |= set(labels[places.round().astype(int)])
     return found

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.reading import statistics
+from kltrust.experiments.reading import choice, statistics
+from kltrust.experiments.reading.frames import learning_curves
 from kltrust.experiments.reading.statistics import Estimate, estimates, intervals, means_and_iqms
 from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._page import estimate
@@ -57,9 +58,8 @@ def find_scales(study: Study) -> pd.DataFrame:
     """
     firsts = study.evaluations.sort_values("iteration").drop_duplicates("run")
     zero = firsts.mean_return.where(np.isfinite(firsts.mean_return)).groupby(firsts.env).mean()
-    means = study.scored.groupby(["env", "label"], sort=False).score.mean().reset_index()
-    ranked = means.sort_values("score", ascending=False, kind="stable").drop_duplicates("env")
-    scales = ranked.set_index("env").set_axis(["best", "one"], axis=1).assign(zero=zero)
+    best = choice.settings(study.scored).drop_duplicates("env").set_index("env")
+    scales = pd.DataFrame({"best": best.label, "one": best.score, "zero": zero})
     return scales.reindex(study.envs).query("one > zero")
 
 
@@ -81,8 +81,14 @@ def compare(study: Study) -> Comparison:
             scores[str(label)] = ((grid - scales.zero) / (scales.one - scales.zero))[tasks]
     left_out = [env for env in study.envs if env not in tasks]
     left_out += [label for label in there.index if label not in scores]
-    ranked = sorted(scores, key=lambda label: -scores[label].to_numpy().mean())
-    best = {methods[label]: label for label in reversed(ranked)}
+    # By the mean of normalised scores; of equal ones, of what led there.
+    through = runs[runs.env.isin(tasks)].groupby(["label", "env"]).through.mean().unstack()
+    through = ((through - scales.zero) / (scales.one - scales.zero))[tasks].mean(axis=1)
+    means = {label: x.to_numpy().mean() for label, x in scores.items()}
+    table = pd.DataFrame({"label": list(means), "score": means.values()}).assign(
+        through=[through[label] for label in means]
+    )
+    best = {methods[label]: label for label in reversed(choice.ranked(table).label.tolist())}
     chosen = {method: best[method] for method in study.methods if method in best}
     return Comparison(scales, scores, chosen, left_out)
 
@@ -129,17 +135,15 @@ def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
 def scores(study: Study) -> pd.DataFrame:
     """One row per environment and label that was evaluated.
 
-    Columns: env, method, label, setting, seeds (how many), mean, low and high (of its interval),
-    shown and iqm (mean and IQM as text), through (the mean over all evaluations: how fast it got
-    there), worst (the score of the worst seed), iterations, planned, steps (environment steps of a
-    run). Of an environment the highest mean comes first; of equal ones, the highest ``through``.
+    Columns: env, label, score (as `choice` has it), method, setting, seeds (how many), mean, low
+    and high (of its interval), shown and iqm (mean and IQM as text), through (the mean over all
+    evaluations: how fast it got there), worst (the score of the worst seed), iterations, planned,
+    steps (environment steps of a run). Of an environment the best comes first, as `choice` says.
     """
-    through = study.evaluations.groupby("run").mean_return.mean()
-    runs = study.scored.assign(through=study.scored.run.map(through))
-    table = runs.groupby(["env", "label"], sort=False, as_index=False).agg(
+    table = study.scored.groupby(["env", "label"], sort=False, as_index=False).agg(
         method=("method", "first"),
         setting=("setting", "first"),
-        seeds=("run", "size"),
+        seeds=("run", "count"),
         scores=("score", list),
         through=("through", "mean"),
         worst=("score", "min"),
@@ -155,9 +159,9 @@ def scores(study: Study) -> pd.DataFrame:
             found[i] = (*mean, estimate(mean, seeds), estimate(iqm, seeds))
     columns = ["mean", "low", "high", "shown", "iqm"]
     table = table.join(pd.DataFrame.from_dict(found, orient="index", columns=columns))
-    table["order"] = table.env.map(study.envs.index)
-    by, ascending = ["order", "mean", "through"], [True, False, False]
-    return table.sort_values(by, ascending=ascending, ignore_index=True)
+    ranked = choice.settings(study.scored)[["env", "label", "score"]].merge(table)
+    order = ranked.env.map(study.envs.index).sort_values(kind="stable").index
+    return ranked.loc[order].reset_index(drop=True)
 
 
 def curves(study: Study) -> pd.DataFrame:
@@ -165,16 +169,10 @@ def curves(study: Study) -> pd.DataFrame:
 
     Columns: env, method, label, env_steps, seconds (see `Study`), mean, low, high.
     """
-    parts = []
-    for (env, label), rows in study.evaluations.groupby(["env", "label"], sort=False):
-        grid = rows.pivot(index="run", columns="env_steps", values="mean_return")
-        grid = grid.dropna(axis="columns")  # runs of several folders may differ in their steps
-        if not grid.empty:
-            found = intervals(grid.to_numpy(), lambda x: x.mean(axis=-2), resamples=POINTS)
-            seconds = rows.groupby("env_steps").seconds.mean()[grid.columns]
-            part = seconds.reset_index().assign(env=env, method=rows.method.iloc[0], label=label)
-            parts.append(part.assign(**dict(zip(("mean", "low", "high"), found, strict=True))))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["env", "label"])
+    keys = ["env", "method", "label"]
+    found = learning_curves(study.evaluations, keys, resamples=POINTS)
+    seconds = study.evaluations.groupby([*keys, "env_steps"]).seconds.mean()
+    return found.join(seconds, on=[*keys, "env_steps"])
 
 
 def sensitivity(study: Study) -> pd.DataFrame:

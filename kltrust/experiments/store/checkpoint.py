@@ -9,9 +9,9 @@ most of them orbax's, whatever the size of a small state.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -28,11 +28,22 @@ from kltrust.types import PyTree
 FORMAT = "kltrust checkpoint 1"
 _MANIFEST = "kltrust.json"
 _ARRAYS = "arrays"
+_LEAF = {"shape": [int], "dtype": str, "key": (type(None), str)}
+_KIND = {"leaves": {str: _LEAF}, "files": {str: [int]}}
 _SHOWN = 3
 
 
 class CheckpointError(files.StorageError):
     """A checkpoint is missing, foreign, damaged or of another state; the message has a remedy."""
+
+
+class _DamagedError(CheckpointError, files.DamagedError):
+    """A damaged one."""
+
+    def __init__(self, path: Path, wrong: str) -> None:
+        self.file, self.wrong = path, f"holds a damaged file: {wrong}"
+        remedy = "take it from a backup, or restore another checkpoint"
+        RuntimeError.__init__(self, f"{path} {self.wrong}; {remedy}")
 
 
 class _Leaf(NamedTuple):
@@ -50,8 +61,8 @@ class _Leaf(NamedTuple):
         return math.prod(self.shape)
 
 
-def save(path: str | Path, state: PyTree) -> None:
-    """Saves a pytree of arrays as the folder ``path``: wholly, or not at all.
+def save(path: str | Path, state: PyTree) -> int:
+    """Saves a pytree of arrays as the folder ``path``, wholly or not at all; returns its digest.
 
     It holds JAX and NumPy arrays, typed PRNG keys, numbers and booleans, and may be donated as soon
     as this returns.
@@ -72,16 +83,17 @@ def save(path: str | Path, state: PyTree) -> None:
             "leaves": {name: leaf._asdict() for name, (leaf, _) in leaves.items()},
             "files": _checksums(partial),
         }
-        manifest = {"format": FORMAT, "crc32": _digest(content), **content}
+        manifest = files.sealed({"format": FORMAT, **content})
         (partial / _MANIFEST).write_bytes(files.to_json(manifest))
         files.publish_folder(partial, path)
+        return manifest["crc32"]
     except Exception as error:
         files.remove(partial)
         raise CheckpointError(f"can't save {path}: {files.explain(error)}") from error
 
 
-def restore(path: str | Path, like: PyTree) -> PyTree:
-    """The state that was saved at ``path``, bit for bit.
+def restore(path: str | Path, like: PyTree, digest: int | None = None) -> PyTree:
+    """The state that was saved at ``path``, bit for bit; its ``digest`` is what `save` gave.
 
     Structure, shapes and dtypes are those of ``like``: of arrays, or of what
     ``jax.eval_shape(init, key)`` gives, which costs no computation. So are the types: JAX arrays
@@ -92,20 +104,29 @@ def restore(path: str | Path, like: PyTree) -> PyTree:
             structure; the first leaves that differ are named.
     """
     path = Path(path).absolute()
-    saved, checksums = _read_manifest(path)
+    saved, checksums = _read_manifest(path, digest)
     targets = _named(like)
     _check_structure(path, saved, {name: _describe(name, leaf) for name, leaf in targets.items()})
     _check_files(path, checksums)
     try:
         arrays = _load_arrays(path / _ARRAYS, [n for n, leaf in saved.items() if leaf.size])
     except Exception as error:  # orbax and tensorstore have no common kind of error
-        raise _damaged(path, f"{type(error).__name__} while reading the arrays") from error
+        raise _DamagedError(path, f"{type(error).__name__} while reading the arrays") from error
     restored = []
     for name, target in targets.items():
         leaf = saved[name]
         data = arrays[name] if leaf.size else np.zeros(leaf.shape, jnp.dtype(leaf.dtype))
         restored.append(_from_host(path, name, data, leaf, target))
     return jax.tree.unflatten(jax.tree.structure(like), restored)
+
+
+def verify(path: Path, digest: int | None = None) -> None:
+    """Whether all bytes at ``path`` are those that were saved, and the digest what `save` gave.
+
+    Raises:
+        CheckpointError: if not.
+    """
+    _check_files(path, _read_manifest(path, digest)[1])
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
@@ -185,29 +206,23 @@ def _check_structure(path: Path, saved: dict[str, _Leaf], expected: dict[str, _L
     )
 
 
-def _read_manifest(path: Path) -> tuple[dict[str, _Leaf], dict[str, list[int]]]:
+def _read_manifest(path: Path, digest: int | None) -> tuple[dict[str, _Leaf], dict[str, list[int]]]:
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint at {path}: check the path")
     file = path / _MANIFEST
-    if not file.exists():
+    if not os.path.lexists(file):
         raise CheckpointError(
             f"{path} is not a kltrust checkpoint (it has no {_MANIFEST}): "
             "name a folder that kltrust saved"
         )
     try:
-        manifest = json.loads(file.read_bytes())
-        written_as, digest = manifest.pop("format"), manifest.pop("crc32")
-    except OSError as error:
-        raise CheckpointError(f"can't read {file}: {files.explain(error)}") from error
-    except (ValueError, TypeError, LookupError) as error:
-        raise _damaged(path, f"{_MANIFEST} can't be read") from error
-    if written_as != FORMAT:
-        raise CheckpointError(
-            f"{path} has the format {written_as!r}, this version reads {FORMAT!r}: "
-            "use the version of kltrust that saved it"
-        )
-    if digest != _digest(manifest):
-        raise _damaged(path, f"{_MANIFEST} is not what was saved")
+        manifest = files.read_json(file, _KIND, formats=[FORMAT])
+    except files.DamagedError as error:
+        raise _DamagedError(path, f"{_MANIFEST} {error.wrong}") from error
+    except files.StorageError as error:
+        raise CheckpointError(str(error)) from error
+    if digest not in (None, manifest["crc32"]):
+        raise _DamagedError(path, f"{_MANIFEST} is of another checkpoint")
     leaves = manifest["leaves"].items()
     described = {n: _Leaf(tuple(e["shape"]), e["dtype"], e["key"]) for n, e in leaves}
     return described, manifest["files"]
@@ -262,21 +277,8 @@ def _checksums(folder: Path) -> dict[str, list[int]]:
 
 def _check_files(path: Path, checksums: dict[str, list[int]]) -> None:
     # Before orbax sees them: what it makes of a damaged file is no guide to anyone.
-    try:
-        found = _checksums(path)
-    except OSError as error:
-        raise CheckpointError(f"can't read {path}: {files.explain(error)}") from error
-    for name, checksum in checksums.items():
-        if found.get(name) != checksum:
-            wrong = "is not what was saved" if name in found else "is missing"
-            raise _damaged(path, f"{name} {wrong}")
-
-
-def _digest(manifest: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
-
-
-def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} holds a damaged file: {why}; take it from a backup, or restore another checkpoint"
-    )
+    for name, (_, crc32) in checksums.items():
+        try:
+            files.check(path / name, crc32)
+        except files.DamagedError as error:
+            raise _DamagedError(path, f"{name} {error.wrong}") from error

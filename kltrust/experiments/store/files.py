@@ -12,9 +12,10 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 DEBRIS = ".partial"
 """The end of the name of what is not yet in its place."""
@@ -22,6 +23,14 @@ DEBRIS = ".partial"
 
 class StorageError(RuntimeError):
     """Something on disk can't be read or written; the message names the remedy."""
+
+
+class DamagedError(StorageError):
+    """A file is not there, or not what was written; a note says what is still whole."""
+
+    def __init__(self, file: Path, wrong: str) -> None:
+        self.file, self.wrong = file, wrong
+        super().__init__(f"{file} {wrong}: take it from a backup, or run again elsewhere")
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -63,25 +72,119 @@ def is_debris(path: Path) -> bool:
     return path.name.endswith(DEBRIS)
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The object in a JSON file.
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file of a run folder, to be read.
 
     Raises:
-        StorageError: if it can't be read, or is not an object.
+        DamagedError: if it is not there, or no file.
+        StorageError: if the system does not let us read it.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise StorageError(f"there is no {what} at {path}: check the path") from error
+        file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
-        raise StorageError(f"can't read {what} {path}: {explain(error)}") from error
-    except ValueError as error:
+        raise unreadable(path, error) from error
+    with file:
+        yield file
+
+
+def check(path: Path, crc32: int) -> None:
+    """Compares a file with the CRC-32 that was kept when it was written.
+
+    Raises:
+        DamagedError: if it is another, or there is no file.
+        StorageError: if the system does not let us read it.
+    """
+    found = 0
+    with opened(path) as file, explained(f"read {path}"):
+        while block := file.read(1 << 20):
+            found = zlib.crc32(block, found)
+    if found != crc32:
+        raise DamagedError(path, "is damaged (its bytes are not those that were written)")
+
+
+def unreadable(path: Path, error: OSError) -> StorageError:
+    """Something else than a file, which is damage, or a fault of the system."""
+    if error.errno == errno.ENOENT:
+        return DamagedError(path, "is missing")
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
+        return DamagedError(path, f"is damaged ({error.strerror})")
+    return StorageError(f"can't read {path}: {explain(error)}")
+
+
+def read_json(
+    path: Path, kind: Any, *, formats: Sequence[str] = (), sealed: bool = False
+) -> dict[str, Any]:
+    """The object in a JSON file, as `sealed` made it; older ones have no digest.
+
+    Args:
+        path: the file.
+        kind: what it holds, see `misfit`.
+        formats: those that it may say it has, the newest first, which has a digest.
+        sealed: whether it must have a digest anyway.
+
+    Raises:
+        DamagedError: if it is not there, of another kind, or not what was written.
+        StorageError: if it is of another format, or the system does not let us read it.
+    """
+    with opened(path) as file, explained(f"read {path}"):
+        data = file.read()
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(path, f"is damaged ({error})") from error
+    wrong = misfit(content, {"format": str} if formats else dict)
+    if wrong is None and formats and content["format"] not in formats:
         raise StorageError(
-            f"{what} {path} is damaged ({error}): take it from a backup, or start anew elsewhere"
-        ) from error
-    if not isinstance(content, dict):
-        raise StorageError(f"{what} {path} is not one of kltrust's: check the path")
+            f"{path} has the format {content['format']!r}, this version reads {formats[0]!r}: use "
+            "the version of kltrust that wrote it, or check the path"
+        )
+    sealed |= wrong is None and content.get("format") in formats[:1]
+    wrong = wrong or misfit(content, kind)
+    if wrong is None and (sealed or "crc32" in content):
+        changed = content.get("crc32") != digest(content)
+        wrong = "it is not what was written" if changed else None
+    if wrong is not None:
+        raise DamagedError(path, f"is damaged ({wrong})")
     return content
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as JSON gives it back, with its `digest` as ``crc32``."""
+    plain = json.loads(to_json(content))
+    head = {name: plain.pop(name) for name in ("format", "crc32") if name in plain}
+    return {**head, "crc32": digest(plain), **plain}
+
+
+def digest(content: Mapping[str, Any]) -> int:
+    """CRC-32 of an object in JSON, whatever digest and format it says it has."""
+    rest = {name: value for name, value in content.items() if name not in ("crc32", "format")}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def misfit(value: Any, kind: Any, at: str = "it") -> str | None:
+    """Where JSON is not of a kind, in words; None if it is.
+
+    A kind is a type, a tuple of kinds of which one fits, ``[kind]`` for a list, ``{str: kind}``
+    for an object of any names, or ``{"name": kind}`` for one with these; ``"name?"`` may lack.
+    """
+    if isinstance(kind, tuple):
+        found = [misfit(value, one, at) for one in kind]
+        return None if None in found else found[0]
+    outer = type(kind) if isinstance(kind, list | dict) else kind
+    if not isinstance(value, outer) or (isinstance(value, bool) and outer is not bool):
+        return f"{at} is {type(value).__name__}, not {outer.__name__}"
+    parts: list[tuple[Any, Any, str]] = []
+    if isinstance(kind, list):
+        parts = [(x, kind[0], f"{at}[{i}]") for i, x in enumerate(value)]
+    elif isinstance(kind, dict):
+        names = {k.removesuffix("?"): v for k, v in kind.items() if k is not str}
+        lacking = [k for k in names if k not in value and f"{k}?" not in kind]
+        if lacking:
+            return f"{at} has no {lacking[0]!r}"
+        kinds = dict.fromkeys(value, kind[str]) if str in kind else names
+        parts = [(value[k], one, f"{at}.{k}") for k, one in kinds.items() if k in value]
+    return next((wrong for part in parts if (wrong := misfit(*part)) is not None), None)
 
 
 def to_json(content: Any) -> bytes:

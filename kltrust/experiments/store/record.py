@@ -10,25 +10,42 @@ metrics.parquet     all parts in one table, once the run is finished (evaluation
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kltrust.experiments.store import checkpoint, files, tables, versions
+from kltrust.experiments.store import checkpoint, files, layout, tables, versions
+from kltrust.experiments.store.layout import (
+    CHECKPOINTS,
+    COMMIT,
+    EVALUATION,
+    GROUPS,
+    LOCK,
+    METRICS,
+    RUN,
+    RunError,
+)
 from kltrust.lazy import require_sweeps
 from kltrust.types import PyTree
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "kltrust run 2"
-RUN, COMMIT, LOCK = "run.json", "commit.json", ".lock"
-METRICS, EVALUATION, CHECKPOINTS = "metrics", "evaluation", "checkpoints"
-
-
-class RunError(files.StorageError):
-    """A run folder can't be used as asked; the message names the remedy."""
+__all__ = [
+    "CHECKPOINTS",
+    "COMMIT",
+    "EVALUATION",
+    "GROUPS",
+    "LOCK",
+    "METRICS",
+    "RUN",
+    "Record",
+    "RunError",
+    "total_seconds",
+]
 
 
 class Record:
@@ -55,22 +72,12 @@ class Record:
         """
         require_sweeps("a run folder")
         self.path = path = Path(path).absolute()
-        if not path.is_dir():
-            raise RunError(f"there is no run folder {path}: check the path")
-        if not (path / RUN).exists():
-            raise RunError(
-                f"{path} holds no run (it has no {RUN}): check the path, or start a run there "
-                "without --resume"
-            )
-        description = files.read_json(path / RUN, "run")
-        if description.get("format") != FORMAT:
-            raise RunError(
-                f"{path / RUN} has the format {description.get('format')!r}, this version reads "
-                f"{FORMAT!r}: use the version of kltrust that wrote it, or check the path"
-            )
-        self.config: dict[str, Any] = description["config"]
-        self.versions: dict[str, Any] = description["versions"]
-        self._see(_read_marker(path))
+        with layout.noting(path):
+            self._description = layout.describe(path)
+            self._see(layout.committed(path, self._description))
+        self.config: dict[str, Any] = self._description["config"]
+        self.versions: dict[str, Any] = self._description["versions"]
+        self._checked: set[tuple[str, int | None]] = set()
 
     def _see(self, marker: dict[str, Any]) -> None:
         self._marker = marker
@@ -89,9 +96,34 @@ class Record:
         now = versions.snapshot(self.versions["packages"])
         return versions.differences(self.versions, now)
 
-    def metrics(self) -> pd.DataFrame:
-        """All committed rows: one per seed and iteration."""
-        return self._table(METRICS)
+    def columns(self) -> list[str]:
+        """The names of the metrics' columns; none before the first chunk."""
+        return list(self._marker["schemas"].get(METRICS, ()))
+
+    def metrics(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All committed rows: one per seed and iteration; None is all columns."""
+        return self._table(METRICS, columns)
+
+    def nonfinite(self) -> dict[int, int]:
+        """The first iteration of each run that a NaN or an infinity was counted in."""
+        import pyarrow.compute as pc
+
+        counts = [name for name in self.columns() if name.startswith("nonfinite_")]
+        if not counts:
+            return {}
+
+        def bad(batch: Any) -> Any:
+            above = [pc.greater(batch.column(name), 0) for name in counts]
+            return functools.reduce(pc.or_, above)
+
+        def load() -> list[dict[str, Any]]:
+            return tables.rows_where(self._files(METRICS), ["run", "iteration", *counts], bad)
+
+        first: dict[int, int] = {}
+        for row in self._fresh(load):
+            run, iteration = row["run"], row["iteration"]
+            first[run] = min(iteration, first.get(run, iteration))
+        return first
 
     def evaluations(self) -> pd.DataFrame:
         """All committed rows of evaluations; empty if there were none."""
@@ -116,11 +148,12 @@ class Record:
                     "start it again from its configuration"
                 )
             chunk = self.best["chunk"] if which == "best" and self.best else self.last_chunk
-            return checkpoint.restore(self._checkpoint(chunk), like)
+            place = self._checkpoint(chunk)
+            return checkpoint.restore(place, like, self._marker["files"].get(self._name(place)))
 
         return self._fresh(load)
 
-    def _table(self, table: str) -> pd.DataFrame:
+    def _table(self, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         import pandas as pd
 
         if "groups" in self.config:
@@ -132,27 +165,59 @@ class Record:
         def load() -> pd.DataFrame:
             if table not in self._marker["parts"]:
                 return pd.DataFrame()
-            parts = [self._whole(table)] if self.finished else self._parts(table)
-            return tables.read(parts).to_pandas()
+            return tables.read(self._files(table), columns).to_pandas()
 
         return self._fresh(load)
+
+    def damage(self) -> dict[str, files.StorageError]:
+        """What was committed and can't be read as it was written: errors by the file's name."""
+        found: dict[str, files.StorageError] = {}
+
+        def look() -> None:
+            found.clear()
+            for name in layout.belonging(self._marker):
+                try:
+                    self._check(name)
+                except files.StorageError as error:
+                    found[name] = error
+            for first in found.values():
+                raise first
+
+        with contextlib.suppress(files.StorageError):
+            self._fresh(look)
+        return found
 
     def _fresh(self, look: Callable[[], Any]) -> Any:
         """Looks again if a writer replaced what we were looking at."""
         while True:
             try:
-                return look()
+                with layout.noting(self.path):
+                    return look()
             except files.StorageError:
                 before = self._marker
-                self._see(_read_marker(self.path))
+                self._see(layout.committed(self.path, self._description))
                 if self._marker == before:
                     raise
 
+    def _files(self, table: str) -> list[Path]:
+        """Those that hold a table, each compared with its digest the first time."""
+        names = layout.table_files(self._marker, table)
+        for name in names:
+            self._check(name)
+        return [self.path / name for name in names]
+
+    def _check(self, name: str) -> None:
+        """Compares a table or a checkpoint with its digest, once."""
+        crc32 = self._marker["files"].get(name)
+        if (name, crc32) not in self._checked:
+            layout.verify(self.path / name, crc32)
+            self._checked.add((name, crc32))
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
+
     def _part(self, table: str, chunk: int) -> Path:
         return self.path / table / f"{chunk:06d}.parquet"
-
-    def _parts(self, table: str) -> list[Path]:
-        return [self._part(table, chunk) for chunk in self._marker["parts"].get(table, [])]
 
     def _whole(self, table: str) -> Path:
         return self.path / f"{table}.parquet"
@@ -167,18 +232,3 @@ def total_seconds(*several: Mapping[str, float]) -> dict[str, float]:
     for seconds in several:
         total.update(seconds)
     return dict(total)
-
-
-def _read_marker(path: Path) -> dict[str, Any]:
-    empty = {
-        "chunk": -1,
-        "parts": {},
-        "schemas": {},
-        "best": None,
-        "seconds": {},
-        "finished": False,
-        "summary": {},
-    }
-    if not (path / COMMIT).exists():
-        return empty
-    return {**empty, **files.read_json(path / COMMIT, "the record of what was committed")}

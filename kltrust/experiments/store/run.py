@@ -12,16 +12,18 @@ import copy
 import datetime
 import fcntl
 import math
+import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from kltrust.experiments.store import checkpoint, files, tables, versions
+from kltrust.experiments.store.layout import BEGINNING, FORMATS, begun, belonging
 from kltrust.experiments.store.record import (
     CHECKPOINTS,
     COMMIT,
     EVALUATION,
-    FORMAT,
     LOCK,
     METRICS,
     RUN,
@@ -58,19 +60,23 @@ class Run(Record):
             StorageError: if the disk fails.
         """
         path = Path(path).absolute()
-        description = {
-            "format": FORMAT,
-            "created": _now(),
-            "config": dict(config),
-            "versions": versions.snapshot(),
-        }
-        data = files.to_json(description)
+        description = files.sealed(
+            {
+                "format": FORMATS[0],
+                "created": _now(),
+                "config": dict(config),
+                "versions": versions.snapshot(),
+            }
+        )
+        beginning = files.sealed({**BEGINNING, "run": description["crc32"]})
         with files.explained(f"make the run folder {path}"):
             path.mkdir(parents=True, exist_ok=True)
             _refuse_occupied(path)
             with _locked(path) as lock:
                 _refuse_occupied(path)
-                files.write_atomic(path / RUN, data)
+                # In this order: a description without a commit is a damaged folder.
+                files.write_atomic(path / COMMIT, files.to_json(beginning))
+                files.write_atomic(path / RUN, files.to_json(description))
                 return cls(path, lock)
 
     @classmethod
@@ -133,15 +139,19 @@ class Run(Record):
         best = -math.inf if self.best is None else self.best["score"]
         if score is not None and score > best:
             marker["best"] = {"chunk": chunk, "score": float(score)}
+        sums: dict[str, int] = {}
         with self._nothing_lost(f"save chunk {chunk}"):
             for table, (data, _) in encoded.items():
-                self._part(table, chunk).parent.mkdir(exist_ok=True)
-                files.write_atomic(self._part(table, chunk), data)
-            self._checkpoint(chunk).parent.mkdir(exist_ok=True)
-            files.remove(self._checkpoint(chunk))
-            checkpoint.save(self._checkpoint(chunk), state)
-            self._mark(marker)
-        self._drop_checkpoints()
+                part = self._part(table, chunk)
+                part.parent.mkdir(exist_ok=True)
+                files.write_atomic(part, data)
+                sums[self._name(part)] = zlib.crc32(data)
+            place = self._checkpoint(chunk)
+            place.parent.mkdir(exist_ok=True)
+            files.remove(place)
+            sums[self._name(place)] = checkpoint.save(place, state)
+            self._mark(marker, sums)
+        self._drop_others(CHECKPOINTS)
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Ends the run: one table each in place of the parts, and a summary of your own.
@@ -150,11 +160,14 @@ class Run(Record):
         """
         self._check_open()
         if not self.finished:
+            sums: dict[str, int] = {}
             with self._nothing_lost("finish the run"):
                 for table in self._marker["parts"]:
-                    whole = tables.to_parquet(tables.read(self._parts(table)))
+                    whole = tables.to_parquet(tables.read(self._files(table)))
                     files.write_atomic(self._whole(table), whole)
-                self._mark({**self._marker, "finished": True, "summary": dict(summary or {})})
+                    sums[self._name(self._whole(table))] = zlib.crc32(whole)
+                done = {"finished": True, "summary": dict(summary or {})}
+                self._mark({**self._marker, **done}, sums)
         for table in self._marker["parts"]:
             files.remove(self.path / table)
 
@@ -172,9 +185,12 @@ class Run(Record):
         """Closes; what was committed stands, whatever happened."""
         self.close()
 
-    def _mark(self, marker: dict[str, Any]) -> None:
-        marker["updated"] = _now()
-        files.write_atomic(self.path / COMMIT, files.to_json(marker))
+    def _mark(self, marker: dict[str, Any], sums: Mapping[str, int]) -> None:
+        """Replaces the marker by one that knows the CRC-32 of these files, too."""
+        known = {**self._marker["files"], **sums}
+        kept = {name: known[name] for name in belonging(marker) if name in known}
+        marker |= {"files": kept, "run": files.digest(self._description), "updated": _now()}
+        files.write_atomic(self.path / COMMIT, files.to_json(files.sealed(marker)))
         self._see(marker)
 
     def _check_open(self) -> None:
@@ -195,36 +211,33 @@ class Run(Record):
     def _clear(self) -> None:
         """Removes what an interrupted commit left behind: nothing refers to it."""
         for table in (METRICS, EVALUATION):
-            kept = set() if self.finished else {p.name for p in self._parts(table)}
-            _keep(self.path / table, kept)
+            self._drop_others(table)
             if not self.finished:
                 files.remove(self._whole(table))
         for file in filter(files.is_debris, self.path.iterdir()):
             files.remove(file)
-        self._drop_checkpoints()
+        self._drop_others(CHECKPOINTS)
 
-    def _drop_checkpoints(self) -> None:
-        kept = {self.last_chunk, self.best["chunk"] if self.best else self.last_chunk}
-        _keep(self.path / CHECKPOINTS, {self._checkpoint(chunk).name for chunk in kept})
-
-
-def _keep(folder: Path, names: set[str]) -> None:
-    for entry in folder.glob("*"):
-        if entry.name not in names:
-            files.remove(entry)
+    def _drop_others(self, folder: str) -> None:
+        """Removes from a folder what is no part of the commit."""
+        kept = {self.path / name for name in belonging(self._marker)}
+        for entry in (self.path / folder).glob("*"):
+            if entry not in kept:
+                files.remove(entry)
 
 
 def _refuse_occupied(path: Path) -> None:
-    held = [p.name for p in path.iterdir() if p.name != LOCK and not files.is_debris(p)]
-    if RUN in held:
+    if not begun(path):
+        return
+    if os.path.lexists(path / RUN):
         raise RunError(
             f"{path} holds another run: go on with it by --resume {path}, or take another folder"
         )
-    if held:
-        raise RunError(
-            f"{path} is not empty (it holds {sorted(held)[0]}): take a new folder, so that nothing "
-            "is overwritten"
-        )
+    held = sorted(p.name for p in path.iterdir() if p.name != LOCK and not files.is_debris(p))
+    raise RunError(
+        f"{path} is not empty (it holds {held[0]}): take a new folder, so that nothing is "
+        "overwritten"
+    )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -71,27 +71,49 @@ def encode(columns: Columns) -> tuple[memoryview, dict[str, str]]:
     return to_parquet(table), {field.name: str(field.type) for field in table.schema}
 
 
-def read(parts: Sequence[Path]) -> pa.Table:
-    """The parts as one table, in order.
+def read(parts: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
+    """The parts as one table, in order, or some columns of it; no others are read.
 
     Raises:
-        StorageError: if a part is missing or damaged.
+        DamagedError: if a part is missing or damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = []
-    for part in parts:
+    def whole(file: Any) -> pa.Table:
+        return pq.read_table(file, columns=columns, page_checksum_verification=True)
+
+    return pa.concat_tables([_opened(part, whole) for part in parts])
+
+
+def rows_where(
+    parts: Sequence[Path], columns: Sequence[str], condition: Callable[[pa.RecordBatch], pa.Array]
+) -> list[dict[str, Any]]:
+    """The rows of some columns for which a condition holds; few others are in memory at a time.
+
+    Raises:
+        DamagedError: if a part is missing or damaged.
+    """
+    import pyarrow.parquet as pq
+
+    def found(file: Any) -> Iterator[list[dict[str, Any]]]:
+        table = pq.ParquetFile(file, page_checksum_verification=True)
+        for batch in table.iter_batches(columns=list(columns)):
+            yield batch.filter(condition(batch)).to_pylist()
+
+    of_parts = [_opened(part, lambda file: list(found(file))) for part in parts]
+    return [row for batches in of_parts for batch in batches for row in batch]
+
+
+def _opened(part: Path, look: Callable[[Any], Any]) -> Any:
+    """What a look at a file of a table gives."""
+    import pyarrow as pa
+
+    with files.opened(part) as file:
         try:
-            with open(part, "rb") as file:
-                tables.append(pq.read_table(file, page_checksum_verification=True))
+            return look(file)
         except (OSError, pa.ArrowException) as error:
-            missing = isinstance(error, FileNotFoundError)
-            wrong = "is missing" if missing else f"can't be read or is damaged ({error})"
-            raise files.StorageError(
-                f"{part} {wrong}: take it from a backup, or run again elsewhere"
-            ) from error
-    return pa.concat_tables(tables)
+            raise files.DamagedError(part, f"is damaged ({error})") from error
 
 
 def to_parquet(table: pa.Table) -> memoryview:

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,17 @@ from kltrust.environments._adapters import packages_in_use
 
 PACKAGES = ("kltrust", "jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "chex", "numpy")
 """The packages that every number may depend on."""
+
+
+FLAGS = (
+    *("default_prng_impl", "threefry_partitionable", "random_seed_offset"),
+    *("high_dynamic_range_gumbel", "numpy_dtype_promotion", "allow_f16_reductions"),
+    *("disable_jit", "disable_most_optimizations", "eager_constant_folding"),
+    *("softmax_custom_jvp", "use_direct_linearize"),
+)
+"""JAX's options that decide random numbers, types or the last bits."""
+DECISIVE = ("x64", "matmul_precision", *FLAGS)
+"""Those, and two that have names of their own in a `snapshot`."""
 
 
 def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
@@ -29,7 +40,8 @@ def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
         ``packages`` (name to version; of environments' libraries those that this process uses),
         ``python``, ``commit`` and ``dirty`` (None unless the
         package runs from a git checkout), ``platform``, ``backend``, ``device_kind``,
-        ``device_count``, ``cpu_count``, ``x64``, ``matmul_precision``, ``XLA_FLAGS``.
+        ``device_count``, ``cpu_count``, ``x64``, ``matmul_precision``, ``flags`` (JAX's, of
+        `FLAGS`), ``XLA_FLAGS``.
     """
     devices = jax.devices()
     commit, dirty = _checkout(Path(__file__).resolve().parents[2])
@@ -47,13 +59,18 @@ def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "x64": jax.dtypes.canonicalize_dtype(float) == "float64",
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
+        "flags": {
+            n: jax.config.values[f"jax_{n}"] for n in FLAGS if f"jax_{n}" in jax.config.values
+        },
         "XLA_FLAGS": without_paths(os.environ.get("XLA_FLAGS", "")),
     }
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What differs between two snapshots, as name to (then, now): a resumed run's bits may too."""
-    then, now = _flat(then), _flat(now)
+    # Of the flags, those that both know: not every version of JAX or of ours has all.
+    common = then.get("flags", {}).keys() & now.get("flags", {}).keys()
+    then, now = _flat(then, common), _flat(now, common)
     names = [*then, *(name for name in now if name not in then)]
     return {n: (then.get(n), now.get(n)) for n in names if then.get(n) != now.get(n)}
 
@@ -63,9 +80,15 @@ def without_paths(flags: str) -> str:
     return re.sub(r"=\S*[/\\]\S*", "=<path>", flags)
 
 
-def _flat(snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {name: value for name, value in snapshot.items() if name != "packages"}
-    return {**snapshot.get("packages", {}), **flat}
+def _flat(snapshot: Mapping[str, Any], flags: Collection[str]) -> dict[str, Any]:
+    flat = {name: value for name, value in snapshot.items() if name not in ("packages", "flags")}
+    options = {name: value for name, value in snapshot.get("flags", {}).items() if name in flags}
+    return {**snapshot.get("packages", {}), **flat, **options}
+
+
+def _flag(name: str) -> bool | int | str:
+    value = getattr(jax.config, f"jax_{name}")
+    return value if isinstance(value, bool | int) else str(value)
 
 
 def _version(name: str) -> str | None:

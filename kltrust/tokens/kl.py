@@ -25,55 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.samples import kl_k3
-from kltrust.tree import floats, in_float32, widen
+from kltrust.tokens.sums import kept, sequence_sum, token_log_probs
+from kltrust.tree import in_float32
 from kltrust.types import Array
-
-
-def token_log_probs(logits: Array, tokens: Array) -> Array:
-    """Log pi(y_t | y_<t) of the tokens that were chosen: [*E, L], float32 at least.
-
-    The ``logits`` [*E, L, V] at t are what y_t was drawn from (not what follows it); the ``tokens``
-    [*E, L] are integers below V, at masked places too.
-    """
-    chex.assert_equal_shape([logits[..., 0], tokens])
-    log_probs = jax.nn.log_softmax(widen(logits), axis=-1)
-    return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-
-
-@in_float32
-def sequence_sum(x: Array, mask: Array) -> Array:
-    """The sum of x over the tokens that count by ``mask``: [*E, L] -> [*E]."""
-    return jnp.sum(_kept(x, mask), axis=-1)
-
-
-@in_float32
-def sequence_mean(x: Array, mask: Array) -> Array:
-    """The mean over each sequence's tokens that count, 0 if none does: [*E, L] -> [*E].
-
-    Of a KL no longer one: a token weighs 1 / the length of its sequence, and the policy can make
-    the mean smaller by making sequences longer. `losses.weighted_mean` with the mask as its weight
-    counts all tokens of a batch alike. Arguments as in `sequence_sum`.
-    """
-    (x,) = floats(x)
-    count = jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(x.dtype)
-    return sequence_sum(x, mask) / count
-
-
-@in_float32
-def rewards_to_go(x: Array, mask: Array) -> Array:
-    """The sum over a token and those after it: [*E, L] -> [*E, L], 0 at masked places.
-
-    With x = log pi - log ref, k1 per token and detached, sum_t rewards_to_go_t grad log pi(y_t) is
-    the gradient of `sequence_kl`: k1 as a cost in the reward, with return-to-go. Arguments
-    as in `sequence_sum`.
-    """
-    return _kept(jnp.flip(jnp.cumsum(jnp.flip(_kept(x, mask), -1), -1), -1), mask)
 
 
 @in_float32
@@ -92,7 +51,7 @@ def token_kl(
     them and the other, ``mask`` is [*E, L], and the ``estimator`` is of log q - log p, elementwise:
     `kl_k1`, `kl_k2`, `kl_k3`, ...
     """
-    return sequence_sum(estimator(_kept(log_q, mask) - _kept(log_p, mask)), mask)
+    return sequence_sum(estimator(kept(log_q, mask) - kept(log_p, mask)), mask)
 
 
 @in_float32
@@ -120,7 +79,7 @@ def sequence_kl(
     the tokens under pi, the reference and mu; the last is None if pi itself drew them just now.
     ``mask`` is [*E, L].
     """
-    k1 = jax.lax.stop_gradient(_kept(log_pi, mask) - _kept(log_ref, mask))
+    k1 = jax.lax.stop_gradient(kept(log_pi, mask) - kept(log_ref, mask))
     log_ratio = _log_importance(log_pi, log_behaviour, mask)
     return sequence_sum(jnp.exp(jnp.cumsum(log_ratio, axis=-1)) * k1, mask)
 
@@ -147,12 +106,7 @@ def sequence_kl_exact(
     return sequence_sum(jnp.exp(log_prefix) * categorical_kl_from_logits(logits, ref_logits), mask)
 
 
-def _kept(x: Array, mask: Array) -> Array:
-    chex.assert_equal_shape([x, mask])
-    return jnp.where(jnp.asarray(mask, bool), x, 0)
-
-
 def _log_importance(log_pi: Array, log_behaviour: Array | None, mask: Array) -> Array:
     """Log pi(y_t) - log mu(y_t), 0 at masked places: [*E, L]."""
     drawn_from = log_pi if log_behaviour is None else log_behaviour
-    return _kept(log_pi, mask) - jax.lax.stop_gradient(_kept(drawn_from, mask))
+    return kept(log_pi, mask) - jax.lax.stop_gradient(kept(drawn_from, mask))

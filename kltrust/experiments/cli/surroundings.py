@@ -1,0 +1,72 @@
+"""What a command finds around it: its folder, its output, the locale, and what is told there."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Within, output takes any letter, and a warning is one line; what was printed is written.
+
+    Raises:
+        ValueError: if the working folder was deleted.
+        OSError: if output can't be written.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ValueError(
+            "the working folder was deleted: change to one that is there, as in `cd ~`"
+        ) from error
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # No letter in a name ends a command on a terminal that can't write it.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    shown = warnings.showwarning
+    warnings.showwarning = _one_line(shown)
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+        sys.stdout.flush()
+
+
+def _one_line(otherwise: Any) -> Any:
+    """Our own warnings as a command says them; other people's as before."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if category.__module__.startswith("kltrust."):
+            print(f"kltrust: warning: {message}", file=sys.stderr)
+        else:
+            otherwise(message, category, *place)
+
+    return show
+
+
+def text(argument: str | None) -> str | None:
+    """A name from the command line: UTF-8, also where the locale is not."""
+    return None if argument is None else os.fsencode(argument).decode("utf-8", "replace")
+
+
+def explain(error: Exception) -> str:
+    """What is said of an error that ends a command."""
+    if isinstance(error, UnicodeEncodeError):
+        letters = error.object[error.start : error.end]
+        return f"this locale has no {letters!a}: set PYTHONUTF8=1 and start again"
+    if not isinstance(error, OSError):
+        return "; ".join([str(error), *getattr(error, "__notes__", ())])
+    try:
+        sys.stdout.flush()
+    except OSError as of_output:
+        with contextlib.suppress(OSError):  # else Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"can't write to standard output: {of_output.strerror}"
+    from kltrust.experiments.store.files import explain
+
+    return explain(error)

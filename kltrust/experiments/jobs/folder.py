@@ -1,0 +1,160 @@
+"""The folder of a plan: its plan, its groups, and whether all of it is as it was written."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kltrust.experiments.jobs.plan import Group, Plan
+from kltrust.experiments.store import files, versions
+from kltrust.experiments.store.layout import (
+    COMMIT,
+    EVALUATION,
+    GROUPS,
+    METRICS,
+    RUN,
+    RunError,
+    begun,
+    noting,
+    still_whole,
+)
+from kltrust.experiments.store.record import Record
+
+_PLAN = {
+    "sweep": str,
+    "seeds": [int],
+    "settings": [{"label": str, "swept": dict, "experiment": dict}],
+    "groups": [{"runs": [int], "width": int, "chunk_length": int, "spread?": bool}],
+    "shard": (type(None), [int]),
+    "on_nonfinite": str,
+    "keep_best": bool,
+}
+"""What a plan in a run folder is made of, see `files.misfit`."""
+
+
+class NumericsWarning(UserWarning):
+    """A run goes on with an option of JAX that gives other numbers."""
+
+
+class DamageWarning(UserWarning):
+    """A file of a run folder is damaged that was not needed."""
+
+
+def plan_of(record: Record) -> Plan:
+    """The plan of a folder.
+
+    Raises:
+        RunError: if it holds none.
+    """
+    if "group_of" in record.config:
+        whole = record.path.parent.parent
+        raise RunError(f"{record.path} is a part of {whole}: name the whole folder")
+    if "sweep" not in record.config or "groups" not in record.config:
+        raise RunError(
+            f"{record.path} holds no training and no sweep: it was not made by `kltrust train` or "
+            "`kltrust sweep`"
+        )
+    try:
+        wrong = files.misfit(record.config, _PLAN)
+        plan = None if wrong else Plan.from_config(record.config)
+    except (TypeError, LookupError, AttributeError) as error:
+        wrong = f"{type(error).__name__}: {error}"
+    if plan is None or wrong is not None:
+        with noting(record.path):
+            raise files.DamagedError(record.path / RUN, f"is damaged ({wrong})")
+    return plan
+
+
+def group_path(path: Path, index: int) -> Path:
+    """The run folder of a group."""
+    return path / GROUPS / f"{index:03d}"
+
+
+def parts_of(
+    record: Record, *, needed: Sequence[str] = (METRICS, EVALUATION)
+) -> tuple[Plan, list[tuple[Group, Record | None]]]:
+    """The plan of a folder, and its groups with the folder of each, None where it has not begun.
+
+    All that was committed is compared with its digests: a damaged file raises if it is of what is
+    ``needed`` (metrics, evaluation, checkpoints), and is a warning otherwise.
+
+    Raises:
+        RunError: as `plan_of`.
+        StorageError: names a file that is damaged or missing, and in a note what is still whole.
+    """
+    plan = plan_of(record)
+    folders = [group_path(record.path, i) for i in range(len(plan.groups))]
+    with noting(record.path):
+        there = [begun(folder) for folder in folders]
+        parts = [Record(folder) if t else None for folder, t in zip(folders, there, strict=True)]
+        for i, (group, part) in enumerate(zip(plan.groups, parts, strict=True)):
+            if part is None and (record.finished or any(there[i:])):
+                raise files.DamagedError(folders[i], "is missing")
+            if part is not None:
+                _check_part(record, plan, group, part)
+    damaged = [item for part in parts if part is not None for item in part.damage().items()]
+    for name, error in sorted(damaged, key=lambda item: not item[0].startswith(tuple(needed))):
+        note = still_whole(record.path)
+        if name.startswith(tuple(needed)):
+            error.__notes__ = [note]
+            raise error
+        warnings.warn(f"{error}; {note}", DamageWarning, stacklevel=2)
+    return plan, list(zip(plan.groups, parts, strict=True))
+
+
+def _check_part(record: Record, plan: Plan, group: Group, part: Record) -> None:
+    """Whether a group's folder is that of the group, as far as the plan was."""
+    expected = json.loads(files.to_json(group_config(record, plan, group)))
+    # Older folders say less of themselves.
+    said = {name: part.config.get(name, expected[name]) for name in expected}
+    if said != expected or not {"runs", "seeds"} <= set(part.config):
+        raise files.DamagedError(
+            part.path / RUN, "is damaged (it is not of this group of the plan)"
+        )
+    if record.finished and not part.finished:
+        raise files.DamagedError(part.path / COMMIT, "is damaged (the plan was finished after it)")
+
+
+def check_numerics(record: Record) -> None:
+    """Whether this process computes as the one did that began a folder; warns if bits may differ.
+
+    Raises:
+        RunError: in the other floats.
+    """
+    changes = record.changes()
+    if "x64" in changes:
+        then = "float64" if changes["x64"][0] else "float32"
+        remedy = "set JAX_ENABLE_X64=1" if changes["x64"][0] else "unset JAX_ENABLE_X64"
+        raise RunError(f"{record.path} was computed in {then}: {remedy}, and try again")
+    for name, (then, now) in changes.items():
+        if name in versions.DECISIVE:
+            warnings.warn(
+                f"{record.path}: {name} of JAX was {then!r}, is {now!r}: its numbers will not be "
+                "those of a run that was never interrupted",
+                NumericsWarning,
+                stacklevel=3,
+            )
+
+
+def iterations_done(plan: Plan, group: Group, part: Record | None) -> int:
+    """By each run of a group, as its folder says."""
+    planned = plan.experiment(group).num_iterations
+    if part is None or part.finished:
+        return 0 if part is None else planned
+    return min((part.last_chunk + 1) * group.chunk_length, planned)
+
+
+def group_config(record: Record, plan: Plan, group: Group) -> dict[str, Any]:
+    """What a group's run folder says of itself, in the folder of the plan."""
+    experiment = plan.experiment(group)
+    return {
+        "group_of": plan.name,
+        "algorithm": experiment.algorithm,
+        "env": experiment.env,
+        "seeds": [plan.seed(run) for run in group.runs],
+        **group._asdict(),
+        "plan": files.digest(record.config),
+    }

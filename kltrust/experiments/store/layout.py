@@ -1,0 +1,158 @@
+"""What belongs to a run folder, and whether it is as it was written.
+
+A description says what is run, a commit what of it is done; each has a digest of its own, a commit
+also one of its description and of each table and checkpoint that it consists of. So whatever is
+gone, cut short, edited or another folder's is noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kltrust.experiments.store import checkpoint, files, tables
+
+FORMATS = "kltrust run 3", "kltrust run 2"
+"""Those that are read, the newest first: the older one has no digests."""
+RUN, COMMIT, LOCK = "run.json", "commit.json", ".lock"
+METRICS, EVALUATION, CHECKPOINTS = "metrics", "evaluation", "checkpoints"
+GROUPS = "groups"
+"""The run folders of a plan's groups, in the folder of the plan."""
+_SHOWN = 8
+
+
+_NUMBER = (int, float)
+_DESCRIPTION = {"config": dict, "versions": {"packages": dict}}
+_MARKER = {
+    "chunk": int,
+    "parts": {str: [int]},
+    "schemas": dict,
+    "best": (type(None), {"chunk": int, "score": _NUMBER}),
+    "seconds": {str: _NUMBER},
+    "finished": bool,
+    "summary": {"broken?": {str: int}},
+    "files?": {str: int},
+    "run?": int,
+}
+BEGINNING: dict[str, Any] = {
+    "chunk": -1,
+    "parts": {},
+    "schemas": {},
+    "best": None,
+    "seconds": {},
+    "finished": False,
+    "summary": {},
+    "files": {},
+}
+"""What is committed before the first chunk: nothing."""
+
+
+class RunError(files.StorageError):
+    """A run folder can't be used as asked; the message names the remedy."""
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a folder's run is.
+
+    Raises:
+        RunError: if there is none.
+        StorageError: if it is damaged.
+    """
+    if not path.is_dir():
+        raise RunError(f"there is no run folder {path}: check the path")
+    if not os.path.lexists(path / RUN) and not (os.path.lexists(path / COMMIT) and begun(path)):
+        raise RunError(
+            f"{path} holds no run (it has no {RUN}): check the path, or start a run there without "
+            "--resume"
+        )
+    return files.read_json(path / RUN, _DESCRIPTION, formats=FORMATS)
+
+
+def committed(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """The last commit to a folder of this description; older ones stand alone.
+
+    Raises:
+        StorageError: if it is damaged.
+    """
+    file, sealed = path / COMMIT, description["format"] == FORMATS[0]
+    if not sealed and not os.path.lexists(file):
+        return BEGINNING
+    marker = BEGINNING | files.read_json(file, _MARKER, sealed=sealed)
+    own = files.digest(description)
+    if marker.get("run", own) != own:
+        wrong = f"is damaged (it and the {RUN} beside it do not belong together)"
+        raise files.DamagedError(file, wrong)
+    return marker
+
+
+def belonging(marker: Mapping[str, Any]) -> list[str]:
+    """The names of the tables and checkpoints that a commit consists of."""
+    best = marker["best"]["chunk"] if marker["best"] else marker["chunk"]
+    kept = sorted({marker["chunk"], best} - {-1})
+    names = [name for table in marker["parts"] for name in table_files(marker, table)]
+    return names + [f"{CHECKPOINTS}/{chunk:06d}" for chunk in kept]
+
+
+def table_files(marker: Mapping[str, Any], table: str) -> list[str]:
+    """The names of the files of a table, of which there may be none."""
+    if marker["finished"]:
+        return [f"{table}.parquet"]
+    return [f"{table}/{chunk:06d}.parquet" for chunk in marker["parts"].get(table, [])]
+
+
+def begun(path: Path) -> bool:
+    """Whether a folder holds a run: a kill before it was described leaves none.
+
+    Raises:
+        StorageError: if it is no folder, or damaged.
+    """
+    try:
+        held = {p.name for p in path.iterdir() if p.name != LOCK and not files.is_debris(p)}
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    if held == {COMMIT}:
+        return files.read_json(path / COMMIT, _MARKER)["chunk"] >= 0
+    return bool(held)
+
+
+def verify(file: Path, crc32: int | None) -> None:
+    """Whether a table or a checkpoint is as it was written, all of it."""
+    if file.parent.name == CHECKPOINTS:
+        checkpoint.verify(file, crc32)
+    elif crc32 is not None:
+        files.check(file, crc32)
+    else:  # its pages have checksums of their own
+        tables.read([file])
+
+
+@contextlib.contextmanager
+def noting(path: Path) -> Iterator[None]:
+    """Damage that is found within gets a note: what is still whole."""
+    try:
+        yield
+    except files.DamagedError as error:
+        if not hasattr(error, "__notes__"):
+            error.add_note(still_whole(path))
+        raise
+
+
+def still_whole(path: Path) -> str:
+    """The tables and checkpoints that can be read in a folder and its groups, in a sentence."""
+    path = path.parent.parent if path.parent.name == GROUPS else path
+    found = []
+    for folder in [path, *sorted(path.glob(f"{GROUPS}/*"))]:
+        sums: dict[str, int] = {}
+        with contextlib.suppress(files.StorageError):
+            sums = files.read_json(folder / COMMIT, _MARKER).get("files", {})
+        patterns = ("*.parquet", f"{METRICS}/*.parquet", f"{EVALUATION}/*.parquet", "checkpoints/*")
+        for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+            with contextlib.suppress(files.StorageError):
+                verify(file, sums.get(file.relative_to(folder).as_posix()))
+                found.append(file.relative_to(path).as_posix())
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"still whole in {path}: {', '.join(found[:_SHOWN]) or 'no table, no checkpoint'}{more}"
