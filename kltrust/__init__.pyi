@@ -32,6 +32,7 @@ from kltrust.advantages import gae as gae, standardize as standardize
 from kltrust.algorithms import algorithm as algorithm, register_algorithm as register_algorithm
 from kltrust.algorithms._drift_ppo import drift_ppo as drift_ppo
 from kltrust.algorithms._espo import espo as espo
+from kltrust.algorithms._fixpo import fixpo as fixpo
 from kltrust.algorithms._fr_ppo import fr_ppo as fr_ppo
 from kltrust.algorithms._mdpo import mdpo as mdpo
 from kltrust.algorithms._npg import npg as npg

@@ -75,7 +75,7 @@ def settings(cls: type[_T]) -> type[_T]:
 
     made.__init__ = init
     # What a class declares itself comes before what it inherits, in help and in print.
-    known = made.__dataclass_fields__
+    known = {field.name: field for field in dataclasses.fields(made)}  # no ClassVar
     own = [name for name in vars(cls).get("__annotations__", {}) if name in known]
     made.__dataclass_fields__ = {name: known[name] for name in [*own, *known]}
     fields = dataclasses.fields(made)

@@ -30,8 +30,9 @@ class Setting:
         choices: the names that a text may take; None allows all.
         functions: whether a function may stand where a text does.
         usual: the usual range, and whose it is.
-        role: what others may know of it: "bound" (on the mean KL of an update, nats), "set point"
-            (of it), "clip" (half-width of the interval of ratios), "fisher damping",
+        role: what others may know of it: "bound" (on the mean KL of an update, nats), "state bound"
+            (on the largest KL of a state), "set point" (of the mean KL), "clip" (half-width of the
+            interval of ratios), "fisher damping",
             "minibatches" (must divide the batch), "floor" and "ceiling" (of what a controller
             moves), "drift" (the coefficient of what holds a step back), "value clip" (of the
             critic's loss), "gradient bound" (on its norm).

@@ -301,24 +301,50 @@ def trpo(
     return problem.theta, None
 
 
+class Adam:
+    """Steps of Adam with a bound on the gradient's norm; it remembers both moments."""
+
+    def __init__(self, size, learning_rate, max_grad_norm, epsilon=1e-5):
+        self.rate, self.bound, self.epsilon = learning_rate, max_grad_norm, epsilon
+        self.first, self.second, self.steps = np.zeros(size), np.zeros(size), 0
+
+    def step(self, loss, theta):
+        gradient = clip_norm(complex_gradient(loss, theta), self.bound)
+        self.steps += 1
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
+        mean = self.first / (1 - 0.9**self.steps)
+        square = self.second / (1 - 0.999**self.steps)
+        return theta - self.rate * mean / (np.sqrt(square) + self.epsilon)
+
+
+def fixpo(problem, adam, num_epochs, beta, bound, max_fixups):
+    """(parameters, passes) of whole-batch steps with a penalty, then of steps that mend them."""
+
+    def largest(theta):
+        return problem.family.kl(problem.old, outputs(theta, problem.obs)).max()
+
+    theta, passes, weight = problem.theta, 0, max(beta, 1.0)
+    for _ in range(num_epochs):
+        theta = adam.step(lambda t: problem.penalty_loss(t, beta), theta)
+    while largest(theta) > bound and passes < max_fixups:
+        theta = adam.step(lambda t, w=weight: problem.penalty_loss(t, w), theta)
+        weight, passes = 2 * weight, passes + 1
+    return (theta if largest(theta) <= bound else problem.theta), passes
+
+
 def adam_epochs(problem, loss, orders, learning_rate, max_grad_norm, epsilon=1e-5):
     """(parameters, both moments) after each epoch; ``loss(part of the problem, theta)``.
 
     ``orders`` has a list of minibatches, arrays of rows, for each epoch.
     """
-    theta = problem.theta
-    first, second, steps, trail = np.zeros_like(theta), np.zeros_like(theta), 0, []
+    theta, trail = problem.theta, []
+    adam = Adam(theta.size, learning_rate, max_grad_norm, epsilon)
     for minibatches in orders:
         for index in minibatches:
             part = problem.rows(index)
-            gradient = complex_gradient(lambda t, part=part: loss(part, t), theta)
-            gradient = clip_norm(gradient, max_grad_norm)
-            steps += 1
-            first = 0.9 * first + 0.1 * gradient
-            second = 0.999 * second + 0.001 * gradient**2
-            mean, square = first / (1 - 0.9**steps), second / (1 - 0.999**steps)
-            theta = theta - learning_rate * mean / (np.sqrt(square) + epsilon)
-        trail.append((theta, first, second))
+            theta = adam.step(lambda t, part=part: loss(part, t), theta)
+        trail.append((theta, adam.first, adam.second))
     return trail
 
 

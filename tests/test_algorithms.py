@@ -39,7 +39,8 @@ SMALL = {
     "cg_iters": 100,
 }
 NATURAL = having("cg_iters")
-PENALISED = ("ppo_penalty", "ppo_reverse_kl", "mdpo")
+PENALISED = ("ppo_penalty", "ppo_reverse_kl", "mdpo", "fixpo")
+FORWARD = ("ppo_penalty", "fixpo")
 LOOPS = tuple(n for n in KINDS if n in FITTED)
 
 
@@ -168,8 +169,17 @@ each_kind = pytest.mark.parametrize("name", KINDS)
 # --- contracts ------------------------------------------------------------------------------------
 
 
-@every
-@each_kind
+# The loops differ from `ppo_clip` in nothing that sees the distribution but their losses.
+PAIRS = [
+    (n, p)
+    for n in KINDS
+    for p in POLICIES
+    if n not in LOOPS or n == "ppo_clip" or p in ("categorical", "gaussian")
+]
+each_pair = pytest.mark.parametrize(("name", "policy"), PAIRS)
+
+
+@each_pair
 def test_one_update_in_float32(name, policy):
     """Structure, dtype, finiteness, repeatability, the controls at the start, the bound."""
     c = case(policy)
@@ -223,8 +233,7 @@ def test_only_the_minibatches_depend_on_the_key(name):
     assert (max_difference(first, second) > 0) == (name in FITTED)
 
 
-@every
-@each_kind
+@each_pair
 def test_no_advantage_no_step(name, policy):
     c = case(policy)
     c = Case(c.params, c.batch._replace(advantage=jnp.zeros(NUM_ROWS)))
@@ -253,6 +262,7 @@ def test_a_step_that_was_taken_says_so(name):
         "ppo_penalty": {"epochs_applied": 3, "kl_stopped": False, "beta": 1.0},
         "ppo_adaptive_lr": {"epochs_applied": 3, "learning_rate": np.float32(0.01)},
         "ppo": {"epochs_applied": 3, "kl_stopped": False, "factor": 1.0},
+        "fixpo": {"epochs_applied": 3, "beta": 1.0, "fixups": 0, "fixed": True},
     }
     for field, value in expected.get(name, {}).items():
         assert extra[field] == value, field
@@ -339,23 +349,25 @@ def test_the_epoch_that_espo_ends_at_stays():
 
 def test_what_ppo_steers():
     """Towards tighter where the KL is too large: by factors, and in proportion where it is dual."""
-    c = case("categorical")
+    one, never = jnp.ones(()), jnp.asarray(False)
     for static, above, below in (
         ({}, 0.5, 2.0),
         ({"controller": "learning_rate", "drift": "kl"}, 0.5, 2.0),
         ({"drift": "kl"}, 2.0, 0.5),
         ({"drift": "kl", "controller": "dual"}, 2.0, 0.5),
     ):
-        params, state, _ = run("ppo", "categorical", c, static=static, target_kl=math.inf)
-        assert state.factor == 1  # without a target nothing is steered
-        kl = float(audited("categorical")(params, c.batch)["kl"])
-        for target, factor in ((kl / 2, above), (2 * kl, below)):
-            _, state, extra = run("ppo", "categorical", c, static=static, target_kl=target)
-            np.testing.assert_allclose(state.factor, factor, rtol=1e-4)
-            assert extra["factor"] == 1
-        other = state._replace(factor=jnp.float32(0.1))
-        moved = [run("ppo", "categorical", c, static=static, state=s)[0] for s in (state, other)]
-        assert max_difference(*moved) > 1e-4
+        algorithm = algorithms.ppo(target_kl=0.01, **static)
+        for kl, factor in ((0.02, above), (0.005, below)):
+            np.testing.assert_allclose(algorithm.follow(one, kl * one, never), factor, rtol=1e-6)
+            off = dataclasses.replace(algorithm, target_kl=math.inf)
+            assert off.follow(one, kl * one, never) == 1
+        steers_rate = static.get("controller") == "learning_rate"
+        np.testing.assert_allclose(algorithm.rate(0.1 * one), 3e-5 if steers_rate else 3e-4)
+        c = case("categorical")
+        new = categorical(jax.tree.map(lambda x: 1.3 * x, c.params), c.batch.obs)
+        sample = Sample(log_ratio(new, c.batch), c.batch.advantage, c.batch.old, new)
+        at = [algorithm.losses(sample, factor * one) for factor in (1.0, 0.1)]
+        assert (max_difference(*at) == 0) == steers_rate
     with pytest.raises(ValueError, match="controller='dual' steers a weight"):
         algorithms.ppo(controller="dual")
     with pytest.raises(ValueError, match="min_factor must not exceed max_factor"):
@@ -364,13 +376,15 @@ def test_what_ppo_steers():
 
 def test_a_drift_of_ones_own():
     c = case("categorical")
+    new = categorical(jax.tree.map(lambda x: 1.3 * x, c.params), c.batch.obs)
+    sample = Sample(log_ratio(new, c.batch), c.batch.advantage, c.batch.old, new)
 
     def own(sample, size):
         return spo_loss(sample.log_ratio, sample.advantage, size)
 
-    mine = run("ppo", "categorical", c, static={"drift": own})[0]
-    chex.assert_trees_all_equal(mine, run("spo", "categorical", c, eps=0.2)[0])
-    assert max_difference(mine, run("ppo", "categorical", c)[0]) > 1e-6
+    mine, clip = (algorithms.ppo(drift=d).losses(sample, 1.0) for d in (own, "clip"))
+    np.testing.assert_array_equal(mine, algorithms.spo(eps=0.2).losses(sample, None))
+    assert max_difference(mine, clip) > 1e-6
 
 
 def test_trpo_rejects_bit_for_bit():
@@ -469,13 +483,18 @@ def test_minibatches_of_nothing_but_padding(name):
 LANES = 3
 
 
+RATES_OF_CHANGE = ("beta_increase", "learning_rate_factor", "factor_step")
+
+
 def swept(name, **static):
     """Declarations in a stack: every traced setting different in every lane."""
     settings = {}
     for option, value in numbers(name).items():
         if option in ("shrink", "beta_decrease"):  # within 0 and 1
             lanes = [0.3, 0.5, 0.9]
-        elif "tolerance" in option or option in ("beta_increase", "learning_rate_factor"):
+        elif option == "max_change":  # none that undoes the first epoch
+            lanes = [5.0, 10.0, jnp.inf]
+        elif "tolerance" in option or option in RATES_OF_CHANGE:
             lanes = [1.2, 1.5, 2.0]
         else:
             near = [0.01, 0.1, jnp.inf] if jnp.isinf(value) else [0.0, 0.01, 0.1]
@@ -542,8 +561,12 @@ FLIPS = {
     "max_learning_rate": (0.011, {"target_kl": 10.0}),
     "eps": (0.02, {}),
     "tau": (0.02, {}),
-    "alpha": (0.02, {}),
-    "beta": (0.02, {}),
+    "drift_alpha": (0.02, {}),
+    "drift_beta": (0.02, {}),
+    "max_state_kl": (1e-5, {}),
+    "max_fixups": (1, {"max_state_kl": 1e-3}),
+    "beta_step": (1.0, {}),
+    "dual_scale": (1.5, {}),
     "max_change": (1e-3, {}),
     "clip_high": (0.02, {}),
     "dual_clip": (1.01, {}),
@@ -554,11 +577,11 @@ FLIPS = {
     "clip_eps of tr_ppo": (0.02, {}, {"form": "rollback"}),
     "ratio_slope": (2.0, {"clip_eps": 0.02}, {"form": "rollback"}),
     "drift": ("kl", {}),
-    "size": (0.02, {}),
-    "controller": ("learning_rate", {"target_kl": 10.0}),
+    "drift_size": (0.02, {}),
+    "controller": ("dual", {"target_kl": 10.0}, {"drift": "kl"}),
     "target_kl of ppo": (10.0, {}),
     "tolerance": (1e6, {"target_kl": 1e-5}),
-    "step": (3.0, {"target_kl": 1e-6}),
+    "factor_step": (3.0, {"target_kl": 1e-6}),
     "min_factor": (0.9, {"target_kl": 1e-6}),
     "max_factor": (1.1, {"target_kl": 10.0}),
     "num_minibatches of mdpo": (2, {}),
@@ -785,7 +808,7 @@ def test_a_fixed_weight_is_a_fixed_step_size(x64):
 
 # settings here and of the drift by hand, and of a drift that is another.
 BY_HAND = {
-    "drift_ppo": ("learned", {"alpha": 0.3, "beta": 0.2}, {"alpha": 0.2, "beta": 0.3}),
+    "drift_ppo": ("learned", {"drift_alpha": 0.3, "drift_beta": 0.2}, {"alpha": 0.2, "beta": 0.3}),
     "espo": ("free", {"max_change": math.inf}, None),
     "fr_ppo": ("fisher_rao", {"tau": 0.3}, {"tau": 0.6}),
     "ppo_asymmetric": (
@@ -803,12 +826,14 @@ HAND_NAMES = {
     "state_kl": "bound",
     "kl_slope": "slope",
     "step_size": "eta",
+    "drift_alpha": "alpha",
+    "drift_beta": "beta",
 }
 
 
 def loss_by_hand(name, weight, entropy_coef, reverse=None):
     """(part of a problem, theta) -> loss; the weight is a penalty's, or the clip's half width."""
-    reverse = name != "ppo_penalty" if reverse is None else reverse
+    reverse = name not in FORWARD if reverse is None else reverse
 
     def loss(part, theta):
         if name in PENALISED:
@@ -858,7 +883,7 @@ def test_epochs_of_minibatches_are_adam_by_hand(name, policy, num_minibatches, x
     c, p = case(policy), problem(case(policy), policy)
     static = {} if num_minibatches == 4 else {"num_minibatches": num_minibatches}
     option, weight = ("init_beta", 4.0) if name in PENALISED else ("clip_eps", 0.1)
-    option = "size" if name == "ppo" else option
+    option = "drift_size" if name == "ppo" else option
     given = {"step_size": 1 / weight} if name == "mdpo" else {option: weight}
     rate = 2.0**-6  # one that float32, in which a state may hold it, has
     settings = {rate_of(name): rate, "entropy_coef": 0.02, "max_grad_norm": 0.3, **given}
@@ -879,7 +904,7 @@ def test_epochs_of_minibatches_are_adam_by_hand(name, policy, num_minibatches, x
     time_major = np.arange(NUM_ROWS).reshape(4, 6).T.reshape(-1)
     wrong = [by_hand(weight=2 * weight), by_hand(rate=1.5 * rate), by_hand(rows=time_major)]
     wrong += [by_hand(norm=math.inf), by_hand(epsilon=1e-8)]
-    wrong += [by_hand(reverse=name == "ppo_penalty")] if name in PENALISED else []
+    wrong += [by_hand(reverse=name in FORWARD)] if name in PENALISED else []
     assert min(max_difference(flat(params), other) for other in wrong) > 1e-7
 
 
@@ -986,6 +1011,31 @@ def test_bounds_in_the_wrong_order(name):
     what = FOLLOWING[name][0]
     with pytest.raises(ValueError, match=f"min_{what} must not exceed max_{what}, got 2.0 and 1.0"):
         getattr(algorithms, name)(**{f"min_{what}": 2.0, f"max_{what}": 1.0})
+
+
+@families
+def test_fixpo_mends_what_is_beyond_its_bound(policy, x64):
+    """Against a loop in NumPy: within at once, after some passes, and never."""
+    c, p = case(policy), problem(case(policy), policy)
+    static = {"num_minibatches": 1, "max_fixups": 6}
+    settings = {"learning_rate": 2.0**-5, "max_grad_norm": 0.3}
+    free = run("fixpo", policy, c, static=static, max_state_kl=1.0, **settings)[0]
+    reached, seen = float(audited(policy)(free, c.batch)["kl_max"]), set()
+    for bound in (1.1 * reached, 0.8 * reached, 1e-7):
+        params, state, extra = run(
+            "fixpo", policy, c, static=static, max_state_kl=bound, **settings
+        )
+        adam = oracles.Adam(p.theta.size, 2.0**-5, 0.3)
+        expected, passes = oracles.fixpo(p, adam, 3, 1.0, bound, 6)
+        np.testing.assert_allclose(flat(params), expected, atol=1e-11)
+        assert extra["fixups"] == passes
+        assert audited(policy)(params, c.batch)["kl_max"] <= bound
+        if not extra["fixed"]:
+            chex.assert_trees_all_equal(params, c.params)
+        seen.add((bool(extra["fixed"]), passes > 0))
+        rise = 0.1 * (3 * reached / bound - 1)
+        np.testing.assert_allclose(state.beta, max(1 + rise, 0), rtol=1e-5)
+    assert seen == {(True, False), (True, True), (False, True)}
 
 
 def test_the_state_carries_adam(x64):

@@ -57,8 +57,10 @@ def lacking(item, said):
     if item.is_class and {"init", "update"} <= set(item.members):
         return []  # `PolicyUpdate` and `Critic` say what the two methods take and return
     if item.is_class:
-        methods = [m for m in item.members.values() if m.is_function and m.name[0] != "_"]
-        return [f"{m.name}: {what}" for m in methods for what in lacking(m, said)]
+        # What overrides a method of a base class does what that says.
+        known = {name for base in item.resolved_bases for name in base.all_members}
+        methods = [m for n, m in item.members.items() if n[0] != "_" and n not in known]
+        return [f"{m.name}: {what}" for m in methods if m.is_function for what in lacking(m, said)]
     if not item.is_function:
         return []
     referred = [said.get(name, "") for name in re.findall(r"(?:see|as in) `([\w.]+)`", text)]
@@ -127,6 +129,12 @@ def test_the_public_names_are_those_of_the_package(package):
         ('def f(x: Array, y: Array) -> Array:\n "[*E]; see `Known`."', ["y"]),
         ('class f:\n "A."\n def g(self, x: int) -> None:\n  "B."', ["g: x"]),
         ('class f:\n "A."\n def g(self) -> None: ...', ["g: a docstring"]),
+        ('class g:\n "A."\n def h(self, x: int) -> None:\n  "Of x."\nclass f(g):\n "B."', []),
+        (
+            'class g:\n "A."\n def h(self, x: int) -> None:\n  "Of x."\n'
+            'class f(g):\n "B."\n def h(self, x: int) -> None: ...\n def k(self) -> None: ...',
+            ["k: a docstring"],
+        ),
         ("f = 1", ["a docstring"]),
         ('f = 1\n"One."', []),
     ],

@@ -15,7 +15,7 @@ PROMISED = set(
     surrogate_loss clipped_surrogate_loss penalty_surrogate_loss kl_constraint value_loss
     clipped_value_loss gae fisher_vector_product conjugate_gradient vanilla_pg npg trpo
     ppo_clip ppo_penalty ppo_reverse_kl ppo_adaptive_lr mdpo
-    ppo spo drift_ppo fr_ppo espo tr_ppo ppo_asymmetric spma
+    ppo spo drift_ppo fr_ppo espo tr_ppo ppo_asymmetric spma fixpo
     algorithm setting register_algorithm value_regression
     make actor_critic make_learner run train evaluate Env Outcome
     Transition PolicyBatch PolicyUpdate ActorCritic Learner LearnerState Metrics types tree

@@ -362,6 +362,7 @@ def test_what_annealing_shrinks():
         "ppo_adaptive_lr": {"max_kl": 2, "target_kl": 2},
         "mdpo": {"step_size": 1},
         **{name: {"learning_rate": 1} for name in FIRST_ORDER},
+        "fixpo": {"learning_rate": 1, "max_state_kl": 2},
     }
     assert set(expected) == set(algorithms.algorithm_names())
     for name, shrunk in expected.items():

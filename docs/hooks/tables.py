@@ -35,6 +35,7 @@ _PLACE = re.compile(r"<!-- table: (\w+) ?(.*?) -->")
 
 _HOLDS = {
     "bound": "a bound on the mean KL",
+    "state bound": "a bound on the largest KL of a state",
     "set point": "a set point of the mean KL",
     "clip": "a width of ratios, heuristic",
     "drift": "a coefficient of what holds it back, heuristic",

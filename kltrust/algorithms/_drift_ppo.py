@@ -22,16 +22,16 @@ class DriftPPO(FirstOrder):
     """
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
-    alpha: Number = setting(
+    drift_alpha: Number = setting(
         2.0,
-        "The gain (r - 1) A of a good action saturates at alpha.",
+        "The gain (r - 1) A of a good action saturates at drift_alpha.",
         above=0,
         role="drift",
         usual="2 (Lu et al. 2022)",
     )
-    beta: Number = setting(
+    drift_beta: Number = setting(
         0.6,
-        "Past the scale beta of log(r) A a bad action is pushed away no further.",
+        "Past the scale drift_beta of log(r) A a bad action is pushed away no further.",
         above=0,
         role="drift",
         usual="0.6 (Lu et al. 2022)",
@@ -39,7 +39,9 @@ class DriftPPO(FirstOrder):
 
     def losses(self, sample: Sample, coefficient: None) -> Array:
         """The surrogate less the learned drift."""
-        return learned_drift_loss(sample.log_ratio, sample.advantage, self.alpha, self.beta)
+        return learned_drift_loss(
+            sample.log_ratio, sample.advantage, self.drift_alpha, self.drift_beta
+        )
 
 
 drift_ppo = DriftPPO

@@ -64,8 +64,8 @@ class PPO(FirstOrder):
     """Epochs of minibatch steps on r A - D with any drift D, gate and controller.
 
     The other first-order algorithms are declarations of the same loop with a drift of their own.
-    Here all is chosen: the drift and its one coefficient ``size``, what undoes an epoch, and what
-    follows the KL.
+    Here all is chosen: the drift and its one coefficient ``drift_size``, what undoes an epoch, and
+    what follows the KL.
 
     A ``drift`` is a name or a function of one's own, ``drift(sample, size) -> [N]``, see
     `updates.Sample`, whose size is taken for a weight. An epoch is undone, and is the last, where
@@ -92,7 +92,7 @@ class PPO(FirstOrder):
         functions=True,
         usual="clip",
     )
-    size: Number = setting(
+    drift_size: Number = setting(
         0.2,
         "The drift's coefficient.",
         above=0,
@@ -120,8 +120,11 @@ class PPO(FirstOrder):
         at_least=1,
         usual="1.5 to 2",
     )
-    step: Number = setting(
-        2.0, "One step of the factor, up or down; of dual its rate is step - 1.", above=1, usual="2"
+    factor_step: Number = setting(
+        2.0,
+        "One step of the factor, up or down; of dual its rate is factor_step - 1.",
+        above=1,
+        usual="2",
     )
     min_factor: Number = setting(
         1e-3, "The factor never falls below it.", above=0, role="floor", usual="1e-3"
@@ -143,7 +146,9 @@ class PPO(FirstOrder):
         """The surrogate less the drift."""
         chosen = self.drift
         drift = {**WIDTHS, **WEIGHTS}[chosen] if isinstance(chosen, str) else chosen
-        return drift(sample, self.size * (1 if self.controller == "learning_rate" else coefficient))
+        return drift(
+            sample, self.drift_size * (1 if self.controller == "learning_rate" else coefficient)
+        )
 
     def rate(self, coefficient: Array) -> Number:
         """The learning rate, with the factor if that is on it."""
@@ -166,7 +171,7 @@ class PPO(FirstOrder):
         """The next factor."""
         bounds = {"target_kl": self.target_kl, "low": self.min_factor, "high": self.max_factor}
         if self.controller == "dual":
-            following = dual_ascent(coefficient, kl, step=self.step - 1, **bounds)
+            following = dual_ascent(coefficient, kl, step=self.factor_step - 1, **bounds)
         else:
             wider = self.controller == "learning_rate" or self.drift in WIDTHS
             following = follow_kl(
@@ -174,8 +179,8 @@ class PPO(FirstOrder):
                 kl,
                 stopped,
                 tolerance=self.tolerance,
-                if_above=1 / self.step if wider else self.step,
-                if_below=self.step if wider else 1 / self.step,
+                if_above=1 / self.factor_step if wider else self.factor_step,
+                if_below=self.factor_step if wider else 1 / self.factor_step,
                 **bounds,
             )
         return jnp.where(jnp.isposinf(self.target_kl), coefficient, following)
