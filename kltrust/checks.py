@@ -165,6 +165,11 @@ def check_kinds(env: Any, agent: Any) -> None:
         )
 
 
+def fits(env: Env, agent: ActorCritic) -> tuple[Any, ...]:
+    """What an agent was made for and of, to be compared by identity."""
+    return env.observation_space, env.action_space, agent.init, agent.value
+
+
 def kind_of(given: Any) -> str:
     """What something is, for an error: a text, an array by its shape, an object by its class."""
     if isinstance(given, str):

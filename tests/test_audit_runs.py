@@ -35,7 +35,8 @@ def without_audit(audited, tmp_path_factory):
     loaded = results.load(audited.path)
     metrics = loaded.metrics
     kept = metrics[[name for name in metrics if not name.startswith("audit.")]]
-    measured = kept.drop(columns=["run", "seed", "iteration", "env_steps"])
+    named = ["run", "label", "algorithm", "env", "seed", "iteration", "env_steps", "mean_return"]
+    measured = kept.drop(columns=named)
 
     def metrics_of(group, first):
         last = first + group.chunk_length

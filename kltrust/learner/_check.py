@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kltrust.checks import check_kinds, kind_of
-from kltrust.networks.agents import fits
+from kltrust.checks import check_kinds, fits, kind_of
 from kltrust.rollout.acting import sampled
 from kltrust.types import ActorCritic, Array, Discrete, Env, PyTree, UpdateReport
 

@@ -60,7 +60,7 @@ def quantiles(
         if weight is None:
             return jnp.sort(order)[target - 1]
         ascending, masses = jax.lax.sort((order, mass), num_keys=1)
-        place = jnp.searchsorted(jnp.cumsum(masses), target)
+        place = jnp.searchsorted(jnp.cumsum(masses), target, method="compare_all")
         return ascending[jnp.minimum(place, len(order) - 1)]
 
     num_bits = jnp.iinfo(order.dtype).bits

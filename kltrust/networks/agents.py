@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.checks import check_env_kind
+from kltrust.checks import check_env_kind, fits
 from kltrust.networks.cells import CELLS, Cell
 from kltrust.networks.masks import check_masks, mask_of, space_leaves, without_mask
 from kltrust.networks.modules import (
@@ -164,11 +164,6 @@ def actor_critic(
 
 
 actor_critic.__signature__ = signature_with(actor_critic, NetworkSettings)  # type: ignore[attr-defined]
-
-
-def fits(env: Env, agent: ActorCritic) -> tuple[Any, ...]:
-    """What an agent was made for and of, to be compared by identity."""
-    return env.observation_space, env.action_space, agent.init, agent.value
 
 
 def _without_memory(

@@ -290,7 +290,8 @@ class _Tables(NamedTuple):
             frame = frame.assign(run=frame.run + first)
             frames.append(frame if part.runs <= runs else frame[frame.run.isin(runs)])
         table = _named(_concat(frames), self.names)
-        if set(_RETURN) <= set(table) and (columns is None or "mean_return" in columns):
+        wants_return = "mean_return" not in table and (columns is None or "mean_return" in columns)
+        if set(_RETURN) <= set(table) and wants_return:
             ended = table.num_episodes.where(table.num_episodes > 0)
             place = list(table).index("env_steps") + 1
             table.insert(place, "mean_return", (table.return_sum / ended).astype(float))
@@ -300,9 +301,13 @@ class _Tables(NamedTuple):
 
 def _named(table: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
     """With label, algorithm and environment of each row's run."""
-    for place, name in enumerate(_NAMES if len(table) else (), start=1):
-        table.insert(place, name, table.run.map(names[name]))
-    return table
+    import pandas as pd
+
+    if not len(table):
+        return table
+    named = pd.DataFrame({name: table.run.map(names[name]) for name in _NAMES})
+    # At once: a frame of many pieces is slow, and pandas says so.
+    return pd.concat([table.iloc[:, :1], named, table.iloc[:, 1:]], axis=1)
 
 
 def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
