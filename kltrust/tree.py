@@ -227,5 +227,5 @@ def short(x: Any) -> str:
 
 
 def size(tree: PyTree) -> int:
-    """How many numbers the arrays of a pytree hold."""
+    """The number of numbers that the arrays of a pytree ``tree`` hold."""
     return sum(math.prod(getattr(x, "shape", ())) for x in jax.tree.leaves(tree))

@@ -88,7 +88,8 @@ class Findings(Sequence[Finding]):
     def rows(self) -> list[dict[str, Any]]:
         """One row for each name, worst first: severity, name, runs, evidence of the worst, place.
 
-        As plain data: ``json.dumps`` takes it.
+        Returns:
+            Plain data: ``json.dumps`` takes it.
         """
         groups: dict[str, list[Finding]] = defaultdict(list)
         for found in self._found:
@@ -115,7 +116,7 @@ class Findings(Sequence[Finding]):
         return rows
 
     def lines(self, most: int | None = None) -> list[str]:
-        """A line for each name, like ``warning critic_learns_nothing: ...``; ``most`` of them."""
+        """A line for each name -> such as "warning critic_learns_nothing: ..."; ``most`` of them."""
         rows, said = self.rows(), []
         for row in rows[:most]:
             runs = f" ({row['runs']} of {row['of']} runs)" if self.of > 1 else ""
@@ -128,7 +129,7 @@ class Findings(Sequence[Finding]):
         return said
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Every finding with its evidence as plain data, no number that JSON has not."""
+        """Every finding with its evidence -> plain data, with no number that JSON lacks."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, np.generic):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def to_frame(metrics: PyTree, seeds: Sequence[int] | None = None) -> pd.DataFrame:
-    """The `Metrics` of `kltrust.learner` as a frame, a row per seed and iteration.
+    """The `Metrics` of `kltrust.learner` -> a frame, a row per seed and iteration.
 
     A leaf's path names its column, as in ``extra.beta``; ``mean_return`` is the mean over the
     episodes that ended within the iteration, missing where none did.

@@ -56,7 +56,9 @@ class Results:
         return self._metrics
 
     def read(self, *columns: str) -> pd.DataFrame:
-        """Some columns of `metrics`, after those that say which row it is; no others are read.
+        """Some columns of `metrics` -> a frame; no others are read.
+
+        Those that say which row it is come first.
 
         Args:
             *columns: their names, as in ``read("kl", "mean_return")``.
