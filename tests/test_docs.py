@@ -205,7 +205,7 @@ def test_a_report_that_is_not_said_is_an_error(monkeypatch):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("settings trppo", "page.md: .*did you mean trpo"),
+        ("settings trpoo", "page.md: .*did you mean trpo"),
         ("setting trpo", "page.md: .*'setting'"),
     ],
 )

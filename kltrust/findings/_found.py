@@ -116,7 +116,7 @@ class Findings(Sequence[Finding]):
         return rows
 
     def lines(self, most: int | None = None) -> list[str]:
-        """A line for each name -> such as "warning critic_learns_nothing: ..."; ``most`` of them."""
+        """A line for each name -> "warning critic_learns_nothing: ...", say; ``most`` of them."""
         rows, said = self.rows(), []
         for row in rows[:most]:
             runs = f" ({row['runs']} of {row['of']} runs)" if self.of > 1 else ""
