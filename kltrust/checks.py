@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -41,11 +42,19 @@ def require(good: Callable[[np.ndarray], Any], what: str, **values: Any) -> None
     for name, value in values.items():
         if isinstance(value, jax.core.Tracer):
             continue
-        entries = np.asarray(value, np.float64)
+        entries = np.asarray(as_float(value) if isinstance(value, int) else value, np.float64)
         bad = entries[~np.asarray(good(entries), bool)]
         if bad.size:
             got = f"{bad[0]} in an array of shape {entries.shape}" if entries.ndim else value
             raise ValueError(f"{name} must be {what}, got {got}")
+
+
+def as_float(value: int) -> float:
+    """A whole number as a float; an infinity where no float is so large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def check_count(**settings: int) -> None:

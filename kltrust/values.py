@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from kltrust.checks import check_names, require, unknown
+from kltrust.checks import as_float, check_names, require, unknown
 
 _T = TypeVar("_T")
 SETTING = "setting"
@@ -154,7 +154,7 @@ def _is_whole(value: Any) -> bool:
 
 def _number(value: Any, name: str) -> Any:
     if _is_whole(value):
-        return float(value)
+        return as_float(value)
     if isinstance(value, np.ndarray | jax.Array):
         if value.dtype.kind not in "fiuV":
             raise ValueError(f"{name} must be a number, got an array of {value.dtype}")

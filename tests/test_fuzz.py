@@ -16,9 +16,10 @@ from kltrust.experiments.jobs import plan
 
 NAN, INF = float("nan"), float("inf")
 NUMBERS = [0, 1, -1, 2, 7, 1.5, -0.5, 1e-30, 1e12, 1e23, 1e300, 10**12, 10**23, 2**31]
-NUMBERS += [NAN, INF, -INF]
+NUMBERS += [NAN, INF, -INF, 10**400, -(10**400)]
 OTHERS = [True, None, "", "inf", "nan", "trpo", "λ", [], [0], [8], [-1], [1e9], ["a"], [[8]], {}]
 OTHERS += [{"name": "adam"}, {"name": "adamw", "weight_decay": NAN}, {"a": 1}, (1, 2)]
+OTHERS += [{"name": "adam", "b1": 10**400}, "adam(b1={[]: 1})", "adam(", "((((", "\0"]
 POOL = [*NUMBERS, *OTHERS, b"bytes", object]
 SECONDS = 3.0
 """For one case: JAX may compile its first operations in it. A refusal takes milliseconds."""
@@ -137,3 +138,12 @@ def test_millions_of_runs_are_refused_before_they_are_made(changes):
     text += changes.replace("HUNDRED", hundred)
     with pytest.raises(ValueError, match=r"too many|at most"):
         spec.parse(text)
+
+
+def test_the_line_of_a_long_value_is_found_at_once():
+    seeds = "\n".join(f"{i}," for i in range(5000))
+    text = f"# long\n[sweep]\n# these\nseeds = [\n{seeds}\n-1]\n[[experiments]]\nbogus = 1\n"
+    begin = time.process_time()
+    assert spec.line_of(text, ("sweep", "seeds")) == 4
+    assert spec.line_of(text, ("experiments", 0, "bogus")) == 5007
+    assert time.process_time() - begin < SECONDS

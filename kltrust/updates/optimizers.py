@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from kltrust.checks import check_names, unknown
+from kltrust.checks import as_float, check_names, unknown
 from kltrust.types import Number
 from kltrust.values import number_from_plain, to_plain
 
@@ -42,7 +42,7 @@ class Optimizer:
         check_names(f"setting of optax.{name}", settings, [*parameters][1:])
         self.name = name
         self.settings = {
-            key: float(value) if _is_rate(value, parameters[key].default) else value
+            key: as_float(value) if _is_rate(value, parameters[key].default) else value
             for key, value in sorted(settings.items())
         }
         # Decided here, by values: JAX puts tracers and placeholders of any kind in their place.
@@ -162,7 +162,7 @@ def _parsed(text: str, where: str) -> tuple[str, dict[str, Any]]:
         return ast.unparse(call.func), {
             k.arg or "": ast.literal_eval(k.value) for k in call.keywords
         }
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(
             f"{where} must read like 'adamw' or 'adamw(weight_decay=0.1)', got {text!r} ({error})"
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +13,11 @@ from kltrust.checks import unknown
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where something stands in a document: keys, and indices into arrays of tables."""
+
+
+_MOST_TRIES = 50
+"""Lines within one value that look like keys, each of which costs a parse."""
+_TABLE = re.compile(r"\s*\[\[?[^\[\],=]+\]\]?\s*(#.*)?")
 
 
 class Source(NamedTuple):
@@ -80,16 +87,27 @@ def line_of(text: str, place: Place) -> int:
     key begins on the line after the longest such document that lacks it.
     """
     lines = text.splitlines()
+    # Documents that end before a line that may begin a key or a table: the others are not needed.
+    ends = [n for n, line in enumerate(lines) if "=" in line or _TABLE.fullmatch(line)]
+    ends.append(len(lines))
+
+    @functools.cache
+    def document(i: int) -> tuple[int, Any]:
+        """The longest document up to the i-th of the ends, and its length."""
+        for n in ends[max(i - _MOST_TRIES, 0) : i + 1][::-1]:
+            with contextlib.suppress(tomllib.TOMLDecodeError):
+                return n, tomllib.loads("\n".join(lines[:n]))
+        return 0, {}
+
     while place:
-        complete = 0
-        for n in range(1, len(lines) + 1):
-            try:
-                document = tomllib.loads("\n".join(lines[:n]))
-            except tomllib.TOMLDecodeError:
-                continue
-            if _holds(document, place):
-                return complete + 1
-            complete = n
+        # A document that holds the key is followed by others that do: halve where it first does.
+        lacks, holds = 0, len(ends)
+        while holds - lacks > 1:
+            middle = (lacks + holds) // 2
+            held = _holds(document(middle)[1], place)
+            lacks, holds = (lacks, middle) if held else (middle, holds)
+        if holds < len(ends):
+            return document(lacks)[0] + 1
         place = place[:-1]
     return 1
 
