@@ -215,20 +215,27 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch, 
 
 
 def test_a_real_failure_to_write_is_one_clear_error_and_no_traceback_of_orbax(tmp_path):
-    """A limit on file sizes acts like a disk that fills up: in tensorstore, deep below."""
+    """A limit on file sizes acts like a disk that fills up: in tensorstore, deep below.
+
+    Of several arrays, some are still being written when the first has failed.
+    """
     code = f"""
-import resource, numpy as np
+import resource, time, numpy as np
 from kltrust.experiments.store import checkpoint
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    checkpoint.save({str(tmp_path / "c")!r}, np.random.default_rng(0).random(100_000))
-except checkpoint.CheckpointError as error:
-    print(error)
+state = {{f"w{{i}}": np.random.default_rng(i).random(300) for i in range(12)}}
+checkpoint.save({str(tmp_path / "whole")!r}, state)
+for limit in (200, 500, 1000, 1500, 2000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        checkpoint.save({str(tmp_path / "c")!r}, state)
+    except checkpoint.CheckpointError as error:
+        print(error)
+time.sleep(0.1)
 """
     done = python("-c", code)
-    assert "ulimit -f" in done.stdout
+    assert done.stdout.count("ulimit -f") == 5
     assert done.stderr == ""
-    assert not list(tmp_path.iterdir())
+    assert [file.name for file in tmp_path.iterdir()] == ["whole"]
 
 
 def test_orbax_alone_can_read_the_arrays(tmp_path):

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -248,7 +249,8 @@ def _load_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
 def _orbax() -> Iterator[Any]:
     """Orbax for this process alone: by default it would wait for those of all other hosts.
 
-    It is kept from logging the tracebacks of errors that it raises, and we explain, anyway.
+    It is kept from logging the tracebacks of errors that it raises, and we explain, anyway. After
+    the first error it closes its event loop, and writes that end later complain of that: to nobody.
     """
     import orbax.checkpoint as ocp  # a second to import: only those who save pay it
 
@@ -258,9 +260,17 @@ def _orbax() -> Iterator[Any]:
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    told = sys.unraisablehook
+
+    def hook(event: sys.UnraisableHookArgs, /) -> None:
+        if str(event.exc_value) != "Event loop is closed":
+            told(event)
+
+    sys.unraisablehook = hook
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             yield checkpointer
+        sys.unraisablehook = told  # after an error it stays: they may come later
     finally:
         logger.setLevel(level)
 
