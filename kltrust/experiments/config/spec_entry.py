@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from kltrust.algorithms import find_algorithm
-from kltrust.checks import nearest
+from kltrust.checks import as_float, nearest
 from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified, written
 from kltrust.experiments.config.presets import preset
 from kltrust.experiments.config.spec_source import Place, Source
@@ -274,6 +274,7 @@ class Entry:
         if kind == "choice":
             return [bounds[i] for i in generator.integers(len(bounds), size=count)]
         numbers = len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
+        bounds = [as_float(b) if type(b) is int else b for b in bounds]
         least = 0.0 if kind == "log_uniform" else -np.inf
         if not numbers or not least < bounds[0] < bounds[1] < np.inf:
             positive = "0 < " if kind == "log_uniform" else ""
