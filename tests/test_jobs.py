@@ -36,7 +36,7 @@ from kltrust.experiments.engine import canary, memory
 from kltrust.experiments.engine.program import Program
 from kltrust.experiments.jobs import merge, run
 from kltrust.experiments.jobs.events import Progress
-from kltrust.experiments.jobs.folder import NumericsWarning
+from kltrust.experiments.jobs.folder import DamageWarning, NumericsWarning
 from kltrust.experiments.jobs.lanes import Lanes
 from kltrust.experiments.jobs.plan import Plan, plan_training
 from kltrust.experiments.jobs.rows import NonFiniteError, check_finite
@@ -252,7 +252,7 @@ def test_a_finished_job_is_left_as_it_is(job, monkeypatch):
 
 
 def test_a_full_disk_loses_nothing_that_was_committed(toy_sweep, tmp_path, monkeypatch):
-    path, write, left = tmp_path / "full", files.write_atomic, [2]
+    path, write, left = tmp_path / "full", files.write_atomic, [4]
 
     def fails(file, data):
         left[0] -= file.name == "commit.json"
@@ -365,8 +365,10 @@ def test_a_checkpoint_that_is_not_ours(interrupted, monkeypatch):
     with nothing_compiles(monkeypatch):
         with pytest.raises(StorageError, match="checkpoints"):
             run.resume(interrupted)
+        with pytest.warns(DamageWarning, match="of another checkpoint"):
+            runs = find_runs(Record(interrupted))
         with pytest.raises(StorageError, match="checkpoints"):
-            evaluate_runs(find_runs(Record(interrupted)))
+            evaluate_runs(runs)
     assert content(interrupted) == before
 
 
