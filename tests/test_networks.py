@@ -313,7 +313,7 @@ def test_activations_differ(activation):
 
 
 def test_unknown_spaces_are_refused():
-    with pytest.raises(ValueError, match=r"no policy head .*: use Discrete"):
+    with pytest.raises(ValueError, match=r"no policy head .*: use kltrust's Discrete"):
         actor_critic(nothing(Discrete(2))._replace(action_space={"a": Discrete(2)}))
 
 
