@@ -217,6 +217,7 @@ DRAWS = f"{TRPO}[experiments.random]\ncount = 2\n"
         (f"{TRPO}update.max_kl = 0.1\ngrid.max_kl = [1.0]", 3, "swept and set"),
         (f"{TRPO}random.count = 3", 2, "count, at least 1"),
         (f"{DRAWS}max_kl = {{ log_uniform = [0.0, 1.0] }}", 4, "0 < low < high"),
+        (f"{DRAWS}max_kl = {{ uniform = [-1e308, 1e308] }}", 4, "low < high"),
         (f"{DRAWS}max_kl = {{ normal = [0.0, 1.0] }}", 4, "one of uniform, log_uniform, choice"),
         (f"{TRPO}envs = 'CartPol-v1'", 0, "did you mean 'CartPole-v1'"),
         (f"{TRPO}envs = 'CartPole-v1'\nenv_params.gravitas = 1.0", 3, "no parameter 'gravitas'"),

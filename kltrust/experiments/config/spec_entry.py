@@ -275,8 +275,9 @@ class Entry:
             return [bounds[i] for i in generator.integers(len(bounds), size=count)]
         numbers = len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
         bounds = [as_float(b) if type(b) is int else b for b in bounds]
-        least = 0.0 if kind == "log_uniform" else -np.inf
-        if not numbers or not least < bounds[0] < bounds[1] < np.inf:
+        # Beyond, the width of the range is no float.
+        least = 0.0 if kind == "log_uniform" else -1e300
+        if not numbers or not least < bounds[0] < bounds[1] < 1e300:
             positive = "0 < " if kind == "log_uniform" else ""
             message = f"{kind} takes [low, high] with {positive}low < high, got {bounds}"
             raise self.source.error(place, message)
