@@ -145,3 +145,12 @@ def test_every_text_file_is_read_and_written_as_utf_8():
         named = any(k.arg == "encoding" for k in call.keywords)
         assert binary or named or len(call.args) > places[name], f"{file}:{call.lineno}"
     assert found > 10
+
+
+def test_tests_and_benchmarks_share_no_module_name():
+    """The tests import both folders' modules by their names: the first one found would be taken."""
+    root = Path(__file__).parent.parent
+    tests, benchmarks = ({f.stem for f in (root / d).glob("*.py")} for d in ("tests", "benchmarks"))
+    assert "toys" in tests
+    assert "readme" in benchmarks
+    assert not tests & benchmarks

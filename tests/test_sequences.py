@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from enumerated import END, V, flat, gradient, listed, logits_of, policy, probabilities
+from all_sequences import END, V, flat, gradient, listed, logits_of, policy, probabilities
 
 from kltrust.divergences.samples import kl_k1, kl_k2, kl_k3
 from kltrust.tokens import (

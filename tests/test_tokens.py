@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from enumerated import V, flat, gradient, listed, logits_of, policy, probabilities
+from all_sequences import V, flat, gradient, listed, logits_of, policy, probabilities
 
 import kltrust
 from kltrust import tokens

@@ -63,7 +63,8 @@ def safe_log(p: Array) -> Array:
 def over_scale(x: Array, scale: Array) -> Array:
     """``x / scale`` with a derivative that squares no scale: (dx - (x / scale) dscale) / scale.
 
-    JAX's own has x / scale^2, 0 times infinity where x = 0 and the scale is below 1e-19.
+    JAX's own has x / scale^2, 0 times infinity where x = 0 and the scale is below 1e-19. The
+    barrier keeps the compiler from joining the two divisions into that one again.
     """
     return x / scale
 
@@ -71,7 +72,7 @@ def over_scale(x: Array, scale: Array) -> Array:
 @over_scale.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x, scale), (dx, dscale) = primals, tangents
-    quotient = over_scale(x, scale)
+    quotient = jax.lax.optimization_barrier(over_scale(x, scale))
     return quotient, (dx - quotient * dscale) / scale
 
 
