@@ -131,10 +131,11 @@ class Run(Record):
         marker |= {"chunk": chunk, "seconds": total_seconds(self.seconds, seconds or {})}
         for table, (_, schema) in encoded.items():
             marker["parts"].setdefault(table, []).append(chunk)
-            if marker["schemas"].setdefault(table, schema) != schema:
+            before = marker["schemas"].setdefault(table, schema)
+            if changed := sorted(dict(before.items() ^ schema.items())):
                 raise ValueError(
-                    f"the columns of {table} changed from {marker['schemas'][table]} to {schema}: "
-                    "give every chunk the same columns and dtypes"
+                    f"the columns of {table} changed, {', '.join(changed)}: give every chunk the "
+                    "same columns and dtypes (a sweep goes on with the on_chunk that it began with)"
                 )
         best = -math.inf if self.best is None else self.best["score"]
         if score is not None and score > best:
