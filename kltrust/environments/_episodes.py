@@ -23,7 +23,7 @@ _OWN_KEY = 0x6B6C
 
 
 def time_limit(env: Env, max_steps: int) -> Env:
-    """The environment whose episodes are truncated after ``max_steps`` steps.
+    """The environment ``env``, whose episodes are truncated after ``max_steps`` steps.
 
     A shorter limit of the environment itself stays. The last state has a value, and ``next_obs``
     is the observation before the reset.
@@ -83,7 +83,7 @@ def time_limit(env: Env, max_steps: int) -> Env:
 
 
 def stack_frames(env: Env, number: int) -> Env:
-    """The environment that shows the last ``number`` observations along their last axis.
+    """The environment ``env`` that shows the last ``number`` observations along their last axis.
 
     [*O, C] becomes [*O, number C], the newest one last. An episode begins with copies of its first
     observation. A mask beside the observation is that of the newest.
@@ -122,7 +122,7 @@ def stack_frames(env: Env, number: int) -> Env:
 
 
 def sticky_actions(env: Env, probability: float = 0.25) -> Env:
-    """The environment that repeats its last action with a ``probability``, in place of the new one.
+    """The environment ``env`` that repeats its last action with a ``probability``.
 
     The first action of an episode is the agent's. The default is that of Machado et al.,
     "Revisiting the Arcade Learning Environment" (JAIR 2018). The policy's action is what a rollout

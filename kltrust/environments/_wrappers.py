@@ -178,7 +178,7 @@ def transform_observations(
 
 
 def transform_rewards(env: Env, function: Callable[[Array], Array]) -> Env:
-    """The environment whose reward goes through an elementwise ``function`` -> an `Env`.
+    """The environment ``env`` whose reward goes through an elementwise ``function`` -> an `Env`.
 
     What is reported as the return is then that of the transformed reward, in evaluations, too.
     """
@@ -196,12 +196,12 @@ def transform_rewards(env: Env, function: Callable[[Array], Array]) -> Env:
 
 
 def scale_rewards(env: Env, factor: float) -> Env:
-    """The environment with every reward multiplied by a ``factor`` -> an `Env`."""
+    """The environment ``env`` with every reward multiplied by a ``factor`` -> an `Env`."""
     return transform_rewards(env, lambda reward: factor * reward)
 
 
 def clip_rewards(env: Env, bound: float = 1.0) -> Env:
-    """The environment with every reward clipped to [-bound, bound] -> an `Env`."""
+    """The environment ``env`` with every reward clipped to [-bound, bound] -> an `Env`."""
     return transform_rewards(env, lambda reward: jnp.clip(reward, -bound, bound))
 
 
