@@ -102,6 +102,7 @@ class Run(Record):
         evaluation: Columns | None = None,
         score: float | None = None,
         seconds: Mapping[str, float] | None = None,
+        summary: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes a chunk part of the run: all of it, or nothing.
 
@@ -114,6 +115,8 @@ class Run(Record):
             score: higher is better; the best-scored state is kept beside the latest. None and NaN
                 are no score.
             seconds: spent on this chunk, by kind, as in ``{"compile": 2.1, "run": 0.4}``.
+            summary: if it is given, the first chunk is the whole run, which is finished by it in
+                the same instant: see `finish`.
 
         Raises:
             ValueError: if the chunk is not the next one, or the rows are no table like the others.
@@ -125,10 +128,14 @@ class Run(Record):
             raise RunError(f"the run {self.path} is finished: start another in a folder of its own")
         if chunk != self.last_chunk + 1:
             raise ValueError(f"chunk {chunk} can't follow chunk {self.last_chunk}: commit in order")
+        if chunk and summary is not None:
+            raise ValueError(f"chunk {chunk} is not the whole run: end it by finish")
         given = {METRICS: rows} | ({} if evaluation is None else {EVALUATION: evaluation})
         encoded = {table: tables.encode(columns) for table, columns in given.items()}
         marker = copy.deepcopy(self._marker)
         marker |= {"chunk": chunk, "seconds": total_seconds(self.seconds, seconds or {})}
+        if summary is not None:
+            marker |= {"finished": True, "summary": dict(summary)}
         for table, (_, schema) in encoded.items():
             marker["parts"].setdefault(table, []).append(chunk)
             if marker["schemas"].setdefault(table, schema) != schema:
@@ -142,7 +149,7 @@ class Run(Record):
         sums: dict[str, int] = {}
         with self._nothing_lost(f"save chunk {chunk}"):
             for table, (data, _) in encoded.items():
-                part = self._part(table, chunk)
+                part = self._part(table, chunk) if summary is None else self._whole(table)
                 part.parent.mkdir(exist_ok=True)
                 files.write_atomic(part, data)
                 sums[self._name(part)] = zlib.crc32(data)
