@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -33,7 +34,6 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,9 +65,9 @@ class Moment(NamedTuple):
     milliseconds: float = 5.0  # later, at most
 
 
-WRITTEN = "open", "os.rename"  # of a file that is put in its place: before it is there, and after
-COMPILED = Moment("a program is compiled", ("compile",), "*", 50, 2000)
-CACHED = Moment("a program is put into the cache", ("open",), "*-cache", 20)
+WRITTEN = "open", "opened", "os.rename"  # of a file: before it is there, while it is empty, after
+COMPILED = Moment("a program is compiled", ("compile",), milliseconds=1000)
+CACHED = Moment("a program is put into the cache", ("opened",), "*-cache", milliseconds=1)
 JOINED = Moment("tables are joined", WRITTEN, "*/[em]*.parquet.partial", 2)
 DESCRIBED = Moment("run.json is written", WRITTEN, "*/run.json.partial", 2)
 SAVED = Moment("a checkpoint is written", ("os.mkdir",), "*/checkpoints/*.partial", 2, 200)
@@ -84,7 +84,7 @@ MOMENTS = (
     FINISHED,
 )
 """In the order in which they come."""
-DRAWN = Moment("a picture is drawn", ("open",), "*.png", 2, 100)
+DRAWN = Moment("a picture is drawn", ("open", "opened"), "*.png", 2, 100)
 REPORTED = (
     Moment("a picture is written", ("open",), "*.partial/figures/*.png", 3),
     Moment("a page is written", ("open",), "*.partial/index.html"),
@@ -156,12 +156,13 @@ def main(options: Options) -> int:
     names, found = chosen("jobs", options.jobs, JOBS), {}
     with tempfile.TemporaryDirectory() as scratch:
         tried = Tried(Path(scratch).resolve(), options)
-        for name in names:
-            found[name] = tried.job(name)
-            write(options.out / "kills.json", {"jobs": found, "versions": asked(versions)})
-    kills = [sum(of["signals"].values()) for of in found.values()]
+        for turn in range(options.rounds):
+            for name in names:
+                found[name] = tried.job(name, turn)
+                write(options.out / "kills.json", {"jobs": found, "versions": asked(versions)})
+    kills = sum(sum(of["kills of each run"]) for of in found.values())
     faults = [fault for of in found.values() for fault in of["faults"]]
-    print(f"{sum(kills)} kills, {len(faults)} faults", *faults, sep="\n")
+    print(f"{kills} kills, {len(faults)} faults", *faults, sep="\n")
     return len(faults)
 
 
@@ -176,36 +177,35 @@ class Tried:
         self.generator = np.random.default_rng(options.seed)
         self.made = Made(options.spec)
         self.number = 0  # of processes
+        self.wanted: dict[str, Result] = {}  # by job
+        self.found: dict[str, Result] = {}
 
-    def job(self, name: str) -> Result:
-        """Kills a job in all rounds."""
-        job, faults = JOBS[name], list[str]()
+    def job(self, name: str, turn: int) -> Result:
+        """Kills a job at all its moments; what all turns so far have found."""
+        job = JOBS[name]
         if job.command in (merge, report) and not self.made.shards:
             self.made = self.made._replace(shards=self.shards())
-        peace = self.new("peace")
-        self.undisturbed(job, peace)
-        wanted = asked(digest, peace)
-        signals: Counter[str] = Counter()
-        at: Counter[str] = Counter()
-        rows, missed = [], 0
-        for turn in range(self.options.rounds):
-            kinds = [SIGNALS[(turn + i) % len(SIGNALS)] for i in range(len(job.moments))]
-            of_turn = list(zip(job.moments, kinds, strict=True))
-            for in_a_row in chains(of_turn):
-                in_a_row = [x for x in in_a_row if self.options.moments in x[0].name]
-                if not in_a_row:
-                    continue
-                kills, wrong = self.killed(job, in_a_row, wanted)
-                faults += [f"{name}: {text}" for text in wrong]
-                rows.append(len(kills))
-                missed += len(in_a_row) - len(kills)
-                signals.update(kind.name for _, kind in kills)
-                at.update(moment.name for moment, _ in kills)
-                print(
-                    f"{name}: {sum(rows)} kills, {len(rows)} runs, {len(faults)} faults", flush=True
-                )
-        of = {"kills of each run": rows, "signals": dict(signals), "moments": dict(at)}
-        return {**of, "moments that did not come": missed, "faults": faults}
+        if name not in self.wanted:
+            peace = self.new("peace")
+            self.undisturbed(job, peace)
+            self.wanted[name] = asked(digest, peace)
+        empty = {"kills of each run": [], "signals": {}, "moments": {}, "missed": 0, "faults": []}
+        found = self.found.setdefault(name, empty)
+        kinds = [SIGNALS[(turn + i) % len(SIGNALS)] for i in range(len(job.moments))]
+        for chain in chains(list(zip(job.moments, kinds, strict=True))):
+            in_a_row = [x for x in chain if self.options.moments in x[0].name]
+            if not in_a_row:
+                continue
+            kills, wrong = self.killed(job, in_a_row, self.wanted[name])
+            found["kills of each run"].append(len(kills))
+            found["missed"] += len(in_a_row) - len(kills)
+            found["faults"] += [f"{name}: {text}" for text in wrong]
+            for moment, kind in kills:
+                for key, value in (("signals", kind.name), ("moments", moment.name)):
+                    found[key][value] = found[key].get(value, 0) + 1
+            runs, faults = len(found["kills of each run"]), len(found["faults"])
+            print(f"{name}: {sum(found['signals'].values())} kills, {runs} runs, {faults} faults")
+        return found
 
     def shards(self) -> tuple[Path, ...]:
         """The sweep in two parts."""
@@ -232,10 +232,11 @@ class Tried:
     ) -> tuple[list[tuple[Moment, signal.Signals]], list[str]]:
         """The kills of one run, which then ends, and what was wrong with it."""
         out, cache = self.new("killed"), self.place / "cache"
-        kills, wrong, before = [], [], asked(chunks, out)
+        kills, wrong, before, caches = [], [], list[int](), [cache]
         for moment, kind in in_a_row:
-            new = moment in (COMPILED, CACHED)  # else nothing would be compiled
-            cache = self.new("programs").parent if new else cache
+            if moment in (COMPILED, CACHED):  # else nothing would be compiled
+                cache = self.without_one(cache)
+                caches.append(cache)
             trap = self.trap(moment, kind)
             status, said = self.run(job, out, cache, trap, host=int(moment is COMPILED))
             what = f"{moment.name}, {kind.name}, {trap}"
@@ -256,9 +257,20 @@ class Tried:
         names = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
         if names:
             wrong.append(f"{what}: {', '.join(names)} differ")
-        if cut := asked(cut_programs, cache):
+        if cut := asked(cut_programs, caches):
             wrong.append(f"{what}: {', '.join(cut)} can't be read and stay")
         return kills, wrong
+
+    def without_one(self, cache: Path) -> Path:
+        """The programs in a folder but one of the largest, in another."""
+        new = self.new("programs").parent
+        files = sorted(cache.rglob("*-cache"), key=lambda file: file.stat().st_size)
+        kept = set(files) - {files[-1 - int(self.generator.integers(4))]}
+        for file in kept:
+            place = new / file.relative_to(cache)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(file, place)
+        return new
 
     def trap(self, moment: Moment, kind: signal.Signals) -> Trap:
         """One of the events, and a while after it."""
@@ -324,21 +336,44 @@ class Trap(NamedTuple):
         left = [self.number]
 
         def seen(event: str, file: Any) -> None:
-            if event != self.event or not fnmatch.fnmatch(str(file), self.file):
-                return
-            left[0] -= 1
-            if left[0] == -1 and self.wait:
-                threading.Timer(self.wait, os.kill, (os.getpid(), self.signal)).start()
-            elif left[0] == -1:
-                os.kill(os.getpid(), self.signal)
+            if event == self.event and fnmatch.fnmatch(str(file), self.file):
+                left[0] -= 1
+                if left[0] == -1:
+                    self.strike(self.wait)
 
         def audited(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in ("os.rename", "os.mkdir") or (event == "open" and writes(*arguments)):
+            if event in ("os.rename", "os.mkdir"):
                 seen(event, arguments[0])
+            elif event == "open" and writes(*arguments):
+                seen("open", arguments[0])
+                if self.event == "opened":
+                    sys.setprofile(functools.partial(returned, arguments[0]))
+
+        def returned(path: Any, frame: Any, event: str, function: Any) -> None:
+            if event == "c_return" and function.__name__ == "open":
+                sys.setprofile(None)
+                seen("opened", path)
+
+        waiting: list[threading.Timer] = []
+
+        def compiling(event: str, **_: Any) -> None:
+            # What is not found in the cache soon is compiled.
+            if event.endswith("compile_requests_use_cache") and self.event == "compile":
+                waiting.append(self.strike(0.3 + self.wait))
+            elif event.endswith("cache_hits") and waiting:
+                waiting.pop().cancel()
 
         sys.addaudithook(audited)
-        asks = "/jax/compilation_cache/compile_requests_use_cache"
-        jax.monitoring.register_event_listener(lambda e, **_: seen("compile", e == asks))
+        jax.monitoring.register_event_listener(compiling)
+
+    def strike(self, wait: float) -> threading.Timer:
+        """Sends the signal after so many seconds."""
+        timer = threading.Timer(wait, os.kill, (os.getpid(), self.signal))
+        if wait:
+            timer.start()
+        else:
+            os.kill(os.getpid(), self.signal)
+        return timer
 
 
 def writes(file: Any, mode: Any, flags: Any) -> bool:
@@ -427,10 +462,10 @@ def hexed(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def cut_programs(cache: Path) -> list[str]:
+def cut_programs(caches: Sequence[Path]) -> list[str]:
     from kltrust.experiments.engine.devices import unreadable
 
-    return [file.name for file in unreadable(cache)]
+    return [file.name for cache in caches for file in unreadable(cache)]
 
 
 def free_port() -> int:

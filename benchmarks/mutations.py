@@ -262,7 +262,7 @@ EDITS = tuple(
             "tabular/_bounds.py",
             "return 2 * eps * mdp.gamma * jnp.square(alpha) / tail",
             "return eps * mdp.gamma * jnp.square(alpha) / tail",
-            "test_theory.py::test_conservative_policy_iteration",
+            "test_theory.py::test_the_conservative_penalty_is_tight",
         ),
         # statistics
         (

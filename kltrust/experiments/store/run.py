@@ -160,6 +160,13 @@ class Run(Record):
             self._mark(marker, sums)
         self._drop_others(CHECKPOINTS)
 
+    def begin(self, groups: int) -> None:
+        """Records that so many groups of a plan have folders: from now on, one that is gone is."""
+        self._check_open()
+        if groups > self.begun:
+            with self._nothing_lost(f"begin group {groups - 1}"):
+                self._mark({**self._marker, "begun": groups}, {})
+
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Ends the run: one table each in place of the parts, and a summary of your own.
 
