@@ -34,6 +34,7 @@ _MARKER = {
     "seconds": {str: _NUMBER},
     "finished": bool,
     "summary": {"broken?": {str: int}},
+    "begun?": int,
     "files?": {str: int},
     "run?": int,
 }
@@ -45,6 +46,7 @@ BEGINNING: dict[str, Any] = {
     "seconds": {},
     "finished": False,
     "summary": {},
+    "begun": 0,
     "files": {},
 }
 """What is committed before the first chunk: nothing."""
