@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.checks import as_env
 from kltrust.types import Array, Box, Env, EnvStep, MultiDiscrete, PyTree, Space
 
 ActionBound = Literal["clip", "tanh", "none"]
@@ -53,6 +54,7 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
     """
     if how not in BOUNDS:
         raise ValueError(f"action_bound must be one of {', '.join(BOUNDS)}, got {how!r}")
+    env = as_env(env)
     if how == "none":
         return env
     space = env.action_space
@@ -110,6 +112,7 @@ def hide_observations(env: Env, keep: Sequence[int]) -> Env:
     Raises:
         ValueError: for another kind of observation, or entries that it does not have.
     """
+    env = as_env(env)
     space = env.observation_space
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise ValueError(f"{env.name}: only the entries of a vector can be hidden, not of {space}")

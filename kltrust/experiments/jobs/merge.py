@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.experiments.engine import own
 from kltrust.experiments.jobs.folder import check_numerics, group_config, group_path, parts_of
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
@@ -35,12 +36,14 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
         StorageError: if a shard is unfinished, or a folder can't be used.
     """
     records = [Record(shard) for shard in shards]
+    for record in records:
+        own.recall(record.code, record.path)
     found = [parts_of(r, needed=(METRICS, EVALUATION, CHECKPOINTS)) for r in records]
     for record in records:
         check_numerics(record)
     plan = _whole(records, [plan for plan, _ in found])
     parts = [part for _, of_shard in found for _, part in of_shard if part is not None]
-    with Run.create(path, plan.to_config()) as run:
+    with Run.create(path, plan.to_config(), records[0].code) as run:
         broken: dict[str, int] = {}
         for i, group in enumerate(plan.groups):
             mine = [part for part in parts if set(part.config["runs"]) <= set(group.runs)]
