@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust import loops, lowering, tree
+from kltrust.checks import as_env
 from kltrust.environments._pictures import inside
 from kltrust.environments._wrappers import array_of, as_space, box_of, with_array
 from kltrust.types import Array, Box, Env, MaskedSpace, MultiBinary, Outcome, PyTree, Space
@@ -34,6 +35,7 @@ def time_limit(env: Env, max_steps: int) -> Env:
     Raises:
         ValueError: if ``max_steps`` is below 1.
     """
+    env = as_env(env)
     if not isinstance(max_steps, jax.core.Tracer) and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
 
@@ -94,6 +96,7 @@ def stack_frames(env: Env, number: int) -> Env:
     Raises:
         ValueError: if the observation is not one array, or ``number`` is below 1.
     """
+    env = as_env(env)
     if number < 1:
         raise ValueError(f"stack_frames takes a number of 1 or more, got {number}")
     space = box_of(env, "stacked")
@@ -135,6 +138,7 @@ def sticky_actions(env: Env, probability: float = 0.25) -> Env:
         ValueError: if the probability does not lie in [0, 1], or states forbid actions: what is
             repeated may be forbidden by then.
     """
+    env = as_env(env)
     if isinstance(env.observation_space, MaskedSpace):
         raise ValueError(f"{env.name}: its states forbid actions, so that none can be repeated")
     if not isinstance(probability, jax.core.Tracer) and not 0 <= probability <= 1:

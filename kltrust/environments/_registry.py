@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from kltrust.checks import as_env, module_outside
 from kltrust.environments import _gymnax
 from kltrust.environments._adapters import (
     ADAPTERS,
@@ -23,6 +24,8 @@ from kltrust.environments._wrappers import ActionBound, bound_actions
 from kltrust.types import Env, MaskedSpace, Number, Space
 
 _factories: dict[str, Callable[..., Env]] = {}
+_homes: dict[str, str] = {}
+"""The module in which each of them was registered."""
 
 # Environments whose construction fetches something: described without being made.
 _DOWNLOADS = {"MNISTBandit-bsuite": "downloads MNIST on first use"}
@@ -91,11 +94,11 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
         arguments, takes_any = keywords(_factories[name])
         if not takes_any:
             require_known(name, params, (), arguments)
-        env = _factories[name](**params)
-        if not isinstance(env, Env):
-            kind = type(env).__name__
-            raise TypeError(f"{name}: the factory must return a kltrust Env, got {kind}")
-        env = env._replace(name=name)
+        made: Any = _factories[name](**params)
+        try:
+            env = as_env(made)._replace(name=name)
+        except TypeError as error:
+            raise TypeError(f"{name}: the factory must return an environment: {error}") from error
         return env if action_bound is None else bound_actions(env, action_bound)
     if prefix_of(name):
         return make_adapted(name, params, action_bound)
@@ -106,7 +109,8 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
 def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False) -> None:
     """Adds an environment of one's own: ``make(name, **params)`` is ``factory(**params)``.
 
-    A registered name is found before gymnax's of the same name.
+    The ``factory`` may be a class of gymnax, or return an object of it. A registered name is found
+    before gymnax's of the same name.
 
     Raises:
         ValueError: if the name is empty, or registered and overwrite is not set.
@@ -118,7 +122,21 @@ def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False)
         raise TypeError(f"{name}: the factory must be callable, got {factory!r}")
     if name in _factories and not overwrite:
         raise ValueError(f"{name!r} is registered; pass overwrite=True to replace it")
-    _factories[name] = factory
+    _factories[name], _homes[name] = factory, module_outside(__name__)
+
+
+def home_of(name: str) -> str | None:
+    """The module that registers an environment, here or with gymnax; None of an adapter's.
+
+    Raises:
+        ValueError: if ``name`` is unknown.
+    """
+    if name in _factories:
+        return _homes[name]
+    if prefix_of(name):
+        return None
+    _check_name(name)
+    return getattr(_gymnax.registry()[name], "__module__", None)
 
 
 def adapters() -> dict[str, str | None]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.checks import as_env
 from kltrust.types import (
     Array,
     Box,
@@ -63,6 +64,7 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
     """
     if how not in BOUNDS:
         raise ValueError(f"action_bound must be one of {', '.join(BOUNDS)}, got {how!r}")
+    env = as_env(env)
     if how == "none":
         return env
     space = env.action_space
@@ -120,6 +122,7 @@ def hide_observations(env: Env, keep: Sequence[int]) -> Env:
     Raises:
         ValueError: for another kind of observation, or entries that it does not have.
     """
+    env = as_env(env)
     space = env.observation_space
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise ValueError(f"{env.name}: only the entries of a vector can be hidden, not of {space}")
@@ -151,6 +154,7 @@ def transform_observations(
     Raises:
         ValueError: if the observation is not one array.
     """
+    env = as_env(env)
     space = box_of(env, "transformed")
     made = jax.eval_shape(function, jax.ShapeDtypeStruct(space.shape, space.dtype))
 
@@ -182,6 +186,7 @@ def transform_rewards(env: Env, function: Callable[[Array], Array]) -> Env:
 
     What is reported as the return is then that of the transformed reward, in evaluations, too.
     """
+    env = as_env(env)
 
     def earning(step: EnvStep) -> EnvStep:
         def step_with_reward(key: Array, state: PyTree, action: PyTree) -> Any:

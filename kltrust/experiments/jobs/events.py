@@ -95,11 +95,47 @@ class Progress:
     def compiling(self, what: str) -> None:
         """The next report may take a while."""
 
+    def computing(self, chunk: int, of: int) -> None:
+        """A chunk is under way, its number from 1, of so many."""
+
     def chunk(self, report: Report) -> None:
         """A chunk was committed."""
 
     def end(self) -> None:
         """Nothing more will be reported, whatever the reason."""
+
+
+class Telling(Progress):
+    """Hands on what it is told, and says what is done now in a few words."""
+
+    def __init__(self, shown: Progress, tell: Callable[[str], None]) -> None:
+        """To another progress, and to a function of the words."""
+        self._shown, self._tell, self._of = shown, tell, ""
+        self._groups = 0
+        self.on_chunk = shown.on_chunk
+
+    def start(self, plan: Plan, path: Path) -> None:
+        self._groups = len(plan.groups)
+        self._shown.start(plan, path)
+
+    def group(self, index: int, done: int) -> None:
+        self._of = f" of group {index}" if self._groups > 1 else ""
+        self._tell(f"beginning{self._of or ' it'}")
+        self._shown.group(index, done)
+
+    def compiling(self, what: str) -> None:
+        self._tell(f"compiling {what}{self._of}")
+        self._shown.compiling(what)
+
+    def computing(self, chunk: int, of: int) -> None:
+        self._tell(f"computing chunk {chunk} of {of}{self._of}")
+        self._shown.computing(chunk, of)
+
+    def chunk(self, report: Report) -> None:
+        self._shown.chunk(report)
+
+    def end(self) -> None:
+        self._shown.end()
 
 
 class Report(NamedTuple):

@@ -104,11 +104,13 @@ class Lanes:
             first = index * program.chunk_length
             length = min(program.chunk_length, self.experiment.num_iterations - first)
             if "chunk" not in program.compilations:
-                progress.compiling("training and evaluation")
+                progress.compiling("training")
             state, metrics = program.chunk(self.settings, state, length)
+            progress.computing(index + 1, program.num_chunks)
             if "evaluate" not in program.compilations:
                 # Compiling it while the chunk runs would hide the time that the chunk takes.
                 jax.block_until_ready(metrics)
+                progress.compiling("evaluation")
             returns = program.evaluate(self.settings, state, self.eval_keys)
             if commit is not None:  # while the devices compute
                 progress.chunk(commit())
