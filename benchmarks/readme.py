@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from recorded import judge, laboratory, scores, speed
+from recorded import accelerators, judge, laboratory, scores, speed
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"
@@ -38,6 +38,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "fast": (speed.fast, "speed_*", "peers_*"),
     **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},
     "judge": (judge.judge, "judge"),
+    "accelerators": (accelerators.accelerators, "accelerator*"),
     "survival": (speed.survival, "sweep_survival", "sweep_host_work"),
 }
 """What makes each, and the results that it is made of."""
