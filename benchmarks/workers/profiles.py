@@ -20,7 +20,9 @@ MOST = 15
 def traced(turn: Callable[[], None], iterations: int) -> Result:
     """`summary` of a call, of one of so many iterations."""
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # it slows down what it sees
+        with jax.profiler.trace(folder, profiler_options=options):
             turn()
         (path,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
