@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 
 def purejaxrl_ppo(checkout: str, config: dict[str, Any], seeds: int) -> Callable[[], None]:
@@ -30,9 +31,19 @@ def purejaxrl_ppo(checkout: str, config: dict[str, Any], seeds: int) -> Callable
 
 
 def purejaxrl(checkout: str | Path) -> Any:
-    """Its ``ppo.py`` as a module, which any gymnax serves."""
+    """Its ``ppo.py`` as a module, which any gymnax serves.
+
+    What its wrappers import for other environments need not be installed.
+    """
     import gymnax
 
+    for name in ("brax", "brax.envs.wrappers.training", "navix"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            parts = name.split(".")
+            names = (".".join(parts[: i + 1]) for i in range(len(parts)))
+            sys.modules |= {part: mock.MagicMock() for part in names}
     sys.path.insert(0, f"{checkout}/purejaxrl")  # its wrappers
     module = importlib.import_module("ppo")
     module.gymnax = SimpleNamespace(make=lambda name: _before_gymnax_1(*gymnax.make(name)))
