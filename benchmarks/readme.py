@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from recorded import installation, judge, laboratory, scores, speed
+from recorded import accelerators, installation, judge, laboratory, scores, speed
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"
@@ -39,6 +39,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "fast": (speed.fast, "speed_*", "peers_*"),
     **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},
     "judge": (judge.judge, "judge"),
+    "accelerators": (accelerators.accelerators, "accelerator*"),
     "extras": (installation.extras, "extras"),
     "survival": (speed.survival, "sweep_survival", "sweep_host_work"),
 }
