@@ -26,6 +26,7 @@ COMMANDS = {
     "sweep": "sweep",
     "status": "sweep",
     "judge": "judge",
+    "compare": "compare",
     "merge": "sweep",
     "export": "report",
     "report": "report",
@@ -42,6 +43,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust status DIR             how far a sweep or a training is
   kltrust merge SHARD ...        put the shards of a sweep together
   kltrust judge DIR ...          what is wrong with the runs, by name
+  kltrust compare A B            are the runs of B worse? an exit status for scripts
   kltrust report DIR ...         one page of what came out, with figures, tables and presets
   kltrust export DIR ...         the metrics for TensorBoard or Weights & Biases
   kltrust envs [ENV]             list environments, or the parameters of one
@@ -63,7 +65,7 @@ KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted.
 
-    ``kltrust judge`` has another one: 2 for findings.
+    Two commands have another one: 2 where `kltrust judge` finds something, or `compare` a loss.
     """
     hush_cpu_loader()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
