@@ -18,6 +18,7 @@ from kltrust.environments._adapters import (
     make_adapted,
     prefix_of,
 )
+from kltrust.environments._named import parts_of, wrapped
 from kltrust.environments._parameters import did_you_mean, keywords, require_known
 from kltrust.environments._wrappers import ActionBound, bound_actions
 from kltrust.types import Env, MaskedSpace, Number, Space
@@ -64,6 +65,10 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
     Spaces are evaluated with the concrete parameters, and the defaults of traced ones, so that
     they are never tracers; the map of `bound_actions` follows the traced ones.
 
+    Wrappers come after the name, each after a bar, the innermost first:
+    "CartPole-v1 | time_limit(200) | stack_frames(4)". There are `time_limit`, `stack_frames`,
+    `sticky_actions`, `scale_rewards`, `clip_rewards` and `hide_observations`.
+
     Args:
         name: such as "CartPole-v1" or "brax/hopper"; or an environment object of gymnax.
         action_bound: how actions in a bounded Box are bounded ("clip", "tanh", "none"; see
@@ -73,7 +78,8 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
 
     Raises:
         ValueError: for an unknown name (with the nearest ones), a parameter that the environment
-            does not have (with those it has) or a value that does not fit.
+            does not have (with those it has), a value that does not fit, or a wrapper that does not
+            exist or apply.
         RuntimeError: if a package or data that the environment needs can't be loaded.
 
     Example:
@@ -81,6 +87,9 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
     """
     if hasattr(name, "step_env"):
         return _gymnax.make_gymnax(name, params, action_bound)
+    if "|" in str(name):
+        base, calls = parts_of(name)
+        return wrapped(make(base, action_bound=action_bound, **params), calls)
     if name in _factories:
         arguments, takes_any = keywords(_factories[name])
         if not takes_any:
@@ -107,8 +116,8 @@ def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False)
         ValueError: if the name is empty, or registered and overwrite is not set.
         TypeError: if the factory is not callable.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"an environment's name is a non-empty string, got {name!r}")
+    if not isinstance(name, str) or not name or "|" in name:
+        raise ValueError(f"an environment's name is a non-empty string without '|', got {name!r}")
     if not callable(factory):
         raise TypeError(f"{name}: the factory must be callable, got {factory!r}")
     if name in _factories and not overwrite:
@@ -161,6 +170,10 @@ def describe(name: str) -> EnvInfo:
         ValueError: for an unknown name.
     """
     fields: dict[str, Any] = {}
+    if "|" in name:
+        info, env = describe(parts_of(name)[0]), make(name)
+        spaces = env.observation_space, env.action_space, env.max_steps
+        return EnvInfo(name, info.source, *spaces, info.fields, info.arguments, info.note)
     if name in _factories:
         source, (arguments, _) = "registered", keywords(_factories[name])
         required = [k for k, v in arguments.items() if v is inspect.Parameter.empty]
@@ -185,7 +198,8 @@ def static_parameters(name: str) -> frozenset[str]:
     ``name`` is as in `make`. There are none for gymnax's and registered environments: only use
     tells which may be traced.
     """
-    return frozenset(adapted_parameters(name)[1]) if prefix_of(name) else frozenset()
+    base = parts_of(name)[0]
+    return frozenset(adapted_parameters(base)[1]) if prefix_of(base) else frozenset()
 
 
 def _check_name(name: str) -> None:

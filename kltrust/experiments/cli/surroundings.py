@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from kltrust.experiments.engine.devices import mend_cache
+
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
@@ -43,6 +45,9 @@ def _one_line(otherwise: Any) -> Any:
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
         if category.__module__.startswith("kltrust."):
             print(f"kltrust: warning: {message}", file=sys.stderr)
+        elif "persistent compilation cache" in str(message) and (cut := mend_cache()):
+            text = f"{cut[0]} was cut short, by a kill say: it is removed, and compiled once more"
+            print(f"kltrust: note: {text}", file=sys.stderr)
         else:
             otherwise(message, category, *place)
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from kltrust.experiments.cli import pace
 from kltrust.experiments.config.fairness import differences, grouped, sentences, shared
-from kltrust.experiments.engine.memory import estimate_memory
+from kltrust.experiments.engine.memory import estimate_memory, memory_of
 from kltrust.experiments.jobs.folder import iterations_done, parts_of
 from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
@@ -56,8 +56,11 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     runs = sum(len(group.runs) for group in plan.groups)
     table.title = f"{plan.name}{part}: {runs} runs in {len(plan.groups)} static groups"
     where = f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
+    if limit := memory_of(devices):
+        where += f" of {limit / 2**30:,.1f} GiB, from which the width follows"
     if measured:
-        seconds = sum(m.compile_seconds + m.seconds for m in measured)
+        running = sum(m.seconds for m in measured)
+        seconds = running + sum(m.compile_seconds for m in measured)
         basis = f"{duration(seconds)}, by one iteration of each group, and the evaluations' time"
         counted = "by the compiler"
     else:
@@ -69,9 +72,8 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
             f"{source} (--measure tries it)"
         )
         counted = "by shapes"
-    table.caption = (
-        f"{where}; memory is per device, {counted}. {sum(work):,} environment steps: {basis}."
-    )
+    rate = f"{sum(work):,} environment steps, {sum(work) / max(running, 1e-9):,.0f} a second"
+    table.caption = f"{where}; memory is per device, {counted}. {rate}: {basis}."
     return table
 
 

@@ -91,7 +91,7 @@ def parts_of(
         there = [begun(folder) for folder in folders]
         parts = [Record(folder) if t else None for folder, t in zip(folders, there, strict=True)]
         for i, (group, part) in enumerate(zip(plan.groups, parts, strict=True)):
-            if part is None and (record.finished or any(there[i:])):
+            if part is None and (record.finished or i < record.begun or any(there[i:])):
                 raise files.DamagedError(folders[i], "is missing")
             if part is not None:
                 _check_part(record, plan, group, part)

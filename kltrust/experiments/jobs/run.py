@@ -127,6 +127,7 @@ def _run_group(
 
     try:
         with shared(enter) as run:
+            whole.begin(index + 1)
             progress.group(index, iterations_done(plan, group, run))
             if not run.finished:
                 Lanes(plan, group).advance(run, progress)
@@ -178,6 +179,9 @@ class _Shared(Run):
 
     def commit(self, *arguments: Any, **keywords: Any) -> None:
         self._marked(lambda: self._run.commit(*arguments, **keywords))
+
+    def begin(self, groups: int) -> None:
+        self._marked(lambda: self._run.begin(groups))
 
     def finish(self, *arguments: Any) -> None:
         self._marked(lambda: self._run.finish(*arguments))

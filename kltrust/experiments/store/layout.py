@@ -42,6 +42,7 @@ _MARKER = {
     "seconds": {str: _NUMBER},
     "finished": bool,
     "summary": {"broken?": {str: int}},
+    "begun?": int,
     "files?": {str: int},
     "run?": int,
 }
@@ -53,6 +54,7 @@ BEGINNING: dict[str, Any] = {
     "seconds": {},
     "finished": False,
     "summary": {},
+    "begun": 0,
     "files": {},
 }
 """What is committed before the first chunk: nothing."""

@@ -60,6 +60,7 @@ class Record:
         finished: whether `Run.finish` was reached.
         seconds: by kind (compile, run, ...), summed over all chunks and sessions.
         summary: what `Run.finish` was given.
+        begun: how many groups of a plan have had folders.
         best: ``{"chunk": ..., "score": ...}`` of the best checkpoint, or None if none was scored.
     """
 
@@ -87,6 +88,7 @@ class Record:
         self.finished: bool = marker["finished"]
         self.seconds: dict[str, float] = marker["seconds"]
         self.summary: dict[str, Any] = marker["summary"]
+        self.begun: int = marker["begun"]
         self.best: dict[str, Any] | None = marker["best"]
 
     def changes(self) -> dict[str, tuple[Any, Any]]:

@@ -107,6 +107,7 @@ class Run(Record):
         evaluation: Columns | None = None,
         score: float | None = None,
         seconds: Mapping[str, float] | None = None,
+        summary: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes a chunk part of the run: all of it, or nothing.
 
@@ -119,6 +120,8 @@ class Run(Record):
             score: higher is better; the best-scored state is kept beside the latest. None and NaN
                 are no score.
             seconds: spent on this chunk, by kind, as in ``{"compile": 2.1, "run": 0.4}``.
+            summary: if it is given, the first chunk is the whole run, which is finished by it in
+                the same instant: see `finish`.
 
         Raises:
             ValueError: if the chunk is not the next one, or the rows are no table like the others.
@@ -130,16 +133,21 @@ class Run(Record):
             raise RunError(f"the run {self.path} is finished: start another in a folder of its own")
         if chunk != self.last_chunk + 1:
             raise ValueError(f"chunk {chunk} can't follow chunk {self.last_chunk}: commit in order")
+        if chunk and summary is not None:
+            raise ValueError(f"chunk {chunk} is not the whole run: end it by finish")
         given = {METRICS: rows} | ({} if evaluation is None else {EVALUATION: evaluation})
         encoded = {table: tables.encode(columns) for table, columns in given.items()}
         marker = copy.deepcopy(self._marker)
         marker |= {"chunk": chunk, "seconds": total_seconds(self.seconds, seconds or {})}
+        if summary is not None:
+            marker |= {"finished": True, "summary": dict(summary)}
         for table, (_, schema) in encoded.items():
             marker["parts"].setdefault(table, []).append(chunk)
-            if marker["schemas"].setdefault(table, schema) != schema:
+            before = marker["schemas"].setdefault(table, schema)
+            if changed := sorted(dict(before.items() ^ schema.items())):
                 raise ValueError(
-                    f"the columns of {table} changed from {marker['schemas'][table]} to {schema}: "
-                    "give every chunk the same columns and dtypes"
+                    f"the columns of {table} changed, {', '.join(changed)}: give every chunk the "
+                    "same columns and dtypes (a sweep goes on with the on_chunk that it began with)"
                 )
         best = -math.inf if self.best is None else self.best["score"]
         if score is not None and score > best:
@@ -147,7 +155,7 @@ class Run(Record):
         sums: dict[str, int] = {}
         with self._nothing_lost(f"save chunk {chunk}"):
             for table, (data, _) in encoded.items():
-                part = self._part(table, chunk)
+                part = self._part(table, chunk) if summary is None else self._whole(table)
                 part.parent.mkdir(exist_ok=True)
                 files.write_atomic(part, data)
                 sums[self._name(part)] = zlib.crc32(data)
@@ -157,6 +165,13 @@ class Run(Record):
             sums[self._name(place)] = checkpoint.save(place, state)
             self._mark(marker, sums)
         self._drop_others(CHECKPOINTS)
+
+    def begin(self, groups: int) -> None:
+        """Records that so many groups of a plan have folders: from now on, one that is gone is."""
+        self._check_open()
+        if groups > self.begun:
+            with self._nothing_lost(f"begin group {groups - 1}"):
+                self._mark({**self._marker, "begun": groups}, {})
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Ends the run: one table each in place of the parts, and a summary of your own.
