@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from kltrust.experiments.cli import interrupts, surroundings
+from kltrust.experiments.engine import own
 from kltrust.experiments.engine.devices import hush_cpu_loader
 from kltrust.lazy import require_sweeps
 
@@ -52,7 +53,8 @@ Each command takes --help; `kltrust train ALGORITHM ENV --help` lists every sett
 the preset's value. With any of them:
 
   --import MODULE                import a module of yours first, one that registers environments
-                                 (kltrust.register) or algorithms (register_algorithm)
+                                 (kltrust.register) or algorithms (register_algorithm); the run
+                                 folder names it, and later commands import it by themselves
 
 KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
 """
@@ -105,16 +107,5 @@ def _take_imports(arguments: list[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import", dest="names", action="append", nargs="?", const="", default=[])
     given, rest = parser.parse_known_args(arguments)
-    if given.names:
-        sys.path.insert(0, os.getcwd())
-    for name in given.names:
-        if not name:
-            raise ValueError("--import takes a module's name, as in `import MODULE`")
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(
-                f"can't import {name!r} ({error}): --import takes a module's name, as in "
-                "`import MODULE`, from here or installed"
-            ) from error
+    own.bring(given.names)
     return rest

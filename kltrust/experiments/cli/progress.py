@@ -76,6 +76,13 @@ class ConsoleProgress(Progress):
         else:
             self._say(f"compiling {what} ...")
 
+    def computing(self, chunk: int, of: int) -> None:
+        """Compiling is over."""
+        if self._bars is not None:
+            task = self._tasks[self._group]
+            if self._bars.tasks[task].fields.get("since") is not None:
+                self._bars.update(task, description=f"computing chunk {chunk}", since=None)
+
     def chunk(self, report: Report) -> None:
         """Shows where the group stands and what the judge newly found; warns of odd masks."""
         if report.fully_masked:

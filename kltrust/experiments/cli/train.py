@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,7 +119,8 @@ def _explain_missing(arguments: list[str]) -> None:
 
 
 def _default_out(experiment: Experiment, seed: int) -> Path:
-    return Path("runs") / f"{experiment.algorithm}-{experiment.env.replace('/', '-')}-seed{seed}"
+    env = re.sub(r"[^\w.]+", "-", experiment.env).strip("-")
+    return Path("runs") / f"{experiment.algorithm}-{env}-seed{seed}"
 
 
 def _train_options(start: Experiment, origin: str) -> type:
