@@ -10,9 +10,9 @@ import optax
 
 from kltrust import tree
 from kltrust.algorithms._registry import algorithm
-from kltrust.settings import setting
+from kltrust.settings import INF, setting
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree, UpdateReport
-from kltrust.updates import MinibatchEpochs, Sample, sample_loss
+from kltrust.updates import MinibatchEpochs, Optimizer, Sample, bounded, sample_loss
 from kltrust.updates.families import kl_parts
 from kltrust.updates.fields import LEARNING_RATE, TARGET_KL
 from kltrust.updates.objectives import known_advantage
@@ -89,7 +89,7 @@ class VMPO(MinibatchEpochs):
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
         """Of (parameters, duals): the two by themselves, the duals above their floor."""
         inner = super().make_optimizer(learning_rate)
-        adam = optax.adam(self.dual_learning_rate)
+        adam = bounded(Optimizer("adam"), self.dual_learning_rate, INF)
 
         def init(both: tuple[Params, Duals]) -> PyTree:
             return inner.init(both[0]), adam.init(both[1])

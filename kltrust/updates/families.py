@@ -116,7 +116,11 @@ def ratio_interval(old: Distribution, action: PyTree, kl: Number) -> tuple[Array
         limit = jnp.minimum(limit, nearest)
     found = []
     for end in (-limit, jnp.ones_like(limit)):
-        share = _bisect(lambda t, end=end: moved(t * end, 1), kl, jnp.ones_like(limit))
+
+        def kl_at(share: Array, end: Array = end) -> Array:
+            return moved(share * end, 1)
+
+        share = _bisect(kl_at, kl, jnp.ones_like(limit))
         found.append(moved(share * end, 0))
     return found[0], found[1]
 
@@ -140,7 +144,8 @@ def _at_action(old: Any, action: Any) -> list[tuple[str, Array]]:
         return _at_action(old.distribution, action)
     if isinstance(old, distrax.Joint):
         parts, structure = jax.tree.flatten(old.distributions, is_leaf=_is_distribution)
-        pairs = zip(parts, structure.flatten_up_to(action), strict=True)
+        of_parts: Any = structure
+        pairs = zip(parts, of_parts.flatten_up_to(action), strict=True)
         return [leaf for part, value in pairs for leaf in _at_action(part, value)]
     if isinstance(old, distrax.Categorical | distrax.Bernoulli):
         return [("discrete", jnp.maximum(distribution_log_prob(old, action), -60.0))]
