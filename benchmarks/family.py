@@ -34,7 +34,7 @@ BOUNDS = {"spo": "eps", "fixpo": "max_state_kl", "trpl": "projected_kl"}
 ROUNDING = 1e-9
 
 
-def find(draws: int, updates: int) -> Result:
+def find(mdps: int, updates: int) -> Result:
     """By table and algorithm: how often J falls, and what the steps were."""
     import jax
 
@@ -42,8 +42,8 @@ def find(draws: int, updates: int) -> Result:
 
     names = [*algorithms.algorithm_names(), *(n for n in SETTINGS if ", " in n)]
     with jax.enable_x64(True):
-        rows = [row for name in names for row in of_one(name, draws, updates)]
-    return {"draws": draws, "updates": updates, "rows": rows}
+        rows = [row for name in names for row in of_one(name, mdps, updates)]
+    return {"mdps": mdps, "updates": updates, "rows": rows}
 
 
 def of_one(name: str, draws: int, updates: int) -> list[Result]:

@@ -59,7 +59,8 @@ class Options(common.Parts):
     draws: int = 200  # Random MDPs, policies and batches of each point of laboratory_hurt
     samples: tuple[int, ...] = (32, 256, 1024)
     """Steps of a batch there, in trajectories of 32; beside them the batch without noise."""
-    updates: int = 30  # Of each training of laboratory_family, on as many MDPs as draws
+    updates: int = 20  # Of each training of laboratory_family
+    mdps: int = 20  # Random ones, and policies to begin with, there
 
 
 def main(options: Options) -> None:
@@ -369,7 +370,7 @@ PARTS: dict[str, tuple[Find, Callable[[Result, Any], Any] | None]] = {
         lambda _, options: hurt.find(options.draws, options.samples),
         lambda result, _: hurt.draw(result),
     ),
-    "laboratory_family": (lambda _, options: family.find(options.draws, options.updates), None),
+    "laboratory_family": (lambda _, options: family.find(options.mdps, options.updates), None),
     "collapse": (collapse, draw_collapse),
     "memory": (memory, None),
 }

@@ -74,7 +74,7 @@ def laboratory_family(result: Result) -> list[str]:
         "table": "{table}",
         "update": "`{update}`",
         "lower J": "{lowered:.1%}",
-        "largest fall": "{worst_change:.1e}",
+        "least change of J": "{worst_change:.1e}",
         "of the way": "{way:.0%}",
         "median KL": "{kl_median:.4f}",
         "largest KL of a state": "{kl_max:.3g}",
