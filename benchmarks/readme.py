@@ -28,7 +28,7 @@ NAMED = {
     scores: "trust_region classic ppo_table1 ppo_table1_brax code_level stagger gymnasium_scores "
     "adapters",
     laboratory: "collapse memory laboratory_clip laboratory_search laboratory_model "
-    "laboratory_hurt",
+    "laboratory_hurt laboratory_family",
     speed: "phases audit_cost sweep_speed",
 }
 """Tables of one result, both of which have the name of the function that makes one of the other."""
