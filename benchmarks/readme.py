@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from recorded import judge, laboratory, scores, speed
+from recorded import faults, judge, laboratory, scores, speed
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"
@@ -38,7 +38,9 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "fast": (speed.fast, "speed_*", "peers_*"),
     **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},
     "judge": (judge.judge, "judge"),
-    "survival": (speed.survival, "sweep_survival", "sweep_host_work"),
+    "host_work": (speed.host_work, "sweep_host_work"),
+    "kills": (faults.kills, "kills"),
+    "mutations": (faults.mutations, "mutations"),
 }
 """What makes each, and the results that it is made of."""
 

@@ -294,7 +294,7 @@ def test_the_benchmarks_specifications(path):
     # What a table of scores is made from needs seeds; a finding about updates has one for each.
     # Nobody looks at the scores of what is only killed or judged, and MinAtar's runs are hours of
     # CPU time each: its tables show every seed and claim no interval.
-    few = parsed.name.startswith(("laboratory", "survival", "minatar", "judge"))
+    few = parsed.name.startswith(("laboratory", "kills", "minatar", "judge"))
     assert len(parsed.seeds) >= (3 if few else 10)
     plan.make_plan(parsed)
     # One setting of each static group and environment: the rest differ in positive floats.
