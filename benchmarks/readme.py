@@ -39,7 +39,6 @@ TABLES: dict[str, tuple[Any, ...]] = {
     **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},
     "judge": (judge.judge, "judge"),
     "host_work": (speed.host_work, "sweep_host_work"),
-    "kills": (faults.kills, "kills"),
     "mutations": (faults.mutations, "mutations"),
 }
 """What makes each, and the results that it is made of."""
