@@ -22,18 +22,10 @@ Writes kills.json to benchmarks/results/.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-import functools
-import hashlib
-import json
-import multiprocessing
 import os
 import signal
-import socket
 import sys
 import tempfile
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,18 +33,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 from common import RESULTS, SPECS, Result, chosen, versions, write
+from forked import FORKED, Trap, asked, child, chunks, cut_programs, digest, free_port
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-LIMIT = 300
-"""Seconds until a process that hangs is a fault."""
+LIMIT = 1800
+"""Seconds until a process that hangs is a fault, on a busy machine too."""
 FAREWELL = 10
 """Seconds that the other host has to end by itself, before it is ended as a scheduler would."""
-IMPORTS = (  # none of which starts JAX: its threads would not be there after a fork
-    *(f"kltrust.experiments.cli.{name}" for name in ("train", "sweep", "report", "judge")),
-    *(f"kltrust.experiments.jobs.{name}" for name in ("run", "merge")),
-    *("kltrust.experiments.reading.results", "kltrust.experiments.report"),
-    *("distrax", "flax.nnx", "optax", "orbax.checkpoint", "pyarrow.parquet", "matplotlib.figure"),
-)
 
 
 class Moment(NamedTuple):
@@ -152,7 +139,9 @@ class Options:
 
 
 def main(options: Options) -> int:
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # a kill costs few seconds
+    # A kill costs few seconds: what is tried here is not XLA's optimiser.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     names, found = chosen("jobs", options.jobs, JOBS), {}
     with tempfile.TemporaryDirectory() as scratch:
         tried = Tried(Path(scratch).resolve(), options)
@@ -204,7 +193,10 @@ class Tried:
                 for key, value in (("signals", kind.name), ("moments", moment.name)):
                     found[key][value] = found[key].get(value, 0) + 1
             runs, faults = len(found["kills of each run"]), len(found["faults"])
-            print(f"{name}: {sum(found['signals'].values())} kills, {runs} runs, {faults} faults")
+            print(
+                f"{name}: {sum(found['signals'].values())} kills, {runs} runs, {faults} faults",
+                flush=True,
+            )
         return found
 
     def shards(self) -> tuple[Path, ...]:
@@ -312,166 +304,6 @@ def chains(of_turn: Sequence[Any]) -> Iterator[list[Any]]:
         yield left[::step][:length]
         left = [x for x in left if x not in left[::step][:length]]
         length = length % 4 + 1
-
-
-# --- in processes that are forked -----------------------------------------------------------------
-
-FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(list(IMPORTS))
-
-
-class Trap(NamedTuple):
-    """A signal to oneself, so many seconds after an event of this number."""
-
-    event: str
-    file: str
-    number: int
-    wait: float
-    signal: int
-
-    def set(self) -> None:
-        """From here on, for good."""
-        import jax
-
-        left = [self.number]
-
-        def seen(event: str, file: Any) -> None:
-            if event == self.event and fnmatch.fnmatch(str(file), self.file):
-                left[0] -= 1
-                if left[0] == -1:
-                    self.strike(self.wait)
-
-        def audited(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in ("os.rename", "os.mkdir"):
-                seen(event, arguments[0])
-            elif event == "open" and writes(*arguments):
-                seen("open", arguments[0])
-                if self.event == "opened":
-                    sys.setprofile(functools.partial(returned, arguments[0]))
-
-        def returned(path: Any, frame: Any, event: str, function: Any) -> None:
-            if event == "c_return" and function.__name__ == "open":
-                sys.setprofile(None)
-                seen("opened", path)
-
-        waiting: list[threading.Timer] = []
-
-        def compiling(event: str, **_: Any) -> None:
-            # What is not found in the cache soon is compiled.
-            if event.endswith("compile_requests_use_cache") and self.event == "compile":
-                waiting.append(self.strike(0.3 + self.wait))
-            elif event.endswith("cache_hits") and waiting:
-                waiting.pop().cancel()
-
-        sys.addaudithook(audited)
-        jax.monitoring.register_event_listener(compiling)
-
-    def strike(self, wait: float) -> threading.Timer:
-        """Sends the signal after so many seconds."""
-        timer = threading.Timer(wait, os.kill, (os.getpid(), self.signal))
-        if wait:
-            timer.start()
-        else:
-            os.kill(os.getpid(), self.signal)
-        return timer
-
-
-def writes(file: Any, mode: Any, flags: Any) -> bool:
-    return isinstance(mode, str) and not mode.startswith("r")
-
-
-def child(arguments: list[str], log: Path, cache: Path, trap: Trap | None) -> None:
-    """A command of kltrust; both outputs go into a file."""
-    with open(log, "w", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ["XDG_CACHE_HOME"] = str(cache)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    from kltrust.experiments import cli
-
-    if trap is not None:
-        trap.set()
-    try:
-        status = cli.main(arguments)
-    except KeyboardInterrupt:  # after its end
-        status = 130
-    import jax
-
-    sys.stdout.flush()
-    if jax.distributed.is_initialized():
-        jax.distributed.shutdown()  # as at a process's end
-    sys.exit(status)
-
-
-def asked(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives in a process of its own: this one never starts JAX."""
-    receiver, sender = FORKED.Pipe(duplex=False)
-    process = FORKED.Process(target=answer, args=(sender, function, arguments))
-    process.start()
-    sender.close()
-    found = receiver.recv()
-    process.join()
-    return found
-
-
-def answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    sender.send(function(*arguments))
-
-
-def chunks(folder: Path) -> list[int] | str:
-    """Committed in each group of a folder, all of which can be read; or what is wrong with it."""
-    from kltrust.experiments.jobs.folder import parts_of
-    from kltrust.experiments.store.files import StorageError
-    from kltrust.experiments.store.record import Record
-
-    if not (folder / "run.json").exists():
-        return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            _, parts = parts_of(Record(folder), needed=("metrics", "evaluation", "checkpoints"))
-        except (StorageError, UserWarning) as error:
-            return str(error)
-    return [part.last_chunk + 1 for _, part in parts if part is not None]
-
-
-def digest(folder: Path) -> Result:
-    """Of all that a folder holds, by name: but for what a clock or a process put there."""
-    from kltrust.experiments.store import checkpoint
-
-    found: Result = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".lock"):
-        name = file.relative_to(folder).as_posix()
-        if name.endswith("kltrust.json"):
-            leaves, _ = checkpoint._read_manifest(file.parent, None)
-            arrays = checkpoint._load_arrays(file.parent / "arrays", list(leaves))
-            kinds = {k: [str(leaf), hexed(arrays[k].tobytes())] for k, leaf in leaves.items()}
-            found[name] = hexed(json.dumps(kinds, sort_keys=True).encode())
-        elif file.name == "run.json":
-            found[name] = json.loads(file.read_bytes())["config"]
-        elif file.name == "commit.json":
-            marker = json.loads(file.read_bytes())
-            done = {k: marker[k] for k in ("chunk", "parts", "schemas", "best", "finished")}
-            found[name] = {**done, "broken": marker["summary"].get("broken")}
-        elif "/checkpoints/" not in f"/{name}":
-            found[name] = hexed(file.read_bytes())
-    return found
-
-
-def hexed(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def cut_programs(caches: Sequence[Path]) -> list[str]:
-    from kltrust.experiments.engine.devices import unreadable
-
-    return [file.name for cache in caches for file in unreadable(cache)]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 if __name__ == "__main__":

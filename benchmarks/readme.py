@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from recorded import accelerators, installation, judge, laboratory, scores, speed
+from recorded import accelerators, faults, installation, judge, laboratory, scores, speed
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"
@@ -41,7 +41,8 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "judge": (judge.judge, "judge"),
     "accelerators": (accelerators.accelerators, "accelerator*"),
     "extras": (installation.extras, "extras"),
-    "survival": (speed.survival, "sweep_survival", "sweep_host_work"),
+    "host_work": (speed.host_work, "sweep_host_work"),
+    "mutations": (faults.mutations, "mutations"),
 }
 """What makes each, and the results that it is made of."""
 

@@ -113,7 +113,8 @@ def check_minibatches(size: int, of: str, num_blocks: int = 1, **counts: int) ->
     where = "a batch" if num_blocks == 1 else f"each of {num_blocks} blocks"
     for name, count in counts.items():
         if count < 1 or size % count:
-            divisors = [d for d in range(1, size + 1) if size % d == 0]
+            small = [d for d in range(1, math.isqrt(size) + 1) if size % d == 0]
+            divisors = sorted({*small, *(size // d for d in small)})
             nearest = sorted(sorted(divisors, key=lambda d: abs(d - count))[:2])
             raise ValueError(
                 f"{name}={count} does not divide {where} of {size} {of}: choose a divisor of "

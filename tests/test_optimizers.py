@@ -49,6 +49,8 @@ def test_a_function_of_optax_is_its_name_and_another_stays_a_function():
         ("clip", "unknown optimiser of optax 'clip'"),  # of optax, but none
         ("adamw(weight_decy=0.1)", "setting of optax.adamw 'weight_decy': did you mean weight_dec"),
         ({"name": "sgd", "momentun": 0.9}, "did you mean momentum"),
+        ("adamw(weight_decay='a')", "weight_decay of optax.adamw must be a number, got 'a'"),
+        ("contrib.dpsgd(l2_norm_clip=1.0)", "optax.contrib.dpsgd needs noise_multiplier: as in"),
         ({"momentum": 0.9}, "optimizer must be the name of an optimiser"),
         ("adamw(0.1)", "its settings have names"),
         ("adam(", "optimizer must read like"),

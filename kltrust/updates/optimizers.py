@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -40,6 +40,7 @@ class Optimizer:
         """
         parameters = inspect.signature(_function(name)).parameters
         check_names(f"setting of optax.{name}", settings, [*parameters][1:])
+        _check_given(name, settings, [*parameters.values()][1:])
         self.name = name
         self.settings = {
             key: as_float(value) if _is_rate(value, parameters[key].default) else value
@@ -129,6 +130,17 @@ class _Custom:
 
 
 _STATIC = (str, bool, int, type(None))
+
+
+def _check_given(name: str, given: Mapping[str, Any], parameters: Iterable[Any]) -> None:
+    """Refuses what optax would complain of later: an argument that lacks, a text for a number."""
+    for parameter in parameters:
+        key, default = parameter.name, parameter.default
+        varying = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if key not in given and default is parameter.empty and not varying:
+            raise ValueError(f"optax.{name} needs {key}: as in '{name}({key}=...)'")
+        if isinstance(given.get(key), str) and type(default) in (int, float):
+            raise ValueError(f"{key} of optax.{name} must be a number, got {given[key]!r}")
 
 
 def _is_rate(value: Any, default: Any) -> bool:
