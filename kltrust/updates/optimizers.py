@@ -172,12 +172,27 @@ ADAM = Optimizer("adam", eps=1e-5)
 """The default of all algorithms: eps as in the PPO authors' own code, where optax has 1e-8."""
 
 
+_ELEMENTWISE = {
+    *("adabelief", "adagrad", "adam", "adamax", "adamaxw", "adamw", "amsgrad", "lion", "nadam"),
+    *("nadamw", "radam", "rmsprop", "sgd", "yogi"),
+}
+
+
+class Elementwise(optax.GradientTransformationExtraArgs):
+    """A transformation of optax that sees no tree: what it does to an entry of the gradient depends
+    on that entry, its past and its parameter, and on the norm of all entries together.
+
+    Leaves that are strung together into one vector then move as they would one by one.
+    """
+
+
 def bounded(
     optimizer: MakeOptimizer, learning_rate: Number, max_grad_norm: Number
 ) -> optax.GradientTransformation:
     """An ``optimizer`` after a bound on the gradient's global norm -> a transformation of optax.
 
-    The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced.
+    The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced. The
+    transformation is `Elementwise` if the optimiser is one of optax's that are known to be.
     """
     chain = optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer(learning_rate))
 
@@ -186,4 +201,7 @@ def bounded(
         with jax.numpy_dtype_promotion("standard"):
             return chain.update(*args, **more)
 
-    return optax.GradientTransformationExtraArgs(chain.init, update)
+    known = isinstance(optimizer, Optimizer) and optimizer.name in _ELEMENTWISE
+    sees_no_tree = known and "mask" not in optimizer.settings
+    kind = Elementwise if sees_no_tree else optax.GradientTransformationExtraArgs
+    return kind(chain.init, update)
