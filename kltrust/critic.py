@@ -69,7 +69,7 @@ class ValueRegression:
                 clipped_value_loss(now, minibatch.value, minibatch.target, self.clip_eps)
             )
 
-        gradient_of = jax.jit(jax.grad(loss), inline=True)  # traced once, for all platforms
+        gradient_of = loops.traced_once(jax.grad(loss))
 
         def descend(start: Descent, tree_of: Convert, vector_of: Convert) -> tuple[Descent, None]:
             def step(carry: Descent, minibatch: CriticBatch) -> tuple[Descent, None]:

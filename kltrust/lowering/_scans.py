@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-import math
 from typing import Any, TypeVar
 
 import jax
@@ -34,7 +34,12 @@ def scan(
         (the last carry, what the steps returned, [T, ...]).
     """
     steps = partial(loops.scan, step, reverse=reverse)
-    together = partial(steps, unroll=_TOGETHER)
+
+    def together(carry: Carry, xs: PyTree) -> tuple[Carry, Any]:
+        # As arrays: a compiler sums what it knows to be concatenated piece by piece, kernel by
+        # kernel.
+        return jax.lax.optimization_barrier(steps(carry, xs, unroll=_TOGETHER))
+
     return loops.platform_dependent(carry, xs, cpu=steps, default=together)
 
 
@@ -43,13 +48,14 @@ def recording_scan(
 ) -> tuple[Carry, Any]:
     """`jax.lax.scan` of a ``step`` whose outs are many small arrays [num_rows, ...].
 
-    With its results, to the bit. On a GPU or TPU a step would write each of them with a kernel of
-    its own: there narrow ones are put side by side, and taken apart after the last step.
+    With its results, to the bit. On a GPU a step would write each of them with a kernel of its own:
+    there narrow ones are put side by side, and taken apart after the last step. On a TPU, whose
+    arrays are tiles, putting them side by side takes more kernels than it saves.
 
     Returns:
         (the last carry, the outs [T, num_rows, ...]).
     """
-    step = jax.jit(step, inline=True)  # which is traced once, for all platforms
+    step = loops.traced_once(step)
     outs = jax.eval_shape(step, carry, jax.tree.map(lambda x: x[0], xs))[1]
     leaves, structure = jax.tree.flatten(outs)
     narrow = [i for i, leaf in enumerate(leaves) if _is_narrow(leaf, num_rows)]
@@ -63,7 +69,10 @@ def recording_scan(
             made = jax.tree.leaves(out)
             # Rows last: so they stay spread over devices, and beside each other in memory.
             words = [_words(made[i]).reshape(num_rows, -1).T for i in narrow]
-            return carry, (jnp.concatenate(words), [x for i, x in enumerate(made) if i not in narrow])
+            return carry, (
+                jnp.concatenate(words),
+                [x for i, x in enumerate(made) if i not in narrow],
+            )
 
         carry, (words, wide) = loops.scan(packed, carry, xs)
         found, rest, begin = [], iter(wide), 0
@@ -79,12 +88,12 @@ def recording_scan(
 
     if len(narrow) < 2:
         return in_parts(carry, xs)
-    return loops.platform_dependent(carry, xs, cpu=in_parts, default=side_by_side)
+    return loops.platform_dependent(carry, xs, cpu=in_parts, tpu=in_parts, default=side_by_side)
 
 
 def _is_narrow(leaf: Any, num_rows: int) -> bool:
     """Whether an array [num_rows, ...] has few numbers a row, each of 32 bits or one."""
-    as_word = leaf.dtype == bool or (
+    as_word = jnp.issubdtype(leaf.dtype, jnp.bool_) or (
         jnp.issubdtype(leaf.dtype, jnp.number) and leaf.dtype.itemsize == 4
     )
     rows = leaf.shape[:1] == (num_rows,)
@@ -92,10 +101,10 @@ def _is_narrow(leaf: Any, num_rows: int) -> bool:
 
 
 def _words(x: Array) -> Array:
-    if x.dtype == bool:
+    if jnp.issubdtype(x.dtype, jnp.bool_):
         return x.astype(jnp.uint32)
     return jax.lax.bitcast_convert_type(x, jnp.uint32)
 
 
 def _from_words(x: Array, dtype: Any) -> Array:
-    return x != 0 if dtype == bool else jax.lax.bitcast_convert_type(x, dtype)
+    return x != 0 if jnp.issubdtype(dtype, jnp.bool_) else jax.lax.bitcast_convert_type(x, dtype)

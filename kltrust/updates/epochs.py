@@ -105,7 +105,7 @@ def minibatch_epochs(
 
     none = tree.not_measured()
     unknown = jnp.full(num_minibatches, none, dtype), jnp.full((), none, dtype)
-    gradient_of = jax.jit(jax.grad(loss), inline=True)  # which is traced once, for all platforms
+    gradient_of = loops.traced_once(jax.grad(loss))
 
     def descend(start: Descent, tree_of: Convert, vector_of: Convert) -> tuple[Descent, Any]:
         def step(carry: Descent, minibatch: PolicyBatch) -> tuple:

@@ -173,8 +173,8 @@ ADAM = Optimizer("adam", eps=1e-5)
 
 
 _ELEMENTWISE = {
-    *("adabelief", "adagrad", "adam", "adamax", "adamaxw", "adamw", "amsgrad", "lion", "nadam"),
-    *("nadamw", "radam", "rmsprop", "sgd", "yogi"),
+    *("adabelief", "adagrad", "adam", "adamax", "adamaxw", "adamw", "amsgrad", "lion"),
+    *("radam", "rmsprop", "sgd", "yogi"),
 }
 
 
@@ -201,7 +201,7 @@ def bounded(
         with jax.numpy_dtype_promotion("standard"):
             return chain.update(*args, **more)
 
-    known = isinstance(optimizer, Optimizer) and optimizer.name in _ELEMENTWISE
-    sees_no_tree = known and "mask" not in optimizer.settings
-    kind = Elementwise if sees_no_tree else optax.GradientTransformationExtraArgs
-    return kind(chain.init, update)
+    if isinstance(optimizer, Optimizer) and optimizer.name in _ELEMENTWISE:
+        if "mask" not in optimizer.settings:
+            return Elementwise(chain.init, update)
+    return optax.GradientTransformationExtraArgs(chain.init, update)

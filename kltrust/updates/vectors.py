@@ -48,9 +48,7 @@ def in_vectors(
         return _shapes(x) == _shapes(params)
 
     def as_vectors(params: Params, opt_state: PyTree) -> tuple[Descent, Any]:
-        packed = jax.tree.map(
-            lambda x: _strung(x) if is_like(x) else x, opt_state, is_leaf=is_like
-        )
+        packed = jax.tree.map(lambda x: _strung(x) if is_like(x) else x, opt_state, is_leaf=is_like)
         start = _strung(params), packed
         (vector, packed), rest = descend(start, lambda x: _cut(x, params), _strung)
         unpacked = jax.tree.map(
