@@ -52,6 +52,11 @@ class Optimizer:
         """The optimiser at a learning rate, which may be traced."""
         return _function(self.name)(learning_rate, **self.settings)
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether it is known to see no tree, see `Elementwise`."""
+        return self.name in _ELEMENTWISE and "mask" not in self.settings
+
     @staticmethod
     def of(value: Any, where: str = "optimizer") -> MakeOptimizer:
         """An optimiser from whatever names one.
@@ -201,7 +206,6 @@ def bounded(
         with jax.numpy_dtype_promotion("standard"):
             return chain.update(*args, **more)
 
-    if isinstance(optimizer, Optimizer) and optimizer.name in _ELEMENTWISE:
-        if "mask" not in optimizer.settings:
-            return Elementwise(chain.init, update)
-    return optax.GradientTransformationExtraArgs(chain.init, update)
+    elementwise = isinstance(optimizer, Optimizer) and optimizer.is_elementwise
+    kind = Elementwise if elementwise else optax.GradientTransformationExtraArgs
+    return kind(chain.init, update)

@@ -39,25 +39,25 @@ def in_vectors(
     def as_trees(params: Params, opt_state: PyTree) -> tuple[Descent, Any]:
         return descend((params, opt_state), lambda x: x, lambda x: x)
 
-    leaves = jax.tree.leaves(params)
-    one_dtype = len({leaf.dtype for leaf in leaves}) == 1
-    if not isinstance(optimizer, Elementwise) or len(leaves) < 2 or not one_dtype:
+    if not isinstance(optimizer, Elementwise) or not is_uniform(params):
         return as_trees(params, opt_state)
 
     def is_like(x: PyTree) -> bool:
         return _shapes(x) == _shapes(params)
 
     def as_vectors(params: Params, opt_state: PyTree) -> tuple[Descent, Any]:
-        packed = jax.tree.map(lambda x: _strung(x) if is_like(x) else x, opt_state, is_leaf=is_like)
-        start = _strung(params), packed
-        (vector, packed), rest = descend(start, lambda x: _cut(x, params), _strung)
+        packed = jax.tree.map(
+            lambda x: as_vector(x) if is_like(x) else x, opt_state, is_leaf=is_like
+        )
+        start = as_vector(params), packed
+        (vector, packed), rest = descend(start, lambda x: as_tree(x, params), as_vector)
         unpacked = jax.tree.map(
-            lambda x, vector: _cut(vector, x) if is_like(x) else vector,
+            lambda x, vector: as_tree(vector, x) if is_like(x) else vector,
             opt_state,
             packed,
             is_leaf=is_like,
         )
-        return (_cut(vector, params), unpacked), rest
+        return (as_tree(vector, params), unpacked), rest
 
     return loops.platform_dependent(params, opt_state, cpu=as_trees, default=as_vectors)
 
@@ -66,11 +66,19 @@ def _shapes(x: PyTree) -> tuple:
     return jax.tree.structure(x), [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
 
 
-def _strung(x: PyTree) -> Array:
+def is_uniform(x: PyTree) -> bool:
+    """Whether ``x`` is several leaves of one dtype, which a vector can hold."""
+    leaves = jax.tree.leaves(x)
+    return len(leaves) > 1 and len({leaf.dtype for leaf in leaves}) == 1
+
+
+def as_vector(x: PyTree) -> Array:
+    """All entries of the leaves of ``x``, one leaf after the other: [P]."""
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(x)])
 
 
-def _cut(vector: Array, like: PyTree) -> PyTree:
+def as_tree(vector: Array, like: PyTree) -> PyTree:
+    """What `as_vector` made ``vector`` [P] of: a pytree with the shapes of ``like``."""
     leaves, structure = jax.tree.flatten(like)
     parts, begin = [], 0
     for leaf in leaves:
