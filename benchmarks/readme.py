@@ -14,7 +14,16 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from recorded import accelerators, faults, installation, judge, laboratory, scores, speed
+from recorded import (
+    accelerators,
+    compiled,
+    faults,
+    installation,
+    judge,
+    laboratory,
+    scores,
+    speed,
+)
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"
@@ -30,6 +39,7 @@ NAMED = {
     laboratory: "collapse memory laboratory_clip laboratory_search laboratory_model "
     "laboratory_hurt laboratory_family",
     speed: "phases audit_cost sweep_speed",
+    compiled: "compiled_equal compiled_algorithms",
 }
 """Tables of one result, both of which have the name of the function that makes one of the other."""
 TABLES: dict[str, tuple[Any, ...]] = {
