@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -47,7 +49,7 @@ def compare(
     # Together, so that what is no number counts as the worst of both.
     runs = choice.of_runs(rows)
     runs["side"] = np.where(runs.index < of_b, "a", "b")
-    found: dict = dict(iter(runs.groupby(["env", "label"], sort=False)))
+    found: dict[Any, pd.DataFrame] = dict(iter(runs.groupby(["env", "label"], sort=False)))
     both = {key: table for key, table in found.items() if table.side.nunique() == 2}
     only = [f"{label} on {env}" for env, label in found if (env, label) not in both]
     if not both:
@@ -56,7 +58,9 @@ def compare(
         hint = f": did you mean {near[0]!r} by {names[1][0]!r}?" if near else ""
         raise ValueError(f"the two have no setting in common, by environment and label{hint}")
     one = 1 - (1 - level) / len(both)
-    table = pd.DataFrame([_row(*key, runs, one, margin) for key, runs in both.items()])
+    table = pd.DataFrame(
+        [_row(env, label, runs, one, margin) for (env, label), runs in both.items()]
+    )
     return table, only
 
 
