@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -49,7 +47,9 @@ def compare(
     # Together, so that what is no number counts as the worst of both.
     runs = choice.of_runs(rows)
     runs["side"] = np.where(runs.index < of_b, "a", "b")
-    found: dict[Any, pd.DataFrame] = dict(iter(runs.groupby(["env", "label"], sort=False)))
+    found: dict[tuple[str, str], pd.DataFrame] = dict(
+        iter(runs.groupby(["env", "label"], sort=False))  # type: ignore[arg-type]
+    )
     both = {key: table for key, table in found.items() if table.side.nunique() == 2}
     only = [f"{label} on {env}" for env, label in found if (env, label) not in both]
     if not both:
