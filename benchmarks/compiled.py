@@ -33,7 +33,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 # No device is looked for, and none is needed.
@@ -41,7 +40,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 import common
-import gymnax
 import jax
 import numpy as np
 import programs
@@ -49,6 +47,7 @@ import textbook
 import tyro
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from workers.others import purejaxrl
 
 H100 = """
 gpu_device_info {
@@ -241,11 +240,7 @@ def lowered_parts(experiment: Any, of: np.ndarray) -> dict[str, Any]:
 
 def others(path: Path, settings: textbook.Settings, target: str) -> common.Result:
     """An iteration of purejaxrl's PPO."""
-    spec = importlib.util.spec_from_file_location("purejaxrl_ppo", path / "purejaxrl" / "ppo.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path / "purejaxrl"))  # its wrappers
-    spec.loader.exec_module(module)
-    module.gymnax = SimpleNamespace(make=lambda name: before_gymnax_1(*gymnax.make(name)))
+    module = purejaxrl(path)
     s = settings
     config = {
         "LR": s.learning_rate,
@@ -270,21 +265,6 @@ def others(path: Path, settings: textbook.Settings, target: str) -> common.Resul
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=place)
     lowered = jax.jit(module.make_train(config)).lower(key)
     return {"target": target, "devices": 1, "chunk": costs(lowered, target, PUREJAXRL, {}, 4)}
-
-
-def before_gymnax_1(env: Any, params: Any) -> tuple[Any, Any]:
-    """The environment with a step that knows one kind of end, as purejaxrl wants it."""
-
-    class Before:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(env, name)
-
-        def step(self, *arguments: Any) -> tuple:
-            obs, state, reward, terminated, truncated, info = env.step(*arguments)
-            info = {k: x for k, x in info.items() if k != "final_observation"}
-            return obs, state, reward, terminated | truncated, info
-
-    return Before(), params
 
 
 def costs(

@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from recorded import faults, judge, laboratory, scores, speed
+from recorded import accelerators, faults, installation, judge, laboratory, scores, speed
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"
@@ -22,6 +22,7 @@ PAGES = (
     ROOT / "README.md",
     *sorted((ROOT / "docs/results").glob("*.md")),
     ROOT / "docs/findings.md",
+    ROOT / "docs/index.md",
 )
 NAMED = {
     scores: "trust_region classic ppo_table1 ppo_table1_brax code_level stagger gymnasium_scores "
@@ -38,8 +39,10 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "fast": (speed.fast, "speed_*", "peers_*"),
     **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},
     "judge": (judge.judge, "judge"),
-    "host_work": (speed.host_work, "sweep_host_work"),
+    "survival": (speed.survival, "sweep_survival", "sweep_host_work"),
     "mutations": (faults.mutations, "mutations"),
+    "accelerators": (accelerators.accelerators, "accelerator*"),
+    "extras": (installation.extras, "extras"),
 }
 """What makes each, and the results that it is made of."""
 

@@ -39,7 +39,17 @@ import solvers
 import textbook
 import tyro
 from common import Parts, Result, built, chosen, experiment, record_parts, rounded
-from timing import Call, compare, in_turns, milliseconds, once, processes_in_turns, ready, take
+from timing import (
+    Call,
+    Rounds,
+    compare,
+    in_turns,
+    milliseconds,
+    once,
+    processes_in_turns,
+    ready,
+    take,
+)
 from workers.ours import WAYS
 
 
@@ -203,15 +213,18 @@ def audit_cost(options: Options, rounds: int) -> Result:
 def timed_phases(options: Options, rounds: int) -> Result:
     cases = {}
     for name in chosen("cases", options.cases, phases.CASES):
-        settings = phases.CASES[name]
-        wholes = {"iteration": repeated(*ours(settings), options.calls)}
-        if "MinAtar" not in settings.env:  # it knows no images
-            loop = textbook.make(settings)
-            wholes["the textbook's iteration"] = repeated(*loop, options.calls)
-        parts = phases.phases(settings, options.warm_up, options.calls)
-        cases[name] = milliseconds(in_turns(wholes | parts, rounds), options.calls)
+        cases[name] = timed_case(phases.CASES[name], options, rounds)
         print(name, {n: float(np.median(x)) for n, x in cases[name].items()}, flush=True)
     return {"cases": cases}
+
+
+def timed_case(settings: textbook.Settings, options: Options, rounds: int) -> Rounds:
+    wholes = {"iteration": repeated(*ours(settings), options.calls)}
+    if "MinAtar" not in settings.env:  # it knows no images
+        loop = textbook.make(settings)
+        wholes["the textbook's iteration"] = repeated(*loop, options.calls)
+    parts = phases.phases(settings, options.warm_up, options.calls)
+    return milliseconds(in_turns(wholes | parts, rounds), options.calls)
 
 
 def sweep_speed(options: Options, rounds: int) -> Result:

@@ -2,6 +2,7 @@
 
 from kltrust.experiments.doors import sweep
 from kltrust.experiments.reading import statistics
+from kltrust.experiments.reading.compare import compare
 from kltrust.experiments.reading.deploy import numpy_policy
 from kltrust.experiments.reading.frames import to_frame
 from kltrust.experiments.reading.results import Results, load
@@ -9,6 +10,7 @@ from kltrust.experiments.reading.sequential import sequential_test
 
 __all__ = [
     "Results",
+    "compare",
     "load",
     "numpy_policy",
     "sequential_test",

@@ -13,7 +13,7 @@ import kltrust
 
 ROOT = Path(kltrust.__file__).parent
 ORDER = [
-    *("types", "tree", "loops", "checks", "values", "settings", "lazy", "lowering"),
+    *("types", "tree", "loops", "lazy", "checks", "values", "settings", "lowering"),
     *("divergences", "losses", "advantages", "tokens"),
     *("fisher", "solvers"),
     *("networks", "environments", "rollout"),

@@ -10,6 +10,8 @@ import pytest
 from test_algorithms import case, categorical, max_difference
 
 from kltrust import mdpo, ppo_clip, value_regression, vanilla_pg
+from kltrust.settings import annealed
+from kltrust.types import CriticBatch
 from kltrust.updates import ADAM, Optimizer, bounded
 from kltrust.values import from_plain, to_plain
 
@@ -124,3 +126,60 @@ def test_the_norm_is_bounded_over_all_leaves_before_the_optimizer(bound):
     state = optimizer.update(gradient, optimizer.init(gradient))[1]
     first_moment = jnp.concatenate([10 * x for x in jax.tree.leaves(state[1][0].mu)])
     np.testing.assert_allclose(first_moment, np.array([3, 0, 4]) * min(bound / 5, 1), rtol=1e-6)
+
+
+SCHEDULE = optax.linear_schedule(0.05, 0.0, 3)
+FALLING = {
+    "fit": (ppo_clip, {"num_epochs": 2, "num_minibatches": 2, "optimizer": "adam"}, 4),
+    "one step": (vanilla_pg, {"optimizer": "adam"}, 1),
+    "undone": (ppo_clip, {"num_epochs": 2, "num_minibatches": 2, "max_kl": 1e-9}, 0),
+}
+
+
+def counts(state):
+    """Of all parts of an optimiser's state that count its steps."""
+    named = jax.tree_util.tree_leaves_with_path(state)
+    return [int(x) for path, x in named if "count" in jax.tree_util.keystr(path)]
+
+
+@pytest.mark.parametrize(("factory", "settings", "steps"), FALLING.values(), ids=FALLING)
+def test_a_schedule_as_a_rate_is_optaxs_own_over_the_optimizers_steps(factory, settings, steps):
+    c = case("categorical")
+
+    @jax.jit
+    def update(algorithm):
+        state = algorithm.init(c.params)
+        moved = algorithm.update(categorical, c.params, state, c.batch, jax.random.key(0))
+        return moved[:2]
+
+    rate = lambda count: 0.5 * SCHEDULE(count)  # noqa: E731
+    theirs = factory(**settings | {"optimizer": lambda _: optax.adam(rate)})
+    ours = annealed(factory(**settings, learning_rate=SCHEDULE), 0.5)
+    params, state = update(ours)
+    jax.tree.map(np.testing.assert_array_equal, params, update(theirs)[0])
+    assert set(counts(state)) == {steps}
+    assert (max_difference(params, c.params) > 1e-4) == bool(steps)
+
+
+def test_a_schedule_of_the_critic_and_its_place_in_a_pytree():
+    ours = value_regression(learning_rate=SCHEDULE)
+    assert ours == value_regression(learning_rate=SCHEDULE) != value_regression()
+    assert "learning_rate=polynomial_schedule" in repr(ours)
+    same = jax.tree.unflatten(jax.tree.structure(ours), jax.tree.leaves(ours))
+    assert same == ours
+    tables = jax.tree.structure(ours), jax.tree.structure(value_regression(learning_rate=abs))
+    assert tables[0] != tables[1]  # static: one compilation each
+    rows = jnp.linspace(0, 1, 8)
+    batch = CriticBatch(rows, rows, rows + 1)
+    given = {"num_epochs": 2, "num_minibatches": 2, "max_grad_norm": np.inf}
+    params = jnp.float32(0.5)
+
+    def fitted(critic):
+        key = jax.random.key(0)
+        return critic.update(lambda w, obs: w * obs, params, critic.init(params), batch, key)[0]
+
+    one = fitted(value_regression(**given, optimizer="adam", learning_rate=SCHEDULE))
+    other = fitted(value_regression(**given, optimizer=lambda _: optax.adam(SCHEDULE)))
+    assert one == other != params
+    with pytest.raises(ValueError, match=r"no file can hold.*budget.anneal"):
+        to_plain(ours)

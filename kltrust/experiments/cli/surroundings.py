@@ -65,7 +65,8 @@ def explain(error: Exception) -> str:
         letters = error.object[error.start : error.end]
         return f"this locale has no {letters!a}: set PYTHONUTF8=1 and start again"
     if not isinstance(error, OSError):
-        return "; ".join([str(error), *getattr(error, "__notes__", ())])
+        notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
+        return "; ".join([str(error), *notes])
     if error.filename is None:  # the library says of a file which it is
         with contextlib.suppress(OSError):  # else Python would try again at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -59,7 +59,7 @@ def plan_of(record: Record) -> Plan:
         )
     try:
         wrong = files.misfit(record.config, _PLAN)
-        plan = None if wrong else Plan.from_config(record.config)
+        plan = None if wrong else Plan.from_config(record.config, record.code.get("algorithms"))
     except (TypeError, LookupError, AttributeError) as error:
         wrong = f"{type(error).__name__}: {error}"
     if plan is None or wrong is not None:

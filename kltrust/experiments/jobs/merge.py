@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.experiments.engine import own
 from kltrust.experiments.jobs.folder import check_numerics, group_config, group_path, parts_of
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
@@ -39,12 +40,14 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
         StorageError: if a shard is unfinished, or a folder can't be used.
     """
     records = [Record(shard) for shard in shards]
+    for record in records:
+        own.recall(record.code, record.path)
     found = [parts_of(r, needed=(METRICS, EVALUATION, CHECKPOINTS)) for r in records]
     for record in records:
         check_numerics(record)
     plan = _whole(records, [plan for plan, _ in found])
     parts = [part for _, of_shard in found for _, part in of_shard if part is not None]
-    with _entered(path, plan.to_config()) as run:
+    with _entered(path, plan.to_config(), records[0].code) as run:
         broken: dict[str, int] = {}
         for i, group in enumerate(plan.groups):
             mine = [part for part in parts if set(part.config["runs"]) <= set(group.runs)]
@@ -98,7 +101,9 @@ def _continues(plan: Plan, group: Group, other: Group) -> bool:
     return True
 
 
-def _entered(path: str | Path, config: dict[str, Any]) -> Run:
+def _entered(
+    path: str | Path, config: dict[str, Any], code: Mapping[str, Any] | None = None
+) -> Run:
     """A new run folder, or one that holds nothing else than the beginning of the same.
 
     Raises:
@@ -111,7 +116,7 @@ def _entered(path: str | Path, config: dict[str, Any]) -> Run:
         alike = there.config == json.loads(files.to_json(config))
         if alike and not there.finished and there.last_chunk < 0:
             return Run.open(path)
-    return Run.create(path, config)
+    return Run.create(path, config, code)
 
 
 def _merge_group(

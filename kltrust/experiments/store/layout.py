@@ -24,8 +24,16 @@ GROUPS = "groups"
 _SHOWN = 8
 
 
+CODE = {
+    "import": [str],
+    "sources": {str: (type(None), str)},
+    "registered": {str: str},
+    "algorithms": {str: {str: dict}},
+    "commits": {str: {"commit": (type(None), str), "dirty": (type(None), bool)}},
+}
+"""What a description says of one's own modules, see `own.code_of`."""
 _NUMBER = (int, float)
-_DESCRIPTION = {"config": dict, "versions": {"packages": dict}}
+_DESCRIPTION = {"config": dict, "versions": {"packages": dict}, "code?": CODE}
 _MARKER = {
     "chunk": int,
     "parts": {str: [int]},
