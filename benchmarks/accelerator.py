@@ -19,7 +19,7 @@
 
 Every part is a process with a time limit. What it found, or how it failed, is in the file before
 the next begins, and the same command goes on: with parts that have not run, then with those that
-failed. No part begins that could end after ``--minutes``.
+failed. A part that is cut off by the end of ``--minutes`` has not run.
 
 What kltrust needs and this Python lacks is installed by pip, at the tested versions, with JAX for
 CUDA 13. Where there is no network, carry a folder of wheels. It is made where there is one, for the
@@ -68,6 +68,8 @@ LIMITS = {
     "profile": 90,
 }
 """The parts in their order, and the most seconds that each may take."""
+LEAST = 20
+"""Seconds that must be left for a part to begin."""
 NEEDED = "kltrust, distrax, gymnax, jax, matplotlib, orbax.checkpoint, pandas, pyarrow, rich, tyro"
 Result = dict[str, Any]
 
@@ -120,12 +122,14 @@ def go_on(
     failed = [part for part in wanted if "failed" in record["parts"].get(part, {})]
     todo = [part for part in wanted if part not in record["parts"]] + failed
     for number, part in enumerate(todo):
-        limit = LIMITS[part]
-        if time.monotonic() + limit > end:
+        begin = time.monotonic()
+        limit = LIMITS[part] if record["size"] == "full" else 10 * LIMITS[part]
+        if end - begin < LEAST:
             return todo[number:]
         print(f"{part} ...", flush=True)
-        begin = time.monotonic()
-        found = attempt(part, limit if record["size"] == "full" else 10 * limit)
+        found = attempt(part, min(limit, end - begin))
+        if "failed" in found and time.monotonic() >= end:
+            return todo[number:]
         found["took seconds"] = round(time.monotonic() - begin, 1)
         same_device(record, found, path)
         record["parts"][part] = found

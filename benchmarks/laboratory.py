@@ -14,6 +14,8 @@
                        MDPs, by the number of samples and the size of the step or of the region. The
                        advantages are GAE's with the exact V: what hurts is the sampling alone. An
                        update that is refused hurts none
+    laboratory_family  exact updates of every algorithm on random tabular MDPs: how often J falls,
+                       and whether what is bounded, or said to be, is
     collapse           what a trust region is for: an unconstrained step that is too large, and
                        TRPO, on the same seeds. On how many does the return fall below half of its
                        own peak, at all and within a few updates of one whose KL is ten times TRPO's
@@ -21,8 +23,8 @@
     memory             what a memory is worth: tasks whose observation does not tell the state, with
                        and without a cell, beside what can be known of them (`KNOWN`)
 
-All but laboratory_hurt are sweeps of benchmarks/specs/PART.toml. Writes PART.json to
-benchmarks/results/ and, but for memory, PART.png.
+All but laboratory_hurt and laboratory_family are sweeps of benchmarks/specs/PART.toml. Writes
+PART.json to benchmarks/results/ and, but for memory and laboratory_family, PART.png.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import family
 import hurt
 import numpy as np
 import tyro
@@ -56,13 +59,15 @@ class Options(common.Parts):
     draws: int = 200  # Random MDPs, policies and batches of each point of laboratory_hurt
     samples: tuple[int, ...] = (32, 256, 1024)
     """Steps of a batch there, in trajectories of 32; beside them the batch without noise."""
+    updates: int = 20  # Of each training of laboratory_family
+    mdps: int = 20  # Random ones, and policies to begin with, there
 
 
 def main(options: Options) -> None:
     for name in common.chosen("parts", options.parts, PARTS):
         find, draw = PARTS[name]
         path = options.out / f"{name}.json"
-        loaded = None if name == "laboratory_hurt" else sweep(options, name)
+        loaded = None if name in EXACT else sweep(options, name)
         result = find(loaded, options)
         if name == "memory":
             made = {env: part | {"versions": common.versions()} for env, part in result.items()}
@@ -365,10 +370,13 @@ PARTS: dict[str, tuple[Find, Callable[[Result, Any], Any] | None]] = {
         lambda _, options: hurt.find(options.draws, options.samples),
         lambda result, _: hurt.draw(result),
     ),
+    "laboratory_family": (lambda _, options: family.find(options.mdps, options.updates), None),
     "collapse": (collapse, draw_collapse),
     "memory": (memory, None),
 }
 """Each with what finds it in a sweep's tables, and what draws it."""
+EXACT = ("laboratory_hurt", "laboratory_family")
+"""Those that need no sweep."""
 
 
 if __name__ == "__main__":

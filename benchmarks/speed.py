@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from common import Parts, Result, built, chosen, experiment, record_parts, round
 from timing import (
     Call,
     Rounds,
+    at_once,
     compare,
     in_turns,
     milliseconds,
@@ -204,7 +206,8 @@ def audit_cost(options: Options, rounds: int) -> Result:
             learner = defaults(name, audit=level, **size).learner
             return repeated(*learner, iterations, measured=measured)
 
-        runs = {"nothing": at("default", False)} | {level: at(level) for level in options.levels}
+        jobs = {"nothing": partial(at, "default", False)}
+        runs = at_once(jobs | {level: partial(at, level) for level in options.levels})
         each, ratios = compare(runs, "nothing", rounds, name, iterations)
         cases[name] = {"milliseconds": each, "times": ratios}
     return {"env": "CartPole-v1", **size, "iterations": iterations, "cases": cases}

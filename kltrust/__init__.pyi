@@ -40,6 +40,7 @@ from kltrust.algorithms._ppo import ppo as ppo
 from kltrust.algorithms._ppo_adaptive_lr import ppo_adaptive_lr as ppo_adaptive_lr
 from kltrust.algorithms._ppo_asymmetric import ppo_asymmetric as ppo_asymmetric
 from kltrust.algorithms._ppo_clip import ppo_clip as ppo_clip
+from kltrust.algorithms._ppo_ewma import ppo_ewma as ppo_ewma
 from kltrust.algorithms._ppo_penalty import (
     ppo_penalty as ppo_penalty,
     ppo_reverse_kl as ppo_reverse_kl,
@@ -47,8 +48,11 @@ from kltrust.algorithms._ppo_penalty import (
 from kltrust.algorithms._spma import spma as spma
 from kltrust.algorithms._spo import spo as spo
 from kltrust.algorithms._tr_ppo import tr_ppo as tr_ppo
+from kltrust.algorithms._trgppo import trgppo as trgppo
+from kltrust.algorithms._trpl import trpl as trpl
 from kltrust.algorithms._trpo import trpo as trpo
 from kltrust.algorithms._vanilla_pg import vanilla_pg as vanilla_pg
+from kltrust.algorithms._vmpo import vmpo as vmpo
 from kltrust.audit import (
     CurvatureAudit as CurvatureAudit,
     IterationAudit as IterationAudit,

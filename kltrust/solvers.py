@@ -118,6 +118,26 @@ def trust_region_scale(curvature: Array, max_kl: Number) -> tuple[Array, Array]:
     return jnp.where(valid, scale, 0), valid
 
 
+def boundary_scale(kl_at: Callable[[Array], Array], max_kl: Number, steps: int) -> Array:
+    """The factor of a step whose KL is on the bound, from below, by ``steps`` evaluations: [].
+
+    Beginning with 1 the factor doubles as long as ``kl_at(factor)`` [] is within ``max_kl``; from
+    the first one that is not, the interval is halved. What comes back is the largest that was seen
+    within: 0 < kl_at <= max_kl. If none was, it is the smallest that was seen, for a line search to
+    begin with. What is not finite is not within. ``steps`` is static, at least 1.
+    """
+
+    def look(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        low, high, factor = state
+        within = kl_at(factor) <= max_kl
+        low, high = jnp.where(within, factor, low), jnp.where(within, high, factor)
+        return low, high, jnp.where(jnp.isposinf(high), 2 * factor, 0.5 * (low + high))
+
+    one = jnp.ones((), jnp.result_type(max_kl, float))
+    low, high, _ = loops.fori_loop(0, steps, look, (0 * one, jnp.inf * one, one))
+    return jnp.where(low > 0, low, high)
+
+
 class LineSearchResult(NamedTuple):
     """What a line search found.
 

@@ -246,6 +246,8 @@ class PolicyBatch(NamedTuple):
             advantage may hold anything; their obs and action must be finite.
         blocks: every minibatch takes the same number of units from each block.
         wanted: what the update is to record.
+        known: [N, ...] what the algorithm itself has worked out of each row before its epochs, for
+            its losses; None of a batch that it is given.
     """
 
     obs: PyTree
@@ -255,6 +257,7 @@ class PolicyBatch(NamedTuple):
     weight: Array | None = None
     blocks: Blocks = Blocks()
     wanted: Wanted = Wanted()
+    known: PyTree = None
 
 
 class KLPath(NamedTuple):

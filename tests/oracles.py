@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy.optimize import brentq
 
 # --- divergences ----------------------------------------------------------------------------------
 
@@ -154,6 +155,38 @@ class Softmax:
         p = softmax(y)
         return np.diag(p) - np.outer(p, p)
 
+    @classmethod
+    def parts(cls, y, z):
+        return cls.kl(y, z), np.zeros(len(y))
+
+    @classmethod
+    def project(cls, old, new, bound, _):
+        """By Newton's method on the share of new's logits: KL' = w Var(log new - log old)."""
+        log_p, log_q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (old, new))
+        difference = log_q - log_p
+
+        def moments(w):
+            q = np.exp(log_p + w[:, None] * difference)
+            q = q / q.sum(-1, keepdims=True)
+            mean = (q * difference).sum(-1, keepdims=True)
+            mixed = log_p + w[:, None] * difference
+            return cls.kl(mixed, old), w * (q * (difference - mean) ** 2).sum(-1)
+
+        return old + newton(moments, bound, new.dtype, len(old))[:, None] * (new - old)
+
+    @staticmethod
+    def interval(y, action, bound):
+        """The ratios x with (1 - p) log((1 - p) / (1 - p x)) - p log x on the bound."""
+        found = []
+        for p in softmax(y)[np.arange(len(y)), action]:
+
+            def excess(x, p=p):
+                return (1 - p) * math.log((1 - p) / (1 - p * x)) - p * math.log(x) - bound
+
+            ends = (1e-300, 1.0), (1.0, (1 - 1e-15) / p)
+            found.append([brentq(excess, *e, xtol=1e-14, rtol=1e-14) for e in ends])
+        return np.array(found).T
+
 
 class Gaussian:
     """The outputs as three means and three log standard deviations, the latter times 0.3."""
@@ -176,6 +209,69 @@ class Gaussian:
     @staticmethod
     def fisher(y):
         return np.diag([*np.exp(-0.6 * y[3:]), *[2 * 0.3**2] * 3])
+
+    @classmethod
+    def parts(cls, y, z):
+        means, scales = y.astype(z.dtype), y.astype(z.dtype)
+        means[:, :3], scales[:, 3:] = z[:, :3], z[:, 3:]
+        return cls.kl(y, means), cls.kl(y, scales)
+
+    @staticmethod
+    def project(old, new, bound, scale_bound):
+        """The means along a line, in closed form; the precisions by Newton's method."""
+        change, variance = new[:, :3] - old[:, :3], np.exp(0.6 * old[:, 3:])
+        length = (change**2 / variance).sum(-1) / 2
+        factor = np.where(np.real(length) > bound, (bound / length) ** 0.5, 1)
+        excess = np.exp(-0.6 * (new[:, 3:] - old[:, 3:])) - 1  # of the precision, relative
+
+        def moments(w):
+            growth = 1 + w[:, None] * excess
+            kl = 0.5 * (np.log(growth) + 1 / growth - 1).sum(-1)
+            return kl, 0.5 * (excess / growth - excess / growth**2).sum(-1)
+
+        share = newton(moments, scale_bound, new.dtype, len(old))[:, None]
+        log_std = 0.3 * old[:, 3:] - 0.5 * np.log(1 + share * excess)
+        return np.concatenate([old[:, :3] + factor[:, None] * change, log_std / 0.3], axis=-1)
+
+    @staticmethod
+    def interval(y, action, bound):
+        """Newton's method on the conditions of Lagrange: a mean and a deviation for each dimension.
+
+        Minimise or maximise log N(z; m, v) of the standardised action subject to the KL of
+        N(0, 1) from N(m, v): the multiplier weighs the point with the sample of old.
+        """
+        found = []
+        for z in (action - y[:, :3]) / np.exp(0.3 * y[:, 3:]):
+
+            def moved(w, z=z):
+                mean = w * z
+                variance = (1 - w) * 1 + w * z**2 - mean**2
+                kl = 0.5 * (np.log(variance) + (1 + mean**2) / variance - 1).sum()
+                gain = -0.5 * np.log(variance) - 0.5 * (z - mean) ** 2 / variance + 0.5 * z**2
+                return kl - bound, math.exp(gain.sum())
+
+            ends = -(1 - 1e-12) / np.max(z**2), 1 - 1e-12
+            roots = [brentq(lambda w: moved(w)[0], 0, end, xtol=1e-15, rtol=1e-14) for end in ends]
+            found.append([moved(w)[1] for w in roots])
+        return np.array(found).T
+
+
+def newton(moments, bound, dtype, count):
+    """The shares w in [0, 1] at which a growing function is the bound, 1 where it never is.
+
+    ``moments(w) -> (function, derivative)``. Bisection on the real part, then complex steps.
+    """
+    low, high = np.zeros(count), np.ones(count)
+    for _ in range(60):
+        middle = (low + high) / 2
+        within = np.real(moments(middle)[0]) <= bound
+        low, high = np.where(within, middle, low), np.where(within, high, middle)
+    inside = np.real(moments(np.ones(count))[0]) <= bound
+    w = low.astype(dtype)
+    for _ in range(4):
+        value, slope = moments(w)
+        w = w - (value - bound) / slope
+    return np.where(inside, 1, w)
 
 
 class Problem:
@@ -219,6 +315,16 @@ class Problem:
         kl = self.family.kl(self.old, outputs(theta, self.obs))
         drifts = drift(self.ratio(theta), self.advantage, kl)
         return drifts.mean() - self.gain(theta, entropy_coef)
+
+    def trpl_loss(self, theta, bound, scale_bound, coefficient, entropy_coef=0.0):
+        """The surrogate of the projected outputs, and the KL of new from what these are."""
+        new = outputs(theta, self.obs)
+        projected = self.family.project(self.old, new, bound, scale_bound)
+        log_prob = self.family.log_prob
+        ratio = np.exp(log_prob(projected, self.action) - log_prob(self.old, self.action))
+        gap = self.family.kl(np.real(projected), new)
+        entropy = entropy_coef * self.mean_entropy(theta)
+        return (coefficient * gap - ratio * self.advantage).mean() - entropy
 
     def penalty_loss(self, theta, beta, entropy_coef=0.0, reverse=False):
         return -self.gain(theta, entropy_coef) + beta * self.mean_kl(theta, reverse)
@@ -316,6 +422,54 @@ class Adam:
         mean = self.first / (1 - 0.9**self.steps)
         square = self.second / (1 - 0.999**self.steps)
         return theta - self.rate * mean / (np.sqrt(square) + self.epsilon)
+
+
+def ppo_ewma(problem, orders, learning_rate, clip_eps, decay, max_grad_norm=math.inf):
+    """(parameters, proximal ones): a running list of all parameters, and their weights."""
+    theta, prox = problem.theta, problem.theta
+    adam, trail, weights = Adam(theta.size, learning_rate, max_grad_norm), [theta], [1.0]
+    for minibatches in orders:
+        for index in minibatches:
+            part = problem.rows(index)
+            behind = part.ratio(prox)
+
+            def loss(t, part=part, behind=behind):
+                ratio, a = part.ratio(t) / behind, part.advantage
+                return -(behind * (ratio * a - beyond(ratio, a, clip_eps, clip_eps))).mean()
+
+            theta = adam.step(loss, theta)
+            trail, weights = [*trail, theta], [*(decay * w for w in weights), 1.0]
+            prox = np.average(trail, axis=0, weights=weights)
+    return theta, prox
+
+
+def vmpo(problem, orders, learning_rate, dual_rate, targets, duals, max_grad_norm=math.inf):
+    """(parameters, duals): eta, alpha of the first and of the second part of the KL."""
+    theta, duals = problem.theta, np.array(duals)
+    adam = Adam(theta.size, learning_rate, max_grad_norm)
+    own = Adam(3, dual_rate, math.inf, epsilon=1e-8)
+    for minibatches in orders:
+        for index in minibatches:
+            part = problem.rows(index)
+            best = np.argsort(-part.advantage)[: (len(index) + 1) // 2]
+            top = part.advantage[best]
+
+            def loss(t, part=part, best=best, top=top, duals=duals):
+                new = outputs(t, part.obs)
+                psi = np.exp(top / duals[0]) / np.exp(top / duals[0]).sum()
+                kls = [kl.mean() for kl in part.family.parts(part.old, new)]
+                fit = -(psi * part.family.log_prob(new, part.action)[best]).sum()
+                return fit + duals[1] * kls[0] + duals[2] * kls[1]
+
+            kls = [kl.mean() for kl in part.family.parts(part.old, outputs(theta, part.obs))]
+
+            def dual(d, top=top, kls=kls):
+                temperature = d[0] * (targets[0] + np.log(np.exp(top / d[0]).mean()))
+                held = [d[1 + i] * (targets[1 + i] - kls[i]) for i in range(2)]
+                return temperature + sum(held)
+
+            theta, duals = adam.step(loss, theta), np.maximum(own.step(dual, duals), 1e-8)
+    return theta, duals
 
 
 def fixpo(problem, adam, num_epochs, beta, bound, max_fixups):

@@ -24,6 +24,7 @@ TOY = replace(
 def rows(found):
     """A battery's worth of made-up numbers."""
     pace = {"steps per second": 2_000_000, "of steps": 1_000_000, "seconds in all": 0.5}
+    pace |= {"steps of a round": 250_000, "seconds": [0.1, 0.1, 0.1]}
     control = {"accepted": 0.9, "backtracks": 1.5, "share of the bound": 0.8}
     control |= {"log-ratio at the start": 0.0, "by fast products": 2e-4}
     apart = {"step": 1.0, "largest difference": 1e-6}
@@ -39,7 +40,7 @@ def rows(found):
             }
         },
         "lanes_ppo_clip": {"lanes": 10, **pace},
-        "lanes_purejaxrl": {"lanes": 10, **pace, "seconds in all": 98.0},
+        "lanes_purejaxrl": {"lanes": 10, **pace, "seconds in all": 98.0, "seconds": [1.0] * 4},
         "minatar": {"lanes": 5, "env": "Breakout-MinAtar", **pace},
         "environments": {"algorithms": {"trpo": [{"size": 64, **pace}, {"size": 65_536, **pace}]}},
         "audit": {"cases": {"trpo": {"times": {"default": [1.04, 1.03, 1.05, 1.0]}}}},
@@ -79,7 +80,8 @@ def test_the_page_says_what_was_recorded():
         " (`trpo`) |",
         "| killed 2 times and gone on with | 1 of 1 sweeps have the bits of the one"
         " left in peace |",
-        "| `ppo_clip`, 10 runs of 100,000 steps, CartPole-v1 | 2,000,000 steps/s: 0 s |",
+        "| `ppo_clip`, 10 runs of 100,000 steps, CartPole-v1 | 2,000,000 steps/s: 0 s, by the"
+        " pace of 75% of the steps |",
         "| purejaxrl's PPO, 10 runs of 100,000 steps, CartPole-v1 | 2,000,000 steps/s: 98 s |",
         "| `trpo`, steps/s by environments of one run | 64: 2,000,000, 65,536: 2,000,000 |",
         "| `trpo`, what measuring adds to an iteration | default 4.0% |",
@@ -102,7 +104,7 @@ DEVICE = {"kind": "toy", "platform": "cpu"}
 FOREVER = time.monotonic() + 1e6
 
 
-def test_a_battery_goes_on_where_it_was(tmp_path):
+def test_a_battery_goes_on_where_it_was(tmp_path, monkeypatch):
     path, asked = tmp_path / "new" / "record.json", []
 
     def attempt(part, limit):
@@ -135,6 +137,12 @@ def test_a_battery_goes_on_where_it_was(tmp_path):
         ][:2]
     )
     assert asked == []
+    # A part that the end cuts off is left, too, and not called failed.
+    almost = time.monotonic() + accelerator.LEAST + 0.5
+    monkeypatch.setattr(time, "monotonic", iter([almost - accelerator.LEAST, almost]).__next__)
+    assert once("kill", end=almost) == ["kill"]
+    ((_, limit),) = asked
+    assert limit == pytest.approx(accelerator.LEAST)
     with pytest.raises(SystemExit, match="is of the toy battery: take another --out"):
         accelerator.opened(path, "full")
     with pytest.raises(SystemExit, match="is of toy, and here is another: take another --out"):

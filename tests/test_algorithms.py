@@ -42,6 +42,15 @@ NATURAL = having("cg_iters")
 PENALISED = ("ppo_penalty", "ppo_reverse_kl", "mdpo", "fixpo")
 FORWARD = ("ppo_penalty", "fixpo")
 LOOPS = tuple(n for n in KINDS if n in FITTED)
+LOSSES = tuple(n for n in FITTED if hasattr(getattr(algorithms, n), "losses"))
+"""Those that declare the losses of rows: the rest have a loop of their own."""
+OWN_LOOPS = tuple(n for n in FITTED if n not in LOSSES)
+UPDATES = tuple(
+    {getattr(algorithms, n).update: n for n in sorted(KINDS, key="ppo_clip".__eq__)}.values()
+)
+"""One algorithm for each function that updates: other kinds steer a coefficient beside it."""
+DRAWN = (*PENALISED, "trpl")
+"""Old is a minimum of their losses, but one that Adam does not hold."""
 
 
 def options(name: str) -> dict[str, Any]:
@@ -164,17 +173,19 @@ def max_difference(x, y):
 every = pytest.mark.parametrize("policy", POLICIES)
 each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 each_kind = pytest.mark.parametrize("name", KINDS)
+each_update = pytest.mark.parametrize("name", UPDATES)
 
 
 # --- contracts ------------------------------------------------------------------------------------
 
 
-# The loops differ from `ppo_clip` in nothing that sees the distribution but their losses.
+# The loops differ from `ppo_clip` in nothing that sees the distribution but their losses, and
+# these are all in one program below.
 PAIRS = [
     (n, p)
     for n in KINDS
     for p in POLICIES
-    if n not in LOOPS or n == "ppo_clip" or p in ("categorical", "gaussian")
+    if n not in LOOPS or n == "ppo_clip" or p == "categorical" or (n, p) == ("vmpo", "gaussian")
 ]
 each_pair = pytest.mark.parametrize(("name", "policy"), PAIRS)
 
@@ -238,7 +249,10 @@ def test_no_advantage_no_step(name, policy):
     c = case(policy)
     c = Case(c.params, c.batch._replace(advantage=jnp.zeros(NUM_ROWS)))
     params, _, extra = run(name, policy, c)
-    if name in PENALISED:
+    if name == "vmpo":
+        # Equal advantages are equally good: it fits the actions that were taken.
+        assert max_difference(params, c.params) > 1e-3
+    elif name in DRAWN:
         # Old is the minimum of the KL, but one that Adam does not hold: learning rate / epsilon
         # times the curvature is far above 2, so that rounding errors grow to its usual step.
         assert audited(policy)(params, c.batch)["kl"] < 0.01
@@ -268,6 +282,18 @@ def test_a_step_that_was_taken_says_so(name):
         assert extra[field] == value, field
 
 
+def declared_loss(algorithm, policy, batch):
+    """Of the parameters: an algorithm's mean loss, in its first iteration."""
+    known = batch._replace(known=algorithm.prepare(batch))
+
+    def loss(params):
+        coefficient = None if algorithm.State is None else algorithm.init(params)[1]
+        losses = lambda sample: algorithm.losses(sample, coefficient)  # noqa: E731
+        return sample_loss(POLICIES[policy], losses, algorithm.entropy_coef)(params, known)
+
+    return loss
+
+
 @every
 def test_declarations_at_old_and_away_from_it(policy):
     """All first-order losses in one program: mirror learning, on every distribution."""
@@ -275,15 +301,11 @@ def test_declarations_at_old_and_away_from_it(policy):
     batch = c.batch._replace(weight=jnp.where(jnp.arange(NUM_ROWS) < 20, 1.0, 0.0))
     batch = batch._replace(advantage=jnp.where(batch.weight > 0, batch.advantage, jnp.nan))
     moved = jax.tree.map(lambda x: x + 0.3, c.params)
-    chosen = {n: build(n, numbers(n)) for n in FITTED}
+    chosen = {n: build(n, numbers(n)) for n in LOSSES}
 
     def of_all(chosen, batch):
         def loss(name, params):
-            algorithm = chosen[name]
-            state = algorithm.init(params)
-            coefficient = None if algorithm.State is None else state[1]
-            losses = lambda sample: algorithm.losses(sample, coefficient)  # noqa: E731
-            return sample_loss(POLICIES[policy], losses, 0.0)(params, batch)
+            return declared_loss(chosen[name], policy, batch)(params)
 
         def policy_gradient(params):
             losses = lambda s: surrogate_loss(s.log_ratio, s.advantage)  # noqa: E731
@@ -303,13 +325,16 @@ def test_declarations_at_old_and_away_from_it(policy):
 @pytest.mark.parametrize("name", DECLARED)
 def test_no_number_of_a_declaration_is_closed_over(name):
     c = case("categorical")
-    sample = Sample(jnp.zeros(NUM_ROWS), c.batch.advantage, c.batch.old, c.batch.old)
     given = numbers(name)
+
+    def losses(algorithm):
+        batch = c.batch._replace(known=algorithm.prepare(c.batch))
+        old = batch.old
+        sample = Sample(jnp.zeros(NUM_ROWS), batch.advantage, old, old, batch)
+        return algorithm.losses(sample, jnp.ones(()))
+
     other = {k: v if jnp.isinf(v) or k == "adaptive" else 0.9 * v for k, v in given.items()}
-    programs = {
-        str(jax.make_jaxpr(lambda a: a.losses(sample, jnp.ones(())))(build(name, n)))
-        for n in (given, other)
-    }
+    programs = {str(jax.make_jaxpr(losses)(build(name, n))) for n in (given, other)}
     assert len(programs) == 1
 
 
@@ -318,7 +343,7 @@ def test_forms_of_tr_ppo(form):
     """Each is the loss that it names."""
     c = case("categorical")
     new = categorical(jax.tree.map(lambda x: 1.3 * x, c.params), c.batch.obs)
-    sample = Sample(log_ratio(new, c.batch), c.batch.advantage, c.batch.old, new)
+    sample = Sample(log_ratio(new, c.batch), c.batch.advantage, c.batch.old, new, c.batch)
     ratio, kl = np.exp(sample.log_ratio), np.asarray(sample.kl())
     given = {"clip": {"bound": 0.01}, "truly": {"bound": 0.01, "slope": 4.0}}
     given["rollback"] = {"eps": 0.1, "slope": 0.5}
@@ -365,7 +390,7 @@ def test_what_ppo_steers():
         np.testing.assert_allclose(algorithm.rate(0.1 * one), 3e-5 if steers_rate else 3e-4)
         c = case("categorical")
         new = categorical(jax.tree.map(lambda x: 1.3 * x, c.params), c.batch.obs)
-        sample = Sample(log_ratio(new, c.batch), c.batch.advantage, c.batch.old, new)
+        sample = Sample(log_ratio(new, c.batch), c.batch.advantage, c.batch.old, new, c.batch)
         at = [algorithm.losses(sample, factor * one) for factor in (1.0, 0.1)]
         assert (max_difference(*at) == 0) == steers_rate
     with pytest.raises(ValueError, match="controller='dual' steers a weight"):
@@ -377,7 +402,7 @@ def test_what_ppo_steers():
 def test_a_drift_of_ones_own():
     c = case("categorical")
     new = categorical(jax.tree.map(lambda x: 1.3 * x, c.params), c.batch.obs)
-    sample = Sample(log_ratio(new, c.batch), c.batch.advantage, c.batch.old, new)
+    sample = Sample(log_ratio(new, c.batch), c.batch.advantage, c.batch.old, new, c.batch)
 
     def own(sample, size):
         return spo_loss(sample.log_ratio, sample.advantage, size)
@@ -444,7 +469,7 @@ def padded(c: Case, policy: str) -> tuple[Case, Case]:
     return Case(c.params, garbage), Case(c.params, tree.take(batch, np.flatnonzero(kept)))
 
 
-@each_kind
+@each_update
 def test_rows_of_weight_zero_are_rows_dropped(name, x64):
     policy = "categorical" if name in FITTED else "gaussian"
     static = {"num_minibatches": 1} if name in FITTED else {}
@@ -467,7 +492,7 @@ def test_the_audit_leaves_padding_out(x64):
     chex.assert_trees_all_close(a, b, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", [n for n in UPDATES if n in LOOPS])
 def test_minibatches_of_nothing_but_padding(name):
     c = case("categorical")
     nothing = Case(c.params, c.batch._replace(weight=jnp.zeros(NUM_ROWS)))
@@ -490,7 +515,7 @@ def swept(name, **static):
     """Declarations in a stack: every traced setting different in every lane."""
     settings = {}
     for option, value in numbers(name).items():
-        if option in ("shrink", "beta_decrease"):  # within 0 and 1
+        if option in ("shrink", "beta_decrease", "decay", "kl_quantile"):  # within 0 and 1
             lanes = [0.3, 0.5, 0.9]
         elif option == "max_change":  # none that undoes the first epoch
             lanes = [5.0, 10.0, jnp.inf]
@@ -504,7 +529,7 @@ def swept(name, **static):
     return jax.tree.map(lambda *x: jnp.stack(x), *each)
 
 
-@each_kind
+@pytest.mark.parametrize("name", [*UPDATES, "ppo_adaptive_lr", "trpl"])
 def test_a_lane_over_settings_and_keys_is_a_run_alone(name, x64):
     # The usual ten: after many more a solve has amplified its first rounding error.
     static = {"cg_iters": 10} if name in NATURAL else {}
@@ -585,13 +610,35 @@ FLIPS = {
     "min_factor": (0.9, {"target_kl": 1e-6}),
     "max_factor": (1.1, {"target_kl": 10.0}),
     "num_minibatches of mdpo": (2, {}),
+    "bounded": ("quantile", {}),
+    "kl_quantile": (0.3, {"max_kl": 1e-4}, {"bounded": "quantile"}),
+    "boundary_steps": (6, {}),
+    "accept_ratio": (0.99, {"max_kl": 1.0}),
+    "region_step": (3.0, {"max_kl": 20.0}, {"adaptive": True}),
+    "low_ratio": (0.7, {"max_kl": 20.0}, {"adaptive": True}),
+    "high_ratio": (0.3, {"max_kl": 0.1}, {"adaptive": True}),
+    "min_region": (0.9, {"max_kl": 20.0}, {"adaptive": True}),
+    "projected_kl": (1e-4, {}),
+    "projected_scale_kl": (1e-5, {}),
+    "regression_coef": (0.5, {"projected_kl": 1e-4}),
+    "state_kl of trgppo": (1e-4, {"clip_eps": 0.01}),
+    "decay": (0.0, {"clip_eps": 0.01}),
+    "target_kl of vmpo": (0.1, {}),
+    "target_scale_kl": (0.1, {}),
+    "temperature_kl": (0.5, {}),
+    "init_temperature": (0.3, {}),
+    "init_alpha": (5.0, {}),
+    "dual_learning_rate": (0.3, {}),
+    "min_dual": (2.0, {}),
 }
 
 
 def own_options(name: str) -> list[str]:
-    """What a kind of algorithm inherits is tested once; of a declaration what it declares."""
+    """Of a declaration what it declares; what is of its loop is tested with one that has it."""
     given = vars(getattr(algorithms, name))["__annotations__"]
-    return [o for o in options(name) if name in KINDS or o in given]
+    whole = name not in LOSSES or name == "ppo_clip"
+    off_at_first = ("trpo", "adaptive")  # see the test of TRPO's region
+    return [o for o in options(name) if (whole or o in given) and (name, o) != off_at_first]
 
 
 @pytest.mark.parametrize(("name", "option"), [(n, o) for n in ALGORITHMS for o in own_options(n)])
@@ -599,7 +646,8 @@ def test_every_option_changes_the_computation(name, option):
     value, others, *static = FLIPS.get(f"{option} of {name}") or FLIPS[option]
     static = static[0] if static else {}
     # The Gaussian's KL grows faster than its quadratic model, so that TRPO's search has work.
-    policy = "gaussian" if name == "trpo" else "categorical"
+    of_gaussians = name in ("trpo", "trpl") or "scale" in option
+    policy = "gaussian" if of_gaussians else "categorical"
     c = case(policy)
     base = run(name, policy, c, static=static, **others)
     if is_traced(options(name)[option]):
@@ -621,7 +669,7 @@ def test_every_option_changes_the_computation(name, option):
 
 # --- bad values -----------------------------------------------------------------------------------
 
-KINDS = {
+BAD = {
     float: [-0.1, math.nan, np.float32(-1.0), True, "3e-4", None],
     int: [-1, 1.5, True],
     bool: [1, None],
@@ -641,7 +689,7 @@ LIMITS = {
 @each_algorithm
 def test_bad_values_are_refused_at_the_door(name):
     for option, default in options(name).items():
-        bad = KINDS.get(type(default), [0.5, None]) + LIMITS.get(name, {}).get(option, [])
+        bad = BAD.get(type(default), [0.5, None]) + LIMITS.get(name, {}).get(option, [])
         for value in bad:
             with pytest.raises(ValueError, match=f"{option} must be"):
                 getattr(algorithms, name)(**{option: value})
@@ -843,42 +891,211 @@ def loss_by_hand(name, weight, entropy_coef, reverse=None):
     return loss
 
 
-@pytest.mark.parametrize(("name", "policy"), [(n, p) for n in BY_HAND for p in FAMILIES])
-def test_declarations_are_adam_by_hand(name, policy, x64):
-    """A drift of a table of its own, in NumPy, with complex steps for gradients."""
+@families
+def test_the_losses_of_declarations_by_hand(policy, x64):
+    """Every declared loss away from old, and its gradient: drifts of a table of its own, in NumPy.
+
+    Gradients by complex steps; all declarations in one program. What the loop makes of a gradient
+    is the test below.
+    """
     c, p = case(policy), problem(case(policy), policy)
-    kind, given, others = BY_HAND[name]
-    settings = {"learning_rate": 2.0**-6, "entropy_coef": 0.02, "max_grad_norm": 0.3, **given}
-    static = {"num_epochs": 2}
-    params, _, extra = run(name, policy, c, key=5, static=static, **settings)
-    named = {HAND_NAMES.get(k, k): v for k, v in given.items()} if others else {}
+    moved = jax.tree.map(lambda x: x + 0.1, c.params)
+    theta, entropy_coef = flat(moved), 0.02
+    chosen, right, wrong = {}, {}, {}
+    for name, (kind, given, others) in BY_HAND.items():
+        chosen[name] = build(name, numbers(name, entropy_coef=entropy_coef, **given))
+        named = {HAND_NAMES.get(k, k): v for k, v in given.items()} if others else {}
+        right[name] = drift_by_hand(kind, **named)
+        # Another size, and no drift at all.
+        free, other = drift_by_hand("free"), drift_by_hand(kind, **(others or {}))
+        wrong[name] = [free, other] if others else [drift_by_hand("clip", eps=0.05)]
+    for name in PENALISED:
+        given = {"step_size": 0.25} if name == "mdpo" else {"init_beta": 4.0}
+        chosen[name] = build(name, numbers(name, entropy_coef=entropy_coef, **given))
+        right[name] = loss_by_hand(name, 4.0, entropy_coef)
+        wrong[name] = [loss_by_hand(name, 4.0, entropy_coef, name in FORWARD)]
+    for name in ("ppo", "ppo_clip", "ppo_adaptive_lr"):
+        option = "drift_size" if name == "ppo" else "clip_eps"
+        chosen[name] = build(name, numbers(name, entropy_coef=entropy_coef, **{option: 0.1}))
+        right[name] = loss_by_hand(name, 0.1, entropy_coef)
+        wrong[name] = [loss_by_hand(name, 0.2, entropy_coef)]
+    bounds = {"projected_kl": 3e-3, "projected_scale_kl": 1e-3, "regression_coef": 2.0}
+    chosen["trpl"] = build("trpl", numbers("trpl", entropy_coef=entropy_coef, **bounds))
 
-    def by_hand(kind, **given):
-        def loss(part, theta):
-            return part.drift_loss(theta, functools.partial(oracles.DRIFTS[kind], **given), 0.02)
+    def trpl(part, theta, bound=3e-3, scale=1e-3, coefficient=2.0):
+        return part.trpl_loss(theta, bound, scale, coefficient, entropy_coef)
 
-        return oracles.adam_epochs(p, loss, minibatch_orders(5, 2, 4), 2.0**-6, 0.3)[-1][0]
+    right["trpl"] = trpl
+    changed = {"bound": 6e-3}, {"coefficient": 1.0}, *([{"scale": 2e-3}] * (policy == "gaussian"))
+    wrong["trpl"] = [functools.partial(trpl, **x) for x in changed]
+    low, high = p.family.interval(p.old, p.action, 2e-3)
+    edges = {"low": np.maximum(1 - low, 0.05), "high": np.maximum(high - 1, 0.05)}
+    given = {"state_kl": 2e-3, "clip_eps": 0.05, "entropy_coef": entropy_coef}
+    chosen["trgppo"] = build("trgppo", numbers("trgppo", **given))
+    right["trgppo"] = drift_by_hand("asymmetric", **edges)
+    wrong["trgppo"] = [drift_by_hand("clip", eps=0.05), drift_by_hand("free")]
+    assert set(chosen) == set(LOSSES)
 
-    np.testing.assert_allclose(flat(params), by_hand(kind, **named), atol=1e-11)
-    assert extra["epochs_applied"] == 2
-    wrong = by_hand("clip", eps=0.05) if others is None else by_hand(kind, **others)
-    assert max_difference(flat(params), wrong) > 1e-7
-    # And it is bounded at all.
-    assert others is None or max_difference(flat(params), by_hand("free")) > 1e-7
+    def of_all(chosen):
+        return {n: jax.grad(declared_loss(a, policy, c.batch))(moved) for n, a in chosen.items()}
+
+    found = jax.jit(of_all)(chosen)
+    for name, loss in right.items():
+        gradient = oracles.complex_gradient(lambda t, f=loss: f(p, t), theta)
+        np.testing.assert_allclose(flat(found[name]), gradient, atol=1e-10, err_msg=name)
+        for other in wrong[name]:
+            gradient = oracles.complex_gradient(lambda t, f=other: f(p, t), theta)
+            assert max_difference(flat(found[name]), gradient) > 1e-5, name
 
 
-def test_every_declaration_has_an_exact_update():
-    assert set(BY_HAND) | {"mdpo", "ppo_reverse_kl"} == set(DECLARED)
+def drift_by_hand(kind, **given):
+    def loss(part, theta):
+        return part.drift_loss(theta, functools.partial(oracles.DRIFTS[kind], **given), 0.02)
+
+    return loss
+
+
+@families
+def test_ppo_ewma_is_a_list_of_parameters(policy, x64):
+    c, p = case(policy), problem(case(policy), policy)
+    settings = {"learning_rate": 2.0**-6, "clip_eps": 0.05, "decay": 0.75, "max_grad_norm": 0.3}
+    params, state, extra = run("ppo_ewma", policy, c, key=5, **settings)
+    orders = minibatch_orders(5, 3, 4)
+    theta, prox = oracles.ppo_ewma(p, orders, 2.0**-6, 0.05, 0.75, 0.3)
+    np.testing.assert_allclose(flat(params), theta, atol=1e-10)
+    np.testing.assert_allclose(flat(state.proximal), prox, atol=1e-10)
+    np.testing.assert_allclose(extra["proximal_mass"], (1 - 0.75**13) / 0.25)
+    # Another average, and a policy that is held to old: each is caught.
+    for decay in (0.5, 1.0):
+        other = oracles.ppo_ewma(p, orders, 2.0**-6, 0.05, decay, 0.3)[0]
+        assert max_difference(flat(params), other) > 1e-6
+    # What comes next goes on with the average.
+    held, fresh = (run("ppo_ewma", policy, c, state=s, **settings)[0] for s in (state, None))
+    assert max_difference(held, fresh) > 1e-4
+
+
+@families
+def test_vmpo_fits_the_better_half(policy, x64):
+    c, p = case(policy), problem(case(policy), policy)
+    settings = {"learning_rate": 2.0**-6, "dual_learning_rate": 0.1, "max_grad_norm": 0.3}
+    settings |= {"target_kl": 1e-3, "target_scale_kl": 2e-3, "temperature_kl": 0.05}
+    settings |= {"init_alpha": 2.0, "init_temperature": 0.5}
+    params, state, _ = run("vmpo", policy, c, key=5, **settings)
+    targets, duals, orders = (0.05, 1e-3, 2e-3), (0.5, 2.0, 2.0), minibatch_orders(5, 3, 4)
+    theta, reached = oracles.vmpo(p, orders, 2.0**-6, 0.1, targets, duals, 0.3)
+    np.testing.assert_allclose(flat(params), theta, atol=1e-10)
+    np.testing.assert_allclose(state.duals, reached, atol=1e-10)
+    assert np.all(np.abs(reached - duals) > 0.1)
+    for wrong in ((0.05, 1e-3, 2e-3), (1.0, 2.0, 2.0)), ((0.5, 0.5, 2e-3), duals):
+        other = oracles.vmpo(p, orders, 2.0**-6, 0.1, *wrong, 0.3)[0]
+        assert max_difference(flat(params), other) > 1e-7
+    # Their floor holds.
+    _, state, _ = run("vmpo", policy, c, key=5, **(settings | {"min_dual": 1.9}))
+    assert min(state.duals) == 1.9
+
+
+@pytest.mark.parametrize("name", OWN_LOOPS)
+def test_an_undone_epoch_undoes_all_of_it(name, x64):
+    c = case("categorical")
+    params, state, extra = run(name, "categorical", c, max_kl=1e-9)
+    assert (extra["epochs_applied"], extra["kl_stopped"]) == (0, True)
+    fresh = build(name, numbers(name)).init(c.params)
+    chex.assert_trees_all_equal((params, state), (c.params, fresh))
+
+
+def test_what_is_projected_is_within(x64):
+    """At every state of the batch, however far the acting policy went."""
+    c = case("gaussian")
+    for bound, scale in ((1e-3, 1e-4), (0.03, 1e-3)):
+        changes = {"projected_kl": bound, "projected_scale_kl": scale, "regression_coef": 0.0}
+        params, _, extra = run("trpl", "gaussian", c, **changes)
+        assert 0.5 * bound < extra["projected_kl_max"] <= (bound + scale) * (1 + 1e-6)
+        assert 0 < extra["outside"] <= 1
+        reached = audited("gaussian")(params, c.batch)["kl_max"]
+        assert reached > 2 * (bound + scale) or bound == 0.03
+        held = run("trpl", "gaussian", c, **(changes | {"regression_coef": 50.0}))
+        assert audited("gaussian")(held[0], c.batch)["kl_max"] < reached
+        assert held[2]["projection_gap"] < extra["projection_gap"]
+
+
+# --- options of TRPO ------------------------------------------------------------------------------
+
+
+@families
+def test_trpo_to_the_true_boundary(policy, x64):
+    """The direction is that of the dense solve, its length by a root finder on the true KL."""
+    c, p = case(policy), problem(case(policy), policy)
+    settings = {"max_kl": 0.05, "damping": 0.1, "cg_rtol": 1e-14}
+    params, _, extra = run("trpo", policy, c, static={"boundary_steps": 50}, **settings)
+    step = oracles.natural_step(p, 0.05, 0.1)
+
+    def excess(t):
+        return p.mean_kl(p.theta + t * step) - 0.05
+
+    root = oracles.brentq(excess, 0.1, 10, xtol=1e-15, rtol=1e-14)
+    np.testing.assert_allclose(flat(params), p.theta + root * step, atol=1e-10)
+    assert abs(root - 1) > 1e-3
+    assert (extra["accepted"], extra["backtracks"]) == (True, 0)
+    assert 0.05 * (1 - 1e-9) < audited(policy)(params, c.batch)["kl"] <= 0.05
+
+
+def test_trpo_bounds_a_quantile_of_the_states(x64):
+    c, p = case("gaussian"), problem(case("gaussian"), "gaussian")
+    static = {"bounded": "quantile", "boundary_steps": 40}
+    weighted = c.batch._replace(weight=jnp.where(jnp.arange(NUM_ROWS) < 20, 1.0, 0.0))
+    for level, batch in ((1.0, c.batch), (0.5, c.batch), (0.75, weighted)):
+        counted = Case(c.params, batch)
+        params, _, extra = run("trpo", "gaussian", counted, static=static, kl_quantile=level)
+        kls = p.family.kl(p.old, oracles.outputs(flat(params), p.obs))
+        kls = np.sort(kls[: NUM_ROWS if batch.weight is None else 20])
+        reached = kls[math.ceil(level * len(kls)) - 1]
+        np.testing.assert_allclose(reached, 0.01, rtol=1e-9)
+        assert reached <= 0.01
+        assert extra["accepted"]
+        np.testing.assert_equal(float(extra["max_kl"]), 0.01 if level == 1 else math.nan)
+
+
+def test_trpos_region_follows_the_ratio(x64):
+    c, p = case("gaussian"), problem(case("gaussian"), "gaussian")
+    static, seen = {"adaptive": True}, set()
+    rule = {"low_ratio": 0.6, "high_ratio": 0.9, "region_step": 3.0, "min_region": 0.01}
+    algorithm = build("trpo", numbers("trpo"), **static)
+    half = algorithm.init(c.params)._replace(region=jnp.asarray(0.5))
+    for max_kl in (1e-3, 0.3, 20.0):
+        params, state, extra = run(
+            "trpo", "gaussian", c, static=static, state=half, max_kl=max_kl, **rule
+        )
+        theta = flat(params)
+        slope = oracles.complex_gradient(p.gain, p.theta)
+        rho = (p.gain(theta) - p.gain(p.theta)) / (slope @ (theta - p.theta))
+        assert extra["accepted"]
+        np.testing.assert_allclose(extra["reduction_ratio"], rho, rtol=1e-8)
+        grows = rho > 0.9 and extra["backtracks"] == 0
+        factor = 1 / 3 if rho < 0.6 else 3.0 if grows else 1.0
+        np.testing.assert_allclose(state.region, np.clip(0.5 * factor, 0.01, 1))
+        np.testing.assert_allclose(extra["max_kl"], max_kl / 2)
+        assert audited("gaussian")(params, c.batch)["kl"] <= max_kl / 2
+        seen.add(round(factor, 1))
+    assert len(seen) > 1
+    # A candidate that realises too little of its model is shortened.
+    for least in (0.5, 0.9):
+        given = {"max_kl": 5.0, "accept_ratio": least}
+        params, _, extra = run("trpo", "gaussian", c, static=static, **given)
+        assert extra["reduction_ratio"] >= least
+    with pytest.raises(ValueError, match="low_ratio must not exceed high_ratio"):
+        algorithms.trpo(low_ratio=0.8, high_ratio=0.5)
 
 
 def rate_of(name):
     return "init_learning_rate" if name == "ppo_adaptive_lr" else "learning_rate"
 
 
-@pytest.mark.parametrize(
-    ("policy", "num_minibatches"), [("categorical", 1), ("categorical", 4), ("gaussian", 4)]
-)
-@pytest.mark.parametrize("name", [n for n in FITTED if n not in BY_HAND])
+CLIP_OR_PENALTY = tuple(n for n in LOOPS if n in LOSSES)
+LOOPED = [(n, "categorical", 4) for n in CLIP_OR_PENALTY]
+LOOPED += [("ppo_clip", "categorical", 1), ("ppo_clip", "gaussian", 4)]
+
+
+@pytest.mark.parametrize(("name", "policy", "num_minibatches"), LOOPED)
 def test_epochs_of_minibatches_are_adam_by_hand(name, policy, num_minibatches, x64):
     c, p = case(policy), problem(case(policy), policy)
     static = {} if num_minibatches == 4 else {"num_minibatches": num_minibatches}
@@ -908,7 +1125,7 @@ def test_epochs_of_minibatches_are_adam_by_hand(name, policy, num_minibatches, x
     assert min(max_difference(flat(params), other) for other in wrong) > 1e-7
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", CLIP_OR_PENALTY)
 def test_the_epoch_that_leaves_the_region_is_undone(name, x64):
     c, p = case("categorical"), problem(case("categorical"), "categorical")
 
@@ -947,7 +1164,7 @@ def is_adam(x):
 
 BETA = "beta", {"beta_tolerance": 1.5, "beta_increase": 3.0, "beta_decrease": 0.25}, 3.0, 0.25
 RATE = "learning_rate", {"kl_tolerance": 1.5, "learning_rate_factor": 2.0}, 0.5, 2.0
-FOLLOWING = {"ppo_penalty": BETA, "ppo_reverse_kl": BETA, "ppo_adaptive_lr": RATE}
+FOLLOWING = {"ppo_penalty": BETA, "ppo_adaptive_lr": RATE}
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
@@ -988,10 +1205,11 @@ def test_the_kl_that_is_followed_is_that_of_old_to_new(name, x64):
     np.testing.assert_allclose(getattr(state, what), factor * extra[what], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["ppo_penalty", "ppo_reverse_kl"])
-def test_a_fixed_penalty_stays(name):
+def test_a_fixed_penalty_stays():
     c = case("categorical")
-    _, state, extra = run(name, "categorical", c, static={"adaptive": False}, target_kl=1e-9)
+    _, state, extra = run(
+        "ppo_penalty", "categorical", c, static={"adaptive": False}, target_kl=1e-9
+    )
     assert state.beta == extra["beta"] == 1.0
 
 

@@ -38,6 +38,7 @@ def test_status_of_a_sweep(toy_sweep, toy_training, tmp_path, said):
         "compiling training of group 0",
         "computing chunk 1 of 3 of group 0",
         "compiling evaluation of group 0",
+        "computing chunk 1 of 3 of group 0",
         "computing chunk 2 of 3 of group 0",
         "computing chunk 3 of 3 of group 0",
     ]

@@ -13,6 +13,8 @@ from kltrust import mdpo, ppo_clip, value_regression, vanilla_pg
 from kltrust.settings import annealed
 from kltrust.types import CriticBatch
 from kltrust.updates import ADAM, Optimizer, bounded
+from kltrust.updates.optimizers import _ELEMENTWISE, Elementwise
+from kltrust.updates.vectors import in_vectors
 from kltrust.values import from_plain, to_plain
 
 ADAMW = Optimizer("adamw", weight_decay=0.1)
@@ -126,6 +128,61 @@ def test_the_norm_is_bounded_over_all_leaves_before_the_optimizer(bound):
     state = optimizer.update(gradient, optimizer.init(gradient))[1]
     first_moment = jnp.concatenate([10 * x for x in jax.tree.leaves(state[1][0].mu)])
     np.testing.assert_allclose(first_moment, np.array([3, 0, 4]) * min(bound / 5, 1), rtol=1e-6)
+
+
+PARAMS = {"w": jnp.linspace(-1, 2, 12).reshape(3, 4), "b": jnp.array([0.5, -3.0])}
+
+
+def stepped(transformation):
+    """Parameters and state after two steps whose gradients have a norm beyond the bound."""
+
+    def descend(start, tree_of, vector_of):
+        def step(carry, slope):
+            params, state = carry
+            gradient = jax.tree.map(lambda p: slope * jnp.cos(p), tree_of(params))
+            updates, state = transformation.update(vector_of(gradient), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return step(step(start, 1.0)[0], 3.0)
+
+    return in_vectors(descend, transformation, PARAMS, transformation.init(PARAMS))
+
+
+@pytest.mark.parametrize("name", sorted(_ELEMENTWISE))
+def test_leaves_strung_together_move_as_they_would_one_by_one(name, monkeypatch):
+    settings = {"weight_decay": 0.1} if name.endswith("w") else {}
+    transformation = bounded(Optimizer(name, **settings), 0.01, 0.5)
+    assert isinstance(transformation, Elementwise)
+    leaf_by_leaf, seen = stepped(transformation)[0], []
+
+    def plain(*operands, default, **_):
+        seen.append(default.__name__)
+        return default(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", plain)
+    as_vectors = stepped(transformation)[0]
+    assert seen == ["as_vectors"]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, as_vectors, leaf_by_leaf)
+    assert np.max(np.abs(as_vectors[0]["w"] - PARAMS["w"])) > 1e-4
+
+
+@pytest.mark.parametrize("given", ["lamb", "novograd", "adafactor", sgd_of_ones_own])
+def test_an_optimizer_that_may_look_at_the_tree_keeps_it(given, monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", None)
+    transformation = bounded(Optimizer.of(given), 0.01, 0.5)
+    assert not isinstance(transformation, Elementwise)
+    stepped(transformation)
+
+
+def test_it_would_move_otherwise_strung_together():
+    """The control: of lamb, whose steps are as long as a leaf is."""
+    transformation = bounded(Optimizer("lamb"), 0.01, 0.5)
+    own = stepped(transformation)[0][0]
+    strung = Elementwise(*transformation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.lax, "platform_dependent", lambda *x, default, **_: default(*x))
+        assert np.max(np.abs(stepped(strung)[0][0]["b"] - own["b"])) > 1e-4
 
 
 SCHEDULE = optax.linear_schedule(0.05, 0.0, 3)

@@ -33,7 +33,9 @@ import {helper}
 class Bounded:
     "TRPO, by another name."
     max_kl: float = kltrust.setting(0.01, "Bound.", above=0, role="bound")
-    rounds: int = 3
+    stop: float = kltrust.setting(float("inf"), "Off.", infinite=True)
+    rounds: int = kltrust.setting(3 * 10**9, "Many.", at_most=10**10)
+    widths: tuple = (8, 8)
     optimizer: object = kltrust.setting(kltrust.updates.Optimizer("adamw"), "Optimiser.")
 
     def init(self, params):
@@ -125,7 +127,8 @@ def test_reading_needs_no_code(place, capsys):
         assert text in page
     (preset,) = (place.runs / "report" / "presets").rglob("*.toml")
     update = tomllib.loads(preset.read_text("utf-8"))["update"]
-    assert update == {"max_kl": 0.01, "rounds": 3, "optimizer": "adamw()"}
+    values = {"max_kl": 0.01, "stop": np.inf, "rounds": 3 * 10**9, "widths": [8, 8]}
+    assert update == {**values, "optimizer": "adamw()"}
     assert "bounded" not in algorithm_names()
 
 

@@ -16,6 +16,7 @@ PROMISED = set(
     clipped_value_loss gae fisher_vector_product conjugate_gradient vanilla_pg npg trpo
     ppo_clip ppo_penalty ppo_reverse_kl ppo_adaptive_lr mdpo
     ppo spo drift_ppo fr_ppo espo tr_ppo ppo_asymmetric spma fixpo
+    trgppo ppo_ewma vmpo trpl
     algorithm setting register_algorithm value_regression
     make actor_critic make_learner run train evaluate Env Outcome
     Transition PolicyBatch PolicyUpdate ActorCritic Learner LearnerState Metrics types tree

@@ -347,7 +347,10 @@ def test_an_unknown_algorithm_names_the_nearest():
         algorithms.find_algorithm("trop")
 
 
-FIRST_ORDER = ("ppo", "spo", "drift_ppo", "fr_ppo", "espo", "tr_ppo", "ppo_asymmetric", "spma")
+FIRST_ORDER = (
+    *("ppo", "spo", "drift_ppo", "fr_ppo", "espo", "tr_ppo", "ppo_asymmetric", "spma"),
+    *("trgppo", "ppo_ewma", "vmpo", "trpl"),
+)
 
 
 def test_what_annealing_shrinks():

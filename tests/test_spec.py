@@ -295,7 +295,7 @@ def test_the_benchmarks_specifications(path):
     # What a table of scores is made from needs seeds; a finding about updates has one for each.
     # Nobody looks at the scores of what is only killed or judged, and MinAtar's runs are hours of
     # CPU time each: its tables show every seed and claim no interval.
-    few = parsed.name.startswith(("laboratory", "survival", "kills", "minatar", "judge"))
+    few = parsed.name.startswith(("laboratory", "kills", "minatar", "judge"))
     tuning = parsed.name.startswith("tuning")
     assert len(parsed.seeds) >= (1 if tuning else 3 if few else 10)
     assert (min(parsed.seeds) >= 1000) == tuning  # what tunes reports nothing

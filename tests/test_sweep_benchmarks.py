@@ -197,7 +197,7 @@ def test_random_actions_are_allowed_ones():
 
 def test_host_work_is_a_share_and_leaves_nothing_patched(toy_spec, tmp_path):
     before = store.Run.commit
-    assert sweeps.main(sweeps.Options(("sweep_host_work",), tmp_path, toy_spec)) == 0
+    sweeps.main(sweeps.Options(toy_spec, tmp_path))
     result = json.loads((tmp_path / "sweep_host_work.json").read_text())
     assert set(result["host_seconds"]) == {"commits", "copies of the state", "progress"}
     assert all(seconds > 0 for seconds in result["host_seconds"].values())

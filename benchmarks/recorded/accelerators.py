@@ -66,7 +66,9 @@ def lanes(parts: dict[str, Result]) -> Iterator[Row]:
 
 
 def paced(part: Result) -> str:
-    return f"{part['steps per second']:,} steps/s: {part['seconds in all']:,.0f} s"
+    done = len(part["seconds"]) * part["steps of a round"] / part["of steps"]
+    by = f", by the pace of {done:.0%} of the steps" if done < 1 else ""
+    return f"{part['steps per second']:,} steps/s: {part['seconds in all']:,.0f} s{by}"
 
 
 def grown(parts: dict[str, Result]) -> Iterator[Row]:

@@ -61,6 +61,29 @@ def laboratory_hurt(result: Result) -> list[str]:
     return pivot(result["rows"], first, column, "{hurt:.1%}")
 
 
+def laboratory_family(result: Result) -> list[str]:
+    """Exact updates of every algorithm."""
+
+    def claimed(row: Result) -> str:
+        if "bound" not in row:
+            return ""
+        reached = {"spo": "ratio_change", "fixpo": "kl_max", "trpl": "projected_max"}
+        return f"{row[reached[row['update']]]:.3g} of {row['bound']:.3g}"
+
+    columns: dict[str, Form] = {
+        "table": "{table}",
+        "update": "`{update}`",
+        "lower J": "{lowered:.1%}",
+        "least change of J": "{worst_change:.1e}",
+        "of the way": "{way:.0%}",
+        "median KL": "{kl_median:.4f}",
+        "largest KL of a state": "{kl_max:.3g}",
+        "largest mean abs(r - 1)": "{ratio_change:.3f}",
+        "claimed": claimed,
+    }
+    return table(result["rows"], columns)
+
+
 def collapse(result: Result) -> list[str]:
     """One line on the unconstrained step."""
     form = (

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from kltrust.algorithms._registry import algorithm
 from kltrust.losses import penalty_surrogate_loss
 from kltrust.settings import setting
-from kltrust.types import Array, Number
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 from kltrust.updates import FirstOrder, Sample, reverse_kl
 from kltrust.updates.fields import LEARNING_RATE, NUM_MINIBATCHES
 
@@ -52,9 +50,9 @@ class MDPO(FirstOrder):
             sample.log_ratio, sample.advantage, distance, 1 / self.step_size
         )
 
-    def told(self, dtype: Any) -> dict[str, Array]:
+    def told(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
         """The step size."""
-        return {"step_size": jnp.asarray(self.step_size, dtype)}
+        return {"step_size": jnp.asarray(self.step_size, batch.advantage.dtype)}
 
 
 mdpo = MDPO

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from kltrust import tree
 from kltrust.algorithms._registry import algorithm
+from kltrust.checks import check_order
 from kltrust.divergences import kl_divergence
 from kltrust.settings import setting
-from kltrust.solvers import backtracking_line_search, trust_region_scale
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+from kltrust.solvers import backtracking_line_search, boundary_scale, trust_region_scale
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
 from kltrust.updates import NaturalStep, surrogate
+
+
+class TRPOState(NamedTuple):
+    """The part of ``max_kl`` that is in force: [] float."""
+
+    region: Array
 
 
 @algorithm("trpo")
@@ -25,13 +34,25 @@ class TRPO(NaturalStep):
     scaled to the boundary of the quadratic model, then shortened until the true KL and L both
     agree. If no length does, the parameters stay what they were, bit for bit.
 
+    Options, all off by default. ``bounded`` takes a quantile of the states' KLs, or the largest, in
+    place of their mean. ``boundary_steps`` bring the step to where the true KL, and not its model,
+    meets the bound. ``accept_ratio`` and ``adaptive`` are rules of trust-region methods (Conn,
+    Gould and Toint 2000), with rho the actual gain of L over that of its linear model. A candidate
+    with a rho below accept_ratio is shortened further. The region, the part of max_kl that is in
+    force, shrinks by ``region_step`` where rho was below ``low_ratio`` or no step was found; it
+    grows by it, up to all of max_kl, where the first candidate was taken with rho above
+    ``high_ratio``.
+
     Extra:
-        - ``max_kl``: the bound in force, nats; a schedule may move it.
+        - ``max_kl``: the bound on the mean KL in force, nats; a schedule or the region may move it.
+          NaN if a quantile below 1 is bounded, which says nothing of the mean.
         - ``accepted``: 1 if the line search took a step, 0 if the parameters stayed.
         - ``backtracks``: how often the step was shortened.
         - ``cg_residual``: |g - (F + damping I)x| / |g| when the conjugate gradients ended.
         - ``zero_gradient``: 1 if there was no step to try: the gradient was 0, or the step was not
           finite.
+        - ``region``: the part of max_kl that the update was made with; 1 if not adaptive.
+        - ``reduction_ratio``: rho of the last candidate.
     """
 
     max_kl: Number = setting(
@@ -57,44 +78,123 @@ class TRPO(NaturalStep):
         usual="10 to 15",
     )
 
-    def init(self, params: Params) -> tuple:
-        """Nothing to remember."""
-        return ()
+    bounded: str = setting(
+        "mean",
+        "What max_kl bounds: the mean over states, or a quantile of theirs.",
+        choices=("mean", "quantile"),
+        usual="mean (Schulman et al. 2015)",
+    )
+    kl_quantile: Number = setting(
+        1.0,
+        "The share of the states within the bound, of quantile; 1 bounds the largest KL.",
+        above=0,
+        at_most=1,
+        usual="1, the maximum of the theory; 0.95",
+    )
+    boundary_steps: int = setting(
+        0,
+        "Halvings that bring the step to the true boundary; 0 takes that of the quadratic model.",
+        at_least=0,
+        at_most=100,
+        usual="0; 8 comes within a per cent",
+    )
+    accept_ratio: Number = setting(
+        0.0,
+        "Least share of the gain of the linear model that a step realises.",
+        at_least=0,
+        below=1,
+        usual="0; 0.1 to 0.25 in trust-region methods",
+    )
+    adaptive: bool = setting(False, "Whether the region grows and shrinks.", usual="off")
+    region_step: Number = setting(
+        2.0, "Factor of the region, up or down.", at_least=1, needs="adaptive", usual="2"
+    )
+    low_ratio: Number = setting(
+        0.25, "Below it the region shrinks.", at_least=0, needs="adaptive", usual="0.25"
+    )
+    high_ratio: Number = setting(
+        0.75, "Above it the region grows.", at_least=0, needs="adaptive", usual="0.75"
+    )
+    min_region: Number = setting(
+        1e-2,
+        "The region never falls below this part of max_kl.",
+        above=0,
+        at_most=1,
+        role="floor",
+        needs="adaptive",
+        usual="1e-3 to 1e-1",
+    )
+
+    def check(self) -> None:
+        """Refuses ratios in the wrong order."""
+        check_order(low_ratio=self.low_ratio, high_ratio=self.high_ratio)
+
+    def init(self, params: Params) -> PyTree:
+        """Nothing to remember, or a region of all of max_kl."""
+        return TRPOState(jnp.ones((), tree.wide_dtype(params))) if self.adaptive else ()
 
     def update(
-        self, policy: Policy, params: Params, state: tuple, batch: PolicyBatch, key: Array
-    ) -> tuple[Params, tuple, dict[str, Array]]:
+        self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
+    ) -> tuple[Params, PyTree, dict[str, Array]]:
         """One step."""
         # All of it: rounded products would make more of the KL than a small step does.
         policy = tree.in_full_precision(policy)
+        region = state.region if self.adaptive else 1.0
+        max_kl = self.max_kl * region
+
+        def measured(new: Any) -> Array:
+            kl = kl_divergence(batch.old, new)
+            if self.bounded == "mean":
+                return tree.weighted_mean(kl, batch.weight)
+            return tree.weighted_quantile(kl, self.kl_quantile, batch.weight)
 
         def objective(params: Params) -> tuple[Array, Array]:
             value, new = surrogate(policy, params, batch, self.entropy_coef)
-            return value, tree.weighted_mean(kl_divergence(batch.old, new), batch.weight)
+            return value, measured(new)
 
         (old_value, _), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         natural = self.direction(policy, params, batch, gradient)
-        scale, moved = trust_region_scale(natural.curvature, self.max_kl)
+        scale, moved = trust_region_scale(natural.curvature, max_kl)
+        step = tree.scale(scale, natural.direction)
+        if self.boundary_steps:
 
-        def acceptable(candidate: Params) -> tuple[Array, Array]:
+            def kl_at(factor: Array) -> Array:
+                return objective(tree.add_scaled(params, factor, step))[1]
+
+            step = tree.scale(boundary_scale(kl_at, max_kl, self.boundary_steps), step)
+
+        def acceptable(candidate: Params) -> tuple[Array, tuple[Array, Array]]:
             value, kl = objective(candidate)
-            return (kl <= self.max_kl) & (value > old_value), kl
+            gain = value - old_value
+            model = tree.dot(gradient, tree.add_scaled(candidate, -1.0, params))
+            rho = jnp.where(model > 0, gain / jnp.where(model > 0, model, 1), 0)
+            good = (gain >= self.accept_ratio * model) & (value > old_value)
+            return (kl <= max_kl) & good, (kl, rho)
 
         search = backtracking_line_search(
-            acceptable,
-            params,
-            tree.scale(scale, natural.direction),
-            shrink=self.shrink,
-            max_backtracks=self.max_backtracks,
+            acceptable, params, step, shrink=self.shrink, max_backtracks=self.max_backtracks
         )
+        dtype = natural.curvature.dtype
+        of_mean = self.bounded == "mean" or jnp.asarray(self.kl_quantile) == 1
         extra = {
-            "max_kl": jnp.asarray(self.max_kl, natural.curvature.dtype),
+            "max_kl": jnp.where(of_mean, max_kl, tree.not_measured()).astype(dtype),
             "accepted": search.accepted,
             "backtracks": search.num_backtracks,
             "cg_residual": natural.residual,
             "zero_gradient": ~moved,
+            "region": jnp.asarray(region, dtype),
+            "reduction_ratio": search.aux[1],
         }
+        if self.adaptive:
+            state = TRPOState(self.follow(state.region, search.aux[1], search))
         return search.params, state, extra
+
+    def follow(self, region: Array, rho: Array, search: Any) -> Array:
+        """The next ``region`` []: by ``rho`` [], the last candidate's, and the ``search``."""
+        shrinks = ~search.accepted | (rho < self.low_ratio)
+        grows = (rho > self.high_ratio) & (search.num_backtracks == 0)
+        factor = jnp.where(shrinks, 1 / self.region_step, jnp.where(grows, self.region_step, 1.0))
+        return jnp.clip(region * factor, self.min_region, 1).astype(region.dtype)
 
 
 trpo = TRPO

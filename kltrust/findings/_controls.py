@@ -205,3 +205,44 @@ def early_stop_always(lane: Lane) -> Evidence | None:
 def no_epoch_kept(lane: Lane) -> Evidence | None:
     """Not one epoch of the update stays, in half of the updates or more."""
     return lane.when("extra.epochs_applied", lane["extra.epochs_applied"] == 0, share=0.5)
+
+
+@finding(
+    "warning",
+    TRAINING,
+    means="The penalty epochs go so far that the passes can't bring every state back: what was "
+    "computed is thrown away.",
+    remedy="A smaller learning rate, more passes, or a larger bound; let the weight begin higher.",
+)
+def bound_not_mended(lane: Lane) -> Evidence | None:
+    """Fix-up passes end beyond the bound and undo the update, in a tenth of the updates."""
+    return lane.when("extra.fixed", lane["extra.fixed"] == 0, share=0.1)
+
+
+@finding(
+    "warning",
+    TRAINING,
+    means="The weights of the better half are those of its best sample alone: the temperature can "
+    "fall no further, since the advantages differ too little for what they may be apart.",
+    remedy="Standardised advantages; a smaller set point of the temperature; smaller dual steps.",
+)
+def temperature_at_floor(lane: Lane) -> Evidence | None:
+    """The temperature of the weights is at its lower bound in a quarter of the updates or more."""
+    limit = lane.claim("floor")
+    there = lane["extra.temperature"] <= limit * 1.0001
+    return lane.when("extra.temperature", there, limit=limit, share=0.25)
+
+
+@finding(
+    "note",
+    TRAINING,
+    means="The policy that acts is not the one that is within the bounds: the regression has no "
+    "hold on it.",
+    remedy="More epochs, a larger weight of the regression, a smaller learning rate.",
+)
+def projection_left_behind(lane: Lane) -> Evidence | None:
+    """The acting policy is typically further from the projected one than that is from old."""
+    gap, moved = lane["extra.projection_gap"], lane["extra.projected_kl"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        over = np.where(moved > NOTHING, gap / moved, np.nan)
+    return lane.typical("projection_gap / projected_kl", 1.0, np.greater, values=over)

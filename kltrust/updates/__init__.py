@@ -5,6 +5,7 @@
 - First order: `minibatch_epochs` with a `kl_gate` or a `change_gate`; `FirstOrder` to inherit from;
   `Optimizer`, any of optax's by name.
 - Second order: `natural_direction`, or `NaturalStep` to inherit from.
+- The ball of a KL around a distribution: `project`, `ratio_interval`, `geodesic`, `kl_parts`.
 - Around any of them: `outer`, an optimiser that takes the step.
 - What moves: `moves_floats`, of parameters with other leaves as well.
 - From one iteration to the next: `follow_kl` for a penalty's weight, a learning rate, anything;
@@ -20,6 +21,7 @@ from kltrust.updates.epochs import (
     kl_gate,
     minibatch_epochs,
 )
+from kltrust.updates.families import geodesic, kl_parts, project, ratio_interval
 from kltrust.updates.first_order import FirstOrder
 from kltrust.updates.leaves import moves_floats
 from kltrust.updates.minibatches import minibatch_epoch
@@ -58,7 +60,9 @@ __all__ = [
     "clipped_loss",
     "dual_ascent",
     "follow_kl",
+    "geodesic",
     "kl_gate",
+    "kl_parts",
     "log_ratio",
     "mean_change",
     "mean_entropy",
@@ -69,6 +73,8 @@ __all__ = [
     "natural_direction",
     "outer",
     "penalised_loss",
+    "project",
+    "ratio_interval",
     "reverse_kl",
     "sample_loss",
     "surrogate",

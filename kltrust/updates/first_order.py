@@ -22,6 +22,7 @@ class FirstOrder(MinibatchEpochs):
     A declaration says ``losses``, the surrogate less the drift of every row, and has a setting
     ``learning_rate``. It may say more:
 
+    - ``prepare``: what it works out of the rows once, before the epochs.
     - ``gate``: which parameters may stay after an epoch; by default those within ``max_kl``.
     - One coefficient that is steered from one iteration to the next: ``State``, a named tuple of
       the optimiser's state and the coefficient, which begins as ``start()`` says and goes on as
@@ -33,6 +34,10 @@ class FirstOrder(MinibatchEpochs):
     def losses(self, sample: Sample, coefficient: Any) -> Array:
         """-(r A - D) of every row of a ``sample``, [N]; a ``coefficient`` [] or None."""
         raise NotImplementedError
+
+    def prepare(self, batch: PolicyBatch) -> PyTree:
+        """``sample.batch.known`` of the losses, [N, ...] of the rows of a ``batch``, or None."""
+        return None
 
     def rate(self, coefficient: Any) -> Number:
         """The learning rate [] at a ``coefficient`` []."""
@@ -50,8 +55,11 @@ class FirstOrder(MinibatchEpochs):
         """
         raise NotImplementedError
 
-    def told(self, dtype: Any) -> dict[str, Array]:
-        """What a report says beside the coefficient, by name, in a ``dtype``."""
+    def told(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
+        """What a report says beside the coefficient, by name -> scalars.
+
+        ``params`` are those of ``policy`` after the epochs over ``batch``.
+        """
         return {}
 
     def init(self, params: Params) -> PyTree:
@@ -67,11 +75,12 @@ class FirstOrder(MinibatchEpochs):
         """All epochs, and the next coefficient."""
         now: Any
         opt_state, now = (state, None) if self.State is None else state
+        batch = batch._replace(known=self.prepare(batch))
         loss = sample_loss(policy, lambda sample: self.losses(sample, now), self.entropy_coef)
         params, opt_state, report = self.fit(
             loss, policy, params, opt_state, batch, key, self.rate(now)
         )
-        told = self.told(batch.advantage.dtype)
+        told = self.told(policy, params, batch)
         if self.State is not None:
             told |= {state._fields[1]: now}
             kl, stopped = mean_kl(policy, params, batch), report.extra["kl_stopped"]

@@ -70,12 +70,14 @@ class Sample(NamedTuple):
         log_ratio: [N] log new(a|s) - log old(a|s).
         advantage: [N], 0 in rows of weight 0.
         old, new: the distributions at the N states.
+        batch: the rows themselves, for what the rest does not say.
     """
 
     log_ratio: Array
     advantage: Array
     old: Distribution
     new: Distribution
+    batch: PolicyBatch
 
     def kl(self) -> Array:
         """KL(old || new) per state, exact, nats: [N]."""
@@ -93,7 +95,7 @@ def sample_loss(
 
     def loss(params: Params, batch: PolicyBatch) -> Array:
         new = policy(params, batch.obs)
-        sample = Sample(log_ratio(new, batch), known_advantage(batch), batch.old, new)
+        sample = Sample(log_ratio(new, batch), known_advantage(batch), batch.old, new, batch)
         return _less_entropy(losses(sample), new, batch, entropy_coef)
 
     return loss

@@ -53,6 +53,11 @@ class Optimizer:
         """The optimiser at a learning rate, which may be traced."""
         return _function(self.name)(learning_rate, **self.settings)
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether it is known to see no tree, see `Elementwise`."""
+        return self.name in _ELEMENTWISE and "mask" not in self.settings
+
     @staticmethod
     def of(value: Any, where: str = "optimizer") -> MakeOptimizer:
         """An optimiser from whatever names one.
@@ -184,12 +189,27 @@ ADAM = Optimizer("adam", eps=1e-5)
 """The default of all algorithms: eps as in the PPO authors' own code, where optax has 1e-8."""
 
 
+_ELEMENTWISE = {
+    *("adabelief", "adagrad", "adam", "adamax", "adamaxw", "adamw", "amsgrad", "lion"),
+    *("radam", "rmsprop", "sgd", "yogi"),
+}
+
+
+class Elementwise(optax.GradientTransformationExtraArgs):
+    """A transformation of optax that sees no tree: what it does to an entry of the gradient depends
+    on that entry, its past and its parameter, and on the norm of all entries together.
+
+    Leaves that are strung together into one vector then move as they would one by one.
+    """
+
+
 def bounded(
     optimizer: MakeOptimizer, learning_rate: Number, max_grad_norm: Number
 ) -> optax.GradientTransformation:
     """An ``optimizer`` after a bound on the gradient's global norm -> a transformation of optax.
 
-    The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced.
+    The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced. The
+    transformation is `Elementwise` if the optimiser is one of optax's that are known to be.
     """
     chain = optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer(learning_rate))
 
@@ -198,4 +218,6 @@ def bounded(
         with jax.numpy_dtype_promotion("standard"):
             return chain.update(*args, **more)
 
-    return optax.GradientTransformationExtraArgs(chain.init, update)
+    elementwise = isinstance(optimizer, Optimizer) and optimizer.is_elementwise
+    kind = Elementwise if elementwise else optax.GradientTransformationExtraArgs
+    return kind(chain.init, update)

@@ -257,6 +257,25 @@ TABLES = {
         "learning_rate_at_clamp",
         True,
     ),
+    "fix-ups that mend too little": (
+        {"kl": 0.0 * _ONES, "extra.fixed": (_T % 3 > 0) * 1},
+        "bound_not_mended",
+        False,
+    ),
+    "a temperature of nothing": (
+        {"kl": 0.01 * _ONES, "extra.temperature": 1e-8 * _ONES},
+        "temperature_at_floor",
+        False,
+    ),
+    "a projection that nothing follows": (
+        {
+            "kl": 0.5 * _ONES,
+            "extra.projected_kl": 0.03 * _ONES,
+            "extra.projection_gap": 0.4 * _ONES,
+        },
+        "projection_left_behind",
+        False,
+    ),
     "a set point out of reach": ({"kl": 0.1 * _ONES}, "set_point_missed", False),
     "too many epochs on one batch": (
         {"kl": 0.3 * _ONES, "clip_fraction": 0.7 * _ONES},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,8 +87,10 @@ def _kind(plain: Any) -> str:
 def _made(name: str, kinds: str, said: str, why: str) -> type:
     """One class for all settings of a plan, since JAX keeps what it is told of a class."""
     roles = json.loads(said) or {}
+    any_value: dict[str, Any] = {"infinite": True, "at_most": math.inf}  # its code has checked it
     fields = {
-        key: setting(_KINDS[kind], **roles.get(key, {})) for key, kind in json.loads(kinds).items()
+        key: setting(_KINDS[kind], **any_value, **roles.get(key, {}))
+        for key, kind in json.loads(kinds).items()
     }
 
     def refuse(self: Any, *arguments: Any, **keywords: Any) -> Any:

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from kltrust.experiments.engine import sources
+from kltrust.experiments.engine.devices import use_all_cores
 
 _warned: set[tuple[str, str]] = set()
 _typed: list[str] = []
@@ -39,6 +40,8 @@ def bring(names: Iterable[str]) -> None:
     for name in names:
         if not name:
             raise ValueError("--import takes a module's name, as in `import MODULE`")
+        # A module that computes starts JAX, whose devices are what they are from then on.
+        use_all_cores(sys.maxsize)
         _search(Path.cwd())
         try:
             module = importlib.import_module(name)

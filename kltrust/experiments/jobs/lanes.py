@@ -111,7 +111,10 @@ class Lanes:
                 # Compiling it while the chunk runs would hide the time that the chunk takes.
                 jax.block_until_ready(metrics)
                 progress.compiling("evaluation")
-            returns = program.evaluate(self.settings, state, self.eval_keys)
+                returns = program.evaluate(self.settings, state, self.eval_keys)
+                progress.computing(index + 1, program.num_chunks)
+            else:
+                returns = program.evaluate(self.settings, state, self.eval_keys)
             if commit is not None:  # while the devices compute
                 progress.chunk(commit())
             metrics = hosts.to_host(metrics)

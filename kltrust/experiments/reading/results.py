@@ -30,7 +30,9 @@ Folder = tuple[Record, Plan, list[tuple[Group, Record | None]]]
 class Results:
     """Tables of finished or unfinished runs; ``run`` is the key between them.
 
-    All three begin with run, label, algorithm, env and seed.
+    All three begin with run, label, algorithm, env and seed. Iterations are numbered from 0, in
+    all frames and messages; ``env_steps`` are those taken by the end of the row's iteration, and
+    ``iterations`` is how many there are.
 
     Attributes:
         runs: one row per run: the resolved settings by dotted name (``update.max_kl``), ``width``,
@@ -40,7 +42,7 @@ class Results:
         metrics: one row per run and iteration, of many runs read when it is first asked for; what
             an algorithm does not report is missing. ``mean_return`` is the mean over the
             episodes that ended within the iteration, missing where none did.
-        evaluations: one row per run and evaluation.
+        evaluations: one row per run and evaluation; ``iteration`` is the last one before it.
         stand_ins: by name, what stands for algorithms of one's own whose module is not imported.
     """
 
@@ -233,7 +235,10 @@ def of_folders(folders: Sequence[Folder]) -> Results:
             if part is not None and part.last_chunk >= 0:
                 parts.append(_Part(part, first, done))
                 table = part.evaluations()
-                evaluations.append(table.assign(run=table.run + first))
+                # A folder counts the iterations before it; frames number them, from 0.
+                table = table[table.iteration <= done]  # what was committed since is in no `runs`
+                numbers = table.iteration - 1
+                evaluations.append(table.assign(run=table.run + first, iteration=numbers))
                 broken |= {first + run: at for run, at in part.nonfinite().items()}
         first += len(plan.settings) * len(plan.seeds)
     table = pd.DataFrame(runs).sort_values("run", ignore_index=True)

@@ -44,14 +44,15 @@ def tell(lock: IO[bytes], doing: str) -> None:
 
 def of(path: Path) -> Activity:
     """The activity on a run folder. Takes its lock for an instant, beside other readers."""
-    doing, since, alive = "", 0.0, False
+    doing, since = "", 0.0
+    alive: bool | None = False
     lock = path / LOCK
     with contextlib.suppress(FileNotFoundError):
         try:
-            with open(lock, "rb") as file:
-                alive = _is_held(file)
+            with open(lock, "rb") as held:
+                alive = _is_held(held)
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short, or none
-                    said = json.loads(file.read())
+                    said = json.loads(held.read())
                     doing, since = str(said["doing"]), float(said["since"])
         except OSError:
             alive = None

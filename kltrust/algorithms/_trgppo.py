@@ -1,0 +1,49 @@
+"""Trust region-guided PPO: a clip of every sample that a KL ball allows."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from kltrust.algorithms._ppo_clip import PPOClip
+from kltrust.algorithms._registry import algorithm
+from kltrust.losses import clipped_surrogate_loss
+from kltrust.settings import setting
+from kltrust.types import Array, Number, PolicyBatch, PyTree
+from kltrust.updates import Sample
+from kltrust.updates.families import ratio_interval
+
+
+@algorithm("trgppo")
+class TRGPPO(PPOClip):
+    """`ppo_clip` whose interval is each sample's own: what a KL ball allows, if that is wider.
+
+    [min(l, 1 - clip_eps), max(u, 1 + clip_eps)], l and u the smallest and largest ratio of the
+    action over all distributions of old's family with KL(old || .) <= ``state_kl`` (Wang et al.
+    2019, TRGPPO). An action that old hardly takes gets a wide one: its probability may grow many
+    times within the same KL. Nothing bounds the ratios or the KL, as in `ppo_clip`.
+    """
+
+    state_kl: Number = setting(
+        0.02,
+        "What the intervals allow KL(old || new) of a state to be, nats.",
+        above=0,
+        role="drift",
+        usual="0.02 to 0.03; clip_eps**2 / 2 is the least that ever widens one",
+    )
+
+    def prepare(self, batch: PolicyBatch) -> PyTree:
+        """The log ratios that the ball allows each row: two [N]."""
+        return ratio_interval(batch.old, batch.action, self.state_kl)
+
+    def losses(self, sample: Sample, coefficient: None) -> Array:
+        """The clipped surrogate."""
+        low, high = sample.batch.known
+        # Beyond float32 an edge is none.
+        widths = -jnp.expm1(low), jnp.expm1(jnp.minimum(high, 80.0))
+        below, above = (jnp.maximum(width, self.clip_eps) for width in widths)
+        return clipped_surrogate_loss(
+            sample.log_ratio, sample.advantage, below, clip_high=above.astype(below.dtype)
+        )
+
+
+trgppo = TRGPPO
