@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 import speed
-import sweeps
 import textbook
 from common import Result, made, rounded, versions
 from peers import as_purejaxrl
 from timing import at_once, paced
-from workers import numerics, ours, profiles
+from workers import killed, numerics, ours, profiles
 
 from kltrust.algorithms import algorithm_names
 from kltrust.experiments.cli import doctor as checks
@@ -221,13 +220,13 @@ def precision(sizes: Sizes) -> Result:
 
 
 def kill(sizes: Sizes) -> Result:
-    """`sweeps.survival` of a small sweep."""
+    """`killed.survival` of a small sweep."""
     runs, num_envs, iterations = sizes.killed
     text = SPEC.format(runs, num_envs, num_envs * 16 * iterations)
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "battery.toml"
         spec.write_text(text, "utf-8")
-        return sweeps.survival(spec, Path(folder), sweeps.Options(kills=sizes.kills))
+        return killed.survival(spec, Path(folder), sizes.kills)
 
 
 def profile(sizes: Sizes) -> Result:
