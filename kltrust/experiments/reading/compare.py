@@ -48,7 +48,7 @@ def compare(
     runs = choice.of_runs(rows)
     runs["side"] = np.where(runs.index < of_b, "a", "b")
     found: dict[tuple[str, str], pd.DataFrame] = dict(
-        iter(runs.groupby(["env", "label"], sort=False))  # type: ignore[arg-type]
+        iter(runs.groupby(["env", "label"], sort=False))
     )
     both = {key: table for key, table in found.items() if table.side.nunique() == 2}
     only = [f"{label} on {env}" for env, label in found if (env, label) not in both]
