@@ -2,10 +2,11 @@
 
     python benchmarks/compiled.py
     python benchmarks/compiled.py --parts compiled_equal --targets h100 --purejaxrl PATH
+    python benchmarks/compiled.py --parts compiled_algorithms --programs chunk --targets h100
     python benchmarks/compiled.py --spec SPEC.toml --targets v5e --out runs
 
     compiled_equal       PPO at the settings of textbook.py, three sizes, beside purejaxrl's
-    compiled_algorithms  every algorithm at its defaults
+    compiled_algorithms  eight algorithms at their defaults; a test holds others to these counts
     compiled_memory      agents with memory
     compiled_spread      one run over four TPU chips
     --spec FILE          the experiments of a sweep's specification
@@ -16,7 +17,8 @@ TPUs the compiler's own estimate of cycles; and of whole programs memory and, on
 host starts something (a CUDA graph counts once). An H100 that is compiled for without being there
 tunes no products and sorts in a slower way.
 
-Targets are h100, v5e (one chip) and cpu. The compilers are not kltrust's dependencies::
+Programs are init, chunk (an iteration) and evaluate. Targets are h100, v5e (one chip) and cpu.
+The compilers are not kltrust's dependencies::
 
     pip install --no-deps jax-cuda13-plugin==VERSION jax-cuda13-pjrt==VERSION  # jaxlib's version
     pip install --no-deps libtpu  # the version that `pip show jax` names as its extra
@@ -33,7 +35,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 # No device is looked for, and none is needed.
@@ -41,7 +42,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 import common
-import gymnax
 import jax
 import numpy as np
 import programs
@@ -49,6 +49,7 @@ import textbook
 import tyro
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from workers.others import purejaxrl
 
 H100 = """
 gpu_device_info {
@@ -82,6 +83,9 @@ LOOPS = {"conjugate_gradient": 10}
 """
 
 
+EIGHT = ("trpo", "npg", "fixpo", "vanilla_pg", "ppo_clip", "ppo_penalty", "mdpo", "spo")
+
+
 @dataclasses.dataclass(frozen=True)
 class Options(common.Parts):
     """What is compiled."""
@@ -89,6 +93,7 @@ class Options(common.Parts):
     targets: tuple[str, ...] = tuple(NEEDED)
     purejaxrl: Path | None = None
     spec: Path | None = None
+    programs: tuple[str, ...] = ("init", "chunk", "evaluate")
 
 
 def main(options: Options) -> None:
@@ -131,20 +136,19 @@ def equal(options: Options, target: str) -> list[common.Result]:
     for num_envs, num_steps in ((4, 128), (64, 128), (4096, 16)):
         settings = textbook.Settings(num_envs=num_envs, num_steps=num_steps)
         of = {"num_envs": num_envs, "num_steps": num_steps}
-        rows.append(of | {"of": "kltrust", **measured(textbook.experiment(settings), target)})
+        ours = measured(options, textbook.experiment(settings), target)
+        rows.append(of | {"of": "kltrust", **ours})
         if options.purejaxrl is not None:
             rows.append(of | {"of": "purejaxrl", **others(options.purejaxrl, settings, target)})
     return rows
 
 
-def algorithms(_: Options, target: str) -> list[common.Result]:
-    import kltrust.algorithms
-
-    names = kltrust.algorithms.ALGORITHMS
-    return [measured(common.experiment(name, "CartPole-v1"), target) for name in names]
+def algorithms(options: Options, target: str) -> list[common.Result]:
+    each = (common.experiment(name, "CartPole-v1") for name in EIGHT)
+    return [measured(options, experiment, target) for experiment in each]
 
 
-def memory(_: Options, target: str) -> list[common.Result]:
+def memory(options: Options, target: str) -> list[common.Result]:
     rows = []
     for cell in ("gru", "mingru"):
         settings = common.experiment(
@@ -156,23 +160,23 @@ def memory(_: Options, target: str) -> list[common.Result]:
             num_envs=64,
             num_steps=128,
         )
-        rows.append({"cell": cell, **measured(settings, target)})
+        rows.append({"cell": cell, **measured(options, settings, target)})
     return rows
 
 
-def spread(_: Options, target: str) -> list[common.Result]:
+def spread(options: Options, target: str) -> list[common.Result]:
     if target != "v5e":
         return []
     settings = {"num_envs": 4096, "num_steps": 16, "minibatch_blocks": 4}
     passes = {"num_epochs": 4, "num_minibatches": 4}
     of = {"ppo_clip": passes, "trpo": {}}
     each = (common.experiment(n, "CartPole-v1", u, passes, **settings) for n, u in of.items())
-    return [measured(experiment, target, 4) for experiment in each]
+    return [measured(options, experiment, target, 4) for experiment in each]
 
 
 def specified(options: Options, target: str) -> list[common.Result]:
     return [
-        {"label": setting.label, **measured(setting.experiment.to_dict(), target)}
+        {"label": setting.label, **measured(options, setting.experiment.to_dict(), target)}
         for setting in common.load_spec(options.spec).settings
     ]
 
@@ -188,7 +192,9 @@ PARTS = {
 # --- how it is measured ---------------------------------------------------------------------------
 
 
-def measured(settings: common.Result, target: str, number: int = 1) -> common.Result:
+def measured(
+    options: Options, settings: common.Result, target: str, number: int = 1
+) -> common.Result:
     """What init, an iteration and an evaluation of an experiment take on a number of devices."""
     experiment = common.made(settings)
     phases = {f"{type(experiment.update).__name__}.update": "policy", **PHASES}
@@ -196,6 +202,7 @@ def measured(settings: common.Result, target: str, number: int = 1) -> common.Re
     found = {
         name: costs(lowered, target, phases, rounds)
         for name, lowered in lowered_parts(experiment, devices(target, number)).items()
+        if name in options.programs
     }
     row = {"algorithm": experiment.algorithm, "env": experiment.env, "target": target}
     row |= {"devices": number, **found}
@@ -241,11 +248,7 @@ def lowered_parts(experiment: Any, of: np.ndarray) -> dict[str, Any]:
 
 def others(path: Path, settings: textbook.Settings, target: str) -> common.Result:
     """An iteration of purejaxrl's PPO."""
-    spec = importlib.util.spec_from_file_location("purejaxrl_ppo", path / "purejaxrl" / "ppo.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path / "purejaxrl"))  # its wrappers
-    spec.loader.exec_module(module)
-    module.gymnax = SimpleNamespace(make=lambda name: before_gymnax_1(*gymnax.make(name)))
+    module = purejaxrl(path)
     s = settings
     config = {
         "LR": s.learning_rate,
@@ -270,21 +273,6 @@ def others(path: Path, settings: textbook.Settings, target: str) -> common.Resul
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=place)
     lowered = jax.jit(module.make_train(config)).lower(key)
     return {"target": target, "devices": 1, "chunk": costs(lowered, target, PUREJAXRL, {}, 4)}
-
-
-def before_gymnax_1(env: Any, params: Any) -> tuple[Any, Any]:
-    """The environment with a step that knows one kind of end, as purejaxrl wants it."""
-
-    class Before:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(env, name)
-
-        def step(self, *arguments: Any) -> tuple:
-            obs, state, reward, terminated, truncated, info = env.step(*arguments)
-            info = {k: x for k, x in info.items() if k != "final_observation"}
-            return obs, state, reward, terminated | truncated, info
-
-    return Before(), params
 
 
 def costs(

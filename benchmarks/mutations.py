@@ -6,11 +6,13 @@
 An edit is a formula as it stands in a file, a wrong one in its place, and the tests that guard it.
 For each, the named tests are run in the copy: "caught" if one of them fails, "SURVIVED" if all
 pass. First they run unedited, since a test that fails anyway catches nothing. The exit status is
-the number of survivors. Nothing is recorded: it is a tool for whoever changes the mathematics.
+the number of survivors. Writes mutations.json to benchmarks/results/; an edit that was not tried
+keeps its row there.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,9 +20,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tyro
+from common import RESULTS, versions, write
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,7 +107,7 @@ EDITS = tuple(
             "divergences/numerics.py",
             "q - p - p * d",
             "q - p + p * d",
-            "test_divergences.py::test_against_definitions",
+            "test_divergences.py::test_kl_near_and_far_meet",
         ),
         (
             "divergences/numerics.py",
@@ -149,14 +152,14 @@ EDITS = tuple(
             "tokens/kl.py",
             "log_prefix = jnp.cumsum(log_ratio, axis=-1) - log_ratio",
             "log_prefix = jnp.cumsum(log_ratio, axis=-1)",
-            "test_sequences.py::test_value_and_gradient_of_whole_sequences",
+            "test_sequences.py::test_a_token_weighs_as_the_prefix_before_it",
         ),
         # fisher
         (
             "fisher.py",
             "jnp.sqrt(probs) * (logits - jnp.sum(probs * logits, axis=-1, keepdims=True))",
             "jnp.sqrt(probs) * logits",
-            "test_fisher.py::test_product_is_the_hessian_of_the_mean_kl",
+            "test_fisher.py::test_matrix_in_leaves_that_are_not_normalised",
         ),
         (
             "fisher.py",
@@ -259,7 +262,7 @@ EDITS = tuple(
             "tabular/_bounds.py",
             "return 2 * eps * mdp.gamma * jnp.square(alpha) / tail",
             "return eps * mdp.gamma * jnp.square(alpha) / tail",
-            "test_theory.py::test_conservative_policy_iteration",
+            "test_theory.py::test_the_conservative_penalty_is_tight",
         ),
         # statistics
         (
@@ -290,6 +293,7 @@ class Options:
 
     only: tuple[str, ...] = ()
     """Edits whose file, formula or tests hold one of these texts; all by default."""
+    out: Path = RESULTS
 
 
 def source(edit: Edit, root: Path = ROOT) -> Path:
@@ -312,6 +316,7 @@ def main(options: Options) -> int:
     chosen = [e for e in EDITS if not options.only or any(o in " ".join(e) for o in options.only)]
     if not chosen:
         raise SystemExit(f"no edit holds any of {', '.join(options.only)}")
+    record = options.out / "mutations.json"
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("kltrust", "tests", "benchmarks"):
@@ -320,9 +325,28 @@ def main(options: Options) -> int:
         shutil.copy(ROOT / "pyproject.toml", copy)
         if not passes(copy, sorted({test for edit in chosen for test in edit.tests.split()})):
             raise RuntimeError("the named tests fail without any edit")
-        survivors = sum(survives(copy, edit) for edit in chosen)
+        survivors = 0
+        for edit in chosen:
+            survived = survives(copy, edit)
+            survivors += survived
+            rows = with_row(record, edit, caught=not survived)
+            write(record, {"rows": rows, "versions": versions()})
     print(f"{len(chosen)} edits, {len(chosen) - survivors} caught, {survivors} survived")
     return survivors
+
+
+def key(edit: Edit) -> tuple[str, str]:
+    """What an edit's row is found by."""
+    return edit.file, edit.wrong
+
+
+def with_row(record: Path, edit: Edit, caught: bool) -> list[dict[str, Any]]:
+    """The rows of a record and that of an edit; those of edits that are no more are left out."""
+    rows = json.loads(record.read_text("utf-8"))["rows"] if record.exists() else []
+    found = {(row["file"], row["wrong"]): row["caught"] for row in rows}
+    found[key(edit)] = caught
+    known = [key(e) for e in EDITS]
+    return [{"file": k[0], "wrong": k[1], "caught": found[k]} for k in known if k in found]
 
 
 def survives(copy: Path, edit: Edit) -> bool:

@@ -11,13 +11,14 @@ and critic together, on one minibatch at hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import textbook
 from common import built, made
-from timing import ready
+from timing import at_once, ready
 
 from kltrust import learner as learners
 from kltrust.advantages import gae, standardize
@@ -112,4 +113,4 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
         "measurement": (measurement, state, new, batch, transition, value, target),
         "gradients alone": (gradients, state, minibatch, of_data),
     }
-    return {name: ready(*part, calls=calls) for name, part in parts.items()}
+    return at_once({name: partial(ready, *part, calls=calls) for name, part in parts.items()})

@@ -14,7 +14,16 @@ from typing import Any
 
 import tyro
 from common import RESULTS
-from recorded import judge, laboratory, scores, speed
+from recorded import (
+    accelerators,
+    compiled,
+    faults,
+    installation,
+    judge,
+    laboratory,
+    scores,
+    speed,
+)
 
 ROOT = Path(__file__).parent.parent
 PICTURE = RESULTS / "learning.png"
@@ -22,6 +31,7 @@ PAGES = (
     ROOT / "README.md",
     *sorted((ROOT / "docs/results").glob("*.md")),
     ROOT / "docs/findings.md",
+    ROOT / "docs/index.md",
 )
 NAMED = {
     scores: "trust_region classic ppo_table1 ppo_table1_brax code_level stagger gymnasium_scores "
@@ -29,6 +39,7 @@ NAMED = {
     laboratory: "collapse memory laboratory_clip laboratory_search laboratory_model "
     "laboratory_hurt laboratory_family",
     speed: "phases audit_cost sweep_speed",
+    compiled: "compiled_equal compiled_algorithms",
 }
 """Tables of one result, both of which have the name of the function that makes one of the other."""
 TABLES: dict[str, tuple[Any, ...]] = {
@@ -38,7 +49,10 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "fast": (speed.fast, "speed_*", "peers_*"),
     **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},
     "judge": (judge.judge, "judge"),
-    "survival": (speed.survival, "sweep_survival", "sweep_host_work"),
+    "accelerators": (accelerators.accelerators, "accelerator*"),
+    "extras": (installation.extras, "extras"),
+    "host_work": (speed.host_work, "sweep_host_work"),
+    "mutations": (faults.mutations, "mutations"),
 }
 """What makes each, and the results that it is made of."""
 

@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,18 @@ import solvers
 import textbook
 import tyro
 from common import Parts, Result, built, chosen, experiment, record_parts, rounded
-from timing import Call, compare, in_turns, milliseconds, once, processes_in_turns, ready, take
+from timing import (
+    Call,
+    Rounds,
+    at_once,
+    compare,
+    in_turns,
+    milliseconds,
+    once,
+    processes_in_turns,
+    ready,
+    take,
+)
 from workers.ours import WAYS
 
 
@@ -194,7 +206,8 @@ def audit_cost(options: Options, rounds: int) -> Result:
             learner = defaults(name, audit=level, **size).learner
             return repeated(*learner, iterations, measured=measured)
 
-        runs = {"nothing": at("default", False)} | {level: at(level) for level in options.levels}
+        jobs = {"nothing": partial(at, "default", False)}
+        runs = at_once(jobs | {level: partial(at, level) for level in options.levels})
         each, ratios = compare(runs, "nothing", rounds, name, iterations)
         cases[name] = {"milliseconds": each, "times": ratios}
     return {"env": "CartPole-v1", **size, "iterations": iterations, "cases": cases}
@@ -203,15 +216,18 @@ def audit_cost(options: Options, rounds: int) -> Result:
 def timed_phases(options: Options, rounds: int) -> Result:
     cases = {}
     for name in chosen("cases", options.cases, phases.CASES):
-        settings = phases.CASES[name]
-        wholes = {"iteration": repeated(*ours(settings), options.calls)}
-        if "MinAtar" not in settings.env:  # it knows no images
-            loop = textbook.make(settings)
-            wholes["the textbook's iteration"] = repeated(*loop, options.calls)
-        parts = phases.phases(settings, options.warm_up, options.calls)
-        cases[name] = milliseconds(in_turns(wholes | parts, rounds), options.calls)
+        cases[name] = timed_case(phases.CASES[name], options, rounds)
         print(name, {n: float(np.median(x)) for n, x in cases[name].items()}, flush=True)
     return {"cases": cases}
+
+
+def timed_case(settings: textbook.Settings, options: Options, rounds: int) -> Rounds:
+    wholes = {"iteration": repeated(*ours(settings), options.calls)}
+    if "MinAtar" not in settings.env:  # it knows no images
+        loop = textbook.make(settings)
+        wholes["the textbook's iteration"] = repeated(*loop, options.calls)
+    parts = phases.phases(settings, options.warm_up, options.calls)
+    return milliseconds(in_turns(wholes | parts, rounds), options.calls)
 
 
 def sweep_speed(options: Options, rounds: int) -> Result:

@@ -1,21 +1,13 @@
-"""Is a sweep that was killed the sweep that was not, and what does the host's work take of it?
+"""What does the host's work take of a sweep?
 
     python benchmarks/sweeps.py
-    python benchmarks/sweeps.py --parts sweep_host_work
 
-    sweep_survival   a sweep runs twice in peace, the second time with its programs in the
-                     compilation cache. Then again, killed (kill -9) at a moment drawn uniformly
-                     from the time that the second one took, gone on with, killed again, and so on;
-                     whenever one gets to its end before its kill, the next begins anew. The tables
-                     of every one that ended are compared with those of the first, value by value
-    sweep_host_work  a sweep runs with its progress shown, line by line, and adds up what every
-                     commit, every copy of a state to the host, and every call of the progress
-                     takes: CPU seconds of all threads but XLA's own, which on a CPU is what the
-                     work takes from the training; and seconds by the clock, which are more, since
-                     the devices compute meanwhile on the same cores. Linux only: the threads' times
-                     are in /proc
+A sweep runs with its progress shown, line by line, and adds up what every commit, every copy of a
+state to the host, and every call of the progress takes: CPU seconds of all threads but XLA's own,
+which on a CPU is what the work takes from the training; and seconds by the clock, which are more,
+since the devices compute meanwhile on the same cores. Linux only: the threads' times are in /proc.
 
-Writes PART.json to benchmarks/results/
+Writes sweep_host_work.json to benchmarks/results/
 """
 
 from __future__ import annotations
@@ -23,9 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,97 +24,26 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import tyro
-from common import SPECS, Parts, Result, chosen, load_spec, run_sweep, versions, write
+from common import RESULTS, SPECS, Result, load_spec, run_sweep, versions, write
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Parts):
+class Options:
     """What is run."""
 
-    spec: Path | None = None  # Default: survival.toml or quickstart.toml of benchmarks/specs/
-    kills: int = 10
-    seed: int = 0  # Of the moments
+    spec: Path = SPECS / "quickstart.toml"
+    out: Path = RESULTS
 
 
-def main(options: Options) -> int:
-    same = True
-    for name in chosen("parts", options.parts, PARTS):
-        part, default = PARTS[name]
-        spec = options.spec or SPECS / default
-        with tempfile.TemporaryDirectory() as folder:
-            result = part(spec, Path(folder), options)
-        write(options.out / f"{name}.json", {"spec": spec.name, **result, "versions": versions()})
-        same &= all(result.get("identical", ()))
-    return int(not same)
+def main(options: Options) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        result = host_work(options.spec, Path(folder))
+    of = {"spec": options.spec.name, **result, "versions": versions()}
+    write(options.out / "sweep_host_work.json", of)
 
 
-# --- survival -------------------------------------------------------------------------------------
-
-
-def survival(spec: Path, folder: Path, options: Options) -> Result:
-    rng = np.random.default_rng(options.seed)
-    for peaceful in (folder / "compiled", folder / "peaceful"):
-        start = time.perf_counter()
-        assert run(["sweep", str(spec), "--out", str(peaceful)]) == 0
-        taken = time.perf_counter() - start
-    print(f"in peace: {taken:.0f} s", flush=True)
-    kills: list[Result] = []
-    identical: list[bool] = []
-    while len(kills) < options.kills or not identical:
-        killed = folder / f"killed{len(identical)}"
-        status = -signal.SIGKILL
-        while status == -signal.SIGKILL:
-            wait = float(rng.uniform(0, taken)) if len(kills) < options.kills else None
-            # Where it was killed before it had written its plan, it begins anew.
-            begun = (killed / "run.json").exists()
-            what = ["--resume", str(killed)] if begun else [str(spec), "--out", str(killed)]
-            status = run(["sweep", *what], wait)
-            if status == -signal.SIGKILL:
-                kills.append({"after_seconds": round(wait or 0, 2), "chunks": chunks(killed)})
-                print(f"kill {len(kills)}: {kills[-1]}", flush=True)
-        if status != 0:
-            raise RuntimeError(f"a sweep that was gone on with ended with status {status}")
-        identical.append(same(peaceful, killed))
-        print(f"ended; tables identical: {identical[-1]}", flush=True)
-    ended = {"sweeps_ended": len(identical), "identical": identical}
-    return {"seconds_in_peace": round(taken, 1), "kills": kills, **ended}
-
-
-def run(arguments: list[str], kill_after: float | None = None) -> int:
-    """The command's exit status; minus the signal's number where it was killed."""
-    command = [sys.executable, "-m", "kltrust.experiments.cli", *arguments, "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        return process.wait(kill_after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-def chunks(folder: Path) -> int:
-    """Committed in all groups together."""
-    commits = folder.glob("groups/*/commit.json")
-    return sum(json.loads(path.read_text("utf-8"))["chunk"] + 1 for path in commits)
-
-
-def same(first: Path, second: Path) -> bool:
-    """Whether all tables of two sweeps hold the same values."""
-    from kltrust.experiments.reading import results
-
-    def tables(folder: Path) -> list[Any]:
-        loaded = results.load(folder)
-        found = (loaded.runs, loaded.metrics, loaded.evaluations)
-        return [table.drop(columns="sweep", errors="ignore") for table in found]  # the folder
-
-    return all(a.equals(b) for a, b in zip(tables(first), tables(second), strict=True))
-
-
-# --- host work ------------------------------------------------------------------------------------
-
-
-def host_work(spec: Path, folder: Path, options: Options) -> Result:
+def host_work(spec: Path, folder: Path) -> Result:
     from kltrust.experiments.cli.progress import ConsoleProgress
     from kltrust.experiments.engine import lanes
     from kltrust.experiments.jobs.run import parts_of
@@ -190,12 +108,6 @@ def cpu_without_xla() -> float:
             if (task / "comm").read_text("utf-8").startswith("tf_"):
                 xla += int((task / "schedstat").read_text("utf-8").split()[0])
     return time.process_time() - 1e-9 * xla
-
-
-PARTS = {
-    "sweep_survival": (survival, "survival.toml"),
-    "sweep_host_work": (host_work, "quickstart.toml"),
-}
 
 
 if __name__ == "__main__":

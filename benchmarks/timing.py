@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,21 @@ def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> Roun
             function()
             seconds[name].append(time.perf_counter() - begin)
     return seconds
+
+
+def paced(function: Callable[[], object], rounds: int, limit: float) -> list[float]:
+    """The seconds of rounds, of which none begins after so many seconds but the first."""
+    seconds: list[float] = []
+    while len(seconds) < rounds and (not seconds or sum(seconds) < limit):
+        seconds += in_turns({"": function}, 1)[""]
+    return seconds
+
+
+def at_once(jobs: Mapping[Any, Callable[[], Any]]) -> dict[Any, Any]:
+    """What every job returns, by its name: a compiler lets others trace meanwhile."""
+    with ThreadPoolExecutor(8) as pool:
+        futures = {name: pool.submit(job) for name, job in jobs.items()}
+        return {name: future.result() for name, future in futures.items()}
 
 
 def ready(function: Callable, *arguments: Any, calls: int = 1) -> Callable[[], None]:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from kltrust.types import ActorCritic, Env
+from kltrust.lazy import environments
+from kltrust.types import (
+    ActorCritic,
+    Box,
+    Discrete,
+    Env,
+    MaskedSpace,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+)
 
 
 def check(**settings: tuple[Any, bool]) -> None:
@@ -101,7 +113,8 @@ def check_minibatches(size: int, of: str, num_blocks: int = 1, **counts: int) ->
     where = "a batch" if num_blocks == 1 else f"each of {num_blocks} blocks"
     for name, count in counts.items():
         if count < 1 or size % count:
-            divisors = [d for d in range(1, size + 1) if size % d == 0]
+            small = [d for d in range(1, math.isqrt(size) + 1) if size % d == 0]
+            divisors = sorted({*small, *(size // d for d in small)})
             nearest = sorted(sorted(divisors, key=lambda d: abs(d - count))[:2])
             raise ValueError(
                 f"{name}={count} does not divide {where} of {size} {of}: choose a divisor of "
@@ -144,39 +157,90 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
     return [by_bare[text] for text in dict.fromkeys([*begins, *alike])][:3]
 
 
-def check_env_kind(env: Any, other: Any = None) -> None:
-    """Refuses what is no `Env`; ``other`` is the argument beside it, which may have its place.
+def as_env(env: Any, other: Any = None) -> Env:
+    """An environment, of gymnax too, whose spaces are kltrust's; ours comes back as it is.
+
+    Args:
+        env: ours, an environment object of gymnax, or a pair of one and its parameters, as
+            ``gymnax.make`` returns it.
+        other: the argument beside it, which may have its place.
 
     Raises:
-        TypeError: names what makes one.
+        TypeError: if it is neither; names what makes one.
     """
+    pair = env if isinstance(env, tuple) and len(env) == 2 else (env, None)
+    if not isinstance(env, Env) and hasattr(pair[0], "step_env"):
+        raw, params = pair
+        fields = dataclasses.fields(params) if dataclasses.is_dataclass(params) else ()
+        given: dict[str, Any] = {field.name: getattr(params, field.name) for field in fields}
+        return environments.make(raw, **given)
     if isinstance(env, Env):
-        return
+        spaces = as_space(env.observation_space), as_space(env.action_space)
+        if spaces[0] is env.observation_space and spaces[1] is env.action_space:
+            return env
+        return env._replace(observation_space=spaces[0], action_space=spaces[1])
+    hint = ""
     if isinstance(other, Env):
         hint = ": the environment comes first"
-    elif isinstance(env, str) or hasattr(env, "step_env"):
-        hint = f": kltrust.make({repr(env) if isinstance(env, str) else 'it'}) makes one of it"
-    else:
-        hint = ""
+    elif isinstance(env, str):
+        hint = f": kltrust.make({env!r}) makes one of it"
     raise TypeError(f"env must be an Env of kltrust, got {kind_of(env)}{hint}")
 
 
-def check_kinds(env: Any, agent: Any) -> None:
-    """Refuses what is no `Env`, or no `ActorCritic`.
+def as_space(space: Any) -> Any:
+    """The space of ours for one of gymnax or gymnasium, or a tree of them; others come back."""
+    if isinstance(space, Space):
+        return space
+    if isinstance(space, MaskedSpace):
+        inner = as_space(space.obs)
+        return space if inner is space.obs else MaskedSpace(inner)
+    kind = type(space).__name__
+    parts = getattr(space, "spaces", space) if kind in ("Dict", "Tuple", "dict", "tuple") else ()
+    if isinstance(parts, Mapping) and parts:
+        made = {name: as_space(part) for name, part in parts.items()}
+        same = parts is space and all(made[name] is part for name, part in parts.items())
+        return space if same else made
+    if isinstance(parts, list | tuple) and parts:
+        listed = tuple(map(as_space, parts))
+        same = parts is space and all(x is y for x, y in zip(listed, parts, strict=True))
+        return space if same else listed
+    if kind == "Discrete" and not getattr(space, "start", 0):
+        return Discrete(int(space.n))
+    if kind == "MultiDiscrete" and not np.any(getattr(space, "start", 0)):
+        return MultiDiscrete(tuple(map(int, np.ravel(space.nvec))))
+    if kind == "MultiBinary":
+        return MultiBinary(int(np.prod(space.n)))
+    if kind == "Box":
+        low, high = (np.broadcast_to(np.asarray(x), space.shape) for x in (space.low, space.high))
+        return Box(low.copy(), high.copy(), tuple(space.shape), np.dtype(space.dtype))
+    return space
+
+
+def check_kinds(env: Any, agent: Any) -> Env:
+    """The environment, see `as_env`; refuses what is none, or no `ActorCritic`.
 
     Raises:
-        TypeError: names what makes one.
+        TypeError: names what to pass.
     """
-    check_env_kind(env, agent)
+    env = as_env(env, agent)
     if not isinstance(agent, ActorCritic):
         raise TypeError(
             f"agent must be an ActorCritic, as of kltrust.actor_critic(env), got {kind_of(agent)}"
         )
+    return env
 
 
 def fits(env: Env, agent: ActorCritic) -> tuple[Any, ...]:
     """What an agent was made for and of, to be compared by identity."""
     return env.observation_space, env.action_space, agent.init, agent.value
+
+
+def module_outside(module: str) -> str:
+    """The dotted name of the module from which a function of ``module`` was called."""
+    frame: Any = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == module:
+        frame = frame.f_back
+    return frame.f_globals.get("__name__", "")
 
 
 def kind_of(given: Any) -> str:

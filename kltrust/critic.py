@@ -21,6 +21,7 @@ from kltrust.updates.fields import (
     NUM_MINIBATCHES,
     OPTIMIZER,
 )
+from kltrust.updates.vectors import Convert, Descent, in_vectors
 
 
 @moves_floats
@@ -62,25 +63,30 @@ class ValueRegression:
         """All epochs."""
         optimizer = self._optimizer()
 
-        def step(carry: tuple[Params, PyTree], minibatch: CriticBatch) -> tuple:
-            params, opt_state = carry
-
-            def loss(params: Params) -> Array:
-                now = value(params, minibatch.obs)
-                return jnp.mean(
-                    clipped_value_loss(now, minibatch.value, minibatch.target, self.clip_eps)
-                )
-
-            updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), None
-
-        def epoch(carry: tuple, key: Array) -> tuple:
-            return minibatch_epoch(
-                step, carry, batch, key, self.num_minibatches, batch.blocks.number
+        def loss(params: Params, minibatch: CriticBatch) -> Array:
+            now = value(params, minibatch.obs)
+            return jnp.mean(
+                clipped_value_loss(now, minibatch.value, minibatch.target, self.clip_eps)
             )
 
-        keys = jax.random.split(key, self.num_epochs)
-        return loops.scan(epoch, (params, state), keys)[0]
+        gradient_of = loops.traced_once(jax.grad(loss))
+
+        def descend(start: Descent, tree_of: Convert, vector_of: Convert) -> tuple[Descent, None]:
+            def step(carry: Descent, minibatch: CriticBatch) -> tuple[Descent, None]:
+                params, opt_state = carry
+                gradient = vector_of(gradient_of(tree_of(params), minibatch))
+                updates, opt_state = optimizer.update(gradient, opt_state, params)
+                return (optax.apply_updates(params, updates), opt_state), None
+
+            def epoch(carry: Descent, key: Array) -> tuple[Descent, None]:
+                passed = minibatch_epoch(
+                    step, carry, batch, key, self.num_minibatches, batch.blocks.number
+                )
+                return passed[0], None
+
+            return loops.scan(epoch, start, jax.random.split(key, self.num_epochs))
+
+        return in_vectors(descend, optimizer, params, state)[0]
 
     def _optimizer(self) -> optax.GradientTransformation:
         return bounded(self.optimizer, self.learning_rate, self.max_grad_norm)

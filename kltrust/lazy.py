@@ -86,4 +86,7 @@ else:
     # without.
     distrax = _Module("distrax")
 
-__all__ = ["distrax", "import_extra", "offered", "require_sweeps"]
+environments: Any = _Module("kltrust.environments")
+"""For what stands before them and takes an environment of gymnax in the place of ours."""
+
+__all__ = ["distrax", "environments", "import_extra", "offered", "require_sweeps"]

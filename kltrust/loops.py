@@ -72,6 +72,18 @@ def platform_dependent(
     return jax.lax.platform_dependent(*operands, default=ours[0], **named)
 
 
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The ``function``, traced once for all branches that call it with the same shapes.
+
+    Of `platform_dependent` JAX traces every branch, also where one is compiled. The operations are
+    those of the function, in place: nothing is compiled apart.
+
+    Returns:
+        A function of the same arguments.
+    """
+    return jax.jit(function, inline=True)
+
+
 def alike(x: PyTree, *others: PyTree) -> PyTree:
     """``x``, every leaf varying over all axes that a leaf of it or of ``others`` varies over.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -29,6 +29,7 @@ class Setting:
         infinite: whether infinity is allowed; it switches the setting off.
         choices: the names that a text may take; None allows all.
         functions: whether a function may stand where a text does.
+        schedules: whether a schedule of optax may stand where a number does, see `RateSchedule`.
         usual: the usual range, and whose it is.
         role: what others may know of it: "bound" (on the mean KL of an update, nats), "state bound"
             (on the largest KL of a state), "set point" (of the mean KL), "clip" (half-width of the
@@ -49,6 +50,7 @@ class Setting:
     infinite: bool = False
     choices: tuple[str, ...] | None = None
     functions: bool = False
+    schedules: bool = False
     usual: str = ""
     role: str = ""
     needs: str = ""
@@ -87,6 +89,44 @@ class Setting:
             require(lambda x: x >= 1e-12, "at least 1e-12", **{name: value})
 
 
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True)
+class RateSchedule:
+    """A learning rate that follows the count of an optimiser's own steps, as optax has it.
+
+    The rate of step c, from 0, is ``factor * schedule(c)``. A step is one minibatch, and those of
+    an epoch that is undone are not counted. The function is static, the factor may be traced.
+    """
+
+    schedule: Callable[[Any], Any]
+    factor: Any = 1.0
+
+    def __call__(self, count: Any) -> Any:
+        """The rate [] of the step ``count`` []."""
+        rate = self.schedule(count)
+        return rate if isinstance(self.factor, float) and self.factor == 1 else rate * self.factor
+
+    def __mul__(self, factor: Any) -> RateSchedule:
+        """The schedule times a ``factor`` []."""
+        return RateSchedule(self.schedule, self.factor * factor)
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        """The function's name, of optax's schedules that of their maker."""
+        name = getattr(self.schedule, "__qualname__", repr(self.schedule))
+        return name.removesuffix(".<locals>.schedule")
+
+    def tree_flatten(self) -> tuple[tuple[Any], Any]:
+        """The factor is a leaf."""
+        return (self.factor,), self.schedule
+
+    @classmethod
+    def tree_unflatten(cls, schedule: Any, leaves: Any) -> RateSchedule:
+        """The inverse."""
+        return cls(schedule, *leaves)
+
+
 def declared(field: dataclasses.Field) -> Setting:
     """What is said of a setting at its field."""
     return field.metadata.get(SETTING, Setting())
@@ -110,8 +150,10 @@ def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
     """
     said, kind = declared(field), type(field.default)
     if kind is float:
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, jax.core.Tracer | RateSchedule):
             return value
+        if said.schedules and callable(value) and not hasattr(value, "dtype"):
+            return RateSchedule(value)
         value = _number(value, name)
         said.check(name, value)
     elif kind is int:
@@ -160,8 +202,8 @@ def _number(value: Any, name: str) -> Any:
             raise ValueError(f"{name} must be a number, got an array of {value.dtype}")
     elif callable(value):
         raise ValueError(
-            f"{name} must be a number, got a function: for a schedule of optax, pass an optimizer "
-            "that closes over it, lambda _: optax.adam(schedule)"
+            f"{name} must be a number, got a function: a learning rate may be a schedule of optax, "
+            "and make_learner takes a schedule of the whole algorithm"
         )
     elif not isinstance(value, float | np.number):
         raise ValueError(f"{name} must be a number, got {value!r}")
@@ -176,6 +218,12 @@ def to_plain(value: Any) -> Any:
     """
     if hasattr(value, "to_plain"):
         return value.to_plain()
+    if isinstance(value, RateSchedule):
+        raise ValueError(
+            f"the schedule {value!r} is a function, which no file can hold: in a training or a "
+            "sweep with a run folder take a number and budget.anneal, or register an algorithm of "
+            "your own that makes the schedule"
+        )
     if dataclasses.is_dataclass(value):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -39,6 +39,15 @@ def forgetting_registered():
         registry.update(known)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def remember_no_modules(tmp_path_factory):
+    """What tests import is no matter of who runs them."""
+    from kltrust.experiments.engine import sources
+
+    kept = tmp_path_factory.mktemp("memory") / "modules.json"
+    sources._memory = lambda: kept
+
+
 @pytest.fixture(autouse=True)
 def forget_registered():
     with forgetting_registered():

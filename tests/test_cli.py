@@ -182,6 +182,11 @@ def test_evaluate(trained, said):
     assert said("evaluate", "own", "--episodes", 3, "--best") == (0, out, "")
     _, _, err = said("evaluate", "own", "--episodes", 0)
     assert err.endswith("--episodes must be at least 1, got 0")
+    for command in ("evaluate", "play"):
+        for flag, number in (("episodes", 10**12), ("seed", 2**31), ("seed", -1)):
+            status, _, err = said(command, "own", f"--{flag}", number)
+            assert status == 1
+            assert f"error: --{flag} must be at " in err
 
 
 def test_resume_of_a_finished_run(trained, said):

@@ -1,8 +1,10 @@
 """The commands that run sweeps, and what they print."""
 
+import fcntl
 import io
 import os
 import re
+from unittest.mock import Mock
 
 import pytest
 import toys
@@ -10,27 +12,68 @@ from rich.console import Console
 from toys import SEEDS, SPEC, Stop, parts, python, tiny, toy_plan
 
 from kltrust.experiments.cli import main, pace, progress, tables
+from kltrust.experiments.cli.tables import activity_line
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.events import Report
 from kltrust.experiments.jobs.plan import plan_training
 from kltrust.experiments.store.record import Record
+from kltrust.experiments.store.run import Run
 
 
 def test_status_of_a_sweep(toy_sweep, toy_training, tmp_path, said):
-    path = tmp_path / "part"
+    path, seen = tmp_path / "part", []
+
+    class Looks(Stop):
+        def look(self, *_):
+            seen.append(said("status", path)[1].splitlines()[-1])
+
+        compiling = computing = look
+
     with pytest.raises(InterruptedError):
-        run.start(toy_plan(), path, progress=Stop(2))
+        run.start(toy_plan(), path, progress=Looks(2))
+    does = "a process works on this folder: "
+    assert all(line.startswith(does) and line.endswith(" for 0 s") for line in seen)
+    assert [line.removeprefix(does)[:-8] for line in seen] == [
+        "compiling init of group 0",
+        "compiling training of group 0",
+        "computing chunk 1 of 3 of group 0",
+        "compiling evaluation of group 0",
+        "computing chunk 1 of 3 of group 0",
+        "computing chunk 2 of 3 of group 0",
+        "computing chunk 3 of 3 of group 0",
+    ]
     status, out, _ = said("status", path)
     assert status == 0
+    assert "no process works on this folder; the last sign of one is of 20" in out
+    assert "0 s ago, computing chunk 3 of 3 of group 0)" in out
+    assert "kltrust sweep --resume" in out
+    assert "last commit" in out
     assert "toy: not finished" in out
     assert "2/3" in out
     assert "0/2" in out
     status, out, _ = said("status", toy_sweep.path)
     assert "toy: finished" in out
+    assert "process" not in out
     assert out.count("done") == 2
     _, out, _ = said("status", toy_training.path)
     assert "trpo-CartPole-v1: finished" in out
     assert "7/7" in out
+
+
+def test_status_where_locks_or_words_are_lacking(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with Run.create(path, plan_training(tiny(), SEEDS, width=1).to_config()) as held:
+        record = Record(path)
+        assert "a process works on this folder: it does not say what" in activity_line(record)
+        held.tell("compiling init")
+        (path / ".lock").write_text('{"doing": "compi', "utf-8")  # as a reader may find it
+        assert "it does not say what" in activity_line(record)
+        held.tell("compiling init")
+        with monkeypatch.context() as patched:
+            patched.setattr(fcntl, "flock", Mock(side_effect=OSError("no locks here")))
+            assert "can't tell whether a process works" in activity_line(record)
+            assert "it said it was compiling init" in activity_line(record)
+    assert "kltrust train --resume" in activity_line(record)
 
 
 def test_a_dry_run_does_nothing(tmp_path, said, monkeypatch):

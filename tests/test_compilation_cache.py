@@ -1,5 +1,6 @@
 """Where compiled programs are kept, and that a training takes them without a difference."""
 
+import warnings
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 import toys
 from conftest import compiling_fast
 
+from kltrust.experiments.cli import surroundings
 from kltrust.experiments.engine import devices
 from kltrust.experiments.jobs.run import train
 from kltrust.experiments.reading import results
@@ -36,6 +38,42 @@ def test_the_folder_is_of_this_cpu(no_folder_given, monkeypatch, tmp_path):
 def test_a_folder_that_is_given(given, found, no_folder_given, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
     assert devices.compilation_cache() == found
+
+
+def test_a_program_that_was_cut_short_is_compiled_once_more(no_folder_given, tmp_path, capsys):
+    """As a kill leaves it: JAX would complain in every process from then on."""
+    folder = devices.compilation_cache()
+
+    def compiled():
+        """What a command says that takes this program."""
+        jax.clear_caches()
+        with compiling_fast(str(folder)), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            with surroundings.prepared():
+                assert jax.jit(lambda x: x + 3)(4) == 7
+        return capsys.readouterr().err
+
+    assert compiled() == ""
+    kept = sorted(folder.glob("*-cache"))
+    programs = [file.read_bytes() for file in kept]
+    assert devices.unreadable(folder) == []
+    for length in (0, 1, len(programs[0]) // 2, len(programs[0]) - 1):
+        kept[0].write_bytes(programs[0][:length])
+        assert devices.unreadable(folder) == kept[:1]
+        assert f"{kept[0]} was cut short" in compiled()
+        assert devices.unreadable(folder) == []
+        assert kept[0].exists()
+    assert compiled() == ""
+    # Nobody else's folder is touched.
+    kept[0].write_bytes(b"")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    assert devices.mend_cache() == kept[:1]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / kept[0].name).write_bytes(b"")
+    jax.config.update("jax_compilation_cache_dir", str(other))
+    assert devices.mend_cache() == []
+    assert devices.unreadable(other) == [other / kept[0].name]
 
 
 def test_a_training_from_kept_programs_has_the_same_bits(toy_training, compilations, tmp_path):

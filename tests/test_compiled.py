@@ -1,8 +1,18 @@
 """What the benchmark of compiled programs reads from a program's text."""
 
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import programs
+import pytest
+from recorded import compiled as recorded
+
+BENCHMARKS = Path(programs.__file__).parent
 
 SHAPE = "f32[4,8]{1,0:T(8,128)}"
 
@@ -30,3 +40,34 @@ def test_loops_are_multiplied_and_put_into_phases():
     assert found["products"].flops == 3 * 7 * 2 * 8**3
     assert found["products"].iterations == 3 * 7
     assert sum(cost.iterations for cost in found.values()) == 3 * 7 + 3
+
+
+def row(algorithm, **counts):
+    return {"algorithm": algorithm, "target": "h100", "chunk": counts}
+
+
+def test_what_costs_more_than_was_recorded_is_named():
+    before = [row("trpo", kernels=10, launches=2), row("npg", kernels=10, launches=2)]
+    now = [row("trpo", kernels=9, launches=3), row("npg", kernels=10, launches=2)]
+    assert list(recorded.grown(now, before)) == ["trpo, h100: 3 launches and not 2"]
+    assert not list(recorded.grown(before, before))
+
+
+def test_no_algorithm_costs_more_than_was_recorded(tmp_path):
+    """On an H100, by its compiler; a minute's work for each, where that is installed."""
+    ceilings = json.loads((BENCHMARKS / "results/compiled_algorithms.json").read_text("utf-8"))
+    packages = ceilings["versions"]["packages"]
+    if importlib.util.find_spec("jax_plugins") is None or not has_compiler():
+        pytest.skip("needs the compiler for GPUs: benchmarks/compiled.py says how to install it")
+    if jax.__version__ != packages["jax"]:
+        pytest.skip(f"recorded with jax {packages['jax']}, whose compiler is another")
+    command = [sys.executable, str(BENCHMARKS / "compiled.py"), "--out", str(tmp_path)]
+    command += ["--parts", "compiled_algorithms", "--programs", "chunk", "--targets", "h100"]
+    subprocess.run(command, check=True, capture_output=True)
+    found = json.loads((tmp_path / "compiled_algorithms.json").read_text("utf-8"))
+    assert [r["algorithm"] for r in found["rows"]] == [r["algorithm"] for r in ceilings["rows"]]
+    assert not list(recorded.grown(found["rows"], ceilings["rows"]))
+
+
+def has_compiler():
+    return importlib.util.find_spec("jax_plugins.xla_cuda13") is not None

@@ -146,11 +146,36 @@ def test_only_whole_iterations_are_paid_for():
     assert experiment().num_iterations == 100_000 // (8 * 256)
 
 
-def test_presets_are_valid_and_listed():
-    for algorithm, env in presets.available():
-        experiment = presets.preset(algorithm, env)
+@pytest.mark.parametrize("source", [None, "accelerator"])
+def test_presets_are_valid_and_listed(source):
+    for algorithm, env in presets.available(source):
+        experiment = presets.preset(algorithm, env, source)
         assert experiment != presets.preset(algorithm, env, "none")
         check_values(experiment)
+
+
+def test_presets_for_accelerators_take_few_large_minibatches():
+    """What an accelerator waits for: steps of the rollout and of the optimisers."""
+
+    def waits(experiment):
+        passes = (experiment.update, experiment.critic)
+        steps = (getattr(p, "num_epochs", 0) * getattr(p, "num_minibatches", 0) for p in passes)
+        return experiment.learner.num_steps + sum(steps)
+
+    known = presets.available("accelerator")
+    assert {algorithm for algorithm, _ in known} == {"ppo_clip", "ppo_penalty", "trpo"}
+    for algorithm, env in known:
+        experiment = presets.preset(algorithm, env, "accelerator")
+        assert experiment.learner.num_envs >= 1024
+        assert waits(experiment) < 100
+        like = presets.preset(known[0][0], env, "accelerator")
+        assert dataclasses.replace(experiment, update=like.update) == like  # equal in all else
+    usual = presets.preset("ppo_clip", "CartPole-v1")
+    assert waits(usual) > 200
+    with pytest.raises(ValueError, match="no accelerator preset of npg on CartPole-v1"):
+        presets.preset("npg", "CartPole-v1", "accelerator")
+    with pytest.raises(ValueError, match="did you mean ppo_clip"):
+        presets.preset("ppo_clib", "CartPole-v1", "accelerator")
 
 
 def test_a_preset_of_ones_own(tmp_path):

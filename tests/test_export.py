@@ -1,6 +1,8 @@
 """Exports: what a dashboard gets is what the tables hold."""
 
+import itertools
 import json
+import shutil
 import struct
 import sys
 
@@ -13,6 +15,7 @@ from kltrust.experiments import cli
 from kltrust.experiments.config import spec
 from kltrust.experiments.jobs import plan
 from kltrust.experiments.reading import export
+from kltrust.experiments.store import activity
 
 SPEC = (
     toys.HEAD.replace('"toy"', '"made"').replace("[3, 5]", "[4, 2]").replace("= 192", "= 128")
@@ -105,6 +108,47 @@ def test_a_second_export_does_not_mix_with_the_first(made, tmp_path, capsys):
     assert cli.main(arguments) == 1
     assert "is there already" in capsys.readouterr().err
     assert {p: p.stat().st_size for p in tmp_path.rglob("*")} == before
+
+
+def test_an_export_follows_a_growing_run(made, tmp_path, capsys, monkeypatch):
+    """Rows come once each, as they are committed; a run that nobody works on ends it."""
+    planned = plan.make_plan(spec.parse(SPEC), width=2)
+    growing, chunks = tmp_path / "runs" / "made", iter([2])
+    toys.write(growing, planned, metrics_of, lambda run, done: 10 * run + done - 0.5, chunks=1)
+    alive = activity.of(growing)._replace(alive=True)
+    assert not alive.doing
+
+    def grow(seconds):
+        shutil.rmtree(growing)
+        toys.write(
+            growing,
+            planned,
+            metrics_of,
+            lambda run, done: 10 * run + done - 0.5,
+            chunks=next(chunks),
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr(activity, "of", lambda path: alive._replace(seen=next(looks)))
+        looks = itertools.count()
+        patched.setattr(export.time, "sleep", grow)
+        out = tmp_path / "tb"
+        assert cli.main(["export", str(growing), "--tensorboard", str(out), "--follow"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("8 new rows of 4 runs") == 2
+    assert "4 runs: tensorboard" in printed
+    (folder,) = out.glob("made/trpo_max_kl=0.02/CartPole-v1/seed2")
+    expected = list(export.exported(kltrust.results.load(made)))[-1].history
+    found = read_events(folder)
+    found.pop(("settings/text_summary", 0))
+    assert found == pytest.approx(
+        {(tag, step): value for step, of in expected.items() for tag, value in of.items()}
+    )
+
+    other = tmp_path / "stopped"
+    toys.write(other, planned, metrics_of, lambda run, done: 0.0, chunks=1)
+    assert cli.main(["export", str(other), "--tensorboard", str(out), "--follow"]) == 0
+    assert "no process works on it any more" in capsys.readouterr().out
 
 
 def wandb_records(data):

@@ -10,6 +10,7 @@ import toys
 from planted import trainings, updates
 
 import kltrust
+from kltrust.experiments.cli.judge import Live
 from kltrust.findings import CATALOGUE, NAMES
 from kltrust.findings._lane import Lane
 
@@ -179,6 +180,24 @@ def test_a_folder_is_judged_by_the_command_line(tmp_path, said):
     assert told["runs"] == 6
     assert told["findings"][0]["env"] == "CartPole-v1"
     assert said("judge")[0] == 1
+
+
+def test_the_judge_beside_a_run_tells_each_finding_once(tmp_path):
+    def metrics(group, first):
+        ones = np.ones((len(group.runs), group.chunk_length))
+        return {"kl": 0.01 * ones, "nonfinite_update": ones}
+
+    planned = toys.toy_plan(toys.MADE + '[[experiments]]\nalgorithms = "ppo_clip"\n', width=3)
+    folder = toys.write(tmp_path / "broken", planned, metrics, lambda run, done: 1.0)
+    # It begins; a call too early; a look from 11 to 12; too early, as that took a second; a look.
+    seconds = iter([0.0, 9.0, 11.0, 12.0, 100.0, 113.0, 114.0])
+    live = Live(folder, lambda: next(seconds))
+    assert live.look() == []
+    (line,) = live.look()
+    assert line.startswith("error parameters_not_finite: ")
+    assert live.look() == []
+    assert live.look() == []
+    assert next(seconds, None) is None
 
 
 def test_a_hundred_runs_take_about_a_second():

@@ -129,7 +129,9 @@ def test_a_training_is_a_sweep_of_one_setting(toy_training):
     columns |= {"return_sum", "length_sum", "num_episodes", "extra.accepted", "extra.cg_residual"}
     assert columns <= set(metrics.columns)
     assert metrics.kl.max() <= 0.01 * (1 + 1e-5)
-    assert sorted(set(evaluations.iteration)) == [2, 4, 6, 7]
+    assert sorted(set(evaluations.iteration)) == [1, 3, 5, 6]
+    steps = [dict(zip(f.iteration, f.env_steps, strict=True)) for f in (metrics, evaluations)]
+    assert steps[1].items() <= steps[0].items()  # one numbering
     (part,) = parts(toy_training)
     assert set(part.seconds) == {"compile", "run"}
     assert min(part.seconds.values()) > 0
@@ -268,7 +270,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(toy_sweep, tmp_path, monke
     assert_same(run.resume(path), toy_sweep)
 
 
-def test_a_shard_for_everyone_and_all_together(toy_sweep, tmp_path):
+def test_a_shard_for_everyone_and_all_together(toy_sweep, tmp_path, monkeypatch):
     paths = [tmp_path / f"shard{i}" for i in (1, 2)]
     for i, path in enumerate(paths, start=1):
         run.start(toy_plan(shard=(i, 2)), path)
@@ -284,7 +286,30 @@ def test_a_shard_for_everyone_and_all_together(toy_sweep, tmp_path):
         merge.merge([toy_sweep.path], tmp_path / "part")
     with pytest.raises(RunError, match="holds another run"):
         merge.merge(paths, paths[0])
+    with pytest.raises(RunError, match="holds another run"):
+        merge.merge(paths, tmp_path / "all")
     assert not (tmp_path / "part").exists()
+    # Killed at its first write, at the second of the next try, and so on.
+    again = tmp_path / "again"
+    write, left = files.write_atomic, [0]
+
+    def killed(file, data):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt  # as after a kill, no error handler runs
+        write(file, data)
+
+    for number in range(20):
+        left[0] = number
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(files, "write_atomic", killed)
+            merge.merge(paths, again)
+            break
+        # Whole, or nothing that going on would train on from.
+        groups = [Record(place.parent) for place in again.glob("groups/*/run.json")]
+        assert all(group.finished or group.last_chunk < 0 for group in groups)
+    assert number > 3
+    assert_same(Record(again), toy_sweep)
 
 
 def test_other_floats_and_options_of_jax_are_said(interrupted, monkeypatch):

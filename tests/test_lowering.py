@@ -13,7 +13,15 @@ import pytest
 from scipy import stats
 
 import kltrust
-from kltrust.lowering import choose, head_product, permutation, quantiles, scan, shortcut
+from kltrust.lowering import (
+    choose,
+    head_product,
+    permutation,
+    quantiles,
+    recording_scan,
+    scan,
+    shortcut,
+)
 from kltrust.networks.modules import Conv
 
 # Compiling is what these tests spend their time on.
@@ -281,9 +289,9 @@ def test_no_variant_of_another_platform_is_exported(monkeypatch):
     """Nor is anybody asked what this machine computes on."""
     real = jax.lax.platform_dependent
 
-    def marked(*operands, default, cpu):
+    def marked(*operands, default, cpu, **others):
         named = jax.named_scope("made_for_a_cpu")(cpu), jax.named_scope("made_for_others")(default)
-        return real(*operands, cpu=named[0], default=named[1])
+        return real(*operands, cpu=named[0], default=named[1], **others)
 
     monkeypatch.setattr(jax.lax, "platform_dependent", marked)
     monkeypatch.setattr(jax, "default_backend", None)
@@ -294,3 +302,71 @@ def test_no_variant_of_another_platform_is_exported(monkeypatch):
         for platform, there in {"cpu": (True, False), "cuda": (False, True)}.items():
             text = traced.lower(lowering_platforms=(platform,)).as_text(debug_info=True)
             assert tuple(mark in text for mark in marks) == there, platform
+
+
+@pytest.fixture
+def as_on_accelerators(monkeypatch):
+    """What is traced takes the lowering of platforms that have none of their own."""
+    plain = lambda *operands, default, **_: default(*operands)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", plain)
+
+
+def test_what_is_recorded_side_by_side_is_the_same_bits(as_on_accelerators):
+    rows = 3
+
+    def step(carry, x):
+        carry = carry + x
+        outs = {
+            "float": jnp.outer(jnp.sin(carry), jnp.arange(5.0)),
+            "flag": carry > 2,
+            "flags": jnp.outer(carry, jnp.arange(4.0)) > 3,
+            "count": jnp.int32(-7) * jnp.arange(rows),
+            "of no row": jnp.sum(carry),
+            "byte": jnp.arange(rows).astype(jnp.uint8),
+            "wide": jnp.outer(x, jnp.ones(200)),
+            "key": jax.random.split(jax.random.key(0), rows),
+            "nan": jnp.where(carry > 2, jnp.nan, -0.0),
+        }
+        return carry, outs
+
+    xs = jax.random.uniform(jax.random.key(0), (7, rows))
+    start = jnp.zeros(rows)
+    ours = jax.jit(lambda: recording_scan(step, start, xs, rows))()
+    theirs = jax.jit(lambda: jax.lax.scan(step, start, xs))()
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+    for key in (ours, theirs):
+        key[1]["key"] = jax.random.key_data(key[1]["key"])
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    text = jax.jit(lambda: recording_scan(step, start, xs, rows)).lower().as_text()
+    assert text.count("dynamic_update_slice") == 5  # the narrow ones are one of them
+
+
+def test_an_update_is_the_same_in_both_lowerings(monkeypatch):
+    """To rounding. The second iteration undoes an epoch."""
+    env = kltrust.make("CartPole-v1")
+    passes = {"num_epochs": 2, "num_minibatches": 2}
+    update, critic = kltrust.ppo_clip(max_kl=2e-6, **passes), kltrust.value_regression(**passes)
+
+    def trained():
+        agent = kltrust.actor_critic(env, (8,))
+        sizes = {"num_envs": 4, "num_steps": 6}
+        learner = kltrust.make_learner(env, agent, update, critic=critic, **sizes)
+
+        def end(key):
+            state, metrics = kltrust.train(learner, key, 2)
+            return state._replace(key=None), metrics.extra["epochs_applied"]
+
+        return jax.jit(end, compiler_options=QUICK)(jax.random.key(0))
+
+    on_a_cpu, taken = trained(), []
+
+    def plain(*operands, default, **_):
+        taken.append(default.__name__)
+        return default(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", plain)
+    elsewhere = trained()
+    assert {"as_vectors", "side_by_side", "plain", "together"} <= set(taken)
+    assert np.min(on_a_cpu[1]) < 2
+    chex.assert_trees_all_equal_shapes_and_dtypes(on_a_cpu, elsewhere)
+    chex.assert_trees_all_close(on_a_cpu, elsewhere, rtol=1e-3, atol=1e-5)

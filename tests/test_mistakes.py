@@ -1,16 +1,20 @@
 """Mistakes that people make, and what they are told: the remedy, before anything is compiled."""
 
 import distrax
+import gymnasium
 import gymnax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import kltrust as kt
+from kltrust import environments
+from kltrust.checks import as_space
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import validate
-from kltrust.types import UpdateReport
+from kltrust.types import Discrete, MaskedSpace, MultiBinary, MultiDiscrete, UpdateReport
 
 ENV, PENDULUM = kt.make("CartPole-v1"), kt.make("Pendulum-v1")
 AGENT = kt.actor_critic(ENV, hidden=(8,))
@@ -81,7 +85,6 @@ MISTAKES = {
         "environment comes first",
     ),
     "an array for an agent": (lambda: learner(agent=LOGITS), "got an array of shape [3, 2]"),
-    "an environment of gymnax": (lambda: learner(gymnax_env()), "kltrust.make(it)"),
     "parameters in evaluate": (
         lambda: kt.evaluate(ENV, AGENT, {}, KEY, 2),
         "must be a LearnerState",
@@ -97,9 +100,9 @@ MISTAKES = {
     "a negative bound": (lambda: kt.trpo(max_kl=-1.0), "greater than 0"),
     "half an iteration": (lambda: kt.trpo(cg_iters=2.5), "whole number of at least 1, got 2.5"),
     "an array for a size": (lambda: learner(num_envs=jnp.array(2)), "must be a whole number"),
-    "a schedule of optax": (
-        lambda: kt.ppo_clip(learning_rate=optax.constant_schedule(1.0)),
-        "for a schedule of optax, pass an optimizer that closes over it",
+    "a schedule of another number": (
+        lambda: kt.ppo_clip(clip_eps=optax.constant_schedule(1.0)),
+        "got a function: a learning rate may be a schedule of optax",
     ),
     "an optimiser that is made": (
         lambda: kt.ppo_clip(optimizer=optax.adam(1e-3)),
@@ -149,7 +152,6 @@ MISTAKES = {
         lambda: kt.check_env(ENV._replace(step=five_results)),
         "step must return (state, obs, Outcome)",
     ),
-    "gymnax's own spaces": (lambda: kt.actor_critic(gymnax_spaces()), "use kltrust's Discrete"),
     # Functions
     "logits in a KL": (lambda: kt.kl_divergence(LOGITS, LOGITS), "categorical_kl_from_logits"),
     "a pair in a KL": (lambda: kt.kl_divergence((0, 1), (0, 1)), "got an object of tuple"),
@@ -186,9 +188,56 @@ def test_a_vector_in_a_report_is_no_cell_of_a_table():
         validate(experiment)
 
 
+@pytest.mark.parametrize("library", [gymnax.environments.spaces, gymnasium.spaces])
+def test_spaces_of_others_are_taken_where_ours_are(library):
+    low, high = np.float32([-1, -2]), np.float32([1, 2])
+    box = library.Box(low, high, (2,), np.float32)
+    ours = as_space(box)
+    assert ours.shape == (2,)
+    np.testing.assert_array_equal([ours.low, ours.high], [low, high])
+    assert as_space(ours) is ours
+    assert as_space(library.Discrete(3)) == Discrete(3)
+    nested = as_space(library.Dict({"a": library.Discrete(2), "b": box}))
+    assert nested["a"] == Discrete(2)
+    assert as_space(nested) is nested
+    assert as_space(library.Tuple((library.Discrete(2), library.Discrete(3)))) == (
+        Discrete(2),
+        Discrete(3),
+    )
+    assert as_space(MaskedSpace(library.Discrete(2))) == MaskedSpace(Discrete(2))
+    assert environments.sample_action(library.Discrete(3), KEY) in range(3)
+    env = environments.from_functions(
+        lambda key: (jnp.zeros(2), jnp.zeros(2)),
+        lambda key, state, action: (state, state, 0.0, False, False),
+        box,
+        library.Discrete(3),
+        max_steps=2,
+    )
+    assert env.action_space == Discrete(3)
+    kt.check_env(env)
+
+
+def test_only_gymnasium_has_these_spaces():
+    assert as_space(gymnasium.spaces.MultiDiscrete([2, 3])) == MultiDiscrete((2, 3))
+    assert as_space(gymnasium.spaces.MultiBinary(4)) == MultiBinary(4)
+    for other in (gymnasium.spaces.Discrete(3, start=1), gymnasium.spaces.Text(3), None):
+        assert as_space(other) is other
+
+
 def test_what_people_write_and_may():
     assert kt.make(gymnax_env()).name == "CartPole-v1"
     assert kt.make(gymnax_env(), gravity=1.0).action_space == ENV.action_space
+    agent = kt.actor_critic(gymnax_spaces(), hidden=[4])
+    for env in (gymnax_env(), gymnax.make("CartPole-v1"), gymnax_spaces()):
+        kt.check_env(env)
+        kt.check_agent(env, agent)
+        small = {"num_envs": 2, "num_steps": 16}
+        made = kt.make_learner(env, kt.actor_critic(env, hidden=[4]), kt.vanilla_pg(), **small)
+        state = jax.eval_shape(made.init, KEY)
+        jax.eval_shape(lambda s, env=env: kt.evaluate(env, agent, s, KEY, 2), state)
+    assert environments.hide_observations(gymnax_env(), [0, 2]).observation_space.shape == (2,)
+    kt.register("theirs", type(gymnax_env()))
+    assert kt.make("theirs").name == "theirs"
     kt.check_agent(ENV, kt.actor_critic(ENV, hidden=[8], activation=jax.nn.relu))
     legacy, typed = (
         jax.eval_shape(learner().init, key) for key in (jax.random.PRNGKey(0), jax.random.key(0))

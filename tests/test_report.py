@@ -257,15 +257,22 @@ def test_the_best_settings_are_presets_and_the_specification_is_what_ran(made, w
     assert {(s.label, s.experiment.env): s.experiment for s in again.settings} == by_name
 
 
-def test_an_environments_own_parameters_are_in_presets_and_specifications(tmp_path):
-    gravity = Experiment("CartPole-v1", find_algorithm("npg")(), env_params={"gravity": 9.0})
-    file = tmp_path / "npg.toml"
-    file.write_text(_export.sections_toml(gravity))
-    assert presets.preset("npg", "CartPole-v1", file) == gravity
-    head = '[[experiments]]\nalgorithms = "npg"\nenvs = "CartPole-v1"\n'
+@pytest.mark.parametrize(
+    ("algorithm", "update", "env_params"),
+    [
+        ("npg", {}, {"gravity": 9.0}),
+        ("ppo_clip", {"optimizer": "adamw(weight_decay=0.1)", "max_grad_norm": np.inf}, {}),
+    ],
+)
+def test_all_settings_are_in_presets_and_specifications(tmp_path, algorithm, update, env_params):
+    made = Experiment("CartPole-v1", find_algorithm(algorithm)(**update), env_params=env_params)
+    file = tmp_path / "preset.toml"
+    file.write_text(_export.sections_toml(made))
+    assert presets.preset(algorithm, "CartPole-v1", file) == made
+    head = f'[[experiments]]\nalgorithms = "{algorithm}"\nenvs = "CartPole-v1"\n'
     parts = ['[sweep]\nname = "x"\nseeds = [0]\npreset = "none"\n', head]
-    again = spec.parse("".join([*parts, _export.sections_toml(gravity, prefix="experiments.")]))
-    assert [setting.experiment for setting in again.settings] == [gravity]
+    again = spec.parse("".join([*parts, _export.sections_toml(made, prefix="experiments.")]))
+    assert [setting.experiment for setting in again.settings] == [made]
 
 
 def test_the_numbers_of_the_page_are_those_of_the_runs(written):

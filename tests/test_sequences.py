@@ -92,6 +92,21 @@ def test_value_and_gradient_of_whole_sequences(name, drawn_from, ends):
     np.testing.assert_allclose(slope, want_slope, atol=1e-13)
 
 
+def test_a_token_weighs_as_the_prefix_before_it():
+    """Of each sequence: with the token's own ratio the mean over sequences would be right, too."""
+    tokens, mask = listed(ends=True)
+    logits, ref_logits, of_mu = (logits_of(theta, tokens) for theta in (PI, REF, MU))
+    log_mu = token_log_probs(of_mu, tokens)
+    got = sequence_kl_exact(logits, ref_logits, tokens, mask, log_behaviour=log_mu)
+    for i, (of, kept) in enumerate(zip(np.asarray(tokens), np.asarray(mask), strict=True)):
+        want, weight = 0.0, 1.0
+        for t in range(kept.sum()):
+            p, ref, mu = (np.asarray(jax.nn.softmax(x[i, t])) for x in (logits, ref_logits, of_mu))
+            want += weight * np.sum(p * np.log(p / ref))
+            weight *= p[of[t]] / mu[of[t]]
+        np.testing.assert_allclose(got[i], want, rtol=1e-12)
+
+
 @ends_or_not
 def test_token_losses_freeze_the_prefixes(ends):
     """k2 and the exact KL of each token: the gradient of the frozen sum, which is another one."""

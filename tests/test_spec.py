@@ -10,6 +10,7 @@ import pytest
 from toys import tiny
 
 from kltrust.environments import adapters
+from kltrust.experiments.cli import tables
 from kltrust.experiments.config import fairness, spec
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.presets import preset
@@ -294,8 +295,10 @@ def test_the_benchmarks_specifications(path):
     # What a table of scores is made from needs seeds; a finding about updates has one for each.
     # Nobody looks at the scores of what is only killed or judged, and MinAtar's runs are hours of
     # CPU time each: its tables show every seed and claim no interval.
-    few = parsed.name.startswith(("laboratory", "survival", "minatar", "judge"))
-    assert len(parsed.seeds) >= (3 if few else 10)
+    few = parsed.name.startswith(("laboratory", "kills", "minatar", "judge"))
+    tuning = parsed.name.startswith("tuning")
+    assert len(parsed.seeds) >= (1 if tuning else 3 if few else 10)
+    assert (min(parsed.seeds) >= 1000) == tuning  # what tunes reports nothing
     plan.make_plan(parsed)
     # One setting of each static group and environment: the rest differ in positive floats.
     groups = {plan.static_key(s.experiment): s for s in parsed.settings}
@@ -398,14 +401,14 @@ def test_images_take_the_memory_of_their_patches():
 class Accelerator:
     """As much of a device as the choice of a width asks."""
 
-    platform = "gpu"
     process_index = 0
+    device_kind = "toy"
 
-    def __init__(self, limit):
-        self.limit = limit
+    def __init__(self, limit, platform="gpu"):
+        self.limit, self.platform = limit, platform
 
     def memory_stats(self):
-        return {"bytes_limit": self.limit}
+        return {"bytes_limit": self.limit} if self.limit else None
 
 
 def test_the_width_follows_the_memory_of_an_accelerator():
@@ -424,6 +427,30 @@ def test_the_width_follows_the_memory_of_an_accelerator():
     assert needed.total == 4 * (needed.lane + needed.work)
     assert width(2 * (4 * needed.lane + 2 * needed.work)) == 2
     assert width(1) == 1
+    # Three would fit: two blocks of two, where a second block of three would be padded.
+    assert width(2 * (4 * needed.lane + 3 * needed.work)) == 2
+    assert width(None) == 4  # one that does not tell is taken for a small one
+
+
+def test_a_tpu_pads_what_it_holds():
+    experiment = tiny(learner={"num_envs": 64, "num_steps": 128})
+    of = memory.estimate_memory(experiment, 8, 8, 10)
+    limit = 2 * (8 * of.lane + 8 * of.work)
+    gpu, tpu = (
+        memory.choose_width(experiment, 8, 10, [Accelerator(limit, name)])
+        for name in ("gpu", "tpu")
+    )
+    assert gpu == 8
+    assert tpu < 8
+
+
+def test_a_dry_run_says_what_the_width_follows_from(monkeypatch):
+    planned = plan.make_plan(parse('[[experiments]]\nalgorithms = "trpo"\n', TOY))
+    assert "GiB" not in tables.dry_run(planned).caption
+    monkeypatch.setattr(jax, "devices", lambda: [Accelerator(2**34)])
+    said = tables.dry_run(planned).caption
+    assert "1 toy device of 16.0 GiB, from which the width follows" in said
+    assert " a second: " in said
 
 
 @pytest.mark.parametrize(
@@ -465,6 +492,20 @@ EQUAL_HEAD = '[sweep]\nseeds = 1\nenvs = "Acrobot-v1"\n'
 
 def sections(setting, *names):
     return [getattr(setting.experiment, name) for name in names]
+
+
+def test_presets_for_accelerators_are_held_equal_as_well():
+    shared = ("critic", "learner", "network", "budget")
+    text = '[[experiments]]\nalgorithms = ["trpo", "ppo_clip"]\n'
+    head = EQUAL_HEAD + 'preset = "accelerator"\n'
+    parsed = parse(text, head)
+    trpo, clip = parsed.settings
+    assert trpo.experiment == preset("trpo", "Acrobot-v1", "accelerator")
+    assert sections(trpo, *shared) == sections(clip, *shared)
+    assert clip.experiment.update == preset("ppo_clip", "Acrobot-v1", "accelerator").update
+    assert "accelerator presets, with rollout, critic, network and" in parsed.notes[0]
+    with pytest.raises(ValueError, match=r"no accelerator preset of npg on Acrobot-v1: it has"):
+        parse(text + '[[experiments]]\nalgorithms = "npg"\n', head)
 
 
 def test_what_is_not_the_algorithms_own_is_equal_by_default():

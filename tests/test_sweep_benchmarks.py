@@ -2,8 +2,15 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
 
+import common
+import forked
 import jax
+import kills
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +18,7 @@ import record
 import sweeps
 from common import load_spec
 from known_envs import legal_arms
-from recorded import scores
+from recorded import faults, scores
 
 from kltrust.environments import make
 from kltrust.experiments.report._gather import Study, gather
@@ -190,7 +197,7 @@ def test_random_actions_are_allowed_ones():
 
 def test_host_work_is_a_share_and_leaves_nothing_patched(toy_spec, tmp_path):
     before = store.Run.commit
-    assert sweeps.main(sweeps.Options(("sweep_host_work",), tmp_path, toy_spec)) == 0
+    sweeps.main(sweeps.Options(toy_spec, tmp_path))
     result = json.loads((tmp_path / "sweep_host_work.json").read_text())
     assert set(result["host_seconds"]) == {"commits", "copies of the state", "progress"}
     assert all(seconds > 0 for seconds in result["host_seconds"].values())
@@ -198,23 +205,79 @@ def test_host_work_is_a_share_and_leaves_nothing_patched(toy_spec, tmp_path):
     assert store.Run.commit is before
 
 
+def test_what_is_lost_or_left_over_is_seen(recorded, tmp_path):
+    options, _ = recorded
+    folder = shutil.copytree(options.folder[0], tmp_path / "sweep")
+    wanted = forked.digest(folder)
+    assert wanted == forked.digest(options.folder[0])
+    assert {"run.json", "groups/000/commit.json", "groups/000/metrics.parquet"} <= set(wanted)
+    assert any(name.endswith("kltrust.json") for name in wanted)
+    assert forked.chunks(folder) == [2]
+    (folder / "groups/000/commit.json.partial").write_text("debris")
+    assert set(forked.digest(folder)) - set(wanted) == {"groups/000/commit.json.partial"}
+    table = folder / "groups/000/metrics.parquet"
+    content = table.read_bytes()
+    table.write_bytes(content[:-1] + b"?")
+    name = "groups/000/metrics.parquet"
+    assert forked.digest(folder)[name] != wanted[name]
+    assert "metrics.parquet is damaged" in forked.chunks(folder)
+
+
+def test_chains_hold_every_kill_once():
+    for number in range(1, 12):
+        found = list(kills.chains(range(number)))
+        assert sorted(x for chain in found for x in chain) == list(range(number))
+        assert all(chain == sorted(chain) for chain in found)
+        assert max(map(len, found)) <= 4
+    assert [len(chain) for chain in kills.chains(range(10))] == [1, 2, 3, 4]
+
+
+TRAPPED = """
+import json, os, pathlib, sys
+import jax, forked
+for event, number in json.loads(sys.argv[1]):
+    if not (child := os.fork()):
+        os.makedirs(f"{event}{number}")
+        os.chdir(f"{event}{number}")
+        forked.Trap(event, "b.json*", number, 0.0, 9).set()
+        for i in range(2):
+            pathlib.Path("b.json.partial").write_text("x")
+            os.replace("b.json.partial", "b.json")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_trap_kills_where_it_is_set(tmp_path):
+    left = {
+        ("open", 0): {},
+        ("opened", 0): {"b.json.partial": ""},
+        ("os.rename", 0): {"b.json.partial": "x"},
+        ("open", 1): {"b.json": "x"},
+        ("opened", 1): {"b.json": "x", "b.json.partial": ""},
+        ("os.rename", 1): {"b.json": "x", "b.json.partial": "x"},
+        ("os.rename", 2): {"b.json": "x"},
+    }
+    path = {"PYTHONPATH": f"{common.HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-c", TRAPPED, json.dumps(list(left))]
+    environment = {**os.environ, **path}
+    said = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+    assert said.split() == ["-9"] * 6 + ["0"]
+    for (event, number), files in left.items():
+        folder = tmp_path / f"{event}{number}"
+        assert {p.name: p.read_text() for p in folder.iterdir()} == files
+
+
 @pytest.mark.slow
-def test_a_sweep_survives_a_kill(toy_spec, tmp_path, compile_fast, monkeypatch):
+def test_a_sweep_survives_its_kills(toy_spec, tmp_path, compile_fast, monkeypatch):
     for name, value in compile_fast.items():
         monkeypatch.setenv(name, value)  # for the processes that are killed
-    options = sweeps.Options(("sweep_survival",), tmp_path, toy_spec, kills=1)
-    assert sweeps.main(options) == 0
-    result = json.loads((tmp_path / "sweep_survival.json").read_text())
-    assert len(result["kills"]) == 1
-    # One that ended before its kill counts as well, and another begins.
-    assert result["identical"]
-    assert all(result["identical"])
-
-
-def test_sweeps_of_other_seeds_are_not_called_identical(recorded, toy_spec, tmp_path):
-    options, _ = recorded
-    other = tmp_path / "other.toml"
-    other.write_text(SPEC.replace("[3, 5]", "[3, 6]"))
-    record.run_sweep(load_spec(other), tmp_path / "sweep")
-    assert sweeps.same(options.folder[0], options.folder[0])
-    assert not sweeps.same(options.folder[0], tmp_path / "sweep")
+    toy = {"jobs": ("sweep", "merge"), "moments": "checkpoint", "rounds": 1}
+    assert kills.main(kills.Options(**toy, spec=toy_spec, out=tmp_path)) == 0
+    result = json.loads((tmp_path / "kills.json").read_text())
+    assert {name: of["kills of each run"] for name, of in result["jobs"].items()} == {
+        "sweep": [1],
+        "merge": [1],
+    }
+    assert "| sweep | 1 |" in faults.kills(result)[2]
+    assert "2 kills, while: a checkpoint is written 2." in faults.kills(result)[-1]

@@ -220,6 +220,12 @@ def test_tight_cases_hold_and_catch_a_halved_constant(case, penalty, slack):
     assert abs(found.gap) > 0.5 * bound
 
 
+def test_the_conservative_penalty_is_tight():
+    mdp, old, new = cpo_case()  # a mixture of old and of leaving, of share x
+    penalty = tabular.conservative_penalty(mdp, old, jnp.array([[0.0, 1.0]] * 2), new[0, 1])
+    assert 0.99 < -certificate(mdp, old, new).gap / penalty <= 1 + 1e-9
+
+
 def test_cpo_with_trpos_eps_is_not_tighter():
     """A mean of TV is of first order; eps_new is what makes up for it."""
     mdp, old, new = trpo_case()

@@ -425,7 +425,7 @@ def test_a_large_vocabulary_fits():
 
     logits = 4 * size * vocabulary
     for transform in (lambda f: f, lambda f: jax.grad(f, (0, 2))):
-        assert memory(transform(naive)) > 2 * logits
+        assert memory(transform(naive)) >= 2 * logits
         assert memory(transform(chunked)) < 0.05 * logits
 
 

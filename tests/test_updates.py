@@ -57,7 +57,10 @@ def test_a_weight_follows_the_kl(relative_kl, value, stopped):
 def test_the_gate_is_the_mean_kl():
     batch, moved = six_rows(), PARAMS + jnp.asarray([[0.3, 0.0, -0.1], [0.0, 0.2, 0.0]])
     kl = float(mean_kl(policy, moved, batch))
-    assert kl > 1e-3
+    old, new = (oracles.softmax(batch.obs @ x) for x in (PARAMS, moved))
+    np.testing.assert_allclose(kl, np.mean(oracles.rows(oracles.kl, old, new)), rtol=1e-5)
+    other_way = np.mean(oracles.rows(oracles.kl, new, old))
+    assert abs(kl - other_way) > 1e-2 * kl
     assert kl_gate(policy, 1.01 * kl)(moved, batch)
     assert not kl_gate(policy, 0.99 * kl)(moved, batch)
     assert kl_gate(policy, jnp.inf)(moved, batch)

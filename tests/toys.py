@@ -198,7 +198,7 @@ def content(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
-def write(path, planned, metrics_of, score_of, *, chunks=2, groups=None):
+def write(path, planned, metrics_of, score_of, *, chunks=2, groups=None, code=None):
     """A folder as if the plan had been run.
 
     Args:
@@ -208,8 +208,9 @@ def write(path, planned, metrics_of, score_of, *, chunks=2, groups=None):
         score_of: ``(run, iterations done) -> mean return``; the sampled one is its negative.
         chunks: of each group.
         groups: so many have begun; None is all.
+        code: what it says of one's own modules.
     """
-    with Run.create(path, planned.to_config()) as whole:
+    with Run.create(path, planned.to_config(), code) as whole:
         finished = True
         for i, group in enumerate(planned.groups[:groups]):
             experiment = planned.experiment(group)

@@ -195,15 +195,12 @@ def sweep_speed(result: Result) -> list[str]:
     return table(result["cases"], columns)
 
 
-def survival(result: Result, work: Result) -> list[str]:
-    """One line on kills, and on the host's work."""
-    ended, same = result["sweeps_ended"], sum(result["identical"])
+def host_work(work: Result) -> list[str]:
+    """One line on what a sweep's host does beside computing."""
     cpu, cores = sum(work["host_cpu_seconds"].values()), work["versions"]["cpu_count"]
     wall, clock = work["wall_seconds"], sum(work["host_seconds"].values())
     return [
-        f"Killed by `kill -9` at {len(result['kills'])} random moments and gone on with each time, "
-        f"{same} of the {ended} sweeps that ended have the tables of the one left in peace, value "
-        f"by value. In a sweep of {wall:.0f} s, writing, copying states and showing progress take "
+        f"In a sweep of {wall:.0f} s, writing, copying states and showing progress take "
         f"{cpu:.1f} CPU seconds, {cpu / cores / wall:.1%} of what {cores} cores have; by the clock "
         f"they take {clock / wall:.1%} of it, while the devices compute. "
         "`python benchmarks/sweeps.py`"

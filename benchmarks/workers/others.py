@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 
 def purejaxrl_ppo(checkout: str, config: dict[str, Any], seeds: int) -> Callable[[], None]:
@@ -22,8 +27,42 @@ def purejaxrl_ppo(checkout: str, config: dict[str, Any], seeds: int) -> Callable
         # With a thread a core, two cores and many seeds, its orthogonal initialisers wait for ever:
         # each QR decomposition of a batch holds a thread of the pool that its parts wait for.
         os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))  # before JAX starts
-    sys.path.insert(0, f"{checkout}/purejaxrl")
-    return _whole(importlib.import_module("ppo").make_train(config), seeds)
+    return _whole(purejaxrl(checkout).make_train(config), seeds)
+
+
+def purejaxrl(checkout: str | Path) -> Any:
+    """Its ``ppo.py`` as a module, which any gymnax serves.
+
+    What its wrappers import for other environments need not be installed.
+    """
+    import gymnax
+
+    for name in ("brax", "brax.envs.wrappers.training", "navix"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            parts = name.split(".")
+            names = (".".join(parts[: i + 1]) for i in range(len(parts)))
+            sys.modules |= {part: mock.MagicMock() for part in names}
+    sys.path.insert(0, f"{checkout}/purejaxrl")  # its wrappers
+    module = importlib.import_module("ppo")
+    module.gymnax = SimpleNamespace(make=lambda name: _before_gymnax_1(*gymnax.make(name)))
+    return module
+
+
+def _before_gymnax_1(env: Any, params: Any) -> tuple[Any, Any]:
+    """The environment with a step that knows one kind of end, as purejaxrl wants it."""
+
+    class Before:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(env, name)
+
+        def step(self, *arguments: Any) -> tuple:
+            obs, state, reward, *ends, info = env.step(*arguments)
+            info = {k: x for k, x in info.items() if k != "final_observation"}
+            return obs, state, reward, functools.reduce(operator.or_, ends), info
+
+    return Before(), params
 
 
 def rejax_ppo(settings: dict[str, Any], seeds: int) -> Callable[[], None]:

@@ -31,7 +31,7 @@ def train(
     """
     if way == "sweep":
         devices.use_all_cores(runs)
-    return _ready(experiment, runs, iterations, way)[1]
+    return ready(experiment, runs, iterations, way)[1]
 
 
 def scale(
@@ -39,7 +39,7 @@ def scale(
 ) -> Callable[[], dict[str, Any]]:
     """A round as `train`'s sweep over so many host devices, which tells what its chunk takes."""
     jax.config.update("jax_num_cpu_devices", num_devices)
-    program, turn = _ready(experiment, runs, iterations, "sweep")
+    program, turn = ready(experiment, runs, iterations, "sweep")
     of = program.experiment, runs, program.width, iterations, num_devices
 
     def told() -> dict[str, Any]:
@@ -53,9 +53,10 @@ def scale(
     return told
 
 
-def _ready(
-    experiment: dict[str, Any], runs: int, iterations: int, way: str
+def ready(
+    experiment: dict[str, Any], runs: int, iterations: int, way: str = "sweep"
 ) -> tuple[Program, Callable[[], None]]:
+    """The compiled program of so many runs, which have done one iteration, and a round of more."""
     batch = Experiment.from_dict(experiment).batch_size
     budget = {**experiment.get("budget", {}), "total_steps": 1000 * iterations * batch}
     made = Experiment.from_dict({**experiment, "budget": budget})
@@ -73,12 +74,12 @@ def _ready(
         for i in range(0, runs, together)
     ]
 
-    def turn() -> None:
+    def turn(length: int = iterations) -> None:
         for i, state in enumerate(states):
-            states[i], metrics = program.chunk(settings, state, iterations)
+            states[i], metrics = program.chunk(settings, state, length)
         jax.block_until_ready((states, metrics))
 
-    turn()
+    turn(1)
     return program, turn
 
 

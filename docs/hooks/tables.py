@@ -1,7 +1,7 @@
 """Tables made of what the source says: a page holds ``<!-- table: NAME ARGUMENT -->``.
 
 settings ALGORITHM (or critic, learner, network, budget), extra ALGORITHM, extras, metrics,
-algorithms, names MODULE, presets, options COMMAND, findings OF, scalars LIBRARY.
+algorithms, names MODULE, presets SOURCE, options COMMAND, findings OF, scalars LIBRARY.
 """
 
 from __future__ import annotations
@@ -145,9 +145,9 @@ def _names_table(module: str) -> str:
     return _table(["name", "what it is"], rows)
 
 
-def _presets_table(_: str) -> str:
+def _presets_table(source: str) -> str:
     found: dict[str, list[str]] = {}
-    for algorithm, env in presets.available():
+    for algorithm, env in presets.available(source or None):
         found.setdefault(algorithm, []).append(f"`{env}`")
     return _table(["algorithm", "presets"], [[f"`{a}`", ", ".join(e)] for a, e in found.items()])
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
-from kltrust.checks import unknown
+from kltrust.checks import module_outside, unknown
 from kltrust.settings import settings
 from kltrust.types import Params, Policy, PolicyBatch, PolicyUpdate, PyTree, UpdatePair
 from kltrust.updates import moves_floats
@@ -43,6 +43,7 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
         ValueError: if the name is taken, or is no name.
         TypeError: if the class lacks ``init`` or ``update``, or a field has no default.
     """
+    home = module_outside(__name__)
 
     def declare(cls: type[T]) -> type[T]:
         _check_name(name)
@@ -50,7 +51,7 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
         if lacking:
             raise TypeError(f"{cls.__name__} needs {' and '.join(lacking)}: see PolicyUpdate")
         made = moves_floats(settings(cls))
-        made.name = name  # type: ignore[attr-defined]
+        made.name, made.registered_in = name, home  # type: ignore[attr-defined]
         _declared[name] = made
         return made
 

@@ -28,7 +28,12 @@ class VanillaPG:
     """
 
     learning_rate: Number = setting(
-        0.01, "Step size, in parameters.", at_least=0, anneal=1, usual="1e-3 to 1; depends on |g|"
+        0.01,
+        "Step size, in parameters.",
+        at_least=0,
+        schedules=True,
+        anneal=1,
+        usual="1e-3 to 1; depends on |g|",
     )
     optimizer: MakeOptimizer = setting(Optimizer("sgd"), **OPTIMIZER)
     entropy_coef: Number = setting(0.0, **ENTROPY_COEF)

@@ -34,6 +34,11 @@ a prefix, "brax/hopper", say, and each prefix is an extra: `adapters` says which
 
 from kltrust.environments._build import from_functions as from_functions
 from kltrust.environments._check import check_env as check_env, sample_action as sample_action
+from kltrust.environments._episodes import (
+    stack_frames as stack_frames,
+    sticky_actions as sticky_actions,
+    time_limit as time_limit,
+)
 from kltrust.environments._registry import (
     EnvInfo as EnvInfo,
     adapters as adapters,
@@ -46,7 +51,11 @@ from kltrust.environments._registry import (
 from kltrust.environments._wrappers import (
     ActionBound as ActionBound,
     bound_actions as bound_actions,
+    clip_rewards as clip_rewards,
     hide_observations as hide_observations,
+    scale_rewards as scale_rewards,
+    transform_observations as transform_observations,
+    transform_rewards as transform_rewards,
 )
 
 __all__ = [name for name in dir() if name[0] != "_"]

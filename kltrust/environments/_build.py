@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import loops, lowering, tree
+from kltrust.checks import as_space
 from kltrust.environments._pictures import inside
 from kltrust.types import Array, Env, MaskedSpace, Number, Outcome, PyTree, Render, Space
 
@@ -38,8 +39,8 @@ def from_functions(
         reset: ``reset(key) -> (state, obs)``.
         transition: ``transition(key, state, action) -> (state, obs, reward, terminated,
             truncated)``, all of it before any reset; flags and reward may be numbers of any kind.
-        observation_space: the space of ``obs``.
-        action_space: the space of ``action``; see `bound_actions` for a bounded Box.
+        observation_space: the space of ``obs``, ours or one of gymnax or gymnasium.
+        action_space: the space of ``action``, likewise; see `bound_actions` for a bounded Box.
         max_steps: truncate an episode after so many steps, None for never. May be traced.
         name: for messages and tables.
         render: draws the states that ``reset`` and ``transition`` return, see `Render`;
@@ -59,7 +60,7 @@ def from_functions(
         render = inside(render)
 
     step = AutoReset(reset, transition, name)
-    spaces = observation_space, action_space
+    spaces = as_space(observation_space), as_space(action_space)
     return Env(step.fresh, step, *spaces, name, max_steps, render=render, step_batch=step.batch)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from kltrust.checks import as_env, module_outside
 from kltrust.environments import _gymnax
 from kltrust.environments._adapters import (
     ADAPTERS,
@@ -17,11 +18,14 @@ from kltrust.environments._adapters import (
     make_adapted,
     prefix_of,
 )
+from kltrust.environments._named import parts_of, wrapped
 from kltrust.environments._parameters import did_you_mean, keywords, require_known
 from kltrust.environments._wrappers import ActionBound, bound_actions
 from kltrust.types import Env, MaskedSpace, Number, Space
 
 _factories: dict[str, Callable[..., Env]] = {}
+_homes: dict[str, str] = {}
+"""The module in which each of them was registered."""
 
 # Environments whose construction fetches something: described without being made.
 _DOWNLOADS = {"MNISTBandit-bsuite": "downloads MNIST on first use"}
@@ -61,6 +65,10 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
     Spaces are evaluated with the concrete parameters, and the defaults of traced ones, so that
     they are never tracers; the map of `bound_actions` follows the traced ones.
 
+    Wrappers come after the name, each after a bar, the innermost first:
+    "CartPole-v1 | time_limit(200) | stack_frames(4)". There are `time_limit`, `stack_frames`,
+    `sticky_actions`, `scale_rewards`, `clip_rewards` and `hide_observations`.
+
     Args:
         name: such as "CartPole-v1" or "brax/hopper"; or an environment object of gymnax.
         action_bound: how actions in a bounded Box are bounded ("clip", "tanh", "none"; see
@@ -70,7 +78,8 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
 
     Raises:
         ValueError: for an unknown name (with the nearest ones), a parameter that the environment
-            does not have (with those it has) or a value that does not fit.
+            does not have (with those it has), a value that does not fit, or a wrapper that does not
+            exist or apply.
         RuntimeError: if a package or data that the environment needs can't be loaded.
 
     Example:
@@ -78,15 +87,18 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
     """
     if hasattr(name, "step_env"):
         return _gymnax.make_gymnax(name, params, action_bound)
+    if "|" in str(name):
+        base, calls = parts_of(name)
+        return wrapped(make(base, action_bound=action_bound, **params), calls)
     if name in _factories:
         arguments, takes_any = keywords(_factories[name])
         if not takes_any:
             require_known(name, params, (), arguments)
-        env = _factories[name](**params)
-        if not isinstance(env, Env):
-            kind = type(env).__name__
-            raise TypeError(f"{name}: the factory must return a kltrust Env, got {kind}")
-        env = env._replace(name=name)
+        made: Any = _factories[name](**params)
+        try:
+            env = as_env(made)._replace(name=name)
+        except TypeError as error:
+            raise TypeError(f"{name}: the factory must return an environment: {error}") from error
         return env if action_bound is None else bound_actions(env, action_bound)
     if prefix_of(name):
         return make_adapted(name, params, action_bound)
@@ -97,19 +109,34 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
 def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False) -> None:
     """Adds an environment of one's own: ``make(name, **params)`` is ``factory(**params)``.
 
-    A registered name is found before gymnax's of the same name.
+    The ``factory`` may be a class of gymnax, or return an object of it. A registered name is found
+    before gymnax's of the same name.
 
     Raises:
         ValueError: if the name is empty, or registered and overwrite is not set.
         TypeError: if the factory is not callable.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"an environment's name is a non-empty string, got {name!r}")
+    if not isinstance(name, str) or not name or "|" in name:
+        raise ValueError(f"an environment's name is a non-empty string without '|', got {name!r}")
     if not callable(factory):
         raise TypeError(f"{name}: the factory must be callable, got {factory!r}")
     if name in _factories and not overwrite:
         raise ValueError(f"{name!r} is registered; pass overwrite=True to replace it")
-    _factories[name] = factory
+    _factories[name], _homes[name] = factory, module_outside(__name__)
+
+
+def home_of(name: str) -> str | None:
+    """The module that registers an environment, here or with gymnax; None of an adapter's.
+
+    Raises:
+        ValueError: if ``name`` is unknown.
+    """
+    if name in _factories:
+        return _homes[name]
+    if prefix_of(name):
+        return None
+    _check_name(name)
+    return getattr(_gymnax.registry()[name], "__module__", None)
 
 
 def adapters() -> dict[str, str | None]:
@@ -143,6 +170,10 @@ def describe(name: str) -> EnvInfo:
         ValueError: for an unknown name.
     """
     fields: dict[str, Any] = {}
+    if "|" in name:
+        info, env = describe(parts_of(name)[0]), make(name)
+        spaces = env.observation_space, env.action_space, env.max_steps
+        return EnvInfo(name, info.source, *spaces, info.fields, info.arguments, info.note)
     if name in _factories:
         source, (arguments, _) = "registered", keywords(_factories[name])
         required = [k for k, v in arguments.items() if v is inspect.Parameter.empty]
@@ -167,7 +198,8 @@ def static_parameters(name: str) -> frozenset[str]:
     ``name`` is as in `make`. There are none for gymnax's and registered environments: only use
     tells which may be traced.
     """
-    return frozenset(adapted_parameters(name)[1]) if prefix_of(name) else frozenset()
+    base = parts_of(name)[0]
+    return frozenset(adapted_parameters(base)[1]) if prefix_of(base) else frozenset()
 
 
 def _check_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Wrappers of environments: actions within bounds, observations with entries left out.
+"""Wrappers without a memory: bounded actions, other observations, other rewards.
 
 The policy's own action has the density, the environment gets a bounded one. Hidden entries make
 tasks that ask for a memory.
@@ -14,7 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.types import Array, Box, Env, EnvStep, MultiDiscrete, PyTree, Space
+from kltrust.checks import as_env
+from kltrust.types import (
+    Array,
+    Box,
+    Env,
+    EnvStep,
+    Masked,
+    MaskedSpace,
+    MultiDiscrete,
+    PyTree,
+    Space,
+)
 
 ActionBound = Literal["clip", "tanh", "none"]
 """How a policy's real-valued action is brought within bounds; see `bound_actions`."""
@@ -53,6 +64,7 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
     """
     if how not in BOUNDS:
         raise ValueError(f"action_bound must be one of {', '.join(BOUNDS)}, got {how!r}")
+    env = as_env(env)
     if how == "none":
         return env
     space = env.action_space
@@ -110,6 +122,7 @@ def hide_observations(env: Env, keep: Sequence[int]) -> Env:
     Raises:
         ValueError: for another kind of observation, or entries that it does not have.
     """
+    env = as_env(env)
     space = env.observation_space
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise ValueError(f"{env.name}: only the entries of a vector can be hidden, not of {space}")
@@ -120,27 +133,81 @@ def hide_observations(env: Env, keep: Sequence[int]) -> Env:
             f"{env.name}: keep must name different entries among 0 to {size - 1}, at least one; "
             f"got {keep!r}"
         )
-    index = np.asarray(places)
+    low, high = (np.broadcast_to(bound, space.shape)[places] for bound in (space.low, space.high))
+    return transform_observations(env, lambda obs: obs[np.asarray(places)], low=low, high=high)
+
+
+def transform_observations(
+    env: Env, function: Callable[[Array], Array], *, low: Any = -np.inf, high: Any = np.inf
+) -> Env:
+    """The environment whose observations go through a pure ``function`` of one observation.
+
+    Args:
+        env: an environment whose observation is one array.
+        function: ``function(obs [*O]) -> [*P]``, a floating-point or integer array.
+        low: the smallest value of the result, a number or [*P].
+        high: the largest.
+
+    Returns:
+        An `Env` that shows a Box of the shape and dtype that ``function`` returns.
+
+    Raises:
+        ValueError: if the observation is not one array.
+    """
+    env = as_env(env)
+    space = box_of(env, "transformed")
+    made = jax.eval_shape(function, jax.ShapeDtypeStruct(space.shape, space.dtype))
+
+    def shown(obs: PyTree) -> PyTree:
+        return with_array(obs, function(array_of(obs)))
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
         state, obs = env.reset(key)
-        return state, obs[..., index]
+        return state, shown(obs)
 
-    def showing(step: EnvStep) -> EnvStep:
+    def showing(step: EnvStep, of: Callable[[PyTree], PyTree]) -> EnvStep:
         def shown_step(key: Array, state: PyTree, action: PyTree) -> Any:
             state, obs, outcome = step(key, state, action)
-            next_obs = outcome.next_obs[..., index]
-            return state, obs[..., index], outcome._replace(next_obs=next_obs)
+            return state, of(obs), outcome._replace(next_obs=of(outcome.next_obs))
 
         return shown_step
 
-    low, high = (np.broadcast_to(bound, space.shape)[index] for bound in (space.low, space.high))
+    low, high = (np.broadcast_to(np.asarray(b, made.dtype), made.shape) for b in (low, high))
     return env._replace(
         reset=reset,
-        step=showing(env.step),
-        step_batch=env.step_batch and showing(env.step_batch),
-        observation_space=Box(low, high, (len(places),), space.dtype),
+        step=showing(env.step, shown),
+        step_batch=env.step_batch and showing(env.step_batch, jax.vmap(shown)),
+        observation_space=as_space(env, Box(low, high, made.shape, made.dtype)),
     )
+
+
+def transform_rewards(env: Env, function: Callable[[Array], Array]) -> Env:
+    """The environment ``env`` whose reward goes through an elementwise ``function`` -> an `Env`.
+
+    What is reported as the return is then that of the transformed reward, in evaluations, too.
+    """
+    env = as_env(env)
+
+    def earning(step: EnvStep) -> EnvStep:
+        def step_with_reward(key: Array, state: PyTree, action: PyTree) -> Any:
+            state, obs, outcome = step(key, state, action)
+            reward = jnp.asarray(function(outcome.reward), outcome.reward.dtype)
+            return state, obs, outcome._replace(reward=reward)
+
+        return step_with_reward
+
+    batch = env.step_batch and earning(env.step_batch)
+    return env._replace(step=earning(env.step), step_batch=batch)
+
+
+def scale_rewards(env: Env, factor: float) -> Env:
+    """The environment ``env`` with every reward multiplied by a ``factor`` -> an `Env`."""
+    return transform_rewards(env, lambda reward: factor * reward)
+
+
+def clip_rewards(env: Env, bound: float = 1.0) -> Env:
+    """The environment ``env`` with every reward clipped to [-bound, bound] -> an `Env`."""
+    return transform_rewards(env, lambda reward: jnp.clip(reward, -bound, bound))
 
 
 def has_bounds(space: Any) -> bool:
@@ -162,3 +229,25 @@ def fit_action(name: str, space: Space, action: Any) -> Array:
 
 def _is_finite(bound: Any) -> np.ndarray:
     return np.abs(np.asarray(bound, np.float64)) < float(_LARGEST)
+
+
+def box_of(env: Env, what: str) -> Box:
+    space = env.observation_space
+    space = space.obs if isinstance(space, MaskedSpace) else space
+    if not isinstance(space, Box) or not space.shape:
+        raise ValueError(
+            f"{env.name}: only observations of one array are {what}, and this is {space}"
+        )
+    return space
+
+
+def as_space(env: Env, box: Box) -> Space | MaskedSpace:
+    return MaskedSpace(box) if isinstance(env.observation_space, MaskedSpace) else box
+
+
+def array_of(obs: PyTree) -> Array:
+    return obs.obs if isinstance(obs, Masked) else obs
+
+
+def with_array(obs: PyTree, array: Array) -> PyTree:
+    return obs._replace(obs=array) if isinstance(obs, Masked) else array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -12,7 +14,7 @@ from typing import Any
 from kltrust.experiments.config import spec as specs
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.jobs import run
-from kltrust.experiments.jobs.events import Progress
+from kltrust.experiments.jobs.events import OnChunk, Progress, Stopped
 from kltrust.experiments.jobs.plan import check_spec, make_plan
 from kltrust.experiments.reading.results import Results, load
 from kltrust.experiments.store import files
@@ -26,6 +28,7 @@ def sweep(
     width: int | None = None,
     shard: tuple[int, int] | None = None,
     progress: Progress | None = None,
+    on_chunk: OnChunk | None = None,
 ) -> Results:
     """Runs a specification, and goes on with it where it was interrupted.
 
@@ -36,6 +39,10 @@ def sweep(
         width: lanes per block; None chooses.
         shard: (i, n), i from 1: only the i-th of n parts; `merge.merge` puts them together.
         progress: is told what happens.
+        on_chunk: ``on_chunk(chunk)`` is called with each `Chunk`, outside of what is compiled and
+            before the chunk is committed. What it returns by name, a number, [L] or [L, n], becomes
+            columns of the metrics. ``chunk.stop()`` ends the sweep after this chunk; the same call
+            goes on later. An error of its own ends it before.
 
     Returns:
         The tables of all runs.
@@ -63,10 +70,13 @@ def sweep(
         spec = specs.from_dict(json.loads(files.to_json(spec)), out.name)
     check_spec(spec)
     plan = make_plan(spec, width=width, shard=shard)
+    listener = copy.copy(progress or Progress())
+    listener.on_chunk = on_chunk or listener.on_chunk
     begun = run.plan_of(Record(out)) if os.path.lexists(out / RUN) else None
     # The same but for widths: those of the folder stand.
-    if begun and dataclasses.replace(begun, groups=()) == dataclasses.replace(plan, groups=()):
-        run.resume(out, progress=progress)
-    else:
-        run.start(plan, out, progress=progress)
+    with contextlib.suppress(Stopped):
+        if begun and dataclasses.replace(begun, groups=()) == dataclasses.replace(plan, groups=()):
+            run.resume(out, progress=listener)
+        else:
+            run.start(plan, out, progress=listener)
     return load(out)

@@ -103,14 +103,19 @@ def _claims_of(owner: Any) -> dict[str, float]:
     return found
 
 
-def _claims_of_row(algorithm: str, row: Mapping[str, Any]) -> dict[str, float]:
+def _claims_of_row(
+    algorithm: str, row: Mapping[str, Any], stand_ins: Mapping[str, type]
+) -> dict[str, float]:
     """The same from a run's settings by their dotted names."""
     from kltrust.algorithms import algorithm_names, find_algorithm
     from kltrust.critic import ValueRegression
     from kltrust.settings import declared
 
     found: dict[str, float] = {}
-    own = [("update", find_algorithm(algorithm))] if algorithm in algorithm_names() else []
+    cls = stand_ins.get(algorithm)
+    if cls is None and algorithm in algorithm_names():
+        cls = find_algorithm(algorithm)
+    own = [] if cls is None else [("update", cls)]
     for section, cls in (*own, ("critic", ValueRegression)):
         for field in dataclasses.fields(cls):
             said, value = declared(field), row.get(f"{section}.{field.name}")
@@ -122,12 +127,13 @@ def _claims_of_row(algorithm: str, row: Mapping[str, Any]) -> dict[str, float]:
 
 def _lanes(metrics: Any, claims: Mapping[str, float], names: Any) -> Iterator[Lane]:
     if hasattr(metrics, "runs") and hasattr(metrics, "metrics"):
+        stand_ins = getattr(metrics, "stand_ins", {})
         runs = {row["run"]: row for row in metrics.runs.to_dict("records")}
         table = metrics.metrics
         columns = {name: column.to_numpy() for name, column in table.items()}
         for run, rows in table.groupby("run", sort=True).indices.items() if len(table) else ():
             row = runs[run]
-            own = {**_claims_of_row(row["algorithm"], row), **claims}
+            own = {**_claims_of_row(row["algorithm"], row, stand_ins), **claims}
             part = {name: column[rows] for name, column in columns.items()}
             yield Lane(part, own, {key: row[key] for key in ("label", "env", "seed", "run")})
         return

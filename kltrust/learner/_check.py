@@ -25,7 +25,7 @@ def check_agent(env: Env, agent: ActorCritic) -> None:
             distribution; names what to pass.
         ValueError: if they do not fit; names the shapes.
     """
-    check_kinds(env, agent)
+    env = check_kinds(env, agent)
     made = getattr(agent.policy, "fits", ())
     is_made_for_it = made and all(a is b for a, b in zip(made, fits(env, agent), strict=True))
     if agent.memory is not None or is_made_for_it:

@@ -63,7 +63,7 @@ def make_learner(
     """One iteration of policy optimisation as a pure function of its state.
 
     Args:
-        env: the environment, stepped ``num_envs`` times in parallel.
+        env: the environment, stepped ``num_envs`` times in parallel; one of gymnax does, too.
         agent: policy and value function, with or without memory.
         update: the algorithm; or a schedule, a function from the fraction of the planned
             iterations to the algorithm: ``lambda f: trpo(max_kl=0.02 * (1 - f))``.
@@ -76,7 +76,7 @@ def make_learner(
         ValueError: on a bad setting, a batch that does not divide, a schedule without a plan.
         TypeError: if ``update`` is no algorithm; names the remedy.
     """
-    check_kinds(env, agent)
+    env = check_kinds(env, agent)
     own = changed(settings or LearnerSettings(), changes, "setting of make_learner")
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
     first_update, scheduled_update = resolver(update, planned_iterations, "an algorithm")

@@ -11,7 +11,16 @@ from kltrust.lowering._choose import choose
 from kltrust.lowering._permutation import permutation
 from kltrust.lowering._products import conv3x3, head_product
 from kltrust.lowering._quantiles import quantiles
-from kltrust.lowering._scans import scan
+from kltrust.lowering._scans import recording_scan, scan
 from kltrust.lowering._shortcut import shortcut
 
-__all__ = ["choose", "conv3x3", "head_product", "permutation", "quantiles", "scan", "shortcut"]
+__all__ = [
+    "choose",
+    "conv3x3",
+    "head_product",
+    "permutation",
+    "quantiles",
+    "recording_scan",
+    "scan",
+    "shortcut",
+]

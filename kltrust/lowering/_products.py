@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.types import Array
 
 _FEW = 3  # columns; of four, a minibatch of 256 rows is slower
@@ -24,8 +26,16 @@ def head_product(x: Array, kernel: Array, dimensions: Any = None, **options: Any
 
     x is [*E, in], the kernel [in, out] and the product [*E, out]; ``dimensions``, those of this
     product, as `flax.linen.Dense` names them, are not looked at. ``options`` are those of
-    `jax.lax.dot_general`.
+    `jax.lax.dot_general`. On a GPU or TPU it is the plain product.
     """
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return jnp.dot(x, kernel, **options)
+
+    return loops.platform_dependent(x, kernel, cpu=partial(_narrow, **options), default=plain)
+
+
+def _narrow(x: Array, kernel: Array, **options: Any) -> Array:
     if kernel.shape[-1] <= _FEW:
         columns = jnp.unstack(kernel, axis=-1)
         return jnp.stack([jnp.dot(x, column, **options) for column in columns], axis=-1)

@@ -1,16 +1,21 @@
-"""A few sums along time."""
+"""Scans: of a few sums along time, and of steps that are recorded."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
+
 from kltrust import loops
-from kltrust.types import PyTree
+from kltrust.types import Array, PyTree
 
 Carry = TypeVar("Carry")
 _TOGETHER = 16  # steps; more make hardly fewer kernels, and take longer to compile
+_NARROW = 128  # numbers of a row that are put beside others; wider rows are worth their own kernel
 
 
 def scan(
@@ -29,5 +34,77 @@ def scan(
         (the last carry, what the steps returned, [T, ...]).
     """
     steps = partial(loops.scan, step, reverse=reverse)
-    together = partial(steps, unroll=_TOGETHER)
+
+    def together(carry: Carry, xs: PyTree) -> tuple[Carry, Any]:
+        # As arrays: a compiler sums what it knows to be concatenated piece by piece, kernel by
+        # kernel.
+        return jax.lax.optimization_barrier(steps(carry, xs, unroll=_TOGETHER))
+
     return loops.platform_dependent(carry, xs, cpu=steps, default=together)
+
+
+def recording_scan(
+    step: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, xs: PyTree, num_rows: int
+) -> tuple[Carry, Any]:
+    """`jax.lax.scan` of a ``step`` whose outs are many small arrays [num_rows, ...].
+
+    With its results, to the bit. On a GPU a step would write each of them with a kernel of its own:
+    there narrow ones are put side by side, and taken apart after the last step. On a TPU, whose
+    arrays are tiles, putting them side by side takes more kernels than it saves.
+
+    Returns:
+        (the last carry, the outs [T, num_rows, ...]).
+    """
+    step = loops.traced_once(step)
+    outs = jax.eval_shape(step, carry, jax.tree.map(lambda x: x[0], xs))[1]
+    leaves, structure = jax.tree.flatten(outs)
+    narrow = [i for i, leaf in enumerate(leaves) if _is_narrow(leaf, num_rows)]
+
+    def in_parts(carry: Carry, xs: PyTree) -> tuple[Carry, Any]:
+        return loops.scan(step, carry, xs)
+
+    def side_by_side(carry: Carry, xs: PyTree) -> tuple[Carry, Any]:
+        def packed(carry: Carry, x: PyTree) -> tuple[Carry, tuple[Array, list[Array]]]:
+            carry, out = step(carry, x)
+            made = jax.tree.leaves(out)
+            # Rows last: so they stay spread over devices, and beside each other in memory.
+            words = [_words(made[i]).reshape(num_rows, -1).T for i in narrow]
+            return carry, (
+                jnp.concatenate(words),
+                [x for i, x in enumerate(made) if i not in narrow],
+            )
+
+        carry, (words, wide) = loops.scan(packed, carry, xs)
+        found, rest, begin = [], iter(wide), 0
+        for i, leaf in enumerate(leaves):
+            if i not in narrow:
+                found.append(next(rest))
+                continue
+            end = begin + math.prod(leaf.shape) // num_rows
+            part = words[:, begin:end].swapaxes(1, 2).reshape(-1, *leaf.shape)
+            found.append(_from_words(part, leaf.dtype))
+            begin = end
+        return carry, jax.tree.unflatten(structure, found)
+
+    if len(narrow) < 2:
+        return in_parts(carry, xs)
+    return loops.platform_dependent(carry, xs, cpu=in_parts, tpu=in_parts, default=side_by_side)
+
+
+def _is_narrow(leaf: Any, num_rows: int) -> bool:
+    """Whether an array [num_rows, ...] has few numbers a row, each of 32 bits or one."""
+    as_word = jnp.issubdtype(leaf.dtype, jnp.bool_) or (
+        jnp.issubdtype(leaf.dtype, jnp.number) and leaf.dtype.itemsize == 4
+    )
+    rows = leaf.shape[:1] == (num_rows,)
+    return as_word and rows and math.prod(leaf.shape[1:]) <= _NARROW
+
+
+def _words(x: Array) -> Array:
+    if jnp.issubdtype(x.dtype, jnp.bool_):
+        return x.astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _from_words(x: Array, dtype: Any) -> Array:
+    return x != 0 if jnp.issubdtype(dtype, jnp.bool_) else jax.lax.bitcast_convert_type(x, dtype)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.checks import check_env_kind, fits
+from kltrust.checks import as_env, fits
 from kltrust.networks.cells import CELLS, Cell
 from kltrust.networks.masks import check_masks, mask_of, space_leaves, without_mask
 from kltrust.networks.modules import (
@@ -110,7 +110,7 @@ def actor_critic(
     observations are `Masked`, what the mask forbids has the probability 0.
 
     Args:
-        env: only its spaces are read.
+        env: only its spaces are read; an environment of gymnax does, too.
         hidden: widths of the dense layers, as among the settings.
         settings: None takes the defaults.
         **changes: settings by name, see `NetworkSettings`.
@@ -119,7 +119,7 @@ def actor_critic(
         ValueError: on an unknown name, a bad value, a space that has no head, an image too small
             for the convolutions, or a mask that does not fit the actions.
     """
-    check_env_kind(env)
+    env = as_env(env)
     if hidden is not None:
         changes["hidden"] = hidden
     own = changed(settings or NetworkSettings(), changes, "setting of actor_critic")

@@ -198,7 +198,7 @@ def evaluate(
     Raises:
         ValueError: if neither the environment nor ``max_steps`` gives a limit.
     """
-    check_kinds(env, agent)
+    env = check_kinds(env, agent)
     if not hasattr(state, "policy_params"):
         raise TypeError(f"state must be a LearnerState, as of kltrust.train, got {kind_of(state)}")
     if runs := np.shape(getattr(state, "iteration", 0)):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from kltrust import loops, tree
 from kltrust.checks import typed_key
-from kltrust.lowering import scan
+from kltrust.lowering import recording_scan, scan
 from kltrust.types import Array, Env, EnvStep, Number, PyTree, Transition
 
 _Pair: TypeAlias = tuple[Array, Array]
@@ -59,7 +59,7 @@ def rollout(
         state, new_obs, outcome = step_all(env)(keys[1], state, action)
         return (state, new_obs), record(Transition(obs, action, *outcome))
 
-    return loops.scan(step, (state, obs), (act_keys, env_keys))
+    return recording_scan(step, (state, obs), (act_keys, env_keys), num_envs)
 
 
 def episode_returns(

@@ -23,6 +23,7 @@ from kltrust.updates.fields import (
 from kltrust.updates.minibatches import minibatch_epoch
 from kltrust.updates.objectives import mean_change, mean_kl
 from kltrust.updates.optimizers import ADAM, MakeOptimizer, bounded
+from kltrust.updates.vectors import Convert, Descent, in_vectors
 
 Loss: TypeAlias = Callable[[Params, PolicyBatch], Array]
 """``loss(params, batch) -> []``: a mean over the rows of the batch, by their weights."""
@@ -102,47 +103,52 @@ def minibatch_epochs(
     def measured(params: Params, batch: PolicyBatch) -> Array | None:
         return mean_kl(policy, *tree.unfused((params, batch))).astype(dtype) if recording else None
 
-    def step(carry: tuple[Params, PyTree], minibatch: PolicyBatch) -> tuple:
-        params, opt_state = carry
-        gradient = jax.grad(loss)(params, minibatch)
-        if batch.weight is not None and minibatch.weight is not None:
-            # A loss is a mean by the minibatch's own weights. Its share of the batch's weight
-            # makes the gradients of an epoch average to that of the whole batch.
-            mean_weight = jnp.maximum(jnp.mean(batch.weight), jnp.finfo(dtype).tiny)
-            gradient = tree.scale(jnp.mean(minibatch.weight) / mean_weight, gradient)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        kl = measured(params, minibatch)
-        return (optax.apply_updates(params, updates), opt_state), kl
-
     none = tree.not_measured()
     unknown = jnp.full(num_minibatches, none, dtype), jnp.full((), none, dtype)
+    gradient_of = loops.traced_once(jax.grad(loss))
 
-    def epoch(carry: tuple, key: Array) -> tuple:
-        def advance(carry: tuple) -> tuple:
-            current, applied, stopped = carry
-            proposal, along = minibatch_epoch(
-                step, current, batch, key, num_minibatches, batch.blocks.number
-            )
-            stays = jnp.asarray(True) if gate is None else gate(proposal[0], batch)
-            kept = stays if undo else jnp.asarray(True)
-            # Where a shortcut is not taken, this is computed after the last epoch, too.
-            kept, stopping = kept & ~stopped, stopped | ~stays
-            after = tree.where(kept, proposal, current), applied + kept.astype(jnp.int32), stopping
-            path = along, measured(proposal[0], batch)
-            return after, tree.where(stopped, unknown, path) if recording else path
+    def descend(start: Descent, tree_of: Convert, vector_of: Convert) -> tuple[Descent, Any]:
+        def step(carry: Descent, minibatch: PolicyBatch) -> tuple:
+            params, opt_state = carry
+            gradient = vector_of(gradient_of(tree_of(params), minibatch))
+            if batch.weight is not None and minibatch.weight is not None:
+                # A loss is a mean by the minibatch's own weights. Its share of the batch's weight
+                # makes the gradients of an epoch average to that of the whole batch.
+                mean_weight = jnp.maximum(jnp.mean(batch.weight), jnp.finfo(dtype).tiny)
+                gradient = tree.scale(jnp.mean(minibatch.weight) / mean_weight, gradient)
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            kl = measured(tree_of(params), minibatch)
+            return (optax.apply_updates(params, updates), opt_state), kl
 
-        def stay(carry: tuple) -> tuple:
-            return carry, unknown if recording else (None, None)
+        def epoch(carry: tuple, key: Array) -> tuple:
+            def advance(carry: tuple) -> tuple:
+                current, applied, stopped = carry
+                proposal, along = minibatch_epoch(
+                    step, current, batch, key, num_minibatches, batch.blocks.number
+                )
+                proposed = tree_of(proposal[0])
+                stays = jnp.asarray(True) if gate is None else gate(proposed, batch)
+                kept = stays if undo else jnp.asarray(True)
+                # Where a shortcut is not taken, this is computed after the last epoch, too.
+                kept, stopping = kept & ~stopped, stopped | ~stays
+                moved = tree.where(kept, proposal, current)
+                path = along, measured(proposed, batch)
+                path = tree.where(stopped, unknown, path) if recording else path
+                return (moved, applied + kept.astype(jnp.int32), stopping), path
 
-        return loops.cond(lowering.shortcut(carry[-1]), stay, advance, carry)
+            def stay(carry: tuple) -> tuple:
+                return carry, unknown if recording else (None, None)
 
-    path: Any
-    start = ((params, opt_state), jnp.int32(0), jnp.asarray(False))
-    keys = jax.random.split(key, num_epochs)
-    ((params, opt_state), applied, stopped), path = loops.scan(epoch, start, keys)
+            return loops.cond(lowering.shortcut(carry[-1]), stay, advance, carry)
+
+        first = (start, jnp.int32(0), jnp.asarray(False))
+        (end, *told), path = loops.scan(epoch, first, jax.random.split(key, num_epochs))
+        return end, (*told, path)
+
+    moved, (applied, stopped, path) = in_vectors(descend, optimizer, params, opt_state)
     extra = {"epochs_applied": applied, "kl_stopped": stopped}
     walked = KLPath(path[0].ravel(), path[1]) if recording else None
-    return params, opt_state, UpdateReport(extra, walked)
+    return *moved, UpdateReport(extra, walked)
 
 
 @settings

@@ -10,6 +10,7 @@ Said = dict[str, Any]
 LEARNING_RATE: Said = {
     "meaning": "The optimiser's learning rate.",
     "at_least": 0,
+    "schedules": True,
     "usual": "1e-5 to 3e-3; 3e-4 (Schulman et al. 2017, MuJoCo)",
 }
 OPTIMIZER: Said = {"meaning": "The optimiser, by optax's name.", "usual": "adam"}

@@ -12,8 +12,9 @@ from kltrust import loops, tree
 from kltrust.fisher import fisher_operator, fitting_chunks
 from kltrust.settings import setting, settings
 from kltrust.solvers import conjugate_gradient
-from kltrust.types import Array, Number, Params, Policy, PolicyBatch
+from kltrust.types import Array, Number, Params, Policy, PolicyBatch, PyTree
 from kltrust.updates.fields import ENTROPY_COEF
+from kltrust.updates.vectors import as_tree, as_vector, is_uniform
 
 
 class NaturalDirection(NamedTuple):
@@ -82,22 +83,30 @@ class NaturalStep:
         states = batch.advantage[:: self.fisher_stride].size // batch.blocks.number
         chunks = self.fisher_chunks or fitting_chunks(tree.leading_size(obs), states)
 
-        def solve(num_chunks: int, g: Params) -> NaturalDirection:
+        def solve(num_chunks: int, strung: bool, g: Params) -> NaturalDirection:
             fisher = fisher_operator(policy, params, obs, weight=weight, num_chunks=num_chunks)
+            like = g
+            tree_of = partial(as_tree, like=like) if strung else lambda x: x
+            g = as_vector(g) if strung else g
 
-            def damped_fisher(v: Params) -> Params:
-                return tree.add_scaled(fisher.product(v), self.damping, v)
+            def damped_fisher(v: PyTree) -> PyTree:
+                product = fisher.product(tree_of(v))
+                product = as_vector(product) if strung else product
+                return tree.add_scaled(product, self.damping, v)
 
             x, residual = conjugate_gradient(damped_fisher, g, self.cg_iters, rtol=self.cg_rtol)
             # Equal to g'x for conjugate gradients from 0; as a sum of squares it can't be negative.
-            curvature = fisher.quadratic_form(x) + self.damping * tree.dot(x, x)
+            curvature = fisher.quadratic_form(tree_of(x)) + self.damping * tree.dot(x, x)
             size = tree.norm(g)
-            return NaturalDirection(x, curvature, jnp.where(size > 0, residual / size, 0.0))
+            relative = jnp.where(size > 0, residual / size, 0.0)
+            return NaturalDirection(tree_of(x), curvature, relative)
 
-        if self.fisher_chunks or chunks == 1:
-            return solve(chunks, gradient)
-        whole, parts = partial(solve, 1), partial(solve, chunks)
-        return loops.platform_dependent(gradient, cpu=parts, default=whole)
+        # One vector on a GPU or TPU, where the steps of conjugate gradients on every leaf of a tree
+        # would be kernels of their own; and no parts.
+        elsewhere = partial(solve, self.fisher_chunks or 1, is_uniform(gradient))
+        return loops.platform_dependent(
+            gradient, cpu=partial(solve, chunks, False), default=elsewhere
+        )
 
 
 def natural_direction(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -40,6 +40,7 @@ class Optimizer:
         """
         parameters = inspect.signature(_function(name)).parameters
         check_names(f"setting of optax.{name}", settings, [*parameters][1:])
+        _check_given(name, settings, [*parameters.values()][1:])
         self.name = name
         self.settings = {
             key: as_float(value) if _is_rate(value, parameters[key].default) else value
@@ -51,6 +52,11 @@ class Optimizer:
     def __call__(self, learning_rate: Number) -> optax.GradientTransformation:
         """The optimiser at a learning rate, which may be traced."""
         return _function(self.name)(learning_rate, **self.settings)
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether it is known to see no tree, see `Elementwise`."""
+        return self.name in _ELEMENTWISE and "mask" not in self.settings
 
     @staticmethod
     def of(value: Any, where: str = "optimizer") -> MakeOptimizer:
@@ -131,6 +137,17 @@ class _Custom:
 _STATIC = (str, bool, int, type(None))
 
 
+def _check_given(name: str, given: Mapping[str, Any], parameters: Iterable[Any]) -> None:
+    """Refuses what optax would complain of later: an argument that lacks, a text for a number."""
+    for parameter in parameters:
+        key, default = parameter.name, parameter.default
+        varying = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if key not in given and default is parameter.empty and not varying:
+            raise ValueError(f"optax.{name} needs {key}: as in '{name}({key}=...)'")
+        if isinstance(given.get(key), str) and type(default) in (int, float):
+            raise ValueError(f"{key} of optax.{name} must be a number, got {given[key]!r}")
+
+
 def _is_rate(value: Any, default: Any) -> bool:
     """Whether an integer stands for a float."""
     return type(value) is int and not isinstance(default, int)
@@ -172,12 +189,27 @@ ADAM = Optimizer("adam", eps=1e-5)
 """The default of all algorithms: eps as in the PPO authors' own code, where optax has 1e-8."""
 
 
+_ELEMENTWISE = {
+    *("adabelief", "adagrad", "adam", "adamax", "adamaxw", "adamw", "amsgrad", "lion"),
+    *("radam", "rmsprop", "sgd", "yogi"),
+}
+
+
+class Elementwise(optax.GradientTransformationExtraArgs):
+    """A transformation of optax that sees no tree: what it does to an entry of the gradient depends
+    on that entry, its past and its parameter, and on the norm of all entries together.
+
+    Leaves that are strung together into one vector then move as they would one by one.
+    """
+
+
 def bounded(
     optimizer: MakeOptimizer, learning_rate: Number, max_grad_norm: Number
 ) -> optax.GradientTransformation:
     """An ``optimizer`` after a bound on the gradient's global norm -> a transformation of optax.
 
-    The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced.
+    The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced. The
+    transformation is `Elementwise` if the optimiser is one of optax's that are known to be.
     """
     chain = optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer(learning_rate))
 
@@ -186,4 +218,6 @@ def bounded(
         with jax.numpy_dtype_promotion("standard"):
             return chain.update(*args, **more)
 
-    return optax.GradientTransformationExtraArgs(chain.init, update)
+    elementwise = isinstance(optimizer, Optimizer) and optimizer.is_elementwise
+    kind = Elementwise if elementwise else optax.GradientTransformationExtraArgs
+    return kind(chain.init, update)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from kltrust.experiments.cli import interrupts, surroundings
+from kltrust.experiments.engine import own
 from kltrust.experiments.engine.devices import hush_cpu_loader
 from kltrust.lazy import require_sweeps
 
@@ -25,6 +26,7 @@ COMMANDS = {
     "sweep": "sweep",
     "status": "sweep",
     "judge": "judge",
+    "compare": "compare",
     "merge": "sweep",
     "export": "report",
     "report": "report",
@@ -41,6 +43,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust status DIR             how far a sweep or a training is
   kltrust merge SHARD ...        put the shards of a sweep together
   kltrust judge DIR ...          what is wrong with the runs, by name
+  kltrust compare A B            are the runs of B worse? an exit status for scripts
   kltrust report DIR ...         one page of what came out, with figures, tables and presets
   kltrust export DIR ...         the metrics for TensorBoard or Weights & Biases
   kltrust envs [ENV]             list environments, or the parameters of one
@@ -52,7 +55,8 @@ Each command takes --help; `kltrust train ALGORITHM ENV --help` lists every sett
 the preset's value. With any of them:
 
   --import MODULE                import a module of yours first, one that registers environments
-                                 (kltrust.register) or algorithms (register_algorithm)
+                                 (kltrust.register) or algorithms (register_algorithm); the run
+                                 folder names it, and later commands import it by themselves
 
 KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
 """
@@ -61,7 +65,7 @@ KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted.
 
-    ``kltrust judge`` has another one: 2 for findings.
+    Two commands have another one: 2 where `kltrust judge` finds something, or `compare` a loss.
     """
     hush_cpu_loader()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -105,16 +109,5 @@ def _take_imports(arguments: list[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import", dest="names", action="append", nargs="?", const="", default=[])
     given, rest = parser.parse_known_args(arguments)
-    if given.names:
-        sys.path.insert(0, os.getcwd())
-    for name in given.names:
-        if not name:
-            raise ValueError("--import takes a module's name, as in `import MODULE`")
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(
-                f"can't import {name!r} ({error}): --import takes a module's name, as in "
-                "`import MODULE`, from here or installed"
-            ) from error
+    own.bring(given.names)
     return rest

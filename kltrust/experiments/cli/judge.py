@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +17,8 @@ from kltrust.experiments.store.record import Record
 FOUND = 2
 """The exit status where something was found."""
 _LINES = 3
+_SECONDS = 10.0
+_SHARE = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +77,31 @@ def print_worst(record: Record) -> None:
         print(line)
     if notes := len(found.names) - len(serious.names):
         print(f"{notes} note{'s' if notes > 1 else ''} by the judge")
+
+
+class Live:
+    """The judge beside a run that goes on: each finding is told once, when it first appears.
+
+    A look comes after a commit, ten seconds after the start or the last look at the earliest, and
+    takes at most one part in a hundred of the time. Notes are left for the end.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic):
+        self._path, self._clock = path, clock
+        self._told: set[str] = set()
+        self._next = clock() + _SECONDS
+
+    def look(self) -> list[str]:
+        """Says what is new in a few lines, worst first; nothing where it is too early."""
+        if (start := self._clock()) < self._next:
+            return []
+        from kltrust import findings
+        from kltrust.experiments.reading import results
+
+        loaded = results.load(self._path)
+        found = findings.judge(loaded) if len(loaded.metrics) else findings.Findings([], 0)
+        new = [f for f in found.at_least("warning") if f.name not in self._told]
+        self._told.update(f.name for f in new)
+        now = self._clock()
+        self._next = now + max(_SECONDS, _SHARE * (now - start))
+        return findings.Findings(new, found.of).lines(_LINES)

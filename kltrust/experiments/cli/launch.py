@@ -108,13 +108,15 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
     # Of several hosts, only the first has the folder.
     with devices(flags, 1 if flags.several else _num_parts(Record(folder))):
         from kltrust.experiments.cli import tables
-        from kltrust.experiments.engine import hosts
+        from kltrust.experiments.engine import hosts, own
         from kltrust.experiments.jobs import run
         from kltrust.experiments.store import versions
 
         if dry_run:
             if hosts.is_first():
-                print_table(tables.dry_run(run.plan_of(Record(folder))))
+                begun = Record(folder)
+                own.recall(begun.code, begun.path)
+                print_table(tables.dry_run(run.plan_of(begun)))
             return 0
         if not flags.several:  # the others would wait too long for the first
             begun = Record(folder)
@@ -153,7 +155,7 @@ def conclude(record: Record) -> int:
     if len(record.config["settings"]) == 1:
         _print_setting(record)
     else:
-        print_table(status_table(record))
+        print_table(status_table(record), narrow=True)
     print_worst(record)
     shown = os.path.relpath(record.path)
     print(f"load it by  kltrust.load({shown!r})")
@@ -162,12 +164,16 @@ def conclude(record: Record) -> int:
     return 0
 
 
-def print_table(table: Any) -> None:
-    """Wide, so that names are there to be copied; the terminal wraps them."""
+def print_table(table: Any, *, narrow: bool = False) -> None:
+    """Wide, so that names are there to be copied; the terminal wraps them.
+
+    A table that can be as ``narrow`` as a terminal wraps them itself.
+    """
     from rich.console import Console
 
     console = Console()
-    Console(width=max(console.width, 160)).print(table)
+    fits = narrow and console.is_terminal
+    Console(width=console.width if fits else max(console.width, 160)).print(table)
 
 
 def _print_setting(record: Record) -> None:

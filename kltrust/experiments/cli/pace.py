@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import jax
+
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.devices import cache_folder
 from kltrust.experiments.jobs.plan import Plan
@@ -52,8 +54,10 @@ def remember(name: str, pace: Pace) -> None:
 
 
 def name_of(experiment: Experiment) -> str:
-    """What a pace is remembered under."""
-    return f"{experiment.algorithm} {experiment.env}"
+    """What a pace is remembered under: a CPU's is none of the accelerator beside it."""
+    device = jax.devices()[0]
+    here = "" if device.platform == "cpu" else f" on {device.device_kind}"
+    return f"{experiment.algorithm} {experiment.env}{here}"
 
 
 def expected(plan: Plan) -> tuple[list[Pace], str]:

@@ -13,10 +13,13 @@ from typing import Annotated, Any
 import tyro
 
 from kltrust.experiments.cli import typed
-from kltrust.experiments.cli.launch import Switch
+from kltrust.experiments.cli.launch import Switch, check_flag
 from kltrust.experiments.cli.surroundings import text
 from kltrust.experiments.engine import devices
 from kltrust.lazy import import_extra
+
+_MOST_EPISODES = 10**6
+_LARGEST_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +80,8 @@ class _Play(_Policy):
 def evaluate(arguments: list[str]) -> int:
     """``kltrust evaluate``."""
     options = typed.cli(_Evaluate, prog="kltrust evaluate", args=arguments)
-    if options.episodes < 1:
-        raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
+    check_flag("episodes", options.episodes, 1, _MOST_EPISODES)
+    check_flag("seed", options.seed, 0, _LARGEST_SEED)
     from kltrust.experiments.store.record import Record
 
     record = Record(options.run)
@@ -104,8 +107,9 @@ def evaluate(arguments: list[str]) -> int:
 def play(arguments: list[str]) -> int:
     """``kltrust play``."""
     options = typed.cli(_Play, prog="kltrust play", args=arguments)
-    if options.episodes is not None and options.episodes < (1 if options.out is None else 0):
-        raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
+    if options.episodes is not None:
+        check_flag("episodes", options.episodes, int(options.out is None), _MOST_EPISODES)
+    check_flag("seed", options.seed, 0, _LARGEST_SEED)
     from kltrust.checks import check_count
     from kltrust.experiments.store.record import Record
 

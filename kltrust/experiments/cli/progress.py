@@ -10,6 +10,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.text import Text
 
+from kltrust.experiments.cli.judge import Live
 from kltrust.experiments.cli.pace import Pace, Remaining
 from kltrust.experiments.cli.tables import names_of
 from kltrust.experiments.jobs.events import Progress, Report
@@ -32,6 +33,7 @@ class ConsoleProgress(Progress):
         self._bars: bars.Progress | None = None
         self._names: list[str] = []
         self._remaining: Any = None
+        self._judge: Live | None = None
         self._group, self._alone = 0, False
         self._tasks: list[bars.TaskID] = []
 
@@ -40,6 +42,7 @@ class ConsoleProgress(Progress):
         experiments = [plan.experiment(group) for group in plan.groups]
         self._names = [self._writable(name) for name in names_of(plan)]
         self._remaining = Remaining(plan)
+        self._judge = Live(path)
         self._alone = len(plan.settings) == 1
         if self._alone:
             (one,), seeds = experiments, len(plan.seeds)
@@ -73,8 +76,15 @@ class ConsoleProgress(Progress):
         else:
             self._say(f"compiling {what} ...")
 
+    def computing(self, chunk: int, of: int) -> None:
+        """Compiling is over."""
+        if self._bars is not None:
+            task = self._tasks[self._group]
+            if self._bars.tasks[task].fields.get("since") is not None:
+                self._bars.update(task, description=f"computing chunk {chunk}", since=None)
+
     def chunk(self, report: Report) -> None:
-        """Shows where the group stands, and warns of masks that forbid everything."""
+        """Shows where the group stands and what the judge newly found; warns of odd masks."""
         if report.fully_masked:
             self._say(
                 f"warning: {report.fully_masked:,} observations of this chunk allow no action by "
@@ -98,6 +108,8 @@ class ConsoleProgress(Progress):
             )
         else:
             self._say(f"{report.iterations}/{report.of}   {text}   {times(self._remaining)}{best}")
+        for line in self._judge.look() if self._judge is not None else ():
+            self._print(f"so far: {line}")
 
     def note(self, line: str) -> None:
         """Prints a line for people."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +48,8 @@ class _Export(_Folders):
     """Log to this project of Weights & Biases, offline: `wandb sync` sends it."""
     online: Switch = False
     """With --wandb: send it now."""
+    follow: Switch = False
+    """Go on exporting what the runs commit, until they are finished."""
 
 
 def report(arguments: list[str]) -> int:
@@ -78,13 +82,29 @@ def export(arguments: list[str]) -> int:
         raise ValueError("--online goes with --wandb PROJECT")
     from kltrust.experiments.reading import export, results
 
-    loaded = results.load(*options.folders)
+    sinks: list[export.Sink] = []
+    with contextlib.ExitStack() as opened:
+        if options.tensorboard is not None:
+            sinks.append(export.Tensorboard(options.tensorboard))
+        if options.wandb:
+            sinks.append(export.Wandb(options.wandb, online=options.online))
+        for sink in sinks:
+            opened.enter_context(contextlib.closing(sink))
+        if options.follow:
+            if not export.follow(options.folders, sinks, _new):
+                print("no process works on it any more: what it has committed is exported")
+        else:
+            runs = export.runs_of(results.load(*options.folders))
+            for sink in sinks:
+                sink.log(runs)
     if options.tensorboard is not None:
-        folders = export.to_tensorboard(loaded, options.tensorboard)
-        print(f"{len(folders)} runs: tensorboard --logdir {options.tensorboard}")
+        print(f"{len(sinks[0].places)} runs: tensorboard --logdir {options.tensorboard}")
     if options.wandb:
-        places = export.to_wandb(loaded, options.wandb, online=options.online)
-        print(f"{len(places)} runs:")
-        for place in places:
+        print(f"{len(sinks[-1].places)} runs:")
+        for place in sinks[-1].places:
             print(place if options.online else f"  wandb sync {place}")
     return 0
+
+
+def _new(steps: int, runs: int) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {steps} new rows of {runs} runs", flush=True)

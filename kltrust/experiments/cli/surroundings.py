@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from kltrust.experiments.engine.devices import mend_cache
+
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
@@ -43,6 +45,9 @@ def _one_line(otherwise: Any) -> Any:
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
         if category.__module__.startswith("kltrust."):
             print(f"kltrust: warning: {message}", file=sys.stderr)
+        elif "persistent compilation cache" in str(message) and (cut := mend_cache()):
+            text = f"{cut[0]} was cut short, by a kill say: it is removed, and compiled once more"
+            print(f"kltrust: note: {text}", file=sys.stderr)
         else:
             otherwise(message, category, *place)
 
@@ -60,7 +65,8 @@ def explain(error: Exception) -> str:
         letters = error.object[error.start : error.end]
         return f"this locale has no {letters!a}: set PYTHONUTF8=1 and start again"
     if not isinstance(error, OSError):
-        return "; ".join([str(error), *getattr(error, "__notes__", ())])
+        notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
+        return "; ".join([str(error), *notes])
     if error.filename is None:  # the library says of a file which it is
         with contextlib.suppress(OSError):  # else Python would try again at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

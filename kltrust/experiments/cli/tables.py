@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 
 import jax
@@ -9,10 +11,11 @@ from rich.table import Column, Table
 
 from kltrust.experiments.cli import pace
 from kltrust.experiments.config.fairness import differences, grouped, sentences, shared
-from kltrust.experiments.engine.memory import estimate_memory
+from kltrust.experiments.engine.memory import estimate_memory, memory_of
 from kltrust.experiments.jobs.folder import iterations_done, parts_of
 from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
+from kltrust.experiments.store import activity
 from kltrust.experiments.store.record import COMMIT, Record
 
 _GROUP = [Column(title, no_wrap=True) for title in ("group", "algorithm", "environment")]
@@ -53,8 +56,11 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     runs = sum(len(group.runs) for group in plan.groups)
     table.title = f"{plan.name}{part}: {runs} runs in {len(plan.groups)} static groups"
     where = f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
+    if limit := memory_of(devices):
+        where += f" of {limit / 2**30:,.1f} GiB, from which the width follows"
     if measured:
-        seconds = sum(m.compile_seconds + m.seconds for m in measured)
+        running = sum(m.seconds for m in measured)
+        seconds = running + sum(m.compile_seconds for m in measured)
         basis = f"{duration(seconds)}, by one iteration of each group, and the evaluations' time"
         counted = "by the compiler"
     else:
@@ -66,9 +72,8 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
             f"{source} (--measure tries it)"
         )
         counted = "by shapes"
-    table.caption = (
-        f"{where}; memory is per device, {counted}. {sum(work):,} environment steps: {basis}."
-    )
+    rate = f"{sum(work):,} environment steps, {sum(work) / max(running, 1e-9):,.0f} a second"
+    table.caption = f"{where}; memory is per device, {counted}. {rate}: {basis}."
     return table
 
 
@@ -99,8 +104,9 @@ def status_table(record: Record) -> Table:
     """Where every group of a folder stands."""
     plan, parts = parts_of(record, needed=())
     titles = ("runs", "iterations", "steps/s", "time left")
-    table = Table(*_GROUP, *(Column(title, no_wrap=True) for title in titles), box=None)
-    table.add_column("broken runs")
+    names = [Column(title, overflow="fold") for title in ("algorithm", "environment")]
+    numbers = [Column(title, no_wrap=True) for title in titles]
+    table = Table(_GROUP[0], *names, *numbers, "broken", box=None)
     for i, (group, part) in enumerate(parts):
         experiment = plan.experiment(group)
         done, planned = iterations_done(plan, group, part), experiment.num_iterations
@@ -119,10 +125,39 @@ def status_table(record: Record) -> Table:
             " ".join(part.summary.get("broken", {})) if part is not None else "",
         )
     table.title = f"{plan.name}: {'finished' if record.finished else 'not finished'}"
-    commits = [part.path / COMMIT for _, part in parts if part is not None]
+    begun = [part for _, part in parts if part is not None and part.last_chunk >= 0]
+    commits = [part.path / COMMIT for part in begun]
     if latest := max((path.stat().st_mtime for path in commits if path.exists()), default=0.0):
-        table.caption = f"last commit {duration(max(0.0, time.time() - latest))} ago"
+        table.caption = f"last commit {_ago(latest)} ago"
     return table
+
+
+def activity_line(record: Record) -> str | None:
+    """Whether a process works on an unfinished folder, and what it does."""
+    if record.finished:
+        return None
+    found = activity.of(record.path)
+    if found.alive:
+        since = f" for {_ago(found.since)}" if found.since else ""
+        return f"a process works on this folder: {found.doing or 'it does not say what'}{since}"
+    if found.alive is None:
+        last = f", it said it was {found.doing}" if found.doing else ""
+        return (
+            "this file system can't tell whether a process works on this folder; the last sign of "
+            f"one is {_ago(found.seen)} old{last}"
+        )
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.seen))
+    last = f", {found.doing}" if found.doing else ""
+    command = "train" if len(record.config["settings"]) == 1 else "sweep"
+    return (
+        f"no process works on this folder; the last sign of one is of {when} "
+        f"({_ago(found.seen)} ago{last})\n"
+        f"go on with it by kltrust {command} --resume {shlex.quote(os.path.relpath(record.path))}"
+    )
+
+
+def _ago(moment: float) -> str:
+    return duration(max(0.0, time.time() - moment))
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,8 @@ if there is one, else from the papers' defaults. An interrupted training goes on
   kltrust train trpo CartPole-v1 --seeds 20 --max-kl 0.02 --out runs/wide
 
 Tuned presets: {presets}
+
+With --preset accelerator, for GPUs and TPUs: {accelerators}
 """
 
 
@@ -58,8 +61,11 @@ def train(arguments: list[str]) -> int:
     if len(names) < 2 and arguments and not wants_help:
         _explain_missing(arguments)
     if len(names) < 2:
-        known = ", ".join(f"{a} {e}" for a, e in presets.available())
-        print(HELP.format(algorithms=", ".join(algorithm_names()), presets=known), end="")
+        known = {
+            name: ", ".join(f"{a} {e}" for a, e in presets.available(source))
+            for name, source in (("presets", None), ("accelerators", presets.ACCELERATOR))
+        }
+        print(HELP.format(algorithms=", ".join(algorithm_names()), **known), end="")
         return 0 if wants_help else 2
     algorithm, env = names
     find_algorithm(algorithm)
@@ -70,7 +76,8 @@ def train(arguments: list[str]) -> int:
     start = presets.preset(algorithm, env, chosen)
     tuned = (algorithm, env) in presets.available()
     origin = chosen or ("the tuned preset" if tuned else "none")
-    origin = "the papers' defaults" if origin == "none" else origin
+    named = {"none": "the papers' defaults", presets.ACCELERATOR: "the accelerator preset"}
+    origin = named.get(origin, origin)
     parsed: Any = typed.cli(
         _train_options(start, origin),
         prog=f"kltrust train {algorithm} {env}",
@@ -112,7 +119,8 @@ def _explain_missing(arguments: list[str]) -> None:
 
 
 def _default_out(experiment: Experiment, seed: int) -> Path:
-    return Path("runs") / f"{experiment.algorithm}-{experiment.env.replace('/', '-')}-seed{seed}"
+    env = re.sub(r"[^\w.]+", "-", experiment.env).strip("-")
+    return Path("runs") / f"{experiment.algorithm}-{env}-seed{seed}"
 
 
 def _train_options(start: Experiment, origin: str) -> type:
@@ -139,7 +147,8 @@ def _train_options(start: Experiment, origin: str) -> type:
         preset: Annotated[str | None, _arg("FILE", help_behavior_hint=f"(default: {origin})")] = (
             None
         )
-        """A TOML file to start from, or 'none' for the papers' defaults."""
+        """A TOML file to start from, 'accelerator' for the library's settings for GPUs and TPUs, or
+        'none' for the papers' defaults."""
         width: int = 0
         """Runs per block on a device, 0 to choose; at another width, a seed's last bits differ."""
         spread_envs: Switch = False

@@ -103,13 +103,13 @@ class Experiment:
         return {"algorithm": self.algorithm, "env": self.env, **sections}
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Experiment:
-        """The inverse of `to_dict`.
+    def from_dict(data: Mapping[str, Any], update: type | None = None) -> Experiment:
+        """The inverse of `to_dict`; ``update`` is the algorithm's class where it is not registered.
 
         Raises:
             ValueError: on an unknown algorithm, section or setting, or a value of another kind.
         """
-        kinds = section_kinds(data["algorithm"])
+        kinds = _kinds(update or find_algorithm(data["algorithm"]))
         for name in data:
             if name not in (*kinds, "algorithm", "env", "env_params"):
                 raise ValueError(unknown("section", name, kinds))
@@ -172,8 +172,12 @@ def section_kinds(algorithm: str) -> dict[str, type]:
     Raises:
         ValueError: if it is unknown; names the nearest that is known.
     """
-    kinds = (ValueRegression, LearnerSettings, NetworkSettings, BudgetSettings)
-    return dict(zip(SECTIONS, (find_algorithm(algorithm), *kinds), strict=True))
+    return _kinds(find_algorithm(algorithm))
+
+
+def _kinds(update: type) -> dict[str, type]:
+    kinds = (update, ValueRegression, LearnerSettings, NetworkSettings, BudgetSettings)
+    return dict(zip(SECTIONS, kinds, strict=True))
 
 
 def written(section: str, name: str, algorithm: str) -> str:

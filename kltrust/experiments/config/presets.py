@@ -1,7 +1,9 @@
 """Tuned settings as data files, one for each algorithm and environment: presets/ALGORITHM/ENV.toml.
 
 A preset names only what differs from the defaults, in the sections of an experiment. Where there
-is none, the defaults hold.
+is none, the defaults hold. Those below presets/accelerator/ are for GPUs and TPUs, which pay for
+the number of steps that wait for each other: thousands of environments, short rollouts, few and
+large minibatches.
 """
 
 from __future__ import annotations
@@ -11,25 +13,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kltrust.algorithms import find_algorithm
 from kltrust.experiments.config.experiment import SECTIONS, Experiment
 from kltrust.experiments.config.spec_source import Source
 
+ACCELERATOR = "accelerator"
+"""The source of the presets for accelerators."""
 _FOLDER = Path(__file__).parent / "presets"
 
 
 def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experiment:
     """The settings to start from.
 
-    The source is a TOML file of one's own; None takes the library's preset if there is one, and
-    "none" the bare defaults.
+    The source is a TOML file of one's own; None takes the library's preset if there is one,
+    "accelerator" the library's for accelerators, and "none" the bare defaults.
 
     Raises:
-        ValueError: on an unknown algorithm, or a file that is no preset.
+        ValueError: on an unknown algorithm, a pair that has no preset for accelerators, or a file
+            that is no preset.
     """
     sections: dict[str, Any] = {}
-    if source is None:
-        if (file := _FOLDER / algorithm / f"{env}.toml").is_file():
+    if source is None or source == ACCELERATOR:
+        if (algorithm, env) in available(source):
+            file = _folder(source) / algorithm / f"{env}.toml"
             sections = Source.of_file(file, "preset").document()
+        elif source == ACCELERATOR:
+            find_algorithm(algorithm)
+            envs = ", ".join(e for a, e in available(source) if a == algorithm) or "nothing"
+            raise ValueError(
+                f"there is no accelerator preset of {algorithm} on {env}: it has one for {envs}. "
+                "Take a file of your own, or none for the defaults"
+            )
     elif source != "none":
         text = Source.of_file(source, "preset")
         sections = text.document()
@@ -39,17 +53,22 @@ def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experi
     return Experiment.from_dict({**sections, "algorithm": algorithm, "env": env})
 
 
-def equal(algorithms: Sequence[str], env: str) -> str | None:
+def equal(algorithms: Sequence[str], env: str, source: str | None = None) -> str | None:
     """Whose rollout, critic, network and budget the algorithms of a comparison take.
 
     Those of the preset of the first, if the library has one for each of them. If one has none, no
-    one takes any: tuned settings against untuned ones are no comparison.
+    one takes any: tuned settings against untuned ones are no comparison. The source is None or
+    "accelerator", as of `preset`.
     """
-    known = available()
+    known = available(source)
     return algorithms[0] if all((name, env) in known for name in algorithms) else None
 
 
 @functools.cache
-def available() -> list[tuple[str, str]]:
-    """(algorithm, environment) of every preset of the library."""
-    return sorted((file.parent.name, file.stem) for file in _FOLDER.glob("*/*.toml"))
+def available(source: str | None = None) -> list[tuple[str, str]]:
+    """(algorithm, environment) of every preset of the library; "accelerator": of those for one."""
+    return sorted((file.parent.name, file.stem) for file in _folder(source).glob("*/*.toml"))
+
+
+def _folder(source: str | Path | None) -> Path:
+    return _FOLDER / ACCELERATOR if source == ACCELERATOR else _FOLDER

@@ -28,8 +28,10 @@ What is not the algorithm's own, that is rollout, critic, network and budget, is
 algorithms of an environment, unless the specification says otherwise. With the default,
 ``preset = "equal"``, they start from the library's tuned presets if each of them has one, and take
 from that of the first all that is not the algorithm's own; if one has none, all start from the bare
-defaults, as with ``preset = "none"``. With ``preset = "tuned"`` each takes its own preset whole,
-where it has one. In what methods differ beside the algorithm, the dry run and the report say.
+defaults, as with ``preset = "none"``. ``preset = "accelerator"`` does the same with the presets for
+accelerators, which each of them must have. With ``preset = "tuned"`` each takes its own preset
+whole, where it has one. In what methods differ beside the algorithm, the dry run and the report
+say.
 
 Every draw
 depends on the seed of ``random`` and its key alone: all algorithms and environments meet the
@@ -45,7 +47,13 @@ from pathlib import Path
 from typing import Any
 
 from kltrust.experiments.config.presets import available, equal
-from kltrust.experiments.config.spec_entry import MOST_SETTINGS, Entry, Setting
+from kltrust.experiments.config.spec_entry import (
+    EQUAL,
+    MOST_SETTINGS,
+    Comparison,
+    Entry,
+    Setting,
+)
 from kltrust.experiments.config.spec_source import Source, line_of
 
 __all__ = ["Setting", "Spec", "from_dict", "line_of", "load", "parse"]
@@ -106,11 +114,14 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
         raise source.error(("experiments",), "write [[experiments]]: there may be several")
     common = {section: document[section] for section in _COMMON if section in document}
     made = [Entry(source, i, entry, sweep, common) for i, entry in enumerate(entries)]
-    compared: dict[str, list[str]] = {}
+    compared: dict[Comparison, list[str]] = {}
     for entry in made:
-        for env, algorithms in entry.compared().items():
-            compared.setdefault(env, []).extend(algorithms)
-    references = {env: equal(algorithms, env) for env, algorithms in compared.items()}
+        for comparison, algorithms in entry.compared().items():
+            compared.setdefault(comparison, []).extend(algorithms)
+    references = {
+        (chosen, env): equal(algorithms, env, None if chosen == EQUAL else chosen)
+        for (chosen, env), algorithms in compared.items()
+    }
     settings: dict[tuple[str, str], Setting] = {}
     seeds = _seeds(source, sweep)
     for entry in made:
@@ -131,16 +142,17 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
 
 
 def _notes(
-    compared: Mapping[str, list[str]], references: Mapping[str, str | None]
+    compared: Mapping[Comparison, list[str]], references: Mapping[Comparison, str | None]
 ) -> Iterator[str]:
     """Which presets are taken, where it is not said."""
     said: dict[str, list[str]] = {}
-    for env, algorithms in compared.items():
+    for (chosen, env), algorithms in compared.items():
         tuned = [name for name in dict.fromkeys(algorithms) if (name, env) in available()]
-        first = references[env]
+        first = references[chosen, env]
         if first and len(set(algorithms)) > 1:
-            text = f"tuned presets, with rollout, critic, network and budget of {first}'s for all"
-        elif not first and tuned:
+            kind = "tuned" if chosen == EQUAL else chosen
+            text = f"{kind} presets, with rollout, critic, network and budget of {first}'s for all"
+        elif chosen == EQUAL and not first and tuned:
             lacking = [name for name in dict.fromkeys(algorithms) if name not in tuned]
             text = f"the bare defaults for all, as there is no preset of {', '.join(lacking)}"
         else:

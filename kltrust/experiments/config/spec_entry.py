@@ -15,11 +15,14 @@ import numpy as np
 from kltrust.algorithms import find_algorithm
 from kltrust.checks import as_float, nearest
 from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified, written
-from kltrust.experiments.config.presets import preset
+from kltrust.experiments.config.presets import ACCELERATOR, preset
 from kltrust.experiments.config.spec_source import Place, Source
 
 EQUAL = "equal"
-"""The preset that holds equal what is not the algorithm's own."""
+HELD_EQUAL = (EQUAL, ACCELERATOR)
+"""The presets that hold equal what is not the algorithm's own."""
+Comparison: TypeAlias = tuple[str, str]
+"""One of these presets, and an environment."""
 _SWEEPERS = ("grid", "zip", "random")
 _SECTIONS = (*SECTIONS, "env_params")
 _ENTRY = ("label", "algorithms", "envs", "preset", *_SECTIONS, *_SWEEPERS)
@@ -67,8 +70,8 @@ class Entry:
         """Where it stands."""
         return ("experiments", self.index)
 
-    def compared(self) -> dict[str, list[str]]:
-        """The algorithms by environment, if their presets are to be equal where they can.
+    def compared(self) -> dict[Comparison, list[str]]:
+        """The algorithms by comparison, if they are to be equal in all else.
 
         Raises:
             ValueError: names file and line.
@@ -80,16 +83,16 @@ class Entry:
                 message = f"{key} is a setting: write {found[1]} = VALUE, or grid.{key} = [VALUES]"
                 raise self.source.error((*self.place, key), message)
         self.source.expect_keys(self.place, self.table, _ENTRY)
-        if self._given("preset", EQUAL)[0] != EQUAL:
+        if (chosen := self._given("preset", EQUAL)[0]) not in HELD_EQUAL:
             return {}
         algorithms = self._names("algorithms")
-        return dict.fromkeys(self._names("envs"), algorithms)
+        return {(chosen, env): algorithms for env in self._names("envs")}
 
-    def settings(self, references: Mapping[str, str | None]) -> Iterator[Setting]:
+    def settings(self, references: Mapping[Comparison, str | None]) -> Iterator[Setting]:
         """Algorithms x environments x points of the sweepers.
 
         Args:
-            references: `presets.equal` of the environments, for an entry that says no preset.
+            references: `presets.equal` of every comparison.
 
         Raises:
             ValueError: names file and line.
@@ -149,17 +152,18 @@ class Entry:
         env: str,
         point: _Point,
         label: str,
-        references: Mapping[str, str | None],
+        references: Mapping[Comparison, str | None],
     ) -> Setting:
         places: dict[str, Place] = {"": self.place}
         chosen, at = self._given("preset", EQUAL)
-        reference = references[env] if chosen == EQUAL else None
+        reference = references[chosen, env] if chosen in HELD_EQUAL else None
         try:
             if chosen == EQUAL:
                 chosen = "tuned" if reference else "none"
-            data = preset(algorithm, env, None if chosen == "tuned" else chosen).to_dict()
+            source = None if chosen == "tuned" else chosen
+            data = preset(algorithm, env, source).to_dict()
             if reference:
-                like = preset(reference, env).to_dict()
+                like = preset(reference, env, source).to_dict()
                 data |= {section: like[section] for section in SECTIONS if section != "update"}
         except (ValueError, TypeError) as error:
             raise self.source.error(at, str(error)) from error

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import importlib.util
 import os
 import platform
+import zlib
 from pathlib import Path
 from typing import Any
+
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+"""What a file begins with that was compressed so."""
 
 
 def use_all_cores(num_runs: int) -> None:
@@ -63,6 +68,48 @@ def compilation_cache() -> Path | None:
         return Path(given) if given else None
     kept = cache_folder() / "xla"
     return kept / f"cpu-{_cpu()}" if jax.default_backend() == "cpu" else kept
+
+
+def mend_cache() -> list[Path]:
+    """Removes programs that were cut short from kltrust's own folder of them; returns their files.
+
+    JAX writes one in place, so that a kill leaves a part of it. It would not replace that: every
+    process would complain of it, and compile. A folder that JAX was given is left as it is.
+    """
+    folder = compilation_cache()
+    own = cache_folder() / "xla"
+    if folder is None or not folder.is_relative_to(own):
+        return []
+    removed = unreadable(folder)
+    for file in removed:
+        file.unlink(missing_ok=True)
+    return removed
+
+
+def unreadable(folder: Path) -> list[Path]:
+    """The programs in a folder of JAX's that were cut short."""
+    return [file for file in sorted(folder.rglob("*-cache")) if not _is_whole(file.read_bytes())]
+
+
+def _is_whole(program: bytes) -> bool:
+    """Whether it can be decompressed, by the library that JAX takes or took."""
+    if program.startswith(_ZSTANDARD):
+        for name in ("compression.zstd", "zstandard"):
+            with contextlib.suppress(ImportError):
+                zstandard = importlib.import_module(name)
+                read = (
+                    getattr(zstandard, "decompress", None)
+                    or zstandard.ZstdDecompressor().decompress
+                )
+                break
+        else:
+            return True  # of another installation
+    else:
+        read = zlib.decompress
+    try:
+        return bool(read(program))
+    except Exception:  # each library has errors of its own
+        return False
 
 
 def _cpu() -> str:

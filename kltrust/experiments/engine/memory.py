@@ -17,6 +17,11 @@ FEW_ROWS = 64
 """On a CPU lanes go one by one, unless their minibatches have fewer rows than this."""
 FEW_TOGETHER = 4
 """Then at most so many go together."""
+SLACK = {"tpu": 4}
+"""How many times the estimate a compiled program may take: 2, if it is not said. On TPUs arrays are
+padded to tiles."""
+UNTOLD_MEMORY = 16 * 10**9
+"""Bytes of an accelerator that does not say how many it has."""
 
 
 class Memory(NamedTuple):
@@ -88,14 +93,22 @@ def choose_width(
         parts = (experiment.update, experiment.critic)
         counts = [getattr(p, name) for p in parts for name in with_role(p, "minibatches")]
         few = experiment.batch_size // max([1, *counts]) < FEW_ROWS
-        most = FEW_TOGETHER if few else 1
-        return -(-per_device // -(-per_device // most))  # blocks that are about equal
-    # A device of another host does not tell; all hosts take the same width.
-    mine = [d for d in devices if d.process_index == jax.process_index()]
-    limit = hosts.on_first(lambda: (mine[0].memory_stats() or {}).get("bytes_limit"))
-    if not limit:
-        return per_device
+        return _equal_blocks(per_device, FEW_TOGETHER if few else 1)
     memory = estimate_memory(experiment, num_lanes, per_device, chunk_length, len(devices))
-    # The estimate knows no temporaries of the compiler: half of what there is.
-    room = limit // 2 - per_device * memory.lane
-    return max(1, min(per_device, room // memory.work))
+    # A device of another host does not tell; all hosts take the same width.
+    limit = hosts.on_first(lambda: memory_of(devices))
+    room = limit // SLACK.get(devices[0].platform, 2) - per_device * memory.lane
+    return _equal_blocks(per_device, max(1, min(per_device, room // memory.work)))
+
+
+def _equal_blocks(lanes: int, most: int) -> int:
+    """The width of as few blocks as can be, about equal: lanes that only fill one up cost, too."""
+    return -(-lanes // -(-lanes // most))
+
+
+def memory_of(devices: Sequence[Any]) -> int:
+    """Bytes that JAX may take of each device of this host; 0 on a CPU."""
+    mine = [d for d in devices if d.process_index == jax.process_index()]
+    if mine[0].platform == "cpu":
+        return 0
+    return (mine[0].memory_stats() or {}).get("bytes_limit") or UNTOLD_MEMORY

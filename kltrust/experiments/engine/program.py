@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kltrust.environments import make
 from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.config.stand_in import check_here
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.lanes import AXIS, compiler_options, over_lanes
 from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
@@ -47,6 +48,7 @@ def build(experiment: Experiment) -> Parts:
     Raises:
         ValueError: on an unknown name, a bad value, a batch that does not divide.
     """
+    check_here(experiment.update)
     env = make(experiment.env, **experiment.env_params)
     agent = actor_critic(env, settings=experiment.network)
 

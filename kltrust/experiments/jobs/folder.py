@@ -59,7 +59,7 @@ def plan_of(record: Record) -> Plan:
         )
     try:
         wrong = files.misfit(record.config, _PLAN)
-        plan = None if wrong else Plan.from_config(record.config)
+        plan = None if wrong else Plan.from_config(record.config, record.code.get("algorithms"))
     except (TypeError, LookupError, AttributeError) as error:
         wrong = f"{type(error).__name__}: {error}"
     if plan is None or wrong is not None:
@@ -91,7 +91,7 @@ def parts_of(
         there = [begun(folder) for folder in folders]
         parts = [Record(folder) if t else None for folder, t in zip(folders, there, strict=True)]
         for i, (group, part) in enumerate(zip(plan.groups, parts, strict=True)):
-            if part is None and (record.finished or any(there[i:])):
+            if part is None and (record.finished or i < record.begun or any(there[i:])):
                 raise files.DamagedError(folders[i], "is missing")
             if part is not None:
                 _check_part(record, plan, group, part)

@@ -13,7 +13,7 @@ import numpy as np
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import hosts, lanes, spread
 from kltrust.experiments.engine.program import Program, build, traced_settings
-from kltrust.experiments.jobs.events import Progress, Report
+from kltrust.experiments.jobs.events import Chunk, Progress, Report, Stopped, with_columns
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.rows import check_finite, evaluation_rows, metric_rows
 from kltrust.experiments.store.record import Record
@@ -89,6 +89,7 @@ class Lanes:
 
         Raises:
             NonFiniteError: if the plan says so; the chunk is not committed.
+            Stopped: after a commit, if whom the chunk was shown to asks for it.
         """
         program = self.program
         clock, compiled = time.perf_counter(), 0.0
@@ -103,12 +104,17 @@ class Lanes:
             first = index * program.chunk_length
             length = min(program.chunk_length, self.experiment.num_iterations - first)
             if "chunk" not in program.compilations:
-                progress.compiling("training and evaluation")
+                progress.compiling("training")
             state, metrics = program.chunk(self.settings, state, length)
+            progress.computing(index + 1, program.num_chunks)
             if "evaluate" not in program.compilations:
                 # Compiling it while the chunk runs would hide the time that the chunk takes.
                 jax.block_until_ready(metrics)
-            returns = program.evaluate(self.settings, state, self.eval_keys)
+                progress.compiling("evaluation")
+                returns = program.evaluate(self.settings, state, self.eval_keys)
+                progress.computing(index + 1, program.num_chunks)
+            else:
+                returns = program.evaluate(self.settings, state, self.eval_keys)
             if commit is not None:  # while the devices compute
                 progress.chunk(commit())
             metrics = hosts.to_host(metrics)
@@ -121,7 +127,10 @@ class Lanes:
             clock, compiled = time.perf_counter(), compiled + compiling
             if self.plan.on_nonfinite == "raise":
                 check_finite(metrics, self.seeds, first)
-            commit = partial(self._commit, run, index, length, kept, metrics, returns, seconds)
+            on_chunk = partial(self._told, progress, first, length)
+            commit = partial(
+                self._commit, run, index, length, kept, metrics, returns, seconds, on_chunk
+            )
         if commit is not None:
             progress.chunk(commit())
         broken = self._broken(reached, self.experiment.num_iterations)
@@ -143,15 +152,19 @@ class Lanes:
         metrics: Any,
         returns: np.ndarray,
         seconds: dict[str, float],
+        on_chunk: Callable[[Any, np.ndarray], Chunk],
     ) -> Report:
         """What the devices have computed, on the host: metrics [L, length], returns [L, 2, E]."""
+        shown = on_chunk(metrics, returns)
         first, batch = chunk * self.program.chunk_length, self.experiment.batch_size
         done, of_runs = first + length, (self.group.runs, self.seeds)
         evaluation = evaluation_rows(returns, *of_runs, done, batch)
-        rows = metric_rows(metrics, *of_runs, first, state.iteration, batch)
+        rows = metric_rows(shown.metrics, *of_runs, first, state.iteration, batch)
         scores = evaluation["mean_return"]
         score = float(np.mean(scores)) if self.plan.keep_best else None
         run.commit(chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds)
+        if shown.stopping:
+            raise Stopped
         return Report(
             iterations=done,
             of=self.experiment.num_iterations,
@@ -163,6 +176,24 @@ class Lanes:
             compile_seconds=sum(self.program.compile_seconds.values()),
             fully_masked=int(np.sum(rows["fully_masked"])),
         )
+
+    def _told(
+        self, progress: Progress, first: int, length: int, metrics: Any, returns: np.ndarray
+    ) -> Chunk:
+        """The chunk, with the columns of whom it was shown to."""
+        shown = Chunk(
+            self.experiment.env,
+            self.experiment.algorithm,
+            [self.plan.setting(run).label for run in self.group.runs],
+            self.seeds,
+            first,
+            (first + length) * self.experiment.batch_size,
+            metrics,
+            returns[: self.number],
+        )
+        if progress.on_chunk is not None:
+            shown.metrics = with_columns(shown, progress.on_chunk(shown))
+        return shown
 
     def _best(self, scores: np.ndarray) -> tuple[str, float]:
         by_label: dict[str, list[float]] = {}

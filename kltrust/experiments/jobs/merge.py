@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kltrust.experiments.engine import own
 from kltrust.experiments.jobs.folder import check_numerics, group_config, group_path, parts_of
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
+from kltrust.experiments.store import files
+from kltrust.experiments.store.layout import begun
 from kltrust.experiments.store.record import (
     CHECKPOINTS,
     EVALUATION,
@@ -29,18 +33,21 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
     """Makes one new folder of the folders of all shards, in any order: tables, states and all.
 
     At equal widths it holds, bit for bit, the final tables of the same sweep run in one piece.
+    Where a merge was killed, doing it again goes on with it.
 
     Raises:
         ValueError: if these are not all shards of one sweep, once each.
         StorageError: if a shard is unfinished, or a folder can't be used.
     """
     records = [Record(shard) for shard in shards]
+    for record in records:
+        own.recall(record.code, record.path)
     found = [parts_of(r, needed=(METRICS, EVALUATION, CHECKPOINTS)) for r in records]
     for record in records:
         check_numerics(record)
     plan = _whole(records, [plan for plan, _ in found])
     parts = [part for _, of_shard in found for _, part in of_shard if part is not None]
-    with Run.create(path, plan.to_config()) as run:
+    with _entered(path, plan.to_config(), records[0].code) as run:
         broken: dict[str, int] = {}
         for i, group in enumerate(plan.groups):
             mine = [part for part in parts if set(part.config["runs"]) <= set(group.runs)]
@@ -94,20 +101,40 @@ def _continues(plan: Plan, group: Group, other: Group) -> bool:
     return True
 
 
+def _entered(
+    path: str | Path, config: dict[str, Any], code: Mapping[str, Any] | None = None
+) -> Run:
+    """A new run folder, or one that holds nothing else than the beginning of the same.
+
+    Raises:
+        RunError: if it holds another run, one that is finished, or the chunks of one that computes.
+        StorageError: if it is damaged, or the disk fails.
+    """
+    path = Path(path)
+    if begun(path):
+        there = Record(path)
+        alike = there.config == json.loads(files.to_json(config))
+        if alike and not there.finished and there.last_chunk < 0:
+            return Run.open(path)
+    return Run.create(path, config, code)
+
+
 def _merge_group(
     whole: Run, index: int, plan: Plan, group: Group, parts: list[Record]
 ) -> dict[str, int]:
+    broken = {k: v for part in parts for k, v in part.summary["broken"].items()}
+    folder, config = group_path(whole.path, index), group_config(whole, plan, group)
+    if begun(folder) and Record(folder).finished:
+        return broken
     states = [restore_states(part, plan.experiment(group)) for part in parts]
     state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
-    with Run.create(group_path(whole.path, index), group_config(whole, plan, group)) as run:
-        broken = {k: v for part in parts for k, v in part.summary["broken"].items()}
-        if not run.finished:
-            rows, evaluation = (
-                _columns([getattr(p, t)() for p in parts]) for t in ("metrics", "evaluations")
-            )
-            seconds = total_seconds(*(part.seconds for part in parts))
-            run.commit(0, rows, state, evaluation=evaluation, seconds=seconds)
-        run.finish({"broken": broken, "compilations": {}, "memory": {}, "devices": 0})
+    tables = ([getattr(p, t)() for p in parts] for t in ("metrics", "evaluations"))
+    rows, evaluation = map(_columns, tables)
+    seconds = total_seconds(*(part.seconds for part in parts))
+    summary = {"broken": broken, "compilations": {}, "memory": {}, "devices": 0}
+    with _entered(folder, config) as run:
+        # In one instant: what goes on with the folder would train on from a chunk.
+        run.commit(0, rows, state, evaluation=evaluation, seconds=seconds, summary=summary)
     return broken
 
 

@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ import jax
 
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.spec import Setting, Spec
+from kltrust.experiments.config.stand_in import read
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.devices import found
 from kltrust.experiments.engine.memory import choose_width
@@ -85,11 +86,13 @@ class Plan:
         return {**config, "groups": [g._asdict() for g in self.groups], "settings": settings}
 
     @staticmethod
-    def from_config(config: dict[str, Any]) -> Plan:
-        """The inverse of `to_config`."""
+    def from_config(config: dict[str, Any], said: Mapping[str, Any] | None = None) -> Plan:
+        """The inverse of `to_config`; ``said`` of algorithms of one's own, see `stand_in.read`."""
+        own = said or {}
         settings = [
-            Setting(s["label"], s["swept"], Experiment.from_dict(s["experiment"]))
+            Setting(s["label"], s["swept"], read(e, own.get(e["algorithm"])))
             for s in config["settings"]
+            for e in [s["experiment"]]
         ]
         groups = [Group(**{**g, "runs": tuple(g["runs"])}) for g in config["groups"]]
         shard = tuple(config["shard"]) if config["shard"] else None

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.engine import canary, hosts
+from kltrust.experiments.engine import canary, hosts, own
 from kltrust.experiments.engine.program import validate
-from kltrust.experiments.jobs.events import Progress
+from kltrust.experiments.jobs.events import Progress, Telling
 from kltrust.experiments.jobs.folder import (
     check_numerics,
     group_config,
@@ -43,7 +43,7 @@ def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> 
         NonFiniteError: in a training, names seed and iteration; what was committed before stands.
     """
     _prepare(plan)
-    with shared(lambda: Run.create(path, plan.to_config())) as run:
+    with shared(lambda: Run.create(path, plan.to_config(), _code_of(plan))) as run:
         return _run_groups(run, plan, progress or Progress())
 
 
@@ -64,9 +64,12 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
 
     Raises:
         StorageError: if there is none, another process has it, or it is damaged.
+        ValueError: if a module of one's own, which it needs, is not found.
         NonFiniteError: as `start`.
     """
     with shared(lambda: Run.open(path)) as run:
+        if not run.finished:
+            own.recall(run.code, run.path)
         plan = plan_of(run)
         hosts.on_first(lambda: _check_whole(run.path))
         if run.finished:
@@ -74,6 +77,15 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
         hosts.on_first(lambda: check_numerics(run))
         _prepare(plan)
         return _run_groups(run, plan, progress or Progress())
+
+
+def _code_of(plan: Plan) -> dict[str, Any]:
+    experiments = [setting.experiment for setting in plan.settings]
+    names = [
+        dict.fromkeys(e.algorithm for e in experiments),
+        dict.fromkeys(e.env for e in experiments),
+    ]
+    return own.code_of(*names)
 
 
 def _check_whole(path: Path) -> None:
@@ -90,6 +102,7 @@ def _prepare(plan: Plan) -> None:
 
 
 def _run_groups(run: Run, plan: Plan, progress: Progress) -> Record:
+    progress = Telling(progress, run.tell)
     progress.start(plan, run.path)
     summaries = []
     try:
@@ -114,6 +127,7 @@ def _run_group(
 
     try:
         with shared(enter) as run:
+            whole.begin(index + 1)
             progress.group(index, iterations_done(plan, group, run))
             if not run.finished:
                 Lanes(plan, group).advance(run, progress)
@@ -142,7 +156,7 @@ def shared(enter: Callable[[], Run]) -> Iterator[Run]:
 
     def facts() -> dict[str, Any]:
         entered.append(enter())
-        names = ("config", "versions", "_description", "_marker")
+        names = ("config", "versions", "code", "_description", "_marker")
         return {"path": str(entered[0].path), **{n: vars(entered[0])[n] for n in names}}
 
     with _Shared(hosts.on_first(facts), *entered) as one_of_several:
@@ -166,6 +180,9 @@ class _Shared(Run):
     def commit(self, *arguments: Any, **keywords: Any) -> None:
         self._marked(lambda: self._run.commit(*arguments, **keywords))
 
+    def begin(self, groups: int) -> None:
+        self._marked(lambda: self._run.begin(groups))
+
     def finish(self, *arguments: Any) -> None:
         self._marked(lambda: self._run.finish(*arguments))
 
@@ -178,6 +195,10 @@ class _Shared(Run):
 
         hosts.on_first(read)
         return hosts.broadcast(state, like)
+
+    def tell(self, doing: str) -> None:
+        if self._run is not None:
+            self._run.tell(doing)
 
     def close(self) -> None:
         if self._run is not None:

@@ -6,12 +6,16 @@ an export can be made long after.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kltrust.experiments.reading.results import Results
+from kltrust.experiments.reading.results import Results, load
+from kltrust.experiments.store import activity
+from kltrust.experiments.store.record import Record
 from kltrust.lazy import import_extra
 
 if TYPE_CHECKING:
@@ -70,87 +74,207 @@ def _by_run(table: pd.DataFrame, section: str) -> dict[int, pd.DataFrame]:
     return dict(iter(numbers.groupby(table.run.to_numpy())))
 
 
-def to_tensorboard(results: Results, logdir: str | Path) -> list[Path]:
-    """Writes one TensorBoard run, a folder, per run; needs ``pip install 'kltrust[tensorboard]'``.
+def follow(
+    folders: Sequence[str | Path],
+    sinks: Sequence[Sink],
+    told: Callable[[int, int], None],
+    *,
+    seconds: float = 5.0,
+) -> bool:
+    """Exports runs as they grow, until all are finished, or no process works on them any more.
 
     Args:
-        results: from `results.load`.
-        logdir: the folder that ``tensorboard --logdir`` is then given; other runs may be in it.
-
-    Raises:
-        RuntimeError: if tensorboardX is missing, or the folder can't be written to.
-        ValueError: if there is nothing to export, or a run is there already.
-    """
-    tensorboard = import_extra("tensorboardX", "tensorboard", "an export to TensorBoard")
-    runs = _all(results)
-    folders = [Path(logdir).joinpath(*map(_file_name, run.name.split("/"))) for run in runs]
-    for folder in folders:
-        if folder.exists():
-            raise ValueError(
-                f"{folder} is there already, and TensorBoard would draw both exports as one line: "
-                "remove it, or export to another folder"
-            )
-    try:
-        for run, folder in zip(runs, folders, strict=True):
-            with tensorboard.SummaryWriter(str(folder)) as writer:
-                rows = [f"| {k} | {v} |" for k, v in {**run.config, **run.summary}.items()]
-                table = ["| setting | value |", "| --- | --- |", *rows]
-                writer.add_text("settings", "\n".join(table))
-                for step, values in run.history.items():
-                    for tag, value in values.items():
-                        writer.add_scalar(tag, value, step)
-    except OSError as error:
-        raise RuntimeError(f"can't write to {logdir}: {error.strerror or error}") from error
-    return folders
-
-
-def to_wandb(
-    results: Results, project: str, *, online: bool = False, folder: str | Path | None = None
-) -> list[str]:
-    """Logs one W&B run per run; needs ``pip install 'kltrust[wandb]'``.
-
-    Args:
-        results: from `results.load`.
-        project: its name at Weights & Biases.
-        online: send it now, as whoever ``wandb login`` named; else ``wandb sync`` does it later.
-        folder: where W&B keeps its files; None takes its own choice, ``./wandb``.
+        folders: of sweeps or trainings.
+        sinks: where to; they stay open.
+        told: is told how many steps of how many runs are new, after each look that found some.
+        seconds: between two looks.
 
     Returns:
-        The folders that ``wandb sync`` takes, or the addresses of the runs if online.
+        Whether all of them are finished.
+    """
+    seen: list[float] = []
+    while True:
+        records = [Record(folder) for folder in folders]
+        finished = [record.finished for record in records]
+        now = [activity.of(record.path) for record in records]
+        last = [of.seen for of in now]
+        if last != seen:
+            seen, runs = last, list(exported(load(*folders)))
+            if new := max(sink.log(runs) for sink in sinks):
+                told(new, len(runs))
+        if all(finished) or all(
+            f or of.alive is False for f, of in zip(finished, now, strict=True)
+        ):
+            return all(finished)
+        time.sleep(seconds)
+
+
+class Sink:
+    """A dashboard that takes runs, again and again: of each what is new."""
+
+    def __init__(self) -> None:
+        """Nothing was logged yet."""
+        self.places: list[str] = []
+        self._open: dict[str, Any] = {}
+        self._last: dict[str, int] = {}
+
+    def log(self, runs: Sequence[Exported]) -> int:
+        """Logs what is new of each run, in the order of steps; returns how many steps that is.
+
+        Raises:
+            RuntimeError: if the dashboard refuses, or its folder can't be written to.
+            ValueError: if a run is there already.
+        """
+        with self.explained():
+            fresh = [run for run in runs if run.name not in self._open]
+            self.check(fresh)
+            for run in fresh:
+                self._open[run.name] = self.begin(run)
+            new = 0
+            for run in runs:
+                rows = {k: v for k, v in run.history.items() if k > self._last.get(run.name, -1)}
+                self.write(self._open[run.name], run, rows)
+                self._last[run.name] = max(rows, default=self._last.get(run.name, -1))
+                new += len(rows)
+        return new
+
+    def check(self, runs: Sequence[Exported]) -> None:
+        """Refuses runs that can't be begun, before any of them is."""
+
+    def begin(self, run: Exported) -> Any:
+        """Opens a run, whose place is added to ``places``."""
+        raise NotImplementedError
+
+    def write(self, opened: Any, run: Exported, rows: dict[int, dict[str, float]]) -> None:
+        """Adds rows to a run."""
+        raise NotImplementedError
+
+    def end(self, opened: Any) -> None:
+        """Closes a run."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Within, errors of the dashboard are ours."""
+        yield
+
+    def close(self) -> None:
+        """Closes all runs."""
+        with self.explained():
+            while self._open:
+                self.end(self._open.popitem()[1])
+
+
+class Tensorboard(Sink):
+    """Event files in a folder for each run; needs ``pip install 'kltrust[tensorboard]'``."""
+
+    def __init__(self, logdir: str | Path) -> None:
+        """In the folder that ``tensorboard --logdir`` is then given; other runs may be in it.
+
+        Raises:
+            RuntimeError: if tensorboardX is missing.
+        """
+        super().__init__()
+        self._logdir = Path(logdir)
+        self._library = import_extra("tensorboardX", "tensorboard", "an export to TensorBoard")
+
+    def check(self, runs: Sequence[Exported]) -> None:
+        for folder in map(self._folder, runs):
+            if folder.exists():
+                raise ValueError(
+                    f"{folder} is there already, and TensorBoard would draw both exports as one "
+                    "line: remove it, or export to another folder"
+                )
+
+    def begin(self, run: Exported) -> Any:
+        writer = self._library.SummaryWriter(str(self._folder(run)))
+        self.places.append(str(self._folder(run)))
+        rows = [f"| {k} | {v} |" for k, v in {**run.config, **run.summary}.items()]
+        table = ["| setting | value |", "| --- | --- |", *rows]
+        writer.add_text("settings", "\n".join(table))
+        return writer
+
+    def write(self, opened: Any, run: Exported, rows: dict[int, dict[str, float]]) -> None:
+        for step, values in rows.items():
+            for tag, value in values.items():
+                opened.add_scalar(tag, value, step)
+        opened.flush()
+
+    def end(self, opened: Any) -> None:
+        opened.close()
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise RuntimeError(f"can't write to {self._logdir}: {reason}") from error
+
+    def _folder(self, run: Exported) -> Path:
+        return self._logdir.joinpath(*map(_file_name, run.name.split("/")))
+
+
+class Wandb(Sink):
+    """Runs of a project at Weights & Biases; needs ``pip install 'kltrust[wandb]'``.
+
+    Places are the folders that ``wandb sync`` takes, or the addresses of the runs if online.
+    """
+
+    def __init__(
+        self, project: str, *, online: bool = False, folder: str | Path | None = None
+    ) -> None:
+        """To this ``project``: now, as whoever ``wandb login`` named, if ``online``.
+
+        ``folder`` is where W&B keeps its files; None takes its own choice, ``./wandb``.
+
+        Raises:
+            RuntimeError: if wandb is missing.
+        """
+        super().__init__()
+        self._project, self._online, self._folder = project, online, folder
+        self._library = import_extra("wandb", "wandb", "an export to Weights & Biases")
+
+    def begin(self, run: Exported) -> Any:
+        quiet = self._library.Settings(
+            silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
+        )
+        opened = self._library.init(
+            project=self._project,
+            name=run.name,
+            group=run.config["sweep"],
+            job_type=run.config["algorithm"],
+            config=run.config,
+            mode="online" if self._online else "offline",
+            dir=self._folder,
+            settings=quiet,
+            reinit="create_new",
+        )
+        self.places.append(opened.url if self._online else str(Path(opened.dir).parent))
+        return opened
+
+    def write(self, opened: Any, run: Exported, rows: dict[int, dict[str, float]]) -> None:
+        for step, values in rows.items():
+            opened.log(values, step=step)
+        opened.summary.update(run.summary)
+
+    def end(self, opened: Any) -> None:
+        opened.finish()
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._library.errors.Error, OSError) as error:
+            raise RuntimeError(f"Weights & Biases refuses: {error}") from error
+
+
+def runs_of(results: Results) -> list[Exported]:
+    """All runs of `exported`.
 
     Raises:
-        RuntimeError: if wandb is missing, or refuses.
-        ValueError: if there is nothing to export.
+        ValueError: if there are none.
     """
-    wandb = import_extra("wandb", "wandb", "an export to Weights & Biases")
-    quiet = wandb.Settings(
-        silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
-    )
-    places = []
-    for exported_run in _all(results):
-        config = exported_run.config
-        try:
-            with wandb.init(
-                project=project,
-                name=exported_run.name,
-                group=config["sweep"],
-                job_type=config["algorithm"],
-                config=config,
-                mode="online" if online else "offline",
-                dir=folder,
-                settings=quiet,
-                reinit="create_new",
-            ) as run:
-                for step, values in exported_run.history.items():
-                    run.log(values, step=step)
-                run.summary.update(exported_run.summary)
-                places.append(run.url if online else str(Path(run.dir).parent))
-        except (wandb.errors.Error, OSError) as error:
-            raise RuntimeError(f"Weights & Biases refuses: {error}") from error
-    return places
-
-
-def _all(results: Results) -> list[Exported]:
     if not (runs := list(exported(results))):
         raise ValueError("there is nothing to export yet: no run has finished its first chunk")
     return runs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +30,9 @@ Folder = tuple[Record, Plan, list[tuple[Group, Record | None]]]
 class Results:
     """Tables of finished or unfinished runs; ``run`` is the key between them.
 
-    All three begin with run, label, algorithm, env and seed.
+    All three begin with run, label, algorithm, env and seed. Iterations are numbered from 0, in
+    all frames and messages; ``env_steps`` are those taken by the end of the row's iteration, and
+    ``iterations`` is how many there are.
 
     Attributes:
         runs: one row per run: the resolved settings by dotted name (``update.max_kl``), ``width``,
@@ -40,13 +42,20 @@ class Results:
         metrics: one row per run and iteration, of many runs read when it is first asked for; what
             an algorithm does not report is missing. ``mean_return`` is the mean over the
             episodes that ended within the iteration, missing where none did.
-        evaluations: one row per run and evaluation.
+        evaluations: one row per run and evaluation; ``iteration`` is the last one before it.
+        stand_ins: by name, what stands for algorithms of one's own whose module is not imported.
     """
 
-    def __init__(self, runs: pd.DataFrame, metrics: Any, evaluations: pd.DataFrame) -> None:
+    def __init__(
+        self,
+        runs: pd.DataFrame,
+        metrics: Any,
+        evaluations: pd.DataFrame,
+        stand_ins: Mapping[str, type] | None = None,
+    ) -> None:
         """Of frames; ``metrics`` may also be what reads them, as in what `load` returns."""
         self.runs, self.evaluations = runs, evaluations
-        self._metrics = metrics
+        self._metrics, self.stand_ins = metrics, dict(stand_ins or {})
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -174,14 +183,16 @@ class Results:
             metrics = metrics._replace(names=metrics.names.loc[runs.run])
         else:
             metrics = of_runs(metrics)
-        return Results(runs.reset_index(drop=True), metrics, of_runs(self.evaluations))
+        frames = runs.reset_index(drop=True), metrics, of_runs(self.evaluations)
+        return Results(*frames, self.stand_ins)
 
 
 def load(*paths: str | Path) -> Results:
     """Reads the folders of sweeps and of trainings, also while they go on.
 
-    Metrics of more than five million numbers stay in the folders until they are asked for, whole
-    or by `Results.read`; fewer are read at once.
+    Algorithms and environments of one's own need not be imported. Metrics of more than five million
+    numbers stay in the folders until they are asked for, whole or by `Results.read`; fewer are read
+    at once.
 
     Args:
         *paths: one or more folders; runs of later ones are numbered after those before.
@@ -224,7 +235,10 @@ def of_folders(folders: Sequence[Folder]) -> Results:
             if part is not None and part.last_chunk >= 0:
                 parts.append(_Part(part, first, done))
                 table = part.evaluations()
-                evaluations.append(table.assign(run=table.run + first))
+                # A folder counts the iterations before it; frames number them, from 0.
+                table = table[table.iteration <= done]  # what was committed since is in no `runs`
+                numbers = table.iteration - 1
+                evaluations.append(table.assign(run=table.run + first, iteration=numbers))
                 broken |= {first + run: at for run, at in part.nonfinite().items()}
         first += len(plan.settings) * len(plan.seeds)
     table = pd.DataFrame(runs).sort_values("run", ignore_index=True)
@@ -234,7 +248,10 @@ def of_folders(folders: Sequence[Folder]) -> Results:
     table["score"] = table.run.map(scores).astype(float)
     table["broken"] = table.run.map(broken).astype("Int64")
     ahead = ["run", *_NAMES, "seed", "score", "broken", "iterations", "width", "sweep"]
-    return Results(table[[*ahead, *table.columns.drop(ahead)]], _Tables(tuple(parts), names), found)
+    columns = [*ahead, *table.columns.drop(ahead)]
+    updates = [s.experiment.update for _, plan, _ in folders for s in plan.settings]
+    stand_ins = {u.name: type(u) for u in updates if hasattr(u, "stands_in")}
+    return Results(table[columns], _Tables(tuple(parts), names), found, stand_ins)
 
 
 def _plain(experiment: Any) -> dict[str, Any]:

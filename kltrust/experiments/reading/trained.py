@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.engine import own
 from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.lanes import restore_states
@@ -58,10 +59,11 @@ def find_runs(
     A label is a setting's, as the sweep's report and `kltrust.results` name it.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none, or a module of one's own, which they need, is not found.
         StorageError: if the folder holds no run, or nothing has been saved yet.
     """
     record = record if isinstance(record, Record) else Record(record)
+    own.recall(record.code, record.path)
     plan, parts = parts_of(record, needed=(EVALUATION,))
     begun = [(g, part) for g, part in parts if part is not None and part.last_chunk >= 0]
     if not begun:
@@ -72,9 +74,9 @@ def find_runs(
     for group, part in begun:
         for place, run in enumerate(group.runs):
             setting, score = plan.setting(run), scores.get(run, {})
-            own = (setting.experiment, setting.label, plan.seed(run))
+            names = (setting.experiment, setting.label, plan.seed(run))
             found.append(
-                Trained(part, place, *own, *(score.get(name, np.nan) for name in choice.BY))
+                Trained(part, place, *names, *(score.get(name, np.nan) for name in choice.BY))
             )
     asked: list[tuple[str, Any, Any]] = [
         ("environment", env, lambda run: run.experiment.env),

@@ -63,10 +63,11 @@ def sections_toml(experiment: Experiment, *, prefix: str = "") -> str:
     for section in (*SECTIONS, "env_params"):
         values = getattr(experiment, section)
         if dataclasses.is_dataclass(values):
+            whole = hasattr(values, "stands_in")  # whose defaults are not known
             values = {
                 f.name: getattr(values, f.name)
                 for f in dataclasses.fields(values)
-                if getattr(values, f.name) != f.default
+                if whole or getattr(values, f.name) != f.default
             }
         if values:
             lines = [f"{_key(name)} = {_value(value)}" for name, value in values.items()]
@@ -84,7 +85,8 @@ def _value(value: Any) -> str:
         return json.dumps(value).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
-    return repr(value)
+    # An optimiser is the text that names it.
+    return repr(value) if isinstance(value, int | float) else _value(repr(value))
 
 
 def repeat(
@@ -100,7 +102,8 @@ def repeat(
         widths = {group.width for group in source.plan.groups}
         width = f" --width {widths.pop()}" if len(widths) == 1 else ""
         spec = shlex.quote(posixpath.join(folder, path))
-        commands.append(f"kltrust sweep {spec} --out {folders[-1]}{width}")
+        own = "".join(f" --import {name}" for name in source.record.code.get("import", ()))
+        commands.append(f"kltrust sweep {spec} --out {folders[-1]}{width}{own}")
     blocks: list[Block] = [
         "Beside this page lie the specifications of all that ran, every setting resolved. With the "
         "same versions, kind of device and width a sweep gives the same numbers. Commands are for "
@@ -113,6 +116,8 @@ def repeat(
     first, paths = presets.iloc[0], "presets/" + presets.path
     words = ["kltrust", "train", first.algorithm, first.env, "--preset"]
     words.append(posixpath.join(folder, paths.iloc[0]))
+    modules = dict.fromkeys(n for s in study.sources for n in s.record.code.get("import", ()))
+    imported = [word for name in modules for word in ("--import", name)]
     columns = {
         "algorithm": presets.algorithm,
         "environment": presets.env,
@@ -127,7 +132,7 @@ def repeat(
     blocks += [
         "The best setting of each algorithm on each environment is a preset; new seeds say what it "
         "is worth:",
-        Code(shlex.join([*words, "--seed", "1000", "--seeds", "10"])),
+        Code(shlex.join([*words, "--seed", "1000", "--seeds", "10", *imported])),
         Table("presets", caption, columns, words=len(columns)),
     ]
     return Section("again", "Run it again", blocks)

@@ -100,7 +100,7 @@ def gather(paths: Sequence[str | Path]) -> Study:
         frame.assign(**{name: frame.run.map(of[name]) for name in ("label", "method")})
         for frame in (loaded.metrics, loaded.evaluations)
     )
-    share = evaluations.iteration / evaluations.run.map(of.iterations)
+    share = (evaluations.iteration + 1) / evaluations.run.map(of.iterations)
     evaluations["seconds"] = evaluations.run.map(of.seconds) * share
     evaluations["mean_return"], imputed = _imputed(evaluations)
     scores = choice.of_runs(evaluations)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -159,8 +159,10 @@ def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
 def _what_ran(study: Study) -> _page.Section:
     """Algorithms, environments, seeds, machine, versions and seconds of every folder."""
     facts = [_facts(s, study.runs[study.runs.source == i]) for i, s in enumerate(study.sources)]
-    columns = {"": list(facts[0])}
-    columns |= {s.name: list(of.values()) for s, of in zip(study.sources, facts, strict=True)}
+    rows = max(map(list, facts), key=len)
+    columns = {"": rows}
+    for source, of in zip(study.sources, facts, strict=True):
+        columns[source.name] = [of.get(row, "") for row in rows]
     table = _page.Table(
         "what-ran", "What the numbers below come from.", columns, words=len(columns)
     )
@@ -177,8 +179,9 @@ def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
     of_env = sorted(set(labels.groupby([e.env for e in experiments]).nunique()))
     seconds = total_seconds(*(part.seconds for _, part in source.parts if part is not None))
     versions = source.record.versions
-    commit = versions.get("commit")
-    state = " with changes that are not committed" if versions.get("dirty") else ""
+    code = source.record.code
+    commits = [f"{_commit(of)} ({name})" for name, of in code.get("commits", {}).items()]
+    modules = [f"{name} {digest}" for name, digest in code.get("sources", {}).items()]
     packages = [f"{name} {v}" for name, v in versions.get("packages", {}).items() if v]
     flags = f", XLA_FLAGS {versions['XLA_FLAGS']}" if versions.get("XLA_FLAGS") else ""
     return {
@@ -194,11 +197,19 @@ def _facts(source: Source, runs: pd.DataFrame) -> dict[str, str]:
         "training and evaluating",
         "devices": f"{versions.get('device_count')} x {versions.get('device_kind')}, "
         f"{versions.get('cpu_count')} cores, {versions.get('platform')}",
-        "commit": f"{commit[:12]}{state}" if commit else "not from a git checkout with commits",
+        **({"modules of your own": ", ".join(modules)} if code else {}),
+        **({"your commit": ", ".join(commits) or "none"} if code else {}),
+        "kltrust's commit": _commit(versions),
         "versions": ", ".join([f"Python {versions.get('python')}", *packages]),
         "arithmetic": f"{'float64' if versions.get('x64') else 'float32'}, matrix products "
         f"{versions.get('matmul_precision')}{flags}",
     }
+
+
+def _commit(of: Mapping[str, Any]) -> str:
+    if not (commit := of.get("commit")):
+        return "not from a git checkout with commits"
+    return f"{commit[:12]}{' with changes that are not committed' if of.get('dirty') else ''}"
 
 
 def write(report: Report, folder: Path, preset_dir: str | Path | None = None) -> Path:

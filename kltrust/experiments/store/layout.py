@@ -24,8 +24,16 @@ GROUPS = "groups"
 _SHOWN = 8
 
 
+CODE = {
+    "import": [str],
+    "sources": {str: (type(None), str)},
+    "registered": {str: str},
+    "algorithms": {str: {str: dict}},
+    "commits": {str: {"commit": (type(None), str), "dirty": (type(None), bool)}},
+}
+"""What a description says of one's own modules, see `own.code_of`."""
 _NUMBER = (int, float)
-_DESCRIPTION = {"config": dict, "versions": {"packages": dict}}
+_DESCRIPTION = {"config": dict, "versions": {"packages": dict}, "code?": CODE}
 _MARKER = {
     "chunk": int,
     "parts": {str: [int]},
@@ -34,6 +42,7 @@ _MARKER = {
     "seconds": {str: _NUMBER},
     "finished": bool,
     "summary": {"broken?": {str: int}},
+    "begun?": int,
     "files?": {str: int},
     "run?": int,
 }
@@ -45,6 +54,7 @@ BEGINNING: dict[str, Any] = {
     "seconds": {},
     "finished": False,
     "summary": {},
+    "begun": 0,
     "files": {},
 }
 """What is committed before the first chunk: nothing."""

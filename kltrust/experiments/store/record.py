@@ -55,10 +55,12 @@ class Record:
         path: the folder.
         config: the resolved configuration, as JSON gives it back.
         versions: `versions.snapshot` when the run began.
+        code: one's own modules, their digests and commits, when the run began, see `own.code_of`.
         last_chunk: the index of the last complete chunk; -1 before the first.
         finished: whether `Run.finish` was reached.
         seconds: by kind (compile, run, ...), summed over all chunks and sessions.
         summary: what `Run.finish` was given.
+        begun: how many groups of a plan have had folders.
         best: ``{"chunk": ..., "score": ...}`` of the best checkpoint, or None if none was scored.
     """
 
@@ -77,6 +79,7 @@ class Record:
             self._see(layout.committed(path, self._description))
         self.config: dict[str, Any] = self._description["config"]
         self.versions: dict[str, Any] = self._description["versions"]
+        self.code: dict[str, Any] = self._description.get("code", {})
         self._checked: set[tuple[str, int | None]] = set()
 
     def _see(self, marker: dict[str, Any]) -> None:
@@ -85,6 +88,7 @@ class Record:
         self.finished: bool = marker["finished"]
         self.seconds: dict[str, float] = marker["seconds"]
         self.summary: dict[str, Any] = marker["summary"]
+        self.begun: int = marker["begun"]
         self.best: dict[str, Any] | None = marker["best"]
 
     def changes(self) -> dict[str, tuple[Any, Any]]:

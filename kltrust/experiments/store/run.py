@@ -13,12 +13,13 @@ import datetime
 import fcntl
 import math
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from kltrust.experiments.store import checkpoint, files, tables, versions
+from kltrust.experiments.store import activity, checkpoint, files, tables, versions
 from kltrust.experiments.store.layout import BEGINNING, FORMATS, begun, belonging
 from kltrust.experiments.store.record import (
     CHECKPOINTS,
@@ -50,10 +51,13 @@ class Run(Record):
         self._lock: IO[bytes] | None = lock
 
     @classmethod
-    def create(cls, path: str | Path, config: Mapping[str, Any]) -> Run:
+    def create(
+        cls, path: str | Path, config: Mapping[str, Any], code: Mapping[str, Any] | None = None
+    ) -> Run:
         """Makes a run folder where there is none, or an empty one, and locks it.
 
-        The resolved configuration holds names, numbers, lists and dicts.
+        The resolved configuration holds names, numbers, lists and dicts; ``code`` is what
+        `own.code_of` says of one's own modules.
 
         Raises:
             RunError: if the folder holds anything, or another process has it.
@@ -66,6 +70,7 @@ class Run(Record):
                 "created": _now(),
                 "config": dict(config),
                 "versions": versions.snapshot(),
+                **({"code": dict(code)} if code else {}),
             }
         )
         beginning = files.sealed({**BEGINNING, "run": description["crc32"]})
@@ -102,6 +107,7 @@ class Run(Record):
         evaluation: Columns | None = None,
         score: float | None = None,
         seconds: Mapping[str, float] | None = None,
+        summary: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes a chunk part of the run: all of it, or nothing.
 
@@ -114,6 +120,8 @@ class Run(Record):
             score: higher is better; the best-scored state is kept beside the latest. None and NaN
                 are no score.
             seconds: spent on this chunk, by kind, as in ``{"compile": 2.1, "run": 0.4}``.
+            summary: if it is given, the first chunk is the whole run, which is finished by it in
+                the same instant: see `finish`.
 
         Raises:
             ValueError: if the chunk is not the next one, or the rows are no table like the others.
@@ -125,16 +133,21 @@ class Run(Record):
             raise RunError(f"the run {self.path} is finished: start another in a folder of its own")
         if chunk != self.last_chunk + 1:
             raise ValueError(f"chunk {chunk} can't follow chunk {self.last_chunk}: commit in order")
+        if chunk and summary is not None:
+            raise ValueError(f"chunk {chunk} is not the whole run: end it by finish")
         given = {METRICS: rows} | ({} if evaluation is None else {EVALUATION: evaluation})
         encoded = {table: tables.encode(columns) for table, columns in given.items()}
         marker = copy.deepcopy(self._marker)
         marker |= {"chunk": chunk, "seconds": total_seconds(self.seconds, seconds or {})}
+        if summary is not None:
+            marker |= {"finished": True, "summary": dict(summary)}
         for table, (_, schema) in encoded.items():
             marker["parts"].setdefault(table, []).append(chunk)
-            if marker["schemas"].setdefault(table, schema) != schema:
+            before = marker["schemas"].setdefault(table, schema)
+            if changed := sorted(dict(before.items() ^ schema.items())):
                 raise ValueError(
-                    f"the columns of {table} changed from {marker['schemas'][table]} to {schema}: "
-                    "give every chunk the same columns and dtypes"
+                    f"the columns of {table} changed, {', '.join(changed)}: give every chunk the "
+                    "same columns and dtypes (a sweep goes on with the on_chunk that it began with)"
                 )
         best = -math.inf if self.best is None else self.best["score"]
         if score is not None and score > best:
@@ -142,7 +155,7 @@ class Run(Record):
         sums: dict[str, int] = {}
         with self._nothing_lost(f"save chunk {chunk}"):
             for table, (data, _) in encoded.items():
-                part = self._part(table, chunk)
+                part = self._part(table, chunk) if summary is None else self._whole(table)
                 part.parent.mkdir(exist_ok=True)
                 files.write_atomic(part, data)
                 sums[self._name(part)] = zlib.crc32(data)
@@ -152,6 +165,13 @@ class Run(Record):
             sums[self._name(place)] = checkpoint.save(place, state)
             self._mark(marker, sums)
         self._drop_others(CHECKPOINTS)
+
+    def begin(self, groups: int) -> None:
+        """Records that so many groups of a plan have folders: from now on, one that is gone is."""
+        self._check_open()
+        if groups > self.begun:
+            with self._nothing_lost(f"begin group {groups - 1}"):
+                self._mark({**self._marker, "begun": groups}, {})
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Ends the run: one table each in place of the parts, and a summary of your own.
@@ -171,9 +191,16 @@ class Run(Record):
         for table in self._marker["parts"]:
             files.remove(self.path / table)
 
+    def tell(self, doing: str) -> None:
+        """Says to whoever looks at the folder what this process does, see `activity`."""
+        if self._lock is not None:
+            activity.tell(self._lock, doing)
+
     def close(self) -> None:
         """Releases the folder's lock; what was committed stands."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._lock.fileno())  # the last sign of this process
             self._lock.close()
             self._lock = None
 
@@ -245,13 +272,18 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
     """The folder's lock, which `Run.close` releases, or an error within."""
     with contextlib.ExitStack() as on_error:
         lock = on_error.enter_context(open(path / LOCK, "ab"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"another process is writing to {path}: wait for it, stop it, or take another "
-                "folder"
-            ) from error
+        for tries_left in (4, 3, 2, 1, 0):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if tries_left:  # who looks whether it is free has it for an instant
+                    time.sleep(0.01)
+                    continue
+                raise RunError(
+                    f"another process is writing to {path}: wait for it, stop it, or take another "
+                    "folder"
+                ) from error
         yield lock
         on_error.pop_all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -44,7 +45,7 @@ def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
         `FLAGS`), ``XLA_FLAGS``.
     """
     devices = jax.devices()
-    commit, dirty = _checkout(Path(__file__).resolve().parents[2])
+    commit, dirty = _own_checkout()
     return {
         "packages": {
             name: _version(name) for name in dict.fromkeys([*PACKAGES, *packages_in_use(), *also])
@@ -75,6 +76,31 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
     return {n: (then.get(n), now.get(n)) for n in names if then.get(n) != now.get(n)}
 
 
+def commit_of(folder: Path, files: Iterable[Path] = ()) -> dict[str, Any] | None:
+    """The git ``commit`` of a user's folder, and whether it is ``dirty``; None outside of git.
+
+    Dirty are changes of files that git knows, and any of the ``files``, of which it may know none.
+    """
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        own = [str(file) for file in files]
+        changes += _git(folder, "status", "--porcelain", "--", *own) if own else ""
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str, trusted: bool = False) -> str:
+    # What the folder's own configuration says is run for a status may be anyone's.
+    command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
+    if trusted:  # our own checkout may belong to someone else than who runs it (a container, say)
+        command[1:1] = ["-c", "safe.directory=*"]
+    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=env)
+    return done.stdout.strip()
+
+
 def without_paths(flags: str) -> str:
     """The flags without the values that are paths: results get published, home folders not."""
     return re.sub(r"=\S*[/\\]\S*", "=<path>", flags)
@@ -98,17 +124,18 @@ def _version(name: str) -> str | None:
         return None
 
 
+@functools.cache
+def _own_checkout() -> tuple[str | None, bool | None]:
+    """Of the code that this process has imported, as good as when it did."""
+    return _checkout(Path(__file__).resolve().parents[2])
+
+
 def _checkout(root: Path) -> tuple[str | None, bool | None]:
     if not (root / ".git").exists():
         return None, None
 
-    def git(*arguments: str) -> str:
-        # A checkout may belong to someone else than who runs it (a container, say).
-        command = ["git", "-c", "safe.directory=*", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+        changes = _git(root, "status", "--porcelain", trusted=True)
+        return _git(root, "rev-parse", "HEAD", trusted=True), bool(changes)
     except (OSError, subprocess.SubprocessError):
         return None, None

@@ -1,0 +1,212 @@
+"""One's own modules, which register algorithms and environments: named in run folders, found again.
+
+A run folder names the modules and holds a digest of each source, but no path and no source. Which
+files a user imported such modules from is remembered on his machine, beside the compiled programs.
+
+A folder may come from anyone. So a module that it names is imported where ``import`` finds it by
+itself, or from a file that this user has imported before: from the working folder whatever it holds
+now, from elsewhere if its digest is the recorded one. Nothing else that lies there is run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kltrust.experiments.engine import sources
+from kltrust.experiments.engine.devices import use_all_cores
+
+_warned: set[tuple[str, str]] = set()
+_typed: list[str] = []
+"""The modules that --import named in this process."""
+
+
+class SourceWarning(UserWarning):
+    """A module of one's own is not what it was when a run began."""
+
+
+def bring(names: Iterable[str]) -> None:
+    """Imports modules that a person names, from the working folder or installed.
+
+    Raises:
+        ValueError: if one can't be imported.
+    """
+    for name in names:
+        if not name:
+            raise ValueError("--import takes a module's name, as in `import MODULE`")
+        # A module that computes starts JAX, whose devices are what they are from then on.
+        use_all_cores(sys.maxsize)
+        _search(Path.cwd())
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"can't import {name!r} ({error}): --import takes a module's name, as in "
+                "`import MODULE`, from here or installed"
+            ) from error
+        if name not in _typed:
+            _typed.append(name)
+        sources.remember(module)
+
+
+def code_of(algorithms: Iterable[str], envs: Iterable[str]) -> dict[str, Any]:
+    """What a run folder says of the modules that registered its algorithms and environments.
+
+    Returns:
+        ``import``, the modules to be imported; ``sources``, a digest of each of them and of what
+        they import that lies beside them; ``registered``, which module has which name;
+        ``algorithms``, what reports read of their settings; ``commits`` of the working folder and
+        of the modules.
+    """
+    from kltrust.algorithms import find_algorithm
+    from kltrust.experiments.config.stand_in import said_of
+    from kltrust.experiments.store import versions
+
+    algorithms = list(dict.fromkeys(algorithms))
+    used = [f"algorithm {name}" for name in algorithms] + [f"environment {name}" for name in envs]
+    homes = {what: home for what, home in _homes(used).items() if sources.is_own(home)}
+    names = list(dict.fromkeys([*_typed, *homes.values()]))
+    found: dict[str, ModuleType] = {}
+    commits = {"working folder": versions.commit_of(Path.cwd())}
+    for name in names:
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        parts = sources.with_neighbours(module)
+        found |= parts
+        if (file := sources.file_of(module)) is not None:
+            own = [path for part in parts.values() if (path := sources.file_of(part))]
+            commits[name] = versions.commit_of(file.parent, own)
+            sources.remember(module)
+    return {
+        "import": [name for name in names if name != sources.SCRIPT],
+        "sources": {name: sources.digest_of(name) for name in found},
+        "registered": homes,
+        "algorithms": {
+            name: said_of(find_algorithm(name))
+            for name in algorithms
+            if f"algorithm {name}" in homes
+        },
+        "commits": {name: commit for name, commit in commits.items() if commit is not None},
+    }
+
+
+def recall(code: Mapping[str, Any], folder: Path) -> None:
+    """Imports the modules of one's own that a run folder names, unless what they register is here.
+
+    Warns if a source is not what it was: what comes out then may be other numbers.
+
+    Raises:
+        ValueError: if one is not to be found, or registers less than it did; says what to add.
+    """
+    if not code:
+        return
+    digests = code["sources"]
+    if not code["registered"] or _lacking(code):
+        for name in code["import"]:
+            if name not in sys.modules:
+                _find(name, digests.get(name), folder)
+    if lacking := _lacking(code):
+        what, home = next(iter(lacking.items()))
+        if home == sources.SCRIPT:
+            raise ValueError(
+                f"{what} of {folder} was registered by a script or a notebook: put it into a "
+                "module, and import that first (--import MODULE in a shell)"
+            )
+        raise ValueError(
+            f"{home} was imported and registers no {what}, which {folder} has: import the module "
+            "that does first (--import MODULE in a shell)"
+        )
+    changed = ", ".join(_changed(code))
+    if changed and (str(folder), changed) not in _warned:
+        _warned.add((str(folder), changed))
+        warnings.warn(
+            f"not the code that {folder} began with: {changed}. Numbers may be others than those "
+            "of the code that trained",
+            SourceWarning,
+            stacklevel=3,
+        )
+
+
+def _changed(code: Mapping[str, Any]) -> list[str]:
+    """The modules whose source is another now, and what another module registers now."""
+    digests = code["sources"]
+    found = [
+        name
+        for name, digest in digests.items()
+        if name != sources.SCRIPT and name in sys.modules and sources.digest_of(name) != digest
+    ]
+    for what, now in _homes(code["registered"]).items():
+        then = code["registered"][what]
+        of_others = now != then or now == sources.SCRIPT
+        if of_others and sources.digest_of(now) != digests.get(then):
+            found.append(f"{now} has {what}" if now == then else f"{now} has {what}, not {then}")
+    return found
+
+
+def _lacking(code: Mapping[str, Any]) -> dict[str, str]:
+    """What no module has registered in this process, with that which did."""
+    from kltrust.algorithms import algorithm_names
+    from kltrust.environments import available
+
+    here = {f"algorithm {name}" for name in algorithm_names()}
+    if any(what.startswith("environment ") for what in code["registered"]):
+        here |= {f"environment {name}" for name in available()}
+    return {what: home for what, home in code["registered"].items() if what not in here}
+
+
+def _find(name: str, digest: str | None, folder: Path) -> None:
+    """Imports a module that a run folder names."""
+    known = [Path(file) for file in sources.known().get(name, ())]
+    here = [file for file in known if sources.root_of(file, name) == Path.cwd() and file.is_file()]
+    same = [file for file in known if file.is_file() and sources.digest(file) == digest]
+    for file in here:
+        _search(sources.root_of(file, name))
+    try:
+        if not here and not _is_found(name):
+            if not same:
+                others = f"; {known[-1]} is not what it was" if known and known[-1].exists() else ""
+                raise ModuleNotFoundError(f"no module of this name is found{others}")
+            _search(sources.root_of(same[-1], name))
+        module = importlib.import_module(name)
+    except Exception as error:  # its own code may raise anything
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise ValueError(
+            f"{folder} needs your module {name!r}, which can't be imported ({kind}{error}): change "
+            f"to the folder where it is, and add --import {name} to the command (in Python: "
+            f"`import {name}` first)"
+        ) from error
+    sources.remember(module)
+
+
+def _is_found(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _homes(what: Iterable[str]) -> dict[str, str]:
+    """The modules that register these here, each as in "algorithm trpo"; "" of an adapter's."""
+    from kltrust.algorithms import find_algorithm
+    from kltrust.environments._registry import home_of
+
+    found = {}
+    for entry in what:
+        kind, _, name = entry.partition(" ")
+        cls: Any = find_algorithm(name) if kind == "algorithm" else None
+        found[entry] = (home_of(name) if cls is None else cls.registered_in) or ""
+    return found
+
+
+def _search(folder: Path) -> None:
+    """Python looks for modules in a folder first."""
+    if sys.path[:1] != [str(folder)]:
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()

@@ -1,0 +1,88 @@
+"""Parameters, gradients and the optimiser's state as vectors, where kernels are what costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kltrust import loops
+from kltrust.types import Array, Params, PyTree
+from kltrust.updates.optimizers import Elementwise
+
+Descent: TypeAlias = tuple[Params, PyTree]
+"""Parameters and the optimiser's state, both as trees or both as vectors."""
+Convert: TypeAlias = Callable[[PyTree], PyTree]
+
+
+def in_vectors(
+    descend: Callable[[Descent, Convert, Convert], tuple[Descent, Any]],
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    opt_state: PyTree,
+) -> tuple[Descent, Any]:
+    """``descend((params, opt_state), tree_of, vector_of)``: what it returns, as trees.
+
+    On a GPU or TPU it is given vectors, all leaves strung together: a step of the optimiser is then
+    a few kernels and not a few for every leaf. There tree_of makes the parameters' tree of their
+    vector, and vector_of makes a vector of a gradient. On a CPU, and for an ``optimizer`` that is
+    not `Elementwise` and so may look at the tree, both leave what they are given as it is.
+
+    Returns:
+        ((params, opt_state), whatever else ``descend`` returns).
+    """
+
+    def as_trees(params: Params, opt_state: PyTree) -> tuple[Descent, Any]:
+        return descend((params, opt_state), lambda x: x, lambda x: x)
+
+    if not isinstance(optimizer, Elementwise) or not is_uniform(params):
+        return as_trees(params, opt_state)
+
+    def is_like(x: PyTree) -> bool:
+        return _shapes(x) == _shapes(params)
+
+    def as_vectors(params: Params, opt_state: PyTree) -> tuple[Descent, Any]:
+        packed = jax.tree.map(
+            lambda x: as_vector(x) if is_like(x) else x, opt_state, is_leaf=is_like
+        )
+        start = as_vector(params), packed
+        (vector, packed), rest = descend(start, lambda x: as_tree(x, params), as_vector)
+        unpacked = jax.tree.map(
+            lambda x, vector: as_tree(vector, x) if is_like(x) else vector,
+            opt_state,
+            packed,
+            is_leaf=is_like,
+        )
+        return (as_tree(vector, params), unpacked), rest
+
+    return loops.platform_dependent(params, opt_state, cpu=as_trees, default=as_vectors)
+
+
+def _shapes(x: PyTree) -> tuple:
+    return jax.tree.structure(x), [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+
+
+def is_uniform(x: PyTree) -> bool:
+    """Whether ``x`` is several leaves of one dtype, which a vector can hold."""
+    leaves = jax.tree.leaves(x)
+    return len(leaves) > 1 and len({leaf.dtype for leaf in leaves}) == 1
+
+
+def as_vector(x: PyTree) -> Array:
+    """All entries of the leaves of ``x``, one leaf after the other: [P]."""
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(x)])
+
+
+def as_tree(vector: Array, like: PyTree) -> PyTree:
+    """What `as_vector` made ``vector`` [P] of: a pytree with the shapes of ``like``."""
+    leaves, structure = jax.tree.flatten(like)
+    parts, begin = [], 0
+    for leaf in leaves:
+        end = begin + math.prod(leaf.shape)
+        parts.append(vector[begin:end].reshape(leaf.shape))
+        begin = end
+    return jax.tree.unflatten(structure, parts)
