@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+from kltrust.algorithms import algorithm_names
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def blocks(heading):
@@ -24,6 +27,16 @@ def test_ten_lines_that_import_a_loss():
     names = run(code)
     assert names["grad"].shape == names["logits"].shape
     assert float(abs(names["grad"]).max()) > 0
+
+
+def test_the_number_of_algorithms():
+    assert len(algorithm_names()) == 21
+    assert "twenty-one algorithms" in README
+
+
+def test_every_link_leads_to_a_file():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
 
 
 @pytest.mark.slow
