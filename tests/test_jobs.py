@@ -254,7 +254,7 @@ def test_a_finished_job_is_left_as_it_is(job, monkeypatch):
 
 
 def test_a_full_disk_loses_nothing_that_was_committed(toy_sweep, tmp_path, monkeypatch):
-    path, write, left = tmp_path / "full", files.write_atomic, [4]
+    path, write, left = tmp_path / "full", files.write_atomic, [5]
 
     def fails(file, data):
         left[0] -= file.name == "commit.json"

@@ -24,7 +24,7 @@ from kltrust.experiments.engine.devices import use_all_cores
 
 _warned: set[tuple[str, str]] = set()
 _typed: list[str] = []
-"""The modules that --import named in this process."""
+"""The modules that --import of the last command in this process named."""
 
 
 class SourceWarning(UserWarning):
@@ -37,6 +37,7 @@ def bring(names: Iterable[str]) -> None:
     Raises:
         ValueError: if one can't be imported.
     """
+    _typed.clear()
     for name in names:
         if not name:
             raise ValueError("--import takes a module's name, as in `import MODULE`")
