@@ -189,6 +189,8 @@ def test_a_sweep_names_wrappers(said, tmp_path):
         '[[experiments]]\nalgorithms = "vanilla_pg"\nlearner = { num_envs = 2, num_steps = 16 }\n',
         "utf-8",
     )
-    status, out, err = said("sweep", spec, "--dry-run")
-    assert status == 0, err
-    assert "CartPole-v1 | time_limit(50)" in out
+    # Twice: a table must not keep the cells of the one before.
+    first, second = (said("sweep", spec, "--dry-run") for _ in range(2))
+    assert first[0] == 0, first[2]
+    assert first[1].count("CartPole-v1 | time_limit(50)") == 1
+    assert second[1] == first[1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 from rich.table import Column, Table
@@ -18,7 +20,12 @@ from kltrust.experiments.jobs.plan import Plan
 from kltrust.experiments.store import activity
 from kltrust.experiments.store.record import COMMIT, Record
 
-_GROUP = [Column(title, no_wrap=True) for title in ("group", "algorithm", "environment")]
+_GROUP = ("group", "algorithm", "environment")
+
+
+def _columns(titles: Iterable[str], **more: Any) -> list[Column]:
+    """New ones for each table: a column keeps the cells of the table that it is in."""
+    return [Column(title, no_wrap=True, **more) for title in titles]
 
 
 def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
@@ -29,8 +36,7 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     devices = jax.devices()
     numbers = ["settings", "runs", "devices", "width", "iterations", "chunk", "memory", "steps"]
     numbers += ["time"] if measured else []
-    right = [Column(title, justify="right", no_wrap=True) for title in numbers]
-    table = Table(*_GROUP, *right, box=None)
+    table = Table(*_columns(_GROUP), *_columns(numbers, justify="right"), box=None)
     work = []
     for i, group in enumerate(plan.groups):
         experiment, runs = plan.experiment(group), len(group.runs)
@@ -105,8 +111,7 @@ def status_table(record: Record) -> Table:
     plan, parts = parts_of(record, needed=())
     titles = ("runs", "iterations", "steps/s", "time left")
     names = [Column(title, overflow="fold") for title in ("algorithm", "environment")]
-    numbers = [Column(title, no_wrap=True) for title in titles]
-    table = Table(_GROUP[0], *names, *numbers, "broken", box=None)
+    table = Table(*_columns(_GROUP[:1]), *names, *_columns(titles), "broken", box=None)
     for i, (group, part) in enumerate(parts):
         experiment = plan.experiment(group)
         done, planned = iterations_done(plan, group, part), experiment.num_iterations
