@@ -117,8 +117,8 @@ def with_role(owner: Any, role: str) -> list[str]:
 def annealed(owner: Any, left: Any) -> Any:
     """An object like ``owner``, with annealed settings multiplied by a power of ``left``.
 
-    ``left`` is the remaining fraction, in [0, 1]; it may be traced. An object whose class is not one
-    of `settings` comes back unchanged.
+    ``left`` is the remaining fraction, in [0, 1]; it may be traced. Objects of other classes
+    come back unchanged.
     """
     if not dataclasses.is_dataclass(owner):
         return owner
