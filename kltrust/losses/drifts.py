@@ -44,9 +44,9 @@ def fisher_rao_loss(log_ratio: Array, advantage: Array, tau: Number) -> Array:
     """-(r A - 2 (sqrt(r) - 1)^2 / tau), a penalty on the squared Fisher-Rao distance: [*E].
 
     E_old[4 (sqrt(r) - 1)^2] = 4 sum_a (sqrt(new(a)) - sqrt(old(a)))^2 = FR^2, and D is an unbiased
-    estimate of FR^2 / (2 tau) (Lascu et al., 2025). As r falls to 0 the penalty never exceeds 2 / tau.
-    As r rises it grows like r. So a sample with A < 2 / tau has its optimum at
-    r = (1 - tau A / 2)^-2, and a sample with a larger A has none.
+    estimate of FR^2 / (2 tau) (Lascu et al., 2025). As r falls to 0 the penalty never exceeds
+    2 / tau. As r rises it grows like r. So a sample with A < 2 / tau has its optimum at
+    r = (1 - tau A / 2)^-2, and a sample with A above that has none.
 
     ``log_ratio`` and ``advantage`` are [*E]; ``tau`` is [] or [*E], greater than 0; inf leaves r A.
 
@@ -167,8 +167,8 @@ def bounded_kl_loss(
 ) -> Array:
     """-r A + beta c (1 - exp(-KL / c)): a penalty on a bounded kernel of the KL: [*E].
 
-    Near old the penalty is beta KL. For a state far away it is at most beta c, and its gradient fades to
-    0. With an infinite ``ceiling`` c it is `penalty_surrogate_loss`.
+    Near old the penalty is beta KL. For a state far away it is at most beta c, and its gradient
+    fades to 0. With an infinite ``ceiling`` c it is `penalty_surrogate_loss`.
 
     Args:
         log_ratio: [*E].

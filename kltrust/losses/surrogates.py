@@ -67,8 +67,8 @@ def clipped_surrogate_loss(
             take 0.2 and 0.28). None takes clip_eps.
         dual_clip: [] or [*E], greater than 1: a second edge for A < 0, beyond which there is no
             gradient either: -max(min(r A, clip(r) A), dual_clip A) (Ye et al., 2020, take 3).
-            It forgives the sample its loss beyond the edge (D < 0), so it is no drift. With None the
-            ratio of a bad action may rise without bound.
+            It forgives the sample its loss beyond the edge (D < 0), so it is no drift. With None
+            the ratio of a bad action may rise without bound.
 
     Raises:
         ValueError: if a width is concrete and negative, or dual_clip is concrete and at most 1.
