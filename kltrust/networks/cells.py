@@ -83,8 +83,8 @@ def min_gru(size: int) -> Cell:
 
         h' = (1 - z) h + z g,  z = sigmoid(W x + b), g = U x + c
 
-    It is linear in h, so a sequence takes about log T sequential steps instead of T. Use it for long
-    sequences on an accelerator. It takes longer to compile. ``size`` is H. Both kernels start
+    It is linear in h, so a sequence takes about log T sequential steps instead of T. Use it for
+    long sequences on an accelerator. It takes longer to compile. ``size`` is H. Both kernels start
     `orthogonal`.
     """
     module = _MinGRU(size)

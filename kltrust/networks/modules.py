@@ -30,7 +30,7 @@ LOG_STD_RANGE = (-10.0, 2.0)
 
 
 class Conv(nn.Module):
-    """A 3 x 3 convolution, equivalent to ``nn.Conv(channels, (3, 3), padding="VALID")``.
+    """A 3 x 3 convolution: parameters and values of ``nn.Conv(channels, (3, 3), padding="VALID")``.
 
     Attributes:
         channels: the number of output channels.

@@ -83,7 +83,7 @@ def unroll(
 
 
 def restart(start: Array, initial: PyTree, carry: PyTree) -> PyTree:
-    """The carry [*E, ...], replaced by one environment's ``initial`` where ``start`` [*E] is true."""
+    """The ``carry`` [*E, ...], but one environment's ``initial`` where ``start`` [*E] is true."""
     return tree.where(start, initial, carry)
 
 
