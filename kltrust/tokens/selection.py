@@ -87,8 +87,8 @@ def kl_cov_tokens(log_prob: Array, advantage: Array, mask: Array, *, share: Numb
     Add a KL penalty to their surrogate, ``loss + where(chosen, coef * kl, 0)``, with a kl such as
     `kl_k3` of the log ratio. (The authors' trainer takes the log ratio's absolute value, coef 1.)
     The other tokens get no penalty. The number chosen is share times the number of tokens that
-    count, rounded down, but at least one. ``share`` is [] in [0, 1]; the other arguments are as in
-    `token_covariance`.
+    count, rounded down, but at least one. ``share`` is [] in [0, 1]; other arguments
+    as in `token_covariance`.
 
     Raises:
         ValueError: if share is concrete and not in [0, 1].
