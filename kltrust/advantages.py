@@ -1,4 +1,4 @@
-"""How much better than expected: advantages from a critic, and their scale."""
+"""Advantages from a critic, and their standardisation."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def gae(
     gamma: Number,
     lam: Number,
 ) -> Array:
-    """Generalised advantage estimation (Schulman et al., 2016), with time limits told from ends.
+    """Generalised advantage estimation (Schulman et al., 2016), with time limits kept apart.
 
         delta_t = reward_t + gamma [not terminated_t] next_value_t - value_t
         A_t     = delta_t + gamma lam [not terminated_t and not truncated_t] A_{t+1}
 
-    A termination has no future value; a truncation has one, that of the observation before the
-    reset. Both stop the trace; if both are set the episode has terminated. The last step
-    bootstraps from its own next_value. ``A + value`` are the TD(lam) targets of the critic. A
-    discount and a trace for each step are gamma and lam of shape [T, ...], like the rewards.
+    A terminated step has no future value. A truncated step has that of the observation before the
+    reset. Both stop the trace. If both are set, the episode has terminated. The last step
+    bootstraps from its next_value. ``A + value`` are the TD(lam) targets of the critic. For a
+    separate discount and trace at each step, give gamma and lam the shape [T, ...] of the rewards.
 
     Args:
         reward: [T, ...] the reward of each step.
@@ -38,11 +38,12 @@ def gae(
         next_value: [T, ...] V(next_obs_t), of the observation *before* any auto-reset.
         terminated: [T, ...] bool.
         truncated: [T, ...] bool.
-        gamma: [] or [T, ...], 1 where it is the same along an axis; the discount, in [0, 1].
-        lam: likewise, in [0, 1]: 0 the one-step temporal difference, 1 the Monte Carlo return.
+        gamma: the discount, in [0, 1]: [], or [T, ...] with size 1 along axes where it is constant.
+        lam: in [0, 1], shaped likewise: 0 is the one-step temporal difference, 1 the Monte Carlo
+            return.
 
     Returns:
-        [T, ...] in the dtype of ``value``; of integers in the default float's.
+        [T, ...] in the dtype of ``value``, or in the default float dtype if that is an integer's.
 
     Raises:
         ValueError: if gamma or lam is concrete and not in [0, 1].
@@ -50,11 +51,11 @@ def gae(
     """
     check_share(gamma=gamma, lam=lam)
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
-    # Without the first axis [B] would be taken for one number per environment.
+    # Full rank or scalar: [B] without the first axis would pass for one number per environment.
     chex.assert_rank([gamma, lam], {0, jnp.ndim(reward)})
     terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
     (value,) = floats(value)
-    # A selection, not a product: what a critic says of a terminal state may be anything.
+    # A selection, not a product: a critic's value of a terminal state may be anything, even NaN.
     future = jnp.where(terminated, 0, next_value)
     delta = (reward + gamma * future - value).astype(value.dtype)
     decay = jnp.where(terminated | truncated, 0, gamma * lam).astype(value.dtype)
@@ -73,9 +74,9 @@ def gae(
 def standardize(x: Array, weight: Array | None = None, epsilon: Number = 1e-8) -> Array:
     """(x - mean) / (std + epsilon) over all entries, with the biased standard deviation.
 
-    A batch without variance (none beyond the rounding of its entries) gives zeros, not noise.
-    Entries of ``weight`` 0 may hold anything, are left out of the statistics and become 0; it is
-    non-negative, or None for all ones. ``epsilon`` is [].
+    A batch without variance beyond the rounding of its entries gives zeros, not noise. The
+    ``weight`` is non-negative, or None for all ones. Entries of weight 0 may hold anything: they
+    are left out of the statistics and become 0. ``epsilon`` is [].
 
     Returns:
         [*E], like ``x`` and ``weight``.

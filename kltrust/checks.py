@@ -1,4 +1,4 @@
-"""Checks of settings at the door: of values that are known, before anything is compiled."""
+"""Checks of settings whose values are known, before anything is compiled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kltrust.types import (
 
 
 def check(**settings: tuple[Any, bool]) -> None:
-    """`require` of settings, name = (value, whether zero is allowed): none negative or NaN."""
+    """Refuses negative settings and NaN; each is given as name = (value, is zero allowed)."""
     for name, (value, zero_allowed) in settings.items():
         if zero_allowed:
             require(lambda x: x >= 0, "at least 0", **{name: value})
@@ -36,20 +36,20 @@ def check(**settings: tuple[Any, bool]) -> None:
 
 
 def check_share(**settings: Any) -> None:
-    """`require` of settings that must be between 0 and 1."""
+    """Refuses settings that are not between 0 and 1."""
     require(lambda x: (x >= 0) & (x <= 1), "between 0 and 1", **settings)
 
 
 def require(good: Callable[[np.ndarray], Any], what: str, **values: Any) -> None:
-    """Refuses values that are known and have an entry that is not ``good``.
+    """Refuses known values that have an entry that is not ``good``.
 
     Args:
-        good: elementwise, of float64.
-        what: the values must be.
-        **values: numbers or arrays of any shape by name; tracers pass.
+        good: an elementwise test of float64 arrays.
+        what: what the values must be, for the error.
+        **values: numbers or arrays of any shape, by name; tracers pass.
 
     Raises:
-        ValueError: names the setting, what it must be, and the first bad entry.
+        ValueError: names the setting, the requirement and the first bad entry.
     """
     for name, value in values.items():
         if isinstance(value, jax.core.Tracer):
@@ -62,7 +62,7 @@ def require(good: Callable[[np.ndarray], Any], what: str, **values: Any) -> None
 
 
 def as_float(value: int) -> float:
-    """A whole number as a float; an infinity where no float is so large."""
+    """A whole number as a float; infinite if it is too large for one."""
     try:
         return float(value)
     except OverflowError:
@@ -70,17 +70,17 @@ def as_float(value: int) -> float:
 
 
 def check_count(**settings: int) -> None:
-    """Refuses static counts that are not whole numbers of at least 1; NumPy's integers are."""
+    """Refuses static counts that are not whole numbers of at least 1 (Python's or NumPy's)."""
     for name, value in settings.items():
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def typed_key(key: Any) -> Any:
-    """``key`` as a typed key: one of `jax.random.PRNGKey` is made one with the same data.
+    """``key`` as a typed key; one from `jax.random.PRNGKey` is converted, with the same data.
 
     Raises:
-        TypeError: if it is no key.
+        TypeError: if it is not a key.
     """
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
@@ -91,7 +91,7 @@ def typed_key(key: Any) -> Any:
 
 
 def check_order(**bounds: Any) -> None:
-    """Refuses two known bounds, given as low = ..., high = ..., of which the first is larger."""
+    """Refuses two known bounds, given as low = ..., high = ..., if the first is larger."""
     (low_name, low), (high_name, high) = bounds.items()
     if any(isinstance(x, jax.core.Tracer) for x in (low, high)):
         return
@@ -102,10 +102,11 @@ def check_order(**bounds: Any) -> None:
 def check_minibatches(size: int, of: str, num_blocks: int = 1, **counts: int) -> None:
     """Refuses numbers of minibatches that do not divide a batch, or each of its equal blocks.
 
-    The batch has ``size`` units ``of`` a kind, "rows (num_envs * num_steps)", say.
+    ``size`` is the number of units in the batch, and ``of`` says what they are, as in
+    "rows (num_envs * num_steps)".
 
     Raises:
-        ValueError: names the setting, and the nearest numbers that divide.
+        ValueError: names the setting and the nearest divisors.
     """
     if size % num_blocks:
         raise ValueError(f"a batch of {size} {of} does not fall into {num_blocks} equal blocks")
@@ -123,14 +124,14 @@ def check_minibatches(size: int, of: str, num_blocks: int = 1, **counts: int) ->
 
 
 def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuses names that are not known, with the nearest that is; ``what`` they name."""
+    """Refuses unknown names; the error suggests the nearest. ``what`` says what they name."""
     for name in names:
         if name not in known:
             raise ValueError(unknown(what, name, known))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not known, with the nearest that is."""
+    """The error message for an unknown name, with the nearest known ones."""
     known = sorted(known)
     near = nearest(name, known)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -140,9 +141,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
     """At most three known names that a person may have meant, the likeliest first.
 
-    Case, underscores and dashes do not matter. A name that is equal then is the only one. Else
-    names that begin with this one come first, then those that are spelled alike: ``cutoff``, from
-    0 to 1, says how much alike.
+    Case, underscores and dashes do not matter. If a known name is equal apart from these, it is the
+    only result. Otherwise names that begin with this one come first, then similar spellings;
+    ``cutoff``, from 0 to 1, is the least similarity.
     """
 
     def bare(text: str) -> str:
@@ -158,15 +159,15 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
 
 
 def as_env(env: Any, other: Any = None) -> Env:
-    """An environment, of gymnax too, whose spaces are kltrust's; ours comes back as it is.
+    """An `Env` of kltrust for ``env``, which may be an environment of gymnax.
 
     Args:
-        env: ours, an environment object of gymnax, or a pair of one and its parameters, as
-            ``gymnax.make`` returns it.
-        other: the argument beside it, which may have its place.
+        env: an `Env`, whose spaces are converted if necessary; an environment object of gymnax; or
+            a pair of one and its parameters, as ``gymnax.make`` returns it.
+        other: the next argument of the caller, to notice if the two were swapped.
 
     Raises:
-        TypeError: if it is neither; names what makes one.
+        TypeError: if it is neither; says how to make one.
     """
     pair = env if isinstance(env, tuple) and len(env) == 2 else (env, None)
     if not isinstance(env, Env) and hasattr(pair[0], "step_env"):
@@ -188,7 +189,7 @@ def as_env(env: Any, other: Any = None) -> Env:
 
 
 def as_space(space: Any) -> Any:
-    """The space of ours for one of gymnax or gymnasium, or a tree of them; others come back."""
+    """A space of gymnax or gymnasium, or a tree of them, as kltrust's; others are unchanged."""
     if isinstance(space, Space):
         return space
     if isinstance(space, MaskedSpace):
@@ -217,10 +218,10 @@ def as_space(space: Any) -> Any:
 
 
 def check_kinds(env: Any, agent: Any) -> Env:
-    """The environment, see `as_env`; refuses what is none, or no `ActorCritic`.
+    """The environment as an `Env`, see `as_env`; refuses an agent that is no `ActorCritic`.
 
     Raises:
-        TypeError: names what to pass.
+        TypeError: says what to pass.
     """
     env = as_env(env, agent)
     if not isinstance(agent, ActorCritic):
@@ -231,7 +232,7 @@ def check_kinds(env: Any, agent: Any) -> Env:
 
 
 def fits(env: Env, agent: ActorCritic) -> tuple[Any, ...]:
-    """What an agent was made for and of, to be compared by identity."""
+    """The spaces that an agent was made for and its functions, to compare by identity."""
     return env.observation_space, env.action_space, agent.init, agent.value
 
 
@@ -244,7 +245,7 @@ def module_outside(module: str) -> str:
 
 
 def kind_of(given: Any) -> str:
-    """What something is, for an error: a text, an array by its shape, an object by its class."""
+    """A description for errors: a text itself, an array's shape, an object's class."""
     if isinstance(given, str):
         return repr(given)
     if isinstance(given, jax.Array | np.ndarray):

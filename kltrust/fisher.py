@@ -2,11 +2,11 @@ r"""The Fisher matrix of a policy's output distributions, as an operator on para
 
     F = mean over states of J' M J
 
-J is the Jacobian of a state's distribution leaves with respect to the parameters, M the Fisher
-matrix of that distribution in its leaves, in closed form. F is the Hessian of the mean
+J is the Jacobian of a state's distribution leaves with respect to the parameters. M is the Fisher
+matrix of that distribution with respect to its leaves, in closed form. F is the Hessian of the mean
 KL(old || new) at new = old (Schulman et al. 2015, "Trust Region Policy Optimization",
-appendix C.1), in nats, and positive semidefinite at every theta: it is applied as L'L with
-L = M^(1/2) J, so that v'Fv = \|L v\|^2 needs no cancellation.
+appendix C.1), in nats. It is positive semidefinite at every theta. It is applied as L'L with
+L = M^(1/2) J, so that v'Fv = \|L v\|^2 suffers no cancellation.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _CHUNK_STATES = 4096
 
 @functools.singledispatch
 def fisher_root(dist: Any) -> PyTree:
-    """M^(1/2) times the leaves of ``dist``, M frozen at ``dist``: arrays [*E, ...].
+    """M^(1/2) times the leaves of ``dist``, with M held constant: arrays [*E, ...].
 
-    Only its differential counts: the squared length of a tangent is v'Mv per state. Known are
-    (Independent, Joint of) Categorical, Bernoulli, Normal and MultivariateNormalDiag; for any
-    other distribution F is the Hessian of its own ``kl_divergence`` in the parameters. A family of
-    one's own::
+    Only its differential matters: the squared length of a tangent is v'Mv per state. It knows
+    Categorical, Bernoulli, Normal, MultivariateNormalDiag, and Independent and Joint of these. For
+    any other distribution F is the Hessian of its ``kl_divergence`` with respect to the parameters.
+    To register your family::
 
         @fisher_root.register
         def _(dist: MyDistribution): ...
@@ -53,7 +53,7 @@ def fisher_root(dist: Any) -> PyTree:
 
 @functools.cache
 def _register_families() -> None:
-    """Registers distrax's families when the first distribution comes, which imports distrax."""
+    """Registers distrax's families, with the first distribution, since it imports distrax."""
     for family, root in (
         (distrax.Categorical, _categorical_root),
         (distrax.Bernoulli, _bernoulli_root),
@@ -62,13 +62,13 @@ def _register_families() -> None:
         (distrax.Independent, lambda dist: fisher_root(dist.distribution)),
         (distrax.Joint, lambda dist: [fisher_root(part) for part in _parts(dist)]),
     ):
-        if family not in fisher_root.registry:  # one's own goes before ours
+        if family not in fisher_root.registry:  # a user's root takes precedence
             fisher_root.register(family, root)
 
 
 def _categorical_root(dist: distrax.Categorical) -> Array:
     # In logits, M = diag(p) - pp' = R'R with R v = sqrt(p) (v - p'v). A masked action has p = 0
-    # and the logit -inf, which must meet no arithmetic.
+    # and the logit -inf, which must stay out of the arithmetic.
     probs = jax.lax.stop_gradient(jax.nn.softmax(dist.logits, axis=-1))
     possible = probs > 0
     if dist._logits is not None:
@@ -120,21 +120,22 @@ def fisher_operator(
     """F of ``policy`` at ``params``, averaged over the states of ``obs``.
 
     The policy is linearised once, here; a product then costs one push and one pull through the
-    linear map. With chunks it is linearised again in every product, chunk by chunk: memory for
-    the activations of one chunk only, against a forward pass more in every product.
+    linear map. With chunks the policy is linearised again in every product, chunk by chunk. That
+    needs memory for the activations of one chunk only, and costs one more forward pass per product.
 
-    Leaves of the parameters that are not floats take no part: v's are ignored, F v's are zero.
+    Parameter leaves that are not floats take no part: those of v are ignored, those of F v are
+    zero.
 
     Args:
         policy: ``policy(params, obs) -> distribution`` of batch shape [*E], a pytree.
         params: any pytree.
         obs: any pytree, [*E, *O]; it must be finite in rows of weight 0 too.
         weight: [*E] non-negative; None for all ones.
-        num_chunks: static; it divides the leading axis. Rows are dealt out in turn, so that
-            under a sharding of that axis every device has its part of every chunk.
+        num_chunks: static; must divide the leading axis. Rows are dealt out in turn, so that if
+            that axis is sharded, every device holds part of every chunk.
         precision: of the matrix products, as in ``jax.default_matmul_precision``. The defaults
             of GPUs and TPUs keep 7 to 10 bits of a float32's mantissa, too few for a conjugate
-            gradient solve; CPUs always keep all 23. None leaves it to the surroundings.
+            gradient solve; CPUs always keep all 23. None keeps the surrounding default.
 
     Raises:
         ValueError: if ``num_chunks`` does not divide the leading axis, or ``weight`` is not
@@ -170,12 +171,12 @@ def fisher_operator(
 
 
 def fitting_chunks(size: int, states: int) -> int:
-    """A number of chunks that makes `fisher_operator` fast on CPUs: most that leave 4096 states.
+    """The most chunks with at least 4096 states each, which makes `fisher_operator` fast on CPUs.
 
-    A chunk's activations then stay in the cache, which more than pays for the forward pass that
-    each product repeats (benchmarks/speed.py). On a GPU or TPU one chunk is right. The chunks
-    divide the ``size`` of the leading axis of ``obs``; there are as many ``states`` or, of
-    sequences, more.
+    A chunk's activations then stay in the cache. That more than pays for the forward pass that each
+    product repeats (benchmarks/speed.py). On a GPU or TPU use one chunk. The result divides
+    ``size``, the leading axis of ``obs``. ``states`` is the number of states: equal to ``size``
+    for rows, larger for sequences.
     """
     most = max(states // _CHUNK_STATES, 1)
     return max(n for n in range(1, most + 1) if size % n == 0)
@@ -191,7 +192,7 @@ def fisher_quadratic_form(
 ) -> Array:
     r"""The quadratic form v'Fv = mean \|M^(1/2) J v\|^2 >= 0: [].
 
-    It has the ``options`` of `fisher_operator`; see `fisher_operator`.
+    The ``options`` are those of `fisher_operator`; see `fisher_operator`.
     """
     return fisher_operator(policy, params, obs, **options).quadratic_form(v)
 
@@ -221,7 +222,8 @@ def _linearise(
         try:
             _, push = jax.linearize(root, theta)
         except NotImplementedError:
-            # In the parameters: a distribution may hold one number in several leaves.
+            # The Hessian is in the parameters, since a distribution may hold one number in several
+            # leaves.
             _, push = jax.linearize(jax.grad(kl), theta)
             pull = None
         else:
@@ -240,14 +242,14 @@ def _linearise(
         x = image(v)
         other = _floats(v, like=params) if pull is None else x
         squares = jax.tree.map(lambda a, b: jnp.sum(a * b), x, other)
-        # A sum of squares; of a Hessian only up to rounding.
+        # A sum of squares, so not negative; with a Hessian only up to rounding.
         return jnp.maximum(functools.reduce(jnp.add, jax.tree.leaves(squares)), 0)
 
     return FisherOperator(product, quadratic_form)
 
 
 def _share(dist: Any, weight: Array | None, num_chunks: int) -> Array:
-    """Every state's part of the mean: [*E], or [] where all are equal."""
+    """Each state's share of the mean: [*E], or [] if all are equal."""
     shape = jax.eval_shape(lambda: dist.kl_divergence(dist)).shape
     if weight is None:
         return jnp.asarray(1 / (num_chunks * max(math.prod(shape), 1)))
@@ -257,7 +259,7 @@ def _share(dist: Any, weight: Array | None, num_chunks: int) -> Array:
 
 
 def _scale_rows(scale: Array, leaf: Array) -> Array:
-    """The leaf [*E, ...] times scale [*E]: 0 where the scale is, whatever the leaf holds."""
+    """The leaf [*E, ...] times scale [*E]; 0 where the scale is 0, whatever the leaf holds."""
     leaf = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
     scale = scale.astype(leaf.dtype)
     scale = scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim))
@@ -265,7 +267,7 @@ def _scale_rows(scale: Array, leaf: Array) -> Array:
 
 
 def _deal(leaf: Array, num_chunks: int, index: Array | int) -> Array:
-    """Rows index, index + num_chunks, ...: strided, since a block would lie on one device."""
+    """Rows index, index + num_chunks, ...; a contiguous block could lie on one device."""
     dealt = leaf.reshape(leaf.shape[0] // num_chunks, num_chunks, *leaf.shape[1:])
     return jax.lax.dynamic_index_in_dim(dealt, index, axis=1, keepdims=False)
 
@@ -275,20 +277,20 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _floats(tree: PyTree, like: PyTree = None) -> list[Array]:
-    """The leaves of ``tree`` at which ``like`` (or else ``tree``) has floats."""
+    """The leaves of ``tree`` where ``like`` (by default ``tree``) has floats."""
     pattern = jax.tree.leaves(tree if like is None else like)
     leaves = zip(jax.tree.leaves(tree), pattern, strict=True)
     return [jnp.asarray(leaf) for leaf, other in leaves if _is_float(other)]
 
 
 def _with_floats(tree: PyTree, floats: list[Array]) -> PyTree:
-    """``tree`` with other float leaves."""
+    """``tree`` with its float leaves replaced."""
     remaining = iter(floats)
     return jax.tree.map(lambda leaf: next(remaining) if _is_float(leaf) else leaf, tree)
 
 
 def _no_tangent(leaf: Any) -> Any:
-    """The zero that stands for a leaf without tangent; a random key has no zero of its own."""
+    """The zero for a leaf without a tangent; a random key has no zero, so a bool stands for it."""
     aval = jax.typeof(leaf)
     is_key = jnp.issubdtype(aval.dtype, jax.dtypes.extended)
     return leaf if _is_float(leaf) else jnp.zeros(aval.shape, bool if is_key else aval.dtype)

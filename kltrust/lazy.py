@@ -1,4 +1,4 @@
-"""What is imported when it is first used: names that a package offers, libraries, and extras."""
+"""Imports that wait until first use: names that a package offers, libraries and extras."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 
 def offered(package: str, module: str, names: Iterable[str]) -> Callable[[str], Any]:
-    """A package's ``__getattr__`` for names that its ``module`` defines, imported when first asked.
+    """A package's ``__getattr__``, which imports ``names`` from its ``module`` on first use.
 
-    ``package`` is the dotted name of the package; other names than these are an AttributeError.
+    ``package`` is the dotted name of the package. Any other name is an AttributeError.
     """
 
     def get(name: str) -> Any:
@@ -30,13 +30,13 @@ SWEEPS = ("jinja2", "matplotlib", "orbax", "packaging", "pandas", "pyarrow", "ri
 
 
 def require_sweeps(what: str) -> None:
-    """Looks for the modules of the extra ``sweeps``, and imports none of them.
+    """Checks that the modules of the extra ``sweeps`` are installed, without importing them.
 
     Args:
-        what: needs them, as in "the command line".
+        what: the feature that needs them, as in "the command line".
 
     Raises:
-        RuntimeError: if one is missing; names all of these and the line that installs them.
+        RuntimeError: if one is missing; names all that are, and the line that installs them.
     """
     missing = [name for name in SWEEPS if importlib.util.find_spec(name) is None]
     if missing:
@@ -44,12 +44,12 @@ def require_sweeps(what: str) -> None:
 
 
 def import_extra(module: str, extra: str, what: str) -> Any:
-    """A module that an extra brings.
+    """Imports a module that an extra installs.
 
     Args:
         module: its dotted name.
-        extra: which installs it.
-        what: needs it, as in "a film".
+        extra: the extra that installs it.
+        what: the feature that needs it, as in "a film".
 
     Raises:
         RuntimeError: if it does not import; names the package and the line that installs it.
@@ -70,7 +70,7 @@ def _lacks(what: str, packages: str, extra: str) -> RuntimeError:
 
 
 class _Module:
-    """A module by name; its first attribute imports it."""
+    """A module by name; the first access to an attribute imports it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -82,11 +82,11 @@ class _Module:
 if TYPE_CHECKING:
     import distrax
 else:
-    # A second and a half, most of it tensorflow-probability's: losses, settings and help do
-    # without.
+    # It takes a second and a half to import, mostly for tensorflow-probability. Losses, settings
+    # and help do without.
     distrax = _Module("distrax")
 
 environments: Any = _Module("kltrust.environments")
-"""For what stands before them and takes an environment of gymnax in the place of ours."""
+"""Lazy, for modules that environments import, and that accept environments of gymnax."""
 
 __all__ = ["distrax", "environments", "import_extra", "offered", "require_sweeps"]

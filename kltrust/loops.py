@@ -1,9 +1,10 @@
-"""JAX's loops and branches, also inside a `jax.shard_map` that checks what varies over devices.
+"""JAX's loops and branches, made to work inside a `jax.shard_map` that checks varying axes.
 
-There a carry must come out of a step as varying as it went in, axis by axis of the mesh, and both
-branches must agree. A zero to start from varies over nothing, what a step makes of a device's rows
-varies over that device's axis. Here a carry starts as varying as the step leaves it. Outside of
-such a `jax.shard_map` these are JAX's own.
+Such a `jax.shard_map` tracks the mesh axes over which each array varies. A loop's carry must vary
+over the same axes before and after a step, and both branches of a condition must agree. An initial
+zero varies over no axis, but the result of a step on a device's rows varies over that device's
+axis. The functions here mark the initial carry as varying over all axes that the step adds. Outside
+of such a `jax.shard_map` they are JAX's.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def scan(
     ``unroll`` steps are compiled as one.
 
     Returns:
-        (carry, outs); backwards over ``xs`` if ``reverse``.
+        (carry, outs); ``reverse`` goes through ``xs`` backwards.
     """
 
     def first(carry: PyTree) -> PyTree:
@@ -56,16 +57,16 @@ def fori_loop(
 def cond(
     choice: Array, if_true: Callable[..., Any], if_false: Callable[..., Any], *operands: Any
 ) -> Any:
-    """`jax.lax.cond` on ``choice`` -> ``if_true(*operands)``, or else ``if_false(*operands)``."""
+    """`jax.lax.cond` on ``choice`` -> ``if_true(*operands)`` or ``if_false(*operands)``."""
     return jax.lax.cond(choice, *_agreeing([if_true, if_false], operands), *operands)
 
 
 def platform_dependent(
     *operands: Any, default: Callable[..., Any], **branches: Callable[..., Any]
 ) -> Any:
-    """`jax.lax.platform_dependent` -> what the platform's branch makes of ``operands``.
+    """`jax.lax.platform_dependent` -> the result of the platform's branch for ``operands``.
 
-    ``branches`` are functions by platforms' names, and ``default`` is for all others.
+    ``branches`` are functions by platform name; ``default`` is for all other platforms.
     """
     ours = _agreeing([default, *branches.values()], operands)
     named = dict(zip(branches, ours[1:], strict=True))
@@ -75,8 +76,8 @@ def platform_dependent(
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """The ``function``, traced once for all branches that call it with the same shapes.
 
-    Of `platform_dependent` JAX traces every branch, also where one is compiled. The operations are
-    those of the function, in place: nothing is compiled apart.
+    JAX traces every branch of `platform_dependent`, even if it compiles only one. The function's
+    operations are inlined: nothing is compiled separately.
 
     Returns:
         A function of the same arguments.
@@ -85,10 +86,10 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def alike(x: PyTree, *others: PyTree) -> PyTree:
-    """``x``, every leaf varying over all axes that a leaf of it or of ``others`` varies over.
+    """``x``, every leaf varying over all axes that any leaf of ``x`` or ``others`` varies over.
 
-    Parameters that vary differently are no parameters of one function: a gradient with respect to
-    those that do not vary is summed over devices.
+    All parameters of a function must vary over the same axes: a gradient with respect to those that
+    do not vary is summed over devices.
     """
     if not _checked():
         return x
@@ -97,7 +98,7 @@ def alike(x: PyTree, *others: PyTree) -> PyTree:
 
 
 def _agreeing(branches: list[Callable], operands: tuple) -> list[Callable]:
-    """The branches, each varying over all axes that any of them varies over."""
+    """The branches, with results that vary over all axes that any branch's result varies over."""
     if not _checked():
         return branches
     made = [jax.eval_shape(branch, *operands) for branch in branches]
@@ -112,8 +113,8 @@ def _settled(step: Callable[[Any], Any], carry: PyTree, xs: PyTree = None) -> Py
     """The carry, varying over all axes that the step makes it vary over."""
     if not (checked := _checked()):
         return carry
-    # What has all axes can't get more. Else the step says which, at the cost of tracing it, and all
-    # loops in it, twice.
+    # A carry that varies over all axes can't gain more. Otherwise the step is traced to see which
+    # axes it adds. So it, and every loop in it, is traced twice.
     carry = alike(carry, xs)
     while any(_axes(leaf) != checked for leaf in jax.tree.leaves(carry)):
         before, carry = carry, _varying_as(carry, jax.eval_shape(step, carry))
@@ -124,17 +125,17 @@ def _settled(step: Callable[[Any], Any], carry: PyTree, xs: PyTree = None) -> Py
 
 
 def _checked() -> frozenset[str]:
-    """The axes of the `jax.shard_map` around this, if it checks what varies over them."""
+    """The axes of the surrounding `jax.shard_map`, if it checks what varies over them."""
     names = jax.sharding.get_abstract_mesh().manual_axes
     indices = jax.eval_shape(lambda: [jax.lax.axis_index(name) for name in names])
     return frozenset().union(*map(_axes, indices))
 
 
 def _varying_as(x: PyTree, like: PyTree) -> PyTree:
-    """``x``, varying over the axes that ``like`` varies over, too."""
+    """``x``, varying also over the axes that ``like`` varies over."""
     structures: list[Any] = [jax.tree.structure(x), jax.tree.structure(like)]
     if structures[0] != structures[1]:
-        return x  # JAX's own error says how they differ
+        return x  # JAX's error says how they differ
 
     return jax.tree.map(lambda leaf, other: _over(_axes(other), leaf), x, like)
 
@@ -145,7 +146,7 @@ def _over(axes: frozenset[str], leaf: Any) -> Any:
 
 
 def _axes(x: Any) -> frozenset[str]:
-    """The axes of the mesh that x varies over, an array or what `jax.eval_shape` says of one."""
+    """The mesh axes that x varies over; x is an array or its shape from `jax.eval_shape`."""
     shape = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
     kind = getattr(shape, "manual_axis_type", None)
     return frozenset(getattr(kind, "varying", ()))

@@ -1,4 +1,4 @@
-"""Settings, each declared once: default, meaning, bounds, usual range and role stand at its field.
+"""Settings, each declared once at its field: default, meaning, bounds, usual range and role.
 
 A class of settings becomes a frozen dataclass that is a JAX pytree::
 
@@ -8,8 +8,8 @@ A class of settings becomes a frozen dataclass that is a JAX pytree::
         rounds: int = setting(3, "Steps of an update.", at_least=1)
 
 A setting whose default is a float is a leaf: it may be traced, vmapped over and swept without
-another compilation. Every other setting is static. Values that are known are checked when the
-object is made; tracers pass.
+another compilation. Every other setting is static. Known values are checked when the object is
+made; tracers pass.
 """
 
 from __future__ import annotations
@@ -32,24 +32,23 @@ _T = TypeVar("_T")
 
 
 def setting(default: Any, meaning: str = "", **declared: Any) -> Any:
-    """A field of a class of `settings` -> what is to be assigned there.
+    """Declares one setting in a class of `settings` -> the field to assign.
 
-    Its kind is the type of the ``default``: a float is traced, everything else is static. The
-    ``meaning`` is one sentence, and ``declared`` are the other attributes of `Setting`.
+    The type of the ``default`` is the setting's kind: a float is traced, everything else is static.
+    The ``meaning`` is one sentence; ``declared`` are the other attributes of `Setting`.
     """
     return dataclasses.field(default=default, metadata={SETTING: Setting(meaning, **declared)})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def settings(cls: type[_T]) -> type[_T]:
-    """Makes a class of settings, ``cls`` -> a frozen, keyword-only dataclass that is a pytree.
+    """Makes ``cls`` a class of settings -> a frozen, keyword-only dataclass that is a pytree.
 
-    Its annotated attributes are the settings; each needs a default. A method ``check(self)``, if
-    there is one, is called after the values have been checked one by one, for conditions on several
-    of them.
+    Its annotated attributes are the settings; each needs a default. For conditions on several of
+    them, define a method ``check(self)``: it is called after each value has been checked.
 
     Raises:
-        TypeError: if a field has no default, or the class is one of settings already.
+        TypeError: if a field has no default, or the class is already one of settings.
     """
     if "__dataclass_fields__" in vars(cls):
         raise TypeError(f"{cls.__name__} is declared already: inherit from it")
@@ -74,7 +73,7 @@ def settings(cls: type[_T]) -> type[_T]:
         by_name(self, **given)
 
     made.__init__ = init
-    # What a class declares itself comes before what it inherits, in help and in print.
+    # In help and in print, a class's fields come before those that it inherits.
     known = {field.name: field for field in dataclasses.fields(made)}  # no ClassVar
     own = [name for name in vars(cls).get("__annotations__", {}) if name in known]
     made.__dataclass_fields__ = {name: known[name] for name in [*own, *known]}
@@ -103,9 +102,9 @@ def settings(cls: type[_T]) -> type[_T]:
 
 
 def with_role(owner: Any, role: str) -> list[str]:
-    """The names of an object's settings that have a ``role`` and take effect -> in their order.
+    """The names of the settings with a given ``role`` that take effect -> in their order.
 
-    The ``owner`` is of a class of `settings`, or the class; anything else has none.
+    The ``owner`` is an object of a class of `settings`, or the class; anything else has none.
     """
     if not dataclasses.is_dataclass(owner):
         return []
@@ -116,10 +115,10 @@ def with_role(owner: Any, role: str) -> list[str]:
 
 
 def annealed(owner: Any, left: Any) -> Any:
-    """An object like ``owner``, its annealed settings multiplied by a power of ``left``.
+    """An object like ``owner``, with annealed settings multiplied by a power of ``left``.
 
-    The fraction of each step that is left, in [0, 1], may be traced. What is of no class of
-    `settings` stays as it is.
+    ``left`` is the remaining fraction, in [0, 1]; it may be traced. Objects of other classes
+    come back unchanged.
     """
     if not dataclasses.is_dataclass(owner):
         return owner
@@ -130,14 +129,14 @@ def annealed(owner: Any, left: Any) -> Any:
 
 
 def changed(owner: _T, changes: Mapping[str, Any], what: str) -> _T:
-    """An object of a class of settings with other values, by names; ``what`` an error calls one."""
+    """The settings object with some values changed; ``what`` is an error's word for a setting."""
     whole: Any = owner
     check_names(what, changes, [f.name for f in dataclasses.fields(whole)])
     return dataclasses.replace(whole, **changes)
 
 
 def signature_with(function: Callable, cls: type) -> Any:
-    """The signature of a function whose ``**changes`` are settings of a class, for `help`."""
+    """A function's signature for `help`, with the settings of a class in place of ``**changes``."""
     own = inspect.signature(function)
     kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     names = [p.name for p in kept]
@@ -172,7 +171,7 @@ def _equal(self: Any, other: Any) -> Any:
 
 
 def _compared(self: Any) -> tuple:
-    """What two objects are compared by: the class and all values, arrays by their entries."""
+    """The key for comparing two objects: the class and all values, arrays by their entries."""
 
     def entries(value: Any) -> Any:
         if isinstance(value, np.ndarray | jax.Array):

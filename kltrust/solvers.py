@@ -1,4 +1,4 @@
-"""Conjugate gradient and line search on pytrees: for anyone's operator, loss and constraint."""
+"""Conjugate gradient and line search on pytrees, for any operator, loss and constraint."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def conjugate_gradient(
 
     x_k minimises x'Ax / 2 - b'x over span(b, Ab, ..., A^(k-1) b), hence x_k'Ax_k = b'x_k.
 
-    Stops before ``num_iters`` when |r| <= rtol |b|, and, keeping the x it has, at a direction
-    whose curvature p'Ap is not positive, or so small that the step is not finite: A is not
-    positive definite there, or rounding has eaten what was left. b = 0 gives x = 0. One product
-    per iteration; a ``while_loop``, so that none is spent after convergence (under ``vmap`` the
+    Stops before ``num_iters`` when |r| <= rtol |b|. It also stops, and keeps its x, at a direction
+    whose curvature p'Ap is not positive, or so small that the step is not finite. Then A is not
+    positive definite, or only rounding errors are left. b = 0 gives x = 0. Each iteration costs one
+    product. It is a ``while_loop``, so no products are spent after convergence (under ``vmap`` the
     slowest lane decides how many run; the other lanes keep their values).
 
     Hestenes and Stiefel 1952, "Methods of conjugate gradients for solving linear systems".
@@ -36,12 +36,12 @@ def conjugate_gradient(
     Args:
         matvec: ``v -> A v``, pytrees like b.
         b: a pytree of arrays.
-        num_iters: static, the most iterations.
+        num_iters: static; the maximum number of iterations.
         rtol: relative to |b|, so that scaling b scales x and changes nothing else. The default
-            is some ten roundings of float32, below which r is noise; 0 never stops early.
+            is about ten float32 roundings; below it r is noise. 0 never stops early.
 
     Returns:
-        x, like b, and |r| [] of the recursion r <- r - alpha A p, in the units of b.
+        x, like b, and |r| [], with r from the recursion r <- r - alpha A p, in the units of b.
 
     Raises:
         ValueError: if ``num_iters`` or a concrete ``rtol`` is negative.
@@ -50,8 +50,8 @@ def conjugate_gradient(
         raise ValueError(f"num_iters must be 0 or more, got {num_iters}")
     check(rtol=(rtol, True))
 
-    # The squares of very large or small entries leave the range of floats: b in units of a power of
-    # two, which changes no digit.
+    # The squares of very large or small entries leave the range of floats. So b is scaled by a
+    # power of two, which changes no digit.
     unit = _magnitude(jax.lax.stop_gradient(b))
     b = tree.scale(1 / unit, b)
     b_norm = tree.norm(b)
@@ -66,7 +66,7 @@ def conjugate_gradient(
         alpha = rr / curvature
         x_new, r_new = tree.add_scaled(x, alpha, p), tree.add_scaled(r, -alpha, a_p)
         rr_new = tree.dot(r_new, r_new)
-        # Next to no curvature asks for a step beyond the range of floats.
+        # A tiny curvature can make a step that is beyond the range of floats.
         known = tree.all_finite((curvature, tree.scale(unit, x_new), rr_new))
         going = (curvature > 0) & known
         p_new = tree.add_scaled(r_new, rr_new / rr, p)
@@ -86,7 +86,7 @@ def _magnitude(x: PyTree) -> Array:
     largest = functools.reduce(jnp.maximum, leaves, jnp.zeros((), jnp.float32))
     exponent = jnp.frexp(largest)[1]
     usable = (largest > 0) & jnp.isfinite(largest)
-    # Within the range where its inverse is a float as well.
+    # Clipped so that its inverse is a float, too.
     return jnp.ldexp(jnp.ones_like(largest), jnp.where(usable, jnp.clip(exponent, -120, 120), 0))
 
 
@@ -100,14 +100,14 @@ class _CGState(NamedTuple):
 
 
 def trust_region_scale(curvature: Array, max_kl: Number) -> tuple[Array, Array]:
-    """The scale that puts a step's quadratic model of the KL on the bound: sqrt(2 max_kl / x'Hx).
+    """The scale at which a step's quadratic model of the KL meets the bound: sqrt(2 max_kl / x'Hx).
 
-    TRPO's H is F + damping I, and x the solution of H x = g (Schulman et al. 2015, appendix C).
-    A zero gradient, whose ``curvature`` x'Hx [] is 0, gets the scale 0 rather than 0/0, and so does
-    anything else that yields no finite step. ``max_kl`` is finite, in nats.
+    TRPO's H is F + damping I, and x solves H x = g (Schulman et al. 2015, appendix C). A zero
+    gradient, with ``curvature`` x'Hx [] = 0, gets the scale 0 rather than 0/0. So does anything
+    else that yields no finite step. ``max_kl`` is finite, in nats.
 
     Returns:
-        The scale [] and whether there is a step at all, [] bool.
+        The scale [], and whether there is a step: [] bool.
 
     Raises:
         ValueError: if a concrete ``max_kl`` is negative.
@@ -119,12 +119,12 @@ def trust_region_scale(curvature: Array, max_kl: Number) -> tuple[Array, Array]:
 
 
 def boundary_scale(kl_at: Callable[[Array], Array], max_kl: Number, steps: int) -> Array:
-    """The factor of a step whose KL is on the bound, from below, by ``steps`` evaluations: [].
+    """The factor that brings a step's KL up to the bound, found in ``steps`` evaluations: [].
 
-    Beginning with 1 the factor doubles as long as ``kl_at(factor)`` [] is within ``max_kl``; from
-    the first one that is not, the interval is halved. What comes back is the largest that was seen
-    within: 0 < kl_at <= max_kl. If none was, it is the smallest that was seen, for a line search to
-    begin with. What is not finite is not within. ``steps`` is static, at least 1.
+    The factor starts at 1 and doubles while ``kl_at(factor)`` [] is within ``max_kl``. From the
+    first that is not, the interval is halved. The result is the largest factor found within the
+    bound: 0 < kl_at <= max_kl. If none was, it is the smallest factor tried, where a line search
+    can start. A NaN or infinite KL is not within. ``steps`` is static, at least 1.
     """
 
     def look(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -139,13 +139,13 @@ def boundary_scale(kl_at: Callable[[Array], Array], max_kl: Number, steps: int) 
 
 
 class LineSearchResult(NamedTuple):
-    """What a line search found.
+    """The result of a line search.
 
     Attributes:
-        params: the accepted candidate, or the parameters it began with, bit for bit.
+        params: the accepted candidate, or the initial parameters, bit for bit.
         accepted: [] bool.
         num_backtracks: [] int32; 0 if the full step was accepted, ``max_backtracks`` if none was.
-        aux: of the last candidate evaluated: the accepted one, or the last one rejected.
+        aux: that of the last candidate evaluated, accepted or rejected.
     """
 
     params: Params
@@ -164,21 +164,21 @@ def backtracking_line_search(
 ) -> LineSearchResult:
     """Takes the longest acceptable of params + shrink^k step, k = 0, 1, ..., max_backtracks.
 
-    A candidate is accepted if ``evaluate`` says so and all floats in it and in its aux are
-    finite: a predicate such as ``~(kl > bound)`` would let NaN pass. No candidate is evaluated
-    after the accepted one (under ``vmap`` the slowest lane decides; the other lanes keep their
-    values). Leaves of ``params`` that are not floats stay as they are.
+    A candidate is accepted if ``evaluate`` says so and all floats in it and in its aux are finite.
+    (A predicate such as ``~(kl > bound)`` would let NaN pass.) No candidate is evaluated after the
+    accepted one (under ``vmap`` the slowest lane decides; the other lanes keep their values).
+    Leaves of ``params`` that are not floats do not change.
 
-    Others shrink by 0.8 up to 10 times (sb3-contrib, as here) or 15 times (garage), or halve up to
-    10 times (baselines).
+    Other libraries shrink by 0.8 up to 10 times (sb3-contrib, as here) or 15 times (garage), or
+    halve up to 10 times (baselines).
 
     Args:
-        evaluate: ``candidate -> (ok [] bool, aux)``, aux a pytree of arrays, the candidate's KL
-            and surrogate, say.
+        evaluate: ``candidate -> (ok [] bool, aux)``, aux a pytree of arrays, such as the
+            candidate's KL and surrogate.
         params: a pytree.
         step: like ``params``.
         shrink: in (0, 1).
-        max_backtracks: static; one candidate more than this is tried at most.
+        max_backtracks: static; at most one candidate more than this is tried.
 
     Raises:
         ValueError: if ``max_backtracks`` is negative or a concrete ``shrink`` not in (0, 1).
@@ -201,7 +201,7 @@ def backtracking_line_search(
         k, scale, *_ = state
         return (k + 1, scale * shrink, *attempt(scale))
 
-    # Counted from the first attempt, which always runs: what stands in its place is never seen.
+    # The first attempt always runs, so the placeholders in the initial state are never returned.
     scale = jnp.ones((), jnp.result_type(shrink, float))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, scale)[2])
     start = (jnp.zeros((), jnp.int32), scale, params, jnp.asarray(False), nothing)

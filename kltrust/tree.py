@@ -1,4 +1,4 @@
-"""Algebra on pytrees of arrays, and the one weighted mean."""
+"""Algebra on pytrees of arrays, and the weighted mean."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _R = TypeVar("_R")
 
 
 def in_float32(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """``function``, computed in float32 at least, with a result in the dtype of its arguments.
+    """``function`` computed in at least float32, with its result in the dtype of its arguments.
 
-    Sixteen bits hold numbers well enough. They do not hold sums over a vocabulary, a batch or a
-    sequence, nor the small difference of two log-probabilities.
+    Sixteen bits are enough to store numbers. They are too few for sums over a vocabulary, a batch
+    or a sequence, and for the small difference of two log-probabilities.
 
     Args:
-        function: of arrays and of pytrees of arrays (a distribution, say). Arrays of 16 bits are
-            widened before the call. A pytree is left to the function, but counts for the dtype.
+        function: takes arrays and pytrees of arrays (a distribution, say). 16-bit arrays are
+            widened before the call. Pytrees are passed unchanged, but count for the dtype.
 
     Returns:
         A function of the same arguments.
@@ -45,14 +45,15 @@ def in_float32(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def in_full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """``function``, its matrix products in full float32, whatever the default precision is.
+    """``function`` with matrix products in full float32, whatever the default precision is.
 
-    What decides whether a step is taken, and what is called exact, is computed so. The defaults of
-    GPUs and TPUs round the factors to 10 or 7 bits: good enough for a gradient or an action. The KL
-    of a small step is less than what that rounding makes of it, 1e-4 nats in bfloat16.
+    Used for everything that decides whether a step is taken, and for everything called exact. By
+    default GPUs and TPUs round the factors to 10 or 7 bits, which is good enough for a gradient or
+    an action. But the error of that rounding, 1e-4 nats in bfloat16, exceeds the KL of a small
+    step.
 
     Args:
-        function: of any arguments. Derivatives of its products have their precision.
+        function: takes any arguments. Derivatives of its products have the same precision.
 
     Returns:
         A function of the same arguments.
@@ -67,12 +68,12 @@ def in_full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def wide_dtype(x: PyTree) -> Any:
-    """The dtype of the float leaves of ``x`` together -> float32 at least."""
+    """The common dtype of the float leaves of ``x`` -> float32 or wider."""
     return jnp.result_type(jnp.float32, *(leaf for leaf in jax.tree.leaves(x) if is_float(leaf)))
 
 
 def widen(x: Any) -> Any:
-    """``x`` in float32 if it is an array of 16 bits -> an array; everything else as it is."""
+    """A 16-bit float array ``x`` in float32 -> an array; anything else unchanged."""
     return x.astype(jnp.float32) if is_float(x) and jnp.finfo(x.dtype).bits < 32 else x
 
 
@@ -101,7 +102,7 @@ def scale(factor: Number, x: PyTree) -> PyTree:
 def dot(x: PyTree, y: PyTree) -> Array:
     """The inner product of two pytrees ``x`` and ``y`` of one structure: [], float32 at least.
 
-    Sums at the highest matmul precision, since solvers divide by it.
+    It is summed at the highest matmul precision, since solvers divide by it.
     """
 
     def product(a: Array, b: Array) -> Array:
@@ -121,7 +122,7 @@ def norm(x: PyTree) -> Array:
 def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
     """``x`` where ``condition`` [*E] holds, else ``y``: an exact selection, like ``y``.
 
-    The leaves of y are [*E, ...]; those of x likewise, or less that is the same for all entries.
+    The leaves of y are [*E, ...]. Those of x are too, or broadcast to that shape.
     """
 
     def choose(a: Array, b: Array) -> Array:
@@ -135,16 +136,17 @@ def all_finite(x: PyTree) -> Array:
     floats = [
         leaf.ravel() for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    # One reduction, for the reason that `at_once` gives. (Of booleans XLA makes one a leaf again.)
+    # One reduction, for the reason given in `at_once`. (If the booleans were concatenated instead,
+    # XLA would reduce leaf by leaf again.)
     return jnp.all(jnp.isfinite(jnp.concatenate(floats))) if floats else jnp.asarray(True)
 
 
 def at_once(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[str, Any]:
-    """``{name: function(x)}`` of arrays x of one shape, by one computation -> dict.
+    """``{name: function(x)}`` for arrays x of one shape, in one computation -> dict.
 
-    For reductions to scalars that are only reported: a compiler makes four kernels of each, and
-    kernels are what compiling spends its time on. There is at least one in ``xs``; the
-    ``function`` makes a pytree of arrays, which get the dtype of x.
+    Use it for reductions to scalars that are only reported. A compiler makes four kernels of each,
+    and compile time grows with the number of kernels. ``xs`` must not be empty. ``function``
+    returns a pytree of arrays, which are cast to the dtype of x.
     """
     results = jax.vmap(function)(jnp.stack(list(xs.values())))
     return {
@@ -156,54 +158,54 @@ def at_once(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[s
 def weighted_mean(x: Array, weight: Array | None = None) -> Array:
     """sum(w x) / sum(w) over all entries of ``x`` [*E]: [].
 
-    The ``weight`` [*E] (or a shape that broadcasts to it) is non-negative; None for all ones.
-    Entries of weight 0 may hold anything, NaN included, as far as the value goes. A gradient is
-    another matter: 0 times the NaN derivative of what made such an entry is NaN. Pad with
-    something finite.
+    The ``weight`` [*E] (or a shape that broadcasts to it) is non-negative; None for all ones. For
+    the value, entries of weight 0 may hold anything, NaN included. For the gradient they may not:
+    if the derivative of such an entry is NaN, 0 times it is NaN too. Pad with finite numbers.
     """
     (x,) = floats(x)
     if weight is None:
         return jnp.mean(x)
-    dtype = jnp.promote_types(x.dtype, jnp.float32)  # the sums of a half may be beyond its range
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # a float16 sum may overflow
     weight = jnp.broadcast_to(weight, x.shape).astype(dtype)
     total = jnp.sum(jnp.where(weight > 0, weight * x, 0))
-    # All weights zero: 0 rather than NaN, a batch of nothing asks for no change.
+    # If all weights are zero, 0 rather than NaN: an empty batch asks for no change.
     return (total / jnp.maximum(jnp.sum(weight), jnp.finfo(dtype).tiny)).astype(x.dtype)
 
 
 def weighted(weight: Number, x: Array) -> Array:
-    """``weight * x`` [*E]: a term of a sum that is absent, 0, where its weight is 0.
+    """``weight * x`` [*E], and exactly 0 where the weight is 0, even if x is infinite there.
 
-    There x may be infinite. The weight is [] or has the shape of x.
+    The weight is [] or has the shape of x.
     """
     return jnp.where(weight == 0, 0, weight * x)
 
 
 def over(x: Array, y: Array) -> Array:
-    """The quotient ``x / y`` of ``y`` >= 0, 0 where y = 0: [*E]."""
+    """The quotient ``x / y`` for ``y`` >= 0, and 0 where y = 0: [*E]."""
     return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
 
 
 def not_measured() -> float:
-    """The number that stands for a measurement that was not made: NaN.
+    """The placeholder for a measurement that was not made: NaN.
 
-    Infinity under ``jax_debug_nans``, which takes every NaN for a mistake.
+    Under ``jax_debug_nans``, which treats every NaN as an error, it is infinity.
     """
     return math.inf if jax.config.values["jax_debug_nans"] else math.nan
 
 
 def weighted_quantile(x: Array, level: Number, weight: Array | None = None) -> Array:
-    """The smallest x that at least a share ``level`` of the weight does not exceed: [].
+    """The weighted quantile of ``x`` [*E]: []. 0 if no weight is positive.
 
-    ``x`` is [*E], and ``level`` [] in (0, 1], traced; 1 is the largest. Entries whose ``weight``
-    [*E] is 0 are left out; None is for all ones. It is 0 if nothing is left. (`lowering.quantiles`,
-    of static levels, takes less time on a CPU.)
+    It is the smallest entry such that entries up to it hold at least a share ``level`` of the
+    weight. The level [] is in (0, 1] and may be traced; 1 gives the largest entry. Entries of
+    ``weight`` [*E] 0 are left out; None is for all ones. (`lowering.quantiles`, for static levels,
+    takes less time on a CPU.)
     """
     weight = jnp.ones_like(x) if weight is None else weight.astype(x.dtype)
     weight, x = weight.ravel(), jnp.where(weight > 0, x, -jnp.inf).ravel()
     order = jnp.argsort(x)
     mass, ranked = jnp.cumsum(weight[order]), x[order]
-    # A sum of shares may come to a little less than their level.
+    # Rounding may leave a sum of shares a little below the level.
     reached = mass >= level * (1 - 8 * jnp.finfo(x.dtype).eps * x.size) * mass[-1]
     first = jnp.argmax(reached & (ranked > -jnp.inf))
     found = jnp.where(jnp.asarray(level) >= 1, ranked[-1], ranked[first])
@@ -211,7 +213,7 @@ def weighted_quantile(x: Array, level: Number, weight: Array | None = None) -> A
 
 
 def leading_size(x: PyTree) -> int:
-    """The size of the leading axis that all leaves of ``x`` share.
+    """The size of the leading axis, which all leaves of ``x`` must share.
 
     Raises:
         ValueError: if there is no leaf, or the leaves disagree.
@@ -226,21 +228,21 @@ def leading_size(x: PyTree) -> int:
 
 
 def take(x: PyTree, index: Any) -> PyTree:
-    """Rows ``index`` of every leaf, like ``x``: a distribution's own indexing can't be traced."""
+    """Rows ``index`` of every leaf, like ``x``; indexing a distrax distribution can't be traced."""
     return jax.tree.map(lambda leaf: leaf[index], x)
 
 
 def unfused(x: PyTree) -> PyTree:
-    """The same numbers as ``x``, for measurements: measuring changes no bit of anything else.
+    """The same numbers as ``x``, kept apart so that measuring them changes no other result.
 
-    Without it, the compiler may fuse a measurement with the computation that it looks at, and round
-    both in another way.
+    Otherwise the compiler may fuse a measurement with the computation that it observes, and round
+    both differently.
     """
     return jax.lax.optimization_barrier(x)
 
 
 def short(x: Any) -> str:
-    """A number, if ``x`` is one that is known; else dtype and shape, as in ``float32[2, 10]``."""
+    """The value of ``x`` if it is a known scalar, else dtype and shape: ``float32[2, 10]``."""
     if not isinstance(x, jax.core.Tracer) and getattr(x, "shape", None) == ():
         try:
             return f"{np.asarray(x).item():.4g}"
@@ -250,5 +252,5 @@ def short(x: Any) -> str:
 
 
 def size(tree: PyTree) -> int:
-    """The number of numbers that the arrays of a pytree ``tree`` hold."""
+    """The total number of entries in the arrays of a pytree ``tree``."""
     return sum(math.prod(getattr(x, "shape", ())) for x in jax.tree.leaves(tree))

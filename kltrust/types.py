@@ -1,4 +1,4 @@
-"""The vocabulary of the library: what flows between its parts.
+"""The types that flow between the parts of the library.
 
 Axes, used in every docstring: T steps, B parallel environments, N = B * T rows flattened
 environment-major, A actions, ``*O`` an observation's shape, ``*E`` any leading shape.
@@ -16,22 +16,22 @@ import numpy as np
 Array: TypeAlias = jax.Array
 """An array, or a tracer of one."""
 PyTree: TypeAlias = Any
-"""Arrays in nested tuples, dicts, and whatever else JAX knows the leaves of."""
+"""Arrays in nested tuples, dicts and any other container that JAX can flatten."""
 Params: TypeAlias = Any
-"""Parameters: a pytree of arrays. Its float leaves are trained; others are constants, which no
-update moves and no gradient is taken of."""
+"""Parameters: a pytree of arrays. Its float leaves are trained. All others are constants: no update
+moves them, and no gradient is taken with respect to them."""
 Number: TypeAlias = float | int | jax.Array
 """A setting. It may be a tracer, so that one compilation serves every value of it."""
 Render: TypeAlias = Callable[[Sequence[PyTree]], Iterator[np.ndarray]]
 """``render(states) -> pictures``: one [H, W, 3] of uint8 for each state of an environment. It draws
-on the host and is not to be compiled."""
+on the host, so it cannot be compiled."""
 
 
 class Distribution(Protocol):
-    """What the core asks of a policy's distribution: a distrax distribution has all of it.
+    """The methods that a policy's distribution must have. Every distrax distribution has them.
 
-    A distribution over actions is a pytree whose every leaf has the full leading shape ``*E``:
-    minibatches index the leaves. (Those of multivariate normals have not: `updates.rows`.)
+    A distribution over actions is a pytree. Every leaf has the full leading shape ``*E``, because
+    minibatches index the leaves. (Multivariate normals are an exception: see `updates.rows`.)
     """
 
     def log_prob(self, value: Any, /) -> Array:
@@ -44,15 +44,15 @@ class Distribution(Protocol):
         """Nats: [*E]."""
 
     def sample(self, *, seed: Any) -> Any:
-        """One value for each entry of the batch, by the typed key ``seed``: [*E, ...]."""
+        """One value for each entry of the batch, drawn with the typed key ``seed``: [*E, ...]."""
 
     def mode(self) -> Any:
         """The most probable value: [*E, ...]."""
 
 
 Policy: TypeAlias = Callable[[Params, PyTree], Distribution]
-"""``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``; a recurrent one takes
-`Sequences` and returns a batch shape of [B, T]."""
+"""``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``. A recurrent policy
+takes `Sequences` and returns a distribution of batch shape [B, T]."""
 
 
 class Discrete(NamedTuple):
@@ -82,7 +82,7 @@ class Box(NamedTuple):
     dtype: Any = np.float32
 
     def __repr__(self) -> str:
-        """With the least and the largest bound, as in ``Box([4], -1 to 1)``."""
+        """The shape, the least and the largest bound, as in ``Box([4], -1 to 1)``."""
         low, high = (
             getattr(x, "item", lambda x=x: x)() for x in (np.min(self.low), np.max(self.high))
         )
@@ -90,18 +90,18 @@ class Box(NamedTuple):
 
 
 Space: TypeAlias = Discrete | MultiDiscrete | MultiBinary | Box
-"""What observations and actions are taken from."""
+"""The set that observations or actions belong to."""
 
 
 class Masked(NamedTuple):
-    """An observation, and which actions its state allows: what a `MaskedSpace` holds.
+    """An observation with a mask of the actions that its state allows; its space is `MaskedSpace`.
 
     Attributes:
         obs: [*O], any pytree of arrays.
-        mask: bool, true for an allowed action: [n] of Discrete(n), [k, max(nvec)] of a
-            MultiDiscrete of k entries, each with a row of its own; what lies beyond an entry's
-            ``nvec[i]`` is not looked at. A row that allows nothing allows everything, and is
-            counted (`Metrics.fully_masked`).
+        mask: bool, true for an allowed action. It is [n] for Discrete(n), and [k, max(nvec)] for a
+            MultiDiscrete of k entries, one row for each. Columns beyond an entry's ``nvec[i]`` are
+            ignored. A row that allows nothing is taken to allow everything, and is counted
+            (`Metrics.fully_masked`).
     """
 
     obs: PyTree
@@ -109,7 +109,7 @@ class Masked(NamedTuple):
 
 
 class MaskedSpace(NamedTuple):
-    """Observations of a space beside a mask over the environment's actions: `Masked`.
+    """The space of observations that come with a mask over the environment's actions: `Masked`.
 
     Attributes:
         obs: the space of ``Masked.obs``.
@@ -119,12 +119,12 @@ class MaskedSpace(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a step brings about, for one environment.
+    """The result of one step of one environment.
 
     Attributes:
         reward: [] float32.
         terminated: [] bool; the episode ended in a state whose value is zero.
-        truncated: [] bool; a time limit cut the episode: the future still has a value.
+        truncated: [] bool; a time limit cut the episode, so the future still has a value.
         next_obs: [*O] the observation *before* any auto-reset.
     """
 
@@ -159,37 +159,38 @@ class Env(_Env):
         reset: ``reset(key) -> (state, obs)``.
         step: ``step(key, state, action) -> (state, obs, Outcome)``; ``state`` and ``obs`` are
             after auto-reset, ``Outcome.next_obs`` is before it.
-        observation_space: the space of ``obs``; a `MaskedSpace` where the state decides which
-            actions there are.
+        observation_space: the space of ``obs``; a `MaskedSpace` if the state decides which
+            actions are allowed.
         action_space: the space of the actions that ``step`` takes. Real-valued actions outside
             a Box are legal: the adapter bounds them.
-        name: what ``make`` was called with.
+        name: the name that ``make`` was called with.
         max_steps: the episode's time limit if there is one (it may be traced), else None.
-        native_action: the environment's own action for one that ``step`` takes: what a bounded
-            Box's adapter makes of the policy's raw action. For acting elsewhere.
-        render: draws states, see `Render`; None where nothing does.
-        step_batch: the `vmap` of ``step`` by cheaper means, key, state and action [B, ...]; None
-            for the vmap itself. Rollouts take it in place of ``step``, so it belongs to one
-            ``step``: ``_replace(step=...)`` drops it unless it is given a new one.
+        native_action: maps an action that ``step`` takes to the environment's own action. For a
+            bounded Box this is the adapter's mapping of the policy's raw action. Use it to act
+            outside kltrust.
+        render: draws states, see `Render`; None if the environment cannot be drawn.
+        step_batch: a cheaper equivalent of the `vmap` of ``step``; key, state and action are
+            [B, ...]. None uses the vmap itself. Rollouts call it in place of ``step``, so it
+            belongs to one ``step``: ``_replace(step=...)`` drops it unless given a new one.
     """
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """One line: the name and what it sees and takes."""
+        """One line: the name, the spaces and the time limit."""
         spaces = f"sees {self.observation_space}, takes {self.action_space}"
         limit = "" if self.max_steps is None else f", at most {self.max_steps} steps"
         return f"Env({self.name}: {spaces}{limit})"
 
     def _replace(self, **changes: Any) -> Env:
-        """The environment with other values in some fields, see ``step_batch``."""
+        """The environment with some fields replaced; a new ``step`` drops ``step_batch``."""
         if "step" in changes:
             changes.setdefault("step_batch", None)
         return super()._replace(**changes)
 
 
 class Transition(NamedTuple):
-    """What a rollout records, and nothing derived. Leaves are [T, B, ...].
+    """The raw record of a rollout, without derived quantities. Leaves are [T, B, ...].
 
     Attributes:
         obs: [T, B, *O] in the environment's own dtype, not normalised.
@@ -209,9 +210,9 @@ class Transition(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """The number of equal parts that the rows of a batch fall into, one after the other; static.
+    """The number of equal, contiguous parts that the rows of a batch are split into; static.
 
-    Where the environments of a run are spread over devices, every device holds whole blocks.
+    If a run's environments are spread over devices, every device holds whole blocks.
     """
 
     number: int = 1
@@ -220,34 +221,35 @@ class Blocks:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What an update is asked to record beside its result; static.
+    """What an update should record in addition to its result; static.
 
     Attributes:
-        path: the mean KL along the update, see `KLPath`. An algorithm that has no such path
-            ignores it.
+        path: the mean KL along the update, see `KLPath`. Algorithms without such a path ignore
+            it.
     """
 
     path: bool = False
 
 
 class PolicyBatch(NamedTuple):
-    """All that an algorithm may look at. The leading axis counts independent units.
+    """Everything that an algorithm may use. The leading axis counts independent units.
 
-    They are N = B T rows or, of a recurrent policy, B sequences: then obs is `Sequences`, and every
-    [N, ...] below is [B, T, ...]. Of a language model likewise: obs is the text, [B, T] whatever
-    the policy takes, and the weight is `tokens.token_weights` of the tokens that count.
+    The units are N = B T rows. For a recurrent policy they are B sequences: obs is then
+    `Sequences`, and every [N, ...] below is [B, T, ...]. A language model is treated the same way:
+    obs is the text, [B, T] in whatever form the policy takes, and the weight is
+    `tokens.token_weights` of the tokens that count.
 
     Attributes:
-        obs: [N, *O] as the policy takes it (normalised, if it is).
+        obs: [N, *O] as the policy takes it (normalised, if the run normalises).
         action: [N, ...] drawn from ``old``.
         advantage: [N].
         old: the behaviour policy's distribution at ``obs``, every leaf [N, ...].
-        weight: [N] non-negative, or None for all ones: rows of weight 0 are padding. Their
-            advantage may hold anything; their obs and action must be finite.
+        weight: [N] non-negative, or None for all ones. Rows of weight 0 are padding: their
+            advantage may hold anything, but their obs and action must be finite.
         blocks: every minibatch takes the same number of units from each block.
-        wanted: what the update is to record.
-        known: [N, ...] what the algorithm itself has worked out of each row before its epochs, for
-            its losses; None of a batch that it is given.
+        wanted: what the update should record.
+        known: [N, ...] values that the algorithm computes for each row before its epochs, for use
+            in its losses. None in the batch that the algorithm receives.
     """
 
     obs: PyTree
@@ -263,12 +265,12 @@ class PolicyBatch(NamedTuple):
 class KLPath(NamedTuple):
     """Mean KL(old || .) along the E epochs of M minibatches of one update, nats.
 
-    Exact for every state; NaN in epochs that were not run. An epoch that was undone is in it, as
-    it was before it was undone.
+    Exact for every state; NaN in epochs that were not run. An epoch that was undone still appears,
+    with its values before it was undone.
 
     Attributes:
-        minibatch: [E * M] just before each step, over the states of that step's minibatch only:
-            around the whole batch's mean by how minibatches differ.
+        minibatch: [E * M] just before each step, over the states of that step's minibatch only.
+            It scatters around the whole batch's mean, since minibatches differ.
         epoch: [E] after each epoch, over all states of the batch.
     """
 
@@ -277,11 +279,11 @@ class KLPath(NamedTuple):
 
 
 class UpdateReport(NamedTuple):
-    """What an update says of itself.
+    """What an update reports about itself.
 
     Attributes:
         extra: scalar arrays by name; they become columns of the metrics.
-        path: the KL along the update, where the batch asks for it; else None.
+        path: the KL along the update if the batch asks for it, else None.
     """
 
     extra: dict[str, Array]
@@ -289,9 +291,9 @@ class UpdateReport(NamedTuple):
 
 
 class PolicyUpdate(Protocol):
-    """An algorithm: how a batch moves the policy. Any object with these two pure functions is one.
+    """An algorithm: any object with these two pure functions. It says how a batch moves the policy.
 
-    A pair of functions is an algorithm, too: ``UpdatePair(init, update)``.
+    ``UpdatePair(init, update)`` makes an algorithm of two plain functions.
     """
 
     def init(self, params: Params, /) -> PyTree:
@@ -300,7 +302,7 @@ class PolicyUpdate(Protocol):
     def update(
         self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array, /
     ) -> tuple[Params, PyTree, UpdateReport | dict[str, Array]]:
-        """The parameters and the state after one update, and the algorithm's own report."""
+        """The parameters and the state after one update, and the algorithm's report."""
 
 
 class UpdatePair(NamedTuple):
@@ -311,12 +313,12 @@ class UpdatePair(NamedTuple):
 
 
 class CriticBatch(NamedTuple):
-    """What a critic learns from. The leading axis is that of `PolicyBatch`.
+    """The data that a critic learns from. The leading axis is that of `PolicyBatch`.
 
     Attributes:
         obs: [N, *O] as the critic takes it.
-        value: [N] its values when the data was collected.
-        target: [N] what they should have been.
+        value: [N] the critic's values when the data was collected.
+        target: [N] the values to learn.
         blocks: as in `PolicyBatch`.
     """
 
@@ -327,7 +329,7 @@ class CriticBatch(NamedTuple):
 
 
 class Critic(Protocol):
-    """How the critic learns: the mirror of a `PolicyUpdate`."""
+    """How the critic learns: the counterpart of `PolicyUpdate` for value functions."""
 
     def init(self, params: Params, /) -> PyTree:
         """The critic's own state before the first update."""
@@ -345,12 +347,12 @@ class Critic(Protocol):
 
 
 class Sequences(NamedTuple):
-    """What a recurrent policy or value function takes where others take observations.
+    """The input of a recurrent policy or value function, in place of observations.
 
     Attributes:
         obs: [B, T, *O].
-        start: [B, T] bool; an episode begins here: the carry is the initial one before this step.
-        carry: [B, ...] before the first step, a constant.
+        start: [B, T] bool; an episode begins here, so this step starts from the initial carry.
+        carry: [B, ...] the carry before the first step, a constant.
     """
 
     obs: PyTree
@@ -359,16 +361,16 @@ class Sequences(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """How a recurrent agent takes one step; policy and critic remember apart.
+    """How a recurrent agent takes one step. Policy and critic have separate memories.
 
-    A carry is any pytree of arrays, () where nothing is remembered. Resets are not the steps'
-    business: at the start of an episode they are given the initial carry.
+    A carry is any pytree of arrays; () remembers nothing. The steps need not handle resets: at the
+    start of an episode they are given the initial carry.
 
     Attributes:
         policy_step: ``policy_step(params, carry [*E, ...], obs [*E, *O]) -> (carry, dist [*E])``.
         value_step: ``value_step(params, carry [*E, ...], obs [*E, *O]) -> (carry, value [*E])``.
-        policy_carry: the policy's carry at the start of an episode, of one environment.
-        value_carry: the critic's.
+        policy_carry: the policy's carry at the start of an episode, for one environment.
+        value_carry: likewise, the critic's.
     """
 
     policy_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Distribution]]
@@ -382,11 +384,12 @@ class ActorCritic(NamedTuple):
 
     Attributes:
         init: ``init(key) -> (policy_params, value_params)``.
-        policy: ``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``; with a
-            memory, of `Sequences`: batch shape [B, T].
-        value: ``value(params, obs [*E, *O]) -> [*E]``; with a memory, of `Sequences`: [B, T].
-        memory: None, or the steps that ``policy`` and ``value`` go through along a sequence;
-            `recurrent.recurrent_agent` makes these two of the steps.
+        policy: ``policy(params, obs [*E, *O]) -> Distribution`` of batch shape ``*E``. With a
+            memory it takes `Sequences` instead, and the batch shape is [B, T].
+        value: ``value(params, obs [*E, *O]) -> [*E]``. With a memory it takes `Sequences` instead,
+            and returns [B, T].
+        memory: None, or the single steps that ``policy`` and ``value`` repeat along a sequence;
+            `recurrent.recurrent_agent` makes both functions from the steps.
     """
 
     init: Callable[[Array], tuple[Params, Params]]

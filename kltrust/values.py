@@ -1,4 +1,4 @@
-"""What a setting takes: its kind and bounds, which stand at its field; and plain data for it."""
+"""The kind and bounds of a setting, declared at its field; conversion to and from plain data."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from kltrust.checks import as_float, check_names, require, unknown
 _T = TypeVar("_T")
 SETTING = "setting"
 INF = math.inf
-"""An option that is off."""
+"""The value that switches an option off."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is said of a setting at its field.
+    """The declaration of a setting at its field.
 
     Attributes:
         meaning: one sentence.
-        above, at_least, below, at_most: bounds of a number, or of every entry of a tuple. Whole
-            numbers are at most 2^31 - 1 where nothing is said: JAX counts in 32 bits.
+        above, at_least, below, at_most: bounds of a number, or of every entry of a tuple. Without
+            ``at_most`` a whole number is at most 2^31 - 1, since JAX counts in 32 bits.
         infinite: whether infinity is allowed; it switches the setting off.
         choices: the names that a text may take; None allows all.
-        functions: whether a function may stand where a text does.
-        schedules: whether a schedule of optax may stand where a number does, see `RateSchedule`.
-        usual: the usual range, and whose it is.
-        role: what others may know of it: "bound" (on the mean KL of an update, nats), "state bound"
-            (on the largest KL of a state), "set point" (of the mean KL), "clip" (half-width of the
-            interval of ratios), "fisher damping",
-            "minibatches" (must divide the batch), "floor" and "ceiling" (of what a controller
-            moves), "drift" (the coefficient of what holds a step back), "value clip" (of the
+        functions: whether a function is allowed in place of a text.
+        schedules: whether a schedule of optax is allowed in place of a number, see `RateSchedule`.
+        usual: the usual range and its source.
+        role: the setting's purpose, for other parts of the library: "bound" (on the mean KL of an
+            update, nats), "state bound" (on the largest KL of a state), "set point" (of the mean
+            KL), "clip" (half-width of the interval of ratios), "fisher damping", "minibatches"
+            (must divide the batch), "floor" and "ceiling" (of the setting that a controller moves),
+            "drift" (the coefficient of the term that holds a step back), "value clip" (of the
             critic's loss), "gradient bound" (on its norm).
-        needs: the name of a switch of the same class without which the setting has no effect.
-        anneal: the power of the remaining fraction that an annealed run multiplies it by; 0 leaves
-            it alone.
+        needs: the name of a switch in the same class; the setting has no effect unless it is on.
+        anneal: in an annealed run the setting is multiplied by this power of the remaining
+            fraction; 0 leaves it alone.
     """
 
     meaning: str = ""
@@ -60,7 +60,7 @@ class Setting:
         """Refuses a number, or an array of any shape, that is out of bounds.
 
         Raises:
-            ValueError: gives the setting's ``name``, the ``value`` and what it may be.
+            ValueError: gives the setting's ``name``, the ``value`` and the bounds.
         """
         possible: dict[str, tuple[Any, Any]] = {
             "greater than": (np.greater, self.above),
@@ -77,7 +77,7 @@ class Setting:
             phrases.insert(0, "finite")
 
         def good(x: np.ndarray) -> np.ndarray:
-            # What float32 does not hold would be infinite there.
+            # Numbers beyond float32's range would become infinite.
             fine = ~np.isnan(x) & (self.infinite | (np.abs(x) <= np.finfo(np.float32).max))
             return fine & np.all([compare(x, b) for compare, b in bounds.values()], axis=0)
 
@@ -85,17 +85,18 @@ class Setting:
         if self.at_most is None and isinstance(value, int):
             require(lambda x: x < 2**31, "less than 2^31", **{name: value})
         if self.role in ("bound", "set point"):
-            # Nats: in float32 no mean KL tells less from 0.
+            # Nats: in float32 a smaller mean KL can't be told from 0.
             require(lambda x: x >= 1e-12, "at least 1e-12", **{name: value})
 
 
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class RateSchedule:
-    """A learning rate that follows the count of an optimiser's own steps, as optax has it.
+    """A learning rate that depends on the number of the optimiser's steps so far, as in optax.
 
-    The rate of step c, from 0, is ``factor * schedule(c)``. A step is one minibatch, and those of
-    an epoch that is undone are not counted. The function is static, the factor may be traced.
+    The rate of step c, counted from 0, is ``factor * schedule(c)``. A step is one minibatch. The
+    steps of an epoch that is undone are not counted. The function is static; the factor may be
+    traced.
     """
 
     schedule: Callable[[Any], Any]
@@ -113,7 +114,7 @@ class RateSchedule:
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        """The function's name, of optax's schedules that of their maker."""
+        """The function's name; for optax's schedules the name of the function that made them."""
         name = getattr(self.schedule, "__qualname__", repr(self.schedule))
         return name.removesuffix(".<locals>.schedule")
 
@@ -128,7 +129,7 @@ class RateSchedule:
 
 
 def declared(field: dataclasses.Field) -> Setting:
-    """What is said of a setting at its field."""
+    """The declaration of a setting at its field."""
     return field.metadata.get(SETTING, Setting())
 
 
@@ -138,12 +139,12 @@ def is_traced(field: dataclasses.Field) -> bool:
 
 
 def is_nested(field: dataclasses.Field) -> bool:
-    """Whether a setting has settings of its own, as an optimiser has."""
+    """Whether a setting has settings itself, as an optimiser has."""
     return hasattr(type(field.default), "of")
 
 
 def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
-    """A value as the setting's kind, checked where it is known; ``name`` is for errors.
+    """A value converted to the setting's kind, and checked if known; ``name`` is for errors.
 
     Raises:
         ValueError: on a value of another kind, or out of bounds.
@@ -214,7 +215,7 @@ def to_plain(value: Any) -> Any:
     """Settings as nested plain data that JSON can hold; infinities become ``"inf"``.
 
     Raises:
-        ValueError: on a value that no file can hold, such as a function of one's own.
+        ValueError: on a value that no file can hold, such as your function.
     """
     if hasattr(value, "to_plain"):
         return value.to_plain()
@@ -240,7 +241,7 @@ def to_plain(value: Any) -> Any:
 
 
 def number_from_plain(value: Any) -> Any:
-    """A number that `to_plain` may have written as a text."""
+    """The number, if `to_plain` wrote an infinity or NaN as a text; other values unchanged."""
     return float(value) if isinstance(value, str) and value in ("inf", "-inf", "nan") else value
 
 

@@ -1,7 +1,8 @@
-"""How far apart two distributions are: exact, in nats, and safe to differentiate.
+"""Divergences between distributions: exact, in nats, and safe to differentiate.
 
 ``arrays`` compares arrays of probabilities or logits, ``distributions`` compares distrax
-distributions, ``samples`` estimates the KL divergence from samples. All public names are here.
+distributions, and ``samples`` estimates the KL divergence from samples. All public names are
+offered here.
 """
 
 from __future__ import annotations

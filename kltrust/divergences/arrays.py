@@ -1,7 +1,7 @@
 """Divergences between probability arrays, which hold a distribution along their last axis.
 
-In nats. Conventions everywhere: ``0 log 0 = 0``, mass of p where q has none makes KL(p || q)
-infinite, and gradients stay finite at both.
+All are in nats. By convention ``0 log 0 = 0``, and KL(p || q) is infinite where p has mass and q
+has none. Gradients stay finite in both cases.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def categorical_kl(p: Array, q: Array) -> Array:
     """
     p, q = rows(p, q)
     neither_zero = (p > 0) & (q > 0)
-    # log p - log q has lost what q - p, exact when the two are close, still has:
+    # When p and q are close, q - p is exact, but log p - log q has lost digits. So use
     # p log(p/q) - p + q = p (u - log(1 + u)), u = (q - p) / p.
     near = jnp.abs(q - p) < 0.25 * p
     u = jnp.where(near, q - p, 0) / jnp.where(near, p, 1)
@@ -37,7 +37,7 @@ def categorical_kl(p: Array, q: Array) -> Array:
 def categorical_kl_from_logits(logits_p: Array, logits_q: Array) -> Array:
     """KL(softmax(logits_p) || softmax(logits_q)), in nats: [..., A] -> [...].
 
-    A logit of -inf is an impossible outcome; the KL is inf where one is possible under p only.
+    A logit of -inf is an impossible outcome. The KL is inf if an outcome is possible under p only.
     """
     logits_p, logits_q = rows(logits_p, logits_q)
     terms = kl_terms(jax.nn.log_softmax(logits_p), jax.nn.log_softmax(logits_q))
@@ -82,9 +82,9 @@ def jensen_shannon(p: Array, q: Array) -> Array:
 def renyi(p: Array, q: Array, alpha: Number) -> Array:
     """D_alpha(p || q) = log(sum_a p(a)^alpha q(a)^(1 - alpha)) / (alpha - 1), in nats: [...].
 
-    Increasing in alpha: -log q(p > 0) at 0, KL(p || q) at 1, log max p/q at inf, each as the limit.
-    The probabilities are [..., A] and the result [...]; it is inf where q = 0 < p and alpha >= 1,
-    or where the supports are disjoint. The order alpha [] is at least 0 and may be traced.
+    It increases in alpha. The limits are -log q(p > 0) at 0, KL(p || q) at 1, log max p/q at inf.
+    It is inf if q = 0 < p for some outcome and alpha >= 1, or if the supports are disjoint.
+    ``p`` and ``q`` are [..., A]. The order alpha [] is at least 0 and may be traced.
     See van Erven and Harremoes, "Renyi divergence and Kullback-Leibler divergence" (2014).
 
     Raises:
@@ -103,14 +103,15 @@ def renyi(p: Array, q: Array, alpha: Number) -> Array:
     u = jnp.where(close, q - p, 0) / jnp.where(close, p, 1)
     log_p = jnp.where(both, safe_log(p), 0)
     log_ratio = jnp.where(close, -jnp.log1p(u), log_p - jnp.where(both, safe_log(q), 0))
-    # sum p (p/q)^excess = 1 + sum p (e^(excess x) - 1), x = log(p/q). Less excess (p - q), which
-    # sums to 0, a term is of second order in x: p phi(excess x) + excess p phi(-x), the phi of
-    # `numerics`. The sum then keeps its digits where p and q are near, while no term can overflow.
+    # sum p (p/q)^excess = 1 + sum p (e^(excess x) - 1), x = log(p/q). Subtracting excess (p - q),
+    # which sums to 0, leaves terms of second order in x: p phi(excess x) + excess p phi(-x), with
+    # phi from `numerics`. So the sum keeps its digits where p and q are near. There no term can
+    # overflow.
     exponent = excess * log_ratio
     near = jnp.max(jnp.abs(exponent), axis=-1, keepdims=True) < 0.5
     p_phi = jnp.where(close, p * log_series(u), q - p + p * log_ratio)
     change = p * phi_series(jnp.where(near, exponent, 0)) + excess * p_phi
-    # Outcomes of q alone, and of p alone if alpha < 1.
+    # Outcomes that only q has, and those that only p has if alpha < 1.
     change = jnp.where(both, change, jnp.where(lost, -(1 + excess) * p, excess * q))
     change = jnp.sum(change, axis=-1)
     near = near[..., 0] & (change > -1)
@@ -126,16 +127,17 @@ def renyi(p: Array, q: Array, alpha: Number) -> Array:
 
 @in_float32
 def pinsker_bound(kl: Array) -> Array:
-    """sqrt(kl / 2), which TV(p, q) never exceeds; kl [*E] in nats, of either direction: [*E]."""
+    """sqrt(kl / 2), an upper bound on TV(p, q): [*E]; kl [*E] in nats, in either direction."""
     return jnp.sqrt(0.5 * jnp.asarray(kl))
 
 
 def masked_logits(logits: Array, mask: Array) -> Array:
-    """The logits [..., A] with -inf for what the mask forbids; a row that forbids all forbids none.
+    """The logits [..., A] with -inf for outcomes that the mask forbids.
 
-    The mask is [..., A] bool, true for a legal outcome. Divergences, entropies and their gradients
-    are exact on the result. A large negative number would give illegal outcomes a finite, huge KL,
-    and a row of -inf alone NaN.
+    The mask is [..., A] bool, true for a legal outcome. A row of the mask that forbids everything
+    is ignored, since a row of -inf alone would give NaN. Divergences, entropies and their gradients
+    are exact on the result. With a large negative number instead of -inf, illegal outcomes would
+    have a finite, huge KL.
     """
     chex.assert_equal_shape([logits, mask])
     mask = jnp.asarray(mask, bool)

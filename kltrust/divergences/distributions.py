@@ -1,4 +1,4 @@
-"""How far apart two distrax distributions, or two densities, are: exact, in nats."""
+"""Divergences between two distrax distributions, or two densities: exact, in nats."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from kltrust.types import Array, Distribution, Number, PyTree
 def kl_divergence(old: Distribution, new: Distribution) -> Array:
     """KL(old || new) = E_{a ~ old}[log old(a) - log new(a)], in nats, summed over event dimensions.
 
-    Closed forms of our own, accurate in float32, for Categorical (masked too), Bernoulli, Normal,
-    MultivariateNormalDiag, and Independent and Joint of these; distrax's for the rest. Two
-    Transformed distributions have the KL of their bases if they have the same bijector, and it
-    has to be provable: by comparing the text of their programs, distrax finds bijectors equal
-    that differ in captured arrays, and returns 0.
+    Categorical (masked too), Bernoulli, Normal, MultivariateNormalDiag, and Independent and Joint
+    of these have closed forms here, accurate in float32. All others use distrax's. Two Transformed
+    distributions have the KL of their bases if they provably have the same bijector. (distrax
+    compares the text of the bijectors' programs. It therefore takes bijectors that differ only in
+    captured arrays for equal, and returns 0.)
 
     Returns:
-        [...], the batch shape of both; inf where old has mass that new lacks.
+        [...], the batch shape of both; inf where old has mass and new has none.
 
     Raises:
         ValueError: if the distributions can't be paired (events or structures differ).
@@ -105,10 +105,10 @@ def _entropy(dist: Any) -> Array:
 
 
 def distribution_log_prob(dist: Distribution, value: PyTree) -> Array:
-    """Log dist(value) of events [*E, ...], in nats, summed over event dimensions: [*E].
+    """Log dist(value) for events [*E, ...], in nats, summed over event dimensions: [*E].
 
     distrax's own, to the bit, except that gradients stay finite where a categorical's ``probs``
-    hold zeros. It is -inf for what is impossible. The result is float32 at least: at 16 bits a
+    hold zeros. Impossible events get -inf. The result is at least float32: at 16 bits the
     difference of two log-probabilities near -16 would be off by 0.1.
     """
     return _log_prob(dist, value)
@@ -128,7 +128,7 @@ def wasserstein2(old: Distribution, new: Distribution) -> Array:
     """W_2 = sqrt(|mean - mean'|^2 + |std - std'|^2) of diagonal Gaussians, in action units: [*E].
 
     old and new are both Normal, MultivariateNormalDiag or Independent(Normal), of batch shape
-    [*E]. The gradient is 0, not NaN, where the two coincide.
+    [*E]. Where they coincide the gradient is 0, not NaN.
 
     Raises:
         ValueError: for any other distribution.
@@ -149,23 +149,27 @@ def quadrature_kl(
 ) -> Array:
     """KL(p || q) = integral of p (log p - log q) over [low, high], for densities on the line.
 
-    Tanh-sinh quadrature (Takahasi and Mori, 1974): the ends are never evaluated, and a density
-    that is infinite there is no obstacle. The result is the KL between the two discretised
-    densities, each divided by the mass that was found for it; a mass that is not 1 by mass_tol
-    means that [low, high] is too narrow, num_points too few, or a density not normalised.
+    It uses tanh-sinh quadrature (Takahasi and Mori, 1974), which never evaluates the ends, so a
+    density may be infinite there. The result is the KL between the two discretised densities, each
+    divided by its computed mass. If a mass differs from 1 by more than mass_tol, [low, high] is too
+    narrow, num_points is too small, or a density is not normalised.
 
-    The log densities ``log_p`` and ``log_q`` are functions [num_points] -> [num_points]. Both ends
-    are [] and finite; the points, num_points of them, which is static, are densest there.
+    Args:
+        log_p: the log density of p, a function [num_points] -> [num_points].
+        log_q: likewise of q.
+        low: [] the lower end, finite.
+        high: [] the upper end, finite.
+        num_points: the number of points, static. They are densest at the ends.
+        mass_tol: [] how far a mass may be from 1.
 
     Returns:
-        [] in nats. NaN where a mass is off and that can only be known at run time (under jit, vmap
-        or grad).
+        [] in nats. Under jit, vmap or grad, NaN if a mass is off.
 
     Raises:
         ValueError: if a mass is off, outside of such transformations.
     """
     low, high, mass_tol = floats(low, high, mass_tol)
-    # s in (0, 1) with both tails cut where s or 1 - s comes to two roundings.
+    # s runs over (0, 1), with both tails cut where s or 1 - s is two roundings.
     reach = jnp.arcsinh(-jnp.log(2 * jnp.finfo(low.dtype).eps) / jnp.pi)
     t = jnp.linspace(-reach, reach, num_points, dtype=low.dtype)
     z = jnp.pi * jnp.sinh(t)
@@ -184,7 +188,8 @@ def quadrature_kl(
 
 
 def _categorical_log_probs(dist: distrax.Categorical) -> Array:
-    # distrax keeps what it was given, normalised; its log of given probs has NaN gradients at 0.
+    # distrax keeps the logits or probs it was given, normalised. Its log of probs has NaN gradients
+    # at 0.
     wide = _widened(dist)
     log_probs = wide.logits if dist._probs is None else safe_log(wide.probs)
     # Rounded to 16 bits, they no longer sum to one.
@@ -192,7 +197,7 @@ def _categorical_log_probs(dist: distrax.Categorical) -> Array:
 
 
 def _widened(dist: Any) -> Any:
-    """The distribution with leaves of float32 at least; itself if it has them."""
+    """The distribution with leaves of at least float32; the same object if it has them."""
     leaves, structure = jax.tree.flatten(dist)
     wide = [widen(x) for x in leaves]
     return dist if all(map(operator.is_, leaves, wide)) else jax.tree.unflatten(structure, wide)
@@ -245,7 +250,7 @@ def _wasserstein2_squared(old: Any, new: Any) -> Array:
 
 
 def _paired(x: Array, y: Array) -> tuple[Array, ...]:
-    """Parameters of one rank (or scalars)."""
+    """The parameters in one dtype, checked to have the same rank (scalars pass)."""
     x, y = map(widen, floats(x, y))
     if x.ndim and y.ndim:
         chex.assert_equal_rank([x, y])
@@ -282,7 +287,7 @@ def _paired_parts(old: distrax.Joint, new: distrax.Joint) -> tuple[list[Any], li
 
 
 def _is_transformed(dist: Any) -> bool:
-    # A multivariate normal is an affine transform to distrax, with an exact KL of its own.
+    # In distrax a multivariate normal is an affine transform, but with its own exact KL.
     return isinstance(dist, distrax.Transformed) and not isinstance(
         dist, distrax.MultivariateNormalFromBijector
     )

@@ -1,11 +1,12 @@
-"""Where subtraction would cancel: the terms of a KL without loss of digits, gradients without NaN.
+"""The terms of a KL without cancellation, and with gradients that are never NaN.
 
-A KL is a sum of terms none of which can be negative,
+A KL is a sum of terms that are never negative,
 
     KL(p || q) = sum_a p(a) phi(log q(a) - log p(a)),    phi(d) = e^d - 1 - d >= 0
 
-(the sums of p and of q, both 1, cancel), with phi by its series near 0: in float32 a KL is never
-below 0 and keeps its leading digits at 1e-10, where log p - log q has none left.
+since the sums of p and of q are both 1 and cancel. Near 0 phi is computed by its series. So in
+float32 a KL is never below 0, and keeps its leading digits at 1e-10, where log p - log q has none
+left.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def kl_terms(log_p: Array, log_q: Array) -> Array:
     d = jnp.where(neither_zero, log_q - log_p, 0)
     near = jnp.abs(d) < 0.5
     p, q = jnp.exp(log_p), jnp.exp(log_q)
-    # Far from 0 not p phi(d): e^d may overflow where p has underflowed.
+    # Far from 0 p phi(d) won't do: e^d may overflow where p has underflowed.
     terms = jnp.where(near, p * phi_series(jnp.where(near, d, 0)), q - p - p * d)
     return jnp.where(neither_zero, terms, jnp.where(log_p == -jnp.inf, q, jnp.inf))
 
@@ -63,8 +64,8 @@ def safe_log(p: Array) -> Array:
 def over_scale(x: Array, scale: Array) -> Array:
     """``x / scale`` with a derivative that squares no scale: (dx - (x / scale) dscale) / scale.
 
-    JAX's own has x / scale^2, 0 times infinity where x = 0 and the scale is below 1e-19. The
-    barrier keeps the compiler from joining the two divisions into that one again.
+    JAX's derivative contains x / scale^2, which is 0 times infinity if x = 0 and the scale is below
+    1e-19. The barrier keeps the compiler from joining the two divisions into that one again.
     """
     return x / scale
 
@@ -77,7 +78,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def rows(*arrays: Any) -> tuple[Array, ...]:
-    """Arrays of distributions over one set of outcomes, of one rank: [N] never meets [N, 1]."""
+    """Arrays in one dtype, checked to have one rank and last axis: [N] never meets [N, 1]."""
     arrays = floats(*arrays)
     chex.assert_equal_rank(arrays)
     chex.assert_equal_shape_suffix(arrays, 1)

@@ -1,13 +1,16 @@
-"""The KL from samples: of what the values and the gradients are right (k1, k2, k3: Schulman, 2020).
+"""Estimators of the KL from samples, and what the value and gradient of each one estimate.
 
-Two settings, and a formula that is right in one can be useless in the other.
+The names k1, k2 and k3 are from Schulman, 2020. There are two settings, and a formula that is right
+in one can be useless in the other.
 
-A. a ~ old, fixed; log_ratio = log new(a) - log old(a), differentiated through new. Ours.
+A. a ~ old, fixed; log_ratio = log new(a) - log old(a), differentiated through new. This is the
+   setting of kltrust's updates.
 B. a ~ pi, the policy that is trained; log_ratio = log ref(a) - log pi(a), differentiated through
-   pi (language models). "As a detached reward" is E_pi[stop_gradient(k) grad log pi].
+   pi (language models). "As a detached reward" means the gradient
+   E_pi[stop_gradient(k) grad log pi].
 
-docs/estimators.md has bias, variance and gradients of all of them, by enumeration. For sequences of
-tokens: `tokens`. Where the distributions are known and not only samples, the KL itself is exact:
+docs/estimators.md has bias, variance and gradients of all estimators, by enumeration. For sequences
+of tokens see `tokens`. If you know the distributions and not only samples, use the exact KL,
 `divergences.kl_divergence`.
 """
 
@@ -23,7 +26,7 @@ from kltrust.types import Array, Number
 
 
 def kl_k1(log_ratio: Array) -> Array:
-    """``-log r``: unbiased, of high variance, negative for about half of the samples.
+    """``-log r``: unbiased, with high variance, negative for about half of the samples.
 
     A. Value: KL(old || new). Gradient as a loss term: that of KL(old || new), at any new.
     B. Value: KL(pi || ref). Gradient as a loss term: 0 in expectation, pure noise. As a detached
@@ -40,10 +43,10 @@ def kl_k1(log_ratio: Array) -> Array:
 
 @in_float32
 def kl_k2(log_ratio: Array) -> Array:
-    """``(log r)^2 / 2``, [*E] as in `kl_k1`: never negative, of low variance, biased.
+    """``(log r)^2 / 2``, [*E] as in `kl_k1`: never negative, with low variance, biased.
 
-    A. Value: biased (to third order in the step). Gradient as a loss term: that of no KL, except
-       that it vanishes at old with the right curvature.
+    A. Value: biased (to third order in the step). Gradient as a loss term: not that of any KL, but
+       it vanishes at old with the right curvature.
     B. Value: biased. Gradient as a loss term: that of KL(pi || ref), while samples come from the
        current pi. As a detached reward: no restoring force near ref.
     """
@@ -52,7 +55,7 @@ def kl_k2(log_ratio: Array) -> Array:
 
 @in_float32
 def kl_k3(log_ratio: Array) -> Array:
-    """``r - 1 - log r``, [*E] as in `kl_k1`: unbiased, never negative, of low variance near old.
+    """``r - 1 - log r``, [*E] as in `kl_k1`: unbiased, never negative, low variance near old.
 
     A. Value: KL(old || new). Gradient as a loss term: that of KL(old || new), at any new.
     B. Value: KL(pi || ref). Gradient as a loss term: that of the *other* direction, KL(ref || pi).
@@ -66,32 +69,33 @@ def kl_k3(log_ratio: Array) -> Array:
 
 @in_float32
 def kl_control_variate(log_ratio: Array, coefficient: Number) -> Array:
-    """``-log r + c (r - 1)``, [*E] as in `kl_k1`: k1 and c times a variable of mean 0.
+    """``-log r + c (r - 1)``, [*E] as in `kl_k1`: k1 plus c times a variable with mean 0.
 
-    It is k1 at c = 0, k3 at c = 1. ``coefficient`` is c [], a constant;
-    `control_variate_coefficient` has the one of least variance.
+    It is k1 at c = 0 and k3 at c = 1. ``coefficient`` is c [], a constant;
+    `control_variate_coefficient` gives the c with the least variance.
 
     A. Value: KL(old || new), whatever the constant c. Gradient as a loss term: that of
        KL(old || new), at any new.
     B. Value: KL(pi || ref). Gradient as a loss term: c times that of KL(ref || pi). As a detached
-       reward: that of KL(pi || ref) less c times that of KL(ref || pi), the two cancel near ref at
-       c = 1.
+       reward: that of KL(pi || ref) minus c times that of KL(ref || pi); at c = 1 the two cancel
+       near ref.
     """
     (log_ratio,) = floats(log_ratio)
     near = jnp.abs(log_ratio) < 0.5
     small = jnp.where(near, log_ratio, 0)
-    # (r - 1) - log r by its series where the difference would cancel.
+    # By the series of (r - 1) - log r where the difference would cancel.
     close = coefficient * phi_series(small) - (1 - coefficient) * small
     return jnp.where(near, close, weighted(coefficient, jnp.expm1(log_ratio)) - log_ratio)
 
 
 @in_float32
 def control_variate_coefficient(log_ratio: Array, weight: Array | None = None) -> Array:
-    """The c with which `kl_control_variate` varies least: E[(r - 1) log r] / E[(r - 1)^2], [].
+    """The c that minimises `kl_control_variate`'s variance: E[(r - 1) log r] / E[(r - 1)^2], [].
 
-    Positive, and 1 where all ratios are 1: near old, k3 is the best. From the very samples that it
-    is used on, it costs a bias of order 1 / N. It is a constant to gradients. log_ratio [*E] is as
-    in `kl_k1`; with the probabilities of all actions as ``weight`` [*E] the result is exact.
+    It is positive, and 1 if all ratios are 1: near old, k3 is the best. Estimating c from the same
+    samples that it is used on adds a bias of order 1 / N. Gradients treat it as a constant.
+    log_ratio [*E] is as in `kl_k1`. With all actions, weighted by their probabilities as ``weight``
+    [*E], the result is exact.
     """
     (log_ratio,) = floats(jax.lax.stop_gradient(log_ratio))
     excess = jnp.expm1(log_ratio)
@@ -106,8 +110,8 @@ def kl_reverse_k1(log_ratio: Array) -> Array:
     """``r log r``, [*E] as in `kl_k1`: the other direction; 0 where new(a) = 0, negative at r < 1.
 
     A. Value: KL(new || old). Gradient as a loss term: that of KL(new || old), at any new.
-    B. Value: KL(ref || pi). Gradient as a loss term or as a detached reward: that of no KL; for
-       KL(pi || ref) with a ratio there is `ratio_weighted`.
+    B. Value: KL(ref || pi). Gradient as a loss term or as a detached reward: not that of any KL.
+       For KL(pi || ref) with a ratio use `ratio_weighted`.
     """
     (log_ratio,) = floats(log_ratio)
     log_ratio = jnp.where(log_ratio == -jnp.inf, 0, log_ratio)
@@ -116,9 +120,9 @@ def kl_reverse_k1(log_ratio: Array) -> Array:
 
 @in_float32
 def kl_reverse_k3(log_ratio: Array) -> Array:
-    """``r log r - (r - 1)``, [*E] as in `kl_k1`: never negative, of low variance near old.
+    """``r log r - (r - 1)``, [*E] as in `kl_k1`: never negative, with low variance near old.
 
-    It is 1 where new(a) = 0. What `kl_reverse_k1` says of values and gradients holds here, too.
+    It is 1 where new(a) = 0. Its value and gradient estimate the same as those of `kl_reverse_k1`.
     """
     (log_ratio,) = floats(log_ratio)
     near = jnp.abs(log_ratio) < 0.5
@@ -129,14 +133,14 @@ def kl_reverse_k3(log_ratio: Array) -> Array:
 
 @in_float32
 def ratio_weighted(estimate: Array, log_importance: Array) -> Array:
-    """``(pi / mu) k``: an estimate [*E] for samples of pi, made one for samples of a policy mu.
+    """``(pi / mu) k``: corrects an estimate [*E] for samples drawn from mu instead of pi.
 
     B. With k1 or k3 of log ref - log pi as the estimate, and differentiated through the ratio,
-       value and gradient are those of KL(pi || ref), on and off policy. On policy the ratio is 1
-       and its gradient what counts: ``log_importance = log_pi - jax.lax.stop_gradient(log_pi)``.
+       value and gradient are those of KL(pi || ref), on and off policy. On policy the ratio is 1,
+       and only its gradient matters: ``log_importance = log_pi - jax.lax.stop_gradient(log_pi)``.
 
-    The estimate is k at a ~ mu, and log_importance [*E] is log pi(a) - log mu(a), mu a constant.
-    The result is 0 where pi(a) = 0.
+    The ``estimate`` is k at a ~ mu, and log_importance [*E] is log pi(a) - log mu(a), with mu held
+    constant. The result is 0 where pi(a) = 0.
     """
     chex.assert_equal_shape([estimate, log_importance])
     possible = log_importance != -jnp.inf

@@ -1,11 +1,12 @@
-"""Losses as pure functions: to be minimised, elementwise over any leading shape, unreduced.
+"""Losses to minimise, as pure functions: elementwise over any leading shape, not reduced.
 
 ``log_ratio`` is log new(a) - log old(a) at the actions a ~ old. Reduce with `weighted_mean`,
-which leaves padding out. At log_ratio = 0 every surrogate has the gradient of the policy
-gradient, -A grad log new(a). Gradients are taken of what the caller differentiates: advantages,
-targets and old values are used as they come.
+which leaves padding out. At log_ratio = 0 the gradient of every surrogate is that of the policy
+gradient, -A grad log new(a). The losses stop no gradients: advantages, targets and old values are
+used as given.
 
-``surrogates`` has TRPO's and PPO's, ``drifts`` what else bounds a step, ``values`` the critic's.
+``surrogates`` has the losses of TRPO and PPO, ``drifts`` other losses that bound a step, and
+``values`` the critic's.
 """
 
 from kltrust.losses.drifts import (

@@ -1,13 +1,13 @@
-"""Surrogates less a drift, -(r A - D): what bounds a step of mirror learning, sample by sample.
+"""Surrogates minus a drift, -(r A - D): the losses of mirror learning, for each sample.
 
-Any drift D >= 0 that is 0 at the old policy, and whose gradient is 0 there, keeps the guarantee of
-improvement of the policy that maximises the mean of r A - D at every state (Kuba et al., 2022,
-"Mirror learning"). Clipping is one, D = relu((r - clip(r)) A), and so are the penalties on the KL:
-these are `clipped_surrogate_loss` and `penalty_surrogate_loss`. The drift of a loss is the loss
-less `surrogate_loss`.
+A drift D >= 0 bounds the step. If D and its gradient are 0 at the old policy, then the policy that
+maximises the mean of r A - D at every state is guaranteed to improve (Kuba et al., 2022, "Mirror
+learning"). Clipping is such a drift, D = relu((r - clip(r)) A): `clipped_surrogate_loss`. So are
+the penalties on the KL: `penalty_surrogate_loss`. The drift of a loss is the loss minus
+`surrogate_loss`.
 
-Each is written as it is minimised, not as a difference: where its gradient is to vanish, it is 0
-and no rounding error, however large the ratio.
+No loss is computed as a difference of the two terms. So where the gradient should vanish, it is
+exactly 0 and no rounding error, however large the ratio.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def spo_loss(log_ratio: Array, advantage: Array, eps: Number) -> Array:
     """-(r A - |A| (r - 1)^2 / (2 eps)) (Xie et al., 2025, simple policy optimisation): [*E].
 
     D = |A| (r - 1)^2 / (2 eps). The optimum is r = 1 + eps where A > 0 and r = 1 - eps where A < 0.
-    Unlike a clip it has a gradient beyond, one that points back.
+    Beyond it a clip has no gradient, but this loss has one that points back.
 
     log_ratio and ``advantage`` are [*E]; ``eps`` is [] or [*E], greater than 0; inf leaves r A.
 
@@ -44,11 +44,11 @@ def fisher_rao_loss(log_ratio: Array, advantage: Array, tau: Number) -> Array:
     """-(r A - 2 (sqrt(r) - 1)^2 / tau), a penalty on the squared Fisher-Rao distance: [*E].
 
     E_old[4 (sqrt(r) - 1)^2] = 4 sum_a (sqrt(new(a)) - sqrt(old(a)))^2 = FR^2, and D is an unbiased
-    estimate of FR^2 / (2 tau) (Lascu et al., 2025). The penalty never exceeds 2 / tau where r falls
-    to 0, and grows like r where it rises: a sample whose A is below 2 / tau has its optimum at
-    r = (1 - tau A / 2)^-2, and one whose A is above has none.
+    estimate of FR^2 / (2 tau) (Lascu et al., 2025). As r falls to 0 the penalty never exceeds
+    2 / tau. As r rises it grows like r. So a sample with A < 2 / tau has its optimum at
+    r = (1 - tau A / 2)^-2, and a sample with A above that has none.
 
-    log_ratio and ``advantage`` are [*E]; ``tau`` is [] or [*E], greater than 0; inf leaves r A.
+    ``log_ratio`` and ``advantage`` are [*E]; ``tau`` is [] or [*E], greater than 0; inf leaves r A.
 
     Raises:
         ValueError: if tau is concrete and not greater than 0.
@@ -71,8 +71,11 @@ def learned_drift_loss(
 
     Its authors call it discovered policy optimisation, DPO; it has nothing to do with preferences.
 
-    log_ratio and ``advantage`` are [*E]; ``alpha`` and ``beta`` are [] or [*E], greater than 0, in
-    units of the advantage.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        alpha: [] or [*E], greater than 0, in units of the advantage.
+        beta: likewise.
 
     Raises:
         ValueError: if alpha or beta is concrete and not greater than 0.
@@ -82,7 +85,7 @@ def learned_drift_loss(
     ratio = importance_ratio(log_ratio)
     gain = (ratio - 1) * advantage
     rising = jnp.where(gain > 0, alpha * jnp.tanh(gain / alpha), gain) + advantage
-    # Where A >= 0 no -inf may meet a 0, nor its NaN the gradient.
+    # Where A >= 0 keep -inf times 0, a NaN, out of the gradient.
     fall = jnp.where(advantage < 0, log_ratio, 0) * advantage
     falling = ratio * advantage - jnp.where(fall > 0, fall - beta * jnp.tanh(fall / beta), 0)
     return -jnp.where(advantage >= 0, rising, falling)
@@ -90,14 +93,18 @@ def learned_drift_loss(
 
 @in_float32
 def rollback_loss(log_ratio: Array, advantage: Array, clip_eps: Number, slope: Number) -> Array:
-    """The clipped surrogate with a slope of the other sign beyond its edges: [*E].
+    """The clipped surrogate with a slope of opposite sign beyond its edges: [*E].
 
-    -h A, h = r within 1 +- clip_eps, and b - slope (r - b) where r is beyond the edge b in the
-    direction that A asks for; D = (1 + slope) relu((r - clip(r)) A). It is PPO-RB of Wang et al.
-    (2019, "Truly proximal policy optimization"), 0.3 on MuJoCo; a slope of 0 is
-    `clipped_surrogate_loss`.
+    The loss is -h A. Where r is beyond the edge b in the direction that A asks for,
+    h = b - slope (r - b), else h = r. D = (1 + slope) relu((r - clip(r)) A). It is PPO-RB of Wang
+    et al. (2019, "Truly proximal policy optimization"), who take a slope of 0.3 on MuJoCo. A slope
+    of 0 is `clipped_surrogate_loss`.
 
-    log_ratio and ``advantage`` are [*E]; ``clip_eps`` and ``slope`` are [] or [*E], at least 0.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        clip_eps: [] or [*E], at least 0; the edges are 1 +- clip_eps.
+        slope: [] or [*E], at least 0.
 
     Raises:
         ValueError: if clip_eps or slope is concrete and negative.
@@ -114,10 +121,14 @@ def rollback_loss(log_ratio: Array, advantage: Array, clip_eps: Number, slope: N
 def kl_clipped_loss(log_ratio: Array, advantage: Array, kl: Array, max_kl: Number) -> Array:
     """-A where the state's KL is beyond ``max_kl`` and the sample has gained; else -r A: [*E].
 
-    A clip that looks at the KL of the state in place of the ratio, TR-PPO of Wang et al. (2019):
-    D = (r - 1) A where ``kl`` > max_kl and (r - 1) A > 0, else 0.
+    It clips by the KL of the state instead of the ratio: TR-PPO of Wang et al. (2019).
+    D = (r - 1) A where kl > max_kl and (r - 1) A > 0, else 0.
 
-    log_ratio, ``advantage`` and kl are [*E]; max_kl is [] or [*E], at least 0, in nats.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        kl: [*E] the KL at each state, in nats.
+        max_kl: [] or [*E], at least 0, in nats.
 
     Raises:
         ValueError: if max_kl is concrete and negative.
@@ -130,13 +141,17 @@ def kl_clipped_loss(log_ratio: Array, advantage: Array, kl: Array, max_kl: Numbe
 def kl_rollback_loss(
     log_ratio: Array, advantage: Array, kl: Array, max_kl: Number, slope: Number
 ) -> Array:
-    """-r A, and slope (KL - max_kl) more where the KL is beyond and the sample has gained: [*E].
+    """-r A, plus slope (KL - max_kl) where the KL is beyond and the sample has gained: [*E].
 
-    D = slope (kl - max_kl) where ``kl`` > max_kl and (r - 1) A > 0, else 0: Truly PPO of Wang et
-    al. (2019), whose objective differs by a constant in each case. Its gradient is theirs.
+    D = slope (kl - max_kl) where kl > max_kl and (r - 1) A > 0, else 0. It is Truly PPO of Wang et
+    al. (2019). Their objective differs by a constant in each case, so the gradient is the same.
 
-    log_ratio, ``advantage`` and kl are [*E]; max_kl, in nats, and ``slope``, in units of the
-    advantage per nat, are [] or [*E], at least 0.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        kl: [*E] the KL at each state, in nats.
+        max_kl: [] or [*E], at least 0, in nats.
+        slope: [] or [*E], at least 0, in units of the advantage per nat.
 
     Raises:
         ValueError: if max_kl or slope is concrete and negative.
@@ -152,14 +167,18 @@ def bounded_kl_loss(
 ) -> Array:
     """-r A + beta c (1 - exp(-KL / c)): a penalty on a bounded kernel of the KL: [*E].
 
-    Near old it is beta KL; a state that is far away costs beta c at most and pulls no more. With
-    an infinite ``ceiling`` c it is `penalty_surrogate_loss`.
+    Near old the penalty is beta KL. For a state far away it is at most beta c, and its gradient
+    fades to 0. With an infinite ``ceiling`` c it is `penalty_surrogate_loss`.
 
-    log_ratio, ``advantage`` and ``kl`` are [*E]; ``beta`` and c, in nats, are [] or [*E], beta at
-    least 0 and c greater than 0.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        kl: [*E] the KL at each state, in nats.
+        beta: [] or [*E], at least 0.
+        ceiling: [] or [*E], c, greater than 0, in nats.
 
     Raises:
-        ValueError: if beta is concrete and negative, or the ceiling and not greater than 0.
+        ValueError: if beta is concrete and negative, or ceiling is concrete and not greater than 0.
     """
     check(ceiling=(ceiling, False))
     (kl,) = floats(kl)
@@ -171,13 +190,16 @@ def bounded_kl_loss(
 def log_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, step_size: Number) -> Array:
     """-A log(r) + KL(old || new) / step_size: fits the target old (1 + step_size A): [*E].
 
-    Its mean over old's actions is, but for a constant, KL(target || new) / step_size, which is
-    smallest at the target (Asad et al., 2025, SPMA). A below -1 / step_size, where the target would
-    be negative, counts as that. It is no surrogate less a drift: off old its gradient is that of a
-    maximum likelihood, and its gradient at old the policy gradient.
+    Up to a constant, its mean over old's actions is KL(target || new) / step_size, which is
+    smallest at the target (Asad et al., 2025, SPMA). An A below -1 / step_size, where the target
+    would be negative, is raised to that. This loss is no surrogate minus a drift: off old its
+    gradient is that of a maximum likelihood. At old it is the policy gradient.
 
-    log_ratio, ``advantage`` and ``kl``, exact, are [*E]; ``step_size`` is [] or [*E], greater than
-    0; inf leaves -A log(r) with the bad actions out.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        kl: [*E] the KL at each state, exact, in nats.
+        step_size: [] or [*E], greater than 0; inf leaves -A log(r) for the good actions only.
 
     Raises:
         ValueError: if step_size is concrete and not greater than 0.
@@ -185,7 +207,7 @@ def log_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, step_size:
     chex.assert_equal_shape([log_ratio, advantage, kl])
     check(step_size=(step_size, False))
     weight = jnp.maximum(advantage, -1 / jnp.asarray(step_size))
-    # What has a weight of 0 is absent, however unlikely its action has become.
+    # A sample of weight 0 contributes nothing, however unlikely its action has become.
     return -weighted(weight, log_ratio) + weighted(1 / jnp.asarray(step_size), kl)
 
 

@@ -1,4 +1,4 @@
-"""The importance-sampled surrogate: free, clipped, penalised, constrained."""
+"""The importance-sampled surrogate: plain, clipped, penalised, and the KL constraint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kltrust.types import Array, Number
 def importance_ratio(log_ratio: Array) -> Array:
     """``r = exp(log_ratio)``, continued as a straight line where it nears overflow.
 
-    Below sqrt(largest float), 1.8e19 in float32, this is exp and nothing else. Above it exp would
-    soon be inf, and the 0 * inf of a clipped or zero-advantage sample NaN in everyone's gradient.
+    Below sqrt(largest float), 1.8e19 in float32, it is exactly exp. Above, exp would soon be inf.
+    Then 0 * inf from one clipped or zero-advantage sample would make the whole gradient NaN.
 
     Returns:
         [*E] like log_ratio; 0 where that is -inf (new rules the action out), NaN where it is NaN.
@@ -25,9 +25,9 @@ def importance_ratio(log_ratio: Array) -> Array:
 
 
 def ratio_below(log_ratio: Array, power: int) -> Array:
-    """`importance_ratio`, but a line where r^power nears overflow: for losses of that order.
+    """The ratio, for losses of order r^power: a straight line where r^power nears overflow: [*E].
 
-    ``log_ratio`` is [*E], and ``power`` at least 2.
+    ``log_ratio`` is [*E], as in `importance_ratio`; ``power`` is at least 2.
     """
     (log_ratio,) = floats(log_ratio)
     edge = float(np.log(jnp.finfo(log_ratio.dtype).max)) / power
@@ -38,7 +38,7 @@ def ratio_below(log_ratio: Array, power: int) -> Array:
 def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
     """-r A: importance-sampled policy improvement (Schulman et al., 2015, eq. 14): [*E].
 
-    log_ratio and ``advantage`` are [*E].
+    ``log_ratio`` and ``advantage`` are [*E].
     """
     chex.assert_equal_shape([log_ratio, advantage])
     return -importance_ratio(log_ratio) * advantage
@@ -55,26 +55,30 @@ def clipped_surrogate_loss(
 ) -> Array:
     """-min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7): [*E].
 
-    The gradient is that of -r A until r has left [1 - eps, 1 + eps] in the direction A asks for,
-    and 0 from there on: on the edge, and at eps = 0, it is still the former. A NaN is no ratio
-    beyond the edge: it makes the loss NaN.
+    The gradient is that of -r A until r leaves [1 - eps, 1 + eps] in the direction that A asks for,
+    and 0 beyond. On the edge, and so at r = 1 with eps = 0, it is still that of -r A. A NaN ratio
+    makes the loss NaN.
 
-    log_ratio and ``advantage`` are [*E]; ``clip_eps`` is [] or [*E], at least 0; inf never clips.
-    ``clip_high``, likewise, is another eps above 1: the edge is then 1 + clip_high where A > 0
-    (Yu et al., 2025, 0.2 and 0.28). ``dual_clip``, likewise, above 1, is a second edge where A < 0:
-    no gradient beyond r = dual_clip either, -max(min(r A, clip(r) A), dual_clip A) (Ye et al.,
-    2020, 3). It gives back what the sample has lost beyond there, so that it is no drift. Without
-    them the two sides are alike, and a bad action's ratio may rise and rise.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        clip_eps: [] or [*E], at least 0; inf never clips.
+        clip_high: a different eps for A > 0, where the edge is then 1 + clip_high (Yu et al., 2025,
+            take 0.2 and 0.28). None takes clip_eps.
+        dual_clip: [] or [*E], greater than 1: a second edge for A < 0, beyond which there is no
+            gradient either: -max(min(r A, clip(r) A), dual_clip A) (Ye et al., 2020, take 3).
+            It forgives the sample its loss beyond the edge (D < 0), so it is no drift. With None
+            the ratio of a bad action may rise without bound.
 
     Raises:
-        ValueError: if a width is concrete and negative, or dual_clip and at most 1.
+        ValueError: if a width is concrete and negative, or dual_clip is concrete and at most 1.
     """
     chex.assert_equal_shape([log_ratio, advantage])
     check(clip_eps=(clip_eps, True))
     clip_high = clip_eps if clip_high is None else clip_high
     check(clip_high=(clip_high, True))
     ratio = importance_ratio(log_ratio)
-    # One comparison instead of min and clip, whose ties would divide the gradient.
+    # A comparison instead of min and clip, which would split the gradient at ties.
     rewarded = advantage > 0
     bound = jnp.where(rewarded, 1 + clip_high, 1 - clip_eps)
     inside = jnp.where(rewarded, ratio <= bound, ratio >= bound)
@@ -89,9 +93,12 @@ def clipped_surrogate_loss(
 def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: Number) -> Array:
     """-r A + beta KL(old || new) (Schulman et al., 2017, eq. 8): [*E].
 
-    log_ratio, ``advantage`` and ``kl``, that at each state, exact (`divergences.kl_divergence`) or
-    estimated, are [*E]. ``beta`` is [] or [*E], at least 0, relative to the advantages' scale; at 0
-    there is no KL, even if it is infinite.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        kl: [*E] the KL at each state, exact (`divergences.kl_divergence`) or estimated.
+        beta: [] or [*E], at least 0, relative to the advantages' scale; 0 leaves the KL out, even
+            if it is infinite.
 
     Raises:
         ValueError: if beta is concrete and negative.
@@ -103,10 +110,10 @@ def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: 
 
 @in_float32
 def kl_constraint(kl: Array, max_kl: Number, *, weight: Array | None = None) -> Array:
-    """Mean KL over states, less its bound: at most 0 where the trust region holds: [], or [K].
+    """Mean KL over states minus its bound: [], or [K]. At most 0 inside the trust region.
 
-    ``kl`` [*E] is that at each state, and ``max_kl`` [] the bound, in nats; or several, [K]. States
-    of ``weight`` 0 are left out; it is [*E], or None for all ones.
+    ``kl`` [*E] is the KL at each state, in nats. ``max_kl`` is the bound [], or several [K]. The
+    ``weight`` is [*E], or None for all ones; states of weight 0 are left out.
 
     Raises:
         ValueError: if max_kl is concrete and negative.

@@ -1,4 +1,4 @@
-"""Losses of a critic, and the entropy as a loss."""
+"""The critic's losses, and the entropy as a loss."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ def value_loss(value: Array, target: Array) -> Array:
 
 @in_float32
 def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: Number) -> Array:
-    """The larger of the losses of V and of V held within eps of the old value: [*E].
+    """The larger of two losses, that of V and that of V clipped to within eps of old V: [*E].
 
-    The gradient is 0 where V has moved more than eps and is nearer to the target than the held
-    value. A V that overshot so far that it is farther has its own gradient again.
+    The gradient is 0 where V has moved more than eps and is nearer to the target than the clipped
+    value. If V has overshot so far that it is farther, it has its gradient again.
 
-    ``value``, ``target`` and old_value, the prediction when the data was collected, are [*E].
-    ``clip_eps`` is [] or [*E], at least 0, in units of value; inf never clips.
+    Args:
+        value: [*E].
+        old_value: [*E] the prediction when the data was collected.
+        target: [*E].
+        clip_eps: [] or [*E], at least 0, in units of value; inf never clips.
 
     Raises:
         ValueError: if clip_eps is concrete and negative.
@@ -34,13 +37,13 @@ def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: 
     check(clip_eps=(clip_eps, True))
     free = value_loss(value, target)
     held = value_loss(old_value + jnp.clip(value - old_value, -clip_eps, clip_eps), target)
-    # Not jnp.maximum: at a tie (any V within the clip) the free loss's own gradient.
+    # Not jnp.maximum: at a tie (any V within the clip) take the gradient of the free loss.
     return jnp.where(free >= held, free, held)
 
 
 def entropy_loss(dist: Distribution) -> Array:
-    """-H(dist), in nats, [*E] the batch shape: times a weight, the entropy bonus as a loss."""
-    # Here, so that importing a loss brings no distributions along.
+    """-H(dist), in nats, of batch shape [*E]. Times a weight, it is the entropy bonus as a loss."""
+    # Imported here, so that importing a loss does not import distributions.
     from kltrust.divergences import distribution_entropy
 
     return -distribution_entropy(dist)

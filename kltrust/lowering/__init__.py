@@ -1,8 +1,8 @@
-"""Operations that are written for how a processor computes them, each once and by name.
+"""Operations with an implementation for each kind of processor.
 
-The mathematics calls the name and says what it wants; how that is computed is decided here, by the
-platform that a program is lowered for. On a CPU memory and arithmetic cost; on a GPU or TPU it is
-the number of kernels that wait for each other.
+The rest of the library calls them by name. Each one chooses its implementation by the platform that
+the program is lowered for. On a CPU, memory and arithmetic are the cost. On a GPU or TPU, it is the
+number of kernels that wait for each other.
 """
 
 from __future__ import annotations

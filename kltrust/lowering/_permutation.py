@@ -1,4 +1,4 @@
-"""A random order."""
+"""Random permutations without sorting."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _ROUNDS = 6
 def permutation(key: Array, size: int) -> Array:
     """A pseudo-random permutation of 0 .. size - 1, without sorting: [size] int32.
 
-    A Feistel network on the smallest 2**k >= size, its round function a multiplicative hash, is a
-    bijection whatever the hash; indices that land beyond ``size`` walk on until they fall inside
-    (Black and Rogaway 2002). `jax.random.permutation` sorts, which on a CPU costs as much as the
-    gradients of a small network.
+    It is a Feistel network on the smallest 2**k >= size, with a multiplicative hash as its round
+    function; such a network is a bijection whatever the hash. Indices that land beyond ``size`` are
+    permuted again until they fall inside (Black and Rogaway 2002). `jax.random.permutation` sorts,
+    which on a CPU costs as much as the gradients of a small network.
     """
     if size <= 1:
         return jnp.zeros(size, jnp.int32)
     bits = max((size - 1).bit_length(), 2)
     low_bits = bits // 2
-    # Of NumPy, which unlike numbers of JAX are no operations to trace and to lower.
+    # NumPy scalars, which unlike JAX's add no operations to trace and lower.
     low_mask = np.uint32((1 << low_bits) - 1)
     high_mask = np.uint32((1 << (bits - low_bits)) - 1)
     round_keys = jax.random.bits(key, (2 * _ROUNDS,), jnp.uint32)

@@ -1,4 +1,4 @@
-"""Matrix products whose gradients are cheap: of narrow heads, and convolutions as products."""
+"""Matrix products with cheap gradients: narrow heads, and convolutions as products."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ import jax.numpy as jnp
 from kltrust import loops
 from kltrust.types import Array
 
-_FEW = 3  # columns; of four, a minibatch of 256 rows is slower
+_FEW = 3  # columns; with four, a minibatch of 256 rows is slower
 
 
 def head_product(x: Array, kernel: Array, dimensions: Any = None, **options: Any) -> Array:
-    """The product x @ kernel for few columns, with a gradient that is cheap on CPUs.
+    """The product x @ kernel for few columns, with a gradient that is cheap on CPUs: [*E, out].
 
-    Column by column where they are very few: the gradient of x is a sum of outer products then,
-    which the compiler puts into the activation's derivative instead of making an array of it.
+    With very few columns it is computed column by column. The gradient of x is then a sum of outer
+    products, which the compiler fuses into the activation's derivative instead of storing an array.
 
-    Else the kernel's gradient becomes (d'x)' for the outputs' gradient d. Of d'x XLA makes one pass
-    over x; of x'd, which automatic differentiation would ask for, a product with as large a
-    transpose as x is. The barrier keeps the transpose from being folded into the product.
+    Otherwise the kernel's gradient is computed as (d'x)', with d the gradient of the outputs. XLA
+    computes d'x in one pass over x. Automatic differentiation would ask for x'd, for which XLA
+    transposes all of x. The barrier keeps the transpose from being folded into the product. On a
+    GPU or TPU it is the plain product.
 
-    x is [*E, in], the kernel [in, out] and the product [*E, out]; ``dimensions``, those of this
-    product, as `flax.linen.Dense` names them, are not looked at. ``options`` are those of
-    `jax.lax.dot_general`. On a GPU or TPU it is the plain product.
+    Args:
+        x: [*E, in].
+        kernel: [in, out].
+        dimensions: ignored; `flax.linen.Dense` passes those of this product.
+        **options: those of `jax.lax.dot_general`.
     """
 
     def plain(x: Array, kernel: Array) -> Array:
@@ -44,14 +47,13 @@ def _narrow(x: Array, kernel: Array, **options: Any) -> Array:
 
 
 def conv3x3(x: Array, kernel: Array, bias: Array) -> Array:
-    """A 3 x 3 convolution without padding, as one matrix product over the patches.
+    """A 3 x 3 convolution without padding: [*E, H - 2, W - 2, channels].
 
-    The gradient of ``jax.lax.conv`` takes XLA's CPU backend about ten times longer, and longer
-    still under a `vmap` over runs, which makes a grouped convolution of it and a batched matrix
-    product of this.
+    ``x`` is [*E, H, W, C], ``kernel`` [3, 3, C, channels] and ``bias`` [channels].
 
-    From x [*E, H, W, C], the kernel [3, 3, C, channels] and the bias [channels] to
-    [*E, H - 2, W - 2, channels].
+    It is one matrix product over the patches. The gradient of ``jax.lax.conv`` takes XLA's CPU
+    backend about ten times longer. It takes longer still under a `vmap` over runs, which turns it
+    into a grouped convolution, but this into a batched matrix product.
     """
     height, width = x.shape[-3:-1]
     # Side by side along the width and then the height: fewer and longer pieces to copy.

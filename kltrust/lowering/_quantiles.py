@@ -1,4 +1,4 @@
-"""Quantiles of many values."""
+"""Weighted quantiles at several levels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def quantiles(
 ) -> tuple[Array, ...]:
     """The inverse of the weighted distribution function at each of ``levels``.
 
-    On a CPU by a bisection over the bits of a float, from the sign down, which takes a quarter of
-    the time of XLA's sort. It is exact all the same, since it ends at a value that occurs. On a GPU
-    or TPU, where its steps would wait for each other, by a sort.
+    On a CPU it bisects over the bits of a float, from the sign down, which takes a quarter of the
+    time of XLA's sort. The result is exact, since the bisection ends at a value that occurs. On a
+    GPU or TPU, where its steps would wait for each other, it sorts.
 
     Args:
         x: [*E] floats; entries of weight 0 may hold anything.
@@ -30,8 +30,8 @@ def quantiles(
         top: [] the largest entry of positive weight.
 
     Returns:
-        For each level the smallest x that at least this share of the weight does not exceed, [];
-        0 if no weight is positive.
+        For each level, [], the smallest entry such that entries up to it hold at least this share
+        of the weight; 0 if no weight is positive.
 
     Raises:
         ValueError: on a level outside [0, 1].
@@ -45,7 +45,7 @@ def quantiles(
     known: Array | bool = True
     mass_below: Callable[[Array], Array] = partial(_count_below, order)
     if weight is None:
-        # 0.95 * 20 may come to a little more than 19: that is still the 19th value.
+        # Rounding may make 0.95 * 20 a little more than 19: that is still the 19th value.
         ranks = [max(math.ceil(q * x.size * (1 - 1e-12)), 1) for q in levels]
         target = jnp.array(ranks, jnp.int32)
     else:
@@ -67,7 +67,7 @@ def quantiles(
     one = jnp.ones((), order.dtype)
 
     def refine(step: Array, found: Array) -> Array:
-        """Sets the next bit where less than the target lies below the value that it makes."""
+        """Sets the next bit if the mass below the resulting value is less than the target."""
         bit = one << jnp.asarray(num_bits - 1 - step, order.dtype)
         return jnp.where(mass_below(found | bit) < target, found | bit, found)
 
@@ -75,15 +75,15 @@ def quantiles(
         return loops.fori_loop(0, num_bits, refine, jnp.zeros(len(levels), order.dtype))
 
     found = loops.platform_dependent(cpu=bisect, default=sort)
-    # Sums of weights are rounded: never beyond the largest value.
+    # Sums of weights are rounded, so cap the result at the largest value.
     values = _from_ordered_bits(jnp.minimum(found, _ordered_bits(top)), x.dtype)
     return tuple(jnp.where(known, values, 0))
 
 
 def _count_below(order: Array, bounds: Array) -> Array:
     """How many entries of ``order`` [N] lie below each of ``bounds`` [K]: int32."""
-    # In bytes first, of which a processor adds the most at once; none can pass 128. What pads is
-    # below nothing.
+    # Summed in bytes first: a processor adds the most of them at once, and no sum exceeds 128. The
+    # padding lies below no bound.
     above_all = order.dtype.type(jnp.iinfo(order.dtype).max)
     padded = jnp.pad(order, (0, -len(order) % 128), constant_values=above_all)
     below = padded.reshape(1, -1, 128) < bounds[:, None, None]
@@ -91,12 +91,12 @@ def _count_below(order: Array, bounds: Array) -> Array:
 
 
 def _mass_below(order: Array, mass: Array, bounds: Array) -> Array:
-    """The mass [N] of the entries of ``order`` [N] that lie below each of ``bounds`` [K]."""
+    """The total ``mass`` [N] of the entries of ``order`` [N] below each of ``bounds`` [K]: [K]."""
     return jnp.sum((order[None] < bounds[:, None]) * mass[None], axis=-1)
 
 
 def _ordered_bits(x: Array) -> Array:
-    """Unsigned integers in the order of the floats x, any NaN above all others."""
+    """Unsigned integers in the same order as the floats x; NaN is above all others."""
     unsigned = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(x, unsigned)
     sign = jnp.ones((), unsigned) << (jnp.iinfo(unsigned).bits - 1)
@@ -105,6 +105,6 @@ def _ordered_bits(x: Array) -> Array:
 
 
 def _from_ordered_bits(order: Array, dtype: Any) -> Array:
-    """The floats that `_ordered_bits` made ``order`` of."""
+    """The floats that `_ordered_bits` turned into ``order``."""
     sign = jnp.ones((), order.dtype) << (jnp.iinfo(order.dtype).bits - 1)
     return jax.lax.bitcast_convert_type(jnp.where(order & sign, order ^ sign, ~order), dtype)

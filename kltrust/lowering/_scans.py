@@ -1,4 +1,4 @@
-"""Scans: of a few sums along time, and of steps that are recorded."""
+"""Scans with few kernels: of short elementwise steps, and of steps with many small outputs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from kltrust import loops
 from kltrust.types import Array, PyTree
 
 Carry = TypeVar("Carry")
-_TOGETHER = 16  # steps; more make hardly fewer kernels, and take longer to compile
-_NARROW = 128  # numbers of a row that are put beside others; wider rows are worth their own kernel
+_TOGETHER = 16  # steps; more save hardly any kernels, and take longer to compile
+_NARROW = 128  # numbers per row; wider rows are worth a separate kernel
 
 
 def scan(
@@ -25,19 +25,19 @@ def scan(
     *,
     reverse: bool = False,
 ) -> tuple[Carry, Any]:
-    """`jax.lax.scan` of a ``step`` that is a few elementwise operations, from ``carry`` along xs.
+    """`jax.lax.scan` of a ``step`` of a few elementwise operations, from ``carry`` along ``xs``.
 
-    With its results, to the bit. On a GPU or TPU each step would be kernels of its own: there many
-    go into one. ``reverse`` goes from the last entry of xs [T, ...] to the first.
+    The results are the same to the bit. On a GPU or TPU, where each step would need separate
+    kernels, many steps share one. ``reverse`` goes from the last entry of xs [T, ...] to the first.
 
     Returns:
-        (the last carry, what the steps returned, [T, ...]).
+        (the last carry, the outputs of the steps [T, ...]).
     """
     steps = partial(loops.scan, step, reverse=reverse)
 
     def together(carry: Carry, xs: PyTree) -> tuple[Carry, Any]:
-        # As arrays: a compiler sums what it knows to be concatenated piece by piece, kernel by
-        # kernel.
+        # The barrier hides that the outputs are concatenated. Otherwise a later sum is compiled
+        # piece by piece, with a kernel for each.
         return jax.lax.optimization_barrier(steps(carry, xs, unroll=_TOGETHER))
 
     return loops.platform_dependent(carry, xs, cpu=steps, default=together)
@@ -46,14 +46,15 @@ def scan(
 def recording_scan(
     step: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, xs: PyTree, num_rows: int
 ) -> tuple[Carry, Any]:
-    """`jax.lax.scan` of a ``step`` whose outs are many small arrays [num_rows, ...].
+    """`jax.lax.scan` of a ``step`` that outputs many small arrays [num_rows, ...].
 
-    With its results, to the bit. On a GPU a step would write each of them with a kernel of its own:
-    there narrow ones are put side by side, and taken apart after the last step. On a TPU, whose
-    arrays are tiles, putting them side by side takes more kernels than it saves.
+    ``carry`` and ``xs`` are as in `scan`, and the results are the same to the bit. On a GPU a step
+    would write each output with a separate kernel. So narrow outputs are put side by side, and
+    taken apart after the last step. On a TPU, which stores arrays as tiles, this takes more kernels
+    than it saves.
 
     Returns:
-        (the last carry, the outs [T, num_rows, ...]).
+        (the last carry, the outputs [T, num_rows, ...]).
     """
     step = loops.traced_once(step)
     outs = jax.eval_shape(step, carry, jax.tree.map(lambda x: x[0], xs))[1]
@@ -67,7 +68,7 @@ def recording_scan(
         def packed(carry: Carry, x: PyTree) -> tuple[Carry, tuple[Array, list[Array]]]:
             carry, out = step(carry, x)
             made = jax.tree.leaves(out)
-            # Rows last: so they stay spread over devices, and beside each other in memory.
+            # Rows last, so they stay spread over devices and adjacent in memory.
             words = [_words(made[i]).reshape(num_rows, -1).T for i in narrow]
             return carry, (
                 jnp.concatenate(words),
@@ -92,7 +93,7 @@ def recording_scan(
 
 
 def _is_narrow(leaf: Any, num_rows: int) -> bool:
-    """Whether an array [num_rows, ...] has few numbers a row, each of 32 bits or one."""
+    """Whether an array [num_rows, ...] has few numbers per row, each of 32 bits or a bool."""
     as_word = jnp.issubdtype(leaf.dtype, jnp.bool_) or (
         jnp.issubdtype(leaf.dtype, jnp.number) and leaf.dtype.itemsize == 4
     )

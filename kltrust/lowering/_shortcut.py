@@ -1,4 +1,4 @@
-"""Conditions that save work where it costs nothing to ask."""
+"""Conditions that skip work on platforms where a branch is cheap."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kltrust.types import Array
 def shortcut(condition: Array) -> Array:
     """``condition`` on a CPU, elsewhere False: [*E] bool, like it.
 
-    Of a `loops.cond` that saves work where the condition holds. A GPU or TPU would have to tell
-    its host, and wait for it, before it goes on: there the work is always done, so that its result
-    must be right under the condition too.
+    Use it in a `loops.cond` that skips work if the condition holds. A GPU or TPU would have to tell
+    its host and wait for it, so there the work is always done. The result of the work must
+    therefore be right even if the condition holds.
     """
     return loops.platform_dependent(condition, cpu=lambda x: x, default=jnp.zeros_like)

@@ -1,6 +1,6 @@
 """Policies and value functions: agents that fit an environment, memory, masks, initial weights.
 
-`actor_critic` makes an agent in flax. The other modules need no flax: ``recurrent`` (agents with
+`actor_critic` makes an agent in flax. These modules need no flax: ``recurrent`` (agents with
 memory), ``masks`` (actions that a state forbids), ``orthogonal`` (initial weights).
 """
 

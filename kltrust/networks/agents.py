@@ -1,7 +1,7 @@
 """Policies and value functions as flax (linen) modules, behind the `ActorCritic` protocol.
 
-One's own network, in any framework, needs none of this: an `ActorCritic` is three functions, with
-memory two more.
+Your network, in any framework, needs none of this: an `ActorCritic` is three functions, and two
+more with memory.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from kltrust.types import (
 )
 
 _RESOLVED = 2**23
-"""A float32 resolves so many steps between -1 and 1."""
+"""The number of steps that float32 resolves between -1 and 1."""
 
 
 def features(space: Any, obs: PyTree) -> Array:
-    """What a network sees of an observation: float32, [*E, H, W, C] of an image, else [*E, F].
+    """The network's input for an observation: float32, [*E, H, W, C] for an image, else [*E, F].
 
-    Discrete observations become one-hot vectors, integer boxes are mapped by their bounds to
-    [-1, 1], images keep their shape, everything else is flattened; a pytree of spaces gives the
-    concatenation of its flattened leaves. Bounds so wide that neighbours would meet are no bounds.
+    Discrete observations become one-hot vectors. Integer boxes are mapped from their bounds to
+    [-1, 1], unless the bounds are so wide that float32 would merge neighbouring integers. Images
+    keep their shape, and everything else is flattened. A pytree of spaces gives the concatenation
+    of its flattened leaves. A mask is no feature.
 
-    ``space`` is that of ``obs`` [*E, *O], a pytree of spaces for one of arrays. A mask is no
-    feature.
+    ``space`` is the space of ``obs`` [*E, *O], or a pytree of spaces for a pytree of arrays.
 
     Raises:
-        ValueError: if the observation has another structure than the space.
+        ValueError: if the structure of the observation differs from that of the space.
     """
     found: Any
     leaves, structure = space_leaves(space)
     parts, found = jax.tree.flatten(without_mask(obs))
     if structure != found:
-        # By their order alone another key's observation would take the place of this one's.
+        # Matching by order alone could mistake the observation of one key for that of another.
         raise ValueError(
             f"the observation is {found} and its space {structure}: give both one structure"
         )
@@ -85,7 +85,7 @@ def _leaf_features(space: Space, x: Array, *, keep_image: bool) -> Array:
     if jnp.issubdtype(x.dtype, jnp.integer) and np.all((span > 0) & (span < _RESOLVED)):
         lead = (1,) * (x.ndim - len(space.shape))
         low, span = low.reshape(lead + space.shape), span.reshape(lead + space.shape)
-        # Counted in integers: low may be beyond those that a float32 holds.
+        # In integer arithmetic, since float32 may not hold low exactly.
         base = np.floor(low.astype(np.float64))
         above = (x.astype(jnp.int32) - base.astype(np.int64).astype(np.int32)).astype(jnp.float32)
         x = 2 * (above - (low - base).astype(np.float32)) / span.astype(np.float32) - 1
@@ -105,15 +105,17 @@ def actor_critic(
     """A policy and a value network of the same shape that fit an environment's spaces.
 
     The defaults are PPO's for MuJoCo (Schulman et al. 2017): two hidden layers of 64 tanh units,
-    no shared parameters, a standard deviation that does not depend on the state. Heads: Discrete
-    a categorical, MultiDiscrete and MultiBinary independent ones, Box a diagonal Gaussian. Where
-    observations are `Masked`, what the mask forbids has the probability 0.
+    no shared parameters, and a standard deviation that does not depend on the state. The head is
+    categorical for Discrete, independent categoricals for MultiDiscrete, independent Bernoullis for
+    MultiBinary, and a diagonal Gaussian for Box. If observations are `Masked`, forbidden actions
+    have probability 0.
 
     Args:
-        env: only its spaces are read; an environment of gymnax does, too.
-        hidden: widths of the dense layers, as among the settings.
+        env: an `Env` or an environment of gymnax. It is used for its spaces, and for the shapes of
+            its first observation.
+        hidden: widths of the dense layers, the setting of that name.
         settings: None takes the defaults.
-        **changes: settings by name, see `NetworkSettings`.
+        **changes: other settings by name, see `NetworkSettings`.
 
     Raises:
         ValueError: on an unknown name, a bad value, a space that has no head, an image too small
@@ -156,7 +158,7 @@ def actor_critic(
     torso = Torso(own.hidden, channels, own.activation, is_image)
     if own.cell == "none":
         agent = _without_memory(observe, example, *heads(torso))
-        # `check_agent` need not try what was made for these very spaces.
+        # `check_agent` need not try an agent that was made for these spaces.
         agent.policy.fits = fits(env, agent)  # type: ignore[attr-defined]
         return agent
     linear = Torso((), (), own.activation, is_image=False)
@@ -193,7 +195,7 @@ def _with_memory(
     policy: PolicyNetwork,
     value: ValueNetwork,
 ) -> ActorCritic:
-    """Torso, cell and head, of policy and critic; only the cell goes step by step."""
+    """Policy and critic of torso, cell and head each; only the cell runs step by step."""
 
     def init(key: Array) -> tuple[PyTree, PyTree]:
         layers_key, *cell_keys = jax.random.split(key, 3)

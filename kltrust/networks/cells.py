@@ -1,4 +1,4 @@
-"""Recurrent cells: one step, and the same along sequences with resets inside."""
+"""Recurrent cells: one step, and the same step along sequences that contain resets."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _LONGEST = 100.0
 
 
 def time_scales(key: Array, size: int) -> Array:
-    """Biases of a gate that keeps, whose units forget within 1 to 100 steps: [size].
+    """Biases for a gate that keeps the carry, so that units forget within 1 to 100 steps: [size].
 
-    A gate sigmoid(b) keeps for 1 + exp(b) steps or so: at b = 0 little is left after ten. Tallec
-    and Ollivier (2018) draw exp(b) uniformly; here short scales are as frequent as long ones. The
-    key is typed.
+    A gate sigmoid(b) keeps its unit for about 1 + exp(b) steps; at b = 0 little is left after ten.
+    Tallec and Ollivier (2018) draw exp(b) uniformly. Here b is uniform, so short time scales are as
+    frequent as long ones. The ``key`` is typed.
     """
     return jax.random.uniform(key, (size,), jnp.float32, maxval=math.log(_LONGEST))
 
 
 class Cell(NamedTuple):
-    """A cell of H units between the layers before it and those after it.
+    """A recurrent cell of H units, to be put between feed-forward layers.
 
     Attributes:
         init: ``init(key, x [*E, F]) -> params``.
         step: ``step(params, carry [*E, ...], x [*E, F]) -> (carry, y [*E, H])``.
         along: ``along(params, Sequences of x [B, T, F]) -> y [B, T, H]``.
-        carry: at the start of an episode, of one environment.
+        carry: the carry at the start of an episode, for one environment.
     """
 
     init: Callable[[Array, Array], Params]
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 def gru(size: int) -> Cell:
     """The gated recurrent unit (Cho et al. 2014) of ``size`` H, scanned along sequences.
 
-    Its three square kernels are `orthogonal`.
+    Its three square kernels start `orthogonal`.
     """
     module = nn.GRUCell(size, recurrent_kernel_init=orthogonal())
     carry = jnp.zeros(size, jnp.float32)
@@ -67,13 +67,13 @@ def gru(size: int) -> Cell:
 
 
 class _MinGRU(nn.Module):
-    """z and g of h' = (1 - z) h + z g, which depend on the input alone."""
+    """z and g in h' = (1 - z) h + z g. Both depend on the input only."""
 
     size: int
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Maps [*E, F] to two of [*E, H]."""
+        """Maps x [*E, F] to z and g, both [*E, H]."""
         gate = nn.Dense(self.size, kernel_init=orthogonal(), name="gate")(x)
         return nn.sigmoid(gate), nn.Dense(self.size, kernel_init=orthogonal(), name="new")(x)
 
@@ -83,8 +83,8 @@ def min_gru(size: int) -> Cell:
 
         h' = (1 - z) h + z g,  z = sigmoid(W x + b), g = U x + c
 
-    Linear in h, so that a sequence takes about log T steps one after the other instead of T: for
-    long sequences on an accelerator. It compiles longer. ``size`` is H; both kernels are
+    It is linear in h, so a sequence takes about log T sequential steps instead of T. Use it for
+    long sequences on an accelerator. It takes longer to compile. ``size`` is H. Both kernels start
     `orthogonal`.
     """
     module = _MinGRU(size)

@@ -1,8 +1,8 @@
-"""Actions that only some states allow: the mask beside the observation, and what it leaves.
+"""Masks beside observations, for actions that only some states allow.
 
-The mask is data of the environment, no feature of a network: a network's logits get -inf where it
-forbids (`masked_logits`), for old and new alike, so that both have one support and their KL, their
-ratio and the Fisher matrix are those of the allowed actions.
+The mask comes from the environment and is no feature for the network. The logits of forbidden
+actions are set to -inf (`masked_logits`), for old and new alike. So both have the same support, and
+their KL, their ratio and the Fisher matrix are those of the allowed actions.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from kltrust.types import Array, Discrete, Env, Masked, MaskedSpace, MultiDiscre
 
 
 def mask_of(obs: PyTree) -> Array | None:
-    """The mask beside an observation [*E, *O]: bool [*E, ...] as in `Masked`, None without one."""
+    """The mask of an observation [*E, *O]: bool [*E, ...] as in `Masked`, or None without one."""
     return obs.mask if isinstance(obs, Masked) else None
 
 
 def without_mask(x: Any) -> Any:
-    """``x``, an observation [*E, *O] or a space of them, without the mask, if it has one."""
+    """``x``, an observation [*E, *O] or a space, without its mask, if it has one."""
     return x.obs if isinstance(x, Masked | MaskedSpace) else x
 
 
 def space_leaves(space: Any) -> tuple[list[Any], Any]:
-    """The spaces of an observation's arrays, the mask left out, and their structure."""
+    """The spaces of an observation's arrays, except the mask, and their structure."""
     return jax.tree.flatten(without_mask(space), is_leaf=lambda x: isinstance(x, Space))
 
 
 def existing_actions(space: Discrete | MultiDiscrete) -> np.ndarray:
-    """Of a space [n], all true; of a MultiDiscrete [k, max(nvec)], false beyond ``nvec[i]``."""
+    """All true, [n], for Discrete; for MultiDiscrete, [k, max(nvec)], false from ``nvec[i]`` on."""
     sizes = np.asarray(space.nvec)[:, None] if isinstance(space, MultiDiscrete) else space.n
     return np.arange(np.max(sizes)) < sizes
 
@@ -40,16 +40,16 @@ def existing_actions(space: Discrete | MultiDiscrete) -> np.ndarray:
 def allowed_actions(space: Discrete | MultiDiscrete, mask: Array) -> Array:
     """The actions of the ``space`` that have a probability: bool, like ``mask``, as in `Masked`.
 
-    They are the mask's, or all where a row of it has none.
+    They are the actions that the mask allows, or all in a row where it allows none.
     """
     legal, exists = _legal(space, mask)
     return jnp.where(jnp.any(legal, axis=-1, keepdims=True), legal, exists)
 
 
 def count_fully_masked(space: Space, obs: PyTree) -> Array:
-    """How many of obs [*E, *O] have a mask that allows no action, or none for some entry: [] int32.
+    """The number of observations whose mask allows no action (for any one entry): [] int32.
 
-    The ``space`` is that of the actions. Without a mask the count is 0.
+    ``space`` is the action space and ``obs`` is [*E, *O]. Without a mask the count is 0.
     """
     mask = mask_of(obs)
     if mask is None or not isinstance(space, Discrete | MultiDiscrete):
@@ -61,9 +61,10 @@ def count_fully_masked(space: Space, obs: PyTree) -> Array:
 
 
 def check_masks(env: Env, obs: PyTree) -> None:
-    """Refuses an environment whose masks do not fit its actions, or are not declared.
+    """Refuses an environment if its masks do not fit its actions, or are not declared.
 
-    Only the spaces of ``env`` are read, and shapes and dtypes of ``obs``, one observation of it.
+    It reads only the spaces and the name of ``env``, and the shapes and dtypes of one observation
+    ``obs``.
 
     Raises:
         ValueError: says what the mask must be.
@@ -89,6 +90,6 @@ def check_masks(env: Env, obs: PyTree) -> None:
 
 
 def _legal(space: Discrete | MultiDiscrete, mask: Array) -> tuple[Array, Array]:
-    """What exists of the mask's actions, and what exists at all."""
+    """The existing actions that the mask allows, and all existing actions."""
     exists = jnp.broadcast_to(existing_actions(space), mask.shape)
     return jnp.asarray(mask, bool) & exists, exists

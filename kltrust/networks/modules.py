@@ -26,14 +26,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """The activations by name."""
 
 LOG_STD_RANGE = (-10.0, 2.0)
-"""Far outside anything useful. Beyond it, a log deviation grows logarithmically."""
+"""Far wider than the useful range. Beyond it a log deviation grows logarithmically."""
 
 
 class Conv(nn.Module):
     """A 3 x 3 convolution: parameters and values of ``nn.Conv(channels, (3, 3), padding="VALID")``.
 
     Attributes:
-        channels: of the output.
+        channels: the number of output channels.
     """
 
     channels: int
@@ -48,7 +48,7 @@ class Conv(nn.Module):
 
 
 class Torso(nn.Module):
-    """Hidden layers: convolutions if the input is an image, then dense layers."""
+    """The hidden layers: convolutions if the input is an image, then dense layers."""
 
     hidden: tuple[int, ...]
     channels: tuple[int, ...]
@@ -69,7 +69,7 @@ class Torso(nn.Module):
 
 
 class PolicyNetwork(nn.Module):
-    """A torso and the head that its action space asks for."""
+    """A torso and the head for its action space."""
 
     action_space: Space
     torso: Torso
@@ -118,10 +118,10 @@ class PolicyNetwork(nn.Module):
 
 
 def _slowed(x: Array, low: float, high: float) -> Array:
-    """``x`` within the range; outside of it, its end and a logarithm of the distance to it.
+    """``x`` within the range; outside, the nearer end plus or minus log(1 + distance to it).
 
-    The exponential of it grows no faster than ``x`` does. Clipped, ``x`` would have no gradient out
-    there, and never come back.
+    So its exponential grows no faster than linearly in ``x``. A clipped ``x`` would have no
+    gradient outside the range, and would never come back.
     """
     above, below = jnp.maximum(x - high, 0), jnp.maximum(low - x, 0)
     beyond = jnp.where(x > high, high + jnp.log1p(above), low - jnp.log1p(below))

@@ -1,4 +1,4 @@
-"""Orthogonal initial weights, one kernel's or all of an agent's in one draw."""
+"""Orthogonal initial weights, for one kernel, or for all of an agent in one draw."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NEWTON_SCHULZ_STEPS = 45
 def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     """An initialiser: scale * Q, Q the orthogonal polar factor of a Gaussian matrix.
 
-    For a kernel [..., in, out], reshaped to [prod(... in), out], the rows or the columns
-    (whichever are fewer) are orthonormal, and Q is uniformly (Haar) distributed, as it is with
-    the usual QR decomposition (Saxe et al. 2013). It is computed by the Newton-Schulz iteration
-    X <- X (3 I - X'X) / 2, because batched QR factorisations, which a `vmap` over seeds makes of
-    several initialisers, can deadlock in XLA's CPU backend on small machines.
+    A kernel [..., in, out] is treated as a matrix [prod(... in), out]. Its rows or its columns,
+    whichever are fewer, are orthonormal. Q is uniformly (Haar) distributed, as it is with the usual
+    QR decomposition (Saxe et al. 2013). It is computed by the Newton-Schulz iteration
+    X <- X (3 I - X'X) / 2. A `vmap` over seeds would turn QR factorisations into batched ones, and
+    several of those can deadlock in XLA's CPU backend on small machines.
 
     Returns:
         ``init(key, shape, dtype) -> kernel``, as flax takes it.
@@ -37,11 +37,12 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
 
 
 def orthogonal_kernels(key: Array, params: PyTree) -> PyTree:
-    """Parameters whose kernels, each given as an array full of its gain, are `orthogonal`.
+    """The parameters with every kernel replaced by its gain times an `orthogonal` kernel.
 
-    All Gaussians are one draw, and kernels of one shape go through the iteration together: with an
-    initialiser each, they compile for as long as a third of a training. Modules make such
-    parameters with a constant for ``kernel_init``.
+    In ``params`` each kernel must be an array filled with its gain, as modules make it with a
+    constant for ``kernel_init``. All Gaussians come from one draw, and kernels of one shape go
+    through the iteration together. A separate initialiser for each kernel would take as long to
+    compile as a third of a training.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     new = [leaf for _, leaf in leaves]
@@ -70,7 +71,7 @@ def _as_kernel(x: Array, shape: Sequence[int]) -> Array:
 
 
 def _polar_factor(x: Array) -> Array:
-    """Of matrices [*E, m, n], m >= n: the same with orthonormal columns."""
+    """The orthogonal polar factors of matrices [*E, m, n], m >= n: orthonormal columns."""
     # Every singular value must start in (0, sqrt 3); none exceeds the Frobenius norm.
     x = x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
 
@@ -82,5 +83,5 @@ def _polar_factor(x: Array) -> Array:
 
 
 def gain(scale: float) -> Callable[..., Array]:
-    """For `orthogonal_kernels` to multiply by."""
+    """A constant initialiser: the gain that `orthogonal_kernels` multiplies a kernel by."""
     return jax.nn.initializers.constant(scale)

@@ -1,8 +1,8 @@
-"""Agents that remember: sequences with resets inside, and a carry handed from step to step.
+"""Agents with memory: sequences that contain resets, and a carry passed from step to step.
 
-A recurrent agent of one's own, in any framework, is two functions of one step, see `Memory`:
-`recurrent_agent` makes an `ActorCritic` of them, on which every algorithm works. Here the policy
-sums what it has seen, and the critic remembers nothing::
+To use your recurrent agent, in any framework, write two functions of one step, see `Memory`.
+`recurrent_agent` makes an `ActorCritic` of them that works with every algorithm. In this example
+the policy sums its observations, and the critic remembers nothing::
 
     import distrax, jax.numpy as jnp
     from kltrust.networks.recurrent import recurrent_agent
@@ -37,12 +37,11 @@ Step: TypeAlias = Callable[[PyTree, Any], tuple[PyTree, Any]]
 
 
 def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memory) -> ActorCritic:
-    """The agent that its steps make: along sequences they are scanned.
+    """Makes an agent from the steps of a ``memory``, by scanning them along sequences.
 
-    ``init(key) -> (policy_params, value_params)``; ``memory`` has the steps, and the carries that
-    an episode begins with. Layers without memory run faster along a whole sequence than step by
-    step. To use that, make an `ActorCritic` with functions of sequences of your own, which must
-    agree with the steps.
+    ``init(key) -> (policy_params, value_params)``; ``memory`` has the steps and the initial carries
+    of an episode. Layers without memory run faster on a whole sequence than step by step. To use
+    that, make an `ActorCritic` with your functions of sequences. They must agree with the steps.
     """
 
     def along(step: Callable, initial: PyTree) -> Callable[[Params, Sequences], Any]:
@@ -56,7 +55,7 @@ def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memo
 
 
 def scan_sequences(step: Step, initial: PyTree, sequences: Sequences) -> Any:
-    """What a step returns along sequences [B, T]: leaves [B, T, ...].
+    """The outputs of a step along sequences [B, T]: leaves [B, T, ...].
 
     ``step`` takes a carry and one step's ``sequences.obs``; ``initial`` is as in `unroll`.
     """
@@ -67,10 +66,10 @@ def scan_sequences(step: Step, initial: PyTree, sequences: Sequences) -> Any:
 def unroll(
     step: Step, initial: PyTree, x: PyTree, start: Array, carry: PyTree
 ) -> tuple[PyTree, Any]:
-    """A scan of ``step`` over x [T, B, ...] that begins anew where an episode does.
+    """A scan of ``step`` over x [T, B, ...] that resets the carry where an episode begins.
 
-    Where ``start`` [T, B] is true, ``initial``, the carry of one environment at the start of an
-    episode, takes the carry's place before this step. The first ``carry`` is [B, ...].
+    Where ``start`` [T, B] is true, the carry before this step is replaced by ``initial``, the carry
+    of one environment at the start of an episode. The first ``carry`` is [B, ...].
 
     Returns:
         (carry after the last step, y [T, B, ...]).
@@ -84,26 +83,26 @@ def unroll(
 
 
 def restart(start: Array, initial: PyTree, carry: PyTree) -> PyTree:
-    """The carry [*E, ...], and ``initial``, of one environment, where ``start`` [*E] is true."""
+    """The ``carry`` [*E, ...], but one environment's ``initial`` where ``start`` [*E] is true."""
     return tree.where(start, initial, carry)
 
 
 def initial_carry(initial: PyTree, num_envs: int) -> PyTree:
-    """A carry for each environment: leaves [num_envs, ...], each ``initial``."""
+    """``initial`` repeated for each environment: leaves [num_envs, ...]."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *jnp.shape(x))), initial)
 
 
 def swap_axes(x: PyTree) -> PyTree:
-    """The leaves of ``x`` from [T, B, ...] to [B, T, ...] and back."""
+    """``x`` with the first two axes of its leaves swapped: [T, B, ...] to [B, T, ...] or back."""
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), x)
 
 
 def remembering(env: Env, initial: PyTree) -> Env:
     """The environment with the agent's carry as part of its observations and actions.
 
-    An observation is (obs, carry) and an action (action, the carry after it). Whatever steps
-    environments then needs to know nothing of carries; ``next_obs`` is the environment's own, and
-    the spaces are still those of ``env``. An episode starts with the carry ``initial``.
+    An observation is (obs, carry) and an action is (action, carry after it). So code that steps
+    environments needs no knowledge of carries. ``next_obs`` is without a carry, and the spaces are
+    still those of ``env``. An episode starts with the carry ``initial``.
     """
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:

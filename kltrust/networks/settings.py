@@ -48,7 +48,7 @@ class NetworkSettings:
     )
 
     def check(self) -> None:
-        """Refuses a cell without a layer to take its width from."""
+        """Refuses a cell if there is no layer from which it takes its width."""
         if self.cell != "none" and not self.hidden:
             raise ValueError(
                 "hidden must hold at least one width, which is the cell's too; got "

@@ -1,16 +1,16 @@
 """Trust regions over sequences of tokens: losses, masks, reductions, advantages and KLs.
 
-Pure functions of arrays [*E, L], sequences of at most L tokens, with a mask that is true for the
-tokens that count. A loss is made of few parts:
+All are pure functions of arrays [*E, L]: sequences of at most L tokens, with a mask that is true
+for the tokens that count. A loss is built from a few parts:
 
-    log_ratio = token_log_ratio(log_new, log_old, mask)             # the door: padding ends here
+    log_ratio = token_log_ratio(log_new, log_old, mask)           # sets masked places to 0
     loss = clipped_surrogate_loss(log_ratio, advantage, 0.2, clip_high=0.28)      # for each token
     loss += beta * kl_k2(token_log_ratio(log_new, log_ref, mask))             # any estimator of KL
     reduce_tokens(loss, mask, "token_mean")                                             # by name
 
-`losses` has the losses of tokens, `kltrust.losses` those that are not of tokens alone; `selection`
-importance weights and masks; `sums` log-probabilities and reductions; `groups` advantages; `kl`
-the KL of sequences; `vocabulary` that of a token, exact or not. docs/tokens.md says what each
+`losses` has the losses specific to tokens, `kltrust.losses` the general ones. `selection` has
+importance weights and masks, `sums` log-probabilities and reductions, `groups` advantages, `kl` the
+KL of sequences, and `vocabulary` the KL of a token, exact or bounded. docs/tokens.md says what each
 optimises.
 """
 

@@ -1,4 +1,4 @@
-"""Advantages of sequences from the rewards of a group: several answers to one prompt."""
+"""Advantages of sequences from the rewards of a group of answers to one prompt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kltrust.types import Array, Number
 def group_advantages(reward: Array, mask: Array | None = None, epsilon: Number = 1e-8) -> Array:
     """(reward - mean) / (std + epsilon) of each group: GRPO (arXiv 2402.03300): [*E, G].
 
-    A group whose rewards are all equal, to their rounding, or that has one member, gives 0: it
-    tells nothing. The standard deviation is the biased one; trainers with the unbiased one have
+    A group with one member, or whose rewards are equal up to rounding, carries no information and
+    gives 0. The standard deviation is the biased one. Trainers that use the unbiased one have
     advantages sqrt(1 - 1/G) times these.
 
-    ``reward`` is [*E, G], a group along the last axis. Members where ``mask`` [*E, G] is false may
-    hold anything and get 0; None keeps all. ``epsilon`` is [].
+    ``reward`` is [*E, G], with a group along the last axis. Members where ``mask`` [*E, G] is false
+    may hold anything and get 0; None keeps all. ``epsilon`` is [].
     """
     (reward,) = floats(reward)
     mask = jnp.ones(reward.shape, bool) if mask is None else jnp.asarray(mask, bool)
@@ -29,15 +29,15 @@ def group_advantages(reward: Array, mask: Array | None = None, epsilon: Number =
 
 @in_float32
 def leave_one_out_advantages(reward: Array, mask: Array | None = None) -> Array:
-    """The reward less the mean of the group's others: RLOO (arXiv 2402.14740): [*E, G].
+    """The reward minus the mean of the group's other rewards: RLOO (arXiv 2402.14740): [*E, G].
 
-    Unbiased, since no reward is part of its own baseline: n / (n - 1) times reward - mean, which
-    is Dr. GRPO's (arXiv 2503.20783). A group of equal rewards gives 0 exactly, and so does one
-    with a single member, who has nobody to be compared with. Arguments as in `group_advantages`.
+    It is unbiased, since no reward is part of its own baseline. It equals n / (n - 1) times the
+    advantage of Dr. GRPO (arXiv 2503.20783), reward - mean. A group of equal rewards gives exactly
+    0, and so does a group with one member. Arguments as in `group_advantages`.
     """
     (reward,) = floats(reward)
     mask = jnp.ones(reward.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    # Centred about one of its rewards first: equal ones then differ from their mean by exactly 0.
+    # Centred about a reward of the group first, so equal rewards give exactly 0.
     pivot = jnp.max(jnp.where(mask, reward, -jnp.inf), axis=-1, keepdims=True)
     shifted = jnp.where(mask, reward - pivot, 0)
     count = jnp.sum(mask, axis=-1, keepdims=True).astype(reward.dtype)

@@ -1,8 +1,8 @@
-"""Losses of language models, elementwise: what each token asks for, to be reduced by name.
+"""Elementwise losses of language models; `reduce_tokens` makes one number of them.
 
-``log_ratio`` is `token_log_ratio`'s: log new(y_t) - log old(y_t) of the tokens, of any leading
-shape. Here are the losses that `kltrust.losses` has not; what differs between popular methods is
-often not the loss but what it is given:
+``log_ratio`` comes from `token_log_ratio`: log new(y_t) - log old(y_t) of the tokens, of any
+leading shape. This module has only losses that `kltrust.losses` lacks. Popular methods often share
+a loss and differ in its arguments:
 
     GRPO, DAPO   clipped_surrogate_loss(log_ratio, A, 0.2, clip_high=0.28)
     GSPO         clipped_surrogate_loss(sequence_mean(log_ratio, mask), A, 3e-4, clip_high=4e-4)
@@ -10,8 +10,8 @@ often not the loss but what it is given:
     GMPO         surrogate_loss(sequence_mean(clipped_log_ratio(log_ratio, A, 0.4), mask), A)
     DPPO         kl_clipped_loss(log_ratio, A, binary_tv(log_old, log_new), 0.15)
 
-followed by `reduce_tokens` (a mean over sequences where the loss is [*E] already). With weights or
-masks of `selection`: multiply the loss, or give the reduction another mask.
+Then apply `reduce_tokens`, or a mean over sequences if the loss is already [*E]. To use weights or
+masks of `selection`, multiply the loss by them, or give the reduction another mask.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 def with_gradient_of(value: Array, gradient: Array) -> Array:
     """The first array with the derivatives of the second ("straight through"): [*E], both.
 
-    It is ``value`` to the bit, whatever the other holds, and is differentiated as ``gradient``:
-    `kl_k3` with the gradient of `kl_k2` is an unbiased KL(pi || ref) whose gradient is that of
-    KL(pi || ref), on policy. The usual value - stop(value) + ... adds and subtracts, which rounds,
-    and is NaN where one of them is infinite.
+    It equals ``value`` to the bit, whatever the other holds, and is differentiated as ``gradient``.
+    For example, `kl_k3` with the gradient of `kl_k2` is, on policy, an unbiased KL(pi || ref) with
+    the gradient of KL(pi || ref). The usual value - stop(value) + ... adds and subtracts, which
+    rounds, and is NaN where one of them is infinite.
     """
     chex.assert_equal_shape([value, gradient])
     value, gradient = floats(value, gradient)
@@ -52,15 +52,18 @@ def with_gradient_of(value: Array, gradient: Array) -> Array:
 
 @in_float32
 def clipped_weight_loss(log_ratio: Array, advantage: Array, low: Number, high: Number) -> Array:
-    """-clip(r, low, high) A with a constant for the clipped ratio: CISPO (arXiv 2506.13585): [*E].
+    """-clip(r, low, high) A, the clipped ratio held constant: CISPO (arXiv 2506.13585): [*E].
 
-    The gradient is -clip(r, low, high) A grad log new, for every token: a ratio beyond the bounds
-    weighs its token less and doesn't silence it, in contrast to `clipped_surrogate_loss`. Trainers
-    that report -clip(r) A log new have the same gradient and a value of no meaning.
+    The gradient is -clip(r, low, high) A grad log new, for every token. A ratio beyond the bounds
+    changes its token's weight but does not silence it, in contrast to `clipped_surrogate_loss`.
+    Trainers that report -clip(r) A log new have the same gradient, but a value without meaning.
 
-    ``log_ratio`` and ``advantage`` are [*E]; ``low`` and ``high``, [] or [*E], are bounds of the
-    ratio itself, 0 and inf for none. The paper has no lower bound and tunes the upper; as eps of
-    1 + eps trainers take 0.2 to 5.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        low: [] or [*E], the lower bound of the ratio itself; 0 for none, as in the paper.
+        high: likewise the upper bound; inf for none. The paper tunes it. Trainers write it as
+            1 + eps, with eps from 0.2 to 5.
 
     Raises:
         ValueError: if a bound is concrete and negative.
@@ -78,11 +81,15 @@ def soft_gate_loss(
 ) -> Array:
     """-(4 / tau) sigmoid(tau (r - 1)) A: SAPO (arXiv 2511.20347): [*E].
 
-    At r = 1 the gradient is that of -r A; away from it it fades, by 4 s (1 - s) <= 1 at the same r,
-    and never is 0. Minus the value at r = 1, 2 A / tau, it is a smooth clip of (r - 1) A.
+    The gradient is that of -r A at the same r, times 4 s (1 - s), where s is the sigmoid. This
+    factor is 1 at r = 1, less elsewhere, and never 0. Without its value at r = 1, -2 A / tau, the
+    loss is a smooth clip of (r - 1) A, negated.
 
-    ``log_ratio`` and ``advantage`` are [*E]; the temperature is ``tau_positive`` where A > 0 and
-    ``tau_negative`` elsewhere, [] or [*E]; defaults of the paper.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        tau_positive: [] or [*E], the temperature tau where A > 0. Both defaults are the paper's.
+        tau_negative: likewise, elsewhere.
 
     Raises:
         ValueError: if a temperature is concrete and not above 0.
@@ -97,14 +104,17 @@ def soft_gate_loss(
 def clipped_log_ratio(
     log_ratio: Array, advantage: Array, eps: Number, *, eps_high: Number | None = None
 ) -> Array:
-    """The log ratio up to -eps or eps, on the side that A asks for: [*E], for GMPO.
+    """The log ratio clipped at -eps or eps, on the side that A asks for: [*E], for GMPO.
 
-    log r until it has left [-eps, eps] in the direction A asks for, the edge and no gradient from
-    there on, token by token; its mean over a sequence is the logarithm of the geometric mean of
-    ratios (GMPO, arXiv 2507.20673, which takes 0.4).
+    It is log r until that leaves [-eps, eps] in the direction that A asks for. Beyond, it is the
+    edge, with no gradient. Its mean over a sequence is the logarithm of the geometric mean of the
+    clipped ratios (GMPO, arXiv 2507.20673, which takes 0.4).
 
-    ``log_ratio`` and ``advantage`` are [*E]; ``eps`` and ``eps_high``, which replaces it above 0,
-    are [] or [*E], at least 0, of the *logarithm* of the ratio.
+    Args:
+        log_ratio: [*E].
+        advantage: [*E].
+        eps: [] or [*E], at least 0, for the *logarithm* of the ratio.
+        eps_high: likewise, for A > 0. None takes eps.
 
     Raises:
         ValueError: if an eps is concrete and negative.
@@ -119,12 +129,12 @@ def clipped_log_ratio(
 
 @in_float32
 def sequence_log_ratio(log_ratio: Array, mask: Array) -> Array:
-    """The mean over the sequence in value, the token's own in gradient: [*E, L], for GSPO-token.
+    """The sequence's mean log ratio, with each token's gradient: [*E, L], for GSPO-token.
 
-    The logarithm of s_t = sg(s) new(y_t) / sg(new(y_t)), s = (new(y) / old(y))^(1 / length) (arXiv
-    2507.18071, section 4.3). With one advantage for all tokens of a sequence, a loss of it by
-    ``"sequence_mean"`` has value and gradient of the loss of `sequence_mean`, which is GSPO's.
-    ``log_ratio`` and ``mask`` are [*E, L].
+    It is the logarithm of s_t = sg(s) new(y_t) / sg(new(y_t)), s = (new(y) / old(y))^(1 / length)
+    (arXiv 2507.18071, section 4.3). If all tokens of a sequence have the same advantage, a loss of
+    it reduced by ``"sequence_mean"`` has the value and gradient of GSPO's loss, which is the loss
+    of `sequence_mean`. ``log_ratio`` and ``mask`` are [*E, L].
     """
     mean = jnp.broadcast_to(sequence_mean(log_ratio, mask)[..., None], log_ratio.shape)
     return with_gradient_of(mean, log_ratio)

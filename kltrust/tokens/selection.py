@@ -1,7 +1,8 @@
 """Which tokens count, and by how much: importance weights, sequence masks, covariances.
 
-All are constants to gradients. They come in three uses: a weight times the loss; a mask that
-replaces the reduction's, and so its divisor too; a mask times the loss, which leaves the divisor.
+All are constants to gradients. There are three ways to use them. Multiply the loss by a weight.
+Give the reduction another mask, which changes its divisor, too. Or multiply the loss by a mask,
+which leaves the divisor alone.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from kltrust.types import Array, Number
 def truncated_weight(log_weight: Array, *, low: Number = 0.0, high: Number = 2.0) -> Array:
     """clip(w, low, high), w = exp(log_weight) (truncated importance sampling): [*E].
 
-    For the difference between the engine that drew the tokens and the trainer's own old policy,
-    log w = log old - log engine, token by token, or summed or averaged over a sequence and put back
-    by ``[..., None]``. ``log_weight`` is [*E]; ``low`` and ``high`` are [] or [*E].
+    It corrects for the difference between the engine that drew the tokens and the trainer's old
+    policy: log w = log old - log engine. Take it for each token, or sum or average it over a
+    sequence and broadcast it back with ``[..., None]``. ``log_weight`` is [*E]. ``low`` and
+    ``high`` are [] or [*E].
 
     Raises:
         ValueError: if a bound is concrete and negative, or low is above high.
@@ -46,12 +48,13 @@ def masked_weight(log_weight: Array, *, low: Number = 0.5, high: Number = 5.0) -
 
 
 def within(x: Array, *, low: Number = -jnp.inf, high: Number = jnp.inf) -> Array:
-    """Whether low <= x <= high: [*E] bool; of a NaN not.
+    """Whether low <= x <= high: [*E] bool; false for NaN.
 
-    Of `sequence_mean`, `sequence_max` or `sequence_sum` it is a sequence mask, to be put to use by
-    ``mask & within(...)[..., None]``. With ``x`` [*E] the mean of -log_ratio and ``high`` a KL,
-    ``| (advantage >= 0)`` added, it is DeepSeek-V3.2's; with the mean of log w between the
-    logarithms of two ratios, a geometric mask. ``low`` and ``high`` are [] or [*E].
+    With ``x`` from `sequence_mean`, `sequence_max` or `sequence_sum` it is a sequence mask, to be
+    applied as ``mask & within(...)[..., None]``. If x [*E] is the mean of -log_ratio, ``high`` a
+    KL, and you add ``| (advantage >= 0)``, it is the mask of DeepSeek-V3.2. If x is the mean of
+    log w, and the bounds are logarithms of two ratios, it is a geometric mask. ``low`` and ``high``
+    are [] or [*E].
 
     Raises:
         ValueError: if low is above high.
@@ -63,10 +66,11 @@ def within(x: Array, *, low: Number = -jnp.inf, high: Number = jnp.inf) -> Array
 
 @in_float32
 def token_covariance(log_prob: Array, advantage: Array, mask: Array) -> Array:
-    """(log pi - its mean) (A - its mean), by the means over tokens that count: [*E, L].
+    """(log pi - its mean) (A - its mean), with means over the tokens that count: [*E, L].
 
-    It is 0 where masked. Its mean over tokens is the covariance of log pi and A: to first order how
-    much a natural gradient step lowers the entropy of a tabular softmax (arXiv 2505.22617).
+    It is 0 where masked. Its mean over tokens is the covariance of log pi and A. To first order
+    this is how much a natural gradient step lowers the entropy of a tabular softmax (arXiv
+    2505.22617).
     ``log_prob``, ``advantage`` and ``mask`` are [*E, L].
     """
     chex.assert_equal_shape([log_prob, advantage, mask])
@@ -80,10 +84,11 @@ def token_covariance(log_prob: Array, advantage: Array, mask: Array) -> Array:
 def kl_cov_tokens(log_prob: Array, advantage: Array, mask: Array, *, share: Number = 2e-4) -> Array:
     """KL-Cov's tokens (arXiv 2505.22617): the ``share`` with the largest covariance: [*E, L] bool.
 
-    They get a KL penalty on top of the surrogate, ``loss + where(chosen, coef * kl, 0)`` with a kl
-    such as `kl_k3` of the log ratio (the authors' trainer takes the log ratio's absolute value,
-    coef 1); all others are free. At least one token that counts is chosen, and no more than share
-    times their number, rounded down. Arguments as in `token_covariance`; share is [] in [0, 1].
+    Add a KL penalty to their surrogate, ``loss + where(chosen, coef * kl, 0)``, with a kl such as
+    `kl_k3` of the log ratio. (The authors' trainer takes the log ratio's absolute value, coef 1.)
+    The other tokens get no penalty. The number chosen is share times the number of tokens that
+    count, rounded down, but at least one. ``share`` is [] in [0, 1]; other arguments
+    as in `token_covariance`.
 
     Raises:
         ValueError: if share is concrete and not in [0, 1].
@@ -105,11 +110,18 @@ def clip_cov_tokens(
 ) -> Array:
     """Clip-Cov's tokens (arXiv 2505.22617): a few with a covariance in (low, high): [*E, L] bool.
 
-    They lose their gradient, ``where(chosen, stop_gradient(loss), loss)``. Drawn by ``key`` without
-    replacement, as many as ``share`` of all tokens that count, rounded down, or 1; all candidates
-    where there are fewer. Leave out of ``mask`` what a clip has silenced already. The other
-    arguments are as in `token_covariance`; ``low`` and ``high`` [] depend on the advantages' scale,
-    and these are the authors' trainer's.
+    Drop their gradient with ``where(chosen, stop_gradient(loss), loss)``. They are drawn at random
+    without replacement from the candidates, the tokens with a covariance in (low, high).
+
+    Args:
+        key: typed.
+        log_prob: as in `token_covariance`.
+        advantage: likewise.
+        mask: likewise; leave out tokens that a clip has already silenced.
+        share: [] in [0, 1]. The number drawn is this share of all tokens that count, rounded down,
+            but at least 1; all candidates if there are fewer.
+        low: [] in units of the advantages' scale; the defaults are those of the authors' trainer.
+        high: likewise.
 
     Raises:
         ValueError: if share is concrete and not in [0, 1], or low is above high.
@@ -122,7 +134,7 @@ def clip_cov_tokens(
 
 
 def _first(order: Array, candidates: Array, mask: Array, share: Number) -> Array:
-    """The first candidates by ``order``: a share of the tokens that count, at least 1."""
+    """The first candidates by ``order``: a share of the tokens that count, or at least 1."""
     number = jnp.maximum(jnp.floor(share * jnp.sum(jnp.asarray(mask, bool))), 1)
     order = jnp.where(candidates, order, jnp.inf).ravel()
     rank = jnp.argsort(jnp.argsort(order)).reshape(candidates.shape)

@@ -1,6 +1,6 @@
-"""From logits to one number for each token, and from tokens to sequences and a batch.
+"""Log-probabilities of tokens from logits, and reductions over tokens, sequences and a batch.
 
-What a mask leaves out may hold anything, NaN and infinities too, in values and in gradients: it is
+Masked entries may hold anything, even NaN and infinities, in values and in gradients. They are
 replaced before the arithmetic, since 0 times NaN is NaN.
 """
 
@@ -21,9 +21,9 @@ REDUCTIONS = ("token_mean", "sequence_mean", "sequence_sum", "constant_length")
 def token_log_probs(logits: Array, tokens: Array, mask: Array | None = None) -> Array:
     """Log pi(y_t | y_<t) of the tokens that were chosen: [*E, L], float32 at least.
 
-    The ``logits`` [*E, L, V] at t are what y_t was drawn from (not what follows it); the ``tokens``
-    [*E, L] are integers below V, at masked places too. With a ``mask`` [*E, L] the result is 0
-    where it is false, and logits there may hold anything.
+    The ``logits`` [*E, L, V] at t are those that y_t was drawn from (not those of the next token).
+    The ``tokens`` [*E, L] are integers below V, at masked places too. Where a ``mask`` [*E, L] is
+    false the result is 0, and the logits may hold anything.
     """
     chex.assert_equal_shape([logits[..., 0], tokens])
     if mask is not None:
@@ -37,9 +37,9 @@ def token_log_probs(logits: Array, tokens: Array, mask: Array | None = None) -> 
 def token_log_ratio(log_new: Array, log_old: Array, mask: Array) -> Array:
     """Log new(y_t | y_<t) - log old(y_t | y_<t): [*E, L], float32 at least, 0 where masked.
 
-    What the losses take. ``log_new`` and ``log_old`` [*E, L] are log-probabilities of the tokens,
-    of which the latter is a constant to gradients. Where ``mask`` [*E, L] is false they may hold
-    anything, and so may what is combined with the result later, advantages say.
+    This is the input of the losses. ``log_new`` and ``log_old`` [*E, L] are log-probabilities of
+    the tokens; log_old is a constant to gradients. Where ``mask`` [*E, L] is false they may hold
+    anything. So may arrays that you combine with the result later, such as advantages.
     """
     log_new, log_old = floats(widen(log_new), widen(log_old))
     return kept(log_new, mask) - jax.lax.stop_gradient(kept(log_old, mask))
@@ -55,9 +55,9 @@ def sequence_sum(x: Array, mask: Array) -> Array:
 def sequence_mean(x: Array, mask: Array) -> Array:
     """The mean over each sequence's tokens that count, 0 if none does: [*E, L] -> [*E].
 
-    Of a KL no longer one: a token weighs 1 / the length of its sequence, and the policy can make
-    the mean smaller by making sequences longer. Of a log ratio it is the logarithm of GSPO's ratio
-    of a sequence, (new(y) / old(y))^(1 / length). Arguments as in `sequence_sum`.
+    The mean of KL terms is no longer a KL: a token weighs 1 / the length of its sequence, so the
+    policy can lower the mean by making sequences longer. The mean of a log ratio is the logarithm
+    of GSPO's sequence ratio, (new(y) / old(y))^(1 / length). Arguments as in `sequence_sum`.
     """
     (x,) = floats(x)
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(x.dtype)
@@ -66,7 +66,7 @@ def sequence_mean(x: Array, mask: Array) -> Array:
 
 @in_float32
 def sequence_max(x: Array, mask: Array) -> Array:
-    """The largest over each sequence's tokens that count, -inf if none does: [*E, L] -> [*E].
+    """The largest x of each sequence's tokens that count, -inf if none does: [*E, L] -> [*E].
 
     Arguments as in `sequence_sum`.
     """
@@ -76,11 +76,11 @@ def sequence_max(x: Array, mask: Array) -> Array:
 
 @in_float32
 def rewards_to_go(x: Array, mask: Array) -> Array:
-    """The sum over a token and those after it: [*E, L] -> [*E, L], 0 at masked places.
+    """The sum of x over a token and all later tokens: [*E, L] -> [*E, L], 0 at masked places.
 
-    With x = log pi - log ref, k1 per token and detached, sum_t rewards_to_go_t grad log pi(y_t) is
-    the gradient of `sequence_kl`: k1 as a cost in the reward, with return-to-go. Arguments
-    as in `sequence_sum`.
+    With x = log pi - log ref, which is k1 per token, detached, sum_t rewards_to_go_t
+    grad log pi(y_t) is the gradient of `sequence_kl`. That is k1 as a cost in the reward, with
+    return-to-go. Arguments as in `sequence_sum`.
     """
     return kept(jnp.flip(jnp.cumsum(jnp.flip(kept(x, mask), -1), -1), -1), mask)
 
@@ -91,26 +91,26 @@ def reduce_tokens(x: Array, mask: Array, by: str, *, length: Number | None = Non
 
     - ``"token_mean"``: sum over all tokens / how many there are (DAPO, arXiv 2503.14476).
     - ``"sequence_mean"``: mean over sequences of the mean over a sequence's tokens (GRPO, arXiv
-      2402.03300). A token of a long sequence weighs less than one of a short.
-    - ``"sequence_sum"``: mean over sequences of the sum over a sequence's tokens: the one that is
-      an expectation over sequences, so that unbiased terms stay unbiased.
-    - ``"constant_length"``: the sum over all tokens / (number of sequences * length), in proportion
-      to the former at any mask (Dr. GRPO, arXiv 2503.20783).
+      2402.03300). A token of a long sequence weighs less than a token of a short one.
+    - ``"sequence_sum"``: mean over sequences of the sum over a sequence's tokens. This one is an
+      expectation over sequences, so unbiased terms stay unbiased.
+    - ``"constant_length"``: sum over all tokens / (number of sequences * length), proportional to
+      ``"sequence_sum"`` at any mask (Dr. GRPO, arXiv 2503.20783).
 
-    Sequences without a token are padding, and left out of the mean; ``"constant_length"`` counts
-    them, its divisor does not depend on what was sampled.
+    Sequences without a token are padding, and left out of the mean. ``"constant_length"`` counts
+    them: its divisor does not depend on the sampled sequences.
 
     Args:
         x: [*E, L], a loss for each token.
-        mask: [*E, L], true for the tokens that count; ``x`` may hold anything elsewhere. All false
-            gives 0.
+        mask: [*E, L], true for the tokens that count; elsewhere ``x`` may hold anything. If all is
+            false the result is 0.
         by: the name of the reduction, static.
-        length: of ``"constant_length"`` alone, above 0: the longest that a sequence can be; None
-            for L.
+        length: for ``"constant_length"`` only, above 0: the maximum length of a sequence. None
+            takes L.
 
     Raises:
-        ValueError: if the name is not known, or a concrete length is not above 0 or is given to
-            another reduction.
+        ValueError: if the name is unknown, a concrete length is not above 0, or a length is given
+            to another reduction.
     """
     check_names("reduction", [by], REDUCTIONS)
     if length is not None and by != "constant_length":
@@ -127,14 +127,14 @@ def reduce_tokens(x: Array, mask: Array, by: str, *, length: Number | None = Non
 
 
 def token_weights(mask: Array, by: str) -> Array:
-    """Weights [*E, L] by which `weighted_mean` is a reduction's value, up to a factor.
+    """Weights [*E, L] with which `weighted_mean` computes a reduction, up to a factor.
 
-    For what takes weights and no reduction, such as `PolicyBatch.weight`: by ``"token_mean"``,
-    ``"sequence_sum"`` and ``"constant_length"`` each token of ``mask`` [*E, L] weighs 1, by
-    ``"sequence_mean"`` 1 / the number of tokens of its sequence.
+    Use them where weights are taken and not reductions, such as `PolicyBatch.weight`. By
+    ``"sequence_mean"`` each token of ``mask`` [*E, L] weighs 1 / the number of tokens in its
+    sequence. By all other reductions it weighs 1.
 
     Raises:
-        ValueError: if the name ``by`` is not known.
+        ValueError: if the name ``by`` is unknown.
     """
     check_names("reduction", [by], REDUCTIONS)
     (ones,) = floats(jnp.asarray(mask, bool))

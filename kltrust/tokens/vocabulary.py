@@ -1,4 +1,4 @@
-"""KLs over a vocabulary: exact in little memory, and from the few entries that one is given."""
+"""KLs over a vocabulary: exact in little memory, or bounded from a few entries."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from kltrust.types import Array, Number, PyTree
 
 
 def over_chunks(function: Callable[..., PyTree], *tokens: PyTree, chunk: int) -> PyTree:
-    """``function`` of some tokens at a time, forward and backward, in place of all at once.
+    """Applies ``function`` to a few tokens at a time, forward and backward, to save memory.
 
-    What the function makes on its way, logits of a large vocabulary say, is there for ``chunk``
-    tokens only, and made again when gradients are taken, of what it closes over too:
+    Intermediate results, such as logits of a large vocabulary, exist for only ``chunk`` tokens at a
+    time. They are computed again for the gradients. Gradients also flow to closed-over arrays:
 
         kl = over_chunks(
             lambda h, g: categorical_kl_from_logits(h @ head, g @ ref_head), hidden, ref, chunk=256
         )
 
     Args:
-        function: of one token, pytrees with leaves [...] -> a pytree with leaves [...].
-        tokens: pytrees whose leaves have one leading axis [N, ...]; flatten [*E, L] first.
-        chunk: how many at a time, static; it need not divide N.
+        function: maps one token's pytrees, with leaves [...], to a pytree with leaves [...].
+        tokens: pytrees with leaves [N, ...]; flatten [*E, L] first.
+        chunk: the number of tokens at a time, static; it need not divide N.
 
     Returns:
-        A pytree of leaves [N, ...]. (On a CPU, XLA widens a whole array of 16 bits that is sliced:
-        there hand over hidden states, or 32 bits.)
+        A pytree with leaves [N, ...]. (On a CPU, XLA widens a 16-bit array as a whole when it is
+        sliced. There pass hidden states, or 32-bit arrays.)
 
     Raises:
-        ValueError: if the chunk is no whole number above 0, or leading axes differ.
+        ValueError: if ``chunk`` is not a whole number above 0, or leading axes differ.
     """
     check_count(chunk=chunk)
     size = leading_size(tokens)
@@ -44,11 +44,11 @@ def over_chunks(function: Callable[..., PyTree], *tokens: PyTree, chunk: int) ->
 
 
 class PartialKL(NamedTuple):
-    """A KL from some of the outcomes.
+    """Bounds on a KL from some of the outcomes.
 
     Attributes:
         kl: [*E] nats, at most the KL over all outcomes.
-        left_out: [*E], and at least that less this.
+        left_out: [*E] nats; the KL over all outcomes is at most kl + left_out.
     """
 
     kl: Array
@@ -57,17 +57,17 @@ class PartialKL(NamedTuple):
 
 @in_float32
 def top_k_kl(log_p: Array, log_q: Array, max_log_ratio: Number = jnp.inf) -> PartialKL:
-    """KL(p || q) from the log-probabilities of k outcomes, with a bound on what is left out: [*E].
+    """KL(p || q) from the log-probabilities of k outcomes, with a bound on the missing part: [*E].
 
-    The other outcomes are taken as one, of mass 1 - sum p. That is the KL after a look that can't
-    tell them apart, so it is at most the whole one, and it has the whole one's sign and its zero.
-    What it lacks, with P and Q the masses of the rest, is P KL(p / P || q / Q) there, which is at
-    most P (M - log(P / Q)) if log p - log q <= M for every outcome of the rest.
+    All other outcomes, the rest, are merged into one of mass 1 - sum p. Merging outcomes never
+    raises a KL, so the result is at most the full KL. It is also at least 0, and 0 if the full KL
+    is. With P and Q the masses of the rest, the missing part is P KL(p / P || q / Q) over the rest.
+    It is at most P (M - log(P / Q)) if log p - log q <= M for every outcome of the rest.
 
-    The k outcomes of ``log_p`` and ``log_q`` [*E, k] are the same, p's most probable, say; they are
-    normalised over the whole vocabulary. ``max_log_ratio`` M, [] or [*E], is known from elsewhere,
-    or not: inf, and then the bound is infinite where P > 0. Masses below the rounding of a sum of
-    k probabilities are 0. Differentiable.
+    ``log_p`` and ``log_q`` [*E, k] are of the same k outcomes, such as p's most probable, and
+    normalised over the whole vocabulary. ``max_log_ratio`` is M, [] or [*E]. If M is not known, use
+    inf; the bound is then infinite where P > 0. Masses below the rounding of a sum of k
+    probabilities count as 0. It is differentiable.
     """
     chex.assert_equal_shape([log_p, log_q])
     log_p, log_q = floats(log_p, log_q)
@@ -79,7 +79,7 @@ def top_k_kl(log_p: Array, log_q: Array, max_log_ratio: Number = jnp.inf) -> Par
         return jnp.where(mass > rounding, mass, 0)
 
     rest_p = rest(p)
-    # Where p has a rest that q's rounding hides, q's is that rounding: the KL is a lower bound.
+    # If rounding hides q's rest but not p's, q's is set to the rounding: kl stays a lower bound.
     rest_q = jnp.where(rest_p > 0, jnp.maximum(rest(q), rounding), rest(q))
     kl = categorical_kl(*(jnp.append(x, r[..., None], -1) for x, r in ((p, rest_p), (q, rest_q))))
     some = rest_p > 0
@@ -92,8 +92,8 @@ def top_k_kl(log_p: Array, log_q: Array, max_log_ratio: Number = jnp.inf) -> Par
 def binary_tv(log_p: Array, log_q: Array) -> Array:
     """abs(p - q) of the one outcome that was drawn: [*E], at most the total variation.
 
-    DPPO's binary TV (arXiv 2602.04879): the total variation after a look that tells this outcome
-    from all others. ``log_p`` and ``log_q`` [*E] are its log-probabilities.
+    It is DPPO's binary TV (arXiv 2602.04879): the total variation after all other outcomes are
+    merged into one. ``log_p`` and ``log_q`` [*E] are the log-probabilities of the drawn outcome.
     """
     chex.assert_equal_shape([log_p, log_q])
     log_p, log_q = floats(log_p, log_q)
@@ -104,8 +104,8 @@ def binary_tv(log_p: Array, log_q: Array) -> Array:
 def binary_kl(log_p: Array, log_q: Array) -> Array:
     """The KL of one outcome against all others: p log(p / q) + (1 - p) log((1 - p) / (1 - q)).
 
-    In nats, [*E], and at most the KL. DPPO's binary KL (arXiv 2602.04879) has p = old. It keeps its
-    digits at probabilities near 1, where 1 - p has none left. Arguments as in `binary_tv`.
+    It is [*E], in nats, and at most the KL. DPPO's binary KL (arXiv 2602.04879) has p = old. It
+    keeps its digits at probabilities near 1, where 1 - p has none. Arguments as in `binary_tv`.
     """
     chex.assert_equal_shape([log_p, log_q])
     log_p, log_q = floats(log_p, log_q)
