@@ -31,15 +31,15 @@ class AdaptiveState(NamedTuple):
 class PPOAdaptiveLR(FirstOrder):
     """`ppo_clip` with a learning rate that holds the KL near a set point.
 
-    After the epochs, with d the mean KL(old || new) over the whole batch, exact:
-    d > target_kl * kl_tolerance divides the learning rate by learning_rate_factor,
-    d < target_kl / kl_tolerance multiplies it, within its bounds, for the next iteration.
+    The learning rate changes once, after the epochs. With d the exact mean KL(old || new) over the
+    whole batch, d > target_kl * kl_tolerance divides the learning rate by learning_rate_factor,
+    d < target_kl / kl_tolerance multiplies it by the same factor, within its bounds.
 
-    The rule comes from training legged robots (Rudin et al. 2021 and their rsl_rl). rsl_rl applies
-    it before every minibatch step, to that minibatch's KL so far; rl_games does the same, or
-    applies it after every epoch. Within an iteration the KL grows from 0. At 0 rsl_rl leaves the
+    The rule comes from training legged robots (Rudin et al. 2021 and their rsl_rl). Their code
+    applies it before every minibatch step, to that minibatch's KL so far; rl_games does the same,
+    or applies it after every epoch. Within an iteration the KL grows from 0. At 0 rsl_rl leaves the
     rate unchanged; the next steps raise it and the last ones lower it. Here the rule sees the
-    iteration's final KL, once, and a KL of 0 raises the rate.
+    iteration's final KL, and a KL of 0 raises the rate.
 
     Extra:
         - ``learning_rate``: the one that this update was made with.

@@ -17,9 +17,9 @@ from kltrust.updates.families import ratio_interval
 class TRGPPO(PPOClip):
     """`ppo_clip` with an interval for each sample: the one a KL ball allows, if that is wider.
 
-    The interval is [min(l, 1 - clip_eps), max(u, 1 + clip_eps)], with l and u the smallest and
-    largest ratio of the action over all distributions of old's family with KL(old || .) <=
-    ``state_kl`` (Wang et al. 2019, TRGPPO). An action that old hardly takes gets a wide interval:
+    The interval is [min(l, 1 - clip_eps), max(u, 1 + clip_eps)] (Wang et al. 2019, TRGPPO). Here l
+    and u are the smallest and the largest ratio of the action over all distributions of old's
+    family with KL(old || .) <= ``state_kl``. An action that old hardly takes gets a wide interval:
     its probability may grow many times within the same KL. Nothing bounds the ratios or the KL, as
     in `ppo_clip`.
     """

@@ -33,10 +33,10 @@ class TRPL(FirstOrder):
 
     At every state the projected policy is the nearest to new within a ball around old,
     KL(projected || old) <= ``projected_kl``. For Gaussians this bounds the part of the means, and
-    ``projected_scale_kl`` bounds the part of the scales (Otto et al. 2021). r~ is the projected
-    policy's ratio, and the gradient goes through the projection. In the second term the projected
-    policy is constant: the term draws new towards the ball. New acts next, and nothing bounds it.
-    Both policies are measured.
+    ``projected_scale_kl`` bounds the part of the scales (Otto et al. 2021). The ratio r~ is that of
+    the projected policy, and the gradient goes through the projection. In the second term the
+    projected policy is constant: the term draws new towards the ball. New acts next, and nothing
+    bounds it. Both policies are measured.
 
     Extra:
         - ``projected_kl``: mean KL(old || projected), nats; that of the acting policy is ``kl``.

@@ -27,12 +27,20 @@ from kltrust.types import (
 def check_env(env: Env, key: Array | None = None, *, num_steps: int = 32) -> None:
     """Raises unless the environment can be rolled out, vmapped and scanned as it stands.
 
-    By tracing, it checks that no leaf is weakly typed, that a step's state and observation have
-    exactly the shapes and dtypes of a reset's (so no chunk compiles twice), that the outcome has
-    the dtypes of `Outcome`, and that the observation fits its space. Then it runs three lanes of
-    num_steps random actions: ``next_obs`` is ``obs`` while an episode goes on, floats are finite,
-    integers are within their space, and the same keys give the same bits. The ``key`` for the
-    episodes of ``env`` is ``jax.random.key(0)`` by default.
+    By tracing, it checks:
+
+    - no leaf is weakly typed;
+    - a step's state and observation have exactly the shapes and dtypes of a reset's, so that no
+      chunk compiles twice;
+    - the outcome has the dtypes of `Outcome`, and the observation fits its space.
+
+    On three lanes of num_steps random actions, it checks:
+
+    - ``next_obs`` is ``obs`` while an episode goes on;
+    - floats are finite, and integers are within their space;
+    - the same keys give the same bits.
+
+    The ``key`` for the episodes of ``env`` is ``jax.random.key(0)`` by default.
 
     Raises:
         ValueError: names the first broken promise and how to keep it.

@@ -56,9 +56,11 @@ class EnvInfo(NamedTuple):
 def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any) -> Env:
     """The environment of that name.
 
-    A name is found in this order: one that `register` was given; one of another library after its
-    prefix, as in "brax/hopper" (each prefix is an extra, see `adapters`); one in gymnax's registry
-    at the time of the call, so a user's ``gymnax.register`` counts.
+    `make` looks for a name in three places, in this order:
+
+    - names given to `register`;
+    - other libraries, by prefix, as in "brax/hopper" (each prefix is an extra, see `adapters`);
+    - gymnax's registry at the time of the call, so a user's ``gymnax.register`` counts.
 
     A parameter that is a field of the environment's params may be a tracer: one compilation
     serves all its values. Any other is an argument of the environment's factory, and static.

@@ -44,9 +44,9 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
 
     Integers are rounded to the nearest. Dimensions without a bound keep their units; one-sided
     bounds clip. The wrapped step takes the raw action a: the policy samples it, the rollout stores
-    it, and the density is its density. tanh is invertible, so the KL divergence between two
-    policies equals that between their bounded actions; clipping can only lower it. Entropies are
-    those of the raw action. NaN stays NaN.
+    it, and densities and entropies refer to it. Since tanh is invertible, the KL divergence between
+    two policies equals that between their bounded actions; clipping can only lower it. NaN stays
+    NaN.
 
     Args:
         env: an environment; one whose action space is not a bounded Box takes only "none".

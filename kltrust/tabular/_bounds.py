@@ -95,8 +95,9 @@ def trpo_coupling_penalty(
     """4 eps gamma t^2 / ((1 - gamma)(1 - gamma (1 - t))), t = max_s TV(old, new): [].
 
     The sum over time in the paper's appendix A, before the theorem rounds it up: the policies agree
-    through step k with probability (1 - t)^k. It stays near 4 eps t / (1 - gamma). Arguments as in
-    `performance_difference`.
+    through step k with probability (1 - t)^k. It stays near 4 eps t / (1 - gamma).
+
+    Arguments as in `performance_difference`.
     """
     tv = jnp.max(total_variation(old, new))
     shorter = (1 - mdp.gamma) / (1 - mdp.gamma * (1 - tv))

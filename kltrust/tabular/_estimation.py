@@ -37,9 +37,9 @@ class GaeMoments(NamedTuple):
 def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) -> GaeMoments:
     """Bias and variance of generalised advantage estimation with any critic, exact.
 
-    The estimate X_T = sum_{k < T} (gamma lam)^k delta_k, delta = r + gamma V(s') - V(s), obeys
-    X_T = delta + gamma lam X_{T-1}(s', a'), which gives its first two moments by recursion, without
-    drawing or listing trajectories. With V = V_pi the bias is 0 at every lam.
+    The estimate is X_T = sum_{k < T} (gamma lam)^k delta_k, delta = r + gamma V(s') - V(s). The
+    recursion X_T = delta + gamma lam X_{T-1}(s', a') gives its first two moments without drawing or
+    listing trajectories. With V = V_pi the bias is 0 at every lam.
 
     Args:
         mdp: the MDP.
@@ -73,10 +73,11 @@ def compatible_weights(mdp: MDP, policy: Policy, params: Params) -> Params:
     """The advantage regressed on grad log pi: the natural gradient itself, like ``params``.
 
     w = argmin E_{s~d, a~pi}[(A(s, a) - w' grad log pi(a|s))^2]; if there are several, the shortest.
-    The normal equations are F w = E[A grad log pi], and the right side is (1 - gamma) times the
-    gradient of J: so w = F^-1 g for a batch's surrogate (Sutton et al. 1999; Kakade 2001). V as a
-    baseline changes nothing, since grad log pi has mean 0 in every state. Arguments as in
-    `policy_gradient`.
+    The normal equations are F w = E[A grad log pi]. The right side is (1 - gamma) times the
+    gradient of J, so w = F^-1 g for a batch's surrogate (Sutton et al. 1999; Kakade 2001). V as a
+    baseline changes nothing, since grad log pi has mean 0 in every state.
+
+    Arguments as in `policy_gradient`.
     """
     batch = exact_batch(mdp, policy, params)
     flat, unflatten = ravel_pytree(params)
