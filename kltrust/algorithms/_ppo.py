@@ -67,8 +67,8 @@ class PPO(FirstOrder):
     everything: the drift and its one coefficient ``drift_size``, the bounds that undo an epoch, and
     the quantity that follows the KL.
 
-    A ``drift`` is a name or your function, ``drift(sample, size) -> [N]``, see `updates.Sample`;
-    its size counts as a weight. An epoch is undone, and is the last, if the mean KL exceeds
+    A ``drift`` is a name or your function, ``drift(sample, size) -> [N]``, see `updates.Sample`. A
+    function's size counts as a weight. An epoch is undone, and is the last, if the mean KL exceeds
     ``max_kl`` or the mean of abs(r - 1) exceeds ``max_change``. With a finite ``target_kl`` the
     ``controller`` steers a factor, 1 at first, after every iteration, by its KL d:
 

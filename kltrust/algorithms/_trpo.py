@@ -38,11 +38,11 @@ class TRPO(NaturalStep):
     There are options, all off by default. ``bounded`` takes a quantile of the states' KLs, or the
     largest, in place of their mean. ``boundary_steps`` bring the step to where the true KL, and not
     its model, meets the bound. ``accept_ratio`` and ``adaptive`` are rules of trust-region methods
-    (Conn, Gould and Toint 2000), with rho the actual gain of L over that of its linear model. A
-    candidate with a rho below accept_ratio is shortened further. The region is the fraction of
-    max_kl in force. It shrinks by ``region_step`` if rho was below ``low_ratio`` or no step was
-    found. It grows by the same factor, up to all of max_kl, if the first candidate was taken with
-    rho above ``high_ratio``.
+    (Conn, Gould and Toint 2000). There rho is the actual gain of L divided by the gain of its
+    linear model. A candidate with a rho below accept_ratio is shortened further. The region is the
+    fraction of max_kl in force. It shrinks by ``region_step`` if rho was below ``low_ratio`` or no
+    step was found. It grows by the same factor, up to all of max_kl, if the first candidate was
+    taken with rho above ``high_ratio``.
 
     Extra:
         - ``max_kl``: the bound on the mean KL in force, nats; a schedule or the region may change
