@@ -50,7 +50,7 @@ ENDING = {
     "brax": "its authors deprecate these environments",
     "playground": "0.2 is its last release on JAX",
 }
-"""Libraries that are no longer developed; results recorded with them stay comparable."""
+"""Libraries that give up these environments; results recorded with them stay comparable."""
 
 MUJOCO_TASKS = {
     *("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "inverted_pendulum"),

@@ -100,7 +100,7 @@ def acting(
 def play(
     env: Env, agent: ActorCritic, state: Any, key: Array, num_steps: int
 ) -> tuple[tuple[PyTree, PyTree, PyTree], Transition]:
-    """A rollout of T = num_steps with the sampled policy, starting from a `LearnerState`.
+    """A rollout of T = num_steps steps by the sampled policy, starting from a `LearnerState`.
 
     Returns:
         ((env_state, obs, policy_carry), transition [T, B]), the first three [B, ...].

@@ -45,8 +45,8 @@ def rollout(
         obs: [B, *O] their observations.
         key: a typed key.
         num_steps: T.
-        record: ``record(transition)`` is kept of every step, a `Transition` with leaves [B, ...];
-            by default all of it.
+        record: the result of ``record(transition)`` is kept for every step, where the `Transition`
+            has leaves [B, ...]; by default all of it.
 
     Returns:
         ((state, obs), recorded), the leaves of ``recorded`` being [T, B, ...].

@@ -24,8 +24,8 @@ def follow_kl(
     Args:
         value: [] the setting in this iteration.
         kl: [] the mean KL(old || new) of this iteration over the whole batch.
-        stopped: [] whether an epoch was undone. That leaves a small KL behind, but the reason was a
-            large one: it counts as above.
+        stopped: [] whether an epoch was undone. The KL that remains is then small, but the undone
+            one was large: the KL counts as above the target.
         target_kl: the target, nats.
         tolerance: factor around the target within which the value stays.
         if_above: multiplies the value if the KL is above target_kl * tolerance.

@@ -23,8 +23,8 @@ class Optimizer:
     """An optimiser of optax as a function of its learning rate.
 
     ``Optimizer("adamw", weight_decay=1e-4)(3e-4)`` is ``optax.adamw(3e-4, weight_decay=1e-4)``.
-    The float settings are leaves of a pytree: they may be traced and swept. Other settings keep
-    optax's defaults.
+    The float settings are leaves of a pytree: they may be traced and swept. Settings that you do
+    not give keep optax's defaults.
 
     Attributes:
         name: of a function in optax whose first argument is ``learning_rate``; a dotted name, as in

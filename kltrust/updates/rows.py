@@ -31,7 +31,7 @@ def as_rows(data: PyTree) -> PyTree:
 
 
 def from_rows(rows: PyTree) -> PyTree:
-    """Undoes `as_rows`, with the number of rows in ``rows`` -> a pytree like its ``data``."""
+    """Undoes `as_rows`, for any number of ``rows`` -> a pytree like the one that `as_rows` took."""
 
     def together(node: Any) -> Any:
         return node.func(*map(from_rows, node.args)) if isinstance(node, Partial) else node
