@@ -1,4 +1,4 @@
-"""The critic: by default the same regression for every algorithm, which you can replace."""
+"""The critic: by default the same regression for every algorithm; you can replace it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def trpo_coupling_penalty(
 def cpo_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
     """2 gamma eps_new / (1 - gamma)^2 E_{s~d_old}[TV], eps_new = max_s abs(E_{a~new} A): [].
 
-    Achiam et al. (2017), theorem 1. It has a mean over states, but of TV. It is never above
+    Achiam et al. (2017), theorem 1. Its mean over states is of TV, not of KL. It is never above
     `trpo_tv_penalty`, since eps_new <= 2 max abs(A) max TV; with max abs(A) in place of eps_new it
     would not be tighter. Arguments as in `performance_difference`.
     """

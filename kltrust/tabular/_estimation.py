@@ -24,7 +24,8 @@ class GaeMoments(NamedTuple):
         mean: [S, A].
         bias: [S, A] mean - A. With lam = 1 and infinitely many steps it is V_pi - V, the same for
             all actions of a state: a baseline, and no bias of the gradient.
-        gradient_bias: [S, A] bias less its mean over the policy's actions: the gradient's bias.
+        gradient_bias: [S, A] bias less its mean over the policy's actions: the part that biases a
+            gradient.
         variance: [S, A].
     """
 
