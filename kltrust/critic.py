@@ -1,4 +1,4 @@
-"""The critic: by default the same regression for every algorithm, and a value to replace."""
+"""The critic: by default the same regression for every algorithm; you can replace it."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ class ValueRegression:
 
 
 value_regression = ValueRegression
-"""The critic of `make_learner`, unless it is given another: ``value_regression(num_epochs=5)``."""
+"""The default critic of `make_learner`; change it by ``critic=value_regression(num_epochs=5)``."""
 
 
 def measure_critic(value: Array, target: Array) -> dict[str, Array]:
-    """Fit of the critic to its targets; explained variance is 0 where the targets do not vary.
+    """Fit of the critic to its targets; explained variance is 0 if the targets do not vary.
 
-    What rounding leaves of equal targets is no variance: they are sums of advantages and values.
-    ``value`` [*E] is what the critic said, and ``target`` [*E] what it should have said.
+    Rounding differences between equal targets do not count as variance: targets are sums of
+    advantages and values. ``value`` [*E] is the critic's output, ``target`` [*E] its target.
 
     Returns:
         ``explained_variance`` and ``value_loss``, each [].
@@ -108,7 +108,7 @@ def measure_critic(value: Array, target: Array) -> dict[str, Array]:
     error = target - value
     variance = at_once(jnp.var, {"target": target, "error": error})
     ends = at_once(jnp.max, {"high": target, "low": -target, "value": jnp.abs(value)})
-    # The variance itself is no sign of it, since the mean of equal numbers is rounded.
+    # The variance can't tell, since the mean of equal numbers is rounded.
     size = jnp.maximum(jnp.maximum(ends["high"], ends["low"]), ends["value"])
     varies = ends["high"] + ends["low"] > 4 * jnp.finfo(target.dtype).eps * size
     unexplained = variance["error"] / jnp.where(varies, variance["target"], 1)

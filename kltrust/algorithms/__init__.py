@@ -1,7 +1,7 @@
-"""The algorithms: each one file, a declaration with ``init`` and ``update``.
+"""The algorithms: one file for each, a declaration with ``init`` and ``update``.
 
 They never see an environment, a value function or a clock: a batch in, new parameters out. Every
-module of this package is loaded; a name such as ``kltrust.algorithms.trpo`` is what it declares.
+module of this package is imported; ``kltrust.algorithms.trpo``, say, is the class declared there.
 """
 
 import importlib

@@ -18,7 +18,7 @@ class DriftPPO(FirstOrder):
     D = relu(x - beta tanh(x / beta)),  x = log(r) A,  where A < 0.
 
     The form was read off a drift that evolution strategies had found on continuous control. Its
-    authors call it discovered policy optimisation, DPO. It has no preferences in it.
+    authors call it discovered policy optimisation, DPO; it has nothing to do with preferences.
     """
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)

@@ -14,9 +14,9 @@ from kltrust.updates.fields import LEARNING_RATE
 class ESPO(FirstOrder):
     """Epochs of minibatch steps on r A, unclipped, until the mean of abs(r - 1) is too large.
 
-    The epoch after which the mean over the batch exceeds ``max_change`` is the last (Sun et al.
-    2022, early stopping policy optimisation). It is not undone: the mean may end beyond. With a
-    ``max_kl`` below infinity the KL ends the epochs likewise.
+    The first epoch after which the mean over the batch exceeds ``max_change`` is the last (Sun et
+    al. 2022, early stopping policy optimisation). It is not undone, so the mean may end above
+    ``max_change``. With a finite ``max_kl`` the KL ends the epochs likewise.
 
     Extra:
         - ``kl_stopped``: 1 if the epochs ended early.
@@ -46,7 +46,7 @@ class ESPO(FirstOrder):
         return surrogate_loss(sample.log_ratio, sample.advantage)
 
     def gate(self, policy: Policy) -> Gate:
-        """Both measures within their bounds."""
+        """Whether both measures are within their bounds."""
         by_kl, by_change = kl_gate(policy, self.max_kl), change_gate(policy, self.max_change)
 
         def gate(params: Params, batch: PolicyBatch) -> Array:

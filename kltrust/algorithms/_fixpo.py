@@ -1,4 +1,4 @@
-"""A penalty, and then steps that mend it: a hard bound on the largest KL by first-order steps."""
+"""A penalty, then fix-up steps: a hard bound on the largest KL by first-order steps."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from kltrust.updates.fields import LEARNING_RATE
 class FixPO(FirstOrder):
     """Penalty epochs, then fix-up steps until the largest KL of a state is within its bound.
 
-    First the epochs of `ppo_penalty` on -r A + beta KL(old || new). Then passes over the batch that
-    take a step only on minibatches with a state beyond ``max_state_kl``, with a weight on the KL
-    that doubles from pass to pass, until the whole batch is within (Zentner et al. 2023). If
-    ``max_fixups`` passes do not bring it there, the parameters are the old ones, bit for bit: the
-    bound holds for every state of the batch, whatever happens. Beta follows the largest KL d before
-    the passes, by ascent on the dual: beta + beta_step (dual_scale d / max_state_kl - 1).
+    First come the epochs of `ppo_penalty` on -r A + beta KL(old || new). Then come passes over the
+    batch that take a step only on minibatches with a state beyond ``max_state_kl``. The weight on
+    the KL doubles from pass to pass, until the whole batch is within the bound (Zentner et al.
+    2023). If ``max_fixups`` passes do not get there, the update returns the old parameters, bit for
+    bit: the bound holds for every state of the batch, whatever happens. Beta follows the largest KL
+    d before the passes, by ascent on the dual: beta + beta_step (dual_scale d / max_state_kl - 1).
 
     Extra:
         - ``beta``: the weight that the penalty epochs were made with.
-        - ``fixups``: how many passes there were after the epochs.
+        - ``fixups``: the number of passes after the epochs.
         - ``fixed``: 1 if the update ended within the bound, 0 if it was undone.
     """
 
@@ -75,7 +75,7 @@ class FixPO(FirstOrder):
         return self.init_beta
 
     def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
-        """Beta follows the largest KL and not this one."""
+        """Unchanged: beta follows the largest KL, not this mean."""
         return coefficient
 
     def update(
@@ -125,7 +125,7 @@ class FixPO(FirstOrder):
         fixed = (reached <= self.max_state_kl) & tree.all_finite(params)
         params = tree.where(fixed, params, old)
         rise = self.beta_step * (self.dual_scale * kl / self.max_state_kl - 1)
-        # A KL that is infinite, or no number, asks for one step up.
+        # An infinite or NaN KL raises beta by one step.
         rise = jnp.where(jnp.isfinite(rise), rise, self.beta_step)
         state = PenaltyState(opt_state, jnp.maximum(beta + rise, 0).astype(beta.dtype))
         extra = {**report.extra, "fixups": fixups, "fixed": fixed}

@@ -14,13 +14,13 @@ from kltrust.updates.fields import LEARNING_RATE
 class FRPPO(FirstOrder):
     """Epochs of minibatch steps on r A - FR^2 / (2 tau), FR the Fisher-Rao distance.
 
-    FR^2 = 4 sum_a (sqrt(new(a)) - sqrt(old(a)))^2 (Lascu et al. 2025), whose estimate at the
-    actions that old took is 4 (sqrt(r) - 1)^2. To second order it is twice the KL, in either
-    direction, so that tau is a step size: that of `mdpo`, near old.
+    FR^2 = 4 sum_a (sqrt(new(a)) - sqrt(old(a)))^2 (Lascu et al. 2025). Its estimate at old's
+    actions is 4 (sqrt(r) - 1)^2. To second order it is twice the KL, in either direction, so that
+    tau is a step size: near old it is that of `mdpo`.
 
     The authors' code averages 4 (sqrt(new(a)) - sqrt(old(a)))^2 over old's actions, which weighs
-    each action by old(a) once more, and scales it with the largest advantage if asked to: its
-    tau, 1e-3 by default, is not this one.
+    each action by old(a) once more. As an option it scales the result with the largest advantage.
+    Its tau, 1e-3 by default, is therefore not comparable.
     """
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)

@@ -14,22 +14,22 @@ from kltrust.updates.fields import LEARNING_RATE, NUM_MINIBATCHES
 
 @algorithm("mdpo")
 class MDPO(FirstOrder):
-    """Some optimiser steps towards the mirror descent step, the exact KL as its proximity term.
+    """A few optimiser steps towards the mirror descent step, with the exact KL as proximity term.
 
     maximise  mean(r A) - mean KL(new || old) / step_size    (Tomar et al. 2020, on-policy)
 
     On the simplex the optimum is old exp(step_size A) / Z, `tabular.mirror_step`: the natural
-    policy gradient of a tabular softmax, which a convergence theory is about. A few gradient steps
-    move a network towards it; how near it comes is up to them.
+    policy gradient step of a tabular softmax, for which there is a convergence theory. A few
+    gradient steps move a network towards it; how near it comes depends on them.
 
-    The step size is a setting, and the KL is what comes of it: about step_size^2 / 2 nats at the
-    optimum for standardised advantages. Where the weight 1 / step_size is to follow the KL
-    instead, use `ppo_reverse_kl`. The authors anneal the step size linearly to 0 and keep the
-    learning rate; pass a schedule, ``lambda fraction: mdpo(step_size=1 - fraction)``, or
-    ``anneal = 1`` in an experiment.
+    The step size is a setting, and the KL follows from it: about step_size^2 / 2 nats at the
+    optimum for standardised advantages. To let the weight 1 / step_size follow the KL instead, use
+    `ppo_reverse_kl`. The authors anneal the step size linearly to 0 and keep the learning rate. To
+    do so, pass a schedule, ``lambda fraction: mdpo(step_size=1 - fraction)``, or ``anneal = 1`` in
+    an experiment.
 
     Extra:
-        - ``step_size``: the one in force; a schedule may move it.
+        - ``step_size``: the one in force; a schedule may change it.
     """
 
     step_size: Number = setting(
@@ -44,7 +44,7 @@ class MDPO(FirstOrder):
     num_minibatches: int = setting(1, **NUM_MINIBATCHES)
 
     def losses(self, sample: Sample, coefficient: None) -> Array:
-        """The surrogate less the KL from old, by the step size."""
+        """The surrogate less KL(new || old) divided by the step size."""
         distance = reverse_kl(sample.old, sample.new)
         return penalty_surrogate_loss(
             sample.log_ratio, sample.advantage, distance, 1 / self.step_size

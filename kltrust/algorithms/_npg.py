@@ -17,8 +17,8 @@ class NPG(NaturalStep):
     """The natural gradient step of a given length, with no line search.
 
     theta + sqrt(2 target_kl / x'(F + damping I)x) x,  x = (F + damping I)^-1 g  (Kakade 2001; the
-    normalised step of Rajeswaran et al. 2017). The KL is that of its quadratic model only: the
-    realised one may exceed ``target_kl``.
+    normalised step of Rajeswaran et al. 2017). Only the quadratic model of the KL meets
+    ``target_kl``: the realised KL may exceed it.
 
     Extra:
         - ``cg_residual``: |g - (F + damping I)x| / |g| when the conjugate gradients ended.

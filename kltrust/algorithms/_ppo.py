@@ -53,7 +53,7 @@ WEIGHTS: dict[str, Drift] = {
 
 
 class PPOState(NamedTuple):
-    """The optimiser's state, and the factor on what is steered: [] float."""
+    """The optimiser's state, and the factor that the controller steers: [] float."""
 
     optimizer: PyTree
     factor: Array
@@ -63,18 +63,19 @@ class PPOState(NamedTuple):
 class PPO(FirstOrder):
     """Epochs of minibatch steps on r A - D with any drift D, gate and controller.
 
-    The other first-order algorithms are declarations of the same loop with a drift of their own.
-    Here all is chosen: the drift and its one coefficient ``drift_size``, what undoes an epoch, and
-    what follows the KL.
+    The other first-order algorithms run the same loop, each with a fixed drift. Here you choose
+    everything: the drift and its one coefficient ``drift_size``, the bounds that undo an epoch, and
+    the quantity that follows the KL.
 
-    A ``drift`` is a name or a function of one's own, ``drift(sample, size) -> [N]``, see
-    `updates.Sample`, whose size is taken for a weight. An epoch is undone, and is the last, where
-    the mean KL leaves ``max_kl`` or the mean of abs(r - 1) leaves ``max_change``. With a finite
-    ``target_kl`` the ``controller`` steers a factor, 1 at first, after every iteration of KL d:
+    A ``drift`` is a name or your function, ``drift(sample, size) -> [N]``, see `updates.Sample`. A
+    function's size counts as a weight. An epoch is undone, and is the last, if the mean KL exceeds
+    ``max_kl`` or the mean of abs(r - 1) exceeds ``max_change``. With a finite ``target_kl`` the
+    ``controller`` steers a factor, 1 at first, after every iteration, by its KL d:
 
-    - ``size``: on the size, by the rule of `ppo_penalty`; towards tighter where d is too large.
+    - ``size``: on the size, by the rule of `ppo_penalty`; it tightens the size if d is too large.
     - ``learning_rate``: on the learning rate, likewise.
-    - ``dual``: on the size, a weight then, by factor + (d / target_kl - 1) (dual ascent).
+    - ``dual``: on the size, which must be a weight, by dual ascent:
+      factor + (factor_step - 1) (d / target_kl - 1).
 
     Extra:
         - ``factor``: the factor that this update was made with.
@@ -134,7 +135,7 @@ class PPO(FirstOrder):
     )
 
     def check(self) -> None:
-        """Refuses bounds in the wrong order, and a dual of what is no penalty."""
+        """Refuses bounds in the wrong order, and dual ascent on a width."""
         check_order(min_factor=self.min_factor, max_factor=self.max_factor)
         if self.controller == "dual" and self.drift in WIDTHS:
             raise ValueError(
@@ -151,15 +152,15 @@ class PPO(FirstOrder):
         )
 
     def rate(self, coefficient: Array) -> Number:
-        """The learning rate, with the factor if that is on it."""
+        """The learning rate, times the factor if the controller steers it."""
         return self.learning_rate * (coefficient if self.controller == "learning_rate" else 1)
 
     def start(self) -> Number:
-        """No factor."""
+        """A factor of 1."""
         return 1.0
 
     def gate(self, policy: Policy) -> Gate:
-        """Both measures within their bounds."""
+        """Whether both measures are within their bounds."""
         by_kl, by_change = kl_gate(policy, self.max_kl), change_gate(policy, self.max_change)
 
         def gate(params: Params, batch: PolicyBatch) -> Array:

@@ -29,17 +29,17 @@ class AdaptiveState(NamedTuple):
 
 @algorithm("ppo_adaptive_lr")
 class PPOAdaptiveLR(FirstOrder):
-    """`ppo_clip` with a set point for its KL, held by the learning rate.
+    """`ppo_clip` with a learning rate that holds the KL near a set point.
 
-    After the epochs, with d the mean KL(old || new) over the whole batch, exact:
-    d > target_kl * kl_tolerance divides the learning rate by learning_rate_factor,
-    d < target_kl / kl_tolerance multiplies it, within its bounds, for the next iteration.
+    The learning rate changes once, after the epochs. With d the exact mean KL(old || new) over the
+    whole batch, d > target_kl * kl_tolerance divides the learning rate by learning_rate_factor,
+    d < target_kl / kl_tolerance multiplies it by the same factor, within its bounds.
 
-    The rule is that of the legged-robot trainings (Rudin et al. 2021 and their rsl_rl), which apply
-    it before every minibatch step, to that minibatch's KL so far; rl_games has it either so or
-    after every epoch. Within an iteration the KL grows from 0, where rsl_rl leaves the rate as it
-    is: the next steps raise it and the last ones lower it. Here the rule sees what the iteration
-    came to, once, and a KL of 0 raises the rate.
+    The rule comes from training legged robots (Rudin et al. 2021 and their rsl_rl). Their code
+    applies it before every minibatch step, to that minibatch's KL so far; rl_games does the same,
+    or applies it after every epoch. Within an iteration the KL grows from 0. At 0 rsl_rl leaves the
+    rate unchanged; the next steps raise it and the last ones lower it. Here the rule sees the
+    iteration's final KL, and a KL of 0 raises the rate.
 
     Extra:
         - ``learning_rate``: the one that this update was made with.

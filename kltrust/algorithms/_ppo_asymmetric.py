@@ -12,12 +12,11 @@ from kltrust.updates import Sample
 
 @algorithm("ppo_asymmetric")
 class PPOAsymmetric(PPOClip):
-    """`ppo_clip` with an edge of its own for good actions, and a second one for bad actions.
+    """`ppo_clip` with a separate upper edge for good actions, and a second edge for bad actions.
 
-    The interval of ratios is [1 - clip_eps, 1 + clip_high] (Yu et al. 2025, DAPO): a rare action
-    that was good may become likely faster. A bad action has no gradient beyond r = ``dual_clip``
-    either (Ye et al. 2020), so that a ratio that other rows have driven far up does not decide the
-    step.
+    The interval of ratios is [1 - clip_eps, 1 + clip_high] (Yu et al. 2025, DAPO): a rare, good
+    action may become likely faster. A bad action also has no gradient beyond r = ``dual_clip`` (Ye
+    et al. 2020), so that a large ratio, driven up by other rows, does not dominate the step.
     """
 
     clip_high: Number = setting(

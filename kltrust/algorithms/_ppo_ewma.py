@@ -18,7 +18,7 @@ from kltrust.updates.fields import CLIP_EPS, LEARNING_RATE
 
 
 class EWMAState(NamedTuple):
-    """The optimiser's state, the proximal parameters, and the weight in their average: [] float."""
+    """The optimiser's state, the proximal parameters, and the sum of their weights: [] float."""
 
     optimizer: PyTree
     proximal: Params
@@ -31,10 +31,11 @@ class PPOEWMA(MinibatchEpochs):
 
     minimise  -mean(p min(q A, clip(q, 1 - eps, 1 + eps) A)),  p = prox / old,  q = new / prox
 
-    The denominator of the importance weight p q is the policy that acted. What the clip holds new
-    to is another one: an average of the weights over all gradient steps, those of earlier updates
-    too, with ``decay`` from one to the next, each of the first ones counting in full. How far new
-    may go then no longer depends on how many updates a batch is split into.
+    The importance weight p q is relative to old, the policy that acted. The clip is relative to
+    another policy, prox: an exponentially weighted average of the parameters over all gradient
+    steps, including those of earlier updates. Each step multiplies the older weights by ``decay``;
+    the sum of weights normalises the average. How far new may go then no longer depends on the
+    number of updates that a batch is split into.
 
     Extra:
         - ``proximal_mass``: the sum of the average's weights, 1 / (1 - decay) in the long run.
@@ -51,13 +52,13 @@ class PPOEWMA(MinibatchEpochs):
     )
 
     def init(self, params: Params) -> EWMAState:
-        """The average of one."""
+        """The average of the first parameters alone."""
         first = jax.tree.map(jnp.copy, params)  # a state that is donated holds no buffer twice
         adam = super().make_optimizer(self.learning_rate).init(params)
         return EWMAState(adam, first, jnp.ones((), tree.wide_dtype(params)))
 
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
-        """Of (parameters, proximal parameters): a step of the former, which joins the average."""
+        """For (parameters, proximal parameters): a step of the former, which joins the average."""
         inner = super().make_optimizer(learning_rate)
 
         def init(both: tuple[Params, Params]) -> PyTree:
@@ -76,7 +77,7 @@ class PPOEWMA(MinibatchEpochs):
     def update(
         self, policy: Policy, params: Params, state: EWMAState, batch: PolicyBatch, key: Array
     ) -> tuple[Params, EWMAState, UpdateReport]:
-        """All epochs; an epoch that is undone leaves the average, too."""
+        """All epochs; undoing an epoch also takes it out of the average."""
 
         def of_new(both: tuple[Params, Params], obs: PyTree) -> Any:
             return policy(both[0], obs)

@@ -27,16 +27,16 @@ class PenaltyState(NamedTuple):
 class PPOPenalty(FirstOrder):
     """Epochs of minibatch steps on the penalty surrogate, -r A + beta KL(old || new), the exact KL.
 
-    Adaptive: after the epochs, with d the mean KL over the whole batch,
-    d > target_kl * beta_tolerance multiplies beta by beta_increase, d < target_kl / beta_tolerance
-    by beta_decrease, for the next iteration (Schulman et al. 2017, section 4, with 1.5, 2, 1/2;
-    RLlib takes 2, 1.5, 1/2). Without any advantage to follow, the parameters still drift by about
-    a learning rate: Adam turns the KL's vanishing gradient into steps of its own size.
+    If adaptive, beta changes after the epochs for the next iteration. With d the mean KL over the
+    whole batch, d > target_kl * beta_tolerance multiplies beta by beta_increase,
+    d < target_kl / beta_tolerance by beta_decrease (Schulman et al. 2017, section 4, with 1.5, 2,
+    1/2; RLlib takes 2, 1.5, 1/2). With no advantage to follow, the parameters still drift by about
+    a learning rate: Adam rescales the KL's vanishing gradient to steps of its usual size.
 
     ``beta`` is relative to the advantages' scale: the papers' 0.3 to 10 presume standardised ones.
 
     Extra:
-        - ``beta``: the weight that this update was made with; the next one logs what became of it.
+        - ``beta``: the weight that this update was made with; the next update logs the new one.
     """
 
     State = PenaltyState
@@ -88,13 +88,13 @@ class PPOPenalty(FirstOrder):
     )
 
     def check(self) -> None:
-        """Refuses bounds in the wrong order, and a weight that could never grow."""
+        """Refuses bounds in the wrong order, and a weight that can never grow."""
         check_order(min_beta=self.min_beta, max_beta=self.max_beta)
         if self.adaptive:
             check(init_beta=(self.init_beta, False))
 
     def losses(self, sample: Sample, coefficient: Array) -> Array:
-        """The penalty surrogate, at a weight."""
+        """The penalty surrogate with the weight ``coefficient``."""
         chosen = self.divergence
         divergence = DIVERGENCES[chosen] if isinstance(chosen, str) else chosen
         distance = divergence(sample.old, sample.new)
@@ -125,11 +125,11 @@ class PPOPenalty(FirstOrder):
 class PPOReverseKL(PPOPenalty):
     """`ppo_penalty` with the other KL in its loss: -r A + beta KL(new || old), exact.
 
-    The two agree to second order in the step. Further out this one holds every ratio between
-    finite bounds (its optimum is old exp(A / beta) / Z, that of `ppo_penalty` is
-    old beta / (nu - A)). It forbids actions that old did not take, where the other forbids to lose
-    those that it took. What is *measured* is KL(old || new) here too, by beta's rule and by
-    ``max_kl``: one set point means the same for both methods.
+    The two KLs agree to second order in the step. Further out, KL(new || old) keeps every ratio
+    between finite bounds (its optimum is old exp(A / beta) / Z, that of `ppo_penalty` is
+    old beta / (nu - A)). It forbids actions that old never takes; KL(old || new) forbids to lose
+    actions that old takes. Beta's rule and ``max_kl`` *measure* KL(old || new) here too, so a set
+    point means the same for both methods.
 
     The objective is that of `mdpo` with step_size = 1 / beta. There the caller sets the step size,
     by a schedule; here beta follows the KL. A fixed beta is a fixed step size.

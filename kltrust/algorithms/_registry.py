@@ -1,4 +1,4 @@
-"""Algorithms by name: the library's and one's own, in one list."""
+"""Algorithms by name: the library's and yours, in one list."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 _declared: dict[str, type] = {}
 _ARGUMENTS = ("policy", "params", "state", "batch", "key")
-"""What a learner calls an update with; a critic's has its value function in the first place."""
+"""The arguments of an update; a critic's update has its value function in the first place."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def algorithm(name: str) -> Callable[[type[T]], type[T]]:
     """Declares an algorithm: a class of settings with ``init`` and ``update``, known by a name.
 
-    The command line, presets, specifications, sweeps, annealing and reports read everything that
-    they know of it from its fields, see `kltrust.settings.setting`::
+    The command line, presets, specifications, sweeps, annealing and reports read everything they
+    know about it from its fields, see `kltrust.settings.setting`::
 
         @kltrust.algorithm("sign_pg")
         class SignPG:
@@ -33,8 +33,8 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
             def init(self, params): ...
             def update(self, policy, params, state, batch, key): ...
 
-    The ``name`` is that on the command line: letters, digits and underscores. The methods see the
-    float leaves of the parameters alone; other leaves are constants (`updates.moves_floats`).
+    The command line uses the ``name``: letters, digits and underscores. The methods see only the
+    float leaves of the parameters; other leaves are constants (`updates.moves_floats`).
 
     Returns:
         The decorator, which returns the declared class.
@@ -61,10 +61,10 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
 def register_algorithm(name: str, declaration: Callable[..., PolicyUpdate]) -> type:
     """Makes an algorithm known by ``name`` to the command line and sweeps -> the declared class.
 
-    Put the call into a module and name that module with ``--import``. A class that `algorithm`
+    Put the call into a module and pass that module to ``--import``. A class that `algorithm`
     decorates is registered already. The ``declaration`` is such a class, or a function of keyword
-    settings that returns an algorithm. Every argument then has a default: a float is traced,
-    everything else is static. `setting` may be the default.
+    settings that returns an algorithm. Every argument of a function needs a default, which may be
+    a `setting`: a float is traced, everything else is static.
 
     Raises:
         ValueError: if the name is taken, or is no name.
@@ -95,10 +95,10 @@ def register_algorithm(name: str, declaration: Callable[..., PolicyUpdate]) -> t
 
 
 def find_algorithm(name: str) -> type:
-    """The declared class that a ``name`` on the command line stands for -> type.
+    """The declared class for a ``name`` on the command line -> type.
 
     Raises:
-        ValueError: on an unknown name, with the nearest that is known.
+        ValueError: on an unknown name; names the nearest known one.
     """
     if name not in _declared:
         raise ValueError(
@@ -113,13 +113,13 @@ def algorithm_names() -> tuple[str, ...]:
 
 
 def as_update(given: Any, what: str = "an algorithm") -> Any:
-    """An algorithm, or another part of a learner, whatever form it comes in -> like ``given``.
+    """An algorithm, or another part of a learner, in either of its forms -> like ``given``.
 
-    It is an object with ``init`` and ``update``, or a pair of these two functions; an error calls
-    it ``what``.
+    ``given`` is an object with ``init`` and ``update``, or a pair of these two functions; errors
+    call it ``what``.
 
     Raises:
-        TypeError: names the remedy, a forgotten pair of parentheses for one.
+        TypeError: names the remedy, for example a forgotten pair of parentheses.
     """
     if isinstance(given, type) and hasattr(given, "update"):
         name = getattr(given, "name", given.__name__)
@@ -136,14 +136,14 @@ def as_update(given: Any, what: str = "an algorithm") -> Any:
 
 
 def _check_arguments(given: Any, what: str) -> None:
-    """An update takes what a learner gives it, as far as its signature is known."""
+    """Refuses an update that does not take the learner's arguments, if its signature is known."""
     try:
         inspect.signature(given.update).bind(*_ARGUMENTS)
     except TypeError as error:
         raise TypeError(
             f"update of {what} takes ({', '.join(_ARGUMENTS)}): {error} by its signature"
         ) from None
-    except ValueError:  # of a function in C that has no signature
+    except ValueError:  # a function in C has no signature
         return
 
 

@@ -1,4 +1,4 @@
-"""Softmax policy mirror ascent: the improved policy as a target that is fitted."""
+"""Softmax policy mirror ascent: fits the improved policy as a target."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class SPMA(FirstOrder):
     """Epochs of minibatch steps towards old (1 + step_size A), by the forward KL.
 
     On the simplex that target is the step of mirror ascent in the logits of a softmax (Asad et al.
-    2025). It needs no
-    normalisation over actions, since old's mean advantage is 0. KL(target || new) is, but for a
-    constant, the mean over old's actions of -(1 + step_size A) log new(a). Here the part of it that
-    has no advantage is taken exactly, as KL(old || new), in place of at the sampled actions:
+    2025). It needs no normalisation over actions, since old's mean advantage is 0. Up to a
+    constant, KL(target || new) is the mean over old's actions of -(1 + step_size A) log new(a). The
+    term without the advantage is computed exactly here, as KL(old || new), and not at the sampled
+    actions:
 
     minimise  mean(-A log(r)) + mean KL(old || new) / step_size.
 
-    An advantage below -1 / step_size counts as that, where the target is 0.
+    An advantage below -1 / step_size counts as -1 / step_size, where the target is 0.
     """
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)

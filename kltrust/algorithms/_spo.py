@@ -15,8 +15,8 @@ class SPO(FirstOrder):
     """Epochs of minibatch steps on r A - abs(A) (r - 1)^2 / (2 eps) (Xie et al. 2025).
 
     The optimum of a sample is r = 1 + eps where A > 0 and r = 1 - eps where A < 0. A ratio beyond
-    is pulled back, where `ppo_clip` has no gradient. Its authors report a mean of abs(r - 1) that
-    stays within eps; nothing enforces it.
+    it is pulled back; `ppo_clip` has no gradient there. The authors report a mean of abs(r - 1)
+    that stays within eps; nothing enforces it.
     """
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)

@@ -1,4 +1,4 @@
-"""Truly proximal policy optimisation: what to do with a sample that has left the region."""
+"""Truly proximal policy optimisation: three losses for samples that have left the region."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kltrust.updates.fields import LEARNING_RATE
 class TRPPO(FirstOrder):
     """Epochs of minibatch steps on a surrogate, bent where a sample is outside and has gained.
 
-    Three forms (Wang et al. 2019), each of a sample with (r - 1) A > 0:
+    There are three forms (Wang et al. 2019), each for samples with (r - 1) A > 0:
 
-    - ``clip``, TR-PPO: no gradient where the KL of its state is beyond ``state_kl``.
+    - ``clip``, TR-PPO: no gradient where the KL of the sample's state is beyond ``state_kl``.
     - ``truly``, Truly PPO: there r A - kl_slope (KL - state_kl), which pulls back.
     - ``rollback``, PPO-RB: where r is beyond 1 +- ``clip_eps``, the slope -``ratio_slope``.
 

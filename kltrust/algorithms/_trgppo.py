@@ -1,4 +1,4 @@
-"""Trust region-guided PPO: a clip of every sample that a KL ball allows."""
+"""Trust region-guided PPO: a clipping interval for every sample, from a KL ball."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from kltrust.updates.families import ratio_interval
 
 @algorithm("trgppo")
 class TRGPPO(PPOClip):
-    """`ppo_clip` whose interval is each sample's own: what a KL ball allows, if that is wider.
+    """`ppo_clip` with an interval for each sample: the one a KL ball allows, if that is wider.
 
-    [min(l, 1 - clip_eps), max(u, 1 + clip_eps)], l and u the smallest and largest ratio of the
-    action over all distributions of old's family with KL(old || .) <= ``state_kl`` (Wang et al.
-    2019, TRGPPO). An action that old hardly takes gets a wide one: its probability may grow many
-    times within the same KL. Nothing bounds the ratios or the KL, as in `ppo_clip`.
+    The interval is [min(l, 1 - clip_eps), max(u, 1 + clip_eps)] (Wang et al. 2019, TRGPPO). Here l
+    and u are the smallest and the largest ratio of the action over all distributions of old's
+    family with KL(old || .) <= ``state_kl``. An action that old hardly takes gets a wide interval:
+    its probability may grow many times within the same KL. Nothing bounds the ratios or the KL, as
+    in `ppo_clip`.
     """
 
     state_kl: Number = setting(
@@ -38,7 +39,7 @@ class TRGPPO(PPOClip):
     def losses(self, sample: Sample, coefficient: None) -> Array:
         """The clipped surrogate."""
         low, high = sample.batch.known
-        # Beyond float32 an edge is none.
+        # Keeps the upper edge within float32.
         widths = -jnp.expm1(low), jnp.expm1(jnp.minimum(high, 80.0))
         below, above = (jnp.maximum(width, self.clip_eps) for width in widths)
         return clipped_surrogate_loss(

@@ -1,4 +1,4 @@
-"""Trust region projection layers: a bound of every state by projection."""
+"""Trust region projection layers: a bound at every state by projection."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ from kltrust.updates.fields import LEARNING_RATE
 
 @algorithm("trpl")
 class TRPL(FirstOrder):
-    """Epochs of minibatch steps on the surrogate of the projected policy, and towards it.
+    """Epochs of minibatch steps on the projected policy's surrogate, with a regression towards it.
 
     minimise  mean(-r~ A) + regression_coef * mean KL(projected || new)
 
     At every state the projected policy is the nearest to new within a ball around old,
-    KL(projected || old) <= ``projected_kl``; of Gaussians that is the part of the means, and the
-    scales are within ``projected_scale_kl`` by themselves (Otto et al. 2021). r~ is its ratio, and
-    the gradient goes through the projection. In the second term the projected policy is constant:
-    it draws new, which acts next and which nothing bounds, towards the ball. Both are measured.
+    KL(projected || old) <= ``projected_kl``. For Gaussians this bounds the part of the means, and
+    ``projected_scale_kl`` bounds the part of the scales (Otto et al. 2021). The ratio r~ is that of
+    the projected policy, and the gradient goes through the projection. In the second term the
+    projected policy is constant: the term draws new towards the ball. New acts next, and nothing
+    bounds it. Both policies are measured.
 
     Extra:
         - ``projected_kl``: mean KL(old || projected), nats; that of the acting policy is ``kl``.
         - ``projected_kl_max``: the largest KL(projected || old) of a state; within the bounds.
-        - ``outside``: the share of states where new is outside of its ball.
-        - ``projection_gap``: mean KL(projected || new), what is left of the regression.
+        - ``outside``: the share of states where new is outside its ball.
+        - ``projection_gap``: mean KL(projected || new), the regression's remaining error.
     """
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
@@ -81,7 +82,7 @@ class TRPL(FirstOrder):
         )
 
     def told(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
-        """What has become of the projected policy."""
+        """Measurements of the projected policy."""
         new: Any = tree.in_full_precision(policy)(params, batch.obs)
         projected = self.projected(batch.old, new)
         reached, wanted = (kl_divergence(q, batch.old) for q in (projected, new))

@@ -18,7 +18,7 @@ from kltrust.updates import NaturalStep, surrogate
 
 
 class TRPOState(NamedTuple):
-    """The part of ``max_kl`` that is in force: [] float."""
+    """The fraction of ``max_kl`` in force: [] float."""
 
     region: Array
 
@@ -31,27 +31,28 @@ class TRPO(NaturalStep):
     subject to  mean KL(old || theta) <= max_kl    (Schulman et al. 2015, eq. 14 and appendix C)
 
     It is solved to first order in L and second order in the KL. The natural direction x at old is
-    scaled to the boundary of the quadratic model, then shortened until the true KL and L both
-    agree. If no length does, the parameters stay what they were, bit for bit.
+    scaled to the boundary of the quadratic model. The step is then shortened until the true KL is
+    within its bound and L has improved. If no length does both, the parameters stay unchanged, bit
+    for bit.
 
-    Options, all off by default. ``bounded`` takes a quantile of the states' KLs, or the largest, in
-    place of their mean. ``boundary_steps`` bring the step to where the true KL, and not its model,
-    meets the bound. ``accept_ratio`` and ``adaptive`` are rules of trust-region methods (Conn,
-    Gould and Toint 2000), with rho the actual gain of L over that of its linear model. A candidate
-    with a rho below accept_ratio is shortened further. The region, the part of max_kl that is in
-    force, shrinks by ``region_step`` where rho was below ``low_ratio`` or no step was found; it
-    grows by it, up to all of max_kl, where the first candidate was taken with rho above
-    ``high_ratio``.
+    There are options, all off by default. ``bounded`` takes a quantile of the states' KLs, or the
+    largest, in place of their mean. ``boundary_steps`` bring the step to where the true KL, and not
+    its model, meets the bound. ``accept_ratio`` and ``adaptive`` are rules of trust-region methods
+    (Conn, Gould and Toint 2000). There rho is the actual gain of L divided by the gain of its
+    linear model. A candidate with a rho below accept_ratio is shortened further. The region is the
+    fraction of max_kl in force. It shrinks by ``region_step`` if rho was below ``low_ratio`` or no
+    step was found. It grows by the same factor, up to all of max_kl, if the first candidate was
+    taken with rho above ``high_ratio``.
 
     Extra:
-        - ``max_kl``: the bound on the mean KL in force, nats; a schedule or the region may move it.
-          NaN if a quantile below 1 is bounded, which says nothing of the mean.
+        - ``max_kl``: the bound on the mean KL in force, nats; a schedule or the region may change
+          it. NaN if a quantile below 1 is bounded, which says nothing about the mean.
         - ``accepted``: 1 if the line search took a step, 0 if the parameters stayed.
         - ``backtracks``: how often the step was shortened.
         - ``cg_residual``: |g - (F + damping I)x| / |g| when the conjugate gradients ended.
         - ``zero_gradient``: 1 if there was no step to try: the gradient was 0, or the step was not
           finite.
-        - ``region``: the part of max_kl that the update was made with; 1 if not adaptive.
+        - ``region``: the fraction of max_kl that this update was made with; 1 if not adaptive.
         - ``reduction_ratio``: rho of the last candidate.
     """
 
@@ -137,7 +138,7 @@ class TRPO(NaturalStep):
         self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
     ) -> tuple[Params, PyTree, dict[str, Array]]:
         """One step."""
-        # All of it: rounded products would make more of the KL than a small step does.
+        # In the whole update: rounded products would change the KL by more than a small step does.
         policy = tree.in_full_precision(policy)
         region = state.region if self.adaptive else 1.0
         max_kl = self.max_kl * region
@@ -190,7 +191,7 @@ class TRPO(NaturalStep):
         return search.params, state, extra
 
     def follow(self, region: Array, rho: Array, search: Any) -> Array:
-        """The next ``region`` []: by ``rho`` [], the last candidate's, and the ``search``."""
+        """The next ``region`` [], from the last candidate's ``rho`` [] and the ``search``."""
         shrinks = ~search.accepted | (rho < self.low_ratio)
         grows = (rho > self.high_ratio) & (search.num_backtracks == 0)
         factor = jnp.where(shrinks, 1 / self.region_step, jnp.where(grows, self.region_step, 1.0))

@@ -1,4 +1,4 @@
-"""The unconstrained policy gradient: what a trust region is there to tame."""
+"""The unconstrained policy gradient: the baseline without a trust region."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kltrust.updates.fields import ENTROPY_COEF, MAX_GRAD_NORM, OPTIMIZER
 class VanillaPG:
     """One plain gradient step on the whole batch: theta + learning_rate * g.
 
-    g is the gradient at old of mean(r A) + entropy_coef * mean entropy, which at r = 1 is the
-    policy gradient mean(A grad log pi(a|s)) of Sutton et al. (1999). Nothing bounds the KL of the
-    step: it grows with learning_rate**2 g'Fg / 2.
+    g is the gradient at old of mean(r A) + entropy_coef * mean entropy. At r = 1 its first part is
+    the policy gradient mean(A grad log pi(a|s)) of Sutton et al. (1999). Nothing bounds the KL of
+    the step: it grows with learning_rate**2 g'Fg / 2.
 
     Extra:
         - ``grad_norm``: |g|, the gradient's global norm before ``max_grad_norm`` cuts it.

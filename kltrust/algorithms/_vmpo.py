@@ -1,4 +1,4 @@
-"""V-MPO: the better half of the actions, weighted and fitted, within a KL by duals."""
+"""V-MPO: fits the better half of the actions, weighted, with KL targets held by duals."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class VMPO(MinibatchEpochs):
 
     minimise  -sum psi log new(a) + alpha (mean KL - target_kl),  psi = softmax(A / temperature)
 
-    over the half of a minibatch with the larger advantages: a target that is reweighted, and fitted
-    by maximum likelihood with no importance weight. The KL is KL(old || new), exact. Of Gaussians
-    the means have target_kl and the scales ``target_scale_kl``, each with a weight of its own. The
-    temperature and both weights are duals: they take a step of Adam beside every step of the
-    policy, the temperature on eta (temperature_kl + log mean exp(A / eta)) over the same half, the
-    weights by how far their KL is from its target. None of them falls below ``min_dual``. The KLs
-    are targets, and nothing bounds an update.
+    over the half of a minibatch with the larger advantages: a reweighted target, fitted by maximum
+    likelihood with no importance weight. The KL is KL(old || new), exact. For Gaussians the target
+    of the means' KL is target_kl and that of the scales' KL is ``target_scale_kl``, each with its
+    own weight. The temperature and both weights are duals: each takes a step of Adam beside every
+    step of the policy. The temperature minimises eta (temperature_kl + log mean exp(A / eta)) over
+    the same half; a weight moves by how far its KL is from its target. None of them falls below
+    ``min_dual``. The KLs are targets, and nothing bounds an update.
 
     Extra:
-        - ``temperature``: the dual of the weights psi, as the update left it.
-        - ``alpha``: the weight of the KL, of a Gaussian of its means', as the update left it.
-        - ``alpha_scale``: the weight of the KL of a Gaussian's scales, as the update left it.
+        - ``temperature``: the dual of the weights psi, after the update.
+        - ``alpha``: the weight of the KL, for a Gaussian of its means' KL, after the update.
+        - ``alpha_scale``: the weight of the KL of a Gaussian's scales, after the update.
     """
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
@@ -87,7 +87,7 @@ class VMPO(MinibatchEpochs):
         return VMPOState(self.make_optimizer(self.learning_rate).init((params, duals)), duals)
 
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
-        """Of (parameters, duals): the two by themselves, the duals above their floor."""
+        """For (parameters, duals): each has its own optimiser; the duals stay above their floor."""
         inner = super().make_optimizer(learning_rate)
         adam = bounded(Optimizer("adam"), self.dual_learning_rate, INF)
 
@@ -108,9 +108,9 @@ class VMPO(MinibatchEpochs):
         return optax.GradientTransformation(init, update)
 
     def loss(self, policy: Policy) -> Any:
-        """``loss((params, duals), batch) -> []``: of the parameters of a ``policy`` and of duals.
+        """``loss((params, duals), batch) -> []`` for the parameters of a ``policy`` and the duals.
 
-        Each part's gradient with respect to the other's arguments is 0.
+        Each part has a gradient of 0 with respect to the other part's arguments.
         """
 
         def of_both(both: tuple[Params, Duals], batch: PolicyBatch) -> Array:
@@ -123,7 +123,7 @@ class VMPO(MinibatchEpochs):
             def normaliser(temperature: Array) -> Array:
                 return jax.nn.logsumexp(advantage / temperature, b=counted)
 
-            # psi over the weight, times all weight: the sum of psi as a mean of the rows.
+            # psi / row weight * total weight: the sum over psi becomes a mean over the rows.
             log_share = advantage / fixed.temperature - normaliser(fixed.temperature)
             share = jnp.where(better, jnp.exp(log_share), 0) * jnp.sum(weight)
             parts: list[tuple[Array, Array]] = []
@@ -148,7 +148,7 @@ class VMPO(MinibatchEpochs):
     def update(
         self, policy: Policy, params: Params, state: VMPOState, batch: PolicyBatch, key: Array
     ) -> tuple[Params, VMPOState, UpdateReport]:
-        """All epochs; an epoch that is undone leaves the duals, too."""
+        """All epochs; undoing an epoch also undoes its changes of the duals."""
         (params, duals), opt_state, report = self.fit(
             self.loss(policy),
             lambda both, obs: policy(both[0], obs),
@@ -165,7 +165,7 @@ class VMPO(MinibatchEpochs):
 def better_half(batch: PolicyBatch) -> tuple[Array, Array]:
     """The rows of a ``batch`` with the larger advantages, [N] bool, and its advantages [N].
 
-    Half of the weight, rounded up to whole rows, and what is equal to the least of them.
+    They hold half of the weight, rounded up to whole rows; rows tied with the least are included.
     """
     advantage = known_advantage(batch)
     better = advantage >= -tree.weighted_quantile(-advantage, 0.5, batch.weight)

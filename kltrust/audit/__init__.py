@@ -1,7 +1,7 @@
-"""How far an update moved the policy: measured, by one standard, for any algorithm.
+"""How far an update moved the policy: measured in the same way for any algorithm.
 
-Whatever turned old parameters into new ones, an algorithm of this library or a function of one's
-own, is audited alike, at no cost to the update itself::
+The audit takes old and new parameters, whether from an algorithm of this library or from your
+function, and adds no cost to the update itself::
 
     import distrax, jax
     from kltrust import PolicyBatch, audit_curvature, audit_update
@@ -17,10 +17,9 @@ own, is audited alike, at no cost to the update itself::
     print(audit.kl.mean, audit.kl.max, audit.tv.mean, audit.killed)
     print(model.kl / model.kl_quadratic, model.largest_eigenvalue.value)
 
-All of it is pure: compile it with ``jax.jit``, batch it over lanes with ``jax.vmap``. What it
-returns is a pytree of scalars, which becomes columns where it becomes a table. The learner's
-metrics hold `audit_update` of every update; ``make_learner(..., audit="full")`` adds the rest, see
-`IterationAudit`.
+All of it is pure: compile it with ``jax.jit``, batch it over lanes with ``jax.vmap``. It returns a
+pytree of scalars, which become the columns of a table. The learner's metrics hold `audit_update` of
+every update; ``make_learner(..., audit="full")`` adds the rest, see `IterationAudit`.
 """
 
 from kltrust.audit._curvature import (

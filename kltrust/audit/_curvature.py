@@ -1,4 +1,4 @@
-"""The quadratic model that natural gradients trust, against what an update really did."""
+"""The quadratic model behind natural gradients, compared with what an update really did."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class CurvatureAudit(NamedTuple):
 
     Attributes:
         kl: the realised mean of KL(old || new), nats.
-        kl_quadratic: s'Fs / 2, what the model predicts for it.
-        kl_quadratic_damped: s'(F + damping I)s / 2, what TRPO puts on the bound.
+        kl_quadratic: s'Fs / 2, the model's prediction of ``kl``.
+        kl_quadratic_damped: s'(F + damping I)s / 2, which TRPO sets equal to its bound.
         surrogate_gain: the realised L(new) - L(old), in units of the advantage.
-        surrogate_gain_linear: g's, what the model predicts for it.
+        surrogate_gain_linear: g's, the model's prediction of ``surrogate_gain``.
         gradient_norm: |g|.
         step_norm: |s|, in units of the parameters.
         curvature: s'Fs / s's, nats per squared unit of the parameters; 0 for s = 0.
         cg_residual: |g - (F + damping I)x| / |g| of the x that ``cg_iters`` conjugate-gradient
-            iterations find, by one more product and not by CG's own recursion; 0 for g = 0.
+            iterations find, from one more product, not from CG's own recursion; 0 for g = 0.
         largest_eigenvalue: F's, by Lanczos's iteration, with the norm of its residual.
         effective_dimension: tr(F (F + damping I)^-1), by Hutchinson's estimator, with the
             standard error over the probes; NaN at damping = 0, None without probes.
@@ -76,25 +76,25 @@ def audit_curvature(
     probe_iters: int = 50,
     fisher_chunks: int = 1,
 ) -> CurvatureAudit:
-    """How good the quadratic model of the KL and the linear one of the gain were for an update.
+    """How well the quadratic model of the KL and the linear model of the gain fitted an update.
 
-    Costs some cg_iters + num_lanczos + num_probes * probe_iters Fisher products at most (some 430
-    by default, 30 without probes): on request, not in every iteration.
-    Leaves of the parameters that are not floats take no part.
+    It costs at most some cg_iters + num_lanczos + num_probes * probe_iters Fisher products (some
+    430 by default, 30 without probes): use it on request, not in every iteration. Leaves of the
+    parameters that are not floats take no part.
 
     Args:
         policy: the policy.
         old_params: before the update.
-        new_params: after it, whatever made them.
-        batch: what the update saw, or another one.
+        new_params: after it, from any algorithm.
+        batch: the one that the update saw, or another one.
         key: gives Lanczos's start and the probes.
-        damping: added to F's diagonal; the algorithm's own, for a comparison with it. Traced.
+        damping: added to F's diagonal; pass the algorithm's own to compare with it. Traced.
         cg_iters: conjugate-gradient iterations at most, for ``cg_residual``.
         cg_rtol: relative residual at which they end.
         num_lanczos: iterations for the largest eigenvalue.
         num_probes: random probes for the effective dimension, 0 (not estimated) or at least 2.
         probe_iters: conjugate-gradient iterations of each probe at most.
-        fisher_chunks: F's products in so many parts, to bound memory.
+        fisher_chunks: computes F's products in this many parts, to bound memory.
 
     Raises:
         ValueError: on a bad setting.
@@ -124,7 +124,7 @@ def audit_curvature(
         return importance_ratio(log_ratio(policy(restore(theta), batch.obs), batch))
 
     gradient = jax.grad(lambda t: weighted_mean(ratio(t) * advantage, weight))(theta)
-    # L(new) - L(old) sample by sample: the two means would cancel.
+    # L(new) - L(old) sample by sample: the difference of the two means would lose its digits.
     change = ratio(flatten_floats(new_params)[0]) - ratio(theta)
     curvature, length = fisher.quadratic_form(restore(step)), dot(step, step)
     x, _ = conjugate_gradient(damped, gradient, cg_iters, rtol=cg_rtol)

@@ -1,4 +1,4 @@
-"""What can be said about two distributions beyond their KL, and only where it is exact."""
+"""Exact quantities of two distributions beyond their KL."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kltrust.types import Array, Distribution
 
 
 def bretagnolle_huber_bound(kl: Array) -> Array:
-    """sqrt(1 - exp(-kl)), which TV(p, q) never exceeds, of either direction: [*E] -> [*E].
+    """sqrt(1 - exp(-kl)) >= TV(p, q), with the KL in either direction: [*E] -> [*E].
 
-    The bound is below 1 at every finite KL, in nats. Pinsker's, sqrt(KL / 2), is the lower one up
-    to KL = 1.59 and says nothing from 2 on. Bretagnolle and Huber (1979), "Estimation des densites:
-    risque minimax".
+    The bound is below 1 at every finite KL, in nats. Pinsker's bound, sqrt(KL / 2), is the lower of
+    the two up to KL = 1.59 and says nothing from 2 on. Bretagnolle and Huber (1979), "Estimation
+    des densites: risque minimax".
     """
     return jnp.sqrt(-jnp.expm1(-jnp.asarray(kl)))
 
@@ -34,11 +34,11 @@ def gaussian_kl_parts(old: Distribution, new: Distribution) -> tuple[Array, Arra
         KL(mid || new) = 1/2 sum_i ((m_i - m'_i) / s'_i)^2
         KL(old || mid) = sum_i (u_i^2 / 2 + u_i - log(1 + u_i)),  u_i = s_i / s'_i - 1
 
-    They are Normal, MultivariateNormalDiag, or Independent or Joint of these, of one kind and batch
-    shape.
+    ``old`` and ``new`` are Normal, MultivariateNormalDiag, or Independent or Joint of these, both
+    of one kind and batch shape.
 
     Returns:
-        Two of that batch shape, in nats; None for any other distribution, a static fact.
+        Two arrays of that batch shape, in nats; None, known statically, for other distributions.
     """
     mid = _rescaled(old, new)
     return None if mid is None else (kl_divergence(mid, new), kl_divergence(old, mid))
@@ -47,18 +47,18 @@ def gaussian_kl_parts(old: Distribution, new: Distribution) -> tuple[Array, Arra
 def exact_total_variation(
     old: Distribution, new: Distribution, *, max_outcomes: int = 1024
 ) -> Array | None:
-    """TV(old, new) = sup over events |old - new|, where it has a closed form.
+    """TV(old, new) = sup over events |old - new|, if it has a closed form.
 
     - Distributions over finitely many joint outcomes (Categorical, Bernoulli, and Independent or
       Joint of these): 1/2 sum over the outcomes |p - q|, by listing them all. The total
-      variation of independent components is no sum over components.
+      variation of independent components is not a sum over components.
     - Gaussians of one dimension: |P - Q| between the points where the densities cross.
 
-    The two are of one kind and batch shape [...]. With more joint outcomes than max_outcomes, which
-    is static, they are not listed.
+    ``old`` and ``new`` are of one kind and batch shape [...]. More joint outcomes than the static
+    max_outcomes are not listed.
 
     Returns:
-        [...] in [0, 1], to some roundings of 1; None where no closed form is known, a static fact.
+        [...] in [0, 1], up to a few roundings of 1; None, known statically, without a closed form.
     """
     p, q = (_outcomes(dist, max_outcomes) for dist in (old, new))
     if p is not None and q is not None:
@@ -72,30 +72,30 @@ def exact_total_variation(
 def normal_total_variation(loc: Array, scale: Array, new_loc: Array, new_scale: Array) -> Array:
     """TV(N(loc, scale^2), N(new_loc, new_scale^2)), all [...]: [...].
 
-    In units of the old scale new is N(m, s^2), and the log densities are equal at the roots of
-    (s^2 - 1) x^2 + 2 m x - (m^2 + 2 s^2 log s) = 0, which are always real. Between them one density
-    is the larger one throughout. Equal scales have one crossing, m / 2, the other at infinity, and
-    the closed form erf(|m| / sqrt(8)).
+    In units of the old scale new is N(m, s^2). The log densities are equal at the roots of
+    (s^2 - 1) x^2 + 2 m x - (m^2 + 2 s^2 log s) = 0, which are always real; between the roots one
+    density is the larger throughout. For equal scales one crossing is m / 2, the other is at
+    infinity, and the closed form is erf(|m| / sqrt(8)).
     """
     m = (new_loc - loc) / scale
     excess = (new_scale - scale) / scale
     s, log_s = 1 + excess, jnp.log1p(excess)
     a = excess * (2 + excess)  # s^2 - 1 without cancellation
     half_gap = s * jnp.sqrt(jnp.square(m) + 2 * a * log_s)
-    # -m +- half_gap, the one without cancellation; the other root by their product.
+    # -m +- half_gap with the sign that does not cancel; the other root from their product.
     far = -(m + jnp.where(m < 0, -half_gap, half_gap))
     moved = far != 0
     near_root = -(jnp.square(m) + 2 * jnp.square(s) * log_s) / jnp.where(moved, far, 1)
     far_root = jnp.where(a != 0, far / jnp.where(a != 0, a, 1), jnp.inf)
 
-    def lead(x: Array) -> Array:  # of old's distribution function over new's
+    def lead(x: Array) -> Array:  # old's distribution function minus new's
         return jax.scipy.special.ndtr(x) - jax.scipy.special.ndtr((x - m) / s)
 
     return jnp.where(moved, jnp.abs(lead(near_root) - lead(far_root)), 0)
 
 
 def _rescaled(old: Any, new: Any) -> Any:
-    """Old's means with new's scales, or None if they are not both diagonal Gaussians."""
+    """Old's means with new's scales, or None if the two are not both diagonal Gaussians."""
 
     def both(kind: type) -> bool:
         return isinstance(old, kind) and isinstance(new, kind)

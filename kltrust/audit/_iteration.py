@@ -1,4 +1,4 @@
-"""What of the audit is part of every iteration, and what on request."""
+"""The parts of the audit: those in every iteration, and those on request."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from kltrust.types import (
 )
 
 AUDITS = ("default", "extended", "full")
-"""The levels, which cost one forward pass; some ten more and a rollout; Fisher products."""
+"""The levels; they cost one forward pass, some ten more and a rollout, and Fisher products."""
 
 _MAX_OUTCOMES = 64  # more would cost more than a forward pass
 _PROBES = {"num_probes": 4, "probe_iters": 20}
 
-# Folded into an iteration's key for the audit: none of the four that the key is split into.
+# Folded into an iteration's key for the audit: differs from the four keys that it is split into.
 _AUDIT = 0x6B6C
 
 
@@ -42,7 +42,7 @@ class Reference(NamedTuple):
 
     Attributes:
         policy_params: its parameters.
-        normalizer: the moments that its observations are normalised by; None if they are not.
+        normalizer: the moments that normalise its observations; None without normalisation.
     """
 
     policy_params: Params
@@ -50,18 +50,18 @@ class Reference(NamedTuple):
 
 
 class IterationAudit(NamedTuple):
-    """How far one iteration moved the policy. KLs exact, in nats; what is not there is None.
+    """How far one iteration moved the policy. KLs are exact, in nats; missing parts are None.
 
     Attributes:
-        update: the update on its own batch, by the same standard for every algorithm, samples
-            parted at eps = 0.2, whatever it clips at. Of every level.
+        update: the update on its own batch, measured in the same way for every algorithm; samples
+            are split at eps = 0.2, whatever the algorithm clips at. At every level.
         fresh: before and after the update at the states of a rollout of the new policy;
             "extended".
         path: along the epochs and minibatches of the shared loop; "extended", and None for an
-            algorithm that does not use it.
+            algorithm that does not use that loop.
         reference: to the frozen policy of `LearnerState.reference`, if there is one; "extended".
-        normalizer: what the new statistics of the observations, which the next iteration will use,
-            move on top; "extended", where observations are normalised.
+        normalizer: the additional movement by the new statistics of the observations, which the
+            next iteration will use; "extended", if observations are normalised.
         curvature: the quadratic model of the KL and the linear one of the gain; "full".
     """
 
@@ -74,7 +74,7 @@ class IterationAudit(NamedTuple):
 
 
 def audit_by_default(policy: Policy, new_params: Params, batch: PolicyBatch) -> IterationAudit:
-    """The part that every run has: one forward pass, no gradient, nothing sorted.
+    """The part that every run has: one forward pass, no gradient, no sorting.
 
     ``policy`` has new_params after the update, which saw ``batch``; ``batch.old`` is the policy
     before it.
@@ -97,13 +97,21 @@ def audit_iteration(
     damping: Number | None,
     key: Array,
 ) -> IterationAudit:
-    """The part on request. policy, old_params, new_params and batch are as in `audit_update`.
+    """The part on request.
 
-    ``raw_obs`` are the observations of the batch before they were normalised, and ``fresh_obs``
-    raw observations of the new policy's own rollout. ``normalizer`` holds the moments that the
-    batch was normalised by, if it was, and new_normalizer those of the next iteration.
-    ``reference`` is the frozen policy and ``path`` that of the update, or None. ``damping`` and
-    ``key`` are for the curvature's part, which damping None leaves out.
+    Args:
+        policy: as in `audit_update`, like the next three.
+        old_params: before the update.
+        new_params: after it.
+        batch: the one that the update saw.
+        raw_obs: the observations of the batch before normalisation.
+        fresh_obs: raw observations of the new policy's own rollout.
+        normalizer: the moments that the batch was normalised by, or None.
+        new_normalizer: those of the next iteration.
+        reference: the frozen policy, or None.
+        path: that of the update, or None.
+        damping: for the curvature's part; None leaves that part out.
+        key: for the curvature's part.
     """
     policy, fresh = in_full_precision(policy), normalize(normalizer, fresh_obs)
     before, after = policy(old_params, fresh), policy(new_params, fresh)
@@ -137,9 +145,9 @@ def audit_on_request(
 ) -> IterationAudit:
     """The extended audit of ``agent``'s update in ``env``.
 
-    ``old`` and ``new`` are the `LearnerState` before and after the iteration, ``transition``
-    [T, B] is what ``batch`` was made of. A rollout of the new policy gives the fresh states; path
-    and damping are as in `audit_iteration`.
+    ``old`` and ``new`` are the `LearnerState` before and after the iteration. ``batch`` was made
+    from ``transition`` [T, B]. A rollout of the new policy gives the fresh states; path and damping
+    are as in `audit_iteration`.
     """
     num_steps = transition.reward.shape[0]
     play_key, key = jax.random.split(jax.random.fold_in(old.key, _AUDIT))

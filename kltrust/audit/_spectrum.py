@@ -1,7 +1,7 @@
-"""Spectra of matrices that are known by their products only: symmetric and positive semidefinite.
+"""Spectra of symmetric, positive semidefinite matrices that are known only by their products.
 
-In products of small matrices and sums: no factorisation, which under ``vmap`` XLA's CPU backend
-would hand to LAPACK in batches (and can deadlock there on small machines).
+It uses only sums and products of small matrices. Under ``vmap``, XLA's CPU backend would hand a
+factorisation to LAPACK in batches, which can deadlock on small machines.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Estimate(NamedTuple):
 def largest_eigenvalue(product: Product, start: Array, num_iters: int) -> Estimate:
     """The largest Ritz value of A over the Krylov space of ``start``, by Lanczos's iteration.
 
-    It is a Rayleigh quotient: up to rounding never above the largest eigenvalue. Every new
-    direction is made orthogonal to all earlier ones, twice, since in floating point the
+    It is a Rayleigh quotient, so up to rounding it is never above the largest eigenvalue. Every
+    new direction is made orthogonal to all earlier ones, twice, since in floating point the
     three-term recurrence alone loses orthogonality as soon as a Ritz value converges.
 
-    ``product`` is that of a symmetric, positive semidefinite A. ``start`` [n] is not 0 and has a
-    part along the leading eigenvector: a random vector. num_iters is static; more than n iterations
-    are not made.
+    ``product`` multiplies by a symmetric, positive semidefinite A. ``start`` [n] must have a part
+    along the leading eigenvector: use a random vector. num_iters is static; at most n iterations
+    are made.
 
     Returns:
-        The Ritz value, and beta_k |y_k| = |A x - value x| of its Ritz vector x, plus what rounding
-        may add: some eigenvalue of A is within it.
+        The Ritz value, and beta_k |y_k| = |A x - value x| of its Ritz vector x, plus an allowance
+        for rounding: some eigenvalue of A is within that distance.
     """
     num_iters = min(num_iters, start.size)
     tridiagonal, last = lanczos(product, start, num_iters)
@@ -58,8 +58,8 @@ def largest_eigenvalue(product: Product, start: Array, num_iters: int) -> Estima
 def lanczos(product: Product, start: Array, num_iters: int) -> tuple[Array, Array]:
     """Q'AQ for an orthonormal basis Q of the Krylov space of ``start``: [k, k], tridiagonal.
 
-    Lanczos (1950). Where the space is exhausted, rows and columns of zeros follow. The second
-    value is the norm beta_k of what A makes of the last direction outside the space.
+    Lanczos (1950). After the space is exhausted, rows and columns of zeros follow. The second
+    value is beta_k, the norm of the part outside the space of A times the last direction.
     """
     eps = jnp.finfo(start.dtype).eps
 
@@ -85,7 +85,7 @@ def lanczos(product: Product, start: Array, num_iters: int) -> tuple[Array, Arra
 def dominant_eigenpair(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalue [] and unit eigenvector [k] of the largest modulus, of a small symmetric matrix.
 
-    By repeated squaring: A^(2^m), normalised, tends to the projector on the eigenvector.
+    It uses repeated squaring: A^(2^m), normalised, tends to the projector on the eigenvector.
     """
 
     def square(_: int, power: Array) -> Array:
@@ -103,8 +103,8 @@ class EffectiveDimension(NamedTuple):
     Attributes:
         value: the mean over the probes.
         standard_error: of that mean, over the probes.
-        residual: the largest |z - (A + damping I) y| / |z| of the solves. They approach from one
-            side: where it is not small, the value is too large.
+        residual: the largest |z - (A + damping I) y| / |z| of the solves. The solves approach from
+            one side: if the residual is not small, the value is too large.
     """
 
     value: Array
@@ -122,15 +122,20 @@ def effective_dimension(
     num_iters: int,
     rtol: Number = 1e-5,
 ) -> EffectiveDimension:
-    """How many of n directions A outweighs the damping in: tr(A (A + damping I)^-1) <= n.
+    """The number of directions, of n, in which A outweighs the damping: tr(A (A + damping I)^-1).
 
-    Hutchinson's estimator (1990) with Rademacher probes z: E[z'(z - damping y)], y the solution of
-    (A + damping I) y = z by conjugate gradients. One probe after the other, in the memory of one.
+    It is at most n. Hutchinson's estimator (1990) with Rademacher probes z: E[z'(z - damping y)], y
+    the solution of (A + damping I) y = z by conjugate gradients. The probes run one after the
+    other, in the memory of one.
 
-    ``product`` is that of a symmetric, positive semidefinite A, and ``like`` [n] gives its size and
-    dtype. At ``damping`` 0 the value is the rank of A, which this can't find: NaN. There are
-    num_probes, at least 2, drawn by ``key``; a solve ends after num_iters iterations, both static,
-    or at the relative residual ``rtol``.
+    Args:
+        product: multiplies by a symmetric, positive semidefinite A.
+        damping: at 0 the value is the rank of A, which this can't find: NaN.
+        like: [n] gives the size and dtype.
+        key: draws the probes.
+        num_probes: at least 2, static.
+        num_iters: iterations of a solve at most, static.
+        rtol: relative residual at which a solve ends.
     """
 
     def probe(key: Array) -> tuple[Array, Array]:

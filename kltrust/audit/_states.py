@@ -1,6 +1,6 @@
-"""Two policies at the same states: how far apart they are, whatever was done there.
+"""How far apart two policies are at the same states, whatever actions were taken there.
 
-Of every quantity a few scalars: weights count, padding does not.
+Every quantity is summarised by a few scalars: weights count, padding does not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Summary(NamedTuple):
     Attributes:
         mean: sum(w x) / sum(w).
         quantiles: {"q50": ..., "q95": ...}: "q95" is the smallest x of the batch that at least
-            95 % of the weight does not exceed. A value that occurs: nothing is interpolated.
+            95 % of the weight does not exceed. The value occurs in the batch: no interpolation.
         max: the largest x of positive weight.
     """
 
@@ -43,8 +43,8 @@ class Summary(NamedTuple):
 def summarise(x: Array, weight: Array | None, quantiles: Sequence[float] = QUANTILES) -> Summary:
     """Mean, quantiles and maximum over all entries of x [*E]; 0 if no weight is positive.
 
-    Entries of ``weight`` 0 may hold anything; it is [*E] and non-negative, None for all ones. The
-    ``quantiles`` are static, each in [0, 1].
+    ``weight`` is [*E] and non-negative, None for all ones; entries of weight 0 may hold anything.
+    The ``quantiles`` are static, each in [0, 1].
 
     Raises:
         ValueError: on a quantile outside [0, 1].
@@ -58,12 +58,12 @@ def summarise(x: Array, weight: Array | None, quantiles: Sequence[float] = QUANT
 def summarise_each(
     xs: Mapping[str, Array | None], weight: Array | None, quantiles: Sequence[float] = QUANTILES
 ) -> dict[str, Any]:
-    """`summarise` of quantities [*E] of the same entries; None, what there is not, stays None."""
+    """`summarise` of several quantities [*E] over the same entries; a missing one stays None."""
     return _of_each(lambda x: summarise(x, weight, quantiles), xs)
 
 
 def means(xs: Mapping[str, Array | None], weight: Array | None) -> dict[str, Any]:
-    """`weighted_mean` of quantities [*E] of the same entries; None stays None."""
+    """`weighted_mean` of several quantities [*E] over the same entries; None stays None."""
     return _of_each(lambda x: weighted_mean(x, weight), xs)
 
 
@@ -81,18 +81,18 @@ def largest(x: Array, weight: Array | None) -> Array:
 
 
 class StateAudit(NamedTuple):
-    """Old and new at some states; no action is looked at. `Summary` over states; KLs in nats.
+    """Old and new compared at some states, without actions. `Summary` over states; KLs in nats.
 
     Attributes:
         kl: KL(old || new) per state, exact (`divergences.kl_divergence`).
         kl_reverse: KL(new || old) per state, exact.
-        kl_from_mean: the part of ``kl.mean`` that the Gaussians' means make, KL(mid || new), mid
-            with old's means and new's scales; None if the policy is not a diagonal Gaussian.
+        kl_from_mean: the part of ``kl.mean`` from the Gaussians' means, KL(mid || new), where mid
+            has old's means and new's scales; None if the policy is not a diagonal Gaussian.
         kl_from_scale: the rest, KL(old || mid): the two add up to ``kl.mean``. None likewise.
-        tv: total variation per state, in [0, 1]; None where it has no closed form
+        tv: total variation per state, in [0, 1]; None if it has no closed form
             (`exact_total_variation`).
-        pinsker: sqrt(KL(old || new) / 2) per state, an upper bound of tv.
-        bretagnolle_huber: sqrt(1 - exp(-KL(old || new))) per state, another.
+        pinsker: sqrt(KL(old || new) / 2) per state, an upper bound on tv.
+        bretagnolle_huber: sqrt(1 - exp(-KL(old || new))) per state, another upper bound on tv.
     """
 
     kl: Summary
@@ -114,9 +114,13 @@ def audit_states(
 ) -> StateAudit:
     """Measures two distributions of one batch shape against each other, state by state.
 
-    ``old`` and ``new`` are of one kind and batch shape [*E], which ``weight`` has too; None is all
-    ones. The ``quantiles`` are static, each in [0, 1], and so is max_outcomes: up to how many
-    joint outcomes of a discrete policy are listed for the exact total variation.
+    Args:
+        old: a distribution of batch shape [*E].
+        new: another of the same kind and batch shape.
+        weight: [*E]; None is all ones.
+        quantiles: static, each in [0, 1].
+        max_outcomes: static; a discrete policy with more joint outcomes gets no exact total
+            variation.
 
     Raises:
         ValueError: on a quantile outside [0, 1].
@@ -134,7 +138,7 @@ def measure_states(
     quantiles: Sequence[float],
     max_outcomes: int,
 ) -> dict[str, Any]:
-    """The fields of `StateAudit`; with them summaries and means of other quantities [*E]."""
+    """The fields of `StateAudit`, together with summaries and means of other quantities [*E]."""
     check_count(max_outcomes=max_outcomes)
     kl = kl_divergence(old, new)
     tv = exact_total_variation(old, new, max_outcomes=max_outcomes)
@@ -146,6 +150,6 @@ def measure_states(
     gaussian = {"kl_from_mean": from_mean, "kl_from_scale": from_scale}
     found |= means({**bounded, **gaussian, **averaged}, weight)
     for name, bound in bounds.items():
-        # It increases: its quantiles and maximum are those of the KL, bounded.
+        # The bound increases: its quantiles and maximum follow from those of the KL.
         found[name] = jax.tree.map(bound, found["kl"])._replace(mean=found[name])
     return found

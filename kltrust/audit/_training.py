@@ -1,4 +1,4 @@
-"""Beyond one update: a reference, the normaliser, the path within it and along training."""
+"""Measures beyond an update's two ends: a reference, the normaliser, paths of policies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ReferenceKL(NamedTuple):
     """How far a policy is from a frozen one, per state, in nats.
 
     Attributes:
-        to_reference: KL(policy || reference), the one that language models are penalised with.
+        to_reference: KL(policy || reference), the usual penalty for language models.
         from_reference: KL(reference || policy).
     """
 
@@ -40,10 +40,15 @@ def reference_kl(
 ) -> ReferenceKL:
     """The exact KL of ``policy`` to itself with frozen parameters, in both directions.
 
-    ``params`` are the current parameters and reference_params the frozen ones, the first of a
-    training, say. reference_obs are the observations ``obs`` [*E, *O] as the reference takes them,
-    where its normaliser is another one; None takes ``obs``. weight and quantiles are as in
-    `audit_states`.
+    Args:
+        policy: the policy.
+        params: the current parameters.
+        reference_params: the frozen ones, such as those at the start of training.
+        obs: [*E, *O].
+        weight: as in `audit_states`.
+        reference_obs: the same observations as the reference takes them, if it has another
+            normaliser; None takes ``obs``.
+        quantiles: as in `audit_states`.
     """
     policy = in_full_precision(policy)
     current = policy(params, obs)
@@ -66,12 +71,17 @@ def normalizer_kl(
     """How far new statistics of the observations moved the policy with no parameter changed.
 
     KL(policy after old_normalizer || policy after new_normalizer) per state, exact, in nats. The
-    statistics are frozen within an iteration: this movement is between two of them, comes on top
-    of the update's and is bound by no trust region.
+    statistics are frozen within an iteration: this movement happens between two iterations, adds
+    to the update's and is bounded by no trust region.
 
-    ``policy`` with ``params`` takes normalised observations, raw_obs [*E, *O] are as the
-    environment gives them, and moments None do not normalise. weight and quantiles are as in
-    `audit_states`.
+    Args:
+        policy: takes normalised observations.
+        params: its parameters.
+        old_normalizer: the moments before; None does not normalise.
+        new_normalizer: the moments after, likewise.
+        raw_obs: [*E, *O] as the environment gives them.
+        weight: as in `audit_states`.
+        quantiles: as in `audit_states`.
     """
     policy = in_full_precision(policy)
     before = policy(params, normalize(old_normalizer, raw_obs))
@@ -82,9 +92,9 @@ def normalizer_kl(
 def kl_path(policy: Policy, path: Params, batch: PolicyBatch) -> Array:
     """The whole batch's mean KL(batch.old || .) at every point of a path of parameters: [M], nats.
 
-    What the epochs and minibatches of one update went through: a minibatch step sees the KL of its
-    own rows only. The library's own minibatch loop records its path without keeping the parameters:
-    see `KLPath`. Here ``path`` holds parameters of ``policy`` whose every leaf is [M, ...].
+    It shows the KL along the epochs and minibatches of an update; a minibatch step itself sees only
+    its own rows. The library's minibatch loop records its path without keeping the parameters, see
+    `KLPath`. Here ``path`` holds parameters of ``policy`` with leaves [M, ...].
     """
     return jax.lax.map(lambda params: mean_kl(policy, params, batch), path)
 
@@ -94,18 +104,18 @@ def fisher_rao_length(kl: Array, axis: int = 0) -> Array:
 
     KL(theta || theta + d) = d'Fd / 2 + O(|d|^3), so that a step's sqrt(2 KL) is its length in the
     Fisher-Rao metric to first order, and the sum tends to the length of the path as its steps
-    become small. Two caveats:
+    become small. There are two caveats:
 
-    - It is to be compared with sqrt(2 KL(first || last)), which is at most the length only in the
-      limit of a small distance: the KL has no triangle inequality. What always holds, where all
-      KLs are averages over the same states with the same weights, is
-      sqrt(mean angle^2) <= sqrt(2) length, with angle = 2 arccos(sum_a sqrt(first last)) of every
-      state, the Fisher-Rao distance between two distributions.
+    - You may compare it with sqrt(2 KL(first || last)), but that is at most the length only in the
+      limit of a small distance: the KL has no triangle inequality. If all KLs are averages over the
+      same states with the same weights, then always sqrt(mean angle^2) <= sqrt(2) length, with
+      angle = 2 arccos(sum_a sqrt(first last)) at every state, the Fisher-Rao distance between two
+      distributions.
     - Along training every KL is an average over its own batch: the metric moves with the states.
 
     ``kl`` [..., M, ...] is the mean KL of each step, nats; a rounded negative one counts as 0.
 
     Returns:
-        The sum over ``axis``, that of the steps, in square roots of nats.
+        The sum over ``axis``, the axis of the steps, in square roots of nats.
     """
     return jnp.sum(jnp.sqrt(2 * jnp.maximum(jnp.asarray(kl), 0)), axis=axis)

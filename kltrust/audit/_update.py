@@ -16,27 +16,27 @@ from kltrust.updates.objectives import log_ratio, mean_entropy
 
 
 class UpdateAudit(NamedTuple):
-    """What one update did, on one batch. Scalars, and `Summary` of scalars; KLs in nats.
+    """An update's effect on one batch. Scalars, and `Summary` of scalars; KLs in nats.
 
     The first seven fields, kl to bretagnolle_huber, are those of `StateAudit`: policy(old_params)
     and policy(new_params) at the batch's states. The others compare policy(new_params) with
-    ``batch.old``, which the actions were drawn from, at those actions: r = new(a|s) / old(a|s). All
+    ``batch.old``, from which the actions were drawn, at those actions: r = new(a|s) / old(a|s). All
     averages are weighted.
 
     Attributes:
         ratio: r per sample.
         ratio_min: the smallest r.
         ratio_deviation: mean of abs(r - 1). It estimates 2 TV where new has no mass that old lacks.
-        tv_sampled: mean of max(1 - r, 0), the unbiased estimate of the mean TV between
-            ``batch.old`` and new whose terms are bounded (by 1), those of abs(r - 1) / 2 are not.
+        tv_sampled: mean of max(1 - r, 0), an unbiased estimate of the mean TV between
+            ``batch.old`` and new. Its terms are at most 1; those of abs(r - 1) / 2 are unbounded.
         effective_sample_size: (sum w r)^2 / (sum w sum w r^2), as a share of the batch, in (0, 1]
             (Kish 1965); 1 where all r are equal. Estimates 1 / E[r^2] = exp(-D_2(new || old)).
         surrogate_gain: mean of (r - 1) A, in units of the advantage.
         inside: share of samples with 1 - eps <= r <= 1 + eps.
-        killed: share of those beyond it whose gradient PPO's clipping has removed: A > 0 and
-            r > 1 + eps, or A < 0 and r < 1 - eps (KLip-PPO, arXiv 2606.23932).
-        passing: share of those beyond it whose gradient is alive, samples with A = 0 among them.
-            The three add up to 1.
+        killed: share of samples outside that interval whose gradient PPO's clipping has removed:
+            A > 0 and r > 1 + eps, or A < 0 and r < 1 - eps (KLip-PPO, arXiv 2606.23932).
+        passing: share of samples outside it that keep their gradient, including samples with A = 0.
+            The three shares add up to 1.
     """
 
     kl: Summary
@@ -67,17 +67,22 @@ def audit_update(
     quantiles: Sequence[float] = QUANTILES,
     max_outcomes: int = 1024,
 ) -> UpdateAudit:
-    """Measures an update of any origin, exactly where the distribution allows it.
+    """Measures an update by any algorithm, exactly where the distribution allows it.
 
-    Two forward passes and no gradient. On *fresh states* it is the same function with
-    another batch, the next iteration's, say: its ``old`` is then the new policy, so that the ratios
-    are 1 and say nothing, while the first part measures the update where the new policy goes.
+    It costs two forward passes and no gradient. For *fresh states*, pass another batch, such as the
+    next iteration's. Its ``old`` is then the new policy, so that the ratios are 1 and say nothing,
+    while the first part measures the update at the states that the new policy visits.
 
-    ``policy`` has old_params before the update and new_params after it; old_params None takes
-    ``batch.old`` for old at the states too, and saves its forward pass. The leading shape of the
-    batch is [N] or, of a recurrent policy, [B, T]; rows of weight 0 count for nothing. ``clip_eps``
-    is eps of the partition; traced, whatever the algorithm clipped at. quantiles and max_outcomes
-    are as in `audit_states`.
+    Args:
+        policy: the policy.
+        old_params: before the update; None takes ``batch.old`` for old at the states too, and saves
+            a forward pass.
+        new_params: after it.
+        batch: its leading shape is [N] or, for a recurrent policy, [B, T]; rows of weight 0 do not
+            count.
+        clip_eps: eps of the partition, whatever the algorithm clipped at; traced.
+        quantiles: as in `audit_states`.
+        max_outcomes: as in `audit_states`.
 
     Raises:
         ValueError: on a concrete, negative ``clip_eps`` or a quantile outside [0, 1].
@@ -109,9 +114,9 @@ def audit_update(
 def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Array, Array, Array]:
     """(inside, killed, passing), [*E] bool, exactly one of them true; see `UpdateAudit`.
 
-    By the comparisons of `losses.clipped_surrogate_loss`, so that killed means what it did there.
-    The ``ratio`` new / old at the actions and the ``advantage`` are [*E], and ``clip_eps`` is the
-    half-width of the clipping interval. A ratio that is NaN is none of the three.
+    The comparisons are those of `losses.clipped_surrogate_loss`, so killed means that this loss
+    removed the gradient. The ``ratio`` new / old at the actions and the ``advantage`` are [*E], and
+    ``clip_eps`` is the half-width of the clipping interval. A NaN ratio is none of the three.
     """
     above, below = ratio > 1 + clip_eps, ratio < 1 - clip_eps
     killed = (above & (advantage > 0)) | (below & (advantage < 0))
@@ -124,9 +129,9 @@ def effective_sample_size(log_ratio: Array, weight: Array | None = None) -> Arra
 
     log_ratio is [*E], and so is the non-negative ``weight`` w; None is all ones.
     """
-    kept = log_ratio != -jnp.inf  # which a NaN is not: it is to be seen
+    kept = log_ratio != -jnp.inf  # keeps a NaN, so that it shows in the result
     kept = kept if weight is None else kept & (weight > 0)
-    # The share is the same for c r: no r overflows here.
+    # The share is the same for c r: dividing by the largest r avoids an overflow.
     top = jnp.max(jnp.where(kept, log_ratio, -jnp.inf))
     ratio = jnp.where(kept, jnp.exp(jnp.where(kept, log_ratio - top, 0)), 0)
     mean = means({"ratio": ratio, "square": jnp.square(ratio)}, weight)
@@ -140,7 +145,7 @@ def measure_update(
     """The fields kl to clip_fraction of `Metrics`, each []: how far the policy moved, exactly.
 
     ``policy`` has the parameters ``params`` after the update, which saw the whole ``batch``. The
-    ``audit`` is of this update, samples parted at eps = 0.2; None makes it.
+    ``audit`` is that of this update, with samples split at eps = 0.2; None computes it.
     """
     if audit is None:
         audit = audit_update(policy, None, params, batch, quantiles=())

@@ -1,4 +1,4 @@
-"""Environments: `make` by name, and what it takes to bring one's own.
+"""Environments: `make` one by name, or bring your own.
 
 An environment is a `kltrust.types.Env`: two pure functions and two spaces, nothing to inherit
 from. `from_functions` adds auto-reset, a time limit and steady dtypes to the plain pair; here is
@@ -26,10 +26,10 @@ a walk on the line that ends at +3 and pays 1 there::
     environments.check_env(walk())                                  # does it keep the contract?
     environments.register("walk", walk)                             # kltrust train trpo walk
 
-An environment that ends in a state without a future is ``terminated``; one that a clock cut off
-is ``truncated``, and its last state still has a value. Importing this package does not import
+An episode that ends in a state without a future is ``terminated``; one that a clock cut off is
+``truncated``, and its last state still has a value. Importing this package does not import
 gymnax; the first name that is not a registered one does. The environments of other libraries have
-a prefix, "brax/hopper", say, and each prefix is an extra: `adapters` says which are installed.
+a prefix, as in "brax/hopper", and each prefix is an extra: `adapters` says which are installed.
 """
 
 from kltrust.environments._build import from_functions as from_functions

@@ -1,14 +1,14 @@
-"""Other libraries' environments by prefix, "brax/hopper" and so on: each prefix an extra.
+"""Other libraries' environments by prefix, as in "brax/hopper"; each prefix is an extra.
 
 The module of a prefix, ``_brax`` for "brax/", imports its library, and is itself imported when a
 name of that prefix is first asked for. It has three functions::
 
     names() -> tuple[str, ...]               what its library's registry holds now
     parameters(name) -> (fields, arguments)  traced and static ones, with their defaults
-    build(name, arguments, fields) -> Core   of those that were given, fields cast and maybe traced
+    build(name, arguments, fields) -> Core   from those given; fields are cast and may be traced
 
 Everything else is here and the same for all: auto-reset, time limit, steady dtypes, 32 bits,
-bounded actions, and what is said of a package that is missing or a parameter that is unknown.
+bounded actions, and the errors for a missing package or an unknown parameter.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ ADAPTERS = {
     "pgx": ("pgx",),
     "playground": ("playground", *_MUJOCO),
 }
-"""By prefix the packages whose versions a result depends on, the library itself first."""
+"""The packages whose versions a result depends on, by prefix; the library itself comes first."""
 
 ENDING = {
     "brax": "its authors deprecate these environments",
     "playground": "0.2 is its last release on JAX",
 }
-"""Libraries at the end of their line; results recorded with them stay comparable."""
+"""Libraries that give up these environments; results recorded with them stay comparable."""
 
 MUJOCO_TASKS = {
     *("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "inverted_pendulum"),
@@ -60,10 +60,10 @@ MUJOCO_TASKS = {
 
 
 class Core(NamedTuple):
-    """An environment as its library has it: no auto-reset, no time limit of ours.
+    """An environment as its library has it, without our auto-reset and time limit.
 
-    The fields are those of `from_functions`. ``transition`` may not change the state that it is
-    given, and ``max_steps`` may be traced.
+    The fields are those of `from_functions`. ``transition`` must not change its input state, and
+    ``max_steps`` may be traced.
     """
 
     reset: Reset
@@ -89,7 +89,7 @@ def installed(prefix: str) -> str | None:
 
 
 def packages_in_use() -> tuple[str, ...]:
-    """The packages of the prefixes that this process has asked for environments of."""
+    """The packages of every prefix that this process has used."""
     used = (prefix for prefix in ADAPTERS if _module(prefix) in sys.modules)
     return tuple(dict.fromkeys(p for prefix in used for p in ADAPTERS[prefix]))
 
@@ -113,7 +113,7 @@ def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | 
     static = {k: v for k, v in params.items() if k in arguments}
     require_static(name, static)
     with jax_defaults():
-        # A default of None is the environment's own, of integers: a time limit.
+        # A default of None stands for the environment's own time limit, an integer.
         like = {k: 0 if v is None else v for k, v in defaults.items()}
         fields = {k: cast(name, k, v, like[k]) for k, v in params.items() if k in like}
     module, inner = _find(name)
@@ -125,15 +125,15 @@ def make_adapted(name: str, params: dict[str, Any], action_bound: ActionBound | 
 def finish(
     name: str, core: Core, action_bound: ActionBound | None, *, ours: bool = True, **bounds: Any
 ) -> Env:
-    """The `Env` of a core, computed by JAX's defaults.
+    """The `Env` of a core, computed under JAX's defaults.
 
-    ``ours`` says that its time limit is imposed here, and not by the core. ``bounds`` are those of
+    ``ours`` says that the time limit is imposed here, and not by the core. ``bounds`` are those of
     `bound_actions`; without ``action_bound``, actions are clipped where there are bounds.
     """
 
     def reset(key: Array) -> tuple[PyTree, PyTree]:
         with jax_defaults():
-            # Python's 0 and 0.0 become arrays here, where they are of 32 bits.
+            # Python's 0 and 0.0 become arrays here, under JAX's defaults: they get 32 bits.
             return jax.tree.map(strong, core.reset(key))
 
     def transition(key: Array, state: PyTree, action: Any) -> Stepped:
@@ -176,7 +176,7 @@ def _module(prefix: str) -> str:
 
 @contextlib.contextmanager
 def _at_rest() -> Iterator[None]:
-    """A library's own arrays are of 32 bits, and no tracers inside a trace."""
+    """Gives a library's own arrays 32 bits, and keeps them concrete inside a trace."""
     with jax_defaults(), jax.ensure_compile_time_eval():
         yield
 
@@ -187,7 +187,7 @@ def _load(prefix: str) -> Any:
 
 
 def _find(name: str) -> tuple[Any, str]:
-    """The module of a name's prefix, and the name that it knows."""
+    """The module of a name's prefix, and the name without the prefix."""
     prefix, _, inner = name.partition("/")
     module = _load(prefix)
     names = module.names()

@@ -1,7 +1,7 @@
 """brax's environments (Freeman et al. 2021) as `Env`.
 
-The raw environment is stepped, none of brax's wrappers: its `AutoResetWrapper` starts every
-episode of a lane from one and the same state, and hides the last observation of an episode.
+This steps the raw environment, without brax's wrappers: its `AutoResetWrapper` starts every
+episode of a lane from the same state, and hides the last observation of an episode.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from kltrust.environments._pictures import physics
 from kltrust.types import Array, Box, Number, PyTree
 
 MAX_STEPS = 1000
-"""brax's own: the default ``episode_length`` of its ``envs.create``."""
+"""brax's own limit: the default ``episode_length`` of its ``envs.create``."""
 
 BACKEND = "spring"
-"""brax's default, "generalized", takes several times as long a step and to compile."""
+"""brax's default, "generalized", takes several times as long to step and to compile."""
 
 
 def names() -> tuple[str, ...]:
-    """What brax's registry holds now, its users' registrations included."""
+    """The names in brax's registry now, including those that users have registered."""
     return tuple(envs._envs)
 
 
 def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Weights and scales are traced: brax's constructors keep their floats for the steps.
 
-    ``n_frames``, physics steps of an action, is None for the environment's own.
+    ``n_frames``, the physics steps per action, is None for the environment's own number.
     """
     found, _ = keywords(envs._envs[name])
     fields = {k: v for k, v in found.items() if isinstance(v, float)}
@@ -71,7 +71,7 @@ def core_of(env: Any, max_steps: Number, repeats: int = 1) -> Core:
     def transition(key: Array, state: PyTree, action: Array) -> Stepped:
         reward: Any = 0.0
         for _ in range(repeats):
-            # Some write into the metrics of the state that they are given: they get a copy.
+            # Some environments write into the metrics of their input state: they get a copy.
             state = env.step(jax.tree.map(lambda leaf: leaf, state), action)
             reward = reward + state.reward
         return state, state.obs, reward, state.done > 0, False

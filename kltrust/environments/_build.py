@@ -1,4 +1,4 @@
-"""An `Env` from two plain functions: auto-reset, time limit, dtypes that do not wander."""
+"""An `Env` from two plain functions: adds auto-reset, a time limit and steady dtypes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def from_functions(
     name: str = "custom",
     render: Render | None = None,
 ) -> Env:
-    """An environment that resets itself, from the functions of one that does not.
+    """An environment that resets itself, from two functions that do not.
 
     ``step`` is an `AutoReset`. States and observations keep the dtypes of ``reset`` and lose weak
-    types, so a step's output can be its next input without a second compilation.
+    types, so a step's output can be the next step's input without a second compilation.
 
     Args:
         reset: ``reset(key) -> (state, obs)``.
         transition: ``transition(key, state, action) -> (state, obs, reward, terminated,
-            truncated)``, all of it before any reset; flags and reward may be numbers of any kind.
+            truncated)``, all before any reset; flags and reward may be numbers of any kind.
         observation_space: the space of ``obs``, ours or one of gymnax or gymnasium.
         action_space: the space of ``action``, likewise; see `bound_actions` for a bounded Box.
-        max_steps: truncate an episode after so many steps, None for never. May be traced.
+        max_steps: truncate an episode after this number of steps, None for never. May be traced.
         name: for messages and tables.
         render: draws the states that ``reset`` and ``transition`` return, see `Render`;
             ``kltrust play`` films episodes with it.
@@ -66,7 +66,7 @@ def from_functions(
 
 @dataclasses.dataclass(frozen=True)
 class AutoReset:
-    """``Env.step`` of functions that know of no reset, and ``batch`` for ``Env.step_batch``.
+    """``Env.step`` from functions that do not reset, and ``batch`` for ``Env.step_batch``.
 
     A step splits its key into one for the transition and one for a reset, and selects the reset
     where the episode ended.
@@ -79,16 +79,16 @@ class AutoReset:
     name: str
 
     def __call__(self, key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
-        """A step; the same work at every one, so lanes under `vmap` never wait for each other."""
+        """A step; each does the same work, so that lanes under `vmap` never wait for each other."""
         state, obs, outcome = self._before_reset(key, state, action)
         done = outcome.terminated | outcome.truncated
         state, obs = tree.where(done, self._after_reset(key), (state, obs))
         return state, obs, outcome
 
     def batch(self, key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
-        """``vmap`` of the step, the same bits; on a CPU nothing is reset where no episode ended.
+        """``vmap`` of the step, the same bits; on a CPU it skips the resets if no episode ended.
 
-        There a reset and the hashing of its key often cost more than the step itself. Other
+        On a CPU a reset and the hashing of its key often cost more than the step itself. Other
         devices would have to tell their host, and wait for it, before they go on.
         """
         state, obs, outcome = jax.vmap(self._before_reset)(key, state, action)
@@ -124,7 +124,7 @@ class AutoReset:
 def _with_time_limit(
     reset: Reset, transition: Transition, max_steps: Number
 ) -> tuple[Reset, Transition]:
-    """The same pair over ``(state, steps taken)``, truncated after max_steps."""
+    """Both functions over ``(state, steps taken)``, truncated after max_steps."""
 
     def timed_reset(key: Array) -> tuple[PyTree, PyTree]:
         state, obs = reset(key)
@@ -141,7 +141,7 @@ def _with_time_limit(
 
 
 def strong(x: Any) -> Array:
-    """As an array without a weak type. Typed PRNG keys have none, and no cast."""
+    """``x`` as an array without a weak type. Typed PRNG keys have none and cannot be cast."""
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):
         return x
@@ -149,7 +149,7 @@ def strong(x: Any) -> Array:
 
 
 def mismatch(reset: PyTree, step: PyTree) -> str:
-    """How what a step returns differs in structure, shape, dtype or weak type; "" if it doesn't."""
+    """How a step's result differs from a reset's: structure, shape, dtype, weak type; or ""."""
     structures: list[Any] = [jax.tree.structure(reset), jax.tree.structure(step)]
     if structures[0] != structures[1]:
         return f" is {structures[0]} after a reset and {structures[1]} after a step"
@@ -173,7 +173,7 @@ def _scalar(x: Any, dtype: Any) -> Array:
 def _conform(x: PyTree, like: PyTree, what: str) -> PyTree:
     """Strongly typed x, which must agree with reset's in structure, shapes and dtypes.
 
-    A cast would agree too, and silently cut a float to an integer that a reset spelled ``0``.
+    A cast would agree too, but silently cut a float to an integer where a reset returned ``0``.
     """
     x = jax.tree.map(strong, x)
     if difference := mismatch(like, x):

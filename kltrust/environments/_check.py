@@ -1,4 +1,4 @@
-"""A checker of the contract that `Env` states."""
+"""Checks that an environment keeps the contract of `Env`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,23 @@ from kltrust.types import (
 def check_env(env: Env, key: Array | None = None, *, num_steps: int = 32) -> None:
     """Raises unless the environment can be rolled out, vmapped and scanned as it stands.
 
-    Checks, by tracing: no leaf is weakly typed, a step's state and observation have exactly the
-    shapes and dtypes of a reset's (so no chunk compiles twice), the outcome has the dtypes of
-    `Outcome`, the observation is of its space. Then, on three lanes of num_steps random actions:
-    ``next_obs`` is ``obs`` while an episode goes on, floats are finite, integers are within
-    their space, and the same keys give the same bits. The ``key`` of the episodes of ``env`` is
-    ``jax.random.key(0)`` by default.
+    By tracing, it checks:
+
+    - no leaf is weakly typed;
+    - a step's state and observation have exactly the shapes and dtypes of a reset's, so that no
+      chunk compiles twice;
+    - the outcome has the dtypes of `Outcome`, and the observation fits its space.
+
+    On three lanes of num_steps random actions, it checks:
+
+    - ``next_obs`` is ``obs`` while an episode goes on;
+    - floats are finite, and integers are within their space;
+    - the same keys give the same bits.
+
+    The ``key`` for the episodes of ``env`` is ``jax.random.key(0)`` by default.
 
     Raises:
-        ValueError: naming the first promise that is broken, and what would keep it.
+        ValueError: names the first broken promise and how to keep it.
     """
     env = as_env(env)
     key = jax.random.key(0) if key is None else key
@@ -46,11 +54,11 @@ def check_env(env: Env, key: Array | None = None, *, num_steps: int = 32) -> Non
 def sample_action(space: Space, key: Array, mask: Array | None = None) -> Array:
     """A random action: uniform over integers; for a Box, standard normals clipped to its bounds.
 
-    ``space`` may be gymnax's. The ``mask`` is of one observation, as in `Masked`: only allowed
-    actions are drawn.
+    ``space`` may be gymnax's. The ``mask`` belongs to one observation, as in `Masked`: only
+    allowed actions are drawn.
 
     Returns:
-        One action by a typed ``key``, of the shape and dtype of ``space``.
+        One action, drawn by a typed ``key``, with the shape and dtype of ``space``.
     """
     space = as_space(space)
     if mask is not None and isinstance(space, Discrete | MultiDiscrete):
@@ -92,7 +100,7 @@ def _check_batch(env: Env, arguments: PyTree) -> None:
         jax.tree.map(aval, jax.eval_shape(step, *lanes))
         for step in (jax.vmap(env.step), env.step_batch)
     )
-    # States may define == of their own.
+    # States may define their own ==.
     if jax.tree.flatten(expected) != jax.tree.flatten(found):
         raise ValueError(
             f"{env.name}: step_batch returns {found} and the vmap of step {expected}; "
@@ -191,5 +199,5 @@ def _equal(x: PyTree, y: PyTree) -> bool:
 
 
 def _close(x: np.ndarray, y: np.ndarray) -> bool:
-    """But for rounding: a compiler may compute one value twice, in two ways."""
+    """Whether they agree up to rounding: a compiler may compute one value twice, in two ways."""
     return np.allclose(x, y, rtol=1e-5, atol=1e-5, equal_nan=True)

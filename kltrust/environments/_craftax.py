@@ -21,18 +21,18 @@ CLASSIC, FULL = "Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"
 
 _NEVER = np.iinfo(np.int32).max
 _BLOCK_PIXELS = 16
-"""Of its textures, the size they are drawn in."""
+"""The size in which its textures are drawn."""
 
 
 def names() -> tuple[str, ...]:
-    """Both symbolic environments; those of pixels have no adapter."""
+    """Both symbolic environments; the pixel environments have no adapter."""
     return CLASSIC, FULL
 
 
 def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The numbers of its ``EnvParams`` are traced, its ``StaticEnvParams`` are static.
+    """The numbers in its ``EnvParams`` are traced, its ``StaticEnvParams`` are static.
 
-    ``max_timesteps`` is called max_steps, as everywhere.
+    ``max_timesteps`` is called max_steps, as everywhere here.
     """
     env = _class(name)
     static = fields_of(env.default_static_params())
@@ -53,7 +53,7 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         return state, obs
 
     def transition(key: Array, state: PyTree, action: Array) -> Stepped:
-        # It splits its keys by the functions of the old, untyped ones.
+        # It splits its keys by the functions for old, untyped keys.
         key = jax.random.key_data(key)
         obs, state, reward, terminated, _ = env.step_env(key, state, action, params)
         return state, obs, reward, terminated, False
@@ -64,7 +64,7 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
 
 
 def _render(name: str) -> Render:
-    """By its own pixels, whose textures are loaded when a first picture is asked for."""
+    """Draws by its own pixel renderer, whose textures are loaded with the first picture."""
 
     @functools.cache
     def drawn() -> Render:
@@ -79,6 +79,6 @@ def _class(name: str) -> Any:
 
 
 def _module(name: str, part: str) -> Any:
-    # Only of the one that is asked for: they load their textures.
+    # Imports only the package that is asked for: each loads its textures.
     package = "craftax_classic" if name == CLASSIC else "craftax"
     return importlib.import_module(f"craftax.{package}.{part}")

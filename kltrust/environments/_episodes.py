@@ -1,7 +1,7 @@
 """Wrappers with a memory: time limits, stacked observations, repeated actions.
 
 They keep the inner environment's state in the first place of a pair. The inner environment gets the
-keys that it would get alone; what a wrapper draws itself comes from other ones.
+keys that it would get alone; a wrapper's own draws come from other keys.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _OWN_KEY = 0x6B6C
 def time_limit(env: Env, max_steps: int) -> Env:
     """The environment ``env``, whose episodes are truncated after ``max_steps`` steps.
 
-    A shorter limit of the environment itself stays. The last state has a value, and ``next_obs``
-    is the observation before the reset.
+    If the environment has a shorter limit, that one stays. The last state has a value, and
+    ``next_obs`` is the observation before the reset.
 
     Returns:
         An `Env` of the same spaces; its state is ``(state, steps taken)``.
@@ -44,7 +44,7 @@ def time_limit(env: Env, max_steps: int) -> Env:
         return (state, jnp.zeros((), jnp.int32)), obs
 
     def limited(steps: Array, outcome: Outcome) -> tuple[Array, Outcome, Array]:
-        """Steps, the outcome, and whether the limit has cut an episode that went on."""
+        """Steps, the outcome, and whether the limit cut an episode that would have gone on."""
         ended = outcome.terminated | outcome.truncated
         steps = steps + 1
         cut = (steps >= max_steps) & ~ended
@@ -69,7 +69,7 @@ def time_limit(env: Env, max_steps: int) -> Env:
         def select() -> tuple[PyTree, PyTree]:
             return tree.where(cut, jax.vmap(after_reset)(key), after)
 
-        # As in `AutoReset.batch`: a CPU resets nothing where nothing ended.
+        # As in `AutoReset.batch`: a CPU skips the resets if no episode was cut.
         state, obs = loops.cond(lowering.shortcut(~jnp.any(cut)), lambda: after, select)
         return (state, steps), obs, outcome
 
@@ -87,8 +87,8 @@ def time_limit(env: Env, max_steps: int) -> Env:
 def stack_frames(env: Env, number: int) -> Env:
     """The environment ``env`` that shows the last ``number`` observations along their last axis.
 
-    [*O, C] becomes [*O, number C], the newest one last. An episode begins with copies of its first
-    observation. A mask beside the observation is that of the newest.
+    [*O, C] becomes [*O, number C], the newest observation last. An episode begins with copies of
+    its first observation. A mask beside the observation is the newest one's.
 
     Returns:
         An `Env`; its state is ``(state, frames)``.
@@ -128,15 +128,15 @@ def sticky_actions(env: Env, probability: float = 0.25) -> Env:
     """The environment ``env`` that repeats its last action with a ``probability``.
 
     The first action of an episode is the agent's. The default is that of Machado et al.,
-    "Revisiting the Arcade Learning Environment" (JAIR 2018). The policy's action is what a rollout
-    stores: its density is right, the environment is only less predictable.
+    "Revisiting the Arcade Learning Environment" (JAIR 2018). A rollout stores the policy's action,
+    so its density is right; the environment is only less predictable.
 
     Returns:
         An `Env`; its state is ``(state, (last action, whether there is one))``.
 
     Raises:
-        ValueError: if the probability does not lie in [0, 1], or states forbid actions: what is
-            repeated may be forbidden by then.
+        ValueError: if the probability does not lie in [0, 1], or states forbid actions: a repeated
+            action may be forbidden by then.
     """
     env = as_env(env)
     if isinstance(env.observation_space, MaskedSpace):
@@ -171,7 +171,7 @@ class _Around(NamedTuple):
         inner: the environment.
         first: ``first(obs) -> (extra, obs)`` after a reset.
         before: ``before(key, extra, action) -> action`` for the inner environment.
-        after: ``after(extra, that action, obs, outcome) -> (extra, obs, outcome)``.
+        after: ``after(extra, that action, obs, outcome) -> (extra, obs, outcome)`` after the step.
     """
 
     inner: Env
@@ -210,7 +210,7 @@ class _Around(NamedTuple):
 
 
 def _no_action(space: Space) -> Array:
-    """Zeros like an action that a policy takes."""
+    """Zeros of the shape and dtype of an action."""
     if isinstance(space, Box):
         return jnp.zeros(space.shape, jnp.float32)
     shape = (space.n,) if isinstance(space, MultiBinary) else np.shape(space[0])

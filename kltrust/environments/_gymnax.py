@@ -29,12 +29,12 @@ _DRAWN = (
     *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest")),
     *(f"{name}-misc" for name in ("FourRooms", "MetaMaze", "PointRobot", "Pong")),
 )
-"""Of gymnax's `Visualizer`; what it draws by gymnasium, gymnasium itself plays and films."""
+"""What gymnax's `Visualizer` draws itself; gymnasium plays and films the others."""
 
 
 def registry() -> dict[str, Callable[..., Any]]:
-    """What gymnax's own registry holds now, its users' registrations included."""
-    # Modules of gymnax hold arrays, whose precision is that of the moment they are imported.
+    """The registry of gymnax now, including the environments that users have registered."""
+    # gymnax's modules hold arrays, whose precision is set at the moment of import.
     with jax_defaults():
         from gymnax import registration
 
@@ -42,10 +42,10 @@ def registry() -> dict[str, Callable[..., Any]]:
 
 
 def make_gymnax(given: Any, params: dict[str, Any], action_bound: ActionBound | None) -> Env:
-    """`make` of a name in gymnax's registry, or of an environment object of gymnax's.
+    """`make` for a name in gymnax's registry, or for an environment object of gymnax.
 
     Transitions come from ``step_env``, ends from ``is_truncated`` and its ``terminated``, new
-    episodes from ``reset_env``; a ``step`` that a class overrides is not called.
+    episodes from ``reset_env``; a class's own ``step`` is not called.
     """
     with jax_defaults(), jax.ensure_compile_time_eval():
         if isinstance(given, str):
@@ -111,7 +111,7 @@ def _render(core: Any, params: Any) -> Render | None:
 
 
 def _construct(name: str, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The gymnax object, and those of params that are fields of its params."""
+    """The gymnax object, and the entries of ``params`` that are fields of its params."""
     factory = registry()[name]
     arguments, takes_any = keywords(factory)
     first = {
@@ -123,7 +123,7 @@ def _construct(name: str, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if not takes_any:
         require_known(name, params, names, arguments)
     if static.keys() != first.keys():
-        # Only an instance tells its fields: a name that is one of them goes to the params alone.
+        # Only an instance tells its fields. A name that is a field goes to the params alone.
         core = _call(name, factory, static)
     return core, {k: v for k, v in params.items() if k in names}
 
@@ -145,10 +145,10 @@ def _call(name: str, factory: Callable[..., Any], static: dict[str, Any]) -> Any
 
 
 def _replace(name: str, default: Any, values: dict[str, Any]) -> Any:
-    """The params with those values, and what follows from them.
+    """The params with those values, and with the fields that depend on them recomputed.
 
-    CartPole's params hold a sum and a product of others, which gymnax does not recompute: a sweep
-    over the cart's mass would change nothing at all.
+    CartPole's params hold a sum and a product of other fields, which gymnax does not recompute: a
+    sweep over the cart's mass would change nothing at all.
     """
     if not values:
         return default
@@ -166,15 +166,15 @@ def _spaces(name: str, core: Any, params: Any) -> tuple[Space, Space]:
     with jax_defaults():
         with jax.ensure_compile_time_eval():
             spaces = core.observation_space(params), core.action_space(params)
-        # An observation is what it is: Catch declares integers and gives floats, FourRooms the
-        # reverse.
+        # The dtype is that of a real observation: Catch declares integers and gives floats,
+        # FourRooms the reverse.
         key = jax.eval_shape(jax.random.key, 0)
         obs, _ = jax.eval_shape(lambda key: core.reset_env(key, params), key)
     return _space(name, spaces[0], obs), _space(name, spaces[1], None)
 
 
 def _space(name: str, space: Any, real: Any) -> Space:
-    """Ours for gymnax's, with the shape and dtype of the real thing where there is one."""
+    """Our space for gymnax's, with the shape and dtype of a real element if one is given."""
     kind = type(space).__name__
     if kind == "Discrete":
         if real is not None and (real.shape or not jnp.issubdtype(real.dtype, jnp.integer)):

@@ -1,4 +1,4 @@
-"""jumanji's environments (Bonnet et al. 2024) as `Env`: those of one agent."""
+"""jumanji's single-agent environments (Bonnet et al. 2024) as `Env`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kltrust.networks.masks import existing_actions
 from kltrust.types import Array, Box, Discrete, Masked, MaskedSpace, MultiDiscrete, PyTree, Space
 
 MAX_STEPS = 1000
-"""Where the environment has no limit: in some, a move that changes nothing can go on for ever."""
+"""The limit if the environment has none: some allow moves without effect for ever."""
 
 _MASK = "action_mask"
 
 
 def names() -> tuple[str, ...]:
-    """What jumanji's registry holds now, environments of several agents included."""
+    """The names in jumanji's registry now, including environments of several agents."""
     return tuple(sorted(jumanji.registered_environments()))
 
 
@@ -91,21 +91,21 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
 
 
 def _children(spec: Any) -> Any:
-    """A specification as nested dicts of those of arrays."""
+    """A specification as nested dicts of array specifications."""
     if isinstance(spec, specs.Array):
         return spec
     return {key: _children(child) for key, child in spec._specs.items()}
 
 
 def _values(spec: Any, value: Any) -> Any:
-    """An observation in the same way."""
+    """An observation as nested dicts of arrays, as in `_children`."""
     if isinstance(spec, specs.Array):
         return value
     return {key: _values(child, getattr(value, key)) for key, child in spec._specs.items()}
 
 
 def _only(tree: Any) -> Any:
-    """The entry of a dict that has one: a board alone is an array, an image may be convolved."""
+    """Unwraps a dict with one entry, so that a lone board or image is an array."""
     return _only(*tree.values()) if isinstance(tree, dict) and len(tree) == 1 else tree
 
 
@@ -114,7 +114,7 @@ def _box(spec: Any) -> Box:
 
 
 def _is_ours(mask: Any, space: Space) -> bool:
-    """Whether a mask is one of `Masked`; those over whole vectors of integers are not."""
+    """Whether a mask fits `Masked`; masks over whole vectors of integers do not."""
     if not isinstance(space, Discrete | MultiDiscrete):
         return False
     shape = existing_actions(space).shape

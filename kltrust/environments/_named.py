@@ -22,17 +22,17 @@ WRAPPERS: dict[str, Callable[..., Env]] = {
         _wrappers.hide_observations,
     )
 }
-"""Those that a name can ask for."""
+"""The wrappers that a name can ask for."""
 
 
 def parts_of(name: str) -> tuple[str, list[str]]:
-    """The environment's own name and the calls of wrappers after it, of "name | call | call"."""
+    """Splits "name | call | call" into the environment's own name and the wrappers' calls."""
     base, *calls = (part.strip() for part in name.split("|"))
     return base, calls
 
 
 def wrapped(env: Env, calls: list[str]) -> Env:
-    """The environment in the wrappers that these ``calls`` name, the first one innermost.
+    """The environment ``env`` in the wrappers that ``calls`` name, the first one innermost.
 
     Raises:
         ValueError: for a wrapper that does not exist, or arguments that it does not take.

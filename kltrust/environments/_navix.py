@@ -13,7 +13,7 @@ from kltrust.environments._pictures import pixels
 from kltrust.types import Array, Discrete, PyTree
 
 _PENALTY = next(name for name in navix.Environment.__dataclass_fields__ if name.startswith("penal"))
-"""navix spells the field of its penalty for late rewards in two ways."""
+"""The field of navix's penalty for late rewards, which navix spells in two ways."""
 
 _FUNCTIONS = {
     "observation_fn": observations,
@@ -24,12 +24,12 @@ _FUNCTIONS = {
 
 
 def names() -> tuple[str, ...]:
-    """What navix's registry holds now."""
+    """The names in navix's registry now."""
     return tuple(navix.registry())
 
 
 def parameters(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Functions are given as such or by their names in navix; None is the environment's own."""
+    """Functions are passed as such or by their names in navix; None is the environment's own."""
     fields = {"max_steps": navix.make(name).max_steps, _PENALTY: 0.0}
     return fields, dict.fromkeys(_FUNCTIONS)
 
@@ -44,7 +44,7 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         return timestep, timestep.observation
 
     def transition(key: Array, timestep: PyTree, action: Array) -> Stepped:
-        # Not `step`, which resets first where an episode ended: under vmap, a reset every step.
+        # Not `step`: it first resets an episode that ended, under vmap a reset at every step.
         timestep = env._step(timestep, action)
         ends = timestep.is_termination(), timestep.is_truncation()
         return timestep, timestep.observation, timestep.reward, *ends

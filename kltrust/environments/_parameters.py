@@ -1,4 +1,4 @@
-"""Parameters by name: which are traced, which are static, and what other libraries' code needs."""
+"""Parameters by name, traced or static, and the JAX settings that other libraries need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = ("max_steps", "max_steps_in_episode")
 
 @contextlib.contextmanager
 def jax_defaults() -> Iterator[None]:
-    """JAX's defaults, whatever the caller set: environments need 32 bits and free promotion."""
+    """Sets JAX's defaults, whatever the caller set: environments need 32 bits, free promotion."""
     with (
         jax.enable_x64(False),
         jax.numpy_rank_promotion("allow"),
@@ -31,7 +31,7 @@ def jax_defaults() -> Iterator[None]:
 
 
 def fields_of(params: Any) -> dict[str, Any]:
-    """The fields of a dataclass's instance with their values; none of anything else."""
+    """The fields of a dataclass instance with their values; empty for anything else."""
     fields = dataclasses.fields(params) if dataclasses.is_dataclass(params) else ()
     return {field.name: getattr(params, field.name) for field in fields}
 
@@ -45,7 +45,7 @@ def keywords(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
 
 
 def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """The known names nearest to another one, as a question; "" where none is near."""
+    """The known names nearest to ``name``, as a question; "" if none is near."""
     near = nearest(name, names, cutoff=0.5)
     return f"did you mean {' or '.join(repr(prefix + text) for text in near)}? " if near else ""
 
@@ -63,7 +63,7 @@ def require_static(name: str, arguments: dict[str, Any]) -> None:
 def require_known(
     name: str, params: Iterable[str], fields: Iterable[str], arguments: Iterable[str]
 ) -> None:
-    """Refuses parameters that an environment does not have, and names those that it has."""
+    """Refuses parameters that the environment does not have, and lists those that it has."""
     fields, arguments = list(fields), list(arguments)
     unknown = [k for k in params if k not in fields and k not in arguments]
     if unknown:

@@ -1,4 +1,4 @@
-"""pgx's games (Koyamada et al. 2023) as `Env`: those of one player."""
+"""pgx's single-player games (Koyamada et al. 2023) as `Env`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kltrust.environments._build import Stepped
 from kltrust.types import Array, Discrete, Masked, MaskedSpace, PyTree
 
 MAX_STEPS = 10_000
-"""Far beyond any game that is lost; some games of MinAtar can go on for ever."""
+"""Far beyond any game that is lost; some MinAtar games can go on for ever."""
 
 
 def names() -> tuple[str, ...]:
-    """The games of one player; those of MinAtar are a package of their own."""
+    """The single-player games; MinAtar's are in a separate package."""
     return tuple(n for n in pgx.available_envs() if n == "2048" or n.startswith("minatar-"))
 
 

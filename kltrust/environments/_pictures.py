@@ -1,4 +1,4 @@
-"""Pictures of states, drawn on the host by what the environments' own libraries draw with."""
+"""Pictures of states, drawn on the host by the environments' own libraries."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kltrust.environments._parameters import jax_defaults
 from kltrust.types import PyTree, Render
 
 HEIGHT, WIDTH = 360, 480
-"""The size of pictures that have none of their own."""
+"""The size of pictures whose library does not set one."""
 
 
 def inside(render: Render | None) -> Render | None:
-    """Draws states that are pairs by what draws the first of the pair."""
+    """Draws states that are pairs by the renderer of the pair's first entry."""
     if render is None:
         return None
     return lambda states: render([state for state, _ in states])
 
 
 def pixels(draw: Callable[[PyTree], Any]) -> Render:
-    """Draws by a pure function of one state: [H, W, 3] of numbers from 0 to 255."""
+    """Draws by a pure function of one state that returns [H, W, 3], numbers from 0 to 255."""
 
     def render(states: Sequence[PyTree]) -> Iterator[np.ndarray]:
         with jax_defaults():
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
             pictures = np.asarray(jax.lax.map(draw, stacked)).astype(np.uint8)
-        # Some draw a tile in a few pixels, which no player shows well.
+        # Some draw a tile with a few pixels, too small for any video player.
         times = max(HEIGHT // pictures.shape[1], 1)
         for picture in pictures:
             yield picture.repeat(times, 0).repeat(times, 1)
@@ -68,7 +68,7 @@ def physics(model: Any, place: Callable[[Any, PyTree], None]) -> Render:
 
         try:
             renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
-        except Exception as error:  # of whatever OpenGL's libraries raise
+        except Exception as error:  # OpenGL's libraries raise exceptions of any kind
             raise RuntimeError(
                 f"MuJoCo can't draw here ({type(error).__name__}: {error}): it needs OpenGL; where "
                 "there is no screen, set MUJOCO_GL=egl (or osmesa) before Python starts"
@@ -78,7 +78,7 @@ def physics(model: Any, place: Callable[[Any, PyTree], None]) -> Render:
                 data = mujoco.MjData(model)
                 place(data, state)
                 mujoco.mj_forward(model, data)
-                # The model's first camera, which mostly follows the body; else one that is free.
+                # The model's first camera, which mostly follows the body; else a free one.
                 renderer.update_scene(data, camera=0 if model.ncam else -1)
                 yield renderer.render().copy()
 
@@ -87,14 +87,14 @@ def physics(model: Any, place: Callable[[Any, PyTree], None]) -> Render:
 
 @contextlib.contextmanager
 def _off_screen() -> Iterator[Any]:
-    """A pyplot that draws into memory; its backend and figures of before come back afterwards."""
+    """A pyplot that draws into memory; its old backend and figures come back afterwards."""
     import matplotlib.pyplot as plt
 
     backend, shown = plt.get_backend(), set(plt.get_fignums())
     plt.switch_backend("agg")
     try:
         with warnings.catch_warnings():
-            # Of libraries that ask for a window.
+            # From libraries that ask for a window.
             warnings.filterwarnings("ignore", message=".*non-interactive")
             yield plt
     finally:

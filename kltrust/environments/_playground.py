@@ -12,11 +12,11 @@ from kltrust.environments._pictures import physics
 from kltrust.types import PyTree
 
 IMPLEMENTATION = "jax"
-"""MJX's own; Playground's default, "warp", needs an NVIDIA GPU."""
+"""MJX's own backend; Playground's default, "warp", needs an NVIDIA GPU."""
 
 
 def names() -> tuple[str, ...]:
-    """What Playground's registry holds now."""
+    """The names in Playground's registry now."""
     return tuple(registry.ALL_ENVS)
 
 
@@ -41,7 +41,7 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
     try:
         env = registry.load(name, config_overrides=overrides)
     except Exception as error:
-        # git's failure, among others: the robots' models are cloned on first use.
+        # git may fail, among others: the robots' models are cloned on first use.
         raise RuntimeError(
             f"playground/{name} could not be made: {type(error).__name__}: {error}. The robots "
             "(locomotion and manipulation) need mujoco_menagerie, which Playground clones into "

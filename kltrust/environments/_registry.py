@@ -25,19 +25,19 @@ from kltrust.types import Env, MaskedSpace, Number, Space
 
 _factories: dict[str, Callable[..., Env]] = {}
 _homes: dict[str, str] = {}
-"""The module in which each of them was registered."""
+"""The module that registered each environment."""
 
-# Environments whose construction fetches something: described without being made.
+# Environments whose construction downloads something: `describe` does not make them.
 _DOWNLOADS = {"MNISTBandit-bsuite": "downloads MNIST on first use"}
 
 
 class EnvInfo(NamedTuple):
-    """What can be said of an environment without running it.
+    """An environment's description, made without running it.
 
     Attributes:
         name: for `make`.
         source: "gymnax", "registered", or the prefix of an adapter.
-        observation_space, action_space, max_steps: as in `Env`; None where not known.
+        observation_space, action_space, max_steps: as in `Env`; None if not known.
         fields: traced parameters and their defaults.
         arguments: static parameters and their defaults (``inspect.Parameter.empty`` if required).
         note: what else to know, or "".
@@ -56,14 +56,16 @@ class EnvInfo(NamedTuple):
 def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any) -> Env:
     """The environment of that name.
 
-    Names are those given to `register`; those of other libraries after a prefix, "brax/hopper",
-    say, each an extra of its own (see `adapters`); then all that gymnax's registry holds at the
-    time of the call: a user's ``gymnax.register`` counts.
+    `make` looks for a name in three places, in this order:
 
-    A parameter is a field of an environment's params, and may be a tracer: one compilation
-    serves all its values. Otherwise it is an argument of the environment's factory, and static.
-    Spaces are evaluated with the concrete parameters, and the defaults of traced ones, so that
-    they are never tracers; the map of `bound_actions` follows the traced ones.
+    - names given to `register`;
+    - other libraries, by prefix, as in "brax/hopper" (each prefix is an extra, see `adapters`);
+    - gymnax's registry at the time of the call, so a user's ``gymnax.register`` counts.
+
+    A parameter that is a field of the environment's params may be a tracer: one compilation
+    serves all its values. Any other is an argument of the environment's factory, and static.
+    Spaces are evaluated with the concrete parameters and with the defaults of traced ones, so they
+    are never tracers. The map of `bound_actions` follows the traced parameters.
 
     Wrappers come after the name, each after a bar, the innermost first:
     "CartPole-v1 | time_limit(200) | stack_frames(4)". There are `time_limit`, `stack_frames`,
@@ -72,13 +74,13 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
     Args:
         name: such as "CartPole-v1" or "brax/hopper"; or an environment object of gymnax.
         action_bound: how actions in a bounded Box are bounded ("clip", "tanh", "none"; see
-            `bound_actions`). Default: they are clipped; a registered environment's are its own
-            matter.
-        **params: numbers of the environment.
+            `bound_actions`). Default: they are clipped, except in a registered environment, which
+            stays as it is.
+        **params: parameters of the environment.
 
     Raises:
-        ValueError: for an unknown name (with the nearest ones), a parameter that the environment
-            does not have (with those it has), a value that does not fit, or a wrapper that does not
+        ValueError: for an unknown name (lists the nearest), a parameter that the environment does
+            not have (lists those it has), a value that does not fit, or a wrapper that does not
             exist or apply.
         RuntimeError: if a package or data that the environment needs can't be loaded.
 
@@ -107,13 +109,13 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
 
 
 def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False) -> None:
-    """Adds an environment of one's own: ``make(name, **params)`` is ``factory(**params)``.
+    """Adds your environment: ``make(name, **params)`` is then ``factory(**params)``.
 
-    The ``factory`` may be a class of gymnax, or return an object of it. A registered name is found
-    before gymnax's of the same name.
+    The ``factory`` may be a gymnax class, or return a gymnax environment. A registered name takes
+    precedence over the same name in gymnax.
 
     Raises:
-        ValueError: if the name is empty, or registered and overwrite is not set.
+        ValueError: if the name is empty or has a "|", or is registered and overwrite is not set.
         TypeError: if the factory is not callable.
     """
     if not isinstance(name, str) or not name or "|" in name:
@@ -126,7 +128,7 @@ def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False)
 
 
 def home_of(name: str) -> str | None:
-    """The module that registers an environment, here or with gymnax; None of an adapter's.
+    """The module that registers an environment, here or with gymnax; None for an adapter's.
 
     Raises:
         ValueError: if ``name`` is unknown.
@@ -140,7 +142,7 @@ def home_of(name: str) -> str | None:
 
 
 def adapters() -> dict[str, str | None]:
-    """Other libraries' prefixes -> the versions that are installed, or None; nothing is imported.
+    """Other libraries' prefixes -> the installed versions, or None; imports nothing.
 
     ``pip install 'kltrust[brax]'`` installs what "brax/..." needs, and so on.
     """
@@ -150,7 +152,7 @@ def adapters() -> dict[str, str | None]:
 def available(prefix: str | None = None) -> tuple[str, ...]:
     """All names that `make` knows now -> each once: registered ones, then gymnax's.
 
-    With a ``prefix``, one of `adapters`, it is that one's names; this imports its library.
+    With a ``prefix`` from `adapters`, it lists that library's names; this imports the library.
 
     Raises:
         ValueError: for an unknown prefix.
@@ -164,7 +166,7 @@ def available(prefix: str | None = None) -> tuple[str, ...]:
 
 
 def describe(name: str) -> EnvInfo:
-    """Spaces, time limit and parameters of an environment; nothing is downloaded for it.
+    """Spaces, time limit and parameters of an environment; downloads nothing.
 
     Raises:
         ValueError: for an unknown name.
@@ -193,10 +195,10 @@ def describe(name: str) -> EnvInfo:
 
 
 def static_parameters(name: str) -> frozenset[str]:
-    """The names of the arguments of an adapter's environment -> those whose floats are no tracers.
+    """The static arguments of an adapter's environment -> the names that can't be traced.
 
-    ``name`` is as in `make`. There are none for gymnax's and registered environments: only use
-    tells which may be traced.
+    ``name`` is as in `make`. The set is empty for gymnax's and registered environments: only use
+    tells which of their arguments may be traced.
     """
     base = parts_of(name)[0]
     return frozenset(adapted_parameters(base)[1]) if prefix_of(base) else frozenset()

@@ -1,7 +1,7 @@
 """Wrappers without a memory: bounded actions, other observations, other rewards.
 
-The policy's own action has the density, the environment gets a bounded one. Hidden entries make
-tasks that ask for a memory.
+The density is that of the policy's own action; the environment gets the bounded one. Hiding
+entries of an observation makes tasks that need a memory.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         "clip":  u = clip(c + h a, low, high)        "tanh":  u = c + h tanh(a)
 
     Integers are rounded to the nearest. Dimensions without a bound keep their units; one-sided
-    bounds clip. The wrapped step takes the raw action a: it is what the policy samples, what the
-    rollout stores and what has a density. tanh is invertible, so the KL divergence between two
-    policies is that between their bounded actions, and clipping can only lower it; entropies are of
-    the raw action. NaN stays NaN.
+    bounds clip. The wrapped step takes the raw action a: the policy samples it, the rollout stores
+    it, and densities and entropies refer to it. Since tanh is invertible, the KL divergence between
+    two policies equals that between their bounded actions; clipping can only lower it. NaN stays
+    NaN.
 
     Args:
         env: an environment; one whose action space is not a bounded Box takes only "none".
@@ -85,11 +85,11 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
         # Unbounded dimensions get stand-in bounds, so that no infinity meets a product.
         lowest, highest = jnp.where(two_sided, low, -1.0), jnp.where(two_sided, high, 1.0)
         unit = jnp.where(two_sided, jnp.tanh(raw), raw) if how == "tanh" else raw
-        # Halves first: the sum of the largest floats is none.
+        # Halves first: the sum of the largest floats overflows.
         action = (highest / 2 + lowest / 2) + (highest / 2 - lowest / 2) * unit
         # Rounding may leave tanh's image by an ulp; one-sided dimensions have their bound here.
         action = jnp.clip(action, low, high)
-        # Truncated instead, 0 would stand for two intervals.
+        # Truncation would map two intervals to 0.
         whole = jnp.issubdtype(space.dtype, jnp.integer)
         return (jnp.round(action) if whole else action).astype(space.dtype)
 
@@ -111,13 +111,13 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
 
 
 def hide_observations(env: Env, keep: Sequence[int]) -> Env:
-    """The environment with all entries of its observation hidden but some.
+    """The environment with only some entries of its observation shown.
 
     CartPole's velocities are its entries 1 and 3: ``hide_observations(env, keep=(0, 2))`` shows
     positions alone, from which a policy without memory can't tell where the pole is going.
 
-    An observation of ``env`` is a vector, a Box of shape [F]; of the result one of shape
-    [len(keep)], the entries of ``keep`` in this order.
+    An observation of ``env`` is a vector, a Box of shape [F]. An observation of the result has
+    shape [len(keep)] and holds the entries of ``keep`` in this order.
 
     Raises:
         ValueError: for another kind of observation, or entries that it does not have.
@@ -184,7 +184,7 @@ def transform_observations(
 def transform_rewards(env: Env, function: Callable[[Array], Array]) -> Env:
     """The environment ``env`` whose reward goes through an elementwise ``function`` -> an `Env`.
 
-    What is reported as the return is then that of the transformed reward, in evaluations, too.
+    The reported return is then that of the transformed reward, in evaluations, too.
     """
     env = as_env(env)
 
@@ -216,7 +216,7 @@ def has_bounds(space: Any) -> bool:
 
 
 def fit_action(name: str, space: Space, action: Any) -> Array:
-    """The action in the dtype that other libraries' code is written for; refuses another shape."""
+    """The action in the dtype that other libraries' code expects; refuses another shape."""
     if isinstance(space, Box):
         dtype, shape = space.dtype, tuple(space.shape)
     else:

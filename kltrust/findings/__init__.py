@@ -1,8 +1,8 @@
-"""What is wrong with a training or an update: named findings, each with its evidence.
+"""Faults of a training or an update: named findings, each with its evidence.
 
-Every finding is declared once, by a function with its severity, what it usually means and what to
-try; see the page of findings for all of them. Nothing here compiles anything: metrics and arrays
-are those that a training has left.
+Every finding is declared once, by a function with its severity, its usual cause and a remedy; see
+the page of findings for all of them. Nothing here compiles anything: the findings come from the
+metrics and arrays of a finished training.
 """
 
 from kltrust.findings._declare import CATALOGUE, Declared, Evidence

@@ -1,4 +1,4 @@
-"""One update as arrays of NumPy, of whatever framework they came from."""
+"""One update as NumPy arrays, from any framework."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _NAMES = ("logits", "probs", "mean", "std", "log_std", "log_prob")
 
 
 def as_array(x: Any) -> np.ndarray:
-    """An array of NumPy, of JAX, or a tensor that speaks dlpack, as NumPy's; lists, too."""
+    """An array of NumPy or JAX, a tensor that supports dlpack, or a list, as a NumPy array."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
-        if "bfloat16" in str(x.dtype):  # which NumPy does not have; every value of it is a float32
+        if "bfloat16" in str(x.dtype):  # NumPy has no bfloat16; float32 holds all its values
             x = x.float()
     if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
         try:
@@ -28,13 +28,13 @@ def as_array(x: Any) -> np.ndarray:
 
 
 class Policy(NamedTuple):
-    """A distribution over actions at every row; parameters float64, what is not known is None.
+    """A distribution over actions at every row; parameters are float64, unknown ones None.
 
     Attributes:
-        logits: [N, A] normalised log-probabilities, -inf for what can't happen.
+        logits: [N, A] normalised log-probabilities, -inf for impossible actions.
         mean, std: [N, D] of a diagonal Gaussian.
-        log_prob: [N] of the actions, where nothing else is known.
-        given: the arrays as they came.
+        log_prob: [N] of the actions, if nothing else is known.
+        given: the arrays as they were passed.
     """
 
     logits: np.ndarray | None
@@ -45,23 +45,23 @@ class Policy(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Which of the three it is."""
+        """Which form is known: logits, mean or log_prob."""
         if self.logits is not None:
             return "logits"
         return "log_prob" if self.mean is None else "mean"
 
 
 def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
-    """What `judge_update` takes for a policy, rows flattened.
+    """A policy in any form that `judge_update` takes, with its rows flattened.
 
     Raises:
-        ValueError: if it is of no known form, or its rows are not those of the actions.
+        ValueError: if its form is unknown, or its rows are not those of the actions.
     """
     parts = parts_of(given, len(leading), name)
     number = int(np.prod(leading))
     for key, x in parts.items():
         wide = x.ndim == len(leading) + (key != "log_prob")
-        # A deviation that does not depend on the state is one row, or a number.
+        # A deviation that does not depend on the state may be one row or a number.
         if key in ("std", "log_std") and x.ndim <= len(leading):
             parts[key] = np.broadcast_to(x, parts["mean"].shape)
         elif not wide or x.shape[: len(leading)] != leading:
@@ -117,9 +117,9 @@ def parts_of(given: Any, rank: int, name: str) -> dict[str, np.ndarray]:
 
 
 class Batch:
-    """One update: what `judge_update` was given, and what follows from it.
+    """One update: the arguments of `judge_update`, and quantities derived from them.
 
-    A part that was not given raises `Missing` where a condition reads it, so that nothing is said.
+    If a condition reads a part that was not given, this raises `Missing`: the finding is skipped.
     """
 
     def __init__(self, old: Policy, new: Policy, actions: np.ndarray, given: Mapping[str, Any]):
@@ -144,7 +144,7 @@ class Batch:
 
     @cached_property
     def weight(self) -> np.ndarray:
-        """[N] of the rows that are kept, with a mean of 1."""
+        """[N] the weights of the rows that are kept, scaled to a mean of 1."""
         weight = self.given.get("weight")
         if weight is None:
             return np.ones(int(self.kept.sum()))
@@ -153,7 +153,7 @@ class Batch:
 
     @cached_property
     def old_log_prob_of_all(self) -> np.ndarray:
-        """[N]."""
+        """[N] log old(a|s), of all rows."""
         return log_prob(self.old, self.actions)
 
     @property
@@ -174,7 +174,7 @@ class Batch:
 
     @cached_property
     def kl(self) -> np.ndarray:
-        """[N] KL(old || new): exact where both are distributions, else the estimate k3 of it."""
+        """[N] KL(old || new): exact if both are distributions, else the estimate k3."""
         found = kl(self.old, self.new)
         if found is None:
             with np.errstate(over="ignore"):
@@ -195,7 +195,7 @@ class Batch:
 
 
 def log_prob(policy: Policy, actions: np.ndarray) -> np.ndarray:
-    """[N] of actions [N] or [N, D]."""
+    """[N] log-probabilities of actions [N] or [N, D]."""
     if policy.log_prob is not None:
         return policy.log_prob
     if policy.logits is not None:

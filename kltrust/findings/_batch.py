@@ -1,4 +1,4 @@
-"""Findings about what an update was fed with, and what was logged of it."""
+"""Findings about an update's inputs, and about the values logged for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings about what decides a step: the search, the solver, the controllers, the early stop."""
+"""Findings about the size of a step: the search, the solver, the controllers, the early stop."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def quadratic_model_off(lane: Lane) -> Evidence | None:
 
 
 def _at_clamp(lane: Lane, quantity: str, role: str) -> Evidence | None:
-    """At the end that would make updates smaller, while they are too large."""
+    """Evidence that a setting is at the bound for the smallest updates, yet they are too large."""
     lane.need(10)
     x, limit, target = lane[quantity], lane.claim(role), lane.claim("set point")
     there = x >= limit * 0.9999 if role == "ceiling" else x <= limit * 1.0001

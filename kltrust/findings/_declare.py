@@ -1,7 +1,7 @@
-"""How a finding is declared: one function, with all that is said of it at its head.
+"""How to declare a finding: one function, with the finding's texts in its decorator.
 
-A condition is a pure function of what is judged. It reads the columns or arrays that it needs, and
-what is not there raises `Missing`: then nothing is said.
+A condition is a pure function of a run, an update or several runs. It reads the columns or arrays
+that it needs; a missing one raises `Missing`, and the finding is skipped.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 SEVERITIES = ("note", "warning", "error")
-"""From what is worth knowing to what makes the numbers wrong."""
+"""From worth knowing to making the numbers wrong."""
 
 TRAINING, UPDATE, GROUP = "a training", "an update", "several runs"
-"""What a condition looks at: the metrics of one run, the arrays of one update, runs together."""
+"""The input of a condition: the metrics of one run, the arrays of one update, several runs."""
 
 
 class Missing(LookupError):
-    """What a condition needs is not there; the finding is neither made nor ruled out."""
+    """A condition's input is missing; the finding is neither made nor ruled out."""
 
 
 class Evidence(NamedTuple):
-    """What a condition has seen.
+    """The evidence for a finding.
 
     Attributes:
-        quantity: which column, or what was worked out of the arrays.
-        value: the worst of it.
-        limit: what it should have kept to; None where there is no number for it.
-        since: the first iteration, row or run where it was seen; None where there is no order.
+        quantity: the column, or the quantity computed from the arrays.
+        value: its worst value.
+        limit: the limit that it should have kept; None if there is no number for it.
+        since: the first iteration, row or run where it was seen; None if there is no order.
         count: how often it was seen.
-        of: how often it could have been.
-        detail: more words, if the numbers do not say it.
+        of: how often it could have been seen.
+        detail: more words, if the numbers alone are not clear.
     """
 
     quantity: str
@@ -56,12 +56,12 @@ class Declared(NamedTuple):
     Attributes:
         name: of the finding.
         severity: one of `SEVERITIES`.
-        of: what the condition looks at: `TRAINING`, `UPDATE` or `GROUP`.
-        says: what was found, one sentence.
-        means: what it usually comes from.
+        of: the condition's input: `TRAINING`, `UPDATE` or `GROUP`.
+        says: the finding in one sentence.
+        means: its usual cause.
         remedy: what to try.
-        explains: the findings that this one is the reason of: they are left out beside it.
-        condition: what is judged -> `Evidence`, or None.
+        explains: findings that this one causes: they are left out if it is found.
+        condition: the input -> `Evidence`, or None.
     """
 
     name: str
@@ -75,13 +75,13 @@ class Declared(NamedTuple):
 
 
 CATALOGUE: dict[str, Declared] = {}
-"""Every finding by its name, in the order of their declarations."""
+"""All findings by name, in the order of their declarations."""
 
 
 def finding(
     severity: str, of: str, *, means: str, remedy: str, explains: tuple[str, ...] = ()
 ) -> Callable[[Callable], Callable]:
-    """Declares the function below it as a condition; its name and docstring are the finding's."""
+    """Declares a function as a condition; its name and docstring become the finding's."""
 
     def declare(condition: Callable) -> Callable:
         name = condition.__name__
@@ -95,7 +95,7 @@ def finding(
 
 
 def look(*judged: tuple[str, Any]) -> list[tuple[Declared, Evidence]]:
-    """All that conditions find of pairs (what it is, it), less what another one explains."""
+    """Runs all conditions on pairs (kind, input); leaves out findings that another one explains."""
     found: dict[str, tuple[Declared, Evidence]] = {}
     for of, thing in judged:
         for entry in CATALOGUE.values():

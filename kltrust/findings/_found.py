@@ -1,4 +1,4 @@
-"""What comes of a judgement: findings, worst first, as lines, rows, a table or plain data."""
+"""The result of a judgement: findings, worst first, as lines, rows, a table or plain data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Finding(NamedTuple):
     Attributes:
         name: in the catalogue.
         severity: "note", "warning" or "error".
-        evidence: which number, where, since when.
+        evidence: the number, its limit, and since when.
         where: the run: its label, env, seed and number, as far as they are known.
     """
 
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
     @property
     def declared(self) -> Declared:
-        """What the catalogue says of it: what it means, what to try."""
+        """Its entry in the catalogue: the usual cause and the remedy."""
         return CATALOGUE[self.name]
 
     @property
@@ -41,9 +41,9 @@ class Finding(NamedTuple):
 
 
 class Findings(Sequence[Finding]):
-    """What a judge found, worst first; a notebook shows it as a table.
+    """All findings of a judgement, worst first; a notebook shows them as a table.
 
-    ``of`` is the number of runs or updates that were looked at.
+    ``of`` is the number of runs or updates that were judged.
     """
 
     def __init__(self, findings: Sequence[Finding], of: int = 1):
@@ -76,11 +76,11 @@ class Findings(Sequence[Finding]):
 
     @property
     def severity(self) -> str:
-        """The worst one's; "" if nothing was found."""
+        """The worst finding's severity; "" if nothing was found."""
         return self._found[0].severity if self._found else ""
 
     def at_least(self, severity: str) -> Findings:
-        """Those of a ``severity`` or worse -> `Findings`."""
+        """The findings of this ``severity`` or worse -> `Findings`."""
         least = SEVERITIES.index(severity)
         kept = [f for f in self._found if SEVERITIES.index(f.severity) >= least]
         return Findings(kept, self.of)
@@ -111,7 +111,7 @@ class Findings(Sequence[Finding]):
                     "remedy": said.remedy,
                 }
             )
-        # Of one severity, what most runs have comes first.
+        # Within a severity, the finding in most runs comes first.
         rows.sort(key=lambda row: (-SEVERITIES.index(row["severity"]), -row["runs"]))
         return rows
 
@@ -129,7 +129,7 @@ class Findings(Sequence[Finding]):
         return said
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Every finding with its evidence -> plain data, with no number that JSON lacks."""
+        """Every finding with its evidence -> plain data, without NaN or infinity, for JSON."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, np.generic):

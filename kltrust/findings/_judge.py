@@ -16,7 +16,7 @@ from kltrust.findings._lane import Lane
 from kltrust.findings._scalars import columns_of
 
 ROLES = ("bound", "set point", "clip", "floor", "ceiling", "value clip", "gradient bound")
-"""The roles of settings that conditions ask for."""
+"""The roles of settings that conditions use."""
 
 
 def judge(
@@ -29,27 +29,27 @@ def judge(
 ) -> Findings:
     """Says what is wrong with trainings, from their metrics alone.
 
-    Nothing is compiled; a hundred runs take about a second. What a table has no column for is
-    neither found nor ruled out.
+    Nothing is compiled; a hundred runs take about a second. A finding whose columns are missing is
+    neither made nor ruled out.
 
     Args:
-        metrics: of `train` or `run` (a leading axis [runs] of a vmap is taken as runs); what
-            `kltrust.load` gives; a pandas frame, with a column run where it holds several; or a
-            dict of columns.
-        update: the algorithm, whose settings say what it claims to keep to: ``trpo(max_kl=0.02)``.
-            Results of `load` know theirs.
+        metrics: from `train` or `run` (a leading axis [runs] of a vmap counts as runs); the result
+            of `kltrust.load`; a pandas frame, with a column run if it holds several; or a dict of
+            columns.
+        update: the algorithm; its settings are the limits that it claims to keep:
+            ``trpo(max_kl=0.02)``. Results of `load` know theirs.
         critic: likewise.
-        claims: such settings by their role, where there is no algorithm: ``{"bound": 0.02}``. The
-            roles are bound and set point (of the mean KL, nats), clip (of ratios), floor and
-            ceiling (of what a controller moves), value clip and gradient bound.
-        names: whose names the columns have: "stable-baselines3", "cleanrl", "rsl_rl" or "trl", or a
-            dict from columns to their names here, as in ``{"train/my_kl": "kl"}``.
+        claims: these limits by role, if there is no algorithm: ``{"bound": 0.02}``. The roles are
+            bound and set point (of the mean KL, nats), clip (of ratios), floor and ceiling (of the
+            setting that a controller moves), value clip and gradient bound.
+        names: the library that named the columns: "stable-baselines3", "cleanrl", "rsl_rl" or
+            "trl", or a dict from columns to their names here, as in ``{"train/my_kl": "kl"}``.
 
     Returns:
         `Findings`, worst first.
 
     Raises:
-        ValueError: if there is no column that anything could be said of, or a name is unknown.
+        ValueError: if no column is of use to any finding, or a name is unknown.
 
     Example:
         >>> state, metrics = train(learner, key, 50)               # doctest: +SKIP
@@ -75,10 +75,10 @@ def judge(
 
 
 def checked(claims: Mapping[str, float] | None) -> dict[str, float]:
-    """Claims by their roles, all of which exist.
+    """Claims by role, after a check that all roles exist.
 
     Raises:
-        ValueError: names those that do not.
+        ValueError: names the unknown roles.
     """
     if unknown := sorted(set(claims or {}) - set(ROLES)):
         raise ValueError(f"no role {', '.join(unknown)}: the roles are {', '.join(ROLES)}")
@@ -91,7 +91,7 @@ def _is_known(lane: Lane) -> bool:
 
 
 def _claims_of(owner: Any) -> dict[str, float]:
-    """What an object of a class of settings says of itself, by role; NaN and tracers left out."""
+    """The settings of an object that have a role, by role; leaves out NaN and tracers."""
     if owner is None:
         return {}
     from kltrust.settings import with_role
@@ -106,7 +106,7 @@ def _claims_of(owner: Any) -> dict[str, float]:
 def _claims_of_row(
     algorithm: str, row: Mapping[str, Any], stand_ins: Mapping[str, type]
 ) -> dict[str, float]:
-    """The same from a run's settings by their dotted names."""
+    """The same as `_claims_of`, from a run's settings by dotted names."""
     from kltrust.algorithms import algorithm_names, find_algorithm
     from kltrust.critic import ValueRegression
     from kltrust.settings import declared
@@ -156,7 +156,7 @@ def _lanes(metrics: Any, claims: Mapping[str, float], names: Any) -> Iterator[La
 
 
 def _flat(x: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested named tuples and dicts as columns by dotted names; None is left out."""
+    """Nested named tuples and dicts as columns by dotted names, without None."""
     if hasattr(x, "to_dict") and hasattr(x, "columns"):
         return {name: column.to_numpy() for name, column in x.items()}
     if hasattr(x, "_asdict"):

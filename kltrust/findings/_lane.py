@@ -1,4 +1,4 @@
-"""The metrics of one run as a condition reads them."""
+"""The metrics of one run, in the form that conditions read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kltrust.findings._declare import Evidence, Missing
 
 
 class Lane:
-    """One run: columns of its metrics by name, a row per iteration, and what its settings claim.
+    """One run: columns of its metrics by name, a row per iteration, and the claims of its settings.
 
     ``claims`` are settings by their role ("bound", "set point", "clip", "floor", "ceiling",
     "value clip", "gradient bound"); infinity is no claim. ``where`` says which run it is.
@@ -40,7 +40,7 @@ class Lane:
             self._read[name] = np.asarray(column, np.float64)
         column = self._read[name]
         if not column.size or np.isnan(column).all():
-            raise Missing(name)  # of another algorithm in the same table
+            raise Missing(name)  # the column belongs to another algorithm in the same table
         return column
 
     def has(self, name: str) -> bool:
@@ -52,36 +52,36 @@ class Lane:
 
     @property
     def length(self) -> int:
-        """Iterations."""
+        """The number of iterations."""
         return len(self["kl"] if "kl" in self.columns else next(iter(self.columns.values())))
 
     @property
     def iterations(self) -> np.ndarray:
-        """[n] their numbers."""
+        """[n] the iterations' numbers."""
         if "iteration" in self.columns:
             return np.asarray(self.columns["iteration"], np.int64)
         return np.arange(self.length)
 
     def claim(self, role: str) -> float:
-        """The value of the setting of a role."""
+        """The value of the setting with this role."""
         value = self.claims.get(role)
         if value is None or not np.isfinite(value):
             raise Missing(role)
         return float(value)
 
     def in_force(self, role: str, column: str) -> np.ndarray:
-        """[n] what an algorithm reports of a setting, which a schedule may move; or its claim."""
+        """[n] a setting as the algorithm reports it, since a schedule may move it; or its claim."""
         if self.has(column):
             return self[column]
         return np.full(self.length, self.claim(role))
 
     def need(self, iterations: int) -> None:
-        """Nothing is said of a run that is shorter."""
+        """Raises `Missing` for a run with fewer iterations."""
         if self.length < iterations:
             raise Missing(f"{iterations} iterations")
 
     def late(self, x: np.ndarray) -> np.ndarray:
-        """The second half: what training begins with is no habit."""
+        """The second half: the start of a training is not typical."""
         return x[len(x) // 2 :]
 
     def when(
@@ -95,10 +95,10 @@ class Lane:
         late: bool = False,
         detail: str = "",
     ) -> Evidence | None:
-        """Evidence where more than a ``share`` of the iterations, or any, is ``bad`` [n].
+        """Evidence if more than a ``share`` of the iterations, by default any, is ``bad`` [n].
 
-        The values [n] are the column's of that name, unless others are given. ``late`` counts the
-        second half alone.
+        The values [n] are those of the column ``quantity``, unless others are given. ``late``
+        counts the second half alone.
         """
         values = self[quantity] if values is None else values
         counted = np.arange(len(bad)) >= len(bad) // 2 if late else np.ones(len(bad), bool)
@@ -128,7 +128,7 @@ class Lane:
         values: np.ndarray | None = None,
         detail: str = "",
     ) -> Evidence | None:
-        """Evidence where the median of the second half is beyond a limit; NaN does not count."""
+        """Evidence if the median of the second half is beyond a limit; NaN does not count."""
         values = self[quantity] if values is None else values
         late = self.late(values)
         late = late[~np.isnan(late)]
@@ -140,9 +140,9 @@ class Lane:
         return found._replace(value=float(np.median(late))) if found else None
 
     def returns(self, windows: int) -> np.ndarray:
-        """Mean return of so many equal stretches; NaN where no episode ended.
+        """Mean return in each of this number of equal windows; NaN where no episode ended.
 
-        Of other libraries, whose logs have a mean and no sums, each iteration counts once.
+        For other libraries, whose logs have a mean and no sums, each iteration counts once.
         """
         if self.has("return_mean"):
             total, count = self["return_mean"], np.ones(self.length)
@@ -155,7 +155,7 @@ class Lane:
 
 
 def _numbers(column: Any) -> list[float]:
-    """A column of objects, as a table with missing entries has."""
+    """A column of objects as floats, with NaN for missing entries."""
     return [
         float(x) if isinstance(x, int | float | np.number | np.bool_) else np.nan for x in column
     ]

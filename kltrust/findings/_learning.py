@@ -9,7 +9,7 @@ from kltrust.findings._lane import Lane
 
 
 def _gained(lane: Lane) -> float:
-    """How much the return rose from the first quarter to the last, over its scatter before."""
+    """The rise of the mean return from the first quarter to the last."""
     returns = lane.returns(8)
     first, last = returns[:2], returns[-2:]
     if np.isnan(first).all() or np.isnan(last).all():
@@ -41,7 +41,8 @@ def entropy_collapsed(lane: Lane) -> Evidence | None:
     lane.need(10)
     entropy = lane["entropy"]
     start = float(np.mean(entropy[: max(2, lane.length // 10)]))
-    # Of a discrete policy a share of what it began with; of a density, which may be negative, nats.
+    # For a discrete policy a share of its first entropy; for a density, which may have a negative
+    # entropy, a fall in nats.
     floor = 0.05 * start if start > 0 and entropy.min() >= 0 else start - 6
     late = lane.late(entropy)
     if np.median(late) > floor or _gained(lane) > 0:
@@ -83,13 +84,13 @@ def entropy_unmoved(lane: Lane) -> Evidence | None:
 
 
 def _varies(lane: Lane) -> np.ndarray:
-    """[n] explained variance, NaN where targets do not vary, of which it says nothing."""
+    """[n] explained variance, NaN where targets do not vary and it says nothing."""
     explained = lane["explained_variance"]
     return np.where(explained == 0, np.nan, explained)
 
 
 def _learned(lane: Lane) -> bool:
-    """Whether the critic's error fell to a fifth: its targets may then hardly vary any more."""
+    """Whether the critic's error fell to a fifth: its targets may then hardly vary."""
     loss = lane["value_loss"]
     early = np.median(loss[: max(1, lane.length // 4)])
     return bool(np.median(lane.late(loss)) < 0.2 * early)

@@ -41,40 +41,40 @@ def judge_update(
 ) -> Findings:
     """Says what is wrong with one update of any framework, from its arrays.
 
-    All are NumPy arrays, JAX arrays, or tensors that speak dlpack. Rows are [N] or [T, B], time
-    first, the same for all; what is not given is not judged. Worked out in float64 on the host.
+    All arrays are of NumPy or JAX, or tensors that support dlpack. Rows are [N] or [T, B], time
+    first, the same for all. Missing arrays are not judged. Everything runs in float64 on the host.
 
     Args:
         old: the policy that acted, before the update, at the rows: logits [*E, A], a tuple (mean,
             std) [*E, D], log-probabilities of the actions [*E], a dict of logits, probs, mean, std,
             log_std or log_prob, or a distribution of torch or distrax of one of these kinds.
-        new: the policy after it, likewise, at the same rows.
+        new: the policy after the update, likewise, at the same rows.
         actions: [*E] int, or [*E, D], as they were drawn.
         advantages: [*E] as the loss took them.
-        log_probs: [*E] what was stored when acting: the control that ratios are 1 at the start.
+        log_probs: [*E] as stored when acting: they check that ratios are 1 at the start.
         weight: [*E], 0 for padding.
         mask: [*E, A] bool, true for allowed.
         observations: [*E, ...] as the policy takes them.
-        rewards: [T, B]. With them, and the four below, advantages are made again, rightly and with
-            every fault that has a name.
+        rewards: [T, B]. From these and the next four, advantages are computed again, correctly and
+            with every fault that has a name.
         values: [T, B] of the state.
-        next_values: [T, B] of the state after it, the one before a reset.
+        next_values: [T, B] of the next state, before any reset.
         terminated: [T, B] the step ended the episode.
-        truncated: [T, B] a time limit cut it.
+        truncated: [T, B] a time limit cut the episode.
         targets: [*E] of the critic.
         new_values: [*E] the critic's after the update.
-        logged_kl: the number that was logged for this update.
+        logged_kl: the KL that was logged for this update.
         minibatch_kls: [M] of the last epoch's minibatches.
-        gradient_norms: [M] of the steps, before they were cut.
+        gradient_norms: [M] of the steps, before clipping.
         gamma: the discount of the advantages.
-        gae_lambda: their lambda.
-        claims: what the update was to keep to, as in `judge`.
+        gae_lambda: the lambda of the advantages.
+        claims: the limits that the update was to keep, as in `judge`.
 
     Returns:
         `Findings`, worst first.
 
     Raises:
-        ValueError: if an array is of another shape than the rows.
+        ValueError: if an array's shape is not that of the rows.
     """
     leading, old_policy, new_policy, acted = _pair(old, new, actions)
     given = {
@@ -123,7 +123,7 @@ def judge_update(
 def _pair(old: Any, new: Any, actions: Any) -> tuple:
     """(shape of the rows, old, new, actions [N, ...]) as `Batch` takes them."""
     acted = as_array(actions)
-    # Of the two ways to read an array of as many axes as the actions, the actions' kind tells.
+    # The dtype of the actions decides how to read an array with as many axes as the actions.
     rank = acted.ndim if acted.dtype.kind in "iub" else max(acted.ndim - 1, 1)
     first = parts_of(old, rank, "old")
     name, x = next((k, v) for k, v in first.items() if k not in ("std", "log_std"))
@@ -140,7 +140,7 @@ def _pair(old: Any, new: Any, actions: Any) -> tuple:
 
 
 def _metrics_of(batch: Batch, minibatch_kls: Any) -> dict[str, np.ndarray]:
-    """The row of metrics that the learner would have made of this update, as far as it goes."""
+    """The learner's row of metrics for this update, as far as the arrays allow."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio, kl = np.exp(batch.log_ratio), batch.kl
         row = {"kl": batch.mean(kl), "kl_max": float(np.max(kl, initial=0))}

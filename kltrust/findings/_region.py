@@ -8,9 +8,9 @@ from kltrust.findings._declare import TRAINING, Evidence, Missing, finding
 from kltrust.findings._lane import Lane
 
 _ROUNDING = 1e-3
-"""Relative; a bound is checked in float32 and measured again."""
+"""A relative tolerance: a bound is checked in float32 and measured again."""
 NOTHING = 1e-10
-"""Nats; what rounding makes of two equal policies."""
+"""Nats; the KL that rounding gives two equal policies."""
 
 
 @finding(
@@ -84,7 +84,7 @@ def kl_always_zero(lane: Lane) -> Evidence | None:
     kl = lane["kl"]
     still = np.abs(kl) < NOTHING
     for flag in ("extra.zero_gradient", "extra.kl_stopped"):
-        if lane.has(flag):  # these have names of their own
+        if lane.has(flag):  # other findings report these
             still &= lane[flag] == 0
     if lane.has("extra.accepted"):
         still &= lane["extra.accepted"] == 1

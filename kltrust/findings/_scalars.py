@@ -1,4 +1,4 @@
-"""What other libraries call the scalars that they log."""
+"""Other libraries' names for the scalars that they log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _halved(x: np.ndarray) -> np.ndarray:
 
 
 def _gaussian(std: np.ndarray) -> np.ndarray:
-    """As the entropy of one dimension of that deviation."""
+    """As the entropy of a Gaussian with this deviation, one dimension."""
     return np.log(np.maximum(std, 1e-30)) + 0.5 * np.log(2 * np.pi * np.e)
 
 
@@ -74,11 +74,11 @@ NAMES: dict[str, dict[str, _Column]] = {
         "objective/scores": "return_mean",
     },
 }
-"""By library: a logged name, and the column that it stands for, with a function where units differ.
+"""By library: a logged name, its column here, and a function if units differ.
 
-Entropies and losses are brought to ours (nats, half the squared error). The KL is the library's own
-estimate over its minibatches, not the exact one of the batch. In the logs of TRL, ``kl`` and
-``objective/kl`` are to the reference, not of an update, and are left out.
+Entropies and losses are converted to ours (nats, half the squared error). The KL is the library's
+own estimate over its minibatches, not the exact one of the batch. In the logs of TRL, ``kl`` and
+``objective/kl`` measure the distance to the reference, not an update, and are left out.
 """
 
 
@@ -87,10 +87,10 @@ def columns_of(columns: Mapping[str, Any], names: str | Mapping[str, Any] | None
 
     Args:
         columns: as they were logged.
-        names: a library of `NAMES`, a dict of one's own, or None for names that are ours.
+        names: a library of `NAMES`, your own dict, or None if the names are ours.
 
     Raises:
-        ValueError: if the library is unknown, or it logs nothing of the kind.
+        ValueError: if the library is unknown.
     """
     if names is None:
         return dict(columns)

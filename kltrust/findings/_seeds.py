@@ -1,4 +1,4 @@
-"""Findings about runs beside each other."""
+"""Findings from comparing runs."""
 
 from __future__ import annotations
 

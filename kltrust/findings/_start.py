@@ -1,4 +1,4 @@
-"""Findings about where an update starts from: the old policy, the actions, the precision."""
+"""Findings about the start of an update: the old policy, the actions, the precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kltrust.findings._arrays import Batch, entropy, surprise_variance
 from kltrust.findings._declare import UPDATE, Evidence, Missing, finding
 
 _MANY = 32
-"""Rows below which nothing is said of a distribution."""
+"""With fewer rows nothing is said about a distribution."""
 
 
 def _worst(
@@ -21,7 +21,7 @@ def _worst(
     limit: float | None,
     detail: str = "",
 ) -> Evidence | None:
-    """Evidence of the rows [N] that are bad: the largest x among them, and where it begins."""
+    """Evidence from the rows [N] that are bad: the largest x among them, and the first bad row."""
     if not bad.any():
         return None
     rows = np.flatnonzero(batch.kept)
@@ -61,7 +61,7 @@ def _is_same(batch: Batch) -> bool:
 
 
 def _is_off(gap: np.ndarray) -> bool:
-    """Beyond what float32 makes of two passes through one network."""
+    """Whether the gap exceeds the float32 rounding between two passes through one network."""
     finite = gap[np.isfinite(gap)]
     return len(finite) < len(gap) or (len(gap) > 0 and float(np.max(np.abs(finite))) > 1e-3)
 
@@ -119,7 +119,7 @@ def new_is_old(batch: Batch) -> Evidence | None:
 
 
 def _halves(x: np.ndarray) -> str:
-    """The 16-bit format that holds every value of an array, or ""; "" for few or plain values."""
+    """The 16-bit format that holds every value of an array, or ""; "" for few or whole values."""
     values = np.unique(np.asarray(x, np.float64)[np.isfinite(x)])
     if len(values) < _MANY or np.all(values == np.round(values)):
         return ""
@@ -171,7 +171,7 @@ def log_prob_not_summed(batch: Batch) -> Evidence | None:
 def _surprise(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """(mean of -log old(a) less the entropy, its deviation if a ~ old), by the action's parts.
 
-    A Gaussian's dimensions are looked at one by one, where a discrete action is one part.
+    Each dimension of a Gaussian is a part; a discrete action is a single part.
     """
     if batch.old.log_prob is not None or len(batch.kept) < _MANY:
         raise Missing("a distribution")
@@ -200,7 +200,7 @@ def actions_not_from_old(batch: Batch) -> Evidence | None:
     excess, scatter = _surprise(batch)
     number = int(batch.kept.sum())
     worst = int(np.argmax(np.abs(excess) / scatter))
-    if not abs(excess[worst]) > max(6 * scatter[worst], 1e-3):  # nats: nothing that matters
+    if not abs(excess[worst]) > max(6 * scatter[worst], 1e-3):  # nats: less does not matter
         return None
     detail = "rows" if len(excess) == 1 else f"rows, of dimension {worst} of the action"
     return Evidence(
@@ -282,7 +282,7 @@ def illegal_actions(batch: Batch) -> Evidence | None:
     if batch.given.get("mask") is not None and batch.actions.dtype.kind in "iu":
         mask = np.asarray(batch["mask"], bool).reshape(len(batch.kept), -1)
         action = batch.actions.reshape(-1, 1).astype(np.int64)
-        # A mask that allows nothing has a name of its own.
+        # Another finding reports a mask that allows nothing.
         bad |= (~np.take_along_axis(mask, action, 1)[:, 0] & mask.any(axis=1))[batch.kept]
     return _worst(batch, "log old(a)", batch.old_log_prob, bad, None)
 
@@ -299,6 +299,6 @@ def masks_differ(batch: Batch) -> Evidence | None:
     """Old and new do not allow the same actions."""
     if batch.old.logits is None or batch.new.logits is None:
         raise Missing("logits")
-    # Either -inf or the large negative numbers that stand for it elsewhere.
+    # Either -inf or the large negative numbers that other libraries use for it.
     differ = ((batch.old.logits < -1e4) != (batch.new.logits < -1e4)).any(axis=1)[batch.kept]
     return _worst(batch, "KL(old || new)", batch.kl, differ, None)

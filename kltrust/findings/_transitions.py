@@ -1,7 +1,7 @@
-"""Findings about how advantages were made of transitions: what a given array agrees with.
+"""Findings about how advantages were computed from transitions.
 
-Each fault is another recursion. Where the given advantages are not those of generalised advantage
-estimation, but those of one of these, the fault has a name.
+Each fault changes the recursion of generalised advantage estimation. If the given advantages agree
+with one of the faulty recursions and not with the right one, the fault is found by name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def estimate(
 ) -> np.ndarray:
     """[T, B] advantages: delta_t + gamma lam (1 - ended_t) A_(t+1), V(s') only if not terminated.
 
-    As `advantages.gae` for ``ended = terminated | truncated``; every other choice is a fault.
+    This is `advantages.gae` for ``ended = terminated | truncated``; every other choice is a fault.
     """
     delta = rewards + gamma * np.where(terminated, 0, next_values) - values
     found, after = np.zeros_like(delta), np.zeros(delta.shape[1])
@@ -34,7 +34,7 @@ def estimate(
 
 
 class _Rollout:
-    """The transitions of a batch, [T, B], and what the given advantages agree with."""
+    """The transitions of a batch, [T, B], and the comparison with the given advantages."""
 
     def __init__(self, batch: Batch):
         self.advantage = np.asarray(batch["advantages"], np.float64)
@@ -52,7 +52,7 @@ class _Rollout:
         self.gamma, self.lam = float(batch["gamma"]), float(batch["gae_lambda"])
 
     def made(self, **changed: object) -> np.ndarray:
-        """Advantages with something else in one place."""
+        """Advantages from these transitions, with some inputs replaced."""
         of = {
             "rewards": self.rewards,
             "values": self.values,
@@ -65,7 +65,7 @@ class _Rollout:
         return estimate(**{**of, **changed})  # type: ignore[arg-type]
 
     def agrees(self, made: np.ndarray) -> bool:
-        """Whether these are the given ones, but for a shift and a scale, as standardising makes."""
+        """Whether these equal the given ones up to a shift and a scale, as standardising makes."""
         x, y = self.advantage.ravel(), made.ravel()
         x, y = x - x.mean(), y - y.mean()
         if not (x.std() > 0 and y.std() > 0):
@@ -73,7 +73,10 @@ class _Rollout:
         return float(np.max(np.abs(x / x.std() - y / y.std()))) < 1e-2
 
     def judged(self, made: np.ndarray, rows: np.ndarray, quantity: str) -> Evidence | None:
-        """Evidence if the given ones are these and not the right ones; ``rows`` are concerned."""
+        """Evidence if the given advantages agree with ``made`` and not with the right ones.
+
+        ``rows`` are those where the fault makes a difference.
+        """
         right = self.made()
         if not rows.any() or self.agrees(right) or not self.agrees(made):
             return None

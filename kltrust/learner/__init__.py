@@ -1,7 +1,7 @@
 """The learner: rollout, advantages, the algorithm's update, the critic's, and the measurement.
 
-Everything but the update is the same for every algorithm, so that what differs between two runs
-is what differs between two algorithms.
+Everything but the update is the same for every algorithm, so two runs differ only by their
+algorithms.
 """
 
 from kltrust.learner._check import check_agent as check_agent

@@ -1,4 +1,4 @@
-"""Whether the parts of a learner fit together, by shapes alone: errors that name the remedy."""
+"""Checks by shapes alone whether the parts of a learner fit together; errors name the remedy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ROWS = 2
 def check_agent(env: Env, agent: ActorCritic) -> None:
     """Raises unless the agent's policy and value function fit the environment.
 
-    Traces a reset, the agent's ``init``, ``policy`` and ``value``; computes and compiles nothing.
-    Of an agent with a memory it checks the kinds alone. `make_learner` calls it.
+    It traces a reset, the agent's ``init``, ``policy`` and ``value``; it computes and compiles
+    nothing. For an agent with a memory it checks the types alone. `make_learner` calls it.
 
     Raises:
         TypeError: if ``env`` is no `Env`, ``agent`` no `ActorCritic`, or the policy returns no
@@ -69,7 +69,7 @@ def check_agent(env: Env, agent: ActorCritic) -> None:
     shape = getattr(env.action_space, "shape", None)
     if shape is not None and not isinstance(env.action_space, Discrete):
         found = [list(leaf.shape) for leaf in jax.tree.leaves(action)]
-        # Actions of one's own may be trees: the environment knows what to make of them.
+        # A user's actions may be trees: the environment knows how to use them.
         if len(found) == 1 and found != [[_ROWS, *shape]]:
             raise ValueError(
                 f"policy's actions have the shape {found[0]} for {_ROWS} observations, "
@@ -81,10 +81,10 @@ def check_agent(env: Env, agent: ActorCritic) -> None:
 def checked_update(
     algorithm: Any, params: PyTree, result: Any
 ) -> tuple[PyTree, PyTree, UpdateReport]:
-    """What an algorithm's ``update`` of ``params`` returned, its report as an `UpdateReport`.
+    """The checked ``result`` of an algorithm's ``update`` of ``params``, with an `UpdateReport`.
 
     Raises:
-        TypeError: if it is not (params, state, report); names what is wrong with which.
+        TypeError: if it is not (params, state, report); names the wrong part and its fault.
     """
     what = f"update of {getattr(algorithm, 'name', type(algorithm).__name__)}"
     if not isinstance(result, tuple) or len(result) != 3:

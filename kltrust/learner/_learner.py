@@ -63,12 +63,12 @@ def make_learner(
     """One iteration of policy optimisation as a pure function of its state.
 
     Args:
-        env: the environment, stepped ``num_envs`` times in parallel; one of gymnax does, too.
+        env: the environment, of which ``num_envs`` run in parallel; one of gymnax will do.
         agent: policy and value function, with or without memory.
         update: the algorithm; or a schedule, a function from the fraction of the planned
             iterations to the algorithm: ``lambda f: trpo(max_kl=0.02 * (1 - f))``.
-        critic: how the critic learns; or a schedule likewise.
-        planned_iterations: what a schedule's fraction is a fraction of.
+        critic: the critic's update; or a schedule likewise.
+        planned_iterations: the number of iterations at which a schedule's fraction is 1.
         settings: rollout, advantages and measurement; None takes the defaults.
         **changes: settings by name, see `LearnerSettings`.
 
@@ -88,14 +88,14 @@ def make_learner(
         counts = {f"{what}.{n}": getattr(part, n) for n in with_role(part, "minibatches")}
         check_minibatches(units, of, own.minibatch_blocks, **counts)
     if own.minibatch_blocks > 1:
-        # It may ask all devices at every step whether an episode has ended.
+        # `step_batch` may ask all devices at every step whether an episode has ended.
         env = env._replace(step_batch=None)
     planned = 1 if planned_iterations is None else planned_iterations
     check(planned_iterations=(planned, False))
     check_agent(env, agent)
 
     def resolve(iteration: Array | int) -> tuple[PolicyUpdate, Critic]:
-        # A run that goes on beyond its plan keeps what the schedule ended with.
+        # A run that goes on beyond its plan keeps the schedule's last value.
         fraction = jnp.minimum(jnp.asarray(iteration, jnp.float32) / planned, 1)
         return scheduled_update(fraction), scheduled_critic(fraction)
 
@@ -185,7 +185,7 @@ def make_learner(
         episode_return, episode_length, episodes = count_episodes(
             state.episode_return, state.episode_length, transition.reward, done
         )
-        # Last, so that everything above saw the statistics that the actions were taken with.
+        # Last, so that everything above used the statistics with which the actions were taken.
         normalizer = state.normalizer
         if normalizer is not None:
             normalizer = update_moments(normalizer, transition.obs)
@@ -206,7 +206,7 @@ def make_learner(
             policy_carry,
             value_carry,
         )
-        # So that the training has the same bits whatever is measured after it.
+        # Keeps the training's bits the same, whatever is measured after it.
         new_state, policy_batch, transition = unfused((new_state, policy_batch, transition))
         if audit == "default":
             audited = audit_by_default(agent.policy, new_state.policy_params, policy_batch)
@@ -236,7 +236,7 @@ make_learner.__signature__ = signature_with(make_learner, LearnerSettings)  # ty
 def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[LearnerState, Metrics]:
     """num_iterations steps of ``learner`` as one scan: (state, Metrics of [num_iterations, ...]).
 
-    It goes on from ``state``, of ``learner.init`` or an earlier `run`; num_iterations is static.
+    It starts at ``state``, from ``learner.init`` or an earlier `run`; num_iterations is static.
     """
     if not isinstance(learner, Learner):
         raise TypeError(
@@ -248,8 +248,8 @@ def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[Lea
 def train(learner: Learner, key: Array, num_iterations: int) -> tuple[LearnerState, Metrics]:
     """``learner.init(key)`` and `run` -> (state, Metrics), as in `run`.
 
-    Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``. The ``key`` is typed, of
-    `jax.random.key`; one of `jax.random.PRNGKey` stands for the typed one with its data.
+    Compile it outside: ``jax.jit(lambda key: train(learner, key, n))``. The ``key`` is typed, from
+    `jax.random.key`; one from `jax.random.PRNGKey` stands for the typed key with the same data.
     """
     first = getattr(learner, "init", typed_key)(key)
     return run(learner, first, num_iterations)

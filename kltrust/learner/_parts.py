@@ -10,16 +10,16 @@ from kltrust.algorithms import as_update
 from kltrust.types import Array, Number
 
 Schedule = Callable[[Array], Any]
-"""A setting as a function of the fraction of the planned iterations that is done, in [0, 1].
+"""An algorithm or a critic as a function of the fraction of planned iterations done, in [0, 1].
 
-It is 1 only in a run that goes on beyond its plan."""
+The fraction is 1 only in a run that goes on beyond its plan."""
 
 
 def resolver(
     given: Any, planned_iterations: Number | None, what: str
 ) -> tuple[Any, Callable[[Array], Any]]:
-    """A part, or a schedule of parts: (the part at the start, part of a fraction)."""
-    # A declared class is no schedule: `as_update` says that it wants to be called.
+    """For a part or a schedule of parts: (the part at the start, fraction -> part)."""
+    # A declared class is no schedule: `as_update` tells the user to call it.
     is_schedule = callable(given) and not isinstance(given, type) and not hasattr(given, "update")
     if not is_schedule:
         part = as_update(given, what)
@@ -39,11 +39,11 @@ def resolver(
 
 
 def _takes_one(function: Callable) -> bool:
-    """Whether a function can be called with one argument, as far as is known."""
+    """Whether a function can be called with one argument; true if its signature is unknown."""
     try:
         inspect.signature(function).bind(0.0)
     except TypeError:
         return False
-    except ValueError:  # of a function in C that has no signature
+    except ValueError:  # a function in C has no signature
         return True
     return True

@@ -1,4 +1,4 @@
-"""What a learner keeps from one iteration to the next, and what it measures of each."""
+"""A learner's state between iterations, and the metrics of each iteration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kltrust.types import Array, Params, PyTree
 
 
 class LearnerState(NamedTuple):
-    """All of a run: what is saved is resumed to the bit.
+    """The whole state of a run: a saved run resumes bit for bit.
 
     Attributes:
         policy_params: the policy's parameters.
@@ -26,11 +26,10 @@ class LearnerState(NamedTuple):
         episode_length: [B] its steps.
         key: a typed key.
         iteration: [] int32, iterations done.
-        reference: the frozen policy that an audit on request measures the distance from: the first
-            one, unless it is replaced; None without such an audit.
-        policy_carry: [B, ...] what the policy remembers of the episodes under way; () without
-            memory.
-        value_carry: [B, ...] likewise the critic; of no account where an episode begins.
+        reference: the frozen policy from which an audit on request measures the distance: the first
+            one, unless you replace it; None without such an audit.
+        policy_carry: [B, ...] the policy's memory of the episodes under way; () without memory.
+        value_carry: [B, ...] the critic's memory, likewise; ignored where an episode begins.
     """
 
     policy_params: Params
@@ -50,7 +49,7 @@ class LearnerState(NamedTuple):
     value_carry: PyTree = ()
 
     def __repr__(self) -> str:
-        """One line: how far it is, and how large."""
+        """One line: the iterations done, and the sizes."""
         sizes = (
             f"{size(self.policy_params):,} of the policy, {size(self.value_params):,} of the critic"
         )
@@ -72,11 +71,11 @@ class Metrics(NamedTuple):
         value_loss: mean of half the squared error of the critic before its update.
         return_sum: sum of the raw returns of the episodes that ended in this iteration.
         length_sum: sum of their lengths.
-        num_episodes: how many they were; it may be 0.
+        num_episodes: the number of these episodes; it may be 0.
         nonfinite_rewards: rewards that were NaN or infinite.
         nonfinite_observations: transitions with a NaN or infinite observation.
         nonfinite_update: 1 if the new parameters are not all finite.
-        fully_masked: observations whose mask allowed no action, and so all of them; see `Masked`.
+        fully_masked: observations whose mask allowed no action; all are then allowed, see `Masked`.
         audit: how the update moved the policy, in more detail; more of it on request.
         extra: the algorithm's own report.
     """
@@ -101,6 +100,6 @@ class Metrics(NamedTuple):
     extra: dict[str, Array]
 
     def __repr__(self) -> str:
-        """One line: the first of them, or their shape."""
+        """One line: the first fields, or their shape."""
         some = [f"{name} {short(getattr(self, name))}" for name in ("kl", "entropy", "value_loss")]
         return f"Metrics({', '.join(some)}, ...; kltrust.results.to_frame has all)"

@@ -1,4 +1,4 @@
-"""Acting in environments: the rollout loop, episodes for evaluation, and from acting to a batch."""
+"""Acting in environments: rollouts, episodes for evaluation, and batches made from rollouts."""
 
 from kltrust.rollout.loop import (
     count_episodes as count_episodes,

@@ -1,7 +1,7 @@
-"""Acting with an agent: its policy as deployed, rollouts of it, episodes that evaluate it.
+"""Acting with an agent: its policy as deployed, its rollouts, episodes that evaluate it.
 
-With and without memory, which the caller does not see: an agent with memory acts in an environment
-that carries what it remembers.
+The caller need not know whether the agent has a memory: an agent with memory acts in an environment
+that carries the memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from kltrust.types import (
 
 
 class Deployable(Protocol):
-    """What acting takes: a `LearnerState`, or anything else that has these two."""
+    """A state to act with: a `LearnerState`, or anything else that has these two."""
 
     @property
     def policy_params(self) -> Params:
@@ -43,14 +43,14 @@ class Deployable(Protocol):
 
     @property
     def normalizer(self) -> Moments | None:
-        """The moments its observations are normalised by, if they are."""
+        """The moments that normalise its observations, or None."""
 
 
 def policy_of(agent: ActorCritic, state: Deployable) -> Callable[[PyTree], Distribution]:
     """The deployable policy, the normaliser included: raw obs [*E, *O] -> Distribution.
 
-    It is that of ``agent`` with the parameters and the normaliser of ``state``. Of a recurrent
-    agent it takes `Sequences` of raw observations; `policy_step_of` acts with it.
+    It is the policy of ``agent`` with the parameters and the normaliser of ``state``. A recurrent
+    agent's policy takes `Sequences` of raw observations; use `policy_step_of` to act with it.
     """
 
     def policy(obs: PyTree) -> Distribution:
@@ -69,7 +69,7 @@ def policy_step_of(
 ) -> Callable[[PyTree, PyTree], tuple[PyTree, Distribution]]:
     """A step of the deployable policy: (carry [*E, ...], raw obs [*E, *O]) -> (carry, dist).
 
-    An episode begins with the carry ``agent.memory.policy_carry``; without memory it is ().
+    An episode begins with the carry ``agent.memory.policy_carry``; without memory the carry is ().
     Arguments as in `policy_of`.
     """
     if agent.memory is None:
@@ -82,10 +82,10 @@ def policy_step_of(
 def acting(
     env: Env, agent: ActorCritic, state: Deployable, choose: Callable[[Distribution, Array], PyTree]
 ) -> tuple[Env, Callable[[PyTree, Array], PyTree]]:
-    """(env, act) of an agent in its environment, as `rollout` and `episode_returns` take them.
+    """(env, act) for an agent in its environment, as `rollout` and `episode_returns` take them.
 
     ``choose(distribution, key) -> action``. The environment is `remembering` the agent's carries,
-    () of one without memory.
+    () for an agent without memory.
     """
     step = policy_step_of(agent, state)
 
@@ -100,7 +100,7 @@ def acting(
 def play(
     env: Env, agent: ActorCritic, state: Any, key: Array, num_steps: int
 ) -> tuple[tuple[PyTree, PyTree, PyTree], Transition]:
-    """A rollout of the sampled policy for T = num_steps from where a `LearnerState` stands.
+    """A rollout of T = num_steps steps by the sampled policy, starting from a `LearnerState`.
 
     Returns:
         ((env_state, obs, policy_carry), transition [T, B]), the first three [B, ...].
@@ -118,17 +118,17 @@ def play(
 
 
 def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> Any:
-    """Each environment plays a number of steps by the policy, drawn from 0 to ``most`` - 1.
+    """Each environment plays a random number of steps by the policy, from 0 to ``most`` - 1.
 
-    Environments that begin together stay in step for as long as only a time limit ends their
-    episodes: every batch then holds one stretch of the episode, the same in all of them, and the
-    update forgets the others.
+    Environments that begin together stay in step as long as only a time limit ends their episodes.
+    Every batch then holds the same stretch of the episode in all environments, and the update
+    forgets the other stretches.
 
-    ``most`` is static: the time limit, where that is what ends episodes.
+    ``most`` is static: the time limit, if that is what ends episodes.
 
     Returns:
-        The `LearnerState` with the environments, their episodes' returns and lengths, and what the
-        agent remembers of them, after those steps. Nothing is learned from them.
+        The `LearnerState` after those steps: the environments, their episodes' returns and lengths,
+        and the agent's memory of them. Nothing is learned from the steps.
     """
     number_key, key = jax.random.split(key)
     number = jax.random.randint(number_key, state.episode_length.shape, 0, most)
@@ -162,9 +162,9 @@ def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> 
 
 def sampled(distribution: Any, key: Array) -> PyTree:
     """One action for each entry of the distribution's batch [*E], by a typed key: [*E, ...]."""
-    # One-hot and other kinds of categoricals have actions of their own.
+    # One-hot and other kinds of categoricals have other actions.
     if type(distribution) is distrax.Categorical:
-        # The action that distrax draws, from noise in one row: the compiler unrolls short ones.
+        # The action that distrax draws, from noise in one row: the compiler unrolls short rows.
         logits = distribution.logits
         noise = jax.random.gumbel(key, (logits.size,), logits.dtype).reshape(logits.shape)
         return jnp.argmax(logits + noise, -1).astype(distribution.dtype)
@@ -187,12 +187,12 @@ def evaluate(
     Args:
         env: one environment; the episodes run in parallel.
         agent: as trained.
-        state: its parameters and its normaliser are used.
+        state: gives the parameters and the normaliser.
         key: gives the start states and, if sampled, the actions.
         num_episodes: static.
-        deterministic: act by the distribution's mode, else sample; [num_episodes] bool says it
-            of each episode.
-        max_steps: cuts longer episodes, whose return so far counts; by default the
+        deterministic: act by the distribution's mode, else sample; [num_episodes] bool sets it
+            for each episode.
+        max_steps: cuts longer episodes; their return so far counts. By default the
             environment's own limit.
 
     Raises:

@@ -1,7 +1,7 @@
-"""From a rollout to a batch, with and without memory: all that differs between the two is here.
+"""From a rollout to a batch: all that differs between agents with and without memory is here.
 
-An agent without memory learns from rows, [T, B, ...] flattened; one with memory from `Sequences`,
-whose carries are those that it had at the start of the rollout.
+An agent without memory learns from rows, [T, B, ...] flattened. An agent with memory learns from
+`Sequences` with its carries at the start of the rollout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kltrust.types import ActorCritic, Array, Params, Policy, PolicyBatch, PyTre
 
 
 def episode_starts(agent: ActorCritic, episode_length: Array, done: Array) -> Array | None:
-    """Where an episode begins, [T, B] bool; None for an agent without memory, which does not ask.
+    """Where an episode begins, [T, B] bool; None for an agent without memory, which needs none.
 
     episode_length [B] counts the steps of the episodes under way before the first step; ``done``
     [T, B] is terminated or truncated.
@@ -35,11 +35,15 @@ def values(
     start: Array | None,
     carry: PyTree,
 ) -> tuple[Array, Array, PyTree]:
-    """V(obs) and V(next_obs), in the light of all that the episode has shown so far.
+    """V(obs) and V(next_obs), given everything that the episode has shown so far.
 
-    ``params`` are the critic's, and ``obs`` [T, B, *O] is as it takes it; next_obs likewise, before
-    auto-reset. ``start`` is of `episode_starts`, and ``carry`` [B, ...] the critic's before the
-    first step.
+    Args:
+        agent: its critic is evaluated.
+        params: the critic's parameters.
+        obs: [T, B, *O] as the critic takes them.
+        next_obs: likewise, before auto-reset.
+        start: from `episode_starts`.
+        carry: [B, ...] the critic's, before the first step.
 
     Returns:
         (value [T, B], next_value [T, B], the carry after the last step).
@@ -54,16 +58,16 @@ def values(
         return carry, (carry, value)
 
     carry, (carries, value) = unroll(keeping, agent.memory.value_carry, obs, start, carry)
-    # One more step out of each state. A sequence of next_obs would come from other carries: it
-    # lacks the first observation of every episode.
+    # One more step from each state. A sequence of next_obs would give other carries: it lacks the
+    # first observation of every episode.
     return value, step(carries, next_obs)[1], carry
 
 
 def arrange(obs: PyTree, start: Array | None, carry: PyTree, *others: PyTree) -> tuple:
     """[T, B, ...] arrays as a batch, whose leading axis counts independent units.
 
-    ``start`` is of `episode_starts`, None to make rows; ``carry`` is [B, ...] before the first
-    step.
+    ``start`` is from `episode_starts`, or None to make rows. ``carry`` [B, ...] is that before the
+    first step.
 
     Returns:
         (obs [N, *O], others [N, ...]), or (`Sequences`, others [B, T, ...]).
@@ -88,14 +92,19 @@ def make_batch(
     start: Array | None = None,
     carry: PyTree = (),
 ) -> PolicyBatch:
-    """What the algorithm sees of [T, B, ...] arrays; ``old`` is taken on the whole batch.
+    """The algorithm's batch, made from [T, B, ...] arrays; ``old`` is evaluated on all of it.
 
-    There, and not step by step in the rollout, so that the update's own first forward pass gives
-    the same log-probabilities. Its matrix products are in full precision.
+    ``old`` is not evaluated step by step in the rollout, so that the update's own first forward
+    pass gives the same log-probabilities. Its matrix products are in full precision.
 
-    ``policy`` with ``params`` is the behaviour policy, and ``obs`` [T, B, *O] is as it takes it;
-    ``action`` is [T, B, ...], and ``advantage`` [T, B]. For a policy with memory, ``start`` is of
-    `episode_starts`, and ``carry`` [B, ...] its own before the first step.
+    Args:
+        policy: the behaviour policy.
+        params: its parameters.
+        obs: [T, B, *O] as the policy takes them.
+        action: [T, B, ...].
+        advantage: [T, B].
+        start: from `episode_starts`, for a policy with memory.
+        carry: [B, ...] the policy's, before the first step.
 
     Returns:
         N = B * T rows, environment-major, or B sequences.
@@ -113,7 +122,7 @@ def first_carries(
     ``params`` are the policy's and the critic's, ``obs`` is [B, *O].
 
     Raises:
-        ValueError: if a step returns another carry than it is given.
+        ValueError: if a step returns a carry of another kind than its input.
     """
     memory = agent.memory
     if memory is None:

@@ -22,7 +22,7 @@ def reset_batch(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
 
 
 def step_all(env: Env) -> EnvStep:
-    """A step of a batch, leaves [B, ...]: ``step_batch`` of ``env``, or the vmap of its step."""
+    """A step of a batch, leaves [B, ...]: ``step_batch`` of ``env``, else the vmap of its step."""
     return jax.vmap(env.step) if env.step_batch is None else env.step_batch
 
 
@@ -38,19 +38,25 @@ def rollout(
 ) -> tuple[tuple[PyTree, PyTree], Any]:
     """Steps a batch of environments T = num_steps times; it knows no critic.
 
-    The batch is a `vmap` of ``env``, see `Env.step_batch`, with the states ``state`` [B, ...] and
-    the observations ``obs`` [B, *O]; ``act(obs, key) -> action [B, ...]``, by a typed ``key``.
-    What ``record`` makes of a step's `Transition` (leaves [B, ...]) is kept, by default all of it.
+    Args:
+        env: the batch is a `vmap` of it, see `Env.step_batch`.
+        act: ``act(obs, key) -> action [B, ...]``.
+        state: [B, ...] the environments' states.
+        obs: [B, *O] their observations.
+        key: a typed key.
+        num_steps: T.
+        record: the result of ``record(transition)`` is kept for every step, where the `Transition`
+            has leaves [B, ...]; by default all of it.
 
     Returns:
         ((state, obs), recorded), the leaves of ``recorded`` being [T, B, ...].
     """
     num_envs, key = jax.tree.leaves(obs)[0].shape[0], typed_key(key)
     # All keys at once: one vectorised hash outside the loop, not two small ones in every step. And
-    # in one row: the compiler unrolls short ones, some half a second of its time.
+    # in one row: the compiler unrolls short rows, which costs it some half a second.
     keys = jax.random.split(key, num_steps * (num_envs + 1)).reshape(num_steps, num_envs + 1)
-    # Told apart out here: where environments are spread over devices, a cut through their keys
-    # is communication.
+    # Split outside the loop: if environments are spread over devices, a slice of their keys needs
+    # communication.
     act_keys, env_keys = keys[:, 0], keys[:, 1:]
 
     def step(carry: tuple[PyTree, PyTree], keys: _Pair) -> tuple[tuple[PyTree, PyTree], Any]:
@@ -71,8 +77,8 @@ def episode_returns(
 ) -> tuple[Array, Array]:
     """Undiscounted returns and the lengths of whole fresh episodes: two of [n], n = num_episodes.
 
-    They run in parallel in ``env``; ``act(obs [n, *O], key) -> action [n, ...]``, by a typed
-    ``key``. Those that are still running at max_steps are cut, and their return so far counts.
+    The episodes run in parallel in ``env``, with ``act(obs [n, *O], key) -> action [n, ...]`` and
+    a typed ``key``. Episodes still running at max_steps are cut, and their return so far counts.
     """
     reset_key, step_key = jax.random.split(typed_key(key))
     state, obs = reset_batch(env, reset_key, num_episodes)
@@ -102,7 +108,7 @@ def count_episodes(
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Sums over the episodes that ended, and the running returns and lengths [B] of the others.
 
-    What came before is added once, to the sum of these steps' rewards: one by one, rewards of 1
+    The return so far is added once, to the sum of these steps' rewards: one by one, rewards of 1
     would vanish beside a return of 2^24.
 
     episode_return and episode_length [B] are of the episodes under way before the first step;
@@ -126,7 +132,7 @@ def count_episodes(
 
 
 def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
-    """How many rewards and transitions, and whether any parameter, are NaN or infinite.
+    """How many rewards and transitions are NaN or infinite, and whether any parameter is.
 
     The leaves of ``transition`` are [T, B, ...]; ``params`` are all parameters after the update.
 

@@ -20,7 +20,7 @@ _EPSILON = 1e-8
 
 
 class Moments(NamedTuple):
-    """Mean and variance of what was seen so far.
+    """Mean and variance of the samples so far.
 
     Attributes:
         num_samples: [] float32.
@@ -34,9 +34,9 @@ class Moments(NamedTuple):
 
 
 def init_moments(example: PyTree) -> Moments:
-    """Mean 0 and variance 1 of no samples: normalising with it changes nothing (but clips).
+    """Mean 0 and variance 1 of no samples: normalising with it only clips.
 
-    Of the ``example``, one observation, only the shapes matter.
+    Only the shapes of the ``example``, one observation, matter.
     """
     mean = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), example)
     variance = jax.tree.map(lambda x: jnp.ones(x.shape, jnp.float32), example)
@@ -89,7 +89,7 @@ def normalize(moments: Moments | None, x: PyTree) -> PyTree:
 
 
 class RewardScale(NamedTuple):
-    """Rewards are divided by the standard deviation of the running discounted return.
+    """The state of reward scaling by the standard deviation of the running discounted return.
 
     Attributes:
         moments: of the running return over all environments and steps, scalars.

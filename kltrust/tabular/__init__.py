@@ -1,8 +1,8 @@
-"""The theory, computed: finite MDPs in which everything that an estimate stands for is exact.
+"""The theory, computed: finite MDPs in which every quantity that training estimates is exact.
 
-A policy is an array [S, A] where theory speaks of it, and a ``policy(params, obs)`` on integer
-states where an algorithm moves it; `probabilities` leads from one to the other. Here is one update
-of TRPO on an infinite sample, and what is known about it::
+For theory a policy is an array [S, A]; for an algorithm it is a ``policy(params, obs)`` on integer
+states. `probabilities` turns the latter into the former. Here is one update of TRPO on an infinite
+sample, with the bounds on it::
 
     import jax
     from kltrust import tabular, trpo
@@ -17,7 +17,7 @@ of TRPO on an infinite sample, and what is known about it::
         old, new = (tabular.probabilities(policy, p, 10) for p in (params, new_params))
         tabular.certificate(mdp, old, new)      # improvement, gap, every bound's penalty
 
-Work within ``jax.enable_x64(True)``: the statements here are about digits that float32 lacks.
+Work within ``jax.enable_x64(True)``: the results here need digits that float32 lacks.
 """
 
 from kltrust.tabular._bounds import (

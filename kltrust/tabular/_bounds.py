@@ -1,12 +1,12 @@
-"""What is guaranteed about J(new) from quantities of the old policy.
+"""Guarantees about J(new) from quantities of the old policy.
 
 Policies are arrays [S, A]; d, A and V are those of the old one, d normalised. With
 
     L(new) = J(old) + E_{s~d, a~new}[A] / (1 - gamma)
 
-every ``*_penalty`` bounds the gap: abs(J(new) - L(new)) <= penalty. L - penalty is what J(new)
-can't fall below. All of them hold the *largest* KL over states, or a total variation: the mean KL
-in their place proves nothing.
+every ``*_penalty`` bounds the gap: abs(J(new) - L(new)) <= penalty, so J(new) can't fall below
+L - penalty. Each penalty contains the *largest* KL over states, or a total variation: with the mean
+KL in its place, nothing is proven.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def performance_difference(
 ) -> Array:
     """J(new) - J(old) = E_{s~d_new, a~new}[A_old] / (1 - gamma), an identity: [].
 
-    Kakade and Langford (2002), lemma 6.1. The "objective" with d_new is the return itself: exact,
-    and not to be estimated from the old policy's data. old and new are [S, A] probabilities in
+    Kakade and Langford (2002), lemma 6.1. With d_new the "objective" is the return itself: exact,
+    but it can't be estimated from the old policy's data. old and new are [S, A] probabilities in
     ``mdp``; ``solution`` is that of `solve` for old, None to compute it here.
     """
     advantage = (solution or solve(mdp, old)).advantage
@@ -38,19 +38,19 @@ def performance_difference(
 def surrogate_return(mdp: MDP, old: Array, new: Array) -> Array:
     """L(new) = J(old) + E_{s~d_old, a~new}[A_old] / (1 - gamma): [].
 
-    Equal to J in value and gradient at new = old (Schulman et al. 2015, eq. 3 and 4). Arguments
+    It equals J in value and gradient at new = old (Schulman et al. 2015, eq. 3 and 4). Arguments
     as in `performance_difference`.
     """
     return expected_return(mdp, old) + surrogate_gain(mdp, old, new) / (1 - mdp.gamma)
 
 
 def surrogate_gain(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
-    """E_{s~d_old, a~new}[A_old]: [], what a batch estimates of L(new) - J(old).
+    """E_{s~d_old, a~new}[A_old] = (1 - gamma) (L(new) - J(old)), which a batch estimates: [].
 
     Arguments as in `performance_difference`.
     """
     solution = solution or solve(mdp, old)
-    # sum_a old A is zero but for rounding; without it the gain at new = old is exactly 0.
+    # sum_a old A is zero up to rounding; subtracting it makes the gain at new = old exactly 0.
     return jnp.sum(solution.visitation[:, None] * (new - old) * solution.advantage)
 
 
@@ -94,9 +94,10 @@ def trpo_coupling_penalty(
 ) -> Array:
     """4 eps gamma t^2 / ((1 - gamma)(1 - gamma (1 - t))), t = max_s TV(old, new): [].
 
-    The sum over time of the paper's appendix A before it is rounded up to the theorem: the policies
-    agree through step k with probability (1 - t)^k. It stays near 4 eps t / (1 - gamma). Arguments
-    as in `performance_difference`.
+    The sum over time in the paper's appendix A, before the theorem rounds it up: the policies agree
+    through step k with probability (1 - t)^k. It stays near 4 eps t / (1 - gamma).
+
+    Arguments as in `performance_difference`.
     """
     tv = jnp.max(total_variation(old, new))
     shorter = (1 - mdp.gamma) / (1 - mdp.gamma * (1 - tv))
@@ -106,9 +107,9 @@ def trpo_coupling_penalty(
 def cpo_penalty(mdp: MDP, old: Array, new: Array, solution: Solution | None = None) -> Array:
     """2 gamma eps_new / (1 - gamma)^2 E_{s~d_old}[TV], eps_new = max_s abs(E_{a~new} A): [].
 
-    Achiam et al. (2017), theorem 1. A mean over states, but of TV. Never above `trpo_tv_penalty`,
-    since eps_new <= 2 max abs(A) max TV; with max abs(A) itself it is not tighter. Arguments
-    as in `performance_difference`.
+    Achiam et al. (2017), theorem 1. Its mean over states is of TV, not of KL. It is never above
+    `trpo_tv_penalty`, since eps_new <= 2 max abs(A) max TV; with max abs(A) in place of eps_new it
+    would not be tighter. Arguments as in `performance_difference`.
     """
     solution = solution or solve(mdp, old)
     mean_tv = jnp.sum(solution.visitation * total_variation(old, new))
@@ -127,9 +128,9 @@ def expected_advantage_bound(advantage: Array, old: Array, new: Array) -> Array:
 def practical_guarantee(max_kl: Number, gamma: Number, eps_new: Number) -> Array:
     """-sqrt(2 max_kl) gamma eps_new / (1 - gamma)^2 <= J(new) - J(old): [].
 
-    All that a mean KL(old || new) <= max_kl and a surrogate gain of at least 0 guarantee: CPO's
-    bound with E[TV] <= sqrt(max_kl / 2) (Achiam et al. 2017, proposition 1). It is -1,400 eps_new
-    for max_kl = 0.01 and gamma = 0.99.
+    This is all that a mean KL(old || new) <= max_kl and a surrogate gain of at least 0 guarantee:
+    CPO's bound with E[TV] <= sqrt(max_kl / 2) (Achiam et al. 2017, proposition 1). It is
+    -1,400 eps_new for max_kl = 0.01 and gamma = 0.99.
     """
     return -jnp.sqrt(2 * jnp.asarray(max_kl)) * gamma * eps_new / (1 - gamma) ** 2
 
@@ -146,7 +147,7 @@ def conservative_penalty(mdp: MDP, old: Array, target: Array, alpha: Number) -> 
     """2 eps gamma alpha^2 / ((1 - gamma)(1 - gamma (1 - alpha))): [].
 
     eps = max_s abs(E_{a~target}[A]). Kakade and Langford (2002), theorem 4.1, for the mixture of
-    the two policies. Arguments as in `conservative_mixture`; ``mdp`` is theirs.
+    the two policies. Arguments as in `conservative_mixture`; both policies act in ``mdp``.
     """
     eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
     tail = (1 - mdp.gamma) * (1 - mdp.gamma * (1 - alpha))
@@ -156,9 +157,9 @@ def conservative_penalty(mdp: MDP, old: Array, target: Array, alpha: Number) -> 
 def conservative_step_size(mdp: MDP, old: Array, target: Array) -> Array:
     """The alpha that maximises the guaranteed gain with 1 - gamma for 1 - gamma (1 - alpha): [].
 
-    alpha = (1 - gamma) G / (4 gamma eps), G = E_{d, target}[A], within [0, 1]. Inside, it
-    guarantees a gain of G^2 / (8 gamma eps) (Kakade and Langford 2002, corollary 4.2). Arguments
-    as in `conservative_mixture`; ``mdp`` is theirs.
+    alpha = (1 - gamma) G / (4 gamma eps), G = E_{d, target}[A], clipped to [0, 1]. Inside the
+    interval it guarantees a gain of G^2 / (8 gamma eps) (Kakade and Langford 2002, corollary 4.2).
+    Arguments as in `conservative_mixture`; both policies act in ``mdp``.
     """
     eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
     gain = (1 - mdp.gamma) * surrogate_gain(mdp, old, target)
@@ -166,16 +167,16 @@ def conservative_step_size(mdp: MDP, old: Array, target: Array) -> Array:
 
 
 class Certificate(NamedTuple):
-    """One update against what theory says of it; every field is [].
+    """The theory's bounds on one update; every field is [].
 
     Attributes:
         improvement: J(new) - J(old).
         surrogate_gain: L(new) - J(old), in units of the return.
         gap: J(new) - L(new).
         trpo_tv, trpo_kl, trpo_pinsker, trpo_coupling, cpo: the penalties, each at least abs(gap).
-        certified: the best lower bound on the improvement; above 0, the update is proven to help.
+        certified: the best lower bound on the improvement; above 0 it proves that the update helps.
         kl_mean: E_{d_old} KL(old || new), nats.
-        kl_max: over all states, nats.
+        kl_max: the largest KL(old || new) over all states, nats.
         practical: `practical_guarantee` at ``kl_mean``, given a surrogate gain of at least 0.
     """
 

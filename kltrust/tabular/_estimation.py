@@ -1,4 +1,4 @@
-"""What sampling does to an update: the advantage estimator's moments, and the updates that hurt."""
+"""The effects of sampling: moments of the advantage estimator, and how often updates do harm."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from kltrust.types import Array, Number, Params, Policy, PolicyUpdate
 
 
 class GaeMoments(NamedTuple):
-    """Of the advantage estimate at a state and action, over what follows them.
+    """Moments of the advantage estimate at a state and action, over the steps that follow.
 
     Attributes:
         mean: [S, A].
-        bias: [S, A] mean - A. With lam = 1 and no end in sight it is V_pi - V, the same for all
-            actions of a state: a baseline, and no bias of the gradient.
-        gradient_bias: [S, A] bias less its mean over the policy's actions: what a gradient sees.
+        bias: [S, A] mean - A. With lam = 1 and infinitely many steps it is V_pi - V, the same for
+            all actions of a state: a baseline, and no bias of the gradient.
+        gradient_bias: [S, A] bias less its mean over the policy's actions: the part that biases a
+            gradient.
         variance: [S, A].
     """
 
@@ -37,13 +38,17 @@ class GaeMoments(NamedTuple):
 def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) -> GaeMoments:
     """Bias and variance of generalised advantage estimation with any critic, exact.
 
-    The estimate X_T = sum_{k < T} (gamma lam)^k delta_k, delta = r + gamma V(s') - V(s), obeys
-    X_T = delta + gamma lam X_{T-1}(s', a'), which gives its first two moments by recursion: no
-    trajectory is drawn, nor listed. With V = V_pi the bias is 0 at every lam.
+    The estimate is X_T = sum_{k < T} (gamma lam)^k delta_k, delta = r + gamma V(s') - V(s). The
+    recursion X_T = delta + gamma lam X_{T-1}(s', a') gives its first two moments without drawing or
+    listing trajectories. With V = V_pi the bias is 0 at every lam.
 
-    ``pi`` [S, A] acts in ``mdp``, and ``value`` [S] is the critic V, right or wrong; ``lam`` is in
-    [0, 1]. T = num_steps, static, is how many steps of the rollout are left, the last one
-    bootstrapped. Many give the limit: the rest weighs (gamma lam)^T.
+    Args:
+        mdp: the MDP.
+        pi: [S, A] the policy that acts.
+        value: [S] the critic V, right or wrong.
+        lam: in [0, 1].
+        num_steps: T, static: the remaining steps of the rollout, the last one bootstrapped. A large
+            T gives the limit: the rest has weight (gamma lam)^T.
     """
     check_share(lam=lam)
     check_count(num_steps=num_steps)
@@ -68,10 +73,12 @@ def gae_moments(mdp: MDP, pi: Array, value: Array, lam: Number, num_steps: int) 
 def compatible_weights(mdp: MDP, policy: Policy, params: Params) -> Params:
     """The advantage regressed on grad log pi: the natural gradient itself, like ``params``.
 
-    w = argmin E_{s~d, a~pi}[(A(s, a) - w' grad log pi(a|s))^2], of several the shortest. Its normal
-    equations are F w = E[A grad log pi], the right side (1 - gamma) times the gradient of J: so
-    w = F^-1 g of a batch's surrogate (Sutton et al. 1999; Kakade 2001). V as a baseline changes
-    nothing, since grad log pi has mean 0 in every state. Arguments as in `policy_gradient`.
+    w = argmin E_{s~d, a~pi}[(A(s, a) - w' grad log pi(a|s))^2]; if there are several, the shortest.
+    The normal equations are F w = E[A grad log pi]. The right side is (1 - gamma) times the
+    gradient of J, so w = F^-1 g for a batch's surrogate (Sutton et al. 1999; Kakade 2001). V as a
+    baseline changes nothing, since grad log pi has mean 0 in every state.
+
+    Arguments as in `policy_gradient`.
     """
     batch = exact_batch(mdp, policy, params)
     flat, unflatten = ravel_pytree(params)
@@ -86,12 +93,12 @@ def compatible_weights(mdp: MDP, policy: Policy, params: Params) -> Params:
 
 
 class Harm(NamedTuple):
-    """What became of many updates from one policy, each on a batch of its own.
+    """The results of many updates from one policy, each on a separate batch.
 
     Attributes:
-        share: [] of the updates after which J is smaller, beyond rounding.
-        mean_change: [] of J(new) - J(old).
-        worst_change: [] the smallest.
+        share: [] the share of updates after which J is smaller, beyond rounding.
+        mean_change: [] the mean of J(new) - J(old).
+        worst_change: [] the smallest J(new) - J(old).
         mean_kl: [] mean over updates and over d of KL(old || new), nats.
     """
 
@@ -114,15 +121,20 @@ def harm(
 ) -> Harm:
     """How often an update makes things worse, and by how much: J is exact, the batch is sampled.
 
-    Against the step size or the region it is a curve under ``vmap``, since an algorithm's settings
-    may be traced::
+    Use ``vmap`` for a curve against the step size or the region: an algorithm's settings may be
+    traced::
 
         jax.vmap(lambda kl: harm(mdp, policy, params, trpo(max_kl=kl), key, ...).share)(sizes)
 
-    Every one of num_updates starts from ``params`` of ``policy`` and the initial state of
-    ``algorithm``; the share's standard error is at most 1 / sqrt(4 of them). Each has num_samples
-    independent rows of `sampled_batch`, in ``mdp``, with ``noise`` as there, by a typed ``key``.
-    Both numbers are static.
+    Args:
+        mdp: the MDP.
+        policy: the policy on its states.
+        params: every update starts from these.
+        algorithm: every update starts from its initial state.
+        key: a typed key.
+        num_updates: static; the share's standard error is at most 1 / sqrt(4 num_updates).
+        num_samples: independent rows of `sampled_batch` in each update, static.
+        noise: as in `sampled_batch`.
     """
     check(noise=(noise, True))
     check_count(num_updates=num_updates, num_samples=num_samples)

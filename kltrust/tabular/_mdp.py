@@ -1,4 +1,4 @@
-"""Finite Markov decision processes and what a linear solve says about a policy in them."""
+"""Finite Markov decision processes, and policies in them evaluated by a linear solve."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MDP(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """All that is exact about one policy.
+    """The exact quantities of one policy.
 
     Attributes:
         expected_return: [] J = E sum_t gamma^t r_t.
@@ -55,17 +55,17 @@ def induced(mdp: MDP, pi: Array) -> tuple[Array, Array]:
 def solve(mdp: MDP, pi: Array) -> Solution:
     """J, V, Q, A and the discounted visitation of a policy, by one inversion.
 
-    V = (I - gamma P)^-1 r,  d = (1 - gamma) (I - gamma P')^-1 start. Differentiable, in the
-    precision of the arrays of ``mdp``: make them within ``jax.enable_x64(True)``. The policy ``pi``
-    is [S, A] probabilities.
+    V = (I - gamma P)^-1 r,  d = (1 - gamma) (I - gamma P')^-1 start. It is differentiable, and has
+    the precision of the arrays of ``mdp``: make them within ``jax.enable_x64(True)``. The policy
+    ``pi`` is [S, A] probabilities.
     """
     transition, reward = induced(mdp, pi)
     system = jnp.eye(reward.size, dtype=reward.dtype) - mdp.gamma * transition
     inverse = _inverse(jax.lax.stop_gradient(system))
     value = _solve(system, inverse, reward)
     visitation = (1 - mdp.gamma) * _solve(system.T, inverse.T, mdp.start)
-    # In differences of V: constants, the direction in which the solve is ill-conditioned as gamma
-    # tends to 1, cancel before they are multiplied.
+    # In differences of V: a constant cancels before it is multiplied. Constants are the direction
+    # in which the solve is ill-conditioned as gamma tends to 1.
     change = jnp.einsum("sax,sx->sa", mdp.transition, value[None, :] - value[:, None])
     advantage = mdp.reward + mdp.gamma * change - (1 - mdp.gamma) * value[:, None]
     return Solution(
@@ -83,7 +83,7 @@ def _solve(system: Array, inverse: Array, b: Array) -> Array:
 def _inverse(system: Array) -> Array:
     """The inverse of I - gamma P by Gauss-Jordan elimination and one Newton step.
 
-    It needs no pivoting: the matrix is diagonally dominant, and stays so. And not LAPACK's
+    It needs no pivoting: the matrix is diagonally dominant, and stays so. It avoids LAPACK's
     factorisation, which under ``vmap`` can deadlock in XLA's CPU backend on small machines.
     """
     size = system.shape[0]
@@ -119,7 +119,7 @@ def state_distributions(mdp: MDP, pi: Array, num_steps: int) -> Array:
 
 
 def undiscounted_visitation(mdp: MDP, pi: Array, num_steps: int) -> Array:
-    """The share of the first ``num_steps`` steps spent in each state: [S]; what a batch has.
+    """The share of the first ``num_steps`` steps spent in each state, as in a batch: [S].
 
     Arguments as in `solve`; ``num_steps`` is static.
     """
@@ -129,8 +129,8 @@ def undiscounted_visitation(mdp: MDP, pi: Array, num_steps: int) -> Array:
 def optimal_policy(mdp: MDP, max_iters: int = 1000) -> Array:
     """A deterministic optimal policy by policy iteration (Howard 1960): [S, A] one-hot.
 
-    An action is replaced only by one that is better beyond rounding, so that ties end the search,
-    at the latest after max_iters. J* and V* are those of `solve` at it, for ``mdp``.
+    An action is replaced only by one that is better beyond rounding, so that ties end the search;
+    it ends after max_iters at the latest. `solve` at this policy gives J* and V* of ``mdp``.
     """
     num_actions = mdp.reward.shape[-1]
     rounding = 64 * jnp.finfo(mdp.reward.dtype).eps
@@ -138,7 +138,7 @@ def optimal_policy(mdp: MDP, max_iters: int = 1000) -> Array:
     def improve(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         action, _, k = state
         solution = solve(mdp, jax.nn.one_hot(action, num_actions, dtype=mdp.reward.dtype))
-        # Of the rewards' own scale: the advantages of the current actions are rounded zeros.
+        # On the scale of the action values: the current actions' advantages are rounded zeros.
         tolerance = rounding * jnp.max(jnp.abs(solution.action_value))
         better = jnp.max(solution.advantage, axis=-1) > tolerance
         chosen = jnp.where(better, jnp.argmax(solution.advantage, axis=-1), action)
@@ -155,8 +155,8 @@ def garnet(
     """A random MDP: every pair leads to ``branching`` states (Archibald et al. 1995).
 
     Successors are drawn without replacement, their probabilities by uniform cuts of [0, 1], the
-    rewards uniformly from [0, 1], all by a typed ``key``; the start is uniform. S is num_states, A
-    num_actions, and the static ``branching`` at most S.
+    rewards uniformly from [0, 1], all by a typed ``key``. The start is uniform. S is num_states, A
+    is num_actions, and the static ``branching`` is at most S.
 
     Raises:
         ValueError: if ``branching`` is not between 1 and S, or gamma not in [0, 1).
@@ -179,8 +179,8 @@ def garnet(
 def chain(num_states: int = 5, *, slip: float = 0.2, gamma: Number = 0.95) -> MDP:
     """Strens' chain (2000): action 0 moves on, action 1 goes back to the start for a reward of 2.
 
-    Moving on pays nothing but in the last state of num_states, 10; ``slip`` is the chance of the
-    other action.
+    Moving on pays 10 in the last of num_states states, and nothing elsewhere. ``slip`` is the
+    probability that the other action is performed.
 
     Raises:
         ValueError: if ``slip`` is not in [0, 1], or gamma not in [0, 1).
@@ -201,7 +201,7 @@ def cliff_walk(num_rows: int = 4, num_columns: int = 12, *, gamma: Number = 0.99
     """Sutton and Barto's cliff (2018, example 6.6): up, right, down, left at a cost of 1 a step.
 
     The start is the lower left corner of num_rows x num_columns cells. The goal is the lower right
-    one, and absorbing. Between them is the cliff: stepping off costs 100 and leads back to the
+    corner, and absorbing. Between them is the cliff: stepping off costs 100 and leads back to the
     start. States are row-major, top row first.
 
     Raises:
@@ -233,5 +233,5 @@ def mix_actions(mdp: MDP, mixture: np.ndarray | Array) -> MDP:
 
 
 def check_gamma(gamma: Number) -> None:
-    """Refuses a known discount outside [0, 1): at 1 there is nothing to normalise d by."""
+    """Refuses a known discount outside [0, 1): at 1, d can't be normalised."""
     require(lambda x: (x >= 0) & (x < 1), "at least 0 and below 1", gamma=gamma)

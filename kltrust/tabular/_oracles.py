@@ -1,7 +1,7 @@
 """The steps that the algorithms approximate, each solved to the last digit.
 
-All maximise a linear objective sum_s w(s) sum_a new(a|s) A(s, a) over policies near the old one;
-their closed forms are on the simplex, so policies are arrays [..., A], not parameters.
+All maximise a linear objective sum_s w(s) sum_a new(a|s) A(s, a) over policies near the old one.
+Their closed forms are on the simplex, so policies are arrays [..., A], not parameters.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from kltrust.tabular._mdp import MDP, Solution, solve, state_distributions
 from kltrust.tree import over
 from kltrust.types import Array, Number
 
-_BISECTIONS = 60  # of an interval of about 100: to the last digits of a double
+_BISECTIONS = 60  # reduce an interval of about 100 to the last digits of a double
 
 
 def mirror_step(old: Array, advantage: Array, eta: Number) -> Array:
     """Old exp(eta A) / Z, which maximises eta E_new[A] - KL(new || old): [..., A].
 
-    Mirror descent with the negative entropy; on a tabular softmax also the natural gradient step
-    theta + eta F^-1 E_{d, old}[A grad log pi] (Kakade 2001; Agarwal et al. 2021, lemma 15). With
-    the gradient of J, which is 1 / (1 - gamma) times that, it is ``mirror_step(old, A, eta / (1 -
-    gamma))``. ``old`` is [..., A], and so is the ``advantage``; Q gives the same policy.
+    This is mirror descent with the negative entropy. On a tabular softmax it is also the natural
+    gradient step theta + eta F^-1 E_{d, old}[A grad log pi] (Kakade 2001; Agarwal et al. 2021,
+    lemma 15). The gradient of J is 1 / (1 - gamma) times larger; with it the step is
+    ``mirror_step(old, A, eta / (1 - gamma))``. ``old`` and ``advantage`` are [..., A]; Q in place
+    of A gives the same policy.
     """
     return jax.nn.softmax(jnp.log(old) + eta * advantage, axis=-1)
 
@@ -36,9 +37,9 @@ def mirror_step(old: Array, advantage: Array, eta: Number) -> Array:
 def reverse_kl_step(old: Array, advantage: Array, weight: Array, max_kl: Number) -> Array:
     """Maximises the mean of E_new[A] under mean KL(new || old) <= max_kl: [S, A].
 
-    old exp(A / eta) / Z, one eta for all states (Peters et al. 2010), found by bisection. ``old``
-    and ``advantage`` are [S, A], ``weight`` [S] the states' shares of both means, which sum to one,
-    and max_kl is in nats.
+    It is old exp(A / eta) / Z, one eta for all states (Peters et al. 2010), found by bisection.
+    ``old`` and ``advantage`` are [S, A]. ``weight`` [S] holds the states' weights in both means,
+    which sum to one. max_kl is in nats.
     """
     scale = jnp.max(_spread(advantage))
 
@@ -51,10 +52,11 @@ def reverse_kl_step(old: Array, advantage: Array, weight: Array, max_kl: Number)
 
 
 def forward_kl_step(old: Array, advantage: Array, max_kl: Number) -> tuple[Array, Array]:
-    """Maximises E_new[A] in every state under its own KL(old || new) <= max_kl.
+    """Maximises E_new[A] in every state, each under KL(old || new) <= max_kl.
 
-    old lambda / (nu - A), nu > max A and lambda the normaliser: one dual to search. ``old``, all
-    positive, and ``advantage`` are [..., A]; max_kl, of every state, is in nats.
+    The new policy is old lambda / (nu - A), with nu > max A and lambda the normaliser: one dual to
+    search. ``old``, positive everywhere, and ``advantage`` are [..., A]; max_kl, in nats, is the
+    bound in each state.
 
     Returns:
         The new policy [..., A] and the multiplier lambda [...], the gain per further nat of KL.
@@ -77,10 +79,10 @@ def forward_kl_step(old: Array, advantage: Array, max_kl: Number) -> tuple[Array
 def exact_trpo_step(old: Array, advantage: Array, weight: Array, max_kl: Number) -> Array:
     """Maximises the mean of E_new[A] under mean KL(old || new) <= max_kl: [S, A].
 
-    TRPO's problem (Schulman et al. 2015, eq. 14) with neither of its approximations, for policies
-    without shared parameters: old lambda / (nu - A), one lambda outside, a nu per state inside. The
-    quadratic step tends to it as max_kl tends to 0. Arguments as in `reverse_kl_step`; ``old`` is
-    positive everywhere.
+    This is TRPO's problem (Schulman et al. 2015, eq. 14) without its two approximations, for
+    policies without shared parameters. The solution is old lambda / (nu - A): an outer search finds
+    one lambda, an inner one a nu for each state. The quadratic step tends to it as max_kl tends to
+    0. Arguments as in `reverse_kl_step`; ``old`` is positive everywhere.
     """
     scale = jnp.max(_spread(advantage))
     shortfall = over(jnp.max(advantage, axis=-1, keepdims=True) - advantage, scale)
@@ -92,7 +94,7 @@ def exact_trpo_step(old: Array, advantage: Array, weight: Array, max_kl: Number)
             return old / (v[..., None] + ratio)
 
         ones = jnp.ones(old.shape[:-1], old.dtype)
-        # v = (nu - max A) / lambda: no more than 1, no less than what the best action had.
+        # v = (nu - max A) / lambda: at most 1, at least the best action's old probability.
         v = _root(lambda v: jnp.sum(mass(v), axis=-1), 1.0, 0 * ones, ones)
         return mass(v) / jnp.sum(mass(v), axis=-1, keepdims=True)
 
@@ -106,7 +108,7 @@ class PenalisedStep(NamedTuple):
 
     Attributes:
         policy: [S, A] the new policy.
-        kl_max: [] max_s KL(old || new), nats; how far it dared to go.
+        kl_max: [] max_s KL(old || new), nats: the size of the step.
         surrogate_gain: [] L(new) - J(old).
         guaranteed_gain: [] surrogate_gain - penalty * kl_max, never negative.
     """
@@ -127,17 +129,18 @@ def penalised_step(
 ) -> PenalisedStep:
     """Maximises L(new) - C max_s KL(old || new): policy iteration with a guarantee.
 
-    Algorithm 1 of Schulman et al. (2015), solved exactly: at max KL = delta every group's step is
-    `forward_kl_step`, the best L is concave in delta, and its slope is the sum of the multipliers;
-    delta is where the slope has fallen to the penalty. With the default penalty J never falls.
+    This is algorithm 1 of Schulman et al. (2015), solved exactly. At max KL = delta every group's
+    step is `forward_kl_step`; the best L is concave in delta, with the sum of the multipliers as
+    its slope. The solution is the delta at which the slope has fallen to the penalty. With the
+    default penalty J never falls.
 
     Args:
         mdp: S states, A actions.
         old: [S, A] probabilities, all positive, equal within each group.
         penalty: C; None for `trpo_coefficient`.
         groups: [S] integers below S: states of one group share their action probabilities.
-            None for every state its own.
-        largest_kl: bound on delta, which a penalty of 0 would send to infinity; nats.
+            None makes every state a separate group.
+        largest_kl: bound on delta, which would be infinite at a penalty of 0; nats.
     """
     num_states = mdp.start.shape[0]
     groups = jnp.arange(num_states) if groups is None else jnp.asarray(groups)
@@ -145,7 +148,7 @@ def penalised_step(
     coefficient = trpo_coefficient(mdp, old, solution) if penalty is None else penalty
     weighted = solution.visitation[:, None] * solution.advantage / (1 - mdp.gamma)
     objective = jax.ops.segment_sum(weighted, groups, num_segments=num_states)[groups]
-    # A group counts once, whatever its size: through the first of its states.
+    # A group counts once, whatever its size: its first state stands for it.
     first = jnp.argmax(groups[:, None] == groups[None, :], axis=-1) == jnp.arange(num_states)
 
     def slope(log_delta: Array) -> Array:
@@ -177,9 +180,9 @@ def kl_regularised_optimum(
 ) -> RegularisedOptimum:
     """Maximises E sum_t gamma^t (r_t - tau KL(pi || reference)(s_t)) over all policies.
 
-    pi = reference exp(Q / tau) / Z with Q = r + gamma P V and V = tau log Z; by policy iteration,
-    max_iters times at most, Newton's method on this fixed point (Geist et al. 2019). ``reference``
-    is [S, A] in ``mdp``, and ``tau`` the price of a nat.
+    pi = reference exp(Q / tau) / Z with Q = r + gamma P V and V = tau log Z. Policy iteration finds
+    it in at most max_iters steps; it is Newton's method on this fixed point (Geist et al. 2019).
+    ``reference`` is [S, A] in ``mdp``, and ``tau`` is the price of a nat.
     """
     rounding = 64 * jnp.finfo(reference.dtype).eps
 
@@ -202,8 +205,8 @@ def kl_regularised_optimum(
 def trajectory_kl(mdp: MDP, old: Array, new: Array, num_steps: int) -> Array:
     """KL between the two distributions over trajectories of T actions, nats: [].
 
-    sum_t E_{s_t ~ old}[KL(old || new)(s_t)]: the dynamics of ``mdp``, common to both, drop out. It
-    grows with T = num_steps, which is static, where a mean over states does not. old and new are
+    It is sum_t E_{s_t ~ old}[KL(old || new)(s_t)]: the dynamics of ``mdp``, common to both, drop
+    out. Unlike a mean over states, it grows with T = num_steps, which is static. old and new are
     [S, A] probabilities.
     """
     return jnp.sum(state_distributions(mdp, old, num_steps) @ categorical_kl(old, new))
@@ -217,7 +220,8 @@ def _root(
 ) -> Array:
     """The smallest known x with decreasing(x) <= target, elementwise, by bisection.
 
-    The end ``high`` if even that exceeds the target: callers choose it where nothing moves.
+    It is ``high`` if even decreasing(high) exceeds the target. Callers that bound a KL choose a
+    ``high`` at which the policy does not move.
     """
     shape = jnp.broadcast_shapes(jnp.shape(low), jnp.shape(high))
     dtype = jnp.result_type(low, high, float)
@@ -233,5 +237,5 @@ def _root(
 
 
 def _spread(advantage: Array) -> Array:
-    """The range of each state's advantages; where it is 0, they ask for no step."""
+    """The range of each state's advantages; at 0 the state takes no step."""
     return jnp.max(advantage, axis=-1, keepdims=True) - jnp.min(advantage, axis=-1, keepdims=True)

@@ -1,8 +1,8 @@
 """Policies on states 0 to S - 1, exact gradients, and batches for any `PolicyUpdate`.
 
 A class of policies is a ``policy(params, obs)`` with integer observations [*E] and its parameters
-for the uniform policy. Aggregation and linear features are the classes in which states share
-parameters, so that a step that is right for one state can be wrong for another.
+for the uniform policy. With aggregation or linear features, states share parameters, so that a step
+that is right for one state can be wrong for another.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def linear_policy(features: Array) -> tuple[Policy, Array]:
 
 
 def probabilities(policy: Policy, params: Params, num_states: int) -> Array:
-    """The policy, which takes integer observations, at ``params`` as an array: [num_states, A]."""
+    """The ``policy`` at ``params`` as an array, from its integer observations: [num_states, A]."""
     distribution: Any = policy(params, jnp.arange(num_states))
     return distribution.probs
 
@@ -64,9 +64,9 @@ def policy_gradient(mdp: MDP, policy: Policy, params: Params) -> Params:
 def exact_batch(mdp: MDP, policy: Policy, params: Params) -> PolicyBatch:
     """The batch without noise: one row per state and action, of weight d(s) pi(a|s).
 
-    On it the surrogate is E_{s~d, a~new}[A], whose gradient at old is (1 - gamma) times that of J,
-    and the mean KL and the Fisher matrix are averages over d: `sampled_batch` in the limit.
-    Arguments as in `policy_gradient`.
+    It is the limit of `sampled_batch`. Its surrogate is E_{s~d, a~new}[A], with a gradient at old
+    of (1 - gamma) times that of J; the mean KL and the Fisher matrix are averages over d. Arguments
+    as in `policy_gradient`.
     """
     num_states, num_actions = mdp.reward.shape
     pi = probabilities(policy, params, num_states)
@@ -90,14 +90,14 @@ def sampled_batch(
     *,
     noise: Number = 0.0,
 ) -> PolicyBatch:
-    """N independent draws s ~ d, a ~ pi with A(s, a): without noise the error of sampling alone.
+    """N independent draws s ~ d, a ~ pi with A(s, a); without noise, sampling is the only error.
 
-    num_samples is N, static; ``noise`` is the standard deviation of the Gaussian error of every
+    num_samples is N, static. ``noise`` is the standard deviation of a Gaussian error added to every
     advantage, in its units. ``key`` is typed; the others are as in `policy_gradient`.
     """
     obs_key, action_key, noise_key = jax.random.split(key, 3)
     solution = solve(mdp, probabilities(policy, params, mdp.start.shape[0]))
-    # A linear solve's zero may be a rounded one, of either sign.
+    # A zero from a linear solve may be rounded, with either sign.
     log_d = jnp.log(jnp.maximum(solution.visitation, 0))
     obs = jax.random.categorical(obs_key, log_d, shape=(num_samples,))
     old = policy(params, obs)
@@ -117,12 +117,19 @@ def rollout_batch(
     lam: Number,
     value: Array,
 ) -> PolicyBatch:
-    """B trajectories of T steps with generalised advantage estimates: what a learner would see.
+    """B trajectories of T steps with generalised advantage estimates, as a learner would see them.
 
-    States are undiscounted, rows environment-major, and the last step is bootstrapped. num_envs is
-    B and num_steps T, both static; ``lam`` is the estimator's, and ``value`` [S] the critic, right
-    or wrong: with the exact V every lam is unbiased. ``key`` is typed. The policy, its params and
-    ``mdp`` are as in `policy_gradient`.
+    States are undiscounted, rows are environment-major, and the last step is bootstrapped.
+
+    Args:
+        mdp: the MDP.
+        policy: as in `policy_gradient`.
+        params: its parameters.
+        key: a typed key.
+        num_envs: B, static.
+        num_steps: T, static.
+        lam: the estimator's lambda.
+        value: [S] the critic, right or wrong: with the exact V every lam is unbiased.
     """
     start_key, step_key = jax.random.split(key)
     start = jax.random.categorical(start_key, jnp.log(mdp.start), shape=(num_envs,))

@@ -30,13 +30,13 @@ class Tabulated(NamedTuple):
 def tabulate(env: Env, *, gamma: Number, max_states: int = 10_000) -> Tabulated:
     """Explores a deterministic environment breadth-first and writes down what its steps do.
 
-    Observations of ``env``, one array, must identify states, and have one start. A time limit is no
-    property of a state: it is left out. Noise comes after, as `mix_actions` of what the
-    deterministic steps do. It gives up at max_states; ``gamma`` discounts.
+    Every observation of ``env`` must be one array that identifies the state, and there must be one
+    start state. The time limit is left out, since it is no property of a state. Add noise
+    afterwards by `mix_actions`. The exploration gives up at max_states; ``gamma`` discounts.
 
     Raises:
         ValueError: if the environment draws at random, observes more than one array, has too many
-            states, or a time limit that cuts the exploration short; if gamma is not in [0, 1).
+            states, or has a time limit that cuts the exploration short; if gamma is not in [0, 1).
     """
     check_gamma(gamma)
     if not isinstance(env.action_space, Discrete):
@@ -61,7 +61,7 @@ def tabulate(env: Env, *, gamma: Number, max_states: int = 10_000) -> Tabulated:
         block = frontier[done : done + _WIDTH]
         done += len(block)
         padded = block + block[:1] * (_WIDTH - len(block))
-        # One compilation for all blocks: a scan is compiled, and remembered by its body.
+        # One compilation for all blocks: JAX caches a compiled scan by its body.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
         following, _, outcome = jax.tree.map(np.asarray, jax.lax.scan(expand, None, stacked)[1])
         for i in range(len(block)):
@@ -85,8 +85,8 @@ def frozen_lake(
 ) -> Tabulated:
     """FrozenLake of gymnax: the chosen direction, else one of its two neighbours.
 
-    ``map_name`` is "4x4" or "8x8"; success_rate is that of the chosen direction, 1 for a lake that
-    is not slippery; ``gamma`` discounts.
+    ``map_name`` is "4x4" or "8x8". success_rate is the probability of the chosen direction, 1 for a
+    lake that is not slippery. ``gamma`` discounts.
     """
     lake = tabulate(make("FrozenLake-misc", map_name=map_name, is_slippery=False), gamma=gamma)
     aside = (np.roll(np.eye(4), 1, axis=1) + np.roll(np.eye(4), -1, axis=1)) / 2
@@ -95,7 +95,7 @@ def frozen_lake(
 
 
 def four_rooms(*, fail_prob: float = 1 / 3, gamma: Number = 0.99) -> Tabulated:
-    """FourRooms of gymnax: the chosen direction or, by fail_prob, another; gamma discounts."""
+    """FourRooms of gymnax: another direction with probability fail_prob; gamma discounts."""
     rooms = tabulate(make("FourRooms-misc", fail_prob=0.0), gamma=gamma)
     mixture = (1 - fail_prob) * np.eye(4) + fail_prob / 3 * (1 - np.eye(4))
     return rooms._replace(mdp=mix_actions(rooms.mdp, mixture))
@@ -105,7 +105,7 @@ def deep_sea(size: int = 8, *, stochastic: bool = False, gamma: Number = 0.99) -
     """DeepSea of gymnax: a treasure at the right end, each step towards it at a small cost.
 
     It has ``size`` rows and columns. If ``stochastic``, a step to the right stays in its column
-    with probability 1 / size. (The noise that then comes upon the last rewards has mean 0.)
+    with probability 1 / size. (gymnax then also adds noise of mean 0 to the last rewards.)
     ``gamma`` discounts.
     """
     sea = tabulate(make("DeepSea-bsuite", size=size), gamma=gamma)

@@ -1,13 +1,13 @@
-"""What algorithms are assembled from: pure functions on one batch, and settings to inherit.
+"""Parts of algorithms: pure functions on one batch, and settings to inherit.
 
 - Measures: `log_ratio`, `mean_kl`, `mean_change`.
-- Objectives: `surrogate`, `clipped_loss`, `penalised_loss`, and `sample_loss` of any drift.
+- Objectives: `surrogate`, `clipped_loss`, `penalised_loss`, and `sample_loss` for any drift.
 - First order: `minibatch_epochs` with a `kl_gate` or a `change_gate`; `FirstOrder` to inherit from;
   `Optimizer`, any of optax's by name.
 - Second order: `natural_direction`, or `NaturalStep` to inherit from.
-- The ball of a KL around a distribution: `project`, `ratio_interval`, `geodesic`, `kl_parts`.
-- Around any of them: `outer`, an optimiser that takes the step.
-- What moves: `moves_floats`, of parameters with other leaves as well.
+- KL balls around a distribution: `project`, `ratio_interval`, `geodesic`, `kl_parts`.
+- Around any update: `outer`, an optimiser that takes the step.
+- Parameters with leaves that are not floats: `moves_floats` updates the floats alone.
 - From one iteration to the next: `follow_kl` for a penalty's weight, a learning rate, anything;
   `dual_ascent` for a weight.
 """

@@ -19,13 +19,19 @@ def follow_kl(
     low: Number,
     high: Number,
 ) -> Array:
-    """A setting for the next iteration, steered so that the KL of an iteration stays near a target.
+    """A setting for the next iteration, steered so that an iteration's KL stays near a target: [].
 
-    Its ``value`` [] in this iteration is multiplied by ``if_above`` where the KL is beyond
-    target_kl * tolerance, by ``if_below`` where it is below target_kl / tolerance, and stays within
-    ``low`` and ``high``. The ``kl`` [] is what this iteration came to: the mean KL(old || new) over
-    the whole batch. An epoch that was undone, ``stopped`` [], leaves a small KL behind, but the
-    reason was a large one.
+    Args:
+        value: [] the setting in this iteration.
+        kl: [] the mean KL(old || new) of this iteration over the whole batch.
+        stopped: [] whether an epoch was undone. The KL that remains is then small, but the undone
+            one was large: the KL counts as above the target.
+        target_kl: the target, nats.
+        tolerance: factor around the target within which the value stays.
+        if_above: multiplies the value if the KL is above target_kl * tolerance.
+        if_below: multiplies it if the KL is below target_kl / tolerance.
+        low: the smallest value returned.
+        high: the largest.
     """
     factor = jnp.where(
         stopped | (kl > target_kl * tolerance),
@@ -40,8 +46,8 @@ def dual_ascent(
 ) -> Array:
     """A penalty's weight for the next iteration, by ascent on the dual of mean KL <= target_kl.
 
-    value + step (kl / target_kl - 1), within ``low`` and ``high``: the ``value`` [] of this
-    iteration rises in proportion to how far its ``kl`` [] was beyond ``target_kl``, and falls
+    value + step (kl / target_kl - 1), within ``low`` and ``high``. The ``value`` [] of this
+    iteration rises in proportion to the excess of its ``kl`` [] over ``target_kl``, and falls
     likewise, by ``step`` at most.
     """
     return jnp.clip(value + step * (kl / target_kl - 1), low, high).astype(value.dtype)

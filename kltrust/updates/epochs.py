@@ -1,4 +1,4 @@
-"""Epochs of minibatch steps, with a gate that undoes the epoch that leaves the trust region."""
+"""Epochs of minibatch steps, with a gate that undoes an epoch that leaves the trust region."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ def kl_gate(policy: Policy, max_kl: Number) -> Gate:
 def change_gate(policy: Policy, max_change: Number) -> Gate:
     """The gate that lets parameters stay while the mean of abs(r - 1) is at most ``max_change``.
 
-    The ratios r are those of ``policy`` at the actions of the batch; inf lets everything stay but a
-    NaN.
+    The ratios r are those of ``policy`` at the actions of the batch. At inf only a NaN is refused.
     """
 
     def gate(params: Params, batch: PolicyBatch) -> Array:
@@ -77,14 +76,14 @@ def minibatch_epochs(
     gate: Gate | None = None,
     undo: bool = True,
 ) -> tuple[Params, PyTree, UpdateReport]:
-    """Minimises a loss by epochs of minibatch steps, undoing the epoch that the gate refuses.
+    """Minimises a loss by epochs of minibatch steps, and undoes an epoch that the gate refuses.
 
-    The gate looks at the parameters after every epoch. An epoch that it refuses is undone,
-    parameters and optimiser state, and no further one is run.
+    The gate looks at the parameters after every epoch. If it refuses them, the epoch is undone,
+    parameters and optimiser state, and no further epoch is run.
 
     Args:
         loss: of the parameters and a minibatch.
-        policy: for the KL path, where the batch asks for it.
+        policy: for the KL path, if the batch asks for it.
         params: where to start.
         opt_state: the optimiser's.
         batch: all rows.
@@ -93,7 +92,7 @@ def minibatch_epochs(
         num_epochs: passes over the batch.
         num_minibatches: parts of each pass.
         gate: see `Gate`; None lets everything stay.
-        undo: whether the epoch that the gate refuses is undone; if not, it is only the last.
+        undo: whether an epoch that the gate refuses is undone; if not, it stays and is the last.
 
     Returns:
         (params, opt_state, report), with ``epochs_applied`` and ``kl_stopped`` in the report.
@@ -112,8 +111,8 @@ def minibatch_epochs(
             params, opt_state = carry
             gradient = vector_of(gradient_of(tree_of(params), minibatch))
             if batch.weight is not None and minibatch.weight is not None:
-                # A loss is a mean by the minibatch's own weights. Its share of the batch's weight
-                # makes the gradients of an epoch average to that of the whole batch.
+                # The loss is a mean by the minibatch's own weights. Scaled by its share of the
+                # batch's weight, an epoch's gradients average to that of the whole batch.
                 mean_weight = jnp.maximum(jnp.mean(batch.weight), jnp.finfo(dtype).tiny)
                 gradient = tree.scale(jnp.mean(minibatch.weight) / mean_weight, gradient)
             updates, opt_state = optimizer.update(gradient, opt_state, params)
@@ -129,7 +128,7 @@ def minibatch_epochs(
                 proposed = tree_of(proposal[0])
                 stays = jnp.asarray(True) if gate is None else gate(proposed, batch)
                 kept = stays if undo else jnp.asarray(True)
-                # Where a shortcut is not taken, this is computed after the last epoch, too.
+                # Without the shortcut, this is computed after the last epoch, too.
                 kept, stopping = kept & ~stopped, stopped | ~stays
                 moved = tree.where(kept, proposal, current)
                 path = along, measured(proposed, batch)

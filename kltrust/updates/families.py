@@ -1,4 +1,4 @@
-"""Distributions as exponential families: between two of them, and as far as a KL allows."""
+"""Distributions as exponential families: mixtures of two, and the farthest that a KL allows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from kltrust.lazy import distrax
 from kltrust.types import Array, Distribution, Number, PyTree
 
 _HALVINGS = 24
-"""Of an interval of length 1: what is left is a rounding of float32."""
+"""Halvings that reduce an interval of length 1 to a rounding of float32."""
 
 
 def kl_parts(old: Distribution, new: Distribution) -> tuple[Array, Array]:
     """KL(old || new) with new's location and old's scale, and the other way round: both [*E], nats.
 
-    Of Gaussians these are |mean - mean'|^2 / 2 in units of old's deviations, and the KL between the
-    scales alone. What is no Gaussian has no scale: its whole KL is the first part, and the second
-    is 0. ``old`` and ``new`` are what `geodesic` takes.
+    For Gaussians these are |mean - mean'|^2 / 2 in units of old's deviations, and the KL between
+    the scales alone. Other distributions have no scale: their whole KL is the first part, and the
+    second is 0. ``old`` and ``new`` are as `geodesic` takes them.
     """
     return (
         kl_divergence(old, _swapped(new, old)),
@@ -31,11 +31,11 @@ def kl_parts(old: Distribution, new: Distribution) -> tuple[Array, Array]:
 
 
 def geodesic(old: Distribution, new: Distribution, share: Array) -> Distribution:
-    """The geometric mixture old^(1 - share) new^share / Z, of their own family: [*E].
+    """The geometric mixture old^(1 - share) new^share / Z, in the same family: [*E].
 
     ``old`` and ``new`` are both categorical (masked too), Bernoulli, diagonal Gaussian, or
-    Independent or Joint of these; the ``share`` is [*E], in [0, 1]. A mixture of Gaussians weighs
-    the means by their precisions, which are averaged.
+    Independent or Joint of these; the ``share`` is [*E], in [0, 1]. A mixture of Gaussians averages
+    the precisions, and weighs the means by them.
 
     Raises:
         ValueError: for any other distribution.
@@ -68,11 +68,11 @@ def project(
     """The distribution nearest to ``new`` whose KL from ``old`` is within bounds, state by state.
 
     It is the q with the least KL(q || new) subject to KL(q || old) <= ``max_kl``, nats, [] or [*E].
-    Its Lagrangian makes q a `geodesic` mixture of the two, and the KL grows along it, so that one
-    root says where (Otto et al. 2021). Of Gaussians the means are within max_kl by themselves and
-    the scales within ``max_scale_kl``, one after the other, so that KL(q || old) is at most the
-    sum. Where new is within, it is q. The result is differentiable in all arguments, on both sides
-    of the bounds: through the root by the implicit function theorem.
+    By the Lagrangian, q is a `geodesic` mixture of the two. The KL grows along the geodesic, so a
+    single root gives the share (Otto et al. 2021). For Gaussians the means are bounded by max_kl
+    and the scales by ``max_scale_kl``, one after the other, so that KL(q || old) is at most the
+    sum. Where ``new`` is within the bounds, q is ``new``. The result is differentiable in all
+    arguments, on both sides of the bounds: through the root by the implicit function theorem.
 
     Raises:
         ValueError: for distributions that `geodesic` does not know.
@@ -86,12 +86,13 @@ def project(
 def ratio_interval(old: Distribution, action: PyTree, kl: Number) -> tuple[Array, Array]:
     """The smallest and the largest log ratio of an action that a KL(old || new) allows: two [*E].
 
-    Over all new of old's family with KL(old || new) <= ``kl``, nats, [] or [*E], at the ``action``.
-    By its Lagrangian the optimum has the moments of (1 - w) old + w (a point mass at the action),
-    w > 0 for the largest and w < 0 for the smallest ratio, and the KL grows with abs(w): one root
-    each. Of a probability p it is p + w (1 - p), and the others keep their proportions. Of a
-    Gaussian, with z the action in units of its deviation, the mean moves by w z deviations and the
-    variance becomes (1 - w)(1 + w z^2) of what it was. ``old`` is what `geodesic` takes.
+    They are taken at the ``action``, over all new of old's family with KL(old || new) <= ``kl``,
+    nats, [] or [*E]. By the Lagrangian, the optimum has the moments of
+    (1 - w) old + w (a point mass at the action), with w > 0 for the largest and w < 0 for the
+    smallest ratio. The KL grows with abs(w), so each w is a single root. A probability p becomes
+    p + w (1 - p), and the others keep their proportions. For a Gaussian, with z the action in units
+    of its deviation, the mean moves by w z deviations and the variance is multiplied by
+    (1 - w)(1 + w z^2). ``old`` is as `geodesic` takes it.
 
     Raises:
         ValueError: for distributions that `geodesic` does not know.
@@ -139,7 +140,7 @@ def _moved_leaf(kind: str, x: Array, w: Array) -> tuple[Array, Array]:
 
 
 def _at_action(old: Any, action: Any) -> list[tuple[str, Array]]:
-    """Kind and log p of the action, or its z, [*E, ...], of every leaf of a distribution."""
+    """For every leaf of a distribution its kind and the action's log p, or its z: [*E, ...]."""
     if isinstance(old, distrax.Independent):
         return _at_action(old.distribution, action)
     if isinstance(old, distrax.Joint):
@@ -154,7 +155,7 @@ def _at_action(old: Any, action: Any) -> list[tuple[str, Array]]:
 
 
 def _shortened(old: Distribution, new: Distribution, bound: Number) -> Distribution:
-    """The last of the geodesic from old to new whose KL from old is within the bound."""
+    """The farthest point on the geodesic from old to new whose KL from old is within the bound."""
 
     def kl_at(share: Array, new: Distribution) -> Array:
         return kl_divergence(geodesic(old, new, share), old)
@@ -166,14 +167,14 @@ def _shortened(old: Distribution, new: Distribution, bound: Number) -> Distribut
     root = jax.lax.stop_gradient(_bisect(lambda t: kl_at(t, fixed), bound, ones))
     slope = jax.jvp(lambda t: kl_at(t, fixed), (root,), (ones,))[1]
     slope = jax.lax.stop_gradient(jnp.where(within | ~(slope > 0), 1, slope))
-    # One step of Newton: its derivative is that of the implicit root, its error the square.
+    # One step of Newton: it has the derivative of the implicit root, and squares the error.
     miss = jnp.where(within, 0, kl_at(root, new) - bound)
     share = jnp.where(within, 1, jnp.clip(root - miss / slope, 0, 1))
     return geodesic(old, new, share)
 
 
 def _bisect(kl_at: Callable[[Array], Array], bound: Number, ones: Array) -> Array:
-    """The largest share in [0, 1) that keeps a growing KL within the bound, from below: [*E]."""
+    """The largest share in [0, 1), rounded down, that keeps a growing KL within the bound: [*E]."""
     floats = jnp.finfo(ones.dtype)
 
     def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -188,7 +189,7 @@ def _bisect(kl_at: Callable[[Array], Array], bound: Number, ones: Array) -> Arra
 
 
 def _swapped(located: Any, scaled: Any) -> Any:
-    """The first distribution with the scales of the second one, where it has scales."""
+    """The first distribution with the scales of the second, if it has scales."""
     if isinstance(located, distrax.Independent):
         inner = _swapped(located.distribution, scaled.distribution)
         return distrax.Independent(inner, located.reinterpreted_batch_ndims)

@@ -1,4 +1,4 @@
-"""What is said of settings that several algorithms have: ``setting(3e-4, **LEARNING_RATE)``."""
+"""Descriptions of settings that several algorithms share: ``setting(3e-4, **LEARNING_RATE)``."""
 
 from __future__ import annotations
 

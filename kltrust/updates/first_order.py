@@ -1,4 +1,4 @@
-"""The one first-order algorithm: a declaration says what it minimises, stops at and steers."""
+"""The one first-order loop: an algorithm declares its loss, its gate and what it steers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from kltrust.updates.objectives import Sample, mean_kl, sample_loss
 @moves_floats
 @settings
 class FirstOrder(MinibatchEpochs):
-    """Epochs of minibatch steps on a surrogate less a drift; an algorithm is a declaration of it.
+    """Epochs of minibatch steps on a surrogate less a drift; algorithms inherit from it.
 
-    A declaration says ``losses``, the surrogate less the drift of every row, and has a setting
-    ``learning_rate``. It may say more:
+    An algorithm defines ``losses``, -(surrogate less drift) of every row, and has a setting
+    ``learning_rate``. It may define more:
 
-    - ``prepare``: what it works out of the rows once, before the epochs.
+    - ``prepare``: computes something from the rows once, before the epochs.
     - ``gate``: which parameters may stay after an epoch; by default those within ``max_kl``.
     - One coefficient that is steered from one iteration to the next: ``State``, a named tuple of
-      the optimiser's state and the coefficient, which begins as ``start()`` says and goes on as
-      ``follow`` does. It is given to ``losses`` and to ``rate``.
+      the optimiser's state and the coefficient. ``start()`` gives its first value, ``follow`` the
+      next ones; ``losses`` and ``rate`` get it.
     """
 
     State: ClassVar[Callable[..., Any] | None] = None
@@ -36,7 +36,7 @@ class FirstOrder(MinibatchEpochs):
         raise NotImplementedError
 
     def prepare(self, batch: PolicyBatch) -> PyTree:
-        """``sample.batch.known`` of the losses, [N, ...] of the rows of a ``batch``, or None."""
+        """``sample.batch.known`` for the losses, [N, ...] from the rows of a ``batch``, or None."""
         return None
 
     def rate(self, coefficient: Any) -> Number:
@@ -50,13 +50,13 @@ class FirstOrder(MinibatchEpochs):
     def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
         """The coefficient of the next iteration: [].
 
-        ``coefficient`` [] is this one's, ``kl`` [] the mean KL(old || new) that the iteration came
-        to, and ``stopped`` [] says whether an epoch was undone.
+        ``coefficient`` [] is that of this iteration, ``kl`` [] its mean KL(old || new), and
+        ``stopped`` [] says whether an epoch was undone.
         """
         raise NotImplementedError
 
     def told(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
-        """What a report says beside the coefficient, by name -> scalars.
+        """The report's other entries, beside the coefficient, by name -> scalars.
 
         ``params`` are those of ``policy`` after the epochs over ``batch``.
         """

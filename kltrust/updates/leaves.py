@@ -15,11 +15,11 @@ T = TypeVar("T", bound=Any)
 
 
 def moves_floats(cls: T) -> T:
-    """Lets ``init`` and ``update`` of a class see the floats of the parameters alone -> the class.
+    """Lets ``init`` and ``update`` of a class see only the float parameters -> the class.
 
-    Parameters may have other leaves, counts or keys, say. They are constants: the function of the
-    parameters gets them, and they come back as they were. `kltrust.algorithm` does this for every
-    algorithm. ``cls`` has the two methods of `PolicyUpdate` or of `Critic`.
+    Parameters may have other leaves, such as counts or keys. These are constants: the policy or
+    value function gets them, and the update returns them unchanged. `kltrust.algorithm` does this
+    for every algorithm. ``cls`` has the two methods of `PolicyUpdate` or of `Critic`.
     """
     if init := cls.__dict__.get("init"):
         cls.init = functools.wraps(init)(lambda self, params: init(self, _floats(params)))
@@ -43,5 +43,5 @@ def moves_floats(cls: T) -> T:
 
 
 def _floats(params: Params) -> Params:
-    """The parameters with None, which is no leaf, in place of what is no float."""
+    """The parameters with None, which is no leaf, in place of every leaf that is no float."""
     return jax.tree.map(lambda leaf: leaf if _is_float(leaf) else None, params)

@@ -26,11 +26,15 @@ def minibatch_epoch(
 ) -> tuple[Carry, Any]:
     """One pass over the data: ``step(carry, minibatch) -> (carry, out)`` for each part of it.
 
-    ``step`` is called with ``N / num_minibatches`` rows of ``data``, or sequences, in an order that
-    ``key`` gives; one minibatch is the whole batch in its own order. The data is a pytree of
-    [N, ...]; distributions are pytrees too. The rows fall into num_blocks equal blocks, one after
-    the other. Every minibatch takes the same number of rows from each, so that a device that holds
-    whole blocks takes its own rows alone.
+    Args:
+        step: is called with ``N / num_minibatches`` rows, or sequences, of the data.
+        carry: its first value.
+        data: a pytree of [N, ...]; distributions are pytrees too.
+        key: gives the order of the rows. A single minibatch keeps the order of the batch.
+        num_minibatches: parts of the pass.
+        num_blocks: splits the rows into this many equal blocks, one after the other. Every
+            minibatch takes the same number of rows from each, so that a device that holds whole
+            blocks takes only its own rows.
 
     Returns:
         (carry, outs stacked over minibatches).

@@ -76,7 +76,7 @@ class NaturalStep:
     ) -> NaturalDirection:
         """The damped natural gradient by conjugate gradient on Fisher-vector products.
 
-        F is taken at ``params`` of ``policy`` and averages over the states of ``batch``; the
+        F is taken at ``params`` of ``policy`` and averaged over the states of ``batch``; the
         ``gradient`` g is a pytree like ``params``.
         """
         obs, weight = jax.tree.map(lambda x: x[:: self.fisher_stride], (batch.obs, batch.weight))
@@ -101,8 +101,8 @@ class NaturalStep:
             relative = jnp.where(size > 0, residual / size, 0.0)
             return NaturalDirection(tree_of(x), curvature, relative)
 
-        # One vector on a GPU or TPU, where the steps of conjugate gradients on every leaf of a tree
-        # would be kernels of their own; and no parts.
+        # On a GPU or TPU one vector, since the steps of conjugate gradients on a tree would be a
+        # separate kernel for every leaf; and no chunks.
         elsewhere = partial(solve, self.fisher_chunks or 1, is_uniform(gradient))
         return loops.platform_dependent(
             gradient, cpu=partial(solve, chunks, False), default=elsewhere
@@ -114,7 +114,7 @@ def natural_direction(
 ) -> NaturalDirection:
     """X = (F + damping I)^-1 g by `NaturalStep` with the settings ``step``.
 
-    F is taken at ``params`` of ``policy`` and averages over the states of ``batch``; the
+    F is taken at ``params`` of ``policy`` and averaged over the states of ``batch``; the
     ``gradient`` g is a pytree like ``params``.
     """
     return NaturalStep(**step).direction(policy, params, batch, gradient)

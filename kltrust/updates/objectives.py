@@ -35,8 +35,8 @@ def mean_kl(policy: Policy, params: Params, batch: PolicyBatch) -> Array:
 def mean_change(policy: Policy, params: Params, batch: PolicyBatch) -> Array:
     """Mean over the batch's rows of abs(r - 1), r the ratio at the actions that were taken: [].
 
-    Its mean over old's actions is twice the total variation between ``batch.old`` and ``policy`` at
-    ``params``.
+    In expectation over old's actions it is twice the total variation between ``batch.old`` and
+    ``policy`` at ``params``.
     """
     change = jnp.abs(jnp.expm1(log_ratio(policy(params, batch.obs), batch)))
     return tree.weighted_mean(change, batch.weight)
@@ -64,13 +64,13 @@ def surrogate(
 
 
 class Sample(NamedTuple):
-    """What the losses of a batch's rows are made of.
+    """A batch's rows with what their losses need.
 
     Attributes:
         log_ratio: [N] log new(a|s) - log old(a|s).
         advantage: [N], 0 in rows of weight 0.
         old, new: the distributions at the N states.
-        batch: the rows themselves, for what the rest does not say.
+        batch: the rows themselves, for anything else.
     """
 
     log_ratio: Array
@@ -89,7 +89,7 @@ def sample_loss(
 ) -> Callable[[Params, PolicyBatch], Array]:
     """``loss(params, batch) -> []``: mean of the losses of the rows - entropy_coef * mean entropy.
 
-    It is what `minibatch_epochs` takes. ``policy`` is differentiated through its parameters;
+    `minibatch_epochs` takes it. ``policy`` is differentiated through its parameters;
     ``losses(sample) -> [N]``, see `Sample`; ``entropy_coef`` [] is at least 0.
     """
 
@@ -145,7 +145,7 @@ def _less_entropy(
                 "entropy_coef=0, or let the policy return the base distribution and bound the "
                 "actions in the environment"
             ) from error
-        # A coefficient that is only known at run time: NaN, in the gradient too, unless it is 0.
+        # The coefficient is only known at run time: NaN, in the gradient too, unless it is 0.
         leaves = [x for x in jax.tree.leaves(new) if tree.is_float(x)]
         return loss + jnp.where(entropy_coef == 0, 0, jnp.nan) * jnp.sum(leaves[0])
     return loss - tree.weighted(entropy_coef, entropy)
@@ -154,7 +154,7 @@ def _less_entropy(
 def known_advantage(batch: PolicyBatch) -> Array:
     """The advantages, 0 in rows of weight 0.
 
-    A weight of 0 keeps a NaN there out of a mean, but not out of its gradient, which is 0 * NaN.
+    A weight of 0 keeps a NaN in these rows out of a mean, but not out of its gradient, 0 * NaN.
     """
     if batch.weight is None:
         return batch.advantage

@@ -23,12 +23,12 @@ class Optimizer:
     """An optimiser of optax as a function of its learning rate.
 
     ``Optimizer("adamw", weight_decay=1e-4)(3e-4)`` is ``optax.adamw(3e-4, weight_decay=1e-4)``.
-    The float settings are leaves of a pytree: they may be traced and swept. Settings that are not
-    given are optax's own.
+    The float settings are leaves of a pytree: they may be traced and swept. Settings that you do
+    not give keep optax's defaults.
 
     Attributes:
-        name: of a function in optax whose first argument is ``learning_rate``; a dotted one is
-            looked up in optax's submodules, as in ``contrib.muon``.
+        name: of a function in optax whose first argument is ``learning_rate``; a dotted name, as in
+            ``contrib.muon``, is looked up in optax's submodules.
         settings: its keyword arguments.
     """
 
@@ -46,7 +46,7 @@ class Optimizer:
             key: as_float(value) if _is_rate(value, parameters[key].default) else value
             for key, value in sorted(settings.items())
         }
-        # Decided here, by values: JAX puts tracers and placeholders of any kind in their place.
+        # Decided here, by the given values: JAX later replaces them by tracers and placeholders.
         self._traced = tuple(k for k, v in self.settings.items() if not isinstance(v, _STATIC))
 
     def __call__(self, learning_rate: Number) -> optax.GradientTransformation:
@@ -55,17 +55,17 @@ class Optimizer:
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether it is known to see no tree, see `Elementwise`."""
+        """Whether it is known to ignore how entries are grouped into leaves, see `Elementwise`."""
         return self.name in _ELEMENTWISE and "mask" not in self.settings
 
     @staticmethod
     def of(value: Any, where: str = "optimizer") -> MakeOptimizer:
-        """An optimiser from whatever names one.
+        """An optimiser from any of its forms.
 
         Args:
             value: an `Optimizer`, a function of the learning rate, a name, a text such as
                 ``"adamw(weight_decay=0.1)"``, or a table with a ``name``.
-            where: what an error calls it.
+            where: the setting's name in errors.
 
         Raises:
             ValueError: if it is none of these.
@@ -123,7 +123,7 @@ jax.tree_util.register_pytree_with_keys(Optimizer, _flatten, _unflatten)
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Custom:
-    """A function of one's own: static, since nothing in it can be traced from outside."""
+    """A user's function: static, since nothing in it can be traced from outside."""
 
     function: MakeOptimizer
 
@@ -138,7 +138,7 @@ _STATIC = (str, bool, int, type(None))
 
 
 def _check_given(name: str, given: Mapping[str, Any], parameters: Iterable[Any]) -> None:
-    """Refuses what optax would complain of later: an argument that lacks, a text for a number."""
+    """Refuses early what optax would refuse later: a missing argument, a text for a number."""
     for parameter in parameters:
         key, default = parameter.name, parameter.default
         varying = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -196,17 +196,17 @@ _ELEMENTWISE = {
 
 
 class Elementwise(optax.GradientTransformationExtraArgs):
-    """A transformation of optax that sees no tree: what it does to an entry of the gradient depends
-    on that entry, its past and its parameter, and on the norm of all entries together.
+    """A transformation of optax that ignores how the gradient's entries are grouped into leaves.
 
-    Leaves that are strung together into one vector then move as they would one by one.
+    The change of a parameter depends only on its value, its gradient, their past and the norm of
+    all entries. Leaves concatenated into one vector then move as they would one by one.
     """
 
 
 def bounded(
     optimizer: MakeOptimizer, learning_rate: Number, max_grad_norm: Number
 ) -> optax.GradientTransformation:
-    """An ``optimizer`` after a bound on the gradient's global norm -> a transformation of optax.
+    """An ``optimizer`` after clipping by the gradient's global norm -> a transformation of optax.
 
     The ``learning_rate`` [] and the bound ``max_grad_norm`` [], inf for none, may be traced. The
     transformation is `Elementwise` if the optimiser is one of optax's that are known to be.
@@ -214,7 +214,7 @@ def bounded(
     chain = optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer(learning_rate))
 
     def update(*args: Any, **more: Any) -> Any:
-        # optax's Adam promotes types, which its caller may have forbidden.
+        # optax's Adam promotes types, which the caller may have forbidden.
         with jax.numpy_dtype_promotion("standard"):
             return chain.update(*args, **more)
 

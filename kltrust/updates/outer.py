@@ -1,4 +1,4 @@
-"""An optimiser around any update: what the update did is taken for a gradient."""
+"""An optimiser around any update: it takes the update's change of the parameters as a gradient."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Outer:
 def outer(update: PolicyUpdate, optimizer: optax.GradientTransformation) -> Outer:
     """An ``update`` whose result is a proposal: the ``optimizer`` takes the step -> an update.
 
-    With ``optax.sgd(sigma)`` the parameters become theta + sigma (theta_inner - theta): 1 is the
-    update alone, less is a step that is cut, more one that is extrapolated (Tan et al. 2024,
-    outer-PPO; sigma around 1.6 to 2 there, or a momentum of 0.1 to 0.3 with Nesterov's rule). Any
-    transformation of optax will do. A bound that the update keeps holds for its proposal only:
-    beyond sigma = 1 what is realised may exceed it, and the audit says by how much.
+    With ``optax.sgd(sigma)`` the parameters become theta + sigma (theta_inner - theta). Sigma = 1
+    is the update alone; a smaller sigma shortens the step, a larger one extrapolates it (Tan et al.
+    2024, outer-PPO; sigma around 1.6 to 2 there, or a momentum of 0.1 to 0.3 with Nesterov's rule).
+    Any transformation of optax will do. A bound that the update keeps holds for its proposal only:
+    beyond sigma = 1 the actual step may exceed it, and the audit says by how much.
 
     The update's own state goes on as if its proposal had been taken, as in the paper.
     """

@@ -12,7 +12,7 @@ from kltrust.divergences.distributions import _is_distribution
 from kltrust.lazy import distrax
 from kltrust.types import PyTree
 
-# A multivariate normal keeps its batch shape, and a number that no state has.
+# A multivariate normal also keeps its batch shape, and a number that does not depend on the state.
 _FIELDS = {
     "MultivariateNormalDiag": ("loc", "scale_diag"),
     "MultivariateNormalTri": ("loc", "scale_tri"),
@@ -22,16 +22,16 @@ _FIELDS = {
 
 
 def as_rows(data: PyTree) -> PyTree:
-    """The ``data`` with every leaf [N, ...]: distributions that keep others are taken apart.
+    """The ``data`` with every leaf [N, ...]: distributions with other leaves are taken apart.
 
-    They are the multivariate normals, and Independent and Joint of these. `from_rows` makes them
-    again, of the rows that were taken.
+    These are the multivariate normals, and Independent and Joint of them. `from_rows` puts them
+    together again, from the rows that were taken.
     """
     return jax.tree.map(_apart, data, is_leaf=_is_distribution)
 
 
 def from_rows(rows: PyTree) -> PyTree:
-    """What `as_rows` made ``rows`` of, with as many rows as these have."""
+    """Undoes `as_rows`, for any number of ``rows`` -> a pytree like the one that `as_rows` took."""
 
     def together(node: Any) -> Any:
         return node.func(*map(from_rows, node.args)) if isinstance(node, Partial) else node

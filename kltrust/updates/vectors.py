@@ -1,4 +1,4 @@
-"""Parameters, gradients and the optimiser's state as vectors, where kernels are what costs."""
+"""Parameters, gradients and the optimiser's state as vectors, where each kernel costs time."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def in_vectors(
     params: Params,
     opt_state: PyTree,
 ) -> tuple[Descent, Any]:
-    """``descend((params, opt_state), tree_of, vector_of)``: what it returns, as trees.
+    """Runs ``descend((params, opt_state), tree_of, vector_of)`` and returns its results as trees.
 
-    On a GPU or TPU it is given vectors, all leaves strung together: a step of the optimiser is then
-    a few kernels and not a few for every leaf. There tree_of makes the parameters' tree of their
-    vector, and vector_of makes a vector of a gradient. On a CPU, and for an ``optimizer`` that is
-    not `Elementwise` and so may look at the tree, both leave what they are given as it is.
+    On a GPU or TPU ``descend`` gets vectors, all leaves concatenated: a step of the optimiser is
+    then a few kernels, not a few for every leaf. There tree_of turns the parameters' vector into
+    their tree, and vector_of turns a gradient into a vector. On a CPU, and for an ``optimizer``
+    that is not `Elementwise` and so may look at the tree, both return their input unchanged.
 
     Returns:
         ((params, opt_state), whatever else ``descend`` returns).
@@ -78,7 +78,7 @@ def as_vector(x: PyTree) -> Array:
 
 
 def as_tree(vector: Array, like: PyTree) -> PyTree:
-    """What `as_vector` made ``vector`` [P] of: a pytree with the shapes of ``like``."""
+    """Undoes `as_vector`: the ``vector`` [P] as a pytree with the shapes of ``like``."""
     leaves, structure = jax.tree.flatten(like)
     parts, begin = [], 0
     for leaf in leaves:
