@@ -106,9 +106,9 @@ def parts_of(
 
 
 def _check_part(record: Record, plan: Plan, group: Group, part: Record) -> None:
-    """Whether a group's folder is that of the group, as far as the plan was."""
+    """Checks that a group's folder belongs to the group, and is finished if the plan is."""
     expected = json.loads(files.to_json(group_config(record, plan, group)))
-    # Older folders say less of themselves.
+    # Older folders record less about themselves.
     said = {name: part.config.get(name, expected[name]) for name in expected}
     if said != expected or not {"runs", "seeds"} <= set(part.config):
         raise files.DamagedError(

@@ -108,7 +108,7 @@ class Lanes:
             state, metrics = program.chunk(self.settings, state, length)
             progress.computing(index + 1, program.num_chunks)
             if "evaluate" not in program.compilations:
-                # Compiled before the chunk runs: else the chunk's time could not be told.
+                # Waits for the chunk: compiling while it runs would hide the chunk's time.
                 jax.block_until_ready(metrics)
                 progress.compiling("evaluation")
                 returns = program.evaluate(self.settings, state, self.eval_keys)

@@ -133,7 +133,7 @@ def _merge_group(
     seconds = total_seconds(*(part.seconds for part in parts))
     summary = {"broken": broken, "compilations": {}, "memory": {}, "devices": 0}
     with _entered(folder, config) as run:
-        # Committed and finished at once: a resumed folder would go on training from a chunk.
+        # Committed and finished at once: else a resume could train on from this chunk.
         run.commit(0, rows, state, evaluation=evaluation, seconds=seconds, summary=summary)
     return broken
 

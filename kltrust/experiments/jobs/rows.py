@@ -68,7 +68,7 @@ def metric_rows(
 def evaluation_rows(
     returns: np.ndarray, runs: Sequence[int], seeds: Sequence[int], iteration: int, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Returns [lanes, 2, episodes], by the mode and sampled, as one row per run, without padding."""
+    """Returns [lanes, 2, episodes], by the mode and sampled, as one row per run; no padding."""
     number = len(runs)
     mode, sampled = np.moveaxis(returns[:number], 1, 0)
     return {
