@@ -1,7 +1,7 @@
 """Shared code of the benchmarks: recording parts by name, and running kltrust's sweeps.
 
-A part has the name of the file in results/ that it writes. `kltrust.experiments` is imported here.
-record.py, sweeps.py and workers/ours.py also import its internals, and tables/ its statistics.
+A part has the name of the file in results/ that it writes. `kltrust.experiments` is imported here;
+other modules import it only for its internals or its statistics.
 """
 
 from __future__ import annotations
