@@ -51,7 +51,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# Nothing here needs more than Python: what is missing is found out first.
+# This file needs only Python: it first finds out which packages are missing.
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {
     "doctor": 90,
@@ -67,7 +67,7 @@ LIMITS = {
     "kill": 150,
     "profile": 90,
 }
-"""The parts in their order, and the most seconds that each may take."""
+"""The parts in order, with the most seconds that each may take."""
 LEAST = 20
 """Seconds that must be left for a part to begin."""
 NEEDED = "kltrust, distrax, gymnax, jax, matplotlib, orbax.checkpoint, pandas, pyarrow, rich, tyro"
@@ -99,7 +99,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def opened(path: Path, size: str) -> Result:
-    """The record that is there, or a new one."""
+    """The existing record, or a new one."""
     if not path.exists():
         return {"size": size, "parts": {}}
     record = json.loads(path.read_text("utf-8"))
@@ -115,7 +115,7 @@ def go_on(
     end: float,
     path: Path,
 ) -> list[str]:
-    """Runs the parts that the record lacks, then those that failed; gives those that are left.
+    """Runs the parts that the record lacks, then those that failed; returns the remaining parts.
 
     The record is written after each of them.
     """
@@ -139,7 +139,7 @@ def go_on(
 
 
 def same_device(record: Result, found: Result, path: Path) -> None:
-    """The device of a part is that of the whole record."""
+    """Checks that a part ran on the same device as the whole record."""
     device = found.pop("device", None)
     if device is None:  # it failed before it knew
         return
@@ -149,7 +149,7 @@ def same_device(record: Result, found: Result, path: Path) -> None:
 
 
 def write(path: Path, record: Result) -> None:
-    """All of it or nothing: the next part may take the machine down."""
+    """Writes the record atomically: the next part may take the machine down."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
@@ -157,7 +157,7 @@ def write(path: Path, record: Result) -> None:
 
 
 def answer_of(command: list[str], limit: float, environment: Mapping[str, str]) -> Result:
-    """What a process writes into the file that it is told of; or how it failed."""
+    """The answer that a process writes into a file, or how the process failed."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         process = subprocess.Popen(
@@ -177,7 +177,7 @@ def answer_of(command: list[str], limit: float, environment: Mapping[str, str]) 
 
 
 def run_part(part: str, options: argparse.Namespace) -> int:
-    """In the process of a part: its result, or the error that it met, into the answer's file."""
+    """Runs in a part's process: writes the result or the error into the answer's file."""
     if part == "kill":  # its sweeps need the device's memory, which this process would keep
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     try:
@@ -200,7 +200,7 @@ def run_part(part: str, options: argparse.Namespace) -> int:
 
 
 def prepared(options: argparse.Namespace) -> dict[str, str]:
-    """The variables of the parts' processes, in which all that is needed can be imported."""
+    """The environment variables for the parts' processes, where all packages can be imported."""
     site = options.out.absolute().parent / "site"
     paths = [str(ROOT), *([str(site)] if options.wheels else []), os.environ.get("PYTHONPATH", "")]
     cache = Path(tempfile.gettempdir()) / "kltrust-battery"  # parts share what they compile

@@ -43,7 +43,7 @@ OURS = ("ppo_clip", "trpo")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One environment: how long, and in batches of what shape."""
+    """One environment: the length of its training and the shape of its batches."""
 
     steps: int
     num_envs: int = 16
@@ -54,10 +54,10 @@ class Task:
     params: tuple[tuple[str, Any], ...] = ()
     brax: bool = False  # Whether brax's own PPO can be trained on it
     sampled: bool = False
-    """Scored by sampled actions: the mode of a policy that still explores can be worse than it."""
+    """Whether actions are sampled for the score: the mode of an exploring policy can be worse."""
     one_by_one: bool = False
-    """Seeds one after the other. On CPUs several together are slow where there are convolutions, or
-    where a reset is dear: it is made at every step then."""
+    """Whether seeds run one after the other. On CPUs several together are slow with convolutions,
+    or with an expensive reset: it is then computed at every step."""
 
     @property
     def iterations(self) -> int:
@@ -114,7 +114,7 @@ def main(options: Options) -> None:
 
 
 def measure(name: str, algorithm: str, task: Task, options: Options) -> Result:
-    """Trains one pair on all seeds; what the table needs, as plain numbers."""
+    """Trains one pair on all seeds; returns the table's numbers."""
     train = brax_ppo if algorithm == "brax_ppo" else ours
     scores = train(name, algorithm, task, options)
     return {
@@ -163,7 +163,7 @@ def ours(name: str, algorithm: str, task: Task, options: Options) -> np.ndarray:
 
 
 def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndarray:
-    """The same of brax's own PPO, on the same backend."""
+    """Like `ours` for brax's PPO, on the same backend."""
     from brax import envs
     from brax.training.agents.ppo import networks, train
 
@@ -196,7 +196,7 @@ def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndar
         ),
         run_evals=False,
     )
-    # brax 0.14 calls what jax 0.10 has no more.
+    # brax 0.14 calls functions that jax 0.10 no longer has.
     replicated = mock.patch.object(jax, "device_put_replicated", replicate, create=True)
     with replicated:
         trained = [train_seed(seed=seed) for seed in range(options.seeds)]
@@ -215,7 +215,7 @@ def brax_ppo(name: str, algorithm: str, task: Task, options: Options) -> np.ndar
 
 
 def replicate(tree: Any, devices: Sequence[Any]) -> Any:
-    """A copy on each device, of which there is one here."""
+    """A copy on each device; there is only one device here."""
     (device,) = devices
     return jax.tree.map(lambda leaf: jax.device_put(jnp.expand_dims(leaf, 0), device), tree)
 

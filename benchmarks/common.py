@@ -1,7 +1,7 @@
-"""What benchmarks share: parts that are recorded by name, and what they ask of kltrust's sweeps.
+"""Shared code of the benchmarks: recording parts by name, and running kltrust's sweeps.
 
-A part is named as the file in results/ that it writes. `kltrust.experiments` is imported here, for
-what is about its inside in record.py, sweeps.py and workers/ours.py, and for statistics in tables/.
+A part has the name of the file in results/ that it writes. `kltrust.experiments` is imported here;
+other modules import it only for its internals or its statistics.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ import numpy as np
 HERE = Path(__file__).parent
 RESULTS, SPECS = HERE / "results", HERE / "specs"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-"""Okabe and Ito's: told apart with any colour vision."""
+"""Okabe and Ito's colours: distinguishable with any colour vision."""
 Result = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What is run."""
+    """The parts to run."""
 
     parts: tuple[str, ...] = ()  # All, if none is named
     out: Path = RESULTS
 
 
 def record_parts(parts: Mapping[str, tuple[Callable[..., Result], int]], options: Any) -> None:
-    """Times those that are asked for, and writes each as soon as it is there.
+    """Times the parts that are asked for, and writes each as soon as it is done.
 
     Args:
         parts: functions of the options and a number of rounds, and that number's default.
-        options: have parts, rounds and out.
+        options: an object with parts, rounds and out.
     """
     for name in chosen("parts", options.parts, parts):
         part, rounds = parts[name]
@@ -47,7 +47,7 @@ def record_parts(parts: Mapping[str, tuple[Callable[..., Result], int]], options
 
 
 def chosen(option: str, names: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
-    """These names, or all that are known if there is none; one that is not known ends it."""
+    """These names, or all known ones if there are none; an unknown name ends the program."""
     known = tuple(known)
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"--{option}: no {', '.join(unknown)}; take some of {', '.join(known)}")
@@ -61,14 +61,14 @@ def write(path: Path, result: Result) -> None:
 
 
 def write_row(path: Path, row: Result) -> None:
-    """Puts a row in the place of that of the same environment and algorithm."""
+    """Writes a row in place of the one with the same environment and algorithm."""
     rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
     found = {(r["env"], r["algorithm"]): r for r in [*rows, row]}
     write(path, {"rows": list(found.values())})
 
 
 def plain(value: Any, digits: int = 5) -> Any:
-    """A number of so few digits that a file stays small; None for what is no number."""
+    """A number rounded to a few digits, to keep files small; None for NaN and infinity."""
     value = float(value)
     if not math.isfinite(value):
         return None
@@ -84,7 +84,7 @@ def rounded(values: Iterable[Any], places: int = 4) -> list[float]:
 
 
 def panels(columns: int, rows: int = 1, size: tuple[float, float] = (5, 3.6), **share: Any) -> Any:
-    """A figure and its axes [rows, columns], each of a size in inches."""
+    """A figure and its axes [rows, columns], each axes of this size in inches."""
     from matplotlib.figure import Figure
 
     shape = (size[0] * columns, size[1] * rows)
@@ -113,7 +113,7 @@ def experiment(
     env_params: Result | None = None,
     **learner: Any,
 ) -> Result:
-    """A training's settings, as `Experiment` and the processes of workers/ours.py take them."""
+    """A training's settings, in the form that `Experiment` and workers/ours.py take."""
     sections = {"update": update, "critic": critic, "network": network, "learner": learner}
     sections["env_params"] = env_params
     return {"algorithm": algorithm, "env": env, **{k: v or {} for k, v in sections.items()}}
@@ -133,7 +133,7 @@ def built(experiment: Result) -> Any:
 
 
 def preset(algorithm: str, env: str, total_steps: float | None = None) -> Any:
-    """The library's own, for another number of steps where one is given."""
+    """The library's preset, with another number of steps if one is given."""
     from kltrust.experiments.config import presets
 
     found = presets.preset(algorithm, env)
@@ -145,7 +145,7 @@ def preset(algorithm: str, env: str, total_steps: float | None = None) -> Any:
 
 @contextlib.contextmanager
 def trained(experiment: Any, seeds: Sequence[int]) -> Iterator[Any]:
-    """The record of a training, in a folder that ends with the context."""
+    """The record of a training, in a folder that is removed at the end of the context."""
     from kltrust.experiments.engine.devices import use_all_cores
     from kltrust.experiments.jobs import run
 
@@ -155,7 +155,7 @@ def trained(experiment: Any, seeds: Sequence[int]) -> Iterator[Any]:
 
 
 def only_part(record: Any) -> Any:
-    """What a training's folder has its tables and its seconds in."""
+    """The only part of a training's folder: it holds the tables and the seconds."""
     from kltrust.experiments.jobs.run import parts_of
 
     ((_, part),) = parts_of(record)[1]
@@ -170,7 +170,7 @@ def played(record: Any, episodes: int, seed: int) -> Any:
 
 
 def played_in_gymnasium(record: Any, env: str, seeds: Sequence[int], episodes: int) -> Any:
-    """The same in gymnasium's environment, by the policies as functions of NumPy arrays."""
+    """The same in gymnasium's environment, with the policies as functions of NumPy arrays."""
     from kltrust.experiments.reading import deploy
 
     def returns(seed: int) -> Any:
@@ -188,7 +188,7 @@ def load_spec(path: Path) -> Any:
 
 
 def swept(specification: Any) -> Any:
-    """The tables of a sweep, whose folder is not kept."""
+    """The tables of a sweep; its folder is not kept."""
     from kltrust.experiments.reading import results
 
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +197,7 @@ def swept(specification: Any) -> Any:
 
 
 def run_sweep(specification: Any, folder: Path) -> None:
-    """A sweep, from where it is."""
+    """Starts or resumes a sweep."""
     from kltrust.experiments.cli.progress import ConsoleProgress
     from kltrust.experiments.engine import devices
     from kltrust.experiments.jobs import plan, run

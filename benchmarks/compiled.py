@@ -37,7 +37,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# No device is looked for, and none is needed.
+# JAX looks for no device, and none is needed.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
@@ -76,7 +76,7 @@ PHASES = {
     **dict.fromkeys(("audit_by_default", "audit_on_request", "measure_update"), "measurement"),
     **dict.fromkeys(("measure_critic", "count_nonfinite", "update_moments"), "measurement"),
 }
-"""The functions that `make_learner` calls one after the other; the algorithm's is added."""
+"""The functions that `make_learner` calls in turn; the algorithm's is added."""
 PUREJAXRL = {"_env_step": "rollout", "_calculate_gae": "advantages", "_update_epoch": "update"}
 LOOPS = {"conjugate_gradient": 10}
 """How often loops go round whose end only the values tell: by default once, as searches mostly do.
@@ -118,7 +118,7 @@ def installed(target: str) -> bool:
 
 
 def devices(target: str, number: int = 1) -> np.ndarray:
-    """Devices of a target, which need not be there: [number]."""
+    """Devices of a target, which need not be present: [number]."""
     if target == "cpu":
         return np.asarray(jax.devices("cpu")[:number])
     if target == "h100":
@@ -195,7 +195,7 @@ PARTS = {
 def measured(
     options: Options, settings: common.Result, target: str, number: int = 1
 ) -> common.Result:
-    """What init, an iteration and an evaluation of an experiment take on a number of devices."""
+    """The costs of init, an iteration and an evaluation of an experiment on ``number`` devices."""
     experiment = common.made(settings)
     phases = {f"{type(experiment.update).__name__}.update": "policy", **PHASES}
     rounds = {**LOOPS, "conjugate_gradient": getattr(experiment.update, "cg_iters", 10)}
@@ -282,7 +282,7 @@ def costs(
     rounds: Mapping[str, int],
     iterations: int = 1,
 ) -> common.Result:
-    """By phase and altogether, of one of so many iterations."""
+    """The costs of one iteration, by phase and in total, from a program of ``iterations``."""
     with tempfile.TemporaryDirectory() as folder:
         plan = {"xla_dump_to": folder} if target == "h100" else {}
         compiled = lowered.compile(compiler_options=plan)

@@ -1,6 +1,6 @@
-"""The KL estimators, their moments and gradients, by listing all outcomes: nothing is sampled.
+"""Exact moments and gradients of the KL estimators, from a list of all outcomes: no sampling.
 
-In the precision that is on: work within ``jax.enable_x64(True)``.
+The precision is JAX's current one: work within ``jax.enable_x64(True)``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Loss = Callable[[Any], jax.Array]
 
 
 class Facts(NamedTuple):
-    """All about one estimator, of one sample: exact."""
+    """The exact moments of one estimator, for one sample."""
 
     value: float
     """Its mean."""
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
     gradient: np.ndarray
     """The mean of its gradients, [P]."""
     noise: float
-    """The root of their mean squared distance from that."""
+    """The root of the mean squared distance of its gradients from their mean."""
 
 
 def facts(losses: Loss, theta: Any, probs: Any) -> Facts:
@@ -44,7 +44,7 @@ def facts(losses: Loss, theta: Any, probs: Any) -> Facts:
 
 
 class Both(NamedTuple):
-    """An estimator as a term of the loss, and as a reward that is not differentiated."""
+    """An estimator as a term of the loss, and as a reward without a gradient."""
 
     loss: Facts
     reward: Facts
@@ -65,12 +65,12 @@ ESTIMATORS: dict[str, Callable[..., jax.Array]] = {
     BEST: with_best_coefficient,
     **{f"`{name}`": elementwise(name) for name in ("kl_reverse_k1", "kl_reverse_k3")},
 }
-"""``k(log_ratio, log_p)``, p the policy that the samples are those of."""
+"""``k(log_ratio, log_p)``, where p is the policy that the samples come from."""
 log_softmax = jax.nn.log_softmax
 
 
 def weighted(log_ratio: Loss, detached: bool) -> Callable[[Loss], Loss]:
-    """Estimates times a ratio that is differentiated, and they are not if they are detached."""
+    """Estimates times a differentiated ratio; ``detached`` estimates are not differentiated."""
     of = jax.lax.stop_gradient if detached else lambda x: x
     return lambda estimate: lambda t: samples.ratio_weighted(of(estimate(t)), log_ratio(t))
 
@@ -93,7 +93,7 @@ def setting_b(
 ) -> dict[str, Both]:
     """a ~ pi (or ``behaviour``); log_ratio = log ref - log pi; differentiated in pi.
 
-    As a reward: stop_gradient(k) log pi, with ratio * stop_gradient(k) where there is a ratio.
+    As a reward: stop_gradient(k) log pi, or ratio * stop_gradient(k) if there is a ratio.
     """
     log_ref, log_mu = log_softmax(ref), log_softmax(pi if behaviour is None else behaviour)
     p, log_importance = jnp.exp(log_mu), lambda t: log_softmax(t) - log_mu
@@ -145,7 +145,7 @@ def gaussian(mu: float) -> dict[str, tuple[float, float]]:
 
 
 def gaussian_closed_forms(mu: float) -> dict[str, tuple[float, float]]:
-    """The same as formulas."""
+    """The results of `gaussian` as formulas."""
     grown = np.expm1(mu**2)
     return {
         "`kl_k1`": (0.0, 2 / abs(mu)),
@@ -159,13 +159,14 @@ def gaussian_closed_forms(mu: float) -> dict[str, tuple[float, float]]:
 
 TOKENS = np.array([(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)])
 MASK = np.array([(True, token > 0) for token, _ in TOKENS])
-"""All sequences over three tokens, of which 0 ends them."""
+"""All sequences over three tokens; the token 0 ends a sequence."""
 
 
 def sequence_policy(seed: float) -> dict[str, np.ndarray]:
-    """Logits of the first token and of the second after each first: made up, and fixed.
+    """Logits of the first token, and of the second token after each first one; fixed numbers.
 
-    Policies differ much in what follows a 1, and little in the first token and what follows a 2.
+    Policies differ much in the token after a 1, and little in the first token and the one after a
+    2.
     """
     waves = np.sin(seed + 2.3 * np.arange(12))
     reach = np.array([0.0, 2.0, 0.2])

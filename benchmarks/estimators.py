@@ -33,7 +33,7 @@ DISTANCES = (0.1, 0.5, 2.0)
 BEHAVIOUR = np.array([0.2, 0.4, -0.5, 0.1])
 GAUSSIANS = (0.1, 0.5, 1.0)
 EQUAL = 1e-9
-"""Relative error below which a value or a gradient is called that of a KL."""
+"""A value or a gradient with a smaller relative error counts as that of a KL."""
 
 
 def main(check: bool = False) -> int:
@@ -63,7 +63,7 @@ def tables() -> dict[str, list[str]]:
 
 
 def number(x: float, digits: int = 2) -> str:
-    """What is 0 but for rounding is 0."""
+    """A number as text; 0 with a rounding error becomes 0."""
     return "0" if abs(x) < EQUAL else f"{x:.{digits}g}"
 
 
@@ -72,7 +72,7 @@ def numbers(xs: Sequence[float], digits: int = 2) -> str:
 
 
 def whose(gradients: Sequence[np.ndarray], kls: dict[str, Sequence[np.ndarray]], right: str) -> str:
-    """The KL whose gradients these are, at every distance; else how they compare with the right."""
+    """The KL that has these gradients at every distance; else a comparison with the right one."""
     norm, sizes = np.linalg.norm, [np.linalg.norm(target) for target in kls[right]]
     if all(norm(g) < EQUAL * size for g, size in zip(gradients, sizes, strict=True)):
         return "0"
@@ -98,10 +98,10 @@ def setting_table(
     """A row per estimator.
 
     Args:
-        found: by distance.
-        kls: by distance, `both_kls`.
-        names: of the two.
-        right: the one that the estimators are for.
+        found: the estimators' facts, by distance.
+        kls: `both_kls`, by distance.
+        names: the names of the two KLs.
+        right: the KL that the estimators are for.
     """
     values = {name: np.array([pair[i][0] for pair in kls]) for i, name in enumerate(names)}
     slopes = {name: [pair[i][1] for pair in kls] for i, name in enumerate(names)}

@@ -44,7 +44,7 @@ def seconds_of_children() -> float:
 
 
 def main(arguments: list[str] | None = None, path: Path = RESULTS / "extras.json") -> None:
-    """Installs them one by one, and records each as soon as it is there."""
+    """Installs the extras one by one, and records each as soon as it is done."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     known = ["base", *project["optional-dependencies"]]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -9,7 +9,7 @@ from common import Result, plain
 
 NUM_STATES, NUM_ACTIONS, NUM_GROUPS = 16, 4, 4
 TABLES = {"a row for each state": NUM_STATES, "states share rows": NUM_GROUPS}
-"""How many rows the softmax policy uses: with one for each state only the step is in the way."""
+"""The number of rows of the softmax policy: with a row for each state, only the step limits it."""
 NATURAL: dict[str, Any] = {"damping": 1e-3}
 EPOCHS: dict[str, Any] = {
     "learning_rate": 0.1,
@@ -26,16 +26,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ppo_adaptive_lr": {"num_epochs": 20, "num_minibatches": 1, "init_learning_rate": 0.1}
     | {"max_learning_rate": 1.0, "max_grad_norm": float("inf")},
 }
-"""What differs from the defaults, of those that don't take EPOCHS.
+"""Settings that differ from the defaults, for algorithms that don't take EPOCHS.
 
-These are enough steps of Adam to come near the optimum of a loss.
+EPOCHS are enough steps of Adam to come near the optimum of a loss.
 """
 BOUNDS = {"spo": "eps", "fixpo": "max_state_kl", "trpl": "projected_kl"}
 ROUNDING = 1e-9
 
 
 def find(mdps: int, updates: int) -> Result:
-    """By table and algorithm: how often J falls, and what the steps were."""
+    """By table and algorithm: how often J falls, and statistics of the steps."""
     import jax
 
     from kltrust import algorithms

@@ -1,6 +1,6 @@
 """Commands of kltrust in processes that are forked after the imports, and traps that kill them.
 
-For kills.py. The process that calls these never starts JAX, whose threads no fork takes along.
+For kills.py. The process that calls these functions never starts JAX: a fork loses its threads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORKED.set_forkserver_preload(list(IMPORTS))
 
 
 class Trap(NamedTuple):
-    """A signal to oneself, so many seconds after an event of this number."""
+    """A process's signal to itself, some seconds after the event of this number."""
 
     event: str
     file: str
@@ -43,7 +43,7 @@ class Trap(NamedTuple):
     signal: int
 
     def set(self) -> None:
-        """From here on, for good."""
+        """Sets the trap in this process, for good."""
         import jax
 
         left = [self.number]
@@ -70,7 +70,7 @@ class Trap(NamedTuple):
         waiting: list[threading.Timer] = []
 
         def compiling(event: str, **_: Any) -> None:
-            # What is not found in the cache soon is compiled.
+            # A program that is not found in the cache is compiled soon after.
             if event.endswith("compile_requests_use_cache") and self.event == "compile":
                 waiting.append(self.strike(0.3 + self.wait))
             elif event.endswith("cache_hits") and waiting:
@@ -80,7 +80,7 @@ class Trap(NamedTuple):
         jax.monitoring.register_event_listener(compiling)
 
     def strike(self, wait: float) -> threading.Timer:
-        """Sends the signal after so many seconds."""
+        """Sends the signal after ``wait`` seconds."""
         timer = threading.Timer(wait, os.kill, (os.getpid(), self.signal))
         if wait:
             timer.start()
@@ -94,7 +94,7 @@ def writes(file: Any, mode: Any, flags: Any) -> bool:
 
 
 def child(arguments: list[str], log: Path, cache: Path, trap: Trap | None) -> None:
-    """A command of kltrust; both outputs go into a file."""
+    """Runs a command of kltrust; both outputs go into a file."""
     with open(log, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -117,7 +117,7 @@ def child(arguments: list[str], log: Path, cache: Path, trap: Trap | None) -> No
 
 
 def asked(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives in a process of its own: this one never starts JAX."""
+    """A function's result from another process, since this one never starts JAX."""
     receiver, sender = FORKED.Pipe(duplex=False)
     process = FORKED.Process(target=answer, args=(sender, function, arguments))
     process.start()
@@ -132,7 +132,7 @@ def answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
 
 
 def chunks(folder: Path) -> list[int] | str:
-    """Committed in each group of a folder, all of which can be read; or what is wrong with it."""
+    """The committed chunks in each group of a readable folder; else what is wrong with it."""
     from kltrust.experiments.jobs.folder import parts_of
     from kltrust.experiments.store.files import StorageError
     from kltrust.experiments.store.record import Record
@@ -149,7 +149,7 @@ def chunks(folder: Path) -> list[int] | str:
 
 
 def digest(folder: Path) -> Result:
-    """Of all that a folder holds, by name: but for what a clock or a process put there."""
+    """The digests of a folder's content, by name, without entries of a clock or a process."""
     from kltrust.experiments.store import checkpoint
 
     found: Result = {}

@@ -1,4 +1,4 @@
-"""Updates that hurt: the share of them after which the exact J is lower, on random tabular MDPs."""
+"""Updates that hurt: the share that lowers the exact J, on random tabular MDPs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIZES: dict[str, tuple[str, tuple[float, ...]]] = {
     "trpo": ("max_kl", (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3)),
 }
 STARTS = {"from a random policy": 0, "from a better one": 4}
-"""Exact natural steps that a random policy has made before the update that is measured."""
+"""The number of exact natural steps of a random policy before the measured update."""
 # The Fisher matrix of a table is small: at 0.1 it would be the damping that bounds TRPO's step.
 FIXED: dict[str, dict[str, float]] = {"vanilla_pg": {}, "trpo": {"damping": 1e-3}}
 ROUNDING = 1e-9
 
 
 def find(draws: int, samples_of: tuple[int, ...]) -> Result:
-    """By start, algorithm, number of samples and size: how often J falls, and by how much."""
+    """How often J falls, and by how much, by start, algorithm, number of samples and size."""
     import jax
 
     rows = []
@@ -45,8 +45,8 @@ def outcomes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Changes of the exact J and mean KLs of one update each: [starts, samples, sizes, draws].
 
-    States share the rows of the table, so that a step that is right for one can be wrong for
-    another: with a row for each, an exact step of `vanilla_pg` never lowers J.
+    States share the rows of the table, so a step that is right for one state can be wrong for
+    another. With a row for each state, an exact step of `vanilla_pg` never lowers J.
     """
     import jax
     import jax.numpy as jnp

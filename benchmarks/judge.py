@@ -49,7 +49,7 @@ def main(options: Options) -> None:
 
 
 def planted() -> Result:
-    """How many faults of each kind are found, and which are not."""
+    """The number of faults of each kind that are found, and those that are missed."""
     from planted import trainings, updates
 
     judged: dict[str, list[tuple[str, str, bool, Findings]]] = {"updates": []}
@@ -79,7 +79,7 @@ def is_found(finding: str, found: Findings) -> bool:
 
 
 def healthy(folder: Path) -> Result:
-    """How many runs have a warning or worse, and which."""
+    """The number of runs with a warning or worse, and which they are."""
     loaded = kltrust.load(folder)
     runs = loaded.runs[loaded.runs.run.isin(loaded.metrics.run)]
     start = time.perf_counter()

@@ -37,9 +37,9 @@ from forked import FORKED, Trap, asked, child, chunks, cut_programs, digest, fre
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LIMIT = 1800
-"""Seconds until a process that hangs is a fault, on a busy machine too."""
+"""The seconds after which a hanging process counts as a fault, even on a busy machine."""
 FAREWELL = 10
-"""Seconds that the other host has to end by itself, before it is ended as a scheduler would."""
+"""Seconds for the other host to end by itself; then it is ended as by a scheduler."""
 
 
 class Moment(NamedTuple):
@@ -70,7 +70,7 @@ MOMENTS = (
     JOINED,
     FINISHED,
 )
-"""In the order in which they come."""
+"""The moments in order of time."""
 DRAWN = Moment("a picture is drawn", ("open", "opened"), "*.png", 2, 100)
 REPORTED = (
     Moment("a picture is written", ("open",), "*.partial/figures/*.png", 3),
@@ -80,14 +80,14 @@ REPORTED = (
 
 
 class Made(NamedTuple):
-    """What the jobs have in common: the specification, and folders that were made in peace."""
+    """The jobs' common parts: the specification, and folders made without kills."""
 
     spec: Path
     shards: tuple[Path, ...] = ()
 
 
 class Job(NamedTuple):
-    """A command that makes a folder, and how it goes on; ``hosts`` processes run it."""
+    """A command that makes a folder, and one that resumes it; ``hosts`` processes run it."""
 
     command: Callable[[Made, Path], list[str]]
     moments: tuple[Moment, ...]
@@ -123,7 +123,7 @@ JOBS = {
     "report": Job(report, REPORTED),
     "sweep on two hosts": Job(sweep, MOMENTS, "sweep", hosts=2),
 }
-"""Another kind of job, a search say, is one more line here."""
+"""To add another kind of job, such as a search, add a line here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ def main(options: Options) -> int:
 
 
 class Tried:
-    """Jobs in a folder of their own, each beside one that was left in peace."""
+    """Tries jobs in a folder, each beside the same job without kills."""
 
     def __init__(self, place: Path, options: Options):
         self.place, self.options = place, options
@@ -170,7 +170,7 @@ class Tried:
         self.found: dict[str, Result] = {}
 
     def job(self, name: str, turn: int) -> Result:
-        """Kills a job at all its moments; what all turns so far have found."""
+        """Kills a job at all its moments; returns the findings of all turns so far."""
         job = JOBS[name]
         if job.command in (merge, report) and not self.made.shards:
             self.made = self.made._replace(shards=self.shards())
@@ -214,7 +214,7 @@ class Tried:
             raise RuntimeError(f"in peace it ended with {status}: {said}")
 
     def new(self, name: str) -> Path:
-        """A place for a job's folder, whose name is in the patterns of moments."""
+        """A path for a job's folder; the patterns of moments contain its name."""
         self.number += 1
         (self.place / f"{name}{self.number}").mkdir()
         return self.place / f"{name}{self.number}" / "job"
@@ -222,7 +222,7 @@ class Tried:
     def killed(
         self, job: Job, in_a_row: Sequence[tuple[Moment, signal.Signals]], wanted: Result
     ) -> tuple[list[tuple[Moment, signal.Signals]], list[str]]:
-        """The kills of one run, which then ends, and what was wrong with it."""
+        """Kills one run repeatedly, then lets it end; returns the kills and the faults."""
         out, cache = self.new("killed"), self.place / "cache"
         kills, wrong, before, caches = [], [], list[int](), [cache]
         for moment, kind in in_a_row:
@@ -254,7 +254,7 @@ class Tried:
         return kills, wrong
 
     def without_one(self, cache: Path) -> Path:
-        """The programs in a folder but one of the largest, in another."""
+        """Copies a folder's programs, without one of the largest, into another folder."""
         new = self.new("programs").parent
         files = sorted(cache.rglob("*-cache"), key=lambda file: file.stat().st_size)
         kept = set(files) - {files[-1 - int(self.generator.integers(4))]}
@@ -265,7 +265,7 @@ class Tried:
         return new
 
     def trap(self, moment: Moment, kind: signal.Signals) -> Trap:
-        """One of the events, and a while after it."""
+        """A trap at one of the moment's events, some time after it."""
         event = str(self.generator.choice(moment.events))
         number = int(self.generator.integers(moment.first))
         wait = self.generator.choice([0.0, self.generator.uniform(0, moment.milliseconds)])
@@ -274,7 +274,7 @@ class Tried:
     def run(
         self, job: Job, out: Path, cache: Path, trap: Trap | None = None, host: int = 0
     ) -> tuple[int, str]:
-        """The status of the command, or of the host that is killed, and what it said."""
+        """The status of the command, or of the killed host, and its output."""
         begun = job.resume is not None and (out / "run.json").exists()
         command = [job.resume, "--resume", str(out), "--quiet"] if begun else None
         command = command or job.command(self.made, out)
@@ -297,7 +297,7 @@ class Tried:
 
 
 def chains(of_turn: Sequence[Any]) -> Iterator[list[Any]]:
-    """In ones, twos, threes and fours, each in order: kills of one run."""
+    """Groups kills, in order, into ones, twos, threes and fours: the kills of one run."""
     left, length = list(of_turn), 1
     while left:
         step = max(1, len(left) // length)

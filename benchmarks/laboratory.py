@@ -44,7 +44,7 @@ import tyro
 from common import COLOURS, Result, panels, plain, plains, rounded
 
 Frame = Any
-"""Of pandas: all updates of a sweep, with their environment and settings."""
+"""A pandas frame: all updates of a sweep, with their environment and settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def sweep(options: Options, name: str) -> Any:
 
 
 def register() -> None:
-    """CartPole without its velocities, by name."""
+    """Registers CartPole without its velocities under a name."""
     from kltrust import environments
 
     def positions(**params: Any) -> Any:
@@ -115,7 +115,7 @@ def of_updates(find: Callable[[Frame], list[Result]]) -> Find:
 
 
 def clip(updates: Frame) -> list[Result]:
-    """By environment and clip_eps: total variation over eps / 2, mean over states and largest."""
+    """Total variation over eps / 2, its mean and largest over states, by environment and eps."""
     rows = []
     for (env, eps), part in updates.groupby(["env", "update.clip_eps"]):
         row = {"env": env, "clip_eps": plain(eps), "updates": len(part)}
@@ -154,7 +154,7 @@ MODELS = {
     "kl damped": ("kl", "kl_quadratic_damped"),
     "gain": ("surrogate_gain", "surrogate_gain_linear"),
 }
-"""What is realised, and what predicts it."""
+"""Realised numbers, and their predictions."""
 
 
 def model(updates: Frame) -> list[Result]:
@@ -183,7 +183,7 @@ def model(updates: Frame) -> list[Result]:
 
 
 def collapse(loaded: Any, options: Options) -> Result:
-    """Falls of fresh episodes' return, by algorithm."""
+    """How often the return of fresh episodes falls, by algorithm."""
     result: Result = {
         "seeds": sorted(int(seed) for seed in loaded.runs.seed.unique()),
         "learning_rate": float(loaded.runs["update.learning_rate"].max()),
@@ -220,7 +220,7 @@ def by_seed(loaded: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 def falls_after(returns: np.ndarray, updates: np.ndarray, options: Options) -> bool:
     """Whether the return falls below half of its peak so far within a window after an update."""
     peak = np.maximum.accumulate(returns)
-    # An update's own evaluation is the first that shows what it did.
+    # The evaluation right after an update is the first to show its effect.
     return any(
         bool(np.any(returns[update : update + options.window] < peak[update] / 2))
         for update in np.flatnonzero(updates)
@@ -249,11 +249,11 @@ def memory(loaded: Any, options: Options) -> Result:
 
 
 def bandit(row: Any) -> dict[str, float]:
-    """Expected returns of 100 pulls: staying after a reward, and the arm that has done better.
+    """Expected returns of 100 pulls by two rules: stay after a reward; take the better arm so far.
 
-    Which arm pays with probability 1 - p, and which with p, is drawn at an episode's start. Both
-    arms tell the same about each other, so that with a memory the one that has done better is
-    Bayes-optimal; without one, stay after a reward and change after none.
+    Each episode draws which arm pays with probability 1 - p; the other pays with p. Both arms tell
+    the same about each other. So with a memory, the better arm so far is Bayes-optimal. Without
+    one, stay after a reward and change after none.
     """
     from scipy import stats
 
@@ -270,11 +270,11 @@ def bandit(row: Any) -> dict[str, float]:
 
 
 KNOWN = {
-    # Its context is shown in the first step only and asked for in the last.
+    # The context is shown only in the first step, and needed in the last.
     "MemoryChain-bsuite": lambda row: {"guessing": 0.0, "optimal": 1.0},
     "BernoulliBandit-misc": bandit,
     "CartPole-positions": lambda row: {"optimal": 500.0},
-    # For comparison: every observation shows what is needed.
+    # For comparison: every observation shows the whole state.
     "UmbrellaChain-bsuite": lambda row: {"guessing": 0.0, "optimal": 1.0},
 }
 
@@ -289,7 +289,7 @@ def of_env(result: Result) -> dict[str, list[Result]]:
 
 
 def legend(figure: Any, axes: Any) -> Any:
-    """That of one panel for the whole figure."""
+    """One panel's legend for the whole figure."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -374,9 +374,9 @@ PARTS: dict[str, tuple[Find, Callable[[Result, Any], Any] | None]] = {
     "collapse": (collapse, draw_collapse),
     "memory": (memory, None),
 }
-"""Each with what finds it in a sweep's tables, and what draws it."""
+"""Each part, with the function that finds it in a sweep's tables and the one that draws it."""
 EXACT = ("laboratory_hurt", "laboratory_family")
-"""Those that need no sweep."""
+"""The parts that need no sweep."""
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ TASKS = {
     "MountainCar-v0": (1_000_000, -105.0),
     "MountainCarContinuous-v0": (500_000, 92.0),
 }
-# The mean return, over all episodes, that is aimed at. MountainCar has none and comes last: its
-# presets train the longest.
+# The target for the mean return over all episodes. MountainCar has none and comes last: its presets
+# train the longest.
 TARGETS = {"CartPole-v1": 490.0, "Acrobot-v1": -90.0, "Pendulum-v1": -170.0, "MountainCar-v0": None}
 
 
@@ -61,7 +61,7 @@ def main(options: Options) -> None:
 
 
 def learning(algorithm: str, env: str, seeds: list[int], episodes: int, options: Options) -> None:
-    """Trains and plays one pair; everything that the tables need, as plain numbers."""
+    """Trains and plays one pair; returns the tables' numbers."""
     total_steps, solved = TASKS[env]
     experiment = common.preset(algorithm, env, total_steps * options.fraction)
     with common.trained(experiment, seeds) as record:
@@ -99,7 +99,7 @@ def trust_region(part: Any, experiment: Any, solved: float) -> Result:
     largest = {"state_kl_max": metrics.kl_max, "max_ratio": metrics.max_ratio}
     result |= {name: float(of.max()) for name, of in largest.items()}
     if "extra.accepted" in metrics:
-        # The bound that was in force: a preset may anneal it.
+        # The bound in force at each update: a preset may anneal it.
         used, accepted = metrics.kl / metrics["extra.max_kl"], metrics["extra.accepted"]
         result |= {
             "max_kl": experiment.update.max_kl,
@@ -114,7 +114,7 @@ def trust_region(part: Any, experiment: Any, solved: float) -> Result:
 
 
 def curves(part: Any, points: int = 60) -> Result:
-    """What the picture needs: evaluation returns, and quantiles over seeds of an update's KL."""
+    """Numbers for the picture: evaluation returns, and an update's KL as quantiles over seeds."""
     kl = part.metrics().groupby("env_steps").kl
     returns = part.evaluations().groupby("env_steps").mean_return
     kept = np.unique(np.linspace(0, kl.ngroups - 1, points).round().astype(int))
@@ -132,7 +132,7 @@ def curves(part: Any, points: int = 60) -> Result:
 
 
 def gymnasium(algorithm: str, env: str, seeds: list[int], episodes: int, options: Options) -> None:
-    """Trains one pair, and plays it in both."""
+    """Trains one pair, and plays it in gymnax and in gymnasium."""
     steps = int(common.preset(algorithm, env).budget.total_steps * options.fraction)
     with common.trained(common.preset(algorithm, env, steps), seeds) as record:
         row = {
@@ -157,7 +157,7 @@ def gymnasium(algorithm: str, env: str, seeds: list[int], episodes: int, options
 
 
 def summary(returns: np.ndarray) -> Result:
-    """Of returns [seeds, episodes]: means with 95 % intervals, of all and of every seed."""
+    """Means of returns [seeds, episodes] with 95 % intervals, over all and for every seed."""
     mean, low, high = interval(returns)
     std, worst = rounded([returns.std(), returns.min()])
     by_seed = [interval(of_seed[None]) for of_seed in returns]
@@ -169,8 +169,8 @@ def interval(returns: np.ndarray, resamples: int = 2000) -> tuple[float, ...]:
     """The mean, and the 95 % percentile bootstrap of seeds and of the episodes of each.
 
     Args:
-        returns: [seeds, episodes]; of a single seed the episodes alone are resampled.
-        resamples: of the bootstrap, whose generator is seeded.
+        returns: [seeds, episodes]; with a single seed, only episodes are resampled.
+        resamples: the bootstrap's resamples; its generator is seeded.
     """
     rng = np.random.default_rng(0)
     num_seeds = len(returns)
@@ -182,7 +182,7 @@ def interval(returns: np.ndarray, resamples: int = 2000) -> tuple[float, ...]:
 
 
 PARTS = {"learning": (learning, TASKS, 20, 100), "gymnasium_scores": (gymnasium, TARGETS, 3, 1000)}
-"""Each with its environments, its number of seeds and of episodes of each."""
+"""Each part, with its environments, its number of seeds, and of episodes per seed."""
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ class Options:
 
 
 def source(edit: Edit, root: Path = ROOT) -> Path:
-    """The file that an edit is of."""
+    """The file that an edit changes."""
     return root / "kltrust" / edit.file
 
 
@@ -305,7 +305,7 @@ def planted(edit: Edit, text: str) -> str:
     """The text with the wrong formula in it.
 
     Raises:
-        ValueError: if the right one does not stand there once.
+        ValueError: if the right formula does not occur exactly once.
     """
     if text.count(edit.right) != 1:
         raise ValueError(f"{edit.file} has {edit.right!r} {text.count(edit.right)} times, not once")
@@ -336,12 +336,12 @@ def main(options: Options) -> int:
 
 
 def key(edit: Edit) -> tuple[str, str]:
-    """What an edit's row is found by."""
+    """The key of an edit's row."""
     return edit.file, edit.wrong
 
 
 def with_row(record: Path, edit: Edit, caught: bool) -> list[dict[str, Any]]:
-    """The rows of a record and that of an edit; those of edits that are no more are left out."""
+    """The rows of a record with an edit's row added; rows of removed edits are left out."""
     rows = json.loads(record.read_text("utf-8"))["rows"] if record.exists() else []
     found = {(row["file"], row["wrong"]): row["caught"] for row in rows}
     found[key(edit)] = caught
@@ -350,7 +350,7 @@ def with_row(record: Path, edit: Edit, caught: bool) -> list[dict[str, Any]]:
 
 
 def survives(copy: Path, edit: Edit) -> bool:
-    """Whether the tests pass with the edit in the copy, which is as it was afterwards."""
+    """Whether the tests pass with the edit in the copy; the copy is restored afterwards."""
     path = source(edit, copy)
     text = path.read_text("utf-8")
     path.write_text(planted(edit, text), "utf-8")
@@ -364,10 +364,10 @@ def survives(copy: Path, edit: Edit) -> bool:
 
 
 def passes(copy: Path, tests: list[str]) -> bool:
-    """Whether all the tests pass there.
+    """Whether all the tests pass in the copy.
 
     Raises:
-        RuntimeError: if they can't be run: the names are wrong, say.
+        RuntimeError: if they can't be run, for example because a name is wrong.
     """
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(copy)}

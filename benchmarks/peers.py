@@ -69,7 +69,7 @@ ZOO = SB3_DEFAULTS | _TUNED | {"gae_lambda": 0.98, "n_critic_updates": 20}
 """rl-baselines3-zoo, hyperparams/trpo.yml, CartPole-v1 at commit 13a3fe7."""
 ZOO_ENVS, ZOO_STEPS = 2, 100_000
 Pythons = dict[str, str]
-"""Those of the peers' environments."""
+"""The Python of each peer's environment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def main(options: Options) -> None:
 
 
 def environment(peer: str, folder: Path) -> str:
-    """The Python of a peer's environment, which is made unless the folder has it already."""
+    """The Python of a peer's environment, which is made unless it is in the folder already."""
     path = folder.absolute() / peer
     python = str(path / "bin" / "python")
     wanted = "\n".join(REQUIREMENTS[peer])
@@ -136,16 +136,16 @@ class Contender(NamedTuple):
 
 
 def compare(contenders: dict[str, Contender], rounds: int, what: str) -> Result:
-    """Takes turns.
+    """Times the contenders in turns.
 
     Args:
-        contenders: by name; those of kltrust begin with it.
-        rounds: of each.
-        what: is said before every ratio.
+        contenders: by name; kltrust's names begin with "kltrust".
+        rounds: the number of rounds of each.
+        what: printed before every ratio.
 
     Returns:
-        "steps_per_second" of every round, and "times as fast" by the name of kltrust's and the
-        peer's.
+        "steps_per_second" of every round, and "times as fast" by the names of kltrust's contender
+        and the peer's.
     """
     seconds, _ = processes_in_turns({n: c.call for n, c in contenders.items()}, rounds)
     per_step = {n: np.divide(seconds[n], c.steps).tolist() for n, c in contenders.items()}
@@ -164,14 +164,14 @@ def compare(contenders: dict[str, Contender], rounds: int, what: str) -> Result:
 
 
 def ppo(options: Options, pythons: Pythons) -> Result:
-    """One run, a sweep, and one run whose environment is most of the work."""
+    """One run, a sweep, and one run that spends most of its time in the environment."""
     sizes = [(ENV, n, seeds) for seeds in (1, options.seeds) for n in options.ppo_envs]
     sizes.append((IMAGES, options.ppo_envs[-1], 1))
     return {"cases": [ppo_case(*size, options, pythons) for size in sizes]}
 
 
 def ppo_case(env: str, num_envs: int, seeds: int, options: Options, pythons: Pythons) -> Result:
-    """The settings of the textbook's loop are purejaxrl's, which lets the learning rate fall."""
+    """The textbook loop's settings are purejaxrl's, where the learning rate falls."""
     s = textbook.Settings(env=env, num_envs=num_envs)
     batch = num_envs * s.num_steps
     iterations = max(1, options.steps_per_round // batch)
@@ -274,11 +274,11 @@ def trpo_case(num_envs: int, options: Options, pythons: Pythons) -> Result:
 
 
 def solve(options: Options, pythons: Pythons) -> Result:
-    """Every training in a fresh process that has imported what it needs.
+    """Runs every training in a fresh process that has its imports done.
 
-    After every 4,096 steps it plays 20 episodes by the mode in 20 environments, and where their
-    mean return reaches the target, 100 more. kltrust trains by its own preset, and by RL Zoo's
-    settings as well.
+    After every 4,096 steps it plays 20 episodes by the mode in 20 environments. If their mean
+    return reaches the target, it plays 100 more. kltrust trains with its own preset and with RL
+    Zoo's settings.
     """
     episodes, many = 20, f"kltrust, {options.seeds} seeds"
     protocol = {"every": 4096, "target": options.target, "confirm": 5}
@@ -310,14 +310,14 @@ def solve(options: Options, pythons: Pythons) -> Result:
     found = {"target": options.target, "seeds": options.seeds, "runs": runs, "times as fast": {}}
     if "sb3-contrib" in runs:
         alone = [max(run["seconds"]) for run in runs["sb3-contrib"]]
-        # Of so many seeds, as those that were run take on average.
+        # For this many seeds, from the average of those that were run.
         all_of_them = np.full(len(alone), options.seeds * np.mean(alone))
         of_many = {
             "sb3-contrib, one after another": all_of_them.tolist(),
             f"sb3-contrib, {CORES} at once at best": (all_of_them / CORES).tolist(),
         }
         for name in [name for name in runs if name != "sb3-contrib"]:
-            # A budget that ended is less than it takes: that is for the peer, and never for us.
+            # An unsolved run of the peer counts with its spent budget, one of ours as infinite.
             of = [max(run["seconds"]) if all(run["solved"]) else np.inf for run in runs[name]]
             against = of_many if name == many else {"sb3-contrib": alone}
             found["times as fast"][name] = {p: times(takes, of) for p, takes in against.items()}
@@ -331,7 +331,7 @@ PARTS: dict[str, tuple[Part, tuple[str, ...]]] = {
     "peers_trpo": (trpo, ("sb3-contrib",)),
     "peers_solve": (solve, ("sb3-contrib",)),
 }
-"""Each with the peers that take part."""
+"""The parts, each with the peers that take part."""
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ CASES = {
 
 
 def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, Callable[[], None]]:
-    """A round of each phase, of a state after so many iterations."""
+    """A round of each phase, from a state after ``warm_up`` iterations."""
     s = settings
     experiment = textbook.experiment(s)
     env, agent, learner = built(experiment)
@@ -83,7 +83,7 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
         )
 
     def gradients(state: Any, batch: Any, data: Any) -> Any:
-        """As many as the passes take, one after the other, without steps and without a shuffle."""
+        """The passes' number of gradients, one after the other, without steps or shuffling."""
 
         def loss(params: Any) -> Any:
             now = agent.value(params[1], data.obs)

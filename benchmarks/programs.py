@@ -1,8 +1,8 @@
-"""What a compiled program does, read from its text: XLA's optimised HLO, and the plan of a GPU.
+"""Counts the work of a compiled program from its text: XLA's optimised HLO, and a GPU's plan.
 
-A program is a tree of computations. What costs something in it, a kernel, counts as often as the
-loops around it go round. How often is in the text where the compiler knew. Where it did not, as in
-a search that ends when it has found something, a loop counts as often as the caller says.
+A program is a tree of computations. Each kernel counts once per iteration of the loops around it.
+The text gives the number of iterations if the compiler knew it. If it did not, as in a search that
+ends with its first success, the caller gives the number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 FREE |= {"partition-id", "replica-id", "opt-barrier", "domain", "add-dependency"}
-"""Opcodes of which nothing is left to run."""
+"""Opcodes that need no work at run time."""
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 _BYTES = {"pred": 1, "token": 0}
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.<>-]+) \(.*\{$")
@@ -37,7 +37,7 @@ class Instruction:
     shape: str
     opcode: str
     rest: str
-    """Operands and attributes, as they stand there."""
+    """Operands and attributes, as in the text."""
 
     @property
     def operands(self) -> list[str]:
@@ -55,16 +55,16 @@ class Instruction:
 
 @dataclasses.dataclass
 class Cost:
-    """What a part of a program costs, the loops around it multiplied in.
+    """The cost of a part of a program, multiplied by the iterations of the loops around it.
 
     Attributes:
-        kernels: instructions that something runs for: fusions, products, copies, calls.
-        iterations: of loops.
-        bytes: that kernels read and write, if each had to fetch all of its operands.
-        flops: of matrix products and convolutions.
-        collectives: between devices.
-        cycles: as a TPU's compiler estimates them.
-        waits: loops and conditions whose end only the values tell.
+        kernels: instructions that need work: fusions, products, copies, calls.
+        iterations: iterations of loops.
+        bytes: bytes that kernels read and write, if each fetches all of its operands.
+        flops: flops of matrix products and convolutions.
+        collectives: collectives between devices.
+        cycles: cycles, as a TPU's compiler estimates them.
+        waits: loops and conditions that depend on computed values.
     """
 
     kernels: int = 0
@@ -96,13 +96,13 @@ class Program:
         self.stacks = _stacks(text)
 
     def costs(self, phases: Mapping[str, str], rounds: Mapping[str, int]) -> dict[str, Cost]:
-        """What each phase costs, by the names of the Python functions that stand around.
+        """The cost of each phase, from the names of the Python functions around each instruction.
 
         Args:
-            phases: the phase that a function is, the outermost of those that are named here;
-                "other" is what stands in none.
-            rounds: of loops whose number the compiler does not know, by a function around them;
-                1 where none is named.
+            phases: the phase of each named function. The outermost named function decides; an
+                instruction outside all of them is in "other".
+            rounds: by a function around it, the iterations of a loop if the compiler does not know
+                them; 1 if no function is named.
         """
         found: dict[str, Cost] = collections.defaultdict(Cost)
 
@@ -116,7 +116,7 @@ class Program:
                         walk(name, times * trips, of)
                 elif x.opcode == "conditional":
                     found[of].add(times, waits=1)
-                    # The most that it can cost: the branch of the most instructions.
+                    # The largest possible cost: the branch with the most instructions.
                     branches = x.called("(branch|true|false)_computations?")
                     walk(max(branches, key=lambda name: len(self.computations[name])), times, of)
                 elif x.opcode in ("call", "async-start") and x.called("to_apply"):
@@ -148,7 +148,7 @@ class Program:
                 yield from self._inside(name, inner)
 
     def _flops(self, computation: str, x: Instruction) -> int:
-        """Two for each product of two numbers: of dots, convolutions, calls of a GEMM."""
+        """Two flops for each product of two numbers, in dots, convolutions and GEMM calls."""
         if x.opcode == "dot" or "__cublas" in x.rest:
             left = dimensions(self.computations[computation][x.operands[0]].shape)
             of = re.search(r'lhs_contracting_dim(?:ension)?s"?[=:][{\["]*([\d,"]*)', x.rest)
@@ -162,17 +162,17 @@ class Program:
         return 0
 
     def rounds(self, loop: Instruction, rounds: Mapping[str, int]) -> int:
-        """How often a loop goes round, by the text or else by what the caller says of it."""
+        """The number of a loop's iterations, from the text or else from the caller."""
         trips, stack = self.trips(loop), self.stacks.get(loop.frame, ())
         if trips is not None:
             return trips
         return named(stack, rounds, 1)
 
     def trips(self, loop: Instruction) -> int | None:
-        """How often a loop goes round, if that is in the text."""
+        """The number of a loop's iterations, if the text gives it."""
         if known := _TRIPS.search(loop.rest):
             return int(known[1])
-        # Counted from 0 up to a constant, as JAX's scans are.
+        # JAX's scans count from 0 up to a constant.
         (condition,) = loop.called("condition")
         inside = self.computations[condition]
         names = [name for x in inside.values() for name in x.called("calls")]
@@ -186,7 +186,7 @@ class Program:
 
 
 def named(stack: tuple[str, ...], names: Mapping[str, Any], otherwise: Any) -> Any:
-    """What the outermost function that is named stands for: by the last parts of its full name."""
+    """The meaning of the outermost named function, found by the last parts of its full name."""
     for function in stack:
         parts = function.split(".")
         for i in range(len(parts)):
@@ -222,13 +222,13 @@ def _stacks(text: str) -> dict[int, tuple[str, ...]]:
 
 
 def dimensions(shape: str) -> list[int]:
-    """Of the first array in a shape's text: of ``f32[4,8]{1,0}`` they are 4 and 8."""
+    """The dimensions of the first array in a shape's text: 4 and 8 for ``f32[4,8]{1,0}``."""
     found = _ARRAY.search(shape)
     return [int(n) for n in found[2].split(",") if n] if found else []
 
 
 def size_in_bytes(shape: str) -> int:
-    """Of all arrays in a shape's text, without what a layout pads."""
+    """The bytes of all arrays in a shape's text, without a layout's padding."""
     total = 0
     for kind, sides in _ARRAY.findall(shape):
         bits = re.search(r"\d+", kind)
@@ -238,10 +238,10 @@ def size_in_bytes(shape: str) -> int:
 
 
 def launches(folder: Path, program: Program, rounds: Mapping[str, int]) -> int:
-    """How often a GPU's host starts something; the kernels of a CUDA graph are started together.
+    """The number of launches by a GPU's host; a CUDA graph launches its kernels together.
 
-    ``folder`` is where the compiler wrote its plan (``xla_dump_to``), of the same ``program``.
-    ``rounds`` is as in `Program.costs`; of a condition all branches count.
+    ``folder`` is where the compiler wrote its plan (``xla_dump_to``) of the same ``program``.
+    ``rounds`` is as in `Program.costs`; all branches of a condition count.
     """
     (plan,) = folder.glob("*thunk_sequence_after_thunk_passes.txt")
     (named,) = folder.glob("*thunk_metadata.txt")

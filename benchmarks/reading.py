@@ -39,7 +39,7 @@ READINGS = {
     "report": "from kltrust.experiments import cli; cli.main(['report', {folder!r}])",
 }
 PEAK = "import re, sys; sys.stderr.write(re.search('VmHWM.*', open('/proc/self/status').read())[0])"
-"""What a process had in memory at most, its program alone."""
+"""Prints the peak memory of a process, for its program alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def main(options: Options) -> None:
 
 
 def read(name: str, folder: Path) -> tuple[float, float]:
-    """CPU seconds and megabytes at most of a process that reads."""
+    """CPU seconds and peak megabytes of a process that reads."""
     program = f"{READINGS[name].format(folder=str(folder))}\n{PEAK}"
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     before = os.times()
@@ -86,7 +86,7 @@ def read(name: str, folder: Path) -> tuple[float, float]:
 
 
 def make(folder: Path, options: Options) -> None:
-    """A finished sweep of so many runs: scores that rise with the setting, and noise elsewhere."""
+    """Makes a finished sweep: scores rise with the setting, all other columns are noise."""
     settings = options.runs // (2 * len(ENVS) * options.seeds)
     batch, values = 2048, [round(0.1 * 10 ** (i / settings), 6) for i in range(settings)]
     document = {

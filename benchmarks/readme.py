@@ -41,7 +41,7 @@ NAMED = {
     speed: "phases audit_cost sweep_speed",
     compiled: "compiled_equal compiled_algorithms",
 }
-"""Tables of one result, both of which have the name of the function that makes one of the other."""
+"""Tables made from one result: result, table and function have the same name."""
 TABLES: dict[str, tuple[Any, ...]] = {
     **{name: (getattr(of, name), name) for of, names in NAMED.items() for name in names.split()},
     **{name: (getattr(scores, name), "learning/*") for name in ("scores", "region", "trpo")},
@@ -54,7 +54,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "host_work": (speed.host_work, "sweep_host_work"),
     "mutations": (faults.mutations, "mutations"),
 }
-"""What makes each, and the results that it is made of."""
+"""The function that makes each table, and the results that it needs."""
 
 
 def main(check: bool = False) -> int:
@@ -71,7 +71,7 @@ def main(check: bool = False) -> int:
 
 
 def load(name: str) -> dict[str, Any]:
-    """A recorded result; with a star all of those, by what it stands for."""
+    """A recorded result; for a name with a star, all that match, by the part under the star."""
     if "*" not in name:
         return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     before = name.rpartition("/")[2].removesuffix("*")
@@ -80,7 +80,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def rewrite(pages: tuple[Path, ...], made: dict[str, list[str]], check: bool) -> int:
-    """Puts the tables into the pages; or says which are stale, which makes the status 1."""
+    """Puts the tables into the pages; with ``check``, names stale pages and returns status 1."""
     old = {page: page.read_text("utf-8") for page in pages}
     new = filled(old, made)
     stale = [page for page in pages if new[page] != old[page]]
@@ -95,10 +95,10 @@ def rewrite(pages: tuple[Path, ...], made: dict[str, list[str]], check: bool) ->
 
 
 def filled(pages: dict[Path, str], made: dict[str, list[str]]) -> dict[Path, str]:
-    """The pages with every table in the places that ask for it.
+    """The pages with every table in its places.
 
     Raises:
-        ValueError: if a page asks for a table that there is not, or none asks for one.
+        ValueError: if a page names an unknown table, or no page names a table.
     """
     pattern = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
     asked = {name for text in pages.values() for _, name, _ in pattern.findall(text)}

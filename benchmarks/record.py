@@ -86,7 +86,7 @@ def measured(folders: tuple[Path, ...], specification: Any) -> Result:
 
 
 def without_others(study: Any, specification: Any) -> Any:
-    """The runs of the specification's settings and seeds, under the names that it gives them."""
+    """The runs of the specification's settings and seeds, with its names for them."""
     labels = {
         run: study.setting(run).label
         for run, seed in zip(study.runs.run, study.runs.seed, strict=True)
@@ -99,7 +99,7 @@ def without_others(study: Any, specification: Any) -> Any:
 
 
 def only(study: Any, runs: Iterable[int], **columns: dict[int, Any]) -> Any:
-    """The study with these runs alone; columns of all its tables can be set by run."""
+    """The study with only these runs; columns of all its tables can be set by run."""
     kept = {}
     for name in ("runs", "metrics", "evaluations"):
         frame = getattr(study, name)
@@ -119,7 +119,7 @@ def without_unfinished(study: Any, num_seeds: int) -> Any:
 def training_returns(metrics: Any, runs: Any) -> Any:
     """Mean return of the episodes that ended in the last tenth of the planned iterations, by run.
 
-    Of episodes as training plays them, by sampled actions; missing where none ended.
+    Training plays these episodes with sampled actions. The mean is missing where none ended.
     """
     planned = metrics.run.map(runs.set_index("run").planned)
     late = metrics[metrics.iteration >= planned - (planned // 10).clip(lower=1)]
@@ -128,7 +128,7 @@ def training_returns(metrics: Any, runs: Any) -> Any:
 
 
 def random_baseline(env: str, num_episodes: int, **params: Any) -> Result:
-    """What uniformly random actions return."""
+    """The return of uniformly random actions."""
     import kltrust
 
     play = functools.partial(random_returns, kltrust.make(env, **params), num_episodes=num_episodes)
@@ -142,7 +142,7 @@ def baseline(returns: Any) -> Result:
 
 
 def random_returns(env: Any, key: Any, num_episodes: int) -> Any:
-    """Returns [num_episodes] of uniformly random actions, of the allowed ones where others are."""
+    """Returns [num_episodes] of uniformly random actions; with a mask, among allowed ones."""
     from kltrust.networks.masks import mask_of
     from kltrust.rollout import episode_returns
 

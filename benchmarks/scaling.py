@@ -69,7 +69,7 @@ PARTS = {f"scaling_{part}": (functools.partial(grown, part), 3) for part in SIZE
 
 
 def recorded(folder: Path) -> dict[str, Result]:
-    """What is there of all parts, by algorithm."""
+    """The recorded results of all parts, by algorithm."""
     paths = {part: folder / f"scaling_{part}.json" for part in SIZES}
     return {
         p: json.loads(x.read_text("utf-8"))["algorithms"] for p, x in paths.items() if x.exists()

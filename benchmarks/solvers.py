@@ -28,14 +28,14 @@ def gaussian(rows: int) -> tuple[Any, Any, Any]:
 
 
 def compared(functions: dict[str, Any], arguments: tuple, rounds: int, rows: int) -> Result:
-    """Times of the first's time."""
+    """The functions' times as multiples of the first one's time."""
     turns = {name: ready(f, *arguments) for name, f in functions.items()}
     each, ratios = compare(turns, next(iter(functions)), rounds, f"{rows} rows")
     return {"rows": rows, "milliseconds": each, "takes times": ratios}
 
 
 def fisher(rows: int, rounds: int) -> Result:
-    """The same ten iterations, none of which a tolerance spares; products in one chunk and more."""
+    """The same ten iterations, without early stopping; products in one chunk and in several."""
     policy, params, obs = gaussian(rows)
     gradient = jax.grad(lambda p: jnp.mean(policy(p, obs).mode() ** 2))(params)
 
@@ -72,7 +72,7 @@ def fisher(rows: int, rounds: int) -> Result:
 
 
 def update(rows: int, rounds: int) -> Result:
-    """On a batch of its own policy's actions, all the states in F, or every tenth."""
+    """The update on a batch of its policy's actions, with all states in F or every tenth."""
     policy, params, obs = gaussian(rows)
     old = policy(params, obs)
     action = old.sample(seed=jax.random.key(2))

@@ -105,9 +105,9 @@ def ours(settings: textbook.Settings) -> Any:
 def repeated(
     init: Any, step: Any, iterations: int, num_seeds: int | None = None, measured: bool = True
 ) -> Callable[[], None]:
-    """A round: so many iterations from the first state, compiled.
+    """A round: ``iterations`` from the first state, compiled.
 
-    Nothing is measured where only the states are asked for: that is dead code then.
+    If only the states are used, nothing is measured: the compiler removes it as dead code.
     """
     import jax
 
@@ -176,7 +176,7 @@ def sweep(options: Options, rounds: int) -> Result:
 
 
 def textbook_seeds(num_envs: int, iterations: int, seeds: int) -> Callable[[], None]:
-    """A worker."""
+    """A worker's round: the textbook loop with all seeds in one vmap."""
     return repeated(*textbook.make(textbook.Settings(num_envs=num_envs)), iterations, seeds)
 
 

@@ -86,7 +86,7 @@ def host_work(spec: Path, folder: Path) -> Result:
 def added(
     function: Callable[..., Any], what: str, seconds: Counter[str], cpu: Counter[str]
 ) -> Callable[..., Any]:
-    """The function, its seconds by the clock and by the CPU added up."""
+    """The function, wrapped to add up its seconds by the clock and by the CPU."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **keywords: Any) -> Any:

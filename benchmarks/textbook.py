@@ -1,4 +1,4 @@
-"""The PPO loop that most JAX projects have, to compare with: one file, gymnax called directly.
+"""The PPO loop of most JAX projects, for comparison: one file, gymnax called directly.
 
 A rollout by `scan`, advantages backwards, epochs over a shuffled batch by `jax.random.permutation`,
 one loss for policy and critic, Adam. It measures nothing but the returns.
@@ -22,7 +22,7 @@ import optax
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Those that purejaxrl and CleanRL take for CartPole."""
+    """The settings of purejaxrl and CleanRL for CartPole."""
 
     env: str = "CartPole-v1"
     num_envs: int = 4
@@ -40,7 +40,7 @@ class Settings:
 
 
 def experiment(settings: Settings) -> dict[str, Any]:
-    """The same for kltrust."""
+    """The same settings for kltrust."""
     s = settings
 
     def same(*names: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ Step = namedtuple("Step", "obs action log_prob value reward done ended_return") 
 
 
 def make(settings: Settings) -> tuple[Callable, Callable]:
-    """(init, step); a step gives the sum of the returns that ended, and how many did: [2]."""
+    """(init, step); a step returns the sum of returns and the number of ended episodes: [2]."""
     s = settings
     env, env_params = gymnax.make(s.env)
     network = Network(env.action_space(env_params).n, s.hidden)

@@ -1,10 +1,10 @@
-"""Timing in turns: whatever else the machine does meets all that is compared alike.
+"""Timing in turns, so that other work on the machine slows all functions alike.
 
     PYTHON benchmarks/timing.py MODULE:FUNCTION
 
-is a process that takes part (see `worker`): it reads FUNCTION's keywords as a line of JSON, calls
-it, and does a round, what FUNCTION returned, for every line that follows. Any Python with NumPy
-does.
+is a process that takes part (see `worker`). It reads FUNCTION's keywords as a line of JSON and
+calls it. FUNCTION returns a function that does a round; every further line starts one. Any Python
+with NumPy will do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Rounds = dict[str, list[float]]
 def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> Rounds:
     """Times every function in every round; each must wait for its own results.
 
-    What compiles, or fills a cache, is to be done before.
+    Compile, and fill caches, before the call.
     """
     seconds: Rounds = {name: [] for name in functions}
     for _ in range(rounds):
@@ -45,7 +45,7 @@ def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> Roun
 
 
 def paced(function: Callable[[], object], rounds: int, limit: float) -> list[float]:
-    """The seconds of rounds, of which none begins after so many seconds but the first."""
+    """The seconds of rounds; after ``limit`` seconds no more begin, but the first always does."""
     seconds: list[float] = []
     while len(seconds) < rounds and (not seconds or sum(seconds) < limit):
         seconds += in_turns({"": function}, 1)[""]
@@ -53,14 +53,14 @@ def paced(function: Callable[[], object], rounds: int, limit: float) -> list[flo
 
 
 def at_once(jobs: Mapping[Any, Callable[[], Any]]) -> dict[Any, Any]:
-    """What every job returns, by its name: a compiler lets others trace meanwhile."""
+    """Runs jobs in threads; returns their results by name. While one compiles, others trace."""
     with ThreadPoolExecutor(8) as pool:
         futures = {name: pool.submit(job) for name, job in jobs.items()}
         return {name: future.result() for name, future in futures.items()}
 
 
 def ready(function: Callable, *arguments: Any, calls: int = 1) -> Callable[[], None]:
-    """A round of so many calls of a function of JAX, each of which is waited for; compiled."""
+    """A round of ``calls`` of a compiled JAX function; waits for each call."""
     import jax
 
     compiled = jax.jit(function)
@@ -74,14 +74,14 @@ def ready(function: Callable, *arguments: Any, calls: int = 1) -> Callable[[], N
 
 
 class Call(NamedTuple):
-    """What a process makes ready: ``function(**settings)`` returns the function that does a round.
+    """A process's work: ``function(**settings)`` returns the function that does a round.
 
     Attributes:
         function: "MODULE:FUNCTION", of a module beside this one.
         settings: plain data.
-        python: that of another environment, if it is not this one's.
-        processes: so many that do their rounds at the same time.
-        variables: of the process's environment, beside those of this one.
+        python: the Python of another environment, if not this one's.
+        processes: the number of processes that do their rounds at the same time.
+        variables: environment variables of the process, in addition to this one's.
     """
 
     function: str
@@ -94,10 +94,10 @@ class Call(NamedTuple):
 def processes_in_turns(
     calls: Mapping[str, Call], rounds: int
 ) -> tuple[Rounds, dict[str, list[Any]]]:
-    """As `in_turns`, each in processes of its own, which sleep while it is another's turn.
+    """Like `in_turns`, with separate processes for each call; they sleep between their turns.
 
     Returns:
-        Seconds, and what every round of the first process of each returned.
+        Seconds, and the result of every round of each call's first process.
     """
     answers: dict[str, list[Any]] = {name: [] for name in calls}
     with contextlib.ExitStack() as stack:
@@ -116,17 +116,17 @@ def processes_in_turns(
 
 
 def once(call: Call) -> Any:
-    """What a round of a fresh process returns."""
+    """The result of a round in a fresh process."""
     with worker(call) as begin:
         return begin("go")()
 
 
 @contextlib.contextmanager
 def worker(call: Call) -> Iterator[Callable[[Any], Callable[[], Any]]]:
-    """A process that is ready; it ends with the context.
+    """Starts a process; it ends with the context.
 
-    Gives a function that sends a line of JSON, "go" for a round, and returns one that waits for
-    the answer; that raises RuntimeError if the process ended, or takes too long.
+    Yields a function that sends a line of JSON ("go" for a round) and returns a function that waits
+    for the answer. The latter raises RuntimeError if the process ended, or takes too long.
     """
     process = subprocess.Popen(
         [call.python, __file__, call.function],
@@ -158,7 +158,7 @@ def worker(call: Call) -> Iterator[Callable[[Any], Callable[[], Any]]]:
 
 
 def variables(python: str) -> dict[str, str]:
-    """The environment variables of a process: what PYTHONPATH names is for this Python alone."""
+    """The environment variables of a process: PYTHONPATH is kept for this Python only."""
     ours = python == sys.executable
     return {k: v for k, v in os.environ.items() if ours or k != "PYTHONPATH"}
 
@@ -176,14 +176,14 @@ def serve(name: str) -> None:
 
 
 def times(of: Sequence[float], to: Sequence[float]) -> list[float]:
-    """How many times as much: median and quartiles of the rounds' ratios, then that of the best."""
+    """Ratios: median and quartiles over the rounds, then the ratio of the best rounds."""
     ratios = np.divide(of, to)
     spread = np.quantile(ratios, (0.5, 0.25, 0.75))
     return [round(float(x), 4) for x in (*spread, min(of) / min(to))]
 
 
 def take(seconds: Rounds, than: str, what: str) -> dict[str, list[float]]:
-    """How many `times` as long as one the others take; it is said, too."""
+    """Prints and returns how many `times` as long as ``than`` the others take."""
     found = {name: times(of, seconds[than]) for name, of in seconds.items() if name != than}
     for name, (median, low, high, best) in found.items():
         ratio = f"{median:.3f} times ({low:.3f} to {high:.3f}; best of each {best:.3f})"
@@ -200,7 +200,7 @@ def compare(
 
 
 def milliseconds(seconds: Rounds, per: int = 1) -> Rounds:
-    """To record: every round's."""
+    """The milliseconds of every round, to record."""
     return {name: [round(1e3 * s / per, 4) for s in rounds] for name, rounds in seconds.items()}
 
 

@@ -1,4 +1,4 @@
-"""Sweeps from Python, the results of sweeps and trainings, and the policies that they trained."""
+"""Sweeps from Python, the results of sweeps and trainings, and the trained policies."""
 
 from kltrust.experiments.doors import sweep
 from kltrust.experiments.jobs.events import Chunk

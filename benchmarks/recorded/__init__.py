@@ -7,7 +7,7 @@ from typing import Any
 
 Result = dict[str, Any]
 Form = str | Callable[[Result], object]
-"""Of a cell: a format string over a row's keys, or a function of the row."""
+"""The form of a cell: a format string over a row's keys, or a function of the row."""
 
 
 def cell(form: Form, row: Result) -> str:
@@ -15,7 +15,7 @@ def cell(form: Form, row: Result) -> str:
 
 
 def table(rows: Iterable[Result], columns: Mapping[str, Form]) -> list[str]:
-    """The lines of a Markdown table, whose columns are what stands above them: its cells' form."""
+    """The lines of a Markdown table; ``columns`` maps each heading to the form of its cells."""
     return lines(columns, [[cell(form, row) for form in columns.values()] for row in rows])
 
 
@@ -27,9 +27,9 @@ def lines(header: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def pivot(
     rows: Sequence[Result], first: Mapping[str, Form], column: Form, inner: Form, missing: str = ""
 ) -> list[str]:
-    """A line for all rows whose first cells are the same, and in it a column for each of them.
+    """One line for all rows with the same first cells, with a column for each of these rows.
 
-    Lines and columns are in the order in which they come first in the rows.
+    Lines and columns are in the order of their first appearance in the rows.
     """
     names = list(dict.fromkeys(cell(column, row) for row in rows))
     found: dict[tuple[str, ...], dict[str, str]] = {}
@@ -41,7 +41,7 @@ def pivot(
 
 
 def in_order(rows: Iterable[Result], names: Iterable[str], key: str = "algorithm") -> list[Result]:
-    """The rows that have one of these names, in the names' order."""
+    """The rows with one of these names, in the order of the names."""
     rows = list(rows)
     return [row for name in names for row in rows if row[key] == name]
 
@@ -57,7 +57,7 @@ def each(form: str, values: Iterable[float]) -> str:
 
 
 def on(versions: Result, *envs: str) -> str:
-    """As in ``jax 0.10.1, gymnax 1.0.1, 2 cores (cpu)``: of environments the library is named."""
+    """As in ``jax 0.10.1, gymnax 1.0.1, 2 cores (cpu)``, with the environments' library."""
     libraries = (env.rpartition("/")[0] or "gymnax" for env in envs)
     packages = versions["packages"]
     named = [f"{name} {packages[name]}" for name in dict.fromkeys(("jax", *libraries))]

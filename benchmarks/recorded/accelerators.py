@@ -1,4 +1,4 @@
-"""Of the battery of accelerator.py: what accelerators compute, and how fast."""
+"""Tables from the battery of accelerator.py: what accelerators compute, and how fast."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ COMMAND = "`python benchmarks/accelerator.py`"
 ABSENT = f"Not yet measured: no record of an accelerator is here. {COMMAND} makes one."
 NAMES = {"ppo_clip": "`ppo_clip`", "trpo": "`trpo`", "purejaxrl": "purejaxrl's PPO"}
 Row = tuple[str, str]
-"""What was measured, and what came out."""
+"""A measurement, and its result."""
 
 
 def accelerators(records: dict[str, Result]) -> list[str]:
-    """A table for each device; those of a CPU, or of toy size, say nothing of accelerators."""
+    """A table for each device; records of a CPU or of toy size say nothing about accelerators."""
     found = [
         record
         for record in records.values()

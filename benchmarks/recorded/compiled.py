@@ -1,4 +1,4 @@
-"""Of compiled.py: what an iteration costs accelerators, and whether it has come to cost more."""
+"""Tables from compiled.py: the cost of an iteration on accelerators, and whether it has grown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compiled_equal(result: Result) -> list[str]:
 
 
 def compiled_algorithms(result: Result) -> list[str]:
-    """Kernels of every algorithm's phases; its own update is all that no other names."""
+    """Kernels of every algorithm's phases; its update is everything outside the other phases."""
     phases = ("rollout", "advantages", "critic", "episodes", "measurement")
 
     def of(row: Result, phase: str) -> int:
@@ -43,7 +43,7 @@ def compiled_algorithms(result: Result) -> list[str]:
 
 
 def grown(found: Iterable[Result], ceilings: Iterable[Result]) -> Iterator[str]:
-    """What costs more than was recorded: a line for each count of each algorithm."""
+    """A line for each count of each algorithm that is higher than recorded."""
     before = {(row["algorithm"], row["target"]): row["chunk"] for row in ceilings}
     for row in found:
         was = before[row["algorithm"], row["target"]]

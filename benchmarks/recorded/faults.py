@@ -1,4 +1,4 @@
-"""Of the benchmarks that break something on purpose: kills.py and mutations.py."""
+"""Tables from the benchmarks that break something on purpose: kills.py and mutations.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from recorded import Form, Result, lines, table
 
 
 def kills(result: Result) -> list[str]:
-    """Kills and runs of every job, and what was lost; beside it how often each moment was hit."""
+    """Kills and runs of every job, its losses, and how often each moment was hit."""
     jobs = result["jobs"]
     signals = list(dict.fromkeys(name for of in jobs.values() for name in of["signals"]))
 
@@ -37,7 +37,7 @@ def kills(result: Result) -> list[str]:
 
 
 def mutations(result: Result) -> list[str]:
-    """Planted errors by the part of the library that they are in, and how many tests caught."""
+    """Planted errors, and how many of them tests caught, by part of the library."""
     of: dict[str, list[bool]] = {}
     for row in result["rows"]:
         of.setdefault(row["file"].split("/")[0].removesuffix(".py"), []).append(row["caught"])

@@ -1,4 +1,4 @@
-"""Of benchmarks/extras.py."""
+"""The table from benchmarks/extras.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of benchmarks/judge.py."""
+"""The table from benchmarks/judge.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of benchmarks/laboratory.py."""
+"""Tables from benchmarks/laboratory.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is reached, and who stays in the region: of learning.py, adapters.py and record.py."""
+"""Scores, and who stays in the region: tables from learning.py, adapters.py and record.py."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def draw(results: dict[str, Result], path: Path) -> None:
 
 
 def gymnasium_scores(result: Result) -> list[str]:
-    """What the presets' policies score in gymnasium's own environments."""
+    """The scores of the presets' policies in gymnasium's own environments."""
 
     def score(where: str) -> Form:
         return lambda row: Estimate(*(row[where][k] for k in ("mean", "low", "high")))
@@ -157,7 +157,7 @@ def adapters(result: Result) -> list[str]:
 
 
 def recorded(result: Result, of: list[str]) -> list[str]:
-    """A table of a recorded sweep, and one line on how that was obtained."""
+    """A table of a recorded sweep, and one line on how it was made."""
     setting = (
         f"{len(result['seeds'])} seeds, scores of the last evaluation, acting by the mode, 95 % "
         f"bootstrap intervals; {result['steps']:,} environment steps; "
@@ -176,7 +176,7 @@ def score(row: Result) -> str:
 
 
 def with_random(result: Result) -> list[Result]:
-    """The rows, each with what random actions return."""
+    """The rows, each with the return of random actions."""
     return [row | {"random": result["random"][row["env"]]["mean"]} for row in result["rows"]]
 
 

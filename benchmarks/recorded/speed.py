@@ -1,4 +1,4 @@
-"""Of the benchmarks that time: an iteration, its peers, sweeps, the audit, and how costs grow."""
+"""Tables of timings: an iteration, its peers, sweeps, the audit, and how costs grow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recorded import Form, Result, lines, on, spread, table
 
 Parts = dict[str, Result]
 Line = tuple[str, str, str]
-"""What, against what, and how much."""
+"""What was timed, what it is compared with, and the ratio."""
 
 
 def compared(of: Iterable[Line], setting: str) -> list[str]:
@@ -43,7 +43,7 @@ def speed_lines(parts: Parts) -> Iterator[Line]:
 
 
 def speed(parts: Parts) -> list[str]:
-    """Beside the ratios what is none, and how all of it was measured."""
+    """The ratios, the other numbers, and how all of them were measured."""
     evaluating = parts["evaluation"]["algorithms"].items()
     shares = ", ".join(f"{of['share']:.1%} (`{name}`)" for name, of in evaluating)
     start, learning = parts["start"], parts["learning"]
@@ -109,7 +109,7 @@ def phases(result: Result) -> list[str]:
 
 
 def peer_lines(parts: Parts) -> Iterator[Line]:
-    """A line for each comparison of peers.py, of the parts that are recorded."""
+    """A line for each comparison of peers.py in the recorded parts."""
     jobs: list[tuple[str, Result, str]] = []
     for case in parts.get("ppo", {}).get("cases", ()):
         job = f"PPO-clip, {case['env']}, {case['num_envs']} x {case['num_steps']}"
@@ -130,7 +130,7 @@ def peer_lines(parts: Parts) -> Iterator[Line]:
 
 
 def peers(parts: Parts) -> list[str]:
-    """Beside the ratios what was installed, how long solving takes by the clock, and on what."""
+    """The ratios, the installed versions, the seconds to solve by the clock, and the machine."""
     shown = ("rejax", "gymnax", "sb3-contrib", "torch")
     installed = {peer: of for part in parts.values() for peer, of in part["peers"].items()}
     named = (
@@ -196,7 +196,7 @@ def sweep_speed(result: Result) -> list[str]:
 
 
 def host_work(work: Result) -> list[str]:
-    """One line on what a sweep's host does beside computing."""
+    """One line on a sweep's work on the host besides computing."""
     cpu, cores = sum(work["host_cpu_seconds"].values()), work["versions"]["cpu_count"]
     wall, clock = work["wall_seconds"], sum(work["host_seconds"].values())
     return [
@@ -208,7 +208,7 @@ def host_work(work: Result) -> list[str]:
 
 
 def audit_cost(result: Result) -> list[str]:
-    """One line on what every level of the audit adds to an iteration."""
+    """One line on the time that every level of the audit adds to an iteration."""
     costs = []
     for algorithm, case in result["cases"].items():
         added = {level: [x - 1 for x in ratio] for level, ratio in case["times"].items()}

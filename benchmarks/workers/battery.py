@@ -1,4 +1,4 @@
-"""The parts of benchmarks/accelerator.py, each run in a process of its own: see there."""
+"""The parts of benchmarks/accelerator.py, each run in a separate process: see there."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Sizes:
     lanes: int = 2048
     lane_steps: int = 500_000
     purejaxrl_steps: int = 100_000
-    """Of each of its lanes: it trains in one call, twice, the first of which compiles."""
+    """Steps of each purejaxrl lane: it trains twice, in one call each; the first call compiles."""
     iterations: int = 61  # Of a round of lanes
     seconds: float = 40.0  # After which no round of lanes begins
     grown: tuple[str, ...] = ("ppo_clip", "trpo")
@@ -98,7 +98,7 @@ TOY = Sizes(
 
 
 def device() -> Result:
-    """What JAX takes by itself."""
+    """The device that JAX takes by default."""
     devices = jax.devices()
     memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
     of = {"kind": devices[0].device_kind, "platform": devices[0].platform}
@@ -106,7 +106,7 @@ def device() -> Result:
 
 
 def doctor(sizes: Sizes) -> Result:
-    """What `kltrust doctor` says of the installation, its canary included."""
+    """The answers of `kltrust doctor` on the installation, canary included."""
     found = [{"name": c.name, "status": c.status, "found": c.value} for c in checks.report()]
     return {"versions": versions(), "checks": found}
 
@@ -124,13 +124,13 @@ def parity(sizes: Sizes) -> Result:
 
 
 def settings_of(algorithm: str, sizes: Sizes, **changes: Any) -> Result:
-    """purejaxrl's for `ppo_clip`; others differ in the algorithm's own section alone."""
+    """purejaxrl's settings for `ppo_clip`; other algorithms differ only in their own section."""
     given = textbook.experiment(textbook.Settings(hidden=sizes.hidden, **changes))
     return given if algorithm == "ppo_clip" else {**given, "algorithm": algorithm, "update": {}}
 
 
 def timed(program: Any, turn: Callable[[], None], steps: int, rounds: int, limit: float) -> Result:
-    """Rounds of so many environment steps of all runs together."""
+    """Times rounds of ``steps`` environment steps of all runs together."""
     seconds = paced(turn, rounds, limit)
     row = {"steps of a round": steps, "seconds": rounded(seconds)}
     row |= {"steps per second": round(steps / float(np.median(seconds)))}
@@ -149,7 +149,7 @@ def lanes(algorithm: str, sizes: Sizes) -> Result:
 
 
 def whole(row: Result, steps: int) -> Result:
-    """With the seconds that so many steps take, by the pace of those that were done."""
+    """The row with the seconds that ``steps`` take, extrapolated from the measured pace."""
     return row | {"of steps": steps, "seconds in all": round(steps / row["steps per second"], 1)}
 
 
@@ -165,17 +165,17 @@ def lanes_purejaxrl(sizes: Sizes, checkout: str) -> Result:
 
 
 def environments(sizes: Sizes) -> Result:
-    """Of one run, 16 steps each."""
+    """The pace of one run by its environments, 16 steps each."""
     return grown(sizes, {n: (1, {"num_envs": n, "num_steps": 16}) for n in sizes.envs})
 
 
 def seeds(sizes: Sizes) -> Result:
-    """Of one sweep, 4 x 128 steps each."""
+    """The pace of one sweep by its seeds, 4 x 128 steps each."""
     return grown(sizes, {n: (n, {}) for n in sizes.seeds})
 
 
 def grown(sizes: Sizes, cases: dict[int, tuple[int, Result]]) -> Result:
-    """All sizes compile together, and are timed one after another."""
+    """Compiles all sizes together, and times them one after another."""
     found: dict[str, list[Result]] = {}
     for algorithm in sizes.grown:
         of = {n: (settings_of(algorithm, sizes, **more), runs) for n, (runs, more) in cases.items()}
@@ -202,7 +202,7 @@ def minatar(sizes: Sizes) -> Result:
 
 
 def audit(sizes: Sizes) -> Result:
-    """What measuring adds to an iteration."""
+    """The time that measuring adds to an iteration."""
     num_envs, iterations = sizes.audited
     of = {"num_envs": (num_envs,), "steps_per_round": iterations * num_envs * 128}
     options = speed.Options(algorithms=sizes.grown, levels=("default", "extended"), **of)
@@ -210,7 +210,7 @@ def audit(sizes: Sizes) -> Result:
 
 
 def precision(sizes: Sizes) -> Result:
-    """TRPO with the products that the device takes by itself, and with full ones."""
+    """TRPO with the device's default products, and with full-precision ones."""
     of = sizes.bounds, sizes.hidden, *sizes.searched
     jobs = {
         name: partial(numerics.searched, products, *of)

@@ -18,10 +18,10 @@ from common import Result
 
 
 def survival(spec: Path, folder: Path, number: int, seed: int = 0) -> Result:
-    """Runs a sweep twice in peace, and kills it so often at moments that are drawn, in ``folder``.
+    """Runs a sweep twice without kills, and kills it ``number`` times at random, in ``folder``.
 
-    Whenever one gets to its end before its kill, the next begins anew; the tables of every one that
-    ended are compared with those of the first, value by value.
+    If a sweep ends before its kill, a new one begins. The tables of every finished sweep are
+    compared with the first one's, value by value.
     """
     rng = np.random.default_rng(seed)
     for peaceful in (folder / "compiled", folder / "peaceful"):
@@ -36,7 +36,7 @@ def survival(spec: Path, folder: Path, number: int, seed: int = 0) -> Result:
         status = -signal.SIGKILL
         while status == -signal.SIGKILL:
             wait = float(rng.uniform(0, taken)) if len(kills) < number else None
-            # Where it was killed before it had written its plan, it begins anew.
+            # If it was killed before it had written its plan, it starts anew.
             begun = (killed / "run.json").exists()
             what = ["--resume", str(killed)] if begun else [str(spec), "--out", str(killed)]
             status = run(["sweep", *what], wait)
@@ -52,7 +52,7 @@ def survival(spec: Path, folder: Path, number: int, seed: int = 0) -> Result:
 
 
 def run(arguments: list[str], kill_after: float | None = None) -> int:
-    """The command's exit status; minus the signal's number where it was killed."""
+    """The command's exit status, or minus the signal's number if it was killed."""
     command = [sys.executable, "-m", "kltrust.experiments.cli", *arguments, "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -63,7 +63,7 @@ def run(arguments: list[str], kill_after: float | None = None) -> int:
 
 
 def chunks(folder: Path) -> int:
-    """Committed in all groups together."""
+    """The number of committed chunks in all groups together."""
     commits = folder.glob("groups/*/commit.json")
     return sum(json.loads(path.read_text("utf-8"))["chunk"] + 1 for path in commits)
 

@@ -1,4 +1,4 @@
-"""Are an accelerator's numbers the CPU's, and what do its fast products cost in precision?"""
+"""Compares an accelerator's numbers with the CPU's, and its fast products with full precision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def first_update(
 ) -> Result:
     """The same batch of the same policy on both devices, by products in full precision.
 
-    Few passes over it: Adam divides by its own noise, which many of them would let grow.
+    It takes few passes: Adam divides by its own noise, which would grow over many.
     """
     fields = {field.name for field in dataclasses.fields(find_algorithm(algorithm))}
     few = {name: value for name, value in FEW.items() if name in fields}
@@ -55,7 +55,7 @@ def first_update(
 
 
 def apart(old: Any, here: Any, there: Any) -> Result:
-    """How far two updates of the same parameters end from each other, in lengths of the first."""
+    """The distance between two updates of the same parameters, in lengths of the first."""
     flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (old, here, there)]
     before, first, second = (x.astype(np.float64) for x in flat)
     step, difference = np.linalg.norm(first - before), np.linalg.norm(second - first)
@@ -74,11 +74,11 @@ def searched(
     num_steps: int,
     iterations: int,
 ) -> list[Result]:
-    """Of every bound what became of TRPO's steps, and what the controls of its start see.
+    """For every bound, the outcome of TRPO's steps, and the controls at the update's start.
 
     Means over some iterations on Pendulum-v1. The log-ratio of old and new policy at the start of
-    an update is 0 in exact arithmetic: its largest size by products in full precision, which
-    controls and metrics take, and by those that gradients take.
+    an update is 0 in exact arithmetic. Its largest size is measured with full-precision products,
+    which controls and metrics use, and with the products that gradients use.
     """
     size = {"num_envs": num_envs, "num_steps": num_steps}
     given = made(experiment("trpo", "Pendulum-v1", None, FEW, {"hidden": hidden}, **size))

@@ -1,4 +1,4 @@
-"""The peers' processes, each in an environment of its own: see `ours` for what a round is."""
+"""The peers' processes, each in a separate environment; `ours` explains rounds."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def purejaxrl_ppo(checkout: str, config: dict[str, Any], seeds: int) -> Callable
 
     Args:
         checkout: the repository's folder; its ``ppo.py`` is run as it is.
-        config: as that file takes it.
-        seeds: 1 is a training alone.
+        config: the configuration, in that file's form.
+        seeds: the number of seeds; 1 is a single training.
     """
     if seeds > 1:
-        # With a thread a core, two cores and many seeds, its orthogonal initialisers wait for ever:
+        # With a thread per core, two cores and many seeds, its orthogonal initialisers deadlock:
         # each QR decomposition of a batch holds a thread of the pool that its parts wait for.
         os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))  # before JAX starts
     return _whole(purejaxrl(checkout).make_train(config), seeds)
 
 
 def purejaxrl(checkout: str | Path) -> Any:
-    """Its ``ppo.py`` as a module, which any gymnax serves.
+    """purejaxrl's ``ppo.py`` as a module that works with any version of gymnax.
 
-    What its wrappers import for other environments need not be installed.
+    The packages that its wrappers import for other environments need not be installed.
     """
     import gymnax
 
@@ -51,7 +51,7 @@ def purejaxrl(checkout: str | Path) -> Any:
 
 
 def _before_gymnax_1(env: Any, params: Any) -> tuple[Any, Any]:
-    """The environment with a step that knows one kind of end, as purejaxrl wants it."""
+    """The environment with a step that has only one kind of end, as purejaxrl needs."""
 
     class Before:
         def __getattr__(self, name: str) -> Any:
@@ -66,7 +66,7 @@ def _before_gymnax_1(env: Any, params: Any) -> tuple[Any, Any]:
 
 
 def rejax_ppo(settings: dict[str, Any], seeds: int) -> Callable[[], None]:
-    """The same of its PPO; no evaluation between."""
+    """The same for rejax's PPO; without evaluations."""
     from rejax import PPO
 
     steps = settings["total_timesteps"]
@@ -95,10 +95,10 @@ def sb3_trpo(env: str, num_envs: int, settings: dict[str, Any], threads: int) ->
     """A round: one more iteration.
 
     Args:
-        env: gymnasium's name.
-        num_envs: in one process, its default.
-        settings: of its TRPO.
-        threads: of torch.
+        env: gymnasium's name of the environment.
+        num_envs: the number of environments, in one process, which is its default.
+        settings: the settings of its TRPO.
+        threads: the number of torch's threads.
     """
     TRPO, make_vec_env = _sb3(threads)
     model = TRPO("MlpPolicy", make_vec_env(env, num_envs), device="cpu", **settings)
@@ -130,7 +130,7 @@ def sb3_solve(
         begin = time.perf_counter()
         training = make_vec_env(env, num_envs, seed=seed)
         model = TRPO("MlpPolicy", training, device="cpu", seed=seed, **settings)
-        # As many at once as it plays: its networks then see them as one batch.
+        # An environment for every episode: the networks then see them as one batch.
         played = make_vec_env(env, episodes, seed=seed + 100_000)
 
         def score(number: int) -> float:

@@ -1,6 +1,6 @@
 """kltrust's processes: rounds of training, and trainings until they solve their task.
 
-A training's settings are a dictionary everywhere, and its runs as many seeds.
+A training's settings are always a dictionary, and ``runs`` is its number of seeds.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WAYS = ("one after another", "one vmap", "sweep")
 def train(
     experiment: dict[str, Any], runs: int, iterations: int, way: str = "sweep"
 ) -> Callable[[], None]:
-    """A round: so many more iterations of every run, by the program that `kltrust` compiles.
+    """A round: ``iterations`` more of every run, by the program that `kltrust` compiles.
 
-    However many rounds there are: the settings' own budget counts for nothing. The last way is the
+    There may be any number of rounds: the budget in the settings is ignored. The last way is the
     library's, with a host device per core.
     """
     if way == "sweep":
@@ -37,7 +37,7 @@ def train(
 def scale(
     experiment: dict[str, Any], runs: int, iterations: int, num_devices: int
 ) -> Callable[[], dict[str, Any]]:
-    """A round as `train`'s sweep over so many host devices, which tells what its chunk takes."""
+    """A round like `train`'s sweep on ``num_devices`` host devices; reports its chunk's memory."""
     jax.config.update("jax_num_cpu_devices", num_devices)
     program, turn = ready(experiment, runs, iterations, "sweep")
     of = program.experiment, runs, program.width, iterations, num_devices
@@ -56,7 +56,7 @@ def scale(
 def ready(
     experiment: dict[str, Any], runs: int, iterations: int, way: str = "sweep"
 ) -> tuple[Program, Callable[[], None]]:
-    """The compiled program of so many runs, which have done one iteration, and a round of more."""
+    """The compiled program of ``runs`` that have done one iteration, and a round of more."""
     batch = Experiment.from_dict(experiment).batch_size
     budget = {**experiment.get("budget", {}), "total_steps": 1000 * iterations * batch}
     made = Experiment.from_dict({**experiment, "budget": budget})
@@ -84,7 +84,7 @@ def ready(
 
 
 def evaluating(experiment: dict[str, Any]) -> Callable[[], dict[str, list[float]]]:
-    """A round: a training, of which every part's seconds are told but the first's, that compile."""
+    """A round: a training that reports the seconds of every part but the first, which compiles."""
     made = Experiment.from_dict(experiment)
     program = Program(made, lanes.make_mesh(1, 1), 1)
     settings = traced_settings(made)
@@ -112,11 +112,11 @@ def solve(
     """A round: runs from nothing, compilation included, until all are solved or the budget ends.
 
     Args:
-        experiment: its settings, with the episodes of an evaluation.
-        seeds: of the runs.
-        every: environment steps between two evaluations, about.
+        experiment: the settings, with the number of episodes per evaluation.
+        seeds: the seeds of the runs.
+        every: environment steps between two evaluations, approximately.
         target: a run is solved at an evaluation whose mean return, acting by the mode, reaches it,
-            if that of ``confirm`` further evaluations does so, too.
+            if the mean return of ``confirm`` further evaluations also does.
         confirm: see ``target``.
     """
     devices.use_all_cores(len(seeds))
@@ -147,7 +147,7 @@ def solve(
         )
 
         def score(state: Any, which: int, wanted: np.ndarray) -> np.ndarray:
-            """Of the wanted runs; others cost next to nothing."""
+            """The scores of the wanted runs; other runs cost almost nothing."""
             given = state, keys(which)[1], np.pad(wanted, (0, size - len(seeds)))
             return np.asarray(play(None, program.put(given)))[: len(seeds)].mean(1)
 

@@ -1,4 +1,4 @@
-"""What a profiler saw of a function: which kernels took the time, and how long none ran."""
+"""A profile of a function: the kernels that took the time, and how long none ran."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import jax
 from common import Result, plain
 
 MOST = 15
-"""Kernels by name, those that take most."""
+"""The number of kernels listed by name: those that take most time."""
 
 
 def traced(turn: Callable[[], None], iterations: int) -> Result:
-    """`summary` of a call, of one of so many iterations."""
+    """The `summary` of a call, per iteration."""
     with tempfile.TemporaryDirectory() as folder:
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # it slows down what it sees
@@ -30,11 +30,11 @@ def traced(turn: Callable[[], None], iterations: int) -> Result:
 
 
 def summary(events: list[dict[str, Any]], iterations: int) -> Result:
-    """Of the streams of all devices; of all threads, where the trace names no device.
+    """A summary of all devices' streams, or of all threads if the trace names no device.
 
     Args:
-        events: of Chrome's trace format: times in microseconds.
-        iterations: counts and times are of one of them.
+        events: events in Chrome's trace format, with times in microseconds.
+        iterations: counts and times are divided by this number.
     """
     names = {
         (e["name"], e["pid"], e.get("tid", 0)): e["args"]["name"]

@@ -1,1 +1,1 @@
-"""Names as strings, files, compilation: all that the pure rooms leave to their caller."""
+"""Names as strings, files, compilation: everything that the pure packages leave to their caller."""

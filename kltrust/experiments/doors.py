@@ -30,19 +30,20 @@ def sweep(
     progress: Progress | None = None,
     on_chunk: OnChunk | None = None,
 ) -> Results:
-    """Runs a specification, and goes on with it where it was interrupted.
+    """Runs a specification, or resumes it where it was interrupted.
 
     Args:
         spec: the path of a TOML file, or a dict of the same structure (see `config.spec`).
-        out: the folder of the results: a new one, an empty one, or one of the same specification,
-            with which it goes on.
+        out: the folder for the results: a new one, an empty one, or one that holds the same
+            specification, which is then resumed.
         width: lanes per block; None chooses.
         shard: (i, n), i from 1: only the i-th of n parts; `merge.merge` puts them together.
         progress: is told what happens.
-        on_chunk: ``on_chunk(chunk)`` is called with each `Chunk`, outside of what is compiled and
-            before the chunk is committed. What it returns by name, a number, [L] or [L, n], becomes
-            columns of the metrics. ``chunk.stop()`` ends the sweep after this chunk; the same call
-            goes on later. An error of its own ends it before.
+        on_chunk: ``on_chunk(chunk)`` is called with each `Chunk`, outside the compiled code and
+            before the chunk is committed. It may return values by name, each a number, [L] or
+            [L, n]: they become columns of the metrics. ``chunk.stop()`` ends the sweep after this
+            chunk; the same call resumes it later. If ``on_chunk`` raises an error, the sweep ends
+            before this chunk is committed.
 
     Returns:
         The tables of all runs.
@@ -73,7 +74,7 @@ def sweep(
     listener = copy.copy(progress or Progress())
     listener.on_chunk = on_chunk or listener.on_chunk
     begun = run.plan_of(Record(out)) if os.path.lexists(out / RUN) else None
-    # The same but for widths: those of the folder stand.
+    # The same, except for the widths: the folder keeps its own.
     with contextlib.suppress(Stopped):
         if begun and dataclasses.replace(begun, groups=()) == dataclasses.replace(plan, groups=()):
             run.resume(out, progress=listener)

@@ -1,4 +1,4 @@
-"""The command line: which module has which command, and what an error looks like.
+"""The command line: finds each command's module, and prints errors.
 
 Nothing here imports jax before a command needs it, so that help answers at once.
 """
@@ -16,7 +16,7 @@ from kltrust.experiments.engine import own
 from kltrust.experiments.engine.devices import hush_cpu_loader
 from kltrust.lazy import require_sweeps
 
-# Each command is a function of its name, from its arguments to an exit status.
+# Each command is a function with the command's name, from its arguments to an exit status.
 COMMANDS = {
     "train": "train",
     "evaluate": "play",
@@ -65,7 +65,7 @@ KLTRUST_DEBUG=1 in the environment shows the traceback of an error.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 1 on an error, 130 when interrupted.
 
-    Two commands have another one: 2 where `kltrust judge` finds something, or `compare` a loss.
+    Two commands can also return 2: `kltrust judge` on a finding, `kltrust compare` on a loss.
     """
     hush_cpu_loader()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kltrust: interrupted{stop}", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError) as error:
-        # What the library raises on purpose names its remedy; a traceback would only hide it.
+        # The library's own errors name their remedy; a traceback would only hide it.
         if os.environ.get("KLTRUST_DEBUG"):
             raise
         print(f"kltrust: error: {surroundings.explain(error)}", file=sys.stderr)
@@ -105,7 +105,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _take_imports(arguments: list[str]) -> list[str]:
-    """Imports what --import names, wherever it stands; returns the other arguments."""
+    """Imports the modules named by --import, wherever it stands; returns the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import", dest="names", action="append", nargs="?", const="", default=[])
     given, rest = parser.parse_known_args(arguments)

@@ -14,7 +14,7 @@ from kltrust.experiments.cli import typed
 from kltrust.experiments.cli.launch import Switch
 
 WORSE = 2
-"""The exit status where a setting of B is worse."""
+"""The exit status if a setting of B is worse."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Is this installation fit for training? One row per question, each with what to do about it."""
+"""Checks whether this installation is fit for training: one row per question, with a remedy."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _LITTLE_DISK = 200_000_000
 _WIDTH, _STEPS = 64, 250
 _RATIO = 1.0
-"""Of `_speed`, on the CPUs that it was tried on."""
+"""The result of `_speed` on the CPUs where it was tried."""
 
 
 class Check(NamedTuple):
     """The answer to one question about the installation.
 
     Attributes:
-        name: what was looked at.
+        name: the thing that was checked.
         status: "ok", "warn" (training works, but look at this) or "fail" (it does not, or wrongly).
         value: what was found.
-        remedy: what to do; empty where nothing is to be done.
+        remedy: what to do; empty if there is nothing to do.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Check(NamedTuple):
 
 
 def report(folder: str | Path = ".") -> list[Check]:
-    """Looks at everything that training rests on.
+    """Checks everything that training depends on.
 
     Args:
-        folder: where runs would be written; made neither here nor by asking.
+        folder: where runs would be written; the check does not make it.
 
     Returns:
         One row per question; nothing is raised, whatever is broken.
@@ -76,7 +76,7 @@ def report(folder: str | Path = ".") -> list[Check]:
 
 
 def exit_code(checks: Sequence[Check]) -> int:
-    """1 if any check failed, else 0: warnings are no failure."""
+    """1 if any check failed, else 0: warnings do not count as failures."""
     return int(any(check.status == "fail" for check in checks))
 
 
@@ -86,7 +86,7 @@ def table(checks: Sequence[Check]) -> Table:
     for column in ("check", "status", "found", "what to do"):
         shown.add_column(column, overflow="fold")
     for check in checks:
-        # As text: a remedy such as jax[cuda13] is no markup.
+        # As text: a remedy such as jax[cuda13] is not markup.
         cells = Text(check.name), Text(check.status, _STYLE[check.status]), *map(Text, check[2:])
         shown.add_row(*cells)
     return shown
@@ -114,7 +114,7 @@ def _requirements() -> Iterator[Check]:
 
 
 def _required_by(extra: str) -> list[Requirement]:
-    """The requirements of an extra alone; of the base, if it is empty."""
+    """The requirements of an extra alone, or of the base if it is empty."""
     every = [Requirement(line) for line in importlib.metadata.requires("kltrust") or []]
     found = {
         name: [r for r in every if r.marker is None or r.marker.evaluate({"extra": name})]
@@ -124,7 +124,7 @@ def _required_by(extra: str) -> list[Requirement]:
 
 
 def _extras() -> Iterator[Check]:
-    """Not those that only install JAX for an accelerator."""
+    """The extras, without those that only install JAX for an accelerator."""
     here: list[str] = []
     missing: list[str] = []
     for extra in importlib.metadata.metadata("kltrust").get_all("Provides-Extra") or []:
@@ -144,7 +144,7 @@ def _is_installed(package: str) -> bool:
 
 
 def check_requirement(requirement: Requirement) -> Check:
-    """Whether what is installed is what a requirement asks for."""
+    """Checks that the installed packages meet a requirement."""
     remedy = f'pip install "{requirement.name}{requirement.specifier}"'
     try:
         found = importlib.metadata.version(requirement.name)
@@ -199,7 +199,7 @@ def _cache() -> Iterator[Check]:
 
 
 def _speed() -> Iterator[Check]:
-    """Small products in a loop, which trainings are made of: compiled for the CPU, and by NumPy."""
+    """Times small products in a loop, as in trainings: compiled for the CPU, and by NumPy."""
     weights = np.random.default_rng(0).standard_normal((_WIDTH, _WIDTH)).astype(np.float32) / 8
 
     def loop(x: Any, tanh: Callable, products: Any) -> Any:
@@ -225,7 +225,7 @@ def _speed() -> Iterator[Check]:
 
 
 def _fastest(*functions: Callable[[], Any]) -> list[float]:
-    """The least seconds of each of several calls, in turns, the first of which compiles."""
+    """The least seconds of each of several calls, timed in turns; the first turn compiles."""
     seconds = [math.inf] * len(functions)
     for turn in range(8):
         for i, function in enumerate(functions):
@@ -248,7 +248,7 @@ def _precision() -> Iterator[Check]:
 def _environments() -> Iterator[Check]:
     try:
         importlib.import_module("gymnax")
-    except Exception as error:  # its own dependencies fail in their own ways
+    except Exception as error:  # its dependencies can fail in any way
         reason = f"gymnax does not import: {type(error).__name__}: {error}"
         yield Check("environments", "fail", reason, "reinstall it: pip install --force gymnax")
     else:

@@ -44,7 +44,7 @@ def envs(arguments: list[str]) -> int:
         observation, action = _space(info.observation_space), _space(info.action_space)
         table.add_row(name, info.source, observation, action, limit, info.note)
     for prefix, version in installed.items():
-        # Their names are another command's: importing them all takes half a minute.
+        # Another command lists their names: importing them all takes half a minute.
         missing = version is None
         note = f"pip install 'kltrust[{prefix}]'" if missing else f"`kltrust envs {prefix}`"
         note = "; ".join([note, *([ENDING[prefix]] if prefix in ENDING else [])])
@@ -81,7 +81,7 @@ def doctor(arguments: list[str]) -> int:
 
 
 def _is_answered(arguments: list[str], most: int, usage: str, meaning: str) -> bool:
-    """Whether help was asked for; refuses more arguments than there can be."""
+    """Whether the arguments ask for help; refuses too many arguments."""
     if set(arguments) & {"-h", "--help"}:
         print(f"usage: {usage}\n\n{meaning}")
         return True

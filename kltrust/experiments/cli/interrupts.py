@@ -1,4 +1,4 @@
-"""Ctrl-C is heard, also where Python or the compiler would lose it or let a person wait."""
+"""Answers Ctrl-C, also where Python or the compiler would lose it or delay it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import threading
 from collections.abc import Iterator
 
 PATIENCE = 1.0
-"""Seconds without an answer to Ctrl-C after which a person is told why."""
+"""The seconds without an answer to Ctrl-C before the user is told why."""
 
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
-    """Within, an interrupt ends the command, and says so where it has to wait.
+    """Within, an interrupt ends the command; if it has to wait, a message says so.
 
-    Python drops exceptions of destructors and of the garbage collector's callbacks, and JAX has
-    one of these: an interrupt there is sent again. While the compiler works, Python can't act on an
-    interrupt: a thread says that it was heard. Other threads than the main one get no interrupts,
-    and nothing is done there.
+    Python drops exceptions in destructors and in the garbage collector's callbacks, and JAX has
+    such a callback: an interrupt there is sent again. While the compiler works, Python can't act on
+    an interrupt: a thread prints that it was heard. Only the main thread gets interrupts; in other
+    threads, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -37,7 +37,7 @@ def _sent_again() -> Iterator[None]:
         if not issubclass(event.exc_type, KeyboardInterrupt):
             before(event)
             return
-        # Later: an exception raised here would be dropped as well.
+        # Sent later: an exception raised here would be dropped as well.
         main = threading.main_thread().ident
         again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
         again.daemon = True
@@ -52,7 +52,7 @@ def _sent_again() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _answered() -> Iterator[None]:
-    """Signals are bytes in a pipe from the moment they come, whatever Python does."""
+    """Within, every signal at once becomes a byte in a pipe, whatever Python is doing."""
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)

@@ -1,4 +1,4 @@
-"""The command ``kltrust judge``, and the few lines of it after a training or a sweep."""
+"""The command ``kltrust judge``, and its short form after a training or a sweep."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def judge(arguments: list[str]) -> int:
 
 
 def print_worst(record: Record) -> None:
-    """The worst findings of a folder in a few lines, and where there are more; notes are counted.
+    """Prints a folder's worst findings in a few lines, and where to find more; counts its notes.
 
-    Nothing is printed where nothing was found.
+    Prints nothing if nothing was found.
     """
     from kltrust import findings
     from kltrust.experiments.reading import results
@@ -80,10 +80,10 @@ def print_worst(record: Record) -> None:
 
 
 class Live:
-    """The judge beside a run that goes on: each finding is told once, when it first appears.
+    """The judge beside a running job: reports each finding once, when it first appears.
 
-    A look comes after a commit, ten seconds after the start or the last look at the earliest, and
-    takes at most one part in a hundred of the time. Notes are left for the end.
+    It looks after a commit, at the earliest ten seconds after the start or the last look, and takes
+    at most one hundredth of the time. Notes are left for the end.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic):
@@ -92,7 +92,7 @@ class Live:
         self._next = clock() + _SECONDS
 
     def look(self) -> list[str]:
-        """Says what is new in a few lines, worst first; nothing where it is too early."""
+        """New findings in a few lines, worst first; nothing if it is too early for a look."""
         if (start := self._clock()) < self._next:
             return []
         from kltrust import findings

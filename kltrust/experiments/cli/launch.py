@@ -1,4 +1,4 @@
-"""What the commands share: flags, devices, starting, going on, and the last word."""
+"""Shared parts of the commands: flags, devices, starting, resuming, and the summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kltrust.experiments.jobs.plan import Plan
     from kltrust.experiments.store.record import Record
 
-# Names and paths are there to be copied: never cut, the terminal wraps them.
+# Users copy names and paths: they are never cut, and the terminal wraps them.
 WIDE = 400
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]
@@ -40,13 +40,13 @@ class HostFlags:
 
     @property
     def several(self) -> bool:
-        """Whether the flags speak of other hosts."""
+        """Whether the flags name other hosts."""
         return self.distributed or (self.coordinator, self.num_hosts, self.host) != (None,) * 3
 
 
 @contextlib.contextmanager
 def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
-    """All cores of all hosts, of which only the first one prints; no more devices than parts.
+    """Uses all cores of all hosts, with at most one device per part; only the first host prints.
 
     Compiled programs are kept for other processes.
     """
@@ -62,7 +62,7 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
         raise ValueError(
             "--distributed finds the hosts by itself: leave out --coordinator, --num-hosts, --host"
         )
-    # Every host makes as many devices of its cores, however many runs there are.
+    # Every host makes a device of each core, however many runs there are.
     use_all_cores(sys.maxsize if flags.several else num_parts)
     if flags.several:
         hosts.join(*named, timeout=flags.wait)
@@ -73,7 +73,7 @@ def devices(flags: HostFlags, num_parts: int) -> Iterator[None]:
 
 
 def check_flag(name: str, value: int, least: int, most: int) -> None:
-    """Refuses a count that nobody can mean."""
+    """Refuses a count outside its limits."""
     if not least <= value <= most:
         range_ = f"at least {least}" if value < least else f"at most {most:,}"
         raise ValueError(f"--{name} must be {range_}, got {value}")
@@ -90,7 +90,7 @@ def free(folder: Path) -> Path:
 
 
 def start(command: str, plan: Plan, out: Path, quiet: bool) -> int:
-    """Runs a plan in a new folder and says what came out."""
+    """Runs a plan in a new folder and prints the result."""
     from kltrust.experiments.jobs import run
 
     progress = _progress(quiet)
@@ -102,10 +102,10 @@ def start(command: str, plan: Plan, out: Path, quiet: bool) -> int:
 
 
 def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: bool = False) -> int:
-    """Goes on with a folder, whichever command made it."""
+    """Resumes the run in a folder, whichever command made it."""
     from kltrust.experiments.store.record import Record
 
-    # Of several hosts, only the first has the folder.
+    # With several hosts, only the first has the folder.
     with devices(flags, 1 if flags.several else _num_parts(Record(folder))):
         from kltrust.experiments.cli import tables
         from kltrust.experiments.engine import hosts, own
@@ -123,7 +123,7 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
             if begun.finished:
                 print(f"{begun.path} is finished already")
             for name, (then, now) in begun.changes().items():
-                if name not in versions.DECISIVE:  # of these, going on says more
+                if name not in versions.DECISIVE:  # on those, the resume itself says more
                     note = f"note: {name} was {then!r}, is {now!r}: the bits may differ"
                     print(note, file=sys.stderr)
         with _naming(folder, command):
@@ -133,7 +133,7 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
 
 @contextlib.contextmanager
 def _naming(folder: Path, command: str) -> Iterator[None]:
-    """Whoever interrupts a run is told how it goes on."""
+    """Tells a user who interrupts a run how to resume it."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -143,7 +143,7 @@ def _naming(folder: Path, command: str) -> Iterator[None]:
 
 
 def conclude(record: Record) -> int:
-    """Says what came out: of one setting its numbers and pictures, of several where they stand."""
+    """Prints the result: for one setting its numbers and pictures, for several where they are."""
     from kltrust.experiments.cli.judge import print_worst
     from kltrust.experiments.cli.tables import status_table
     from kltrust.experiments.engine import hosts
@@ -165,9 +165,9 @@ def conclude(record: Record) -> int:
 
 
 def print_table(table: Any, *, narrow: bool = False) -> None:
-    """Wide, so that names are there to be copied; the terminal wraps them.
+    """Prints a table in full width, so that names can be copied; the terminal wraps its lines.
 
-    A table that can be as ``narrow`` as a terminal wraps them itself.
+    A ``narrow`` table fits the terminal and wraps its cells itself.
     """
     from rich.console import Console
 
@@ -213,7 +213,7 @@ def _print_setting(record: Record) -> None:
 
 
 def _num_parts(record: Record) -> int:
-    """How many devices have something to do."""
+    """The number of devices that have something to do."""
     from kltrust.experiments.jobs.folder import plan_of
 
     plan = plan_of(record)
@@ -231,7 +231,7 @@ def _keep_compilations() -> None:
 
 
 def _first_time() -> Path | None:
-    """Where compiled programs are kept, if there are none yet."""
+    """The folder of compiled programs, if it holds none yet."""
     from kltrust.experiments.engine import devices
 
     folder = devices.compilation_cache()

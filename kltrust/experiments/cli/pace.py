@@ -1,8 +1,8 @@
-"""How long a plan takes here: by what this machine took before, and by what it takes now.
+"""Predicts how long a plan takes on this machine, from earlier runs and from the current one.
 
-The record of this machine is a small file beside the compiled programs. It holds, for each
-algorithm and environment, the seconds that the last run took to compile, and its environment steps
-a second. Nothing but the time that is announced depends on it.
+The record of this machine is a small file beside the compiled programs. For each algorithm and
+environment it holds the seconds that the last run took to compile, and its environment steps per
+second. Only the announced time depends on it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from kltrust.experiments.jobs.plan import Plan
 
 
 class Pace(NamedTuple):
-    """Seconds to compile, and environment steps a second of all runs together."""
+    """Seconds to compile, and environment steps per second of all runs together."""
 
     compile_seconds: float
     rate: float
 
 
 GUESS = Pace(30.0, 100_000.0)
-"""Where nothing is known."""
+"""The pace assumed if nothing is known."""
 
 
 def known() -> dict[str, Pace]:
-    """What this machine took before, by algorithm and environment."""
+    """The paces of earlier runs on this machine, by algorithm and environment."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         read = json.loads(_file().read_text("utf-8"))
         return {name: Pace(*map(float, pace)) for name, pace in read.items()}
@@ -43,7 +43,7 @@ def known() -> dict[str, Pace]:
 
 
 def remember(name: str, pace: Pace) -> None:
-    """Writes what a group took; where nothing can be written, nothing is remembered."""
+    """Records a group's pace; if nothing can be written, nothing is recorded."""
     with contextlib.suppress(OSError):
         file = _file()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +54,14 @@ def remember(name: str, pace: Pace) -> None:
 
 
 def name_of(experiment: Experiment) -> str:
-    """What a pace is remembered under: a CPU's is none of the accelerator beside it."""
+    """The key under which a pace is recorded; it tells a CPU from an accelerator."""
     device = jax.devices()[0]
     here = "" if device.platform == "cpu" else f" on {device.device_kind}"
     return f"{experiment.algorithm} {experiment.env}{here}"
 
 
 def expected(plan: Plan) -> tuple[list[Pace], str]:
-    """The pace of each group of a plan, and what that is based on."""
+    """The expected pace of each group of a plan, and the basis of that."""
     before = known()
     names = [name_of(plan.experiment(group)) for group in plan.groups]
     average = mean(before.values()) or GUESS
@@ -72,13 +72,13 @@ def expected(plan: Plan) -> tuple[list[Pace], str]:
 
 
 def mean(paces: Iterable[Pace]) -> Pace | None:
-    """Of each, over all; None of none."""
+    """The mean of each number over all paces; None without any."""
     paces = list(paces)
     return Pace(*map(fmean, zip(*paces, strict=True))) if paces else None
 
 
 class Remaining:
-    """The time that a plan has taken, and the time that is left of it."""
+    """The time that a plan has taken, and the time left."""
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
         self.plan, self._clock, self._start = plan, clock, clock()
@@ -92,13 +92,13 @@ class Remaining:
         self._done = [0.0] * len(self._work)
 
     def report(self, group: int, share: float, pace: Pace | None = None) -> None:
-        """So much of a group is done, at this pace."""
+        """Notes that this share of a group is done, at this pace."""
         self._done[group] = share * self._work[group]
         if pace is not None:
             self._seen[group] = pace
 
     def share(self) -> float:
-        """Of the steps of all groups, those that are done, from 0 to 1."""
+        """The share of all groups' steps that is done, from 0 to 1."""
         return sum(self._done) / max(sum(self._work), 1)
 
     def elapsed(self) -> float:
@@ -106,7 +106,7 @@ class Remaining:
         return self._clock() - self._start
 
     def left(self) -> float:
-        """Seconds, by the groups that have run, and by the record for those that have not."""
+        """Seconds left, from the paces of groups that have run, and the record for the others."""
         seconds, average = 0.0, mean(self._seen.values())
         for i, (work, done) in enumerate(zip(self._work, self._done, strict=True)):
             pace = self._seen.get(i) or average or self._paces[i]
@@ -116,7 +116,7 @@ class Remaining:
         return seconds
 
     def remember(self) -> None:
-        """Writes what the groups took, for the next plan."""
+        """Records the groups' paces for the next plan."""
         for i, pace in self._seen.items():
             remember(name_of(self.plan.experiment(self.plan.groups[i])), pace)
 

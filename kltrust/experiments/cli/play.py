@@ -41,7 +41,7 @@ class _Policy:
 
     @property
     def acting(self) -> Any:
-        """How `evaluate_runs` and `NumpyPolicy` are told."""
+        """These flags as arguments of `evaluate_runs` and `NumpyPolicy`."""
         return {"which": "best" if self.best else "latest", "deterministic": not self.sampled}
 
 
@@ -158,13 +158,13 @@ def play(arguments: list[str]) -> int:
 
 
 def _draw_without_a_screen() -> None:
-    """MuJoCo's choice of OpenGL, which it makes when it is imported, where there is no screen."""
+    """Sets the OpenGL that MuJoCo chooses at its import, for machines without a screen."""
     screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     if sys.platform == "linux" and not screen and ctypes.util.find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _keep_pygame_silent() -> None:
-    """No errors of a sound card that is missing or of no use, and no greeting."""
+    """Silences pygame's greeting, and its errors about a missing or unusable sound card."""
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

@@ -1,4 +1,4 @@
-"""A plan as seen from outside: a bar per group, or a line per chunk where there is no terminal."""
+"""The progress of a plan: a bar per group, or a line per chunk if there is no terminal."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from kltrust.experiments.jobs.events import Progress, Report
 from kltrust.experiments.jobs.plan import Plan
 
 WHOLE = "all"
-"""The name of the row of the whole plan."""
+"""The name of the whole plan's row."""
 
 
 class ConsoleProgress(Progress):
-    """Return, KL and env-steps/s after every chunk, group by group, and the time that is left.
+    """Return, KL and env-steps/s after every chunk, group by group, and the time left.
 
     On a terminal each group is a bar; in a pipe, a file or a notebook each chunk is a line. Both
     need 80 columns.
     """
 
     def __init__(self, console: Console | None = None):
-        # rich would make an output cell of every line in a notebook.
+        # In a notebook, rich would make an output cell of every line.
         self.console = console or Console(force_jupyter=False)
         self._bars: bars.Progress | None = None
         self._names: list[str] = []
@@ -38,7 +38,7 @@ class ConsoleProgress(Progress):
         self._tasks: list[bars.TaskID] = []
 
     def start(self, plan: Plan, path: Path) -> None:
-        """Announces a setting that is alone, and makes the bars."""
+        """Announces the setting, if there is only one, and makes the bars."""
         experiments = [plan.experiment(group) for group in plan.groups]
         self._names = [self._writable(name) for name in names_of(plan)]
         self._remaining = Remaining(plan)
@@ -64,7 +64,7 @@ class ConsoleProgress(Progress):
         self._bars.start()
 
     def group(self, index: int, done: int) -> None:
-        """Its bar begins."""
+        """Starts the group's bar."""
         self._group = index
         if self._bars is not None:
             self._bars.update(self._tasks[index], completed=done, description="", begun=True)
@@ -77,7 +77,7 @@ class ConsoleProgress(Progress):
             self._say(f"compiling {what} ...")
 
     def computing(self, chunk: int, of: int) -> None:
-        """Compiling is over."""
+        """Ends the message about compiling."""
         if self._bars is not None:
             task = self._tasks[self._group]
             if self._bars.tasks[task].fields.get("since") is not None:
@@ -150,7 +150,7 @@ def _clock(seconds: float) -> str:
 
 
 class _Column(bars.ProgressColumn):
-    """A cell of a group's row, or of the last one, that of the whole plan, which has begun none."""
+    """A cell of a group's row, or of the last row, which is the whole plan's."""
 
     def render(self, task: bars.Task) -> Text:
         """The cell, grey while the group waits."""

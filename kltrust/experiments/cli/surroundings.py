@@ -1,4 +1,4 @@
-"""What a command finds around it: its folder, its output, the locale, and what is told there."""
+"""The surroundings of a command: its folder, its output, the locale, warnings and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kltrust.experiments.engine.devices import mend_cache
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
-    """Within, output takes any letter, and a warning is one line; what was printed is written.
+    """Within, output takes any letter, and a warning is one line; at the end, output is flushed.
 
     Raises:
         ValueError: if the working folder was deleted.
@@ -28,7 +28,7 @@ def prepared() -> Iterator[None]:
             "the working folder was deleted: change to one that is there, as in `cd ~`"
         ) from error
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # No letter in a name ends a command on a terminal that can't write it.
+        # A name with a letter that the terminal can't write must not end a command.
         sys.stdout.reconfigure(errors="backslashreplace")
     shown = warnings.showwarning
     warnings.showwarning = _one_line(shown)
@@ -40,7 +40,7 @@ def prepared() -> Iterator[None]:
 
 
 def _one_line(otherwise: Any) -> Any:
-    """Our own warnings as a command says them; other people's as before."""
+    """Shows our own warnings in one line, and other libraries' as before."""
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
         if category.__module__.startswith("kltrust."):
@@ -60,14 +60,14 @@ def text(argument: str | None) -> str | None:
 
 
 def explain(error: Exception) -> str:
-    """What is said of an error that ends a command."""
+    """The message for an error that ends a command."""
     if isinstance(error, UnicodeEncodeError):
         letters = error.object[error.start : error.end]
         return f"this locale has no {letters!a}: set PYTHONUTF8=1 and start again"
     if not isinstance(error, OSError):
         notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
         return "; ".join([str(error), *notes])
-    if error.filename is None:  # the library says of a file which it is
+    if error.filename is None:  # the library's errors name their file
         with contextlib.suppress(OSError):  # else Python would try again at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return f"can't write to standard output: {error.strerror}"

@@ -101,7 +101,7 @@ def _start(options: _Sweep, specification: Spec) -> int:
 
 
 def _announce(table: Any, specification: Spec, planned: Plan) -> None:
-    """What will be done, and what is to be known of it."""
+    """Prints the plan's table and its notes."""
     from kltrust.experiments.cli.tables import fairness_notes
 
     launch.print_table(table)

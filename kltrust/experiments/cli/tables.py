@@ -1,4 +1,4 @@
-"""What a plan will do, and how far it is, as tables for a terminal."""
+"""Tables for a terminal: what a plan will do, and how far it has come."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def _columns(titles: Iterable[str], **more: Any) -> list[Column]:
 def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     """What a plan will do: groups, runs, devices, width, chunks, memory, steps.
 
-    Memory and time are those measured, if they were; else an estimate from shapes, and none.
+    Memory and time are as measured, if they were. Else memory is estimated from shapes, and no time
+    is shown.
     """
     devices = jax.devices()
     numbers = ["settings", "runs", "devices", "width", "iterations", "chunk", "memory", "steps"]
@@ -84,7 +85,7 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
 
 
 def names_of(plan: Plan) -> list[str]:
-    """A name for each group: algorithm, environment, what tells it from others of these, runs."""
+    """A name for each group: algorithm, environment, settings that tell it from others, runs."""
     experiments = [plan.experiment(group) for group in plan.groups]
     heads = [f"{e.algorithm} {e.env}" for e in experiments]
     settings = [e.flat() for e in experiments]
@@ -101,13 +102,13 @@ def names_of(plan: Plan) -> list[str]:
 
 
 def fairness_notes(plan: Plan) -> list[str]:
-    """In what methods differ beside the algorithm."""
+    """The differences between methods besides the algorithm."""
     of_settings = ((s.experiment.env, s.method, shared(s.experiment)) for s in plan.settings)
     return [f"note: {text}" for text in grouped(sentences(differences(of_settings)))]
 
 
 def status_table(record: Record) -> Table:
-    """Where every group of a folder stands."""
+    """The state of every group of a folder."""
     plan, parts = parts_of(record, needed=())
     titles = ("runs", "iterations", "steps/s", "time left")
     names = [Column(title, overflow="fold") for title in ("algorithm", "environment")]

@@ -83,7 +83,7 @@ def train(arguments: list[str]) -> int:
         prog=f"kltrust train {algorithm} {env}",
         description=f"{_summary(type(start.update))}\n\nValues in brackets come from {origin}.",
         args=typed.switches(options, _switches(start)),
-        # Settings that a person may name are short: --max-kl, not --update.max-kl.
+        # Flags for settings are short: --max-kl, not --update.max-kl.
         config=(tyro.conf.OmitArgPrefixes,),
     )
     experiment = dataclasses.replace(
@@ -215,7 +215,7 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _summary(cls: type) -> str:
-    """What a class is, less the settings that help lists anyway."""
+    """The first paragraph of a class's docstring: help lists its settings anyway."""
     return (cls.__doc__ or "").split("\n\n")[0]
 
 

@@ -62,7 +62,7 @@ def whole(text: str) -> int:
 
 
 def wholes(texts: Sequence[str]) -> tuple[int, ...]:
-    """Some counts, "64 64" as two texts or "64,64" as one.
+    """Several counts, from two texts "64 64" or one text "64,64".
 
     Raises:
         ValueError: on any other text.

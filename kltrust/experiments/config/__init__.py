@@ -1,1 +1,1 @@
-"""What is to be run, as data: experiments, specifications, presets, algorithms by name."""
+"""Experiments as data: specifications, presets, algorithms by name."""

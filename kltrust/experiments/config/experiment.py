@@ -1,7 +1,7 @@
-"""An experiment: one algorithm on one environment, all that decides a run but its seed.
+"""An experiment: one algorithm on one environment, with everything that decides a run but its seed.
 
-It is a JAX pytree. Every float setting is a leaf, everything else is static: experiments of one
-tree structure differ in floats only, and one compilation serves them all.
+It is a JAX pytree. Every float setting is a leaf, everything else is static. So experiments with
+the same tree structure differ in floats only, and one compilation serves them all.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ SECTIONS = ("update", "critic", "learner", "network", "budget")
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One algorithm, ``update``, of a class that `algorithm` declares, on one environment."""
+    """One algorithm on one environment; `algorithm` declares the class of ``update``."""
 
     env: str
     update: Any
@@ -80,7 +80,7 @@ class Experiment:
 
     @property
     def batch_size(self) -> int:
-        """Environment steps of an iteration."""
+        """Environment steps per iteration."""
         return self.learner.num_envs * self.learner.num_steps
 
     @property
@@ -97,17 +97,17 @@ class Experiment:
         """As nested plain data that JSON can hold (infinities as the string "inf").
 
         Raises:
-            ValueError: on a value that no file can hold, such as a function of one's own.
+            ValueError: on a value that no file can hold, such as a function of yours.
         """
         sections = {name: to_plain(getattr(self, name)) for name in (*SECTIONS, "env_params")}
         return {"algorithm": self.algorithm, "env": self.env, **sections}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any], update: type | None = None) -> Experiment:
-        """The inverse of `to_dict`; ``update`` is the algorithm's class where it is not registered.
+        """The inverse of `to_dict`; ``update`` is the class of an algorithm that is not registered.
 
         Raises:
-            ValueError: on an unknown algorithm, section or setting, or a value of another kind.
+            ValueError: on an unknown algorithm, section or setting, or a value of the wrong kind.
         """
         kinds = _kinds(update or find_algorithm(data["algorithm"]))
         for name in data:
@@ -136,7 +136,7 @@ class Experiment:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], tuple]:
-        """Sections and traced environment parameters as children, all else static."""
+        """Sections and traced environment parameters as children; everything else is static."""
         traced = vars(self).get("_traced")
         if traced is None:
             static = static_parameters(self.env)
@@ -156,7 +156,7 @@ class Experiment:
         sections = dict(zip(SECTIONS, values, strict=False))
         params = dict(zip(traced, values[len(SECTIONS) :], strict=True))
         self = cls(env=env, env_params={**params, **dict(kept)}, **sections)
-        # Not to be decided again: JAX puts tracers and placeholders of any kind in their place.
+        # Do not decide again which are leaves: JAX puts tracers and placeholders in their place.
         object.__setattr__(self, "_traced", traced)
         return self
 
@@ -167,10 +167,10 @@ def _is_number(value: Any) -> bool:
 
 
 def section_kinds(algorithm: str) -> dict[str, type]:
-    """The class of settings of each section, for an algorithm by name.
+    """The settings class of each section, for an algorithm by name.
 
     Raises:
-        ValueError: if it is unknown; names the nearest that is known.
+        ValueError: if the algorithm is unknown; names the nearest known one.
     """
     return _kinds(find_algorithm(algorithm))
 
@@ -181,9 +181,9 @@ def _kinds(update: type) -> dict[str, type]:
 
 
 def written(section: str, name: str, algorithm: str) -> str:
-    """How a person writes a setting: with its section where the name alone could mean another.
+    """A setting as a person writes it: with its section if the name alone is ambiguous.
 
-    Settings of the critic always have it, as in ``critic.learning_rate``.
+    Settings of the critic always have their section, as in ``critic.learning_rate``.
     """
     homes = [home for home in _homes(name, algorithm) if home != "critic"]
     return name if homes == [section] else f"{section}.{name}"
@@ -198,7 +198,8 @@ def _homes(name: str, algorithm: str) -> list[str]:
 def qualified(name: str, algorithm: str) -> str:
     """A setting's name with its section, as in ``update.max_kl``.
 
-    A setting of the critic needs it from the start, and so does a name that two sections have.
+    For the critic's settings, and for names that two other sections share, ``name`` must include
+    the section already.
 
     Raises:
         ValueError: on an unknown name, or one that several sections have.
@@ -222,10 +223,11 @@ def qualified(name: str, algorithm: str) -> str:
 
 
 def put(data: dict[str, Any], name: str, value: Any) -> None:
-    """Sets a setting in the plain data of an experiment, as of `Experiment.to_dict`, in place.
+    """Changes a setting, in place, in an experiment's plain data (from `Experiment.to_dict`).
 
-    The name has its section; it may go into an optimiser, as in ``update.optimizer.weight_decay``.
-    A table for an optimiser that does not name one changes the settings of the one that is there.
+    The name includes its section. It may reach into an optimiser, as in
+    ``update.optimizer.weight_decay``. A table for an optimiser that names none changes the
+    settings of the present one.
     """
     section, _, key = name.partition(".")
     head, _, tail = key.partition(".")

@@ -1,4 +1,4 @@
-"""What a comparison holds equal beside the algorithms, and in what its methods differ as well."""
+"""Finds settings, other than the algorithm's own, in which the methods of a comparison differ."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, NamedTuple, TypeAlias
 from kltrust.experiments.config.experiment import Experiment
 
 Values: TypeAlias = Mapping[str, Any]
-"""What a method has of each thing that should be equal, by name."""
+"""A method's values of the things that should be equal, by name."""
 
 _OWN, _UNSEEN = "update.", ("learner.audit",)
 _MOST = 6
 
 
 class Difference(NamedTuple):
-    """A setting, or the steps or the seeds, in which the methods of an environment differ.
+    """A setting, the steps or the seeds, where the methods of an environment differ.
 
-    ``values`` has what each method takes, all values of a method that sweeps it.
+    ``values`` lists each method's values: all of them if the method sweeps the setting.
     """
 
     env: str
@@ -34,11 +34,11 @@ class Difference(NamedTuple):
 
 
 def differences(runs: Iterable[tuple[str, str, Values]]) -> list[Difference]:
-    """In what the methods of each environment differ beside their algorithms.
+    """The differences between the methods of each environment, other than their algorithms.
 
     Args:
-        runs: (environment, method, `shared`) of every setting or run. A method that sweeps
-            something is equal to another one that takes the same values of it.
+        runs: (environment, method, `shared`) of every setting or run. Two methods that sweep a
+            setting over the same values count as equal in it.
     """
     found: dict[str, dict[str, dict[str, dict[Any, None]]]] = {}
     methods: dict[str, dict[str, None]] = {}
@@ -59,7 +59,7 @@ def differences(runs: Iterable[tuple[str, str, Values]]) -> list[Difference]:
 def shared(experiment: Experiment) -> dict[str, Any]:
     """Rollout, critic, network, budget and the environment's parameters, by dotted name.
 
-    What is measured of a training changes nothing in it, and is left out.
+    Settings that only decide what is measured are left out: they do not change the training.
     """
     flat = experiment.flat().items()
     return {
@@ -70,7 +70,7 @@ def shared(experiment: Experiment) -> dict[str, Any]:
 
 
 def sentences(found: Iterable[Difference]) -> dict[str, str]:
-    """What is said of each environment in which methods differ."""
+    """A sentence for each environment whose methods differ."""
     of_env: dict[str, list[str]] = {}
     for difference in found:
         of_env.setdefault(difference.env, []).append(str(difference))
@@ -82,7 +82,7 @@ def sentences(found: Iterable[Difference]) -> dict[str, str]:
 
 
 def grouped(said: Mapping[str, str]) -> list[str]:
-    """`sentences` with the environments of which the same is said in one."""
+    """`sentences`, with environments that would have the same sentence put into one."""
     envs: dict[str, list[str]] = {}
     for env, sentence in said.items():
         envs.setdefault(sentence, []).append(env)

@@ -1,9 +1,9 @@
 """Tuned settings as data files, one for each algorithm and environment: presets/ALGORITHM/ENV.toml.
 
-A preset names only what differs from the defaults, in the sections of an experiment. Where there
-is none, the defaults hold. Those below presets/accelerator/ are for GPUs and TPUs, which pay for
-the number of steps that wait for each other: thousands of environments, short rollouts, few and
-large minibatches.
+A preset names only what differs from the defaults, in the sections of an experiment. Without a
+preset, the defaults hold. The presets in presets/accelerator/ are for GPUs and TPUs, where the
+number of sequential steps decides the time. They have thousands of environments, short rollouts,
+and few, large minibatches.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _FOLDER = Path(__file__).parent / "presets"
 def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experiment:
     """The settings to start from.
 
-    The source is a TOML file of one's own; None takes the library's preset if there is one,
-    "accelerator" the library's for accelerators, and "none" the bare defaults.
+    The source is a TOML file of yours. None takes the library's preset if there is one,
+    "accelerator" takes the library's preset for accelerators, and "none" the bare defaults.
 
     Raises:
         ValueError: on an unknown algorithm, a pair that has no preset for accelerators, or a file
-            that is no preset.
+            that holds no preset.
     """
     sections: dict[str, Any] = {}
     if source is None or source == ACCELERATOR:
@@ -54,11 +54,11 @@ def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experi
 
 
 def equal(algorithms: Sequence[str], env: str, source: str | None = None) -> str | None:
-    """Whose rollout, critic, network and budget the algorithms of a comparison take.
+    """The preset whose rollout, critic, network and budget all algorithms of a comparison take.
 
-    Those of the preset of the first, if the library has one for each of them. If one has none, no
-    one takes any: tuned settings against untuned ones are no comparison. The source is None or
-    "accelerator", as of `preset`.
+    It is the first algorithm's preset, if the library has a preset for each of them. If one has
+    none, no algorithm takes a preset: comparing tuned with untuned settings would be unfair. The
+    source is None or "accelerator", as in `preset`.
     """
     known = available(source)
     return algorithms[0] if all((name, env) in known for name in algorithms) else None
@@ -66,7 +66,7 @@ def equal(algorithms: Sequence[str], env: str, source: str | None = None) -> str
 
 @functools.cache
 def available(source: str | None = None) -> list[tuple[str, str]]:
-    """(algorithm, environment) of every preset of the library; "accelerator": of those for one."""
+    """(algorithm, environment) of every preset of the library, or of those for accelerators."""
     return sorted((file.parent.name, file.stem) for file in _folder(source).glob("*/*.toml"))
 
 

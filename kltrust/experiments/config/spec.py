@@ -24,18 +24,20 @@ A swept key is a setting's name, or a dotted one (``learner.gamma``, ``env_param
 ``optimizer.weight_decay``). Settings of the critic are always dotted (``critic.learning_rate``),
 and so is a name that two sections have.
 
-What is not the algorithm's own, that is rollout, critic, network and budget, is equal for all
-algorithms of an environment, unless the specification says otherwise. With the default,
-``preset = "equal"``, they start from the library's tuned presets if each of them has one, and take
-from that of the first all that is not the algorithm's own; if one has none, all start from the bare
-defaults, as with ``preset = "none"``. ``preset = "accelerator"`` does the same with the presets for
-accelerators, which each of them must have. With ``preset = "tuned"`` each takes its own preset
-whole, where it has one. In what methods differ beside the algorithm, the dry run and the report
-say.
+Rollout, critic, network and budget are equal for all algorithms of an environment, unless the
+specification says otherwise. ``preset`` decides where they come from:
 
-Every draw
-depends on the seed of ``random`` and its key alone: all algorithms and environments meet the
-same ones. Mistakes are errors that name file, line and the nearest name that is known.
+- "equal", the default: if every algorithm has a tuned preset in the library, each starts from its
+  own, but takes rollout, critic, network and budget from the first algorithm's. If one algorithm
+  has none, all start from the bare defaults.
+- "none": all start from the bare defaults.
+- "accelerator": like "equal", with the presets for accelerators, which every algorithm must have.
+- "tuned": each algorithm takes its whole preset, if it has one.
+
+The dry run and the report name every other difference between methods.
+
+A random draw depends only on the seed of ``random`` and on its key, so all algorithms and
+environments get the same draws. Errors name the file, the line and the nearest known name.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ __all__ = ["Setting", "Spec", "from_dict", "line_of", "load", "parse"]
 
 _COMMON = ("critic", "learner", "network", "budget")
 MOST_RUNS = 10**6
-"""Of a sweep. Its tables, which are read as a whole, are of some kilobytes for each."""
+"""Runs per sweep. The tables are read as a whole and take some kilobytes per run."""
 
 _TOP = ("sweep", "experiments", *_COMMON)
 _SWEEP = ("name", "seeds", "algorithms", "envs", "preset")
@@ -68,7 +70,7 @@ _SWEEP = ("name", "seeds", "algorithms", "envs", "preset")
 
 @dataclass(frozen=True)
 class Spec:
-    """A sweep, resolved: every setting is run with every seed; ``notes`` say what was chosen."""
+    """A resolved sweep: every setting runs with every seed; ``notes`` name the choices made."""
 
     name: str
     seeds: tuple[int, ...]
@@ -87,7 +89,7 @@ def load(path: str | Path) -> Spec:
 
 
 def parse(text: str, name: str = "specification") -> Spec:
-    """Resolves the text of a specification; ``name`` is what errors call it.
+    """Resolves the text of a specification; errors call it ``name``.
 
     Raises:
         ValueError: names file and line.
@@ -144,7 +146,7 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
 def _notes(
     compared: Mapping[Comparison, list[str]], references: Mapping[Comparison, str | None]
 ) -> Iterator[str]:
-    """Which presets are taken, where it is not said."""
+    """Says which presets are taken where the specification does not."""
     said: dict[str, list[str]] = {}
     for (chosen, env), algorithms in compared.items():
         tuned = [name for name in dict.fromkeys(algorithms) if (name, env) in available()]
@@ -163,7 +165,7 @@ def _notes(
 
 
 def _check_number(source: Source, settings: int, seeds: int) -> None:
-    """Before more of them are made."""
+    """Refuses a sweep of too many runs before more settings are made."""
     if settings > MOST_SETTINGS or settings * seeds > MOST_RUNS:
         raise source.error(
             ("experiments",),

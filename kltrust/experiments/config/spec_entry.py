@@ -1,4 +1,4 @@
-"""One of the [[experiments]] of a specification, as the settings that it stands for."""
+"""Expands one of the [[experiments]] of a specification into settings."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from kltrust.experiments.config.spec_source import Place, Source
 
 EQUAL = "equal"
 HELD_EQUAL = (EQUAL, ACCELERATOR)
-"""The presets that hold equal what is not the algorithm's own."""
+"""The presets that hold rollout, critic, network and budget equal."""
 Comparison: TypeAlias = tuple[str, str]
 """One of these presets, and an environment."""
 _SWEEPERS = ("grid", "zip", "random")
 _SECTIONS = (*SECTIONS, "env_params")
 _ENTRY = ("label", "algorithms", "envs", "preset", *_SECTIONS, *_SWEEPERS)
 MOST_SETTINGS = 10**4
-"""Of a sweep; each is checked by itself, before anything is compiled."""
+"""Settings per sweep; each one is checked before anything is compiled."""
 _RANGES = ("uniform", "log_uniform", "choice")
 _Point: TypeAlias = dict[str, tuple[Any, Place]]
-"""Swept values by dotted name, each with the place that it comes from."""
+"""Swept values by dotted name, each with its place in the specification."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Setting:
     """One experiment of a sweep, to be run with every seed.
 
     Attributes:
-        label: what it is called in tables; the same on all environments.
-        swept: the values that tell it from its neighbours, by dotted name.
+        label: its name in tables; the same on all environments.
+        swept: its swept values, by dotted name.
         experiment: all settings, resolved.
-        places: where the specification gives a setting, by dotted name; "" is the experiment.
+        places: each setting's place in the specification, by dotted name; "" is the experiment.
     """
 
     label: str
@@ -51,7 +51,7 @@ class Setting:
 
     @property
     def method(self) -> str:
-        """The label without the swept values: an algorithm, or what the specification calls it."""
+        """The label without the swept values: the algorithm, or its name in the specification."""
         return self.label.rsplit(" ", len(self.swept))[0]  # one word for each
 
 
@@ -71,7 +71,7 @@ class Entry:
         return ("experiments", self.index)
 
     def compared(self) -> dict[Comparison, list[str]]:
-        """The algorithms by comparison, if they are to be equal in all else.
+        """The algorithms by comparison, if the preset holds everything else equal.
 
         Raises:
             ValueError: names file and line.
@@ -89,10 +89,10 @@ class Entry:
         return {(chosen, env): algorithms for env in self._names("envs")}
 
     def settings(self, references: Mapping[Comparison, str | None]) -> Iterator[Setting]:
-        """Algorithms x environments x points of the sweepers.
+        """Algorithms x environments x swept points.
 
         Args:
-            references: `presets.equal` of every comparison.
+            references: the result of `presets.equal` for every comparison.
 
         Raises:
             ValueError: names file and line.
@@ -109,7 +109,7 @@ class Entry:
                     yield self._resolve(algorithm, env, point, name, references)
 
     def _given(self, key: str, default: Any = None) -> tuple[Any, Place]:
-        """What is said here or, for all, in [sweep]; and where."""
+        """A value from this entry, else from [sweep], with its place."""
         if key in self.table:
             return self.table[key], (*self.place, key)
         return self.sweep.get(key, default), ("sweep", key)
@@ -130,14 +130,14 @@ class Entry:
         return names
 
     def _owner(self, name: str) -> tuple[str, str] | None:
-        """The first algorithm of this entry that has a setting, and the setting's full name."""
+        """The first algorithm of this entry that has the setting, and the setting's full name."""
         for algorithm in self._names("algorithms"):
             with contextlib.suppress(ValueError):
                 return algorithm, qualified(name, algorithm)
         return None
 
     def _lacks(self, algorithm: str, name: str, place: Place) -> ValueError | None:
-        """The error of a setting that another algorithm of this entry has, and this one lacks."""
+        """The error for a setting that this algorithm lacks and another of this entry has."""
         if (found := self._owner(name)) is None:
             return None
         message = (
@@ -213,7 +213,7 @@ class Entry:
             yield {name: value for part in parts for name, value in part.items()}
 
     def _swept(self, key: str, algorithm: str) -> _Point:
-        """What is under grid, zip or random, by dotted name."""
+        """The contents of grid, zip or random, by dotted name."""
         table = self.table.get(key, {})
         if not isinstance(table, dict):
             raise self.source.error((*self.place, key), f"{key} must be a table of settings")
@@ -271,7 +271,7 @@ class Entry:
             )
             raise self.source.error(place, f"{message}; got {value!r}")
         ((kind, bounds),) = value.items()
-        # Of the key's own: another key beside it does not change the draws of this one.
+        # Each key seeds its own generator: another key does not change this one's draws.
         generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
         if not isinstance(bounds, list) or not bounds:
             raise self.source.error(place, f"{kind} takes a list, got {bounds!r}")
@@ -279,7 +279,7 @@ class Entry:
             return [bounds[i] for i in generator.integers(len(bounds), size=count)]
         numbers = len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
         bounds = [as_float(b) if type(b) is int else b for b in bounds]
-        # Beyond, the width of the range is no float.
+        # A wider range has a width that no float can hold.
         least = 0.0 if kind == "log_uniform" else -1e300
         if not numbers or not least < bounds[0] < bounds[1] < 1e300:
             positive = "0 < " if kind == "log_uniform" else ""
@@ -289,7 +289,7 @@ class Entry:
             drawn = np.exp(generator.uniform(np.log(bounds[0]), np.log(bounds[1]), count))
         else:
             drawn = generator.uniform(bounds[0], bounds[1], count)
-        # Six digits: what a label or a preset shows is what was run.
+        # Six digits, so that a label or a preset shows the exact value that was run.
         return [float(f"{x:.6g}") for x in drawn]
 
 
@@ -307,7 +307,7 @@ def _dotted(name: str, value: Any, place: Place) -> _Point:
 
 
 def _named(name: str, algorithm: str) -> str:
-    """A swept setting as a label names it: with its section where the name alone could mislead."""
+    """A swept setting's name in a label: with its section if the name alone is ambiguous."""
     section, _, key = name.partition(".")
     if section not in SECTIONS:
         return key

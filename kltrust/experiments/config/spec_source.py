@@ -1,4 +1,4 @@
-"""The text of a specification: where a key stands, and errors that say so."""
+"""The text of a specification: finds the line of a key, for error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Place: TypeAlias = tuple[str | int, ...]
 
 
 _MOST_TRIES = 50
-"""Lines within one value that look like keys, each of which costs a parse."""
+"""The most lines within one value that may look like keys: each costs a parse."""
 _TABLE = re.compile(r"\s*\[\[?[^\[\],=]+\]\]?\s*(#.*)?")
 
 
@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
     @staticmethod
     def of_file(path: str | Path, what: str) -> Source:
-        """Reads the file of what errors call a "specification", say: UTF-8, with or without a mark.
+        """Reads a UTF-8 file, with or without a byte-order mark; errors call it ``what``.
 
         Raises:
             ValueError: names the file.
@@ -62,7 +62,7 @@ class Source(NamedTuple):
         return ValueError(f"{self.name}{line}: {message}")
 
     def blame(self, places: dict[str, Place], error: ValueError) -> ValueError:
-        """The error at the line of the setting that its message is about."""
+        """The error with the line of the setting that its message names."""
         message = str(error)
         words = set(re.findall(r"[\w.]*\w", message))
         named = [name for name in reversed(places) if name in words]
@@ -70,7 +70,7 @@ class Source(NamedTuple):
         return self.error(places[max(named, key=len, default="")], message)
 
     def expect_keys(self, place: Place, table: Any, known: tuple[str, ...] | None = None) -> None:
-        """Refuses what is no table, and a key that is not ``known``; None knows all."""
+        """Refuses a value that is no table, and keys not in ``known``; None allows every key."""
         what = ".".join(str(part) for part in place if isinstance(part, str))
         if not isinstance(table, dict):
             raise self.error(place, f"{what} must be a table, got {table!r}")
@@ -83,11 +83,11 @@ class Source(NamedTuple):
 def line_of(text: str, place: Place) -> int:
     """The line (from 1) where the key at ``place`` begins, or the nearest table around it.
 
-    tomllib keeps no positions. But lines 1 to n are a document, unless n is within a value; the
-    key begins on the line after the longest such document that lacks it.
+    tomllib keeps no positions. But lines 1 to n are a valid document, unless line n is within a
+    value. The key begins on the line after the longest such document that lacks it.
     """
     lines = text.splitlines()
-    # Documents that end before a line that may begin a key or a table: the others are not needed.
+    # Only documents that end before a line that may begin a key or a table are needed.
     ends = [n for n, line in enumerate(lines) if "=" in line or _TABLE.fullmatch(line)]
     ends.append(len(lines))
 
@@ -100,7 +100,7 @@ def line_of(text: str, place: Place) -> int:
         return 0, {}
 
     while place:
-        # A document that holds the key is followed by others that do: halve where it first does.
+        # Once a document holds the key, all longer ones do: bisect for the first that does.
         lacks, holds = 0, len(ends)
         while holds - lacks > 1:
             middle = (lacks + holds) // 2

@@ -1,4 +1,4 @@
-"""What stands for an algorithm whose code is not here: its settings can be read, it can't train."""
+"""A stand-in for an algorithm whose code is missing: it has readable settings but can't train."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kltrust.updates.optimizers import Optimizer
 from kltrust.values import Setting, declared, number_from_plain
 
 _KEPT = ("role", "needs", "anneal")
-"""Of what is said of a setting, that which reports and findings read."""
+"""The parts of a setting's description that reports and findings read."""
 
 
 def said_of(cls: type) -> dict[str, dict[str, Any]]:
-    """What reports read of an algorithm's settings beside their values, as plain data."""
+    """What reports need to know of an algorithm's settings besides their values, as plain data."""
     bare = Setting()
     found = {}
     for field in dataclasses.fields(cls):
@@ -30,10 +30,11 @@ def said_of(cls: type) -> dict[str, dict[str, Any]]:
 
 
 def read(data: Mapping[str, Any], said: Mapping[str, Any] | None = None) -> Experiment:
-    """An experiment of a run folder, whose algorithm may be one's own.
+    """Reads an experiment from a run folder; its algorithm may be yours.
 
-    Where that is not registered in this process, or takes other settings by now, a stand-in has its
-    name and its settings, and what was ``said`` of them.
+    If the algorithm is not registered in this process, or its settings have changed since, a
+    stand-in takes its place. It has the algorithm's name, its settings and what was ``said`` of
+    them.
 
     Raises:
         ValueError: as `Experiment.from_dict`.
@@ -72,7 +73,7 @@ _KINDS: dict[str, Any] = {
     "named": Optimizer("adam"),
     "other": None,
 }
-"""Values of the kinds that plain data tell."""
+"""A value of each kind that plain data can name."""
 
 
 def _kind(plain: Any) -> str:
@@ -85,7 +86,7 @@ def _kind(plain: Any) -> str:
 
 @functools.cache
 def _made(name: str, kinds: str, said: str, why: str) -> type:
-    """One class for all settings of a plan, since JAX keeps what it is told of a class."""
+    """The stand-in's class: one for all settings of a plan, since JAX keeps registered classes."""
     roles = json.loads(said) or {}
     any_value: dict[str, Any] = {"infinite": True, "at_most": math.inf}  # its code has checked it
     fields = {

@@ -1,7 +1,7 @@
-"""Does this jaxlib compute what it is asked to? Releases that are said to work did not.
+"""Checks that this jaxlib computes right numbers: some releases did not.
 
-Each expression below is what a known miscompilation got wrong. It is computed compiled and operator
-by operator, on a device of each kind, and compared with NumPy in double precision:
+A known miscompilation got each expression below wrong. Each is computed compiled and operator by
+operator, on a device of each kind, and compared with NumPy in double precision:
 
 - jax issue 39103: jaxlib 0.10.2 fuses a product, a row sum and a broadcast on CPUs into a kernel
   that returns wrong numbers. Every Fisher product and every centred logit is made of these.
@@ -52,10 +52,10 @@ class Finding(NamedTuple):
 def findings(jit: Callable[..., Any] = jax.jit) -> tuple[Finding, ...]:
     """Computes the expressions in both ways on a device of each kind; compares them with NumPy.
 
-    Once in a process: its jaxlib and its devices stay what they are.
+    Runs once per process, since jaxlib and the devices do not change.
 
     Args:
-        jit: what compiles a function; a broken one shows that the comparison can fail.
+        jit: compiles a function; a broken one shows that the comparison can fail.
     """
     kinds = {device.device_kind: device for device in reversed(jax.local_devices())}
     found = []
@@ -71,7 +71,7 @@ def findings(jit: Callable[..., Any] = jax.jit) -> tuple[Finding, ...]:
 
 
 def check(jit: Callable[..., Any] = jax.jit) -> None:
-    """Refuses to go on where wrong numbers are computed; it takes a second, once.
+    """Raises an error if wrong numbers are computed; takes a second, once per process.
 
     Raises:
         RuntimeError: naming the expressions and the remedy.
@@ -88,7 +88,7 @@ def check(jit: Callable[..., Any] = jax.jit) -> None:
 
 
 def _expressions() -> Iterator[tuple[str, Callable[..., Any], tuple[np.ndarray, ...], np.ndarray]]:
-    """Name, function, arguments, and the result by NumPy."""
+    """Name, function, arguments, and NumPy's result of each expression."""
     random = np.random.default_rng(0)
     q = random.dirichlet(np.ones(6), 1024).astype(np.float32)
     u = random.standard_normal((32, 1024, 6)).astype(np.float32)

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
-"""What a file begins with that was compressed so."""
+"""The first bytes of a file compressed with Zstandard."""
 
 
 def use_all_cores(num_runs: int) -> None:
-    """One host device per core, so that independent runs use all of them; before jax starts.
+    """Makes one host device per core, so that independent runs use all cores; before jax starts.
 
-    There are never more devices than runs. Where jax has started already, as in a notebook, its
-    devices are what they are.
+    There are never more devices than runs. If jax has started already, as in a notebook, its
+    devices stay the same.
     """
     import jax
 
@@ -34,7 +34,7 @@ def found() -> list[Any]:
     """JAX's devices.
 
     Raises:
-        RuntimeError: if there is none of the platform that JAX was told to take.
+        RuntimeError: if there is none of the platform that JAX was told to use.
     """
     import jax
 
@@ -50,15 +50,15 @@ def found() -> list[Any]:
 
 
 def cache_folder() -> Path:
-    """Where this user's machine keeps what makes the next start faster; it may be deleted."""
+    """The user's cache folder on this machine, for faster starts; it may be deleted."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kltrust"
 
 
 def compilation_cache() -> Path | None:
-    """Where compiled programs are kept: the folder that JAX was given, else one of the user's.
+    """The folder of compiled programs: the one that JAX was given, else one in the user's cache.
 
-    ``JAX_COMPILATION_CACHE_DIR=""`` keeps none. A CPU's folder is named after what it can do: a
-    home that several machines share never hands one the machine code of another.
+    ``JAX_COMPILATION_CACHE_DIR=""`` keeps no programs. A CPU's folder is named after its model and
+    instructions: machines that share a home folder never load each other's machine code.
     """
     import jax
 
@@ -71,10 +71,11 @@ def compilation_cache() -> Path | None:
 
 
 def mend_cache() -> list[Path]:
-    """Removes programs that were cut short from kltrust's own folder of them; returns their files.
+    """Removes incomplete programs from kltrust's own cache; returns their files.
 
-    JAX writes one in place, so that a kill leaves a part of it. It would not replace that: every
-    process would complain of it, and compile. A folder that JAX was given is left as it is.
+    JAX writes a program in place, so a kill leaves an incomplete file. JAX would not replace it:
+    every process would complain about it and compile again. A folder that JAX was given stays as
+    it is.
     """
     folder = compilation_cache()
     own = cache_folder() / "xla"
@@ -87,12 +88,12 @@ def mend_cache() -> list[Path]:
 
 
 def unreadable(folder: Path) -> list[Path]:
-    """The programs in a folder of JAX's that were cut short."""
+    """The incomplete programs in a cache folder of JAX's."""
     return [file for file in sorted(folder.rglob("*-cache")) if not _is_whole(file.read_bytes())]
 
 
 def _is_whole(program: bytes) -> bool:
-    """Whether it can be decompressed, by the library that JAX takes or took."""
+    """Whether a program can be decompressed, by the library that JAX uses or used."""
     if program.startswith(_ZSTANDARD):
         for name in ("compression.zstd", "zstandard"):
             with contextlib.suppress(ImportError):
@@ -103,7 +104,7 @@ def _is_whole(program: bytes) -> bool:
                 )
                 break
         else:
-            return True  # of another installation
+            return True  # written by another installation
     else:
         read = zlib.decompress
     try:
@@ -125,7 +126,7 @@ def _cpu() -> str:
 def hush_cpu_loader() -> None:
     """Silences the errors that XLA prints when it loads a program for the CPU; before jax starts.
 
-    They name preferences of the compiler which no CPU has. Where JAX has an accelerator, its errors
+    They name preferences of the compiler which no CPU has. If JAX has an accelerator, XLA's errors
     are shown.
     """
     plugins = ("jax_plugins", "libtpu")

@@ -1,8 +1,7 @@
 """Several hosts as one machine, by JAX's own distributed runtime.
 
-Every host runs the same program on its part of the devices. What the first one alone finds out, the
-others learn by a broadcast, so that all go on or all stop. On one host every function here does the
-plain thing.
+Every host runs the same program on its part of the devices. The first host broadcasts to the others
+what it alone finds out, so that all go on or all stop. On a single host, nothing is broadcast.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from kltrust.types import PyTree
 T = TypeVar("T")
 
 _FAREWELL = 60
-"""Seconds that a host which is done, or gave up, waits for the others before it ends them."""
+"""Seconds that a host which is done, or has failed, waits for the others before it ends them."""
 
 
 def join(
@@ -43,18 +42,19 @@ def join(
     *,
     timeout: int = 300,
 ) -> None:
-    """Joins the other hosts; before anything else of JAX is used.
+    """Joins the other hosts; call it before any other use of JAX.
 
     Args:
-        coordinator: address of the first host, as in ``10.0.0.1:8476``; None lets JAX find all
-            three, as it does under SLURM, Open MPI, and on TPU pods.
-        num_hosts: how many processes take part.
+        coordinator: the address of the first host, as in ``10.0.0.1:8476``. None lets JAX find
+            ``coordinator``, ``num_hosts`` and ``host``, as it can under SLURM, Open MPI, and on TPU
+            pods.
+        num_hosts: the number of processes that take part.
         host: the number of this one, from 0.
-        timeout: seconds to wait for the others to come; then this process ends, with a message.
+        timeout: seconds to wait for the others to join; then this process ends, with a message.
 
     Raises:
-        ValueError: if one is missing, or can't be.
-        RuntimeError: if JAX finds no others, can't reach them, or they have other devices.
+        ValueError: if an argument is missing or impossible.
+        RuntimeError: if JAX finds no others, can't reach them, or they have different devices.
     """
     if len({x is None for x in (coordinator, num_hosts, host)}) > 1:
         raise ValueError("--coordinator, --num-hosts and --host go together")
@@ -64,9 +64,9 @@ def join(
         raise ValueError(f"--coordinator takes HOST:PORT, got {coordinator!r}")
     if timeout < 1:
         raise ValueError(f"--wait takes at least 1 second, got {timeout}")
-    # JAX's preemption service, which nothing here asks, would take SIGTERM for itself.
+    # JAX's preemption service, which is not used here, would catch SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
-    # Past its own limit JAX aborts the process, and with a stack trace at that.
+    # After its own limit JAX aborts the process with a stack trace.
     watch = threading.Timer(timeout, _give_up, [coordinator, timeout])
     watch.daemon = True
     watch.start()
@@ -116,7 +116,7 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
-    """What the other hosts print within is dropped; errors are not."""
+    """Within, only the first host prints; all hosts still show errors."""
     if is_first():
         yield
         return
@@ -125,11 +125,11 @@ def only_first_prints() -> Iterator[None]:
 
 
 def on_first(function: Callable[[], T]) -> T:
-    """``function()`` of the first host, plain data; the others get its result, or its error.
+    """Calls ``function()`` on the first host only; all hosts get its result, plain data.
 
     Raises:
-        Exception: what the first host raised; on the others a RunError, a StorageError, a
-            ValueError or else a RuntimeError that says the same.
+        Exception: the first host's error. The others raise a RunError, a StorageError, a
+            ValueError or else a RuntimeError with the same message.
     """
     if not are_several():
         return function()
@@ -151,10 +151,10 @@ def on_first(function: Callable[[], T]) -> T:
 
 
 def check_same(what: str, value: Any) -> None:
-    """Refuses hosts that are not about to do the same.
+    """Refuses to go on if hosts have been given different things to do.
 
     Raises:
-        ValueError: on all hosts, if the value, plain data, is not the same on all.
+        ValueError: on all hosts, if ``value``, plain data, is not the same on all.
     """
     if not are_several():
         return
@@ -170,7 +170,7 @@ def check_same(what: str, value: Any) -> None:
 
 
 def check_versions() -> None:
-    """Refuses hosts that would compute something else.
+    """Refuses to go on if hosts would compute different numbers.
 
     Raises:
         ValueError: on all hosts, if they differ in a version or in JAX's precision.
@@ -181,14 +181,14 @@ def check_versions() -> None:
 
 
 def to_host(arrays: PyTree) -> PyTree:
-    """All arrays as NumPy's (keys stay JAX's, on this host alone), from whatever hosts they are."""
+    """All arrays as NumPy arrays, whichever hosts hold them; keys stay JAX's, on this host."""
     return jax.device_get(arrays) if not are_several() else jax.tree.map(_gather, arrays)
 
 
 def put(arrays: PyTree, shardings: PyTree) -> PyTree:
-    """Spreads arrays that every host has, whole, over the devices of all.
+    """Spreads arrays, which every host holds whole, over the devices of all hosts.
 
-    The shardings are a prefix of the arrays; what is spread already stays as it is.
+    The shardings are a prefix of the arrays. Arrays that are spread already stay as they are.
     """
     if not are_several():
         return jax.device_put(arrays, shardings)
@@ -196,11 +196,11 @@ def put(arrays: PyTree, shardings: PyTree) -> PyTree:
 
 
 def broadcast(state: PyTree | None, like: PyTree) -> PyTree:
-    """The first host's arrays, bit for bit, on all; the others give None.
+    """The first host's arrays, bit for bit, on all hosts; the others pass None.
 
-    They are like ``like``: arrays, or their shapes and dtypes.
+    ``like`` has the structure of the arrays, as arrays or as shapes and dtypes.
     """
-    # As bytes: a sum over hosts, which a broadcast is, would turn -0.0 into 0.0.
+    # Sent as bytes: JAX's broadcast is a sum over hosts, which would turn -0.0 into 0.0.
     data = jax.tree.map(_zeros, like) if state is None else jax.tree.map(_to_bytes, state)
     return jax.tree.map(_from_bytes, multihost_utils.broadcast_one_to_all(data), like)
 
@@ -209,9 +209,9 @@ _KINDS = {kind.__name__: kind for kind in (RunError, StorageError, ValueError, R
 
 
 def _broadcast(data: bytes) -> bytes:
-    """The first host's bytes, on all; the others' are of no account."""
+    """The first host's bytes, on all hosts; the others' bytes are ignored."""
     length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(data))))
-    # Of few sizes, since each is a compilation.
+    # Padded to one of few sizes, since each size is a compilation.
     buffer = np.zeros(1 << max(length - 1, 1023).bit_length(), np.uint8)
     if is_first():
         buffer[:length] = np.frombuffer(data, np.uint8)
@@ -250,7 +250,7 @@ def _gather(x: Any) -> Any:
     return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(x))
 
 
-# Compiled: eagerly, nothing can be computed of an array that other hosts have parts of.
+# Compiled: eager operators can't use an array that is partly on other hosts.
 _key_data = jax.jit(jax.random.key_data)
 
 

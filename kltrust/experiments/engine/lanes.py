@@ -1,8 +1,8 @@
 """Many independent runs as one program: blocks of lanes, spread over devices.
 
-A lane is one run. On each device the lanes go through in blocks of a fixed width W, one block
-after another, the lanes of a block together by ``vmap``. At equal W a lane's bits depend neither
-on the number of devices nor on its neighbours; at another W the compiler may order its sums
+A lane is one run. Each device computes its lanes in blocks of a fixed width W, one block after
+another; ``vmap`` computes the lanes of a block together. At equal W a lane's bits depend neither on
+the number of devices nor on its neighbours. At another W the compiler may order its sums
 differently.
 """
 
@@ -28,20 +28,20 @@ AXIS = "lanes"
 
 
 def make_mesh(num_lanes: int, width: int) -> Mesh:
-    """A mesh of the devices along which lanes are spread: no more of them than there are blocks.
+    """The mesh of devices over which lanes are spread: at most one device per block.
 
-    Of several hosts all devices, since each has to take part.
+    With several hosts, all their devices, since each has to take part.
     """
     number = None if hosts.are_several() else -(-num_lanes // width)
     return Mesh(np.asarray(jax.devices()[:number]), (AXIS,))
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any]:
-    """What the compiler is asked for a program of `over_lanes` on these devices."""
-    # For several devices the compiler simplifies a program once more, before it partitions it; for
-    # one it does not, and sums come out in another order. Lanes need no clever partitioner.
+    """The compiler options for a program of `over_lanes` on these devices."""
+    # For several devices, but not for one, the compiler simplifies a program once more before it
+    # partitions it: sums come out in another order. Lanes need no clever partitioner.
     flags = os.environ.get("XLA_FLAGS", "")
-    # An option replaces the flag of its name: those that a user disables stay disabled.
+    # An option replaces the flag of the same name: passes that a user disabled stay disabled.
     users = re.findall(r"--xla_disable_hlo_passes=[\"']?([\w,-]+)", flags)[-1:]
     options: dict[str, Any] = {
         "xla_disable_hlo_passes": ",".join(["spmd-cleanup,spmd-simplify", *users])
@@ -49,8 +49,8 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
     level = "xla_backend_optimization_level"
     asked = jax.config.read("jax_disable_most_optimizations") or level in flags
     if mesh.devices.flat[0].platform == "cpu" and not asked:
-        # LLVM's third level, the default, compiles for 1.4 to 1.9 times the CPU seconds of the
-        # second, and what comes out is no faster.
+        # LLVM's third level, the default, takes 1.4 to 1.9 times the second's CPU seconds to
+        # compile, and the code is no faster.
         options[level] = 2
     return options
 
@@ -62,7 +62,7 @@ def padded_size(num_lanes: int, width: int, mesh: Mesh) -> int:
 
 
 def keys_of(seeds: np.ndarray) -> tuple[Array, Array]:
-    """Keys for training and for evaluation, of each seed."""
+    """For each seed, a key for training and one for evaluation."""
     keys = jax.vmap(jax.random.key)(seeds)
     both = jax.vmap(jax.random.split)(keys)
     return both[:, 0], both[:, 1]
@@ -71,8 +71,8 @@ def keys_of(seeds: np.ndarray) -> tuple[Array, Array]:
 def shared_or_own(given: Sequence[PyTree], among: Sequence[PyTree], size: int) -> PyTree:
     """The numbers of the ``given`` lanes as one tree: [] where all ``among`` agree, else [size].
 
-    A shared number is no part of a batch: a condition on it stays a condition, of which one side
-    is computed. All are trees of one structure; the last lane fills up to ``size``.
+    A shared number has no batch axis, so a condition on it computes only one side. All trees have
+    the same structure. Copies of the last lane fill up to ``size``.
     """
 
     def stack(number: int, *leaves: Any) -> np.ndarray:
@@ -85,7 +85,7 @@ def shared_or_own(given: Sequence[PyTree], among: Sequence[PyTree], size: int) -
 
 
 def pad(lanes: PyTree, size: int) -> PyTree:
-    """Repeats the last lane until there are ``size``: padding does honest work, and is dropped."""
+    """Repeats the last lane until there are ``size``; results of the copies are dropped later."""
     number = leading_size(lanes)
     return lanes if number == size else _pad(lanes, size - number)
 
@@ -93,7 +93,7 @@ def pad(lanes: PyTree, size: int) -> PyTree:
 def to_host(lanes: PyTree, number: int) -> PyTree:
     """The first ``number`` lanes as copies on the host, which outlive a donation of ``lanes``.
 
-    Cut there, since on devices a cut through the lanes may need communication between them.
+    They are cut on the host: on devices, a cut through the lanes may need communication.
     """
 
     def copy(leaf: jax.Array) -> np.ndarray | jax.Array:
@@ -105,14 +105,14 @@ def to_host(lanes: PyTree, number: int) -> PyTree:
     return jax.tree.map(copy, hosts.to_host(lanes) if hosts.are_several() else lanes)
 
 
-# Compiled whole: leaf by leaf, every shape would be a compilation of its own.
+# Compiled as a whole: leaf by leaf, every shape would be another compilation.
 @partial(jax.jit, static_argnums=1)
 def _pad(lanes: PyTree, more: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], more, axis=0)]), lanes)
 
 
 def _alone(function: Callable[[PyTree, PyTree], PyTree], shared: PyTree) -> Callable:
-    """As a `vmap` over one lane, but for conditions, both sides of which a `vmap` computes."""
+    """Like a `vmap` over one lane, but a condition computes one side; a `vmap` computes both."""
 
     def of_one(lane: PyTree) -> PyTree:
         result = function(shared, jax.tree.map(lambda x: x[0], lane))
@@ -127,17 +127,17 @@ def over_lanes(
     """``function(shared, lane)`` for every lane: ``(shared, lanes [L, ...]) -> results [L, ...]``.
 
     The width times the mesh's size must divide L. The caller compiles it, with `compiler_options`:
-    without them the bits on one device are not those on several.
+    without them, the bits differ between one device and several.
     """
 
     def on_device(shared: PyTree, lanes: PyTree) -> PyTree:
-        # Not by -1: the states of physics hold arrays of no entries.
+        # No -1 in the shape: states of physics engines hold arrays without entries.
         blocks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), lanes)
         block = _alone(function, shared) if width == 1 else jax.vmap(partial(function, shared))
         results = jax.lax.map(block, blocks)
         return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)
 
-    # Lanes are independent: nothing is to be checked for agreement across devices.
+    # Lanes are independent: no check that devices agree is needed.
     return jax.shard_map(
         on_device,
         mesh=mesh,

@@ -1,4 +1,4 @@
-"""What lanes will take of a device's memory, and how many of them go together."""
+"""Estimates the device memory that lanes take, and chooses how many run together."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from kltrust.experiments.store.checkpoint import is_key
 from kltrust.settings import with_role
 
 FEW_ROWS = 64
-"""On a CPU lanes go one by one, unless their minibatches have fewer rows than this."""
+"""On a CPU lanes run one by one, unless their minibatches have fewer rows than this."""
 FEW_TOGETHER = 4
-"""Then at most so many go together."""
+"""With fewer rows than `FEW_ROWS`, at most this many lanes run together."""
 SLACK = {"tpu": 4}
-"""How many times the estimate a compiled program may take: 2, if it is not said. On TPUs arrays are
-padded to tiles."""
+"""How many times the estimate a compiled program may take, by platform; 2 for all others. TPUs pad
+arrays to tiles."""
 UNTOLD_MEMORY = 16 * 10**9
-"""Bytes of an accelerator that does not say how many it has."""
+"""The bytes assumed for an accelerator that does not report its memory."""
 
 
 class Memory(NamedTuple):
     """Bytes that lanes are expected to take on one device.
 
     Attributes:
-        lane: the state of a run, before and after, and its metrics of a chunk.
-        work: what a lane of the block under way takes beside it: its batch, its activations.
-        total: of all lanes of the device, and of one block.
+        lane: one run's state, before and after, and its metrics of a chunk.
+        work: what each lane of the running block takes in addition: its batch and activations.
+        total: ``lane`` for all lanes of the device, and ``work`` for one block.
     """
 
     lane: int
@@ -41,7 +41,7 @@ class Memory(NamedTuple):
 def estimate_memory(
     experiment: Experiment, num_lanes: int, width: int, chunk_length: int, num_devices: int = 1
 ) -> Memory:
-    """What lanes will take, from shapes alone: nothing is computed or compiled."""
+    """Estimates the memory of lanes from shapes alone: nothing is computed or compiled."""
     learner = build(experiment).learner
     state = jax.eval_shape(learner.init, jax.random.key(0))
     metrics = jax.eval_shape(learner.step, state)[1]
@@ -60,7 +60,7 @@ def estimate_memory(
 
 
 def _image_floats(obs: Any, channels: Sequence[int]) -> int:
-    """What convolutions make of one image, patches and outputs; 0 if it is none."""
+    """The numbers in the patches and outputs of convolutions on one image; 0 without an image."""
     shapes = [leaf.shape for leaf in jax.tree.leaves(obs)]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         return 0
@@ -81,28 +81,28 @@ def _bytes(tree: Any) -> int:
 def choose_width(
     experiment: Experiment, num_lanes: int, chunk_length: int, devices: Sequence[Any]
 ) -> int:
-    """Lanes per block: all of a device at once where that fits, on a CPU one or a few.
+    """Lanes per block: all lanes of a device at once if they fit; on a CPU one or a few.
 
-    Of the devices of all hosts, which all get the same answer.
+    Counts the devices of all hosts; every host gets the same answer.
     """
     per_device = -(-num_lanes // len(devices))
     if devices[0].platform == "cpu":
-        # One alone is no batch: its products are plain, and what is conditional is not computed.
-        # On two cores wider blocks were slower, up to 1.4 times, but where a lane's products are so
-        # small that they hardly pay for their call: there four together were 1.3 times as fast.
+        # A single lane has no batch axis: its products are plain, and conditions compute one side.
+        # On two cores wider blocks were up to 1.4 times slower. The exception: if a lane's products
+        # are so small that they hardly pay for their call, four together were 1.3 times as fast.
         parts = (experiment.update, experiment.critic)
         counts = [getattr(p, name) for p in parts for name in with_role(p, "minibatches")]
         few = experiment.batch_size // max([1, *counts]) < FEW_ROWS
         return _equal_blocks(per_device, FEW_TOGETHER if few else 1)
     memory = estimate_memory(experiment, num_lanes, per_device, chunk_length, len(devices))
-    # A device of another host does not tell; all hosts take the same width.
+    # A device of another host does not report its memory; all hosts take the same width.
     limit = hosts.on_first(lambda: memory_of(devices))
     room = limit // SLACK.get(devices[0].platform, 2) - per_device * memory.lane
     return _equal_blocks(per_device, max(1, min(per_device, room // memory.work)))
 
 
 def _equal_blocks(lanes: int, most: int) -> int:
-    """The width of as few blocks as can be, about equal: lanes that only fill one up cost, too."""
+    """The width for the fewest blocks, about equal in size: padding lanes cost time, too."""
     return -(-lanes // -(-lanes // most))
 
 

@@ -1,11 +1,12 @@
-"""One's own modules, which register algorithms and environments: named in run folders, found again.
+"""Your own modules, which register algorithms and environments: recorded in run folders, and found.
 
-A run folder names the modules and holds a digest of each source, but no path and no source. Which
-files a user imported such modules from is remembered on his machine, beside the compiled programs.
+A run folder names the modules and holds a digest of each source, but no path and no source. The
+files that a user imported such modules from are remembered on the user's machine, beside the
+compiled programs.
 
-A folder may come from anyone. So a module that it names is imported where ``import`` finds it by
-itself, or from a file that this user has imported before: from the working folder whatever it holds
-now, from elsewhere if its digest is the recorded one. Nothing else that lies there is run.
+A folder may come from anyone. So a module that it names is imported only where ``import`` finds it
+by itself, or from a file that this user has imported before. A file in the working folder may have
+changed; a file elsewhere must have the recorded digest. No other file is run.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _typed: list[str] = []
 
 
 class SourceWarning(UserWarning):
-    """A module of one's own is not what it was when a run began."""
+    """One of your modules has changed since a run began."""
 
 
 def bring(names: Iterable[str]) -> None:
-    """Imports modules that a person names, from the working folder or installed.
+    """Imports modules that a person names, from the working folder or an installed package.
 
     Raises:
         ValueError: if one can't be imported.
@@ -41,7 +42,7 @@ def bring(names: Iterable[str]) -> None:
     for name in names:
         if not name:
             raise ValueError("--import takes a module's name, as in `import MODULE`")
-        # A module that computes starts JAX, whose devices are what they are from then on.
+        # A module that computes starts JAX, whose devices can't change afterwards.
         use_all_cores(sys.maxsize)
         _search(Path.cwd())
         try:
@@ -57,13 +58,13 @@ def bring(names: Iterable[str]) -> None:
 
 
 def code_of(algorithms: Iterable[str], envs: Iterable[str]) -> dict[str, Any]:
-    """What a run folder says of the modules that registered its algorithms and environments.
+    """The record, for a run folder, of the modules that registered its algorithms and environments.
 
     Returns:
-        ``import``, the modules to be imported; ``sources``, a digest of each of them and of what
-        they import that lies beside them; ``registered``, which module has which name;
-        ``algorithms``, what reports read of their settings; ``commits`` of the working folder and
-        of the modules.
+        ``import``, the modules to import; ``sources``, a digest of each of them and of the
+        neighbouring modules that they import; ``registered``, which module has which name;
+        ``algorithms``, what reports need to know of their settings; ``commits``, those of the
+        working folder and of the modules.
     """
     from kltrust.algorithms import find_algorithm
     from kltrust.experiments.config.stand_in import said_of
@@ -99,12 +100,12 @@ def code_of(algorithms: Iterable[str], envs: Iterable[str]) -> dict[str, Any]:
 
 
 def recall(code: Mapping[str, Any], folder: Path) -> None:
-    """Imports the modules of one's own that a run folder names, unless what they register is here.
+    """Imports your modules that a run folder names, unless all they register is registered already.
 
-    Warns if a source is not what it was: what comes out then may be other numbers.
+    Warns if a source has changed: the numbers may then differ.
 
     Raises:
-        ValueError: if one is not to be found, or registers less than it did; says what to add.
+        ValueError: if a module is not found, or registers less than it did; says what to add.
     """
     if not code:
         return
@@ -136,7 +137,7 @@ def recall(code: Mapping[str, Any], folder: Path) -> None:
 
 
 def _changed(code: Mapping[str, Any]) -> list[str]:
-    """The modules whose source is another now, and what another module registers now."""
+    """The modules whose source has changed, and the names that another module registers now."""
     digests = code["sources"]
     found = [
         name
@@ -152,7 +153,7 @@ def _changed(code: Mapping[str, Any]) -> list[str]:
 
 
 def _lacking(code: Mapping[str, Any]) -> dict[str, str]:
-    """What no module has registered in this process, with that which did."""
+    """Names that are not registered in this process, each with the module that registered it."""
     from kltrust.algorithms import algorithm_names
     from kltrust.environments import available
 
@@ -176,7 +177,7 @@ def _find(name: str, digest: str | None, folder: Path) -> None:
                 raise ModuleNotFoundError(f"no module of this name is found{others}")
             _search(sources.root_of(same[-1], name))
         module = importlib.import_module(name)
-    except Exception as error:  # its own code may raise anything
+    except Exception as error:  # the module's code may raise anything
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         raise ValueError(
             f"{folder} needs your module {name!r}, which can't be imported ({kind}{error}): change "
@@ -194,7 +195,7 @@ def _is_found(name: str) -> bool:
 
 
 def _homes(what: Iterable[str]) -> dict[str, str]:
-    """The modules that register these here, each as in "algorithm trpo"; "" of an adapter's."""
+    """The modules that register these, by names like "algorithm trpo"; "" for an adapter's."""
     from kltrust.algorithms import find_algorithm
     from kltrust.environments._registry import home_of
 
@@ -207,7 +208,7 @@ def _homes(what: Iterable[str]) -> dict[str, str]:
 
 
 def _search(folder: Path) -> None:
-    """Python looks for modules in a folder first."""
+    """Makes Python look for modules in this folder first."""
     if sys.path[:1] != [str(folder)]:
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()

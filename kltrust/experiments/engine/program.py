@@ -1,8 +1,8 @@
 """An experiment as three compiled functions over lanes: init, chunk, evaluate.
 
-The learner is rebuilt inside each of them from the settings, which are arguments: a float
-setting takes any value, and any value per lane, without another compilation: a setting of shape
-[] is the same for all lanes, one of shape [L] is each lane's own.
+Each function takes the settings as arguments and rebuilds the learner from them. So a float setting
+can take any value, also one per lane, without another compilation. A setting of shape [] is the
+same for all lanes; one of shape [L] has a value for each lane.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kltrust.types import ActorCritic, Array, Env, Number, PyTree
 
 
 class Parts(NamedTuple):
-    """What an experiment is made of, for one set of (possibly traced) settings."""
+    """The parts of an experiment, for one set of (possibly traced) settings."""
 
     env: Env
     agent: ActorCritic
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
 
 
 def traced_settings(experiment: Experiment) -> Experiment:
-    """The experiment with its float settings as float32: cast once, so that all have one type."""
+    """The experiment with its float settings cast to float32, so that all have one type."""
     return jax.tree.map(np.float32, experiment)
 
 
@@ -67,7 +67,7 @@ def build(experiment: Experiment) -> Parts:
 
 
 def check_values(experiment: Experiment) -> Parts:
-    """Finds settings that do not fit together; quick, traces nothing.
+    """Checks that settings fit together; quick, traces nothing.
 
     Raises:
         ValueError: names the setting and the remedy.
@@ -95,13 +95,13 @@ def check_values(experiment: Experiment) -> Parts:
 
 
 def validate(experiment: Experiment) -> None:
-    """Finds what is wrong with an experiment before anything is compiled or written.
+    """Finds errors in an experiment before anything is compiled or written.
 
     Raises:
         ValueError: names the setting and the remedy.
     """
     learner = check_values(experiment).learner
-    # Traces, without compiling, what the checks above can't know: shapes, a user's own parts.
+    # Traces, without compiling, the parts that the checks above can't see: shapes, a user's parts.
     _, metrics = jax.eval_shape(lambda key: learner.step(learner.init(key)), jax.random.key(0))
     for path, leaf in jax.tree_util.tree_leaves_with_path(metrics.extra):
         if leaf.shape:
@@ -115,8 +115,8 @@ def validate(experiment: Experiment) -> None:
 class Program:
     """The compiled functions of one static group.
 
-    By function name: ``compilations`` and ``compile_seconds``, and ``memory``, the bytes that it
-    takes on one device beside its code.
+    ``compilations``, ``compile_seconds`` and ``memory`` are by function name. ``memory`` is the
+    bytes that the function takes on one device besides its code.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ class Program:
         *,
         freeze: bool = False,
     ):
-        """Compiles nothing yet. Without a length of its own, a chunk goes up to an evaluation.
+        """Compiles nothing yet. Without ``chunk_length``, a chunk ends at the next evaluation.
 
-        If lanes ``freeze``, one that meets a NaN or an infinity stays in the state before that
-        iteration, whose number its ``iteration`` then tells.
+        With ``freeze``, a lane that meets a NaN or an infinity stays in the state before that
+        iteration; ``iteration`` in its state then gives that iteration's number.
         """
         self.experiment = experiment
         self.mesh = mesh
@@ -153,15 +153,15 @@ class Program:
 
         def evaluation(settings: Experiment, deployed: tuple, key: Array) -> Array:
             policy_params, normalizer, iteration = deployed
-            # With the same start states every time, the best checkpoint would be the luckiest one.
+            # With equal start states every time, the best checkpoint would be the luckiest.
             key = jax.random.fold_in(key, iteration)
             parts = build(settings)
             state: Any = SimpleNamespace(policy_params=policy_params, normalizer=normalizer)
             episodes = experiment.budget.eval_episodes
-            # Side by side: a step of so few environments costs hardly more than one of half.
+            # Both halves at once: a step of so few environments costs little more than one of half.
             by_mode = jnp.arange(2 * episodes) < episodes
             returns = evaluate(parts.env, parts.agent, state, key, 2 * episodes, by_mode)
-            # Not two arrays: cut here, the loop above takes a third longer on a CPU.
+            # One array: if it is cut in two here, the loop above takes a third longer on a CPU.
             return returns.reshape(2, episodes)
 
         self._functions: dict[str, Any] = {"init": init, "chunk": chunk, "evaluate": evaluation}
@@ -180,13 +180,13 @@ class Program:
     ) -> tuple[LearnerState, Metrics]:
         """``length`` iterations, at most `chunk_length`; the state is donated.
 
-        Metrics are [L, chunk_length, ...], to be cut on the host: on the device, every length would
-        be a compilation for every metric.
+        Metrics are [L, chunk_length, ...] and are cut on the host: on the device, every metric
+        would be compiled again for every length.
         """
         return self._call("chunk", settings, (np.int32(length),), (state,))
 
     def evaluate(self, settings: Experiment, state: Any, keys: Array) -> Array:
-        """Returns of fresh episodes, acting by the mode and sampled: [L, 2, eval_episodes]."""
+        """Returns of fresh episodes, with the mode and with samples: [L, 2, eval_episodes]."""
         deployed = state.policy_params, state.normalizer, state.iteration
         return self._call("evaluate", settings, (), (deployed, keys))
 
@@ -205,7 +205,7 @@ class Program:
             self.compile_seconds[name] = time.perf_counter() - start
             self.compilations[name] = self.compilations.get(name, 0) + 1
             self.memory[name] = _bytes_of(compiled)
-        # Ahead-of-time compiled: another shape or type is an error here, never a recompilation.
+        # Compiled ahead of time: another shape or type is an error here, never a recompilation.
         return self._compiled[name](*arguments)
 
     def _jitted(self, name: str) -> Any:
@@ -225,7 +225,7 @@ class Program:
 
 
 def joined(common: Experiment, own: Experiment) -> Experiment:
-    """What all lanes share and what is a lane's own, each None where the other is not."""
+    """Joins the values that all lanes share with those of each lane: one of each pair is None."""
     return jax.tree.map(
         lambda x, y: y if x is None else x, common, own, is_leaf=lambda x: x is None
     )
@@ -233,7 +233,7 @@ def joined(common: Experiment, own: Experiment) -> Experiment:
 
 def _bytes_of(compiled: Any) -> int:
     memory = compiled.memory_analysis()
-    if memory is None:  # a backend that does not tell
+    if memory is None:  # the backend does not report it
         return 0
     taken = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return int(taken + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
@@ -244,7 +244,7 @@ def _freezing(
 ) -> Callable[[LearnerState], tuple[LearnerState, Metrics]]:
     """A step that keeps the old state when the new one is broken.
 
-    The old state meets the same NaN again, with the same key: it stays without a flag.
+    The old state has the same key, so it meets the same NaN again: no flag is needed to keep it.
     """
 
     def guarded(state: LearnerState) -> tuple[LearnerState, Metrics]:
@@ -267,5 +267,5 @@ def _run_up_to(
         state, metrics = learner.step(carry[0])
         return state, jax.tree.map(lambda row, x: row.at[i].set(x), carry[1], metrics)
 
-    # No scan with a condition in it: within one, an iteration takes 6 % longer on a CPU.
+    # Not a scan with a condition: in one, an iteration takes 6 % longer on a CPU.
     return jax.lax.fori_loop(0, length, step, (state, rows))

@@ -1,4 +1,4 @@
-"""The source of a module: where it is, what lies beside it, a digest, and where it was before."""
+"""The source of a module: its file, its neighbours, its digest, and its earlier files."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _MOST = 50
 
 
 def is_own(name: str) -> bool:
-    """Whether a module is neither ours nor gymnax's."""
+    """Whether a module is the user's: neither ours nor gymnax's."""
     return name.partition(".")[0] not in ("", "kltrust", "gymnax")
 
 
 def file_of(module: ModuleType) -> Path | None:
-    """Where a module's source is; None of a notebook."""
+    """The file of a module's source; None for a notebook."""
     file = getattr(module, "__file__", None)
     return Path(file).absolute() if file else None
 
 
 def root_of(file: Path, name: str) -> Path:
-    """The folder from which a module is found by its name."""
+    """The folder in which Python finds a module by its name."""
     up = len(name.split(".")) - 1 + (file.name == "__init__.py")
     return file.parents[up] if name != SCRIPT else file.parent
 
 
 def with_neighbours(module: ModuleType) -> dict[str, ModuleType]:
-    """A module, the packages that it is in, and what they import that lies beside it, by name."""
+    """A module, the packages around it, and the neighbouring modules they import, by name."""
     found: dict[str, ModuleType] = {}
     name, file = module.__name__, file_of(module)
     parts = name.split(".")
@@ -66,7 +66,7 @@ def _text(value: Any, attribute: str) -> Any:
 
 
 def _is_beside(other: str, name: str, file: Path | None) -> bool:
-    """Whether a module is of the same source tree as one's own: of its package, or its folder."""
+    """Whether ``other`` is from the same source tree as a module: its package, or its folder."""
     there = file_of(sys.modules[other]) if other in sys.modules else None
     if file is None or there is None or not is_own(other):
         return False
@@ -76,7 +76,7 @@ def _is_beside(other: str, name: str, file: Path | None) -> bool:
 
 
 def digest(file: Path | None) -> str | None:
-    """Of a file's bytes; None if there is no file."""
+    """The digest of a file's bytes; None if there is no file."""
     if file is None:
         return None
     with contextlib.suppress(OSError):
@@ -85,7 +85,7 @@ def digest(file: Path | None) -> str | None:
 
 
 def digest_of(name: str) -> str | None:
-    """Of the source of a module that is imported."""
+    """The digest of an imported module's source."""
     return digest(file_of(sys.modules[name])) if name in sys.modules else None
 
 
@@ -102,7 +102,7 @@ def known() -> dict[str, list[str]]:
 
 
 def remember(module: ModuleType) -> None:
-    """Writes where a module is; where nothing can be written, nothing is remembered."""
+    """Records a module's file; if nothing can be written, nothing is recorded."""
     name, file = module.__name__, file_of(module)
     before = known()
     if file is None or name == SCRIPT or before.get(name, [])[-1:] == [str(file)]:

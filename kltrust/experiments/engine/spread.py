@@ -1,9 +1,10 @@
-"""One large run over many devices: its environments are spread, all else is everywhere.
+"""One large run over many devices: its environments are spread, everything else is replicated.
 
-Each device steps its own environments and keeps their part of the batch, which environment-major
-order leaves whole; the compiler sums over devices what is a sum over the batch: gradients, Fisher
-products, means. Minibatches take as many rows of every device's part (``minibatch_blocks``), so
-that no row ever moves. Where runs are many, spread these (`lanes`): they need not talk at all.
+Each device steps its own environments and keeps their part of the batch, which stays contiguous
+because rows are in environment-major order. The compiler sums over devices wherever the learner
+sums over the batch: gradients, Fisher products, means. Every minibatch takes the same number of
+rows from each device's part (``minibatch_blocks``), so that no row ever moves. With many runs,
+spread the runs instead (`lanes`): they need no communication.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ AXIS = "envs"
 
 
 def make_mesh(num_blocks: int) -> Mesh:
-    """As many devices as divide ``num_blocks``, each with whole blocks of environments.
+    """A mesh whose number of devices divides ``num_blocks``: each has whole blocks of environments.
 
     Raises:
-        ValueError: on several hosts, whose devices all have to take part, if they can't.
+        ValueError: on several hosts, if not all of their devices can take part.
     """
     devices = jax.devices()
     fitting = max(n for n in range(1, len(devices) + 1) if num_blocks % n == 0)
@@ -42,7 +43,7 @@ def make_mesh(num_blocks: int) -> Mesh:
 
 
 def shardings(state: LearnerState, mesh: Mesh, *, axis: int = 0) -> LearnerState:
-    """Where the parts of a state belong, as a prefix of it; ``axis`` counts the environments."""
+    """The shardings of a state's parts, as a prefix of it; ``axis`` is the environments' axis."""
     everywhere: Any = NamedSharding(mesh, PartitionSpec())
     spread: Any = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
     return LearnerState(*[everywhere] * len(LearnerState._fields))._replace(
@@ -59,8 +60,8 @@ def shardings(state: LearnerState, mesh: Mesh, *, axis: int = 0) -> LearnerState
 def over_devices(learner: Learner, mesh: Mesh) -> Learner:
     """``learner`` with its environments spread: ``init`` and ``step`` compiled, states placed.
 
-    The ``mesh`` is from `make_mesh`, and its size divides the learner's ``minibatch_blocks``; at
-    equal blocks the results are those of one device up to the rounding of sums.
+    The ``mesh`` is from `make_mesh`, and its size divides the learner's ``minibatch_blocks``. With
+    equal blocks, the results equal those of one device up to the rounding of sums.
     """
     placed = shardings(jax.eval_shape(learner.init, jax.random.key(0)), mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -89,20 +90,20 @@ def with_blocks(experiment: Experiment) -> Experiment:
 
 
 class SpreadProgram(Program):
-    """As `Program`, for a single lane, which nothing pads; its environments are spread.
+    """Like `Program`, but for a single lane, without padding; its environments are spread.
 
-    The mesh is that of `make_mesh`.
+    The mesh comes from `make_mesh`.
     """
 
     def put(self, lanes: PyTree) -> PyTree:
-        """Spreads the environments; what is no learner's state goes everywhere."""
+        """Spreads the environments of a learner's state; replicates everything else."""
         return hosts.put(lanes, self._places(lanes))
 
     def _places(self, lanes: PyTree) -> PyTree:
         everywhere = NamedSharding(self.mesh, PartitionSpec())
 
         def place(x: Any) -> Any:
-            # After the lane's own.
+            # After the lane's axis.
             return shardings(x, self.mesh, axis=1) if isinstance(x, LearnerState) else everywhere
 
         return jax.tree.map(place, lanes, is_leaf=lambda x: isinstance(x, LearnerState))

@@ -1,1 +1,1 @@
-"""Running what is configured: plans, trainings, sweeps, merging."""
+"""Running experiments: plans, trainings, sweeps, merging."""

@@ -1,4 +1,4 @@
-"""What a job tells while it goes on."""
+"""The events that a job reports while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kltrust.experiments.jobs.plan import Plan
 
 
 class Stopped(Exception):
-    """`Chunk.stop` was called; what was committed stands, and a later start goes on."""
+    """`Chunk.stop` was called; committed chunks stand, and a later start resumes the sweep."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -21,13 +21,13 @@ class Chunk:
     """Some iterations of L runs that share a compilation, on the host, before they are committed.
 
     Attributes:
-        env, algorithm: of all these runs.
+        env, algorithm: the same for all these runs.
         labels: [L], the settings' names.
         seeds: [L].
         first: the index of the first of the n iterations.
-        env_steps: of each run so far.
+        env_steps: environment steps of each run so far.
         metrics: `Metrics` of arrays [L, n, ...].
-        returns: [L, 2, episodes] of the evaluation after the chunk: by the mode, and sampled.
+        returns: [L, 2, episodes], from the evaluation after the chunk: by the mode, and sampled.
     """
 
     env: str
@@ -41,16 +41,16 @@ class Chunk:
     stopping: bool = dataclasses.field(default=False, init=False, repr=False)
 
     def stop(self) -> None:
-        """Ends the whole sweep in order, once this chunk is committed."""
+        """Ends the whole sweep cleanly, once this chunk is committed."""
         self.stopping = True
 
 
 OnChunk = Callable[[Chunk], Mapping[str, Any] | None]
-"""Looks at a chunk; may return columns of one's own, each a number, [L] or [L, n] by its name."""
+"""Looks at a chunk; may return your own columns by name, each a number, [L] or [L, n]."""
 
 
 def with_columns(chunk: Chunk, columns: Mapping[str, Any] | None) -> Any:
-    """The chunk's metrics with ``columns`` [L, n] beside those of ``metrics.extra``.
+    """The chunk's metrics with ``columns`` [L, n] added to those in ``metrics.extra``.
 
     Raises:
         ValueError: if a column's name is taken or not a name, or its shape does not fit.
@@ -78,25 +78,25 @@ def with_columns(chunk: Chunk, columns: Mapping[str, Any] | None) -> Any:
 
 
 class Progress:
-    """What is told about a training or a sweep while it goes on; this one keeps it to itself.
+    """Is told how a training or a sweep goes on; this base class ignores it.
 
     Attributes:
-        on_chunk: is given every chunk before its commit, see `OnChunk`.
+        on_chunk: called with every chunk before its commit, see `OnChunk`.
     """
 
     on_chunk: OnChunk | None = None
 
     def start(self, plan: Plan, path: Path) -> None:
-        """The plan begins, or goes on."""
+        """The plan begins, or resumes."""
 
     def group(self, index: int, done: int) -> None:
-        """A group begins, or goes on after so many iterations."""
+        """A group begins, or resumes after ``done`` iterations."""
 
     def compiling(self, what: str) -> None:
         """The next report may take a while."""
 
     def computing(self, chunk: int, of: int) -> None:
-        """A chunk is under way, its number from 1, of so many."""
+        """The chunk of this number, from 1, is under way, ``of`` all the chunks."""
 
     def chunk(self, report: Report) -> None:
         """A chunk was committed."""
@@ -106,10 +106,10 @@ class Progress:
 
 
 class Telling(Progress):
-    """Hands on what it is told, and says what is done now in a few words."""
+    """Passes on every event, and says in a few words what is being done."""
 
     def __init__(self, shown: Progress, tell: Callable[[str], None]) -> None:
-        """To another progress, and to a function of the words."""
+        """Passes events on to ``shown``, and the words to the function ``tell``."""
         self._shown, self._tell, self._of = shown, tell, ""
         self._groups = 0
         self.on_chunk = shown.on_chunk
@@ -142,15 +142,15 @@ class Report(NamedTuple):
     """How a group stands after a chunk.
 
     Attributes:
-        iterations: of each run so far.
-        of: planned.
-        env_steps: of each run so far.
-        steps_per_second: environment steps of all runs together, compilation apart.
+        iterations: iterations of each run so far.
+        of: planned iterations.
+        env_steps: environment steps of each run so far.
+        steps_per_second: environment steps of all runs together, without compilation.
         best: label and score of the best setting now: return by the mode, mean over seeds.
         kl: mean KL(old || new) of the chunk's updates over all runs, nats.
         broken: the first bad iteration of each run that met a NaN or an infinity.
-        compile_seconds: of the group so far, in this process.
-        fully_masked: observations of the chunk whose mask allowed no action, of all runs.
+        compile_seconds: the group's compilation so far, in this process.
+        fully_masked: observations of the chunk whose mask allowed no action, over all runs.
     """
 
     iterations: int

@@ -1,4 +1,4 @@
-"""The folder of a plan: its plan, its groups, and whether all of it is as it was written."""
+"""The folder of a plan: reads its plan and groups, and checks that all is as it was written."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _PLAN = {
     "on_nonfinite": str,
     "keep_best": bool,
 }
-"""What a plan in a run folder is made of, see `files.misfit`."""
+"""The kind of a plan in a run folder, see `files.misfit`."""
 
 
 class NumericsWarning(UserWarning):
-    """A run goes on with an option of JAX that gives other numbers."""
+    """A run resumes under an option of JAX that changes the numbers."""
 
 
 class DamageWarning(UserWarning):
-    """A file of a run folder is damaged that was not needed."""
+    """A file of a run folder is damaged, but not needed here."""
 
 
 def plan_of(record: Record) -> Plan:
@@ -76,14 +76,14 @@ def group_path(path: Path, index: int) -> Path:
 def parts_of(
     record: Record, *, needed: Sequence[str] = (METRICS, EVALUATION)
 ) -> tuple[Plan, list[tuple[Group, Record | None]]]:
-    """The plan of a folder, and its groups with the folder of each, None where it has not begun.
+    """The plan of a folder, and its groups with the folder of each; None for one not yet begun.
 
-    All that was committed is compared with its digests: a damaged file raises if it is of what is
-    ``needed`` (metrics, evaluation, checkpoints), and is a warning otherwise.
+    All committed files are compared with their digests. A damaged file raises an error if it is
+    ``needed`` (metrics, evaluation, checkpoints), and else gives a warning.
 
     Raises:
         RunError: as `plan_of`.
-        StorageError: names a file that is damaged or missing, and in a note what is still whole.
+        StorageError: names a damaged or missing file; a note lists what is still whole.
     """
     plan = plan_of(record)
     folders = [group_path(record.path, i) for i in range(len(plan.groups))]
@@ -106,9 +106,9 @@ def parts_of(
 
 
 def _check_part(record: Record, plan: Plan, group: Group, part: Record) -> None:
-    """Whether a group's folder is that of the group, as far as the plan was."""
+    """Checks that a group's folder belongs to the group, and is finished if the plan is."""
     expected = json.loads(files.to_json(group_config(record, plan, group)))
-    # Older folders say less of themselves.
+    # Older folders record less about themselves.
     said = {name: part.config.get(name, expected[name]) for name in expected}
     if said != expected or not {"runs", "seeds"} <= set(part.config):
         raise files.DamagedError(
@@ -119,10 +119,10 @@ def _check_part(record: Record, plan: Plan, group: Group, part: Record) -> None:
 
 
 def check_numerics(record: Record) -> None:
-    """Whether this process computes as the one did that began a folder; warns if bits may differ.
+    """Checks that this process computes like the one that began a folder; warns if bits may differ.
 
     Raises:
-        RunError: in the other floats.
+        RunError: if only one of the two uses 64-bit floats.
     """
     changes = record.changes()
     if "x64" in changes:
@@ -140,7 +140,7 @@ def check_numerics(record: Record) -> None:
 
 
 def iterations_done(plan: Plan, group: Group, part: Record | None) -> int:
-    """By each run of a group, as its folder says."""
+    """The iterations that each run of a group has done, from its folder."""
     planned = plan.experiment(group).num_iterations
     if part is None or part.finished:
         return 0 if part is None else planned
@@ -148,7 +148,7 @@ def iterations_done(plan: Plan, group: Group, part: Record | None) -> int:
 
 
 def group_config(record: Record, plan: Plan, group: Group) -> dict[str, Any]:
-    """What a group's run folder says of itself, in the folder of the plan."""
+    """The configuration that a group's run folder records, within the folder of the plan."""
     experiment = plan.experiment(group)
     return {
         "group_of": plan.name,

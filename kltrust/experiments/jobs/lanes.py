@@ -1,4 +1,4 @@
-"""The lanes of one static group: chunk by chunk, each committed while the next computes."""
+"""Runs the lanes of one static group, chunk by chunk; each is committed while the next computes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from kltrust.types import PyTree
 
 
 class Measured(NamedTuple):
-    """What a group costs here, by trying: evaluations come on top of the seconds of its training.
+    """The measured cost of a group on this machine; its training seconds exclude evaluations.
 
-    Memory is bytes on one device, as the compiler counts them.
+    Memory is in bytes on one device, as the compiler counts them.
     """
 
     compile_seconds: float
@@ -33,7 +33,7 @@ class Measured(NamedTuple):
 
 
 def measure(plan: Plan, group: Group) -> Measured:
-    """Compiles a group and runs two iterations of it, of which the second is timed."""
+    """Compiles a group, runs two iterations of it and times the second."""
     tried = Lanes(plan, group)
     program = tried.program
     state = program.init(tried.settings, tried.keys)
@@ -74,22 +74,22 @@ class Lanes:
             mesh = lanes.make_mesh(self.number, group.width)
             kind, self.size = Program, lanes.padded_size(self.number, group.width, mesh)
         self.program = kind(self.experiment, mesh, group.width, group.chunk_length, freeze=freeze)
-        # By the seed alone: common random numbers for all settings and algorithms.
+        # Keys depend on the seed alone: common random numbers for all settings and algorithms.
         self.seeds = [plan.seed(run) for run in group.runs]
         keys = lanes.pad(lanes.keys_of(np.asarray(self.seeds)), self.size)
         self.keys, self.eval_keys = self.program.put(keys)
-        # By all settings of the static group, so that every shard decides alike.
+        # Decided from all settings of the static group, so that every shard decides alike.
         given = [traced_settings(plan.setting(run).experiment) for run in group.runs]
         among = [traced_settings(experiment) for experiment in plan.alike(group)]
         settings = lanes.shared_or_own(given, among, self.size)
         self.settings = jax.tree.map(lambda x: self.program.put(x) if np.ndim(x) else x, settings)
 
     def advance(self, run: Run, progress: Progress) -> None:
-        """From the last commit to the end.
+        """Runs the lanes from the last commit to the end.
 
         Raises:
             NonFiniteError: if the plan says so; the chunk is not committed.
-            Stopped: after a commit, if whom the chunk was shown to asks for it.
+            Stopped: after a commit, if ``on_chunk`` called `Chunk.stop`.
         """
         program = self.program
         clock, compiled = time.perf_counter(), 0.0
@@ -99,7 +99,7 @@ class Lanes:
         else:
             state = lanes.pad(restore_states(run, self.experiment), self.size)
         reached = hosts.to_host(state.iteration)[: self.number]
-        commit: Callable[[], Report] | None = None  # of the chunk that was computed last
+        commit: Callable[[], Report] | None = None  # commits the last computed chunk
         for index in range(run.last_chunk + 1, program.num_chunks):
             first = index * program.chunk_length
             length = min(program.chunk_length, self.experiment.num_iterations - first)
@@ -108,7 +108,7 @@ class Lanes:
             state, metrics = program.chunk(self.settings, state, length)
             progress.computing(index + 1, program.num_chunks)
             if "evaluate" not in program.compilations:
-                # Compiling it while the chunk runs would hide the time that the chunk takes.
+                # Waits for the chunk: compiling while it runs would hide the chunk's time.
                 jax.block_until_ready(metrics)
                 progress.compiling("evaluation")
                 returns = program.evaluate(self.settings, state, self.eval_keys)
@@ -154,7 +154,7 @@ class Lanes:
         seconds: dict[str, float],
         on_chunk: Callable[[Any, np.ndarray], Chunk],
     ) -> Report:
-        """What the devices have computed, on the host: metrics [L, length], returns [L, 2, E]."""
+        """Commits a chunk that is on the host: metrics [L, length], returns [L, 2, E]."""
         shown = on_chunk(metrics, returns)
         first, batch = chunk * self.program.chunk_length, self.experiment.batch_size
         done, of_runs = first + length, (self.group.runs, self.seeds)
@@ -180,7 +180,7 @@ class Lanes:
     def _told(
         self, progress: Progress, first: int, length: int, metrics: Any, returns: np.ndarray
     ) -> Chunk:
-        """The chunk, with the columns of whom it was shown to."""
+        """Shows the chunk to ``on_chunk``; returns it with the columns that this returned."""
         shown = Chunk(
             self.experiment.env,
             self.experiment.algorithm,

@@ -1,4 +1,4 @@
-"""The shards of a sweep, run without knowing of each other, as the one sweep they are."""
+"""Merges the shards of a sweep, which ran independently, into one sweep."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from kltrust.experiments.store.run import Run
 
 
 def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
-    """Makes one new folder of the folders of all shards, in any order: tables, states and all.
+    """Merges the folders of all shards, in any order, into one new folder, with tables and states.
 
-    At equal widths it holds, bit for bit, the final tables of the same sweep run in one piece.
-    Where a merge was killed, doing it again goes on with it.
+    At equal widths it holds, bit for bit, the final tables of the same sweep run in one piece. If a
+    merge was killed, the same call resumes it.
 
     Raises:
         ValueError: if these are not all shards of one sweep, once each.
@@ -58,7 +58,7 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
 
 
 def _whole(records: list[Record], plans: list[Plan]) -> Plan:
-    """The plan that the shards are parts of."""
+    """The whole plan, put together from the shards."""
     if not plans:
         raise ValueError("merge takes the folders of all shards of a sweep")
     shards: list[tuple[int, int]] = []
@@ -104,10 +104,10 @@ def _continues(plan: Plan, group: Group, other: Group) -> bool:
 def _entered(
     path: str | Path, config: dict[str, Any], code: Mapping[str, Any] | None = None
 ) -> Run:
-    """A new run folder, or one that holds nothing else than the beginning of the same.
+    """A new run folder, or one that holds only the beginning of the same merge.
 
     Raises:
-        RunError: if it holds another run, one that is finished, or the chunks of one that computes.
+        RunError: if it holds another run, a finished one, or chunks that a run has computed.
         StorageError: if it is damaged, or the disk fails.
     """
     path = Path(path)
@@ -133,7 +133,7 @@ def _merge_group(
     seconds = total_seconds(*(part.seconds for part in parts))
     summary = {"broken": broken, "compilations": {}, "memory": {}, "devices": 0}
     with _entered(folder, config) as run:
-        # In one instant: what goes on with the folder would train on from a chunk.
+        # Committed and finished at once: else a resume could train on from this chunk.
         run.commit(0, rows, state, evaluation=evaluation, seconds=seconds, summary=summary)
     return broken
 
@@ -143,5 +143,5 @@ def _columns(tables: list[Any]) -> dict[str, np.ndarray]:
 
     table = pd.concat(tables, ignore_index=True).sort_values(["iteration", "run"])
     columns = {name: table[name].to_numpy() for name in table.columns}
-    # A column of vectors is one of objects to pandas.
+    # To pandas, a column of vectors is a column of objects.
     return {name: np.stack(c) if c.dtype == object else c for name, c in columns.items()}

@@ -1,9 +1,9 @@
-"""What is to be run, before anything is compiled: groups, lanes, widths, shards.
+"""Plans, made before anything is compiled: groups, lanes, widths, shards.
 
-A training is a sweep of one setting. A static group is what one compilation serves: experiments
-that differ in floats only. Its lanes are settings x seeds. A run's number is that of its setting
-times the number of seeds, plus that of its seed: the same in the whole sweep and in every shard of
-it.
+A training is a sweep of one setting. A static group holds the experiments that one compilation
+serves: they differ in floats only. Its lanes are settings x seeds. A run's number is its setting's
+index times the number of seeds, plus its seed's index. It is the same in the whole sweep and in
+every shard.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from kltrust.experiments.engine.spread import with_blocks
 
 
 class Group(NamedTuple):
-    """Runs, by their numbers, that share their compilations; ``width`` is lanes per block.
+    """The numbers of runs that share their compilations; ``width`` is lanes per block.
 
-    If it is ``spread``, the environments of its only run lie over all devices.
+    If the group is ``spread``, the environments of its only run are spread over all devices.
     """
 
     runs: tuple[int, ...]
@@ -38,16 +38,16 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, or a shard of one, as plain data: what decides the bits of every run is in it.
+    """A sweep, or a shard of one, as plain data that decides every run's bits.
 
     Attributes:
-        name, seeds, settings: of the whole sweep, also in a shard.
-        groups: what is to be run.
-        shard: (i, n), i from 1; None is all of it.
-        on_nonfinite: a run that meets a NaN or an infinity stays in the state before it
-            ("freeze") and harms no other, or ends all ("raise").
-        keep_best: whether the best checkpoint of each group is kept beside the latest, by the mean
-            score of its runs.
+        name, seeds, settings: those of the whole sweep, also in a shard.
+        groups: the groups to run.
+        shard: (i, n), i from 1; None is the whole sweep.
+        on_nonfinite: what happens when a run meets a NaN or an infinity: with "freeze" the run
+            stays in the state before it and harms no other; with "raise" all runs end.
+        keep_best: whether each group keeps its best checkpoint, by the mean score of its runs,
+            beside the latest.
     """
 
     name: str
@@ -67,16 +67,16 @@ class Plan:
         return self.seeds[run % len(self.seeds)]
 
     def experiment(self, group: Group) -> Experiment:
-        """The first experiment of a group: its static settings are those of all."""
+        """The first experiment of a group: all of them have its static settings."""
         return self.setting(group.runs[0]).experiment
 
     def alike(self, group: Group) -> list[Experiment]:
-        """The experiments of all settings of the group's static group, also of other shards."""
+        """The experiments of all settings of the group's static group, also in other shards."""
         key = static_key(self.experiment(group))
         return [s.experiment for s in self.settings if static_key(s.experiment) == key]
 
     def to_config(self) -> dict[str, Any]:
-        """As plain data for a run folder."""
+        """The plan as plain data for a run folder."""
         config = {"sweep": self.name, **vars(self), "seeds": list(self.seeds)}
         del config["name"]
         settings = [
@@ -87,7 +87,7 @@ class Plan:
 
     @staticmethod
     def from_config(config: dict[str, Any], said: Mapping[str, Any] | None = None) -> Plan:
-        """The inverse of `to_config`; ``said`` of algorithms of one's own, see `stand_in.read`."""
+        """The inverse of `to_config`; ``said`` describes your algorithms, see `stand_in.read`."""
         own = said or {}
         settings = [
             Setting(s["label"], s["swept"], read(e, own.get(e["algorithm"])))
@@ -113,11 +113,11 @@ def make_plan(
     Args:
         spec: the sweep.
         width: lanes per block for all groups; None chooses, see `choose_width`.
-        shard: (i, n), i from 1: the i-th of n parts of about as many environment steps each.
+        shard: (i, n), i from 1: the i-th of n parts with about equally many environment steps.
         devices: None takes JAX's.
 
     Raises:
-        ValueError: on a width or a shard that can't be, or if hosts are given different ones.
+        ValueError: on an impossible width or shard, or if hosts are given different ones.
     """
     plan = Plan(spec.name, spec.seeds, spec.settings)
     hosts.check_same("the sweep", [plan.to_config(), width, shard])
@@ -131,16 +131,16 @@ def plan_training(
     width: int | None = None,
     spread: bool = False,
 ) -> Plan:
-    """One setting: a NaN ends the training, and the best checkpoint is kept.
+    """Plans a training of one setting: a NaN ends it, and the best checkpoint is kept.
 
     Args:
         experiment: all settings.
-        seeds: a run each.
+        seeds: one run for each.
         width: as in `make_plan`.
-        spread: one run, its environments over all devices; see `spread`.
+        spread: a single run, with its environments over all devices; see `spread`.
 
     Raises:
-        ValueError: on seeds, a width or a spread that can't be, or that differ between hosts.
+        ValueError: on impossible seeds, width or spread, or if they differ between hosts.
     """
     if len(set(seeds)) != len(seeds) or not seeds:
         raise ValueError(f"seeds must be different and at least one, got {list(seeds)}")
@@ -160,7 +160,7 @@ def plan_training(
 
 
 def _grouped(plan: Plan, width: int | None, devices: Sequence[Any] | None = None) -> Plan:
-    """With its static groups, in the order of their first settings."""
+    """The plan with its static groups, in the order of their first settings."""
     devices = list(devices or found())
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
@@ -178,7 +178,7 @@ def _grouped(plan: Plan, width: int | None, devices: Sequence[Any] | None = None
 
 
 def check_spec(spec: Spec) -> None:
-    """Refuses values that no algorithm, learner or environment takes; compiles nothing.
+    """Refuses values that an algorithm, learner or environment does not take; compiles nothing.
 
     Raises:
         ValueError: names the line, the setting and the remedy.
@@ -191,12 +191,12 @@ def check_spec(spec: Spec) -> None:
 
 
 def static_key(experiment: Experiment) -> Any:
-    """Equal for experiments of one static group: all of it but the values of floats."""
+    """A key that is equal within a static group: all of the experiment except its float values."""
     return jax.tree.structure(experiment)
 
 
 def _take_shard(plan: Plan, shard: tuple[int, int] | None) -> Plan:
-    """Neighbouring runs go together, so that few shards compile the same group."""
+    """The shard's part of a plan: neighbouring runs, so that few shards compile the same group."""
     if shard is None:
         return plan
     i, n = shard

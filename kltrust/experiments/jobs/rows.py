@@ -1,4 +1,4 @@
-"""What a chunk leaves: its metrics and evaluations as columns, checked for NaN and infinity."""
+"""A chunk's metrics and evaluations as columns, checked for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CAUSES = {
 
 
 def check_finite(metrics: Any, seeds: Sequence[int], first_iteration: int) -> None:
-    """Raises `NonFiniteError` on the first NaN or infinity of a chunk, naming where it was."""
+    """Raises `NonFiniteError` on the first NaN or infinity of a chunk, and names its place."""
     counts = np.stack([np.asarray(getattr(metrics, name)) for name in _CAUSES])
     if not counts.any():
         return
@@ -49,9 +49,9 @@ def metric_rows(
     reached: np.ndarray,
     batch_size: int,
 ) -> dict[str, np.ndarray]:
-    """Metrics [L, n] as columns: a row per run and iteration, up to its first bad one if it has.
+    """Metrics [L, n] as columns: a row per run and iteration, up to the run's first bad iteration.
 
-    A lane's state has ``reached`` an iteration; that of a frozen one stays behind.
+    ``reached`` is the iteration of each lane's state; it is lower for a frozen lane.
     """
     rows = tables.to_rows(metrics, runs, first_iteration)
     length = len(rows["iteration"]) // len(runs)

@@ -1,8 +1,8 @@
 """Running a plan: group after group, chunk by chunk, each committed while the next computes.
 
 The folder of a sweep or of a training is a run folder (see `record`) whose configuration is the
-plan; in ``groups/`` is a run folder for each static group. A kill at any moment costs at most the
-two chunks under way; a plan that goes on ends with the tables of one that never stopped.
+plan. Its ``groups/`` holds a run folder for each static group. A kill at any moment costs at most
+the two chunks under way. A resumed plan ends with the same tables as one that never stopped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> 
         ValueError: if a setting is wrong; nothing was compiled or written.
         RuntimeError: if this jaxlib computes wrong numbers (see `canary`).
         StorageError: if the folder can't be used; nothing was overwritten.
-        NonFiniteError: in a training, names seed and iteration; what was committed before stands.
+        NonFiniteError: in a training, names seed and iteration; earlier commits stand.
     """
     _prepare(plan)
     with shared(lambda: Run.create(path, plan.to_config(), _code_of(plan))) as run:
@@ -55,16 +55,16 @@ def train(
     progress: Progress | None = None,
     **more: Any,
 ) -> Record:
-    """A training, one run per seed: `start` of `plan.plan_training`, which takes what is more."""
+    """Trains one run per seed: `start` with `plan.plan_training`, which takes more arguments."""
     return start(plan_training(experiment, seeds, **more), path, progress=progress)
 
 
 def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
-    """Goes on with an interrupted sweep or training, whose plan is in its folder.
+    """Resumes an interrupted sweep or training from the plan in its folder.
 
     Raises:
-        StorageError: if there is none, another process has it, or it is damaged.
-        ValueError: if a module of one's own, which it needs, is not found.
+        StorageError: if the folder holds none, another process holds it, or it is damaged.
+        ValueError: if one of your modules, which it needs, is not found.
         NonFiniteError: as `start`.
     """
     with shared(lambda: Run.open(path)) as run:
@@ -89,7 +89,7 @@ def _code_of(plan: Plan) -> dict[str, Any]:
 
 
 def _check_whole(path: Path) -> None:
-    """Before anything is computed from it, or added to it."""
+    """Checks a folder before anything is computed from it, or added to it."""
     parts_of(Record(path), needed=(METRICS, EVALUATION, CHECKPOINTS))
 
 
@@ -133,20 +133,20 @@ def _run_group(
                 Lanes(plan, group).advance(run, progress)
             return run.summary
     except RunError as error:
-        # Whoever goes on does so with the plan, not with one of its groups.
+        # The error should name the plan's folder, to resume from, and not a group's.
         message = str(error).replace(f"--resume {folder}", f"--resume {path}")
         raise RunError(message) from error
 
 
 @contextlib.contextmanager
 def shared(enter: Callable[[], Run]) -> Iterator[Run]:
-    """A run folder that the first host enters, as every host sees it; closed at the end.
+    """A run folder that the first host opens, as every host sees it; closed at the end.
 
-    Of several hosts, the first one alone reads and writes it. What it finds there, and whether it
-    could write, the others learn by a broadcast, so that all go on or all stop.
+    Only the first host reads and writes it. It broadcasts to the others what it found and whether
+    it could write, so that all go on or all stop.
 
     Raises:
-        RunError, StorageError: what entering it raised, on all hosts.
+        RunError, StorageError: the error of opening it, on all hosts.
     """
     if not hosts.are_several():
         with enter() as alone:
@@ -164,14 +164,14 @@ def shared(enter: Callable[[], Run]) -> Iterator[Run]:
 
 
 def record_of(run: Run) -> Record:
-    """To look at; on other hosts than the first, which has the folder, what they know of it."""
+    """A record to read; hosts without the folder, all but the first, get what they know of it."""
     return Record(run.path) if hosts.is_first() else run
 
 
 class _Shared(Run):
-    """A run folder that one host writes to, and all know the state of."""
+    """A run folder that one host writes to; every host knows its state."""
 
-    _run: Any  # of the first host, which has the folder
+    _run: Any  # on the first host only, which has the folder
 
     def __init__(self, facts: dict[str, Any], run: Any = None) -> None:
         vars(self).update(facts, path=Path(facts["path"]), _run=run)

@@ -1,1 +1,1 @@
-"""Reading what was run: results, trained policies, evaluation, statistics, pictures, exports."""
+"""Reading finished and running work: results, policies, statistics, pictures, exports."""

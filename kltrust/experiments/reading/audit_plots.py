@@ -1,4 +1,4 @@
-"""The audit of a run as one picture: how far each update moved the policy, seen from all sides."""
+"""The audit of a run as one picture: how far each update moved the policy, by several measures."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ GREEN = "#009E73"
 
 
 def audit_picture(experiment: Experiment, metrics: pd.DataFrame, path: Path) -> Path | None:
-    """Draws what was audited against environment steps.
+    """Draws the audited numbers against environment steps; returns None if nothing was audited.
 
-    Medians over seeds, with the 5th to the 95th percentile where there are several. A run that
-    audited on request has more panels: the path within an update, fresh states, the models. None
-    comes back if nothing was audited.
+    Lines are medians over seeds, with the 5th to the 95th percentile if there are several seeds. A
+    run with audits on request has more panels: the path within an update, fresh states, the models.
     """
     drawn = [draw for needed, draw in _PANELS if needed in metrics]
-    if not drawn:  # of a version that measured less
+    if not drawn:  # written by a version that measured less
         return None
     figure, grid = panels(len(drawn), 4.6, 3.6)
     for axes, draw in zip(grid, drawn, strict=True):
@@ -48,7 +47,7 @@ def audit_picture(experiment: Experiment, metrics: pd.DataFrame, path: Path) -> 
 
 
 def lengths(metrics: pd.DataFrame) -> pd.Series:
-    """The Fisher-Rao length of the way so far, for every row of a table: sums of sqrt(2 KL)."""
+    """The Fisher-Rao length of the path so far, for every row of a table: sums of sqrt(2 KL)."""
     step = np.sqrt(2 * metrics.kl.clip(lower=0))
     return step.groupby(metrics.run).cumsum()
 
@@ -61,7 +60,7 @@ def path_of(metrics: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def percentiles(values: np.ndarray) -> np.ndarray:
-    """5th, 50th and 95th over the rows that have a number; NaN where none has."""
+    """5th, 50th and 95th percentile over the rows that have a number; NaN where none has."""
     none = np.isnan(values).all(axis=0)
     found = np.nanpercentile(np.where(none, 0, values), (5, 50, 95), axis=0)
     return np.where(none, np.nan, found)
@@ -169,4 +168,4 @@ _PANELS: tuple[tuple[str, Callable[[Any, Any, Experiment], None]], ...] = (
     ("audit.curvature.kl_quadratic", _draw_models),
     ("audit.curvature.kl_quadratic", _draw_spectrum),
 )
-"""Each panel after the column without which there is nothing to draw."""
+"""Each panel, after the name of the column that it needs."""

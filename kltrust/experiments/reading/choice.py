@@ -1,10 +1,10 @@
-"""Which setting is the best: one rule for reports, presets, policies that are played or exported.
+"""Chooses the best setting: one rule for reports, presets, and policies to play or export.
 
 The best setting of an environment has the highest mean score over its seeds. A score is the mean
-return of a run's last evaluation, acting by the mode. Of equal settings the best has the highest
-mean over all evaluations: it got there first. If these are equal too, it is the first of the
-specification. An evaluation that gave no finite number counts as the worst one on its environment:
-leaving it out would flatter. The best run is the best setting's, and chosen among its seeds alike.
+return of a run's last evaluation, acting by the mode. Among equal settings, the best has the
+highest mean over all evaluations: it learned faster. If these are equal too, it is the first in the
+specification. An evaluation without a finite number counts as the worst one on its environment:
+leaving it out would flatter. The best run is the best seed of the best setting, by the same rule.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BY = ["score", "through"]
-"""By these, the highest first."""
+"""The columns to sort by, highest first."""
 
 
 def imputed(evaluations: pd.DataFrame) -> pd.Series:
-    """The mean returns of evaluations, with the environment's worst where there is no number."""
+    """The mean returns of evaluations; the environment's worst replaces a missing number."""
     returns = evaluations.mean_return.astype(float)
     finite = returns.where(np.isfinite(returns))
     return finite.fillna(finite.groupby(evaluations.env).transform("min"))
 
 
 def of_runs(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """By run: env, label, seed, ``score`` and ``through``, the mean over all its evaluations.
+    """For each run: env, label, seed, ``score`` and ``through``, the mean over all its evaluations.
 
     Args:
         evaluations: rows of `Results.evaluations`, in their order.
@@ -45,7 +45,7 @@ def of_runs(evaluations: pd.DataFrame) -> pd.DataFrame:
 
 
 def settings(runs: pd.DataFrame) -> pd.DataFrame:
-    """From `of_runs`, a row for each environment and label: the best of an environment first.
+    """From `of_runs`, a row for each environment and label, an environment's best one first.
 
     Columns: env, label, seeds (how many), score and through (means over seeds).
     """
@@ -56,13 +56,13 @@ def settings(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """By `BY`, rows of equal ones as they were, what is no number last."""
+    """The rows sorted by `BY`; equal rows keep their order, and NaN comes last."""
     order = np.lexsort([-table[name].fillna(-np.inf).to_numpy(float) for name in reversed(BY)])
     return table.iloc[order].reset_index(drop=True)
 
 
 def why(rows: pd.DataFrame) -> str:
-    """Why the first of some settings of one environment was chosen, in a sentence's end."""
+    """The end of a sentence: why the first of an environment's settings was chosen."""
     best, number = rows.iloc[0], len(rows)
     if np.isnan(best.score):
         return "no run has a score that is a number: the first"

@@ -1,4 +1,4 @@
-"""Whether one set of runs is worse than another: two versions of a code, two devices."""
+"""Tests whether one set of runs is worse than another: two versions of a code, two devices."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def compare(
     Args:
         a: the runs to compare with.
         b: the runs in question.
-        level: of all intervals together, between 0 and 1.
+        level: the level of all intervals together, between 0 and 1.
         margin: a loss, in units of the return, that does not matter.
 
     Returns:
         A row for each setting that both have: env, label, seeds_a, seeds_b, a and b (mean final
-        returns), difference, low, high, and verdict: "worse" where high < -margin, "better" where
-        low > margin, "the same" where all returns are equal, else "not shown". Then the settings
-        that only one of the two has.
+        returns), difference, low, high, and verdict: "worse" if high < -margin, "better" if
+        low > margin, "the same" if all returns are equal, else "not shown". Also the settings that
+        only one of the two has.
 
     Raises:
         ValueError: if they have no setting in common, a setting has one seed, or level or margin
@@ -44,7 +44,7 @@ def compare(
         raise ValueError("there is no evaluation to compare: wait for the first commit of both")
     of_b = 1 + int(a.evaluations.run.max())
     rows = pd.concat([a.evaluations, b.evaluations.assign(run=b.evaluations.run + of_b)])
-    # Together, so that what is no number counts as the worst of both.
+    # Both sets together, so that a missing number counts as the worst of both.
     runs = choice.of_runs(rows)
     runs["side"] = np.where(runs.index < of_b, "a", "b")
     found: dict[tuple[str, str], pd.DataFrame] = dict(
@@ -83,7 +83,7 @@ def _row(env: str, label: str, runs: pd.DataFrame, level: float, margin: float) 
         with np.errstate(all="ignore"):
             test = stats.ttest_rel(y, x) if paired else stats.ttest_ind(y, x, equal_var=False)
             low, high = test.confidence_interval(level)
-        # Without any spread there is no t, and the difference is what it is.
+        # Without any spread t is undefined, and the difference is exact.
         if not np.isfinite([low, high]).all():
             low = high = float(y.mean() - x.mean())
     same = paired and bool((x == y).all())

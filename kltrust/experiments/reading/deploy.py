@@ -1,7 +1,7 @@
-"""A trained policy outside of its training: NumPy in, NumPy out, played where others play.
+"""A trained policy outside its training: NumPy in, NumPy out, also in gymnasium's environments.
 
-gymnax re-implements environments; whether what was learned there is real is told by the originals,
-gymnasium's, which share no code with them.
+gymnax re-implements environments. The originals, gymnasium's, share no code with them: they show
+whether a policy has learned the real task.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ def numpy_policy(
 ) -> NumpyPolicy:
     """The policy of one trained run as a plain function of NumPy arrays.
 
-    Its normaliser is part of it, and so is what the adapter makes of a raw action: the result is
-    an action of the original environment, within its bounds.
+    It includes the normaliser and the adapter's conversion of raw actions: it returns actions of
+    the original environment, within their bounds.
 
     Args:
         record: a run folder of ``train`` or ``sweep``, or its path.
-        seed: one of the folder's; None takes the best of the setting at the last evaluation.
-        env: of a sweep with several environments, the one.
-        label: of a sweep, the setting, as its report and `kltrust.results` name it; None takes the
-            one that the report calls the best: the highest mean over seeds at the last evaluation,
-            of equal ones the highest mean over all evaluations.
+        seed: one of the folder's; None takes the setting's best seed at the last evaluation.
+        env: the environment, needed if a sweep has several.
+        label: a sweep's setting, as its report and `kltrust.results` name it. None takes the one
+            that the report calls the best: the highest mean over seeds at the last evaluation, or
+            among equal ones the highest mean over all evaluations.
         which: the last checkpoint or the best one; a sweep keeps only the last.
         deterministic: act by the mode, else sample.
 
     Returns:
-        ``act(obs [*E, *O], key=None) -> action [*E, ...]``. Where actions are sampled, every call
-        draws fresh noise, and a policy made again draws the same sequence; ``key``, an integer,
-        gives the noise of one call instead. ``obs`` is what the environment gives, `Masked`, say,
-        or a dict of arrays. Every new leading shape compiles once, some tenths of a second. A
-        recurrent policy remembers from call to call, until ``act.reset()``.
+        ``act(obs [*E, *O], key=None) -> action [*E, ...]``. If actions are sampled, every call
+        draws fresh noise, and a policy made again draws the same sequence; an integer ``key`` sets
+        the noise of one call instead. ``obs`` is an observation as the environment gives it, for
+        example `Masked` or a dict of arrays. Every new leading shape compiles once, for some tenths
+        of a second. A recurrent policy remembers from call to call, until ``act.reset()``.
 
     Raises:
         ValueError: if the folder has no such run; when called, on observations of another shape,
-            or of floats where it was trained on integers.
+            or on floats if it was trained on integers.
         StorageError: if there is no checkpoint, or it is damaged.
     """
     run = best_run(record, seed=seed, env=env, label=label)
@@ -64,7 +64,7 @@ def numpy_policy(
 
 
 class NumpyPolicy:
-    """What `numpy_policy` returns: a function, and its memory of the episodes under way."""
+    """The result of `numpy_policy`: a function, with its memory of the episodes under way."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class NumpyPolicy:
         deterministic: bool = True,
         native: bool = True,
     ):
-        """At the start of an episode; see `numpy_policy`.
+        """Starts at the beginning of an episode; see `numpy_policy`.
 
-        Actions are ``native``, the original environment's, or else those that ``Env.step`` takes,
-        which are the policy's own.
+        With ``native``, actions are the original environment's, else the policy's own, which
+        ``Env.step`` takes.
         """
         parts = build(run.experiment)
         state = jax.tree.map(lambda x: x[run.place], run.states(which))
@@ -95,7 +95,7 @@ class NumpyPolicy:
         self.reset()
 
     def reset(self) -> None:
-        """New episodes begin: forgets all that was seen; the noise goes on."""
+        """Begins new episodes: forgets all observations; the noise sequence goes on."""
         self._lead: tuple[int, ...] | None = None
         self._carry: Any = None
 
@@ -129,11 +129,11 @@ def gymnasium_returns(
     """Undiscounted returns [num_episodes] of whole episodes in gymnasium's own environment.
 
     Args:
-        act: from `numpy_policy`.
-        env_name: a name of gymnasium's registry.
+        act: a policy from `numpy_policy`.
+        env_name: a name in gymnasium's registry.
         num_episodes: episode i starts from gymnasium's seed ``seed + i``.
-        seed: of the first episode.
-        num_envs: played side by side.
+        seed: the seed of the first episode.
+        num_envs: the number of environments played side by side.
 
     Raises:
         ValueError: if gymnasium has no such environment.
@@ -147,7 +147,7 @@ def gymnasium_returns(
         obs, step = np.stack(starts), 0
         begin(act)
         while running:
-            # All of them, ended ones too: another shape would be another compilation.
+            # Acts in all of them, ended ones too: another shape would compile again.
             actions = act(obs, key_of(seed + first, step))
             step += 1
             for i in list(running):
@@ -161,7 +161,7 @@ def gymnasium_returns(
 
 
 def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, tuple[int, ...]]:
-    """The observation as arrays, if it is one of the environment, and its leading axes."""
+    """The observation as arrays, and its leading axes; refuses one that does not fit."""
     structure: Any = jax.tree.structure(example)
     likes = jax.tree.leaves(example)
     try:
@@ -177,8 +177,8 @@ def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, t
             f"axes; got {jax.tree.map(np.shape, obs)}"
         ) from error
     for x, like in pairs:
-        # A network reads integers otherwise than floats, and whole numbers of a list are integers;
-        # elsewhere a mask is often of integers, too.
+        # A network reads integers differently from floats. Whole numbers in a list are integers,
+        # and other libraries' masks often are, too.
         if np.issubdtype(like.dtype, np.integer) and np.issubdtype(x.dtype, np.floating):
             raise ValueError(
                 f"{env_name} was trained on observations of {like.dtype}, got {x.dtype}"
@@ -187,13 +187,13 @@ def _observation(env_name: str, example: PyTree, obs: PyTree) -> tuple[PyTree, t
 
 
 def begin(act: Act) -> None:
-    """New episodes begin, of whatever acts."""
+    """Begins new episodes: resets ``act`` if it is a `NumpyPolicy`."""
     if isinstance(act, NumpyPolicy):
         act.reset()
 
 
 def key_of(seed: int, step: int) -> int:
-    """A key for every step: below 2**31, as JAX takes an integer."""
+    """A key for every step: below 2**31, so that JAX takes it as an integer."""
     return (seed * 100_003 + step) % 2**31
 
 
@@ -205,7 +205,7 @@ def in_gymnasium(env_name: str) -> bool:
 
 
 def gymnasium_maker(env_name: str) -> Callable[..., Any]:
-    """Makes gymnasium's environment of a name of ours, after a look at whether it is the same."""
+    """Makes gymnasium's environment for one of our names, after a check that both are the same."""
     import gymnasium
 
     if not in_gymnasium(env_name):

@@ -1,7 +1,7 @@
-"""Results for other people's dashboards: TensorBoard and Weights & Biases.
+"""Exports results to dashboards: TensorBoard and Weights & Biases.
 
-Everything is read from a finished or a growing folder, so no training waits for a dashboard, and
-an export can be made long after.
+Everything is read from a finished or a growing folder. So no training waits for a dashboard, and
+you can export long after.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from kltrust.lazy import import_extra
 if TYPE_CHECKING:
     import pandas as pd
 
-# Which row a value belongs to, not what was measured.
+# Columns that identify a row: they are not measurements.
 _KEYS = ["run", "label", "algorithm", "env", "seed", "iteration", "env_steps"]
-# The columns of `Results.runs` that are no setting.
+# The columns of `Results.runs` that are not settings.
 _OUTCOMES = ["run", "iterations", "score", "broken"]
 
 
 class Exported(NamedTuple):
-    """One run as a dashboard takes it.
+    """One run in the form that a dashboard takes.
 
-    The name is sweep/label/environment/seed, unique among the exported. The history goes from
-    environment steps of the run to values by tag, ``train/kl``, say, and
-    ``evaluation/mean_return``; a value that is missing or NaN is left out.
+    The name is sweep/label/environment/seed, unique among the exported runs. The history maps
+    environment steps of the run to values by tag, such as ``train/kl`` or
+    ``evaluation/mean_return``. Missing and NaN values are left out.
     """
 
     name: str
@@ -53,7 +53,7 @@ def exported(results: Results) -> Iterator[Exported]:
     taken: set[str] = set()
     for _, row in results.runs.set_index("run", drop=False).loc[list(train)].iterrows():
         name = f"{row.sweep}/{row.label}/{row.env}/seed{row.seed}"
-        # Two folders of one name may hold the same run.
+        # Two folders with the same name may hold the same run.
         name = f"{name}-run{row.run}" if name in taken else name
         taken.add(name)
         history = train[row.run].join(evaluation.get(row.run), how="outer").to_dict("index")
@@ -67,8 +67,8 @@ def exported(results: Results) -> Iterator[Exported]:
 
 
 def _by_run(table: pd.DataFrame, section: str) -> dict[int, pd.DataFrame]:
-    """The numbers of each run by environment steps, their columns as tags of a section."""
-    # A column of vectors, the path of an update, has no place on a dashboard.
+    """The numbers of each run by environment steps, with columns as tags of a section."""
+    # A dashboard can't show a column of vectors (the path of an update).
     columns = [c for c in table.columns if c not in _KEYS and table[c].dtype != object]
     numbers = table.set_index("env_steps")[columns].astype(float).add_prefix(f"{section}/")
     return dict(iter(numbers.groupby(table.run.to_numpy())))
@@ -84,13 +84,13 @@ def follow(
     """Exports runs as they grow, until all are finished, or no process works on them any more.
 
     Args:
-        folders: of sweeps or trainings.
-        sinks: where to; they stay open.
-        told: is told how many steps of how many runs are new, after each look that found some.
-        seconds: between two looks.
+        folders: folders of sweeps or trainings.
+        sinks: the dashboards to export to; they stay open.
+        told: is told how many steps of how many runs are new, after each look that finds some.
+        seconds: the time between two looks.
 
     Returns:
-        Whether all of them are finished.
+        Whether all runs are finished.
     """
     seen: list[float] = []
     while True:
@@ -110,16 +110,16 @@ def follow(
 
 
 class Sink:
-    """A dashboard that takes runs, again and again: of each what is new."""
+    """A dashboard that can be given the same runs repeatedly: it takes what is new in each."""
 
     def __init__(self) -> None:
-        """Nothing was logged yet."""
+        """Starts with nothing logged."""
         self.places: list[str] = []
         self._open: dict[str, Any] = {}
         self._last: dict[str, int] = {}
 
     def log(self, runs: Sequence[Exported]) -> int:
-        """Logs what is new of each run, in the order of steps; returns how many steps that is.
+        """Logs the new rows of each run, in the order of steps; returns the number of new steps.
 
         Raises:
             RuntimeError: if the dashboard refuses, or its folder can't be written to.
@@ -139,10 +139,10 @@ class Sink:
         return new
 
     def check(self, runs: Sequence[Exported]) -> None:
-        """Refuses runs that can't be begun, before any of them is."""
+        """Refuses runs that can't be opened, before any of them is opened."""
 
     def begin(self, run: Exported) -> Any:
-        """Opens a run, whose place is added to ``places``."""
+        """Opens a run, and adds its place to ``places``."""
         raise NotImplementedError
 
     def write(self, opened: Any, run: Exported, rows: dict[int, dict[str, float]]) -> None:
@@ -155,7 +155,7 @@ class Sink:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Within, errors of the dashboard are ours."""
+        """Within, turns the dashboard's errors into ours."""
         yield
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class Tensorboard(Sink):
     """Event files in a folder for each run; needs ``pip install 'kltrust[tensorboard]'``."""
 
     def __init__(self, logdir: str | Path) -> None:
-        """In the folder that ``tensorboard --logdir`` is then given; other runs may be in it.
+        """Writes to the folder for ``tensorboard --logdir``; other runs may be in it.
 
         Raises:
             RuntimeError: if tensorboardX is missing.
@@ -218,15 +218,15 @@ class Tensorboard(Sink):
 class Wandb(Sink):
     """Runs of a project at Weights & Biases; needs ``pip install 'kltrust[wandb]'``.
 
-    Places are the folders that ``wandb sync`` takes, or the addresses of the runs if online.
+    Places are folders for ``wandb sync``, or the addresses of the runs if online.
     """
 
     def __init__(
         self, project: str, *, online: bool = False, folder: str | Path | None = None
     ) -> None:
-        """To this ``project``: now, as whoever ``wandb login`` named, if ``online``.
+        """Logs to this ``project``; if ``online``, at once, as the user of ``wandb login``.
 
-        ``folder`` is where W&B keeps its files; None takes its own choice, ``./wandb``.
+        W&B keeps its files in ``folder``; None takes its default, ``./wandb``.
 
         Raises:
             RuntimeError: if wandb is missing.

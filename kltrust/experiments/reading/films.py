@@ -1,4 +1,4 @@
-"""Films of episodes: in gymnasium's own environments, and where a policy was trained."""
+"""Films of episodes: in gymnasium's own environments, or in the one a policy was trained in."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def gymnasium_frames(act: Act, env_name: str, *, seed: int = 0) -> Iterator[np.n
             obs, _, terminated, truncated, _ = env.step(act(obs, key_of(seed, step)))
             ended, step = terminated or truncated, step + 1
         yield env.render()
-    finally:  # also of a film that is cut
+    finally:  # also for a film that is cut
         env.close()
 
 
 def trained_frames(
     act: Act, env: Env, *, seed: int = 0, most: int | None = None
 ) -> Iterator[np.ndarray]:
-    """One episode where the policy was trained as pictures [H, W, 3] of bytes.
+    """One episode in the environment of the training, as pictures [H, W, 3] of bytes.
 
-    The state in which the episode ends is not among them: it is reset at once. The policy is a
-    `NumpyPolicy` with ``native=False``; there are ``most`` steps at most.
+    The last state of the episode has no picture: it is reset at once. The policy is a `NumpyPolicy`
+    with ``native=False``. There are at most ``most`` steps.
 
     Raises:
-        ValueError: if nothing draws the environment.
-        RuntimeError: if what draws it does not work here.
+        ValueError: if nothing can draw the environment.
+        RuntimeError: if the drawing does not work here.
     """
     render = check_drawn(env)
     step = jax.jit(env.step)
@@ -60,10 +60,10 @@ def trained_frames(
 
 
 def check_drawn(env: Env) -> Render:
-    """What draws an environment.
+    """The function that draws an environment.
 
     Raises:
-        ValueError: if nothing does.
+        ValueError: if there is none.
     """
     if env.render is None:
         raise ValueError(
@@ -77,7 +77,7 @@ def write_film(path: str | Path, frames: Iterator[np.ndarray], fps: int = 30) ->
     """Writes pictures of one size as NAME.gif or NAME.mp4; returns how many there are.
 
     Raises:
-        ValueError: for another ending of the name.
+        ValueError: if the name has another ending.
         RuntimeError: if the extra is missing.
         StorageError: if it can't be written.
     """
@@ -91,13 +91,13 @@ def write_film(path: str | Path, frames: Iterator[np.ndarray], fps: int = 30) ->
         else:
             codec = {"plugin": "pyav", "codec": "libx264", "fps": fps}
             pictures = np.stack(shown)
-            height, width = (size // 2 * 2 for size in pictures.shape[1:3])  # all that it takes
+            height, width = (size // 2 * 2 for size in pictures.shape[1:3])  # even sizes only
             imageio.imwrite(path, pictures[:, :height, :width], **codec)
     return len(shown)
 
 
 def check_film(path: str | Path) -> Path:
-    """The path, if a film can be written there as far as its name tells."""
+    """The path, if its name is one for a film."""
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"{path} must end with {' or '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""Frames of metrics from Python, and of learning curves."""
+"""pandas frames of metrics from Python, and of learning curves."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def to_frame(metrics: PyTree, seeds: Sequence[int] | None = None) -> pd.DataFram
     episodes that ended within the iteration, missing where none did.
 
     Args:
-        metrics: of one step, leaves []; of `learner.run` or `learner.train`, [n]; or of a ``vmap``
-            of it, [S, n]. Leaves may have one axis more.
+        metrics: leaves are [] for one step, [n] for `learner.run` or `learner.train`, and [S, n]
+            for a ``vmap`` of these. They may have one more axis.
         seeds: the S seeds; None numbers them from 0. One seed has no column.
 
     Raises:
@@ -63,18 +63,18 @@ def learning_curves(
 
     Args:
         evaluations: rows of `Results.evaluations`, with the columns ``by``.
-        by: what runs of one curve have in common.
-        column: of the evaluations.
-        resamples: of the bootstrap over runs, whose generator is seeded.
+        by: the columns that are equal for all runs of one curve.
+        column: a column of the evaluations.
+        resamples: how often the bootstrap resamples runs; its generator is seeded.
 
     Returns:
         A row for each point of each curve: ``by``, env_steps, runs (how many), mean, low and high
-        (of the 95 % interval). Steps at which a run of the group has no evaluation are left out.
+        (of the 95 % interval). Steps where a run of the group has no evaluation are left out.
     """
     import pandas as pd
 
     found = []
-    # A setting that an algorithm does not have is a group of its own.
+    # Runs whose algorithm does not have a setting form a group.
     groups = evaluations.groupby(list(by), sort=False, dropna=False) if len(evaluations) else ()
     for names, rows in groups:
         steps, grid = _grid(rows, column)
@@ -88,7 +88,7 @@ def learning_curves(
 
 
 def _grid(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [k] and values [runs, k] where all runs have one."""
+    """Steps [k] where all runs have a value, and the values [runs, k]."""
     steps, values = rows.env_steps.to_numpy(), rows[column].to_numpy(float)
     runs, counts = np.unique(rows.run.to_numpy(), return_counts=True)
     if len(set(counts)) == 1 and len(rows) > 1:

@@ -1,4 +1,4 @@
-"""Pictures of runs: what was learned, beside how far the policy moved for it."""
+"""Pictures of runs: the returns, and how far the policy moved to reach them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kltrust.settings import with_role
 if TYPE_CHECKING:
     import pandas as pd
 
-# Okabe and Ito's blue and vermilion: told apart with any colour vision.
+# Okabe and Ito's blue and vermilion: distinguishable with any colour vision.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#777777"
 _APART = 4
-"""Between two numbers on an axis, in dots of a figure of 100 to the inch."""
+"""The space between two numbers on an axis, in dots of a figure of 100 dots per inch."""
 
 
 def learning_curve(
@@ -27,7 +27,7 @@ def learning_curve(
 
     Left: the mean evaluation return over seeds with its range, and the training return. Right:
     the mean KL(old || new) of every update (median over seeds, 5th to 95th percentile, the largest)
-    and the bound or set point that the algorithm was given.
+    and the bound or set point in the algorithm's settings.
     """
     figure, (left, right) = panels(2, 5, 3.8)
     _draw_returns(left, evaluations, metrics)
@@ -42,7 +42,7 @@ def learning_curve(
 
 
 def panels(number: int, width: float, height: float, columns: int = 3, **shared: Any) -> Any:
-    """A figure with a grid of so many axes of so many inches: (figure, list of axes)."""
+    """A figure with a grid of ``number`` axes, each of a size in inches: (figure, list of axes)."""
     from matplotlib.figure import Figure
 
     columns = min(columns, number)
@@ -67,7 +67,10 @@ def curve(axes: Any, x: Any, middle: Any, low: Any = None, high: Any = None, **l
 def over_seeds(
     axes: Any, rows: pd.DataFrame, values: pd.Series, *, least: int = 2, **look: Any
 ) -> None:
-    """The median over seeds against steps; of so many or more a band, 5th to 95th percentile."""
+    """The median over seeds against steps; from ``least`` seeds on, also a band.
+
+    The band is the 5th to the 95th percentile.
+    """
     by_step = values.astype(float).groupby(rows.env_steps)
     low, middle, high = (by_step.quantile(q) for q in (0.05, 0.5, 0.95))
     band = (low, high) if rows.seed.nunique() >= least else ()
@@ -105,7 +108,7 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
     update = experiment.update
     for name in (*with_role(update, "bound"), *with_role(update, "set point")):
         if np.isfinite(bound := float(getattr(update, name))):
-            # The one that was in force, where it is reported: it may be annealed.
+            # The bound in force at each update, if reported: it may be annealed.
             told = f"extra.{name}"
             in_force = by_step[told].mean() if told in metrics else 0 * by_step.size() + bound
             style = {"color": "black", "linestyle": "--", "linewidth": 1}
@@ -115,7 +118,7 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
 
 
 def logarithmic(axes: Any, values: Iterable[float], which: str = "y") -> None:
-    """A logarithmic axis in plain numbers, if there are positive values; more of them if few."""
+    """A logarithmic axis with plain numbers, if there are positive values; extra ticks if few."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     positive = [v for v in values if v > 0 and np.isfinite(v)]
@@ -130,13 +133,13 @@ def logarithmic(axes: Any, values: Iterable[float], which: str = "y") -> None:
 
 
 def thousands(axes: Any) -> None:
-    """Plain numbers with separators on the x axis, few enough to be read."""
+    """Plain numbers with separators on the x axis, few enough to read."""
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.locator_params(axis="x", nbins=5)
 
 
 def untangle(figure: Any) -> None:
-    """Leaves out the numbers on an axis that would stand in each other, and fixes the layout."""
+    """Leaves out the numbers on an axis that would overlap, and fixes the layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.ticker import FixedLocator, NullLocator
 

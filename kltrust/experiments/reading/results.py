@@ -22,28 +22,28 @@ _NAMES = ["label", "algorithm", "env"]
 _KEYS = ["run", "iteration"]
 _RETURN = ["return_sum", "num_episodes"]
 AT_ONCE = 5_000_000
-"""Numbers of the metrics that are read without being asked for."""
+"""The most numbers of metrics that are read at once by `load`."""
 Folder = tuple[Record, Plan, list[tuple[Group, Record | None]]]
-"""The folder of a sweep or a training, its plan and its groups, as `parts_of` has them."""
+"""The folder of a sweep or a training, its plan and its groups, as `parts_of` returns them."""
 
 
 class Results:
     """Tables of finished or unfinished runs; ``run`` is the key between them.
 
-    All three begin with run, label, algorithm, env and seed. Iterations are numbered from 0, in
-    all frames and messages; ``env_steps`` are those taken by the end of the row's iteration, and
-    ``iterations`` is how many there are.
+    All three tables begin with run, label, algorithm, env and seed. Iterations are numbered from 0,
+    in all frames and messages. ``env_steps`` counts the steps up to the end of the row's iteration,
+    and ``iterations`` counts iterations.
 
     Attributes:
         runs: one row per run: the resolved settings by dotted name (``update.max_kl``), ``width``,
             ``iterations`` done, ``broken`` (the first iteration with a NaN or an infinity, missing
             if there was none; the run stayed as it was before), ``score`` (the last evaluation's
             mean return, acting by the mode).
-        metrics: one row per run and iteration, of many runs read when it is first asked for; what
-            an algorithm does not report is missing. ``mean_return`` is the mean over the
-            episodes that ended within the iteration, missing where none did.
+        metrics: one row per run and iteration. With many runs, it is read at the first access.
+            Values that an algorithm does not report are missing. ``mean_return`` is the mean over
+            the episodes that ended within the iteration, missing where none did.
         evaluations: one row per run and evaluation; ``iteration`` is the last one before it.
-        stand_ins: by name, what stands for algorithms of one's own whose module is not imported.
+        stand_ins: by name, stand-ins for your algorithms whose module is not imported.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Results:
         evaluations: pd.DataFrame,
         stand_ins: Mapping[str, type] | None = None,
     ) -> None:
-        """Of frames; ``metrics`` may also be what reads them, as in what `load` returns."""
+        """Takes frames; ``metrics`` may also be an object that reads them later, as `load` uses."""
         self.runs, self.evaluations = runs, evaluations
         self._metrics, self.stand_ins = metrics, dict(stand_ins or {})
 
@@ -65,15 +65,15 @@ class Results:
         return self._metrics
 
     def read(self, *columns: str) -> pd.DataFrame:
-        """Some columns of `metrics` -> a frame; no others are read.
+        """Some columns of `metrics` -> a frame; only these are read.
 
-        Those that say which row it is come first.
+        The columns that identify a row come first.
 
         Args:
             *columns: their names, as in ``read("kl", "mean_return")``.
 
         Raises:
-            ValueError: if no run has such a column; names the nearest that is there.
+            ValueError: if no run has such a column; names the nearest existing one.
             StorageError: if a table is damaged, or the folder is gone.
         """
         if isinstance(self._metrics, _Tables):
@@ -85,7 +85,7 @@ class Results:
         return self._metrics[list(dict.fromkeys([*keys, *columns]))]
 
     def __repr__(self) -> str:
-        """One line: what there is, and how much of it."""
+        """One line: the numbers of runs, algorithms, environments and seeds."""
         runs, some = self.runs, []
         for column, what in (("algorithm", "algorithm"), ("env", "environment"), ("seed", "seed")):
             count = runs[column].nunique() if column in runs else 0
@@ -97,11 +97,11 @@ class Results:
         """Scores [runs, tasks] by label, for `statistics` or rliable; row i is seed i everywhere.
 
         A label is an algorithm and its swept values; a task is an environment, in the order of
-        `tasks`. A run that broke counts with the last finite policy that it had.
+        `tasks`. A broken run counts with its last finite policy.
 
         Args:
-            column: of the evaluations: mean_return (by the mode) or sampled_mean_return.
-            last: average so many evaluations at the end.
+            column: a column of the evaluations: mean_return (by the mode) or sampled_mean_return.
+            last: the number of evaluations at the end to average.
 
         Raises:
             ValueError: if a label lacks a run on some task, or no run was evaluated.
@@ -115,7 +115,7 @@ class Results:
         found = {}
         for label, rows in table.groupby("label", sort=False):
             grid = rows.pivot(index="seed", columns="env", values=["value", "there"])
-            # In the order of the seeds' list, and of the tasks: a pivot sorts.
+            # Restores the order of the seeds' list and of the tasks: a pivot sorts.
             grid = grid.reindex(index=rows.seed.unique())
             there = grid["there"].reindex(columns=self.tasks).eq(True)
             if not there.all(axis=None):
@@ -133,16 +133,16 @@ class Results:
         """The mean over runs at every evaluation, with its 95 % interval, to draw or to compare.
 
         Args:
-            by: what the runs of one curve have in common beside the environment: a column of
-                `runs`, or several, as in ``by=["algorithm", "update.max_kl"]``.
-            column: of the evaluations: mean_return (by the mode) or sampled_mean_return.
+            by: one or several columns of `runs` that, with the environment, are equal for all runs
+                of one curve, as in ``by=["algorithm", "update.max_kl"]``.
+            column: a column of the evaluations: mean_return (by the mode) or sampled_mean_return.
 
         Returns:
             A row for each point: env, ``by``, env_steps, runs (how many), mean, low and high (of
             the percentile bootstrap over runs). Points that a run of a curve lacks are left out.
 
         Raises:
-            ValueError: on a column that is not there; names the nearest.
+            ValueError: on an unknown column; names the nearest existing one.
         """
         keys = list(dict.fromkeys(["env", *([by] if isinstance(by, str) else by)]))
         for name in keys:
@@ -166,11 +166,11 @@ class Results:
         """The runs whose column has a value, as in ``select(algorithm="trpo")``.
 
         Args:
-            **values: what the columns of ``runs`` are to hold, by name.
+            **values: the wanted value of each named column of ``runs``.
         """
         runs = self.runs
         for column, value in values.items():
-            # A tuple is one value of a setting, which pandas would compare row by row.
+            # A tuple is one value of a setting; pandas would compare it row by row.
             whole = isinstance(value, list | tuple)
             chosen = [x == tuple(value) for x in runs[column]] if whole else runs[column] == value
             runs = runs[chosen]
@@ -190,12 +190,12 @@ class Results:
 def load(*paths: str | Path) -> Results:
     """Reads the folders of sweeps and of trainings, also while they go on.
 
-    Algorithms and environments of one's own need not be imported. Metrics of more than five million
-    numbers stay in the folders until they are asked for, whole or by `Results.read`; fewer are read
-    at once.
+    You need not import your own algorithms and environments. Metrics of more than five million
+    numbers stay in the folders until you access them, as a whole or by `Results.read`; fewer are
+    read at once.
 
     Args:
-        *paths: one or more folders; runs of later ones are numbered after those before.
+        *paths: one or more folders; runs are numbered in the order of the folders.
 
     Raises:
         StorageError: if a folder holds no run, or is damaged.
@@ -216,7 +216,7 @@ def load(*paths: str | Path) -> Results:
 
 
 def of_folders(folders: Sequence[Folder]) -> Results:
-    """As `load`, of folders that are open already."""
+    """Like `load`, for folders that are open already."""
     import pandas as pd
 
     runs: list[dict[str, Any]] = []
@@ -235,8 +235,8 @@ def of_folders(folders: Sequence[Folder]) -> Results:
             if part is not None and part.last_chunk >= 0:
                 parts.append(_Part(part, first, done))
                 table = part.evaluations()
-                # A folder counts the iterations before it; frames number them, from 0.
-                table = table[table.iteration <= done]  # what was committed since is in no `runs`
+                # A folder counts iterations done; frames number iterations from 0.
+                table = table[table.iteration <= done]  # later commits are not in `runs`
                 numbers = table.iteration - 1
                 evaluations.append(table.assign(run=table.run + first, iteration=numbers))
                 broken |= {first + run: at for run, at in part.nonfinite().items()}
@@ -255,13 +255,13 @@ def of_folders(folders: Sequence[Folder]) -> Results:
 
 
 def _plain(experiment: Any) -> dict[str, Any]:
-    """Algorithm, environment and settings; lists as tuples, so that one can group by them."""
+    """Algorithm, environment and settings, with tuples for lists, so that one can group by them."""
     flat = {k: tuple(v) if isinstance(v, list) else v for k, v in experiment.flat().items()}
     return {"algorithm": experiment.algorithm, "env": experiment.env, **flat}
 
 
 class _Part(NamedTuple):
-    """The folder of a group, the number of its folder's first run, its iterations when loaded."""
+    """A group's folder, the number of the folder's first run, and the iterations when loaded."""
 
     record: Record
     first: int
@@ -274,18 +274,18 @@ class _Part(NamedTuple):
 
 
 class _Tables(NamedTuple):
-    """Metrics that are still in their folders: those of the runs in ``names``."""
+    """The metrics of the runs in ``names``, which are still in their folders."""
 
     parts: tuple[_Part, ...]
     names: pd.DataFrame
 
     @property
     def size(self) -> int:
-        """How many numbers there are at most, vectors counted as one."""
+        """The most numbers there can be, with a vector counted as one."""
         return sum(len(p.runs) * p.done * len(p.record.columns()) for p in self.parts)
 
     def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """All columns, or those that say which row it is and some others."""
+        """All columns, or some of them after those that identify a row."""
         runs = set(self.names.index)
         mine = [part for part in self.parts if part.runs & runs]
         known = dict.fromkeys(c for part in mine for c in part.record.columns())
@@ -304,7 +304,7 @@ class _Tables(NamedTuple):
                 wanted += _RETURN if "mean_return" in columns else []
                 wanted = [name for name in dict.fromkeys(wanted) if name in there]
             frame = record.metrics(wanted)
-            if not record.finished:  # what was committed since is not in `runs`
+            if not record.finished:  # later commits are not in `runs`
                 frame = frame[frame.iteration < done]
             frame = frame.assign(run=frame.run + first)
             frames.append(frame if part.runs <= runs else frame[frame.run.isin(runs)])
@@ -319,18 +319,18 @@ class _Tables(NamedTuple):
 
 
 def _named(table: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
-    """With label, algorithm and environment of each row's run."""
+    """The table with label, algorithm and environment of each row's run."""
     import pandas as pd
 
     if not len(table):
         return table
     named = pd.DataFrame({name: table.run.map(names[name]) for name in _NAMES})
-    # At once: a frame of many pieces is slow, and pandas says so.
+    # All at once: a frame of many pieces is slow, and pandas warns about it.
     return pd.concat([table.iloc[:, :1], named, table.iloc[:, 1:]], axis=1)
 
 
 def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """One table in the order of runs; what an algorithm has no column of is missing."""
+    """One table in the order of runs; a value is missing if the algorithm has no such column."""
     import pandas as pd
 
     if not parts:

@@ -1,15 +1,16 @@
 """How many seeds are enough: a group sequential test of every pair (Mathieu et al. 2023, AdaStop).
 
-Seeds are looked at in groups. After group k, a pair's statistic is the absolute difference of its
-sums of scores so far, T_k. Were the two alike, any exchange of scores within a group of the pair
-would have been as likely: T_k of such exchanges is what T_k is compared with. Boundaries b_1, b_2,
-... are chosen one after the other, so that of all exchanges at most a share level k / K has
-exceeded one of them by group k, of K that are planned. So looking after each group costs nothing.
-Of several pairs, the largest T_k is compared with the largest of exchanges; a pair that is told
-apart leaves, and the others are tested again by themselves, from the first group on.
+The test looks at seeds in groups. After group k, a pair's statistic T_k is the absolute difference
+of its two sums of scores so far. If the two were alike, every exchange of scores between them
+within a group would be equally likely. So T_k is compared with the T_k of random exchanges. K
+groups are planned. Boundaries b_1, b_2, ... are chosen one after the other: by group k, at most a
+share level k / K of all exchanges has exceeded one of them. So looking after each group does not
+raise the error. With several pairs, the largest T_k is compared with the largest T_k of each
+exchange. A pair that is told apart leaves, and the others are tested again without it, from the
+first group on.
 
-arXiv 2306.10882. The error of the whole family is at most ``level``: exactly so for two, and in the
-limit of many seeds for more.
+arXiv 2306.10882. The error of the whole family is at most ``level``: exactly so for two methods,
+and in the limit of many seeds for more.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import numpy as np
 
 
 class Verdict(NamedTuple):
-    """What the test says of a pair.
+    """The test's verdict on a pair.
 
     Attributes:
         pair: the two names.
-        better: that of the higher scores; None if the two were not told apart.
-        seeds: of each, after which that was said; all, if they were not told apart.
+        better: the name with the higher scores; None if the two were not told apart.
+        seeds: the number of seeds of each after which they were told apart; else all.
     """
 
     pair: tuple[str, str]
@@ -43,22 +44,22 @@ def sequential_test(
     level: float = 0.05,
     exchanges: int = 10_000,
 ) -> list[Verdict]:
-    """Tells pairs apart after as few groups of seeds as it takes.
+    """Tells pairs apart after as few groups of seeds as possible.
 
     Args:
-        scores: by name, [seeds] or [seeds, tasks], which count by their mean over tasks: normalise
-            these first. Seeds in the order in which they are looked at.
-        group: seeds between two looks.
-        planned: seeds of each when all are done, which must not depend on the scores; None if they
-            are.
-        level: at most this is the chance that a pair that is alike is told apart.
-        exchanges: drawn at random, by a seeded generator; the scores as they are count as one.
+        scores: by name, [seeds] or [seeds, tasks], with seeds in the order of looking. Scores of
+            several tasks are averaged: normalise them first.
+        group: the number of seeds between two looks.
+        planned: the number of seeds of each in the end, which must not depend on the scores; None
+            if all are done.
+        level: the largest chance that some pair that is alike is told apart.
+        exchanges: how many are drawn, by a seeded generator; the scores as they are count as one.
 
     Returns:
         A verdict for each pair of names.
 
     Raises:
-        ValueError: if there are fewer seeds than a group, or fewer are planned than are there.
+        ValueError: if there are fewer seeds than a group, or more seeds than planned.
     """
     means = {name: np.reshape(x, (len(x), -1)).mean(axis=1) for name, x in scores.items()}
     seeds = min(map(len, means.values()), default=0)
@@ -107,14 +108,17 @@ def _differences(
 
 
 def _boundaries(sizes: np.ndarray, step: float) -> list[float]:
-    """One for each look: of sizes [looks, exchanges], at most a share step k exceeds by look k."""
+    """A boundary for each look: by look k, at most a share step k of the exchanges exceeds one.
+
+    Sizes are [looks, exchanges].
+    """
     inside = np.ones(sizes.shape[1], bool)
     found = []
     for look, row in enumerate(sizes):
         exceeded = len(inside) - inside.sum()
         may = int(step * (look + 1) * len(inside) + 1e-9) - exceeded
         ranked = np.sort(row[inside])[::-1]
-        # Sums in another order differ by rounding: equal ones must stay on one side.
+        # Sums in another order differ by rounding: equal sums must fall on the same side.
         found.append(float(ranked[min(may, len(ranked) - 1)]) * (1 + 1e-9))
         inside &= row <= found[-1]
     return found

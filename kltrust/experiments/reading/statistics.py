@@ -1,6 +1,6 @@
-"""What is said of scores over seeds: aggregates with bootstrap intervals (Agarwal et al. 2021).
+"""Statistics of scores over seeds: aggregates with bootstrap intervals (Agarwal et al. 2021).
 
-Scores are arrays [seeds, tasks]. A statistic is a function of them that takes leading axes too,
+Scores are arrays [seeds, tasks]. A statistic is a function of scores that also takes leading axes,
 [..., seeds, tasks], so that one call computes it on many resamples.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _AT_ONCE = 100
-"""Resamples that a statistic is computed on in one call: enough for speed, little for memory."""
+"""The number of resamples per call of a statistic: enough for speed, with little memory."""
 _KEPT = 400_000
-"""Numbers that are few enough to be drawn in one call, and kept."""
+"""The most numbers that are drawn in one call and kept."""
 
 
 class Estimate(NamedTuple):
@@ -51,7 +51,7 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
 
 
 def optimality_gap(scores: np.ndarray) -> np.ndarray:
-    """By how much scores fall short of one: 1 - mean(min(score, 1))."""
+    """How far scores fall short of one: 1 - mean(min(score, 1))."""
     return 1 - np.minimum(scores, 1).mean(axis=(-2, -1))
 
 
@@ -63,7 +63,7 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarra
 def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The probability of improvement: P(X > Y) + P(X = Y) / 2 on a task, averaged over tasks.
 
-    Any seed of X [..., n, tasks] is compared with any of Y [..., m, tasks].
+    Every seed of X [..., n, tasks] is compared with every seed of Y [..., m, tasks].
     """
     return wins(x[..., :, None, :], y[..., None, :, :]).mean(axis=(-3, -2, -1))
 
@@ -80,7 +80,7 @@ def mean_and_iqm(
 
     Args:
         scores: one score per seed.
-        resamples: of the bootstrap, whose generator is seeded.
+        resamples: the bootstrap's resamples; its generator is seeded.
     """
     return means_and_iqms(np.asarray(scores, np.float64)[:, None], resamples=resamples)[0]
 
@@ -98,7 +98,7 @@ def means_and_iqms(scores: np.ndarray, *, resamples: int = 2000) -> list[tuple[E
 def estimates(
     scores: Any, function: Callable[..., Any], *, resamples: int = 2000
 ) -> list[Estimate]:
-    """As `intervals`, an `Estimate` for each entry of the statistic."""
+    """Like `intervals`, but returns an `Estimate` for each entry of the statistic."""
     found = intervals(scores, function, resamples=resamples)
     return [Estimate(*map(float, row)) for row in zip(*found, strict=True)]
 
@@ -112,9 +112,9 @@ def intervals(
 
     Args:
         scores: [seeds, strata]; or a list of such arrays, each resampled by itself.
-        function: from [..., seeds, strata], or from as many of them as there are arrays, to [...]
-            or [..., k].
-        resamples: of the bootstrap, whose generator is seeded.
+        function: maps [..., seeds, strata], or one such array for each in the list, to [...] or
+            [..., k].
+        resamples: the bootstrap's resamples; its generator is seeded.
 
     Example:
         >>> intervals(results.scores()["trpo"], interquartile_mean)    # doctest: +SKIP
@@ -133,10 +133,10 @@ def intervals(
 def _draws(
     shapes: tuple[tuple[int, ...], ...], resamples: int, at_once: int
 ) -> Iterator[list[np.ndarray]]:
-    """Rows to take of arrays of these shapes, [resamples, *shape], so many resamples at a time.
+    """The rows to draw from arrays of these shapes, [resamples, *shape], ``at_once`` at a time.
 
-    They are those of rliable after np.random.seed(0): intervals that were recorded with it come out
-    as they did. So they depend on the shapes alone.
+    They are rliable's draws after np.random.seed(0), so intervals recorded with it come out the
+    same. The draws depend on the shapes alone.
     """
     generator = np.random.RandomState(0)
     for start in range(0, resamples, at_once):
@@ -149,12 +149,12 @@ def _draws(
 def _kept_draws(
     shapes: tuple[tuple[int, ...], ...], resamples: int
 ) -> tuple[list[np.ndarray], ...]:
-    """All of them at once: a thousand settings of one sweep are drawn for once."""
+    """All draws at once, kept: a thousand settings of one sweep use the same draws."""
     return tuple(_draws(shapes, resamples, resamples))
 
 
 def _middle_half(scores: np.ndarray) -> np.ndarray:
-    """The mean over the last axis of what is left when a quarter is cut at each end."""
+    """The mean over the last axis, after a quarter is cut at each end."""
     count = scores.shape[-1]
     cut = count // 4
     return np.sort(scores, axis=-1)[..., cut : count - cut].mean(axis=-1)

@@ -25,9 +25,9 @@ from kltrust.types import PyTree
 class Trained(NamedTuple):
     """One run of a folder of ``train`` or ``sweep``.
 
-    Its checkpoints are in ``part``, the folder of its group, where it has a ``place`` among others.
-    The score is the mean return of its last evaluation, NaN without one; ``through`` is the mean
-    over all its evaluations, see `choice`.
+    Its checkpoints are in ``part``, the folder of its group; ``place`` is its index among the
+    group's runs. The score is the mean return of its last evaluation, NaN without one. ``through``
+    is the mean over all its evaluations, see `choice`.
     """
 
     part: Record
@@ -54,12 +54,12 @@ def find_runs(
     env: str | None = None,
     label: str | None = None,
 ) -> list[Trained]:
-    """The runs of a folder that have a checkpoint, in its order; None leaves a choice open.
+    """The runs of a folder that have a checkpoint, in its order; None for an argument takes all.
 
-    A label is a setting's, as the sweep's report and `kltrust.results` name it.
+    A label names a setting, as in the sweep's report and in `kltrust.results`.
 
     Raises:
-        ValueError: if there are none, or a module of one's own, which they need, is not found.
+        ValueError: if there are none, or one of your modules, which they need, is not found.
         StorageError: if the folder holds no run, or nothing has been saved yet.
     """
     record = record if isinstance(record, Record) else Record(record)
@@ -94,27 +94,30 @@ def find_runs(
 
 
 def best_run(record: Record | str | Path, **asked: Any) -> Trained:
-    """The best of `find_runs`, which takes the same: the best setting's best seed, see `choice`.
+    """The best of the runs that `find_runs` finds: the best setting's best seed, see `choice`.
+
+    Takes the arguments of `find_runs`.
 
     Raises:
-        ValueError: also if runs in several environments are left, whose returns can't be compared.
-        StorageError: as `find_runs`.
+        ValueError: like `find_runs`, or if the runs are in several environments, whose returns
+            can't be compared.
+        StorageError: like `find_runs`.
     """
     return choose(record, **asked)[0]
 
 
 def choose(record: Record | str | Path, **asked: Any) -> tuple[Trained, str]:
-    """`best_run`, and why it is this one, in a sentence's end.
+    """The `best_run`, and the end of a sentence that says why.
 
     Raises:
-        ValueError, StorageError: as `best_run`.
+        ValueError, StorageError: like `best_run`.
     """
     import pandas as pd
 
     record = record if isinstance(record, Record) else Record(record)
     given = asked.pop("seed", None)
     found = find_runs(record, **asked)
-    if given is not None:  # of whichever setting is the best over all seeds
+    if given is not None:  # from the setting that is the best over all seeds
         there = {run.label for run in find_runs(record, seed=given, **asked)}
         found = [run for run in found if run.label in there]
     envs = dict.fromkeys(run.experiment.env for run in found)

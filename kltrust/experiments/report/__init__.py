@@ -1,6 +1,6 @@
 """The report of a sweep: one page that needs no network, figures, tables and presets.
 
-`_make` composes it: what `_gather` reads, and a module for each part of the page.
+`_make` composes it from the runs that `_gather` reads; each part of the page has a module.
 """
 
 from kltrust.lazy import require_sweeps

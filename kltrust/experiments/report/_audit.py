@@ -1,4 +1,4 @@
-"""The audit of every update: what its mean KL does not tell."""
+"""The section on the audit of every update, with more than the mean KL."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from kltrust.experiments.report import _style
 from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, share, small
 
 NEEDED = "audit.update.kl.mean"
-"""The column without which a folder is of a version that measured less."""
+"""A column that folders lack if an older version, which measured less, wrote them."""
 ON_REQUEST = {
     "fresh.kl.mean": "fresh / batch KL",
     "normalizer.mean": "normaliser's KL",
@@ -23,7 +23,7 @@ ON_REQUEST = {
 
 
 def section(updates: pd.DataFrame, looks: _style.Looks) -> Section | None:
-    """From `_region.updates`; None if no folder has been audited."""
+    """The section from `_region.updates`; None if no folder has been audited."""
     if NEEDED not in updates:
         return None
     audited = updates[updates[NEEDED].notna()]
@@ -64,7 +64,7 @@ def _of_env(name: str, env: str, audited: pd.DataFrame, looks: _style.Looks) -> 
 
 
 def _update(audited: pd.DataFrame) -> pd.DataFrame:
-    """What was audited of every update, under short names; missing where it was not."""
+    """The audit's numbers for every update, under short names; missing where not audited."""
     update = audited.filter(like="audit.update.").rename(columns=lambda c: c.split(".", 2)[2])
     names = dict.fromkeys([*update, "tv.mean", "tv.max", "kl_from_scale"])
     return update.reindex(columns=list(names)).astype(float)
@@ -99,13 +99,13 @@ def _table(name: str, env: str, audited: pd.DataFrame) -> Table:
 
 
 def _ways(audited: pd.DataFrame) -> pd.Series:
-    """Of a run, the median of each label."""
+    """The median, for each label, of the path lengths of its runs."""
     of_run = audited.groupby(["label", "run"], sort=False).length.max()
     return of_run.groupby("label", sort=False).median()
 
 
 def _requested(audited: pd.DataFrame) -> pd.DataFrame:
-    """`ON_REQUEST` of every update, as the titles say; missing where it was not audited."""
+    """`ON_REQUEST` for every update, in the units of the titles; missing where not audited."""
     names = [*ON_REQUEST, "curvature.surrogate_gain"]
     found = audited.reindex(columns=[f"audit.{name}" for name in names]).astype(float)
     found.columns = names

@@ -1,4 +1,4 @@
-"""Which is better: the section on all environments together, and its figures."""
+"""The section that compares methods on all environments together, and its figures."""
 
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
@@ -17,7 +17,7 @@ GROUP = 5
 def section(comparison: Comparison, looks: _style.Looks, unequal: Sequence[str] = ()) -> Section:
     """Aggregates over the environments, profiles and probabilities of improvement.
 
-    ``unequal`` says in what methods differ beside the algorithm.
+    ``unequal`` lists the differences between methods besides the algorithm.
     """
     blocks: list[Block] = []
     if comparison.left_out:
@@ -82,7 +82,7 @@ def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
 def _columns(
     names: list[str], scores: Mapping[str, Sized], found: Mapping[str, list[Estimate]]
 ) -> dict[str, list[str]]:
-    """Names, how many seeds each has, and its aggregates; no interval where there is one seed."""
+    """Names, the number of seeds of each, and its aggregates; one seed has no interval."""
     columns = {"setting": names, "seeds": [str(len(scores[name])) for name in names]}
     for i, title in enumerate(AGGREGATES):
         cells = [(found[name][i], len(scores[name])) for name in names]
@@ -146,7 +146,7 @@ def _improvement(comparison: Comparison) -> list[Block]:
 
 
 def _told_apart(comparison: Comparison) -> list[Block]:
-    """After how many seeds methods are told apart; nothing if there are seeds for one look only."""
+    """After how many seeds methods are told apart; nothing if seeds allow only one look."""
     scores = {method: x.to_numpy() for method, x in comparison.of_methods.items()}
     if min(map(len, scores.values())) < 2 * GROUP:
         return []
@@ -203,7 +203,7 @@ def _draw_improvement(paired: Pairs, unpaired: Pairs) -> Any:
     names = [f"{x}  over  {y}" for x, y in unpaired]
     figure, (axes,) = panels(1, 4.5 + _style.inches(names), 1.3 + 0.5 * len(names))
     kinds = {"paired: the same seed": paired, "unpaired: any seed against any": unpaired}
-    # A pair has no colour of a method.
+    # A pair does not have a method's colour.
     neutral = zip(kinds, (_style.INK, GREY), ("o", "s"), strict=True)
     looks = {name: {"color": c, "marker": m, "linestyle": ""} for name, c, m in neutral}
     for (name, look), offset in zip(looks.items(), (-0.13, 0.13), strict=True):

@@ -1,4 +1,4 @@
-"""Each environment by itself: scores, learning curves, sensitivities."""
+"""A section for each environment: scores, learning curves, sensitivities."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def _table(name: str, env: str, scores: pd.DataFrame) -> Table:
 
 
 def learning(study: Study, scores: pd.DataFrame, looks: Looks) -> dict[str, list[Picture]]:
-    """By environment with a curve: against steps, then against seconds."""
+    """Learning curves of each environment that has one: against steps, then against seconds."""
     curves = _summaries.curves(study)
     found = {}
     for env, rows in scores.groupby("env", sort=False):
@@ -76,7 +76,7 @@ def learning(study: Study, scores: pd.DataFrame, looks: Looks) -> dict[str, list
 
 
 def _learning(env: str, chosen: set[str], curves: pd.DataFrame, x: str, looks: Looks) -> Picture:
-    """Against a column; bands for the chosen settings."""
+    """Learning curves against a column, with bands for the chosen settings."""
     ends = curves[curves.label.isin(chosen)].groupby("label", sort=False).last()
     said = "; ".join(
         f"{label} {number(row['mean'])} after {row.env_steps:,} steps and {row.seconds:.2g} seconds"
@@ -91,7 +91,7 @@ def _learning(env: str, chosen: set[str], curves: pd.DataFrame, x: str, looks: L
             curve(axes, rows[x], *band, label=label, markersize=4, **look)
         else:
             thin[look["color"]].append(np.column_stack([rows[x], rows["mean"]]))
-    for color, lines in thin.items():  # of a search a thousand: one artist for all
+    for color, lines in thin.items():  # a search has a thousand: one artist for all
         axes.add_collection(LineCollection(lines, colors=color, linewidth=0.7, alpha=0.55))
         axes.autoscale_view()
     if x == "env_steps":
@@ -109,7 +109,7 @@ def _learning(env: str, chosen: set[str], curves: pd.DataFrame, x: str, looks: L
 
 
 def _sensitivity(env: str, table: pd.DataFrame, looks: Looks) -> Picture:
-    """The score against each swept setting: a panel each."""
+    """The score against each swept setting, a panel for each."""
     said = []
     for (key, method), rows in table.groupby(["key", "method"], sort=False):
         (_, worst), *_, (_, best) = rows.sort_values("mean").iterrows()
@@ -138,7 +138,7 @@ def _sensitivity(env: str, table: pd.DataFrame, looks: Looks) -> Picture:
 
 
 def _axis_of(axes: Any, values: list[Any]) -> dict[Any, float]:
-    """Where each value stands: numbers by size, on a log axis if over a decade; else in a row."""
+    """The place of each value: numbers by size, on a log axis if over a decade; else in a row."""
     plain = all(type(v) in (int, float) for v in values)
     if not plain or not np.isfinite(values).all():
         ordered = sorted(values) if plain else sorted(values, key=str)

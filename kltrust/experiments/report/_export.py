@@ -1,6 +1,6 @@
-"""What a report hands on: the best settings as presets, and every source as a specification.
+"""The files of a report for further use: presets of the best settings, and specifications.
 
-Its last section says how to use them.
+There is a specification for every source. The report's last section says how to use them.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from kltrust.experiments.report._page import Block, Code, Section, Table, slug
 
 
 def presets(scores: pd.DataFrame) -> pd.DataFrame:
-    """From `_summaries.scores`: the best of each algorithm and environment, by the mean.
+    """The best setting of each algorithm and environment, by the mean, from `_summaries.scores`.
 
-    With algorithm, path (of the file, below the folder of presets) and text (its content).
+    Each has algorithm, path (of the file, below the folder of presets) and text (its content).
     """
     named = scores.assign(
         algorithm=[setting.experiment.algorithm for setting in scores.setting],
@@ -41,7 +41,7 @@ def presets(scores: pd.DataFrame) -> pd.DataFrame:
 def specification(source: Source) -> str:
     """The settings and seeds of a folder as the text of a specification for `kltrust sweep`.
 
-    All resolved: no preset that may change one day has a part in it.
+    All settings are resolved: the text depends on no preset, which may change one day.
     """
     parts = [
         f"[sweep]\nname = {_value(slug(source.plan.name))}\nseeds = {_value(source.plan.seeds)}\n"
@@ -58,12 +58,12 @@ def specification(source: Source) -> str:
 
 
 def sections_toml(experiment: Experiment, *, prefix: str = "") -> str:
-    """What differs from the defaults, as TOML tables named as a preset names them."""
+    """The settings that differ from the defaults, as TOML tables with a preset's names."""
     tables = []
     for section in (*SECTIONS, "env_params"):
         values = getattr(experiment, section)
         if dataclasses.is_dataclass(values):
-            whole = hasattr(values, "stands_in")  # whose defaults are not known
+            whole = hasattr(values, "stands_in")  # its defaults are not known
             values = {
                 f.name: getattr(values, f.name)
                 for f in dataclasses.fields(values)
@@ -80,21 +80,21 @@ def _key(name: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """Numbers, texts, flags and lists of them: the texts of JSON are texts of TOML too."""
+    """A number, text, flag or list of them as TOML; strings of JSON are strings of TOML, too."""
     if isinstance(value, bool | str):
         return json.dumps(value).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
-    # An optimiser is the text that names it.
+    # An optimiser is written as the text that names it.
     return repr(value) if isinstance(value, int | float) else _value(repr(value))
 
 
 def repeat(
     study: Study, specifications: dict[str, str], presets: pd.DataFrame, folder: str = ""
 ) -> Section:
-    """How to run it again, and how to go on from the best settings.
+    """The section on how to run everything again, and how to continue from the best settings.
 
-    The ``folder`` is that of the page, as seen from where the commands are typed; "" is that.
+    ``folder`` is the page's folder, relative to where the commands are typed; "" is that place.
     """
     commands, folders = [], []
     for i, (path, source) in enumerate(zip(specifications, study.sources, strict=True)):

@@ -1,4 +1,4 @@
-"""What a report is made from: the runs of some folders, named so that no two are mistaken."""
+"""Gathers the runs of some folders for a report, and names them so that no two are confused."""
 
 import functools
 from collections.abc import Sequence
@@ -19,9 +19,10 @@ from kltrust.experiments.store.record import Record
 
 
 class Source(NamedTuple):
-    """One of the folders, with its groups, None where one has not begun.
+    """One of the folders, with its groups; None for a group that has not begun.
 
-    The name has no path in it, as reports get published, and a number where several share it.
+    The name contains no path, since reports get published, and ends in a number if several folders
+    share it.
     """
 
     name: str
@@ -32,12 +33,12 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """All runs that a report is about, as `Results` has them; notes are for before any number.
+    """All runs of a report, in tables like those of `Results`; notes stand before any number.
 
     ``runs`` has in addition the setting, the method (the label without its swept values), planned
     iterations, environment steps, seconds of training and the source (an index). ``metrics`` and
-    ``evaluations`` have label, method and env of the run, evaluations the seconds up to each.
-    ``unequal`` says of an environment in what its methods differ beside the algorithm.
+    ``evaluations`` have the run's label, method and env; evaluations also have the seconds up to
+    each. ``unequal`` lists, by environment, the differences between methods besides the algorithm.
     """
 
     sources: tuple[Source, ...]
@@ -54,7 +55,7 @@ class Study:
 
     @property
     def methods(self) -> list[str]:
-        """The methods, in order: an algorithm, or what the specification calls it."""
+        """The methods, in order: the algorithm, or its name in the specification."""
         return list(dict.fromkeys(self.runs.method))
 
     @property
@@ -76,7 +77,7 @@ def gather(paths: Sequence[str | Path]) -> Study:
 
     Raises:
         StorageError: if a folder holds no run, or is damaged.
-        ValueError: if no folder is given, one is given twice, or no run was evaluated yet.
+        ValueError: if no folder is given, one is given twice, or no run has been evaluated yet.
     """
     if len({Path(p).absolute() for p in paths}) != len(paths):
         raise ValueError("a folder is given twice: its runs would count double")
@@ -95,7 +96,7 @@ def gather(paths: Sequence[str | Path]) -> Study:
     sources = tuple(Source(n, *folder) for n, folder in zip(names, folders, strict=True))
     runs = _named(_described(loaded.runs, sources), sources)
     of = runs.set_index("run")
-    # The label that is unique here, and the method.
+    # The label that is unique in the report, and the method.
     metrics, evaluations = (
         frame.assign(**{name: frame.run.map(of[name]) for name in ("label", "method")})
         for frame in (loaded.metrics, loaded.evaluations)
@@ -111,9 +112,9 @@ def gather(paths: Sequence[str | Path]) -> Study:
 
 
 def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
-    """The runs with what `Study` adds to them.
+    """The runs with the columns that `Study` adds.
 
-    The runs of a group share the devices, and so its training time. Compilation is apart.
+    The runs of a group share the devices, and so the training time, which excludes compilation.
     """
     known = []
     for i, source in enumerate(sources):
@@ -133,7 +134,7 @@ def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
 
 
 def _named(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
-    """Where folders share a name for runs that are not the same, it names the folder too."""
+    """Adds the folder to a method's names if several folders use them for different runs."""
     digests = [setting.experiment.digest() for setting in runs.setting]
     of_label = runs.assign(digest=digests).groupby(["label", "env"])
     differ = of_label.digest.transform("nunique") > 1
@@ -148,7 +149,7 @@ def _named(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
 
 
 def _unequal(runs: pd.DataFrame) -> list[Difference]:
-    """Settings, and steps and seeds as far as they were run."""
+    """The differences in settings, and in the steps and seeds done so far."""
     parts = []
     for (env, _), rows in runs[runs.iterations > 0].groupby(["env", "label"], sort=False):
         ran = {"environment steps": f"{rows.steps.min():,}", "seeds": listed(sorted(rows.seed))}
@@ -187,7 +188,7 @@ def _broken(runs: pd.DataFrame) -> list[str]:
 
 
 def _imputed(evaluations: pd.DataFrame) -> tuple[pd.Series, list[str]]:
-    """Returns, with the environment's worst where there is no number: dropping it would flatter."""
+    """Returns, with the environment's worst for missing numbers: dropping them would flatter."""
     returns = evaluations.mean_return.astype(float)
     count = int((~np.isfinite(returns)).sum())
     note = (

@@ -1,4 +1,4 @@
-"""What the judge says of the runs: each finding once, and the worst of each run."""
+"""The judge's section: each finding once, and the worst of each run."""
 
 from __future__ import annotations
 

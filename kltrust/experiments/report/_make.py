@@ -1,4 +1,4 @@
-"""From folders to a report: what it says, then the files."""
+"""Makes a report from folders: composes its content, then writes the files."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,16 @@ from kltrust.experiments.store.record import total_seconds
 
 INDEX = "index.html"
 FIRST = 4
-"""Learning curves that are shown before anything else."""
+"""The number of learning curves at the top of the page."""
 MARK = b'<meta name="generator" content="kltrust report">'
-"""By this a folder is known as one that may be replaced."""
+"""A folder whose page contains this mark is a report, and may be replaced."""
 
 
 class Report(NamedTuple):
     """A report before it is written.
 
-    ``notes`` are for before any number, ``headlines`` name the best setting of each environment,
-    and ``specifications`` are texts by the names of their files.
+    ``notes`` stand before any number, ``headlines`` name the best setting of each environment, and
+    ``specifications`` are texts by file name.
     """
 
     title: str
@@ -53,17 +53,17 @@ def make_report(
 ) -> Path:
     """Writes the report of sweeps and trainings, finished or not: `place`, `compose`, `write`.
 
-    In its folder are then index.html, tables.md, figures/, presets/ and specs/.
+    Its folder then holds index.html, tables.md, figures/, presets/ and specs/.
     """
     folder = place(paths, out)
     return write(compose(paths, folder), folder, preset_dir)
 
 
 def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
-    """Where a report goes: ``report`` in the first folder, unless ``out`` names another.
+    """The folder for a report: ``report`` in the first folder, unless ``out`` names another.
 
     Raises:
-        StorageError: if the folder holds something that is no report.
+        StorageError: if the folder holds something else than a report.
     """
     folder = Path(out) if out is not None else Path(paths[0]) / "report" if paths else Path()
     folder = folder.absolute()
@@ -78,9 +78,9 @@ def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
 
 def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
-    """Reads the folders and works out all that is said of them.
+    """Reads the folders and makes the content of the report.
 
-    The ``folder`` is where it will be written, if that is known: its commands name it.
+    ``folder`` is where the report will be written, if that is known: its commands name it.
 
     Raises:
         ValueError: if there is nothing to report yet.
@@ -122,7 +122,7 @@ def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
 
 
 def _from_here(folder: Path | None) -> str:
-    """A folder as seen from the working one; "" from elsewhere, whose path is nobody's business."""
+    """A folder relative to the working folder; "" if it is elsewhere, since paths are private."""
     here = Path.cwd()
     if folder is None or not folder.is_relative_to(here):
         return ""
@@ -132,7 +132,7 @@ def _from_here(folder: Path | None) -> str:
 def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
     """A sentence for each environment, from `_summaries.scores`: the best, and the runner-up.
 
-    Where methods differ in more than the algorithm it says so, and in what.
+    If methods differ in more than the algorithm, it lists the differences.
     """
     said = []
     for env, rows in scores.groupby("env", sort=False):
@@ -213,11 +213,13 @@ def _commit(of: Mapping[str, Any]) -> str:
 
 
 def write(report: Report, folder: Path, preset_dir: str | Path | None = None) -> Path:
-    """Writes a report beside its place, then puts it there whole; its presets elsewhere, too.
+    """Writes a report beside its place, then moves it there whole.
+
+    Writes its presets into ``preset_dir``, too, if that is given.
 
     Raises:
-        StorageError: if it can't be written, where an earlier report stands, or if another preset
-            is where one should go; then nothing is written.
+        StorageError: if it can't be written; an earlier report then stands. Also if a different
+            preset is in the way; then nothing is written.
     """
     presets = {row.path: row.text.encode() for row in report.presets.itertuples()}
     pictures = [p for s in report.sections for part in s.walk() for p in part.pictures]
@@ -256,7 +258,7 @@ def write(report: Report, folder: Path, preset_dir: str | Path | None = None) ->
 
 
 def _refuse_overwriting(content: dict[Path, bytes]) -> None:
-    """Presets that a person put there, or changed, are worth more than ours."""
+    """Refuses to overwrite a person's presets, which are worth more than ours."""
     for path, data in content.items():
         if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data):
             raise files.StorageError(

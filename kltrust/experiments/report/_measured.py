@@ -1,4 +1,4 @@
-"""What else was measured along training: the usual numbers, and each algorithm's own."""
+"""The section on other numbers along training: the usual ones, and each algorithm's own."""
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,13 @@ USUAL = {
 }
 OWN = "extra."
 MOST = 12
-"""Panels of an environment."""
+"""The most panels for an environment."""
 
 
 def section(updates: pd.DataFrame, scores: pd.DataFrame, looks: _style.Looks) -> Section | None:
-    """From `_region.updates` and `_summaries.scores`; None if nothing of it was measured.
+    """The section from `_region.updates` and `_summaries.scores`; None if nothing was measured.
 
-    Lines are those of each method's best setting on an environment.
+    The lines show each method's best setting on an environment.
     """
     best = scores.drop_duplicates(["env", "method"])[["env", "label"]]
     drawn = updates.merge(best)
@@ -48,7 +48,7 @@ def section(updates: pd.DataFrame, scores: pd.DataFrame, looks: _style.Looks) ->
 
 
 def _columns(updates: pd.DataFrame) -> dict[str, str]:
-    """Titles by column: the usual ones that are there, then the algorithms' own numbers."""
+    """Titles by column: the usual columns that exist, then the algorithms' own."""
     found = {name: title for name, title in USUAL.items() if name in updates}
     own = [c for c in updates if c.startswith(OWN) and updates[c].dtype != object]
     return {**found, **{c: c.removeprefix(OWN) for c in own}}

@@ -1,4 +1,4 @@
-"""The trust region, measured: what was claimed, and how far each update moved the policy."""
+"""The section on the trust region: the claims, and how far each update moved the policy."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from kltrust.experiments.report import _region, _style
 from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, share, small
 
 ROWS = 40
-"""Settings in the overview: more rows could not be read."""
+"""The most settings in the overview: more rows would be unreadable."""
 KIND_LINES = {_region.BOUND: "-", _region.SET_POINT: "--", _region.HEURISTIC: ":"}
 
 
 def section(updates: pd.DataFrame, measured: pd.DataFrame, looks: _style.Looks) -> Section:
-    """What every setting claims and what its updates did."""
+    """The section on every setting's claim and its updates."""
     kinds = list(dict.fromkeys(claim.kind for claim in measured.claim))
 
     def of_env(name: str, env: str, rows: pd.DataFrame) -> list[Block]:
@@ -38,7 +38,7 @@ def section(updates: pd.DataFrame, measured: pd.DataFrame, looks: _style.Looks) 
 
 
 def equal_kl(measured: pd.DataFrame, scores: pd.DataFrame, looks: _style.Looks) -> Section | None:
-    """Score against realised KL, for settings that moved at all; None if there are none."""
+    """Score against realised KL, for settings that moved the policy; None if there are none."""
     table = measured.merge(
         scores[["env", "label", "mean", "low", "high", "shown"]], on=["env", "label"]
     )
@@ -105,7 +105,7 @@ def _table(name: str, env: str, measured: pd.DataFrame) -> Table:
 
 
 def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
-    """A row for each setting, of many for some, a panel for each environment."""
+    """A row for each setting (for some, if there are many) and a panel for each environment."""
     said = [
         f"{row.label} on {row.env}: median {small(row.median)}, 95th percentile {small(row.p95)}, "
         f"largest {small(row.largest)}, claim: {row.claim}"
@@ -154,7 +154,7 @@ def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
 
 
 def _training(env: str, updates: pd.DataFrame, looks: _style.Looks) -> Picture:
-    """A column for each method: above the mean over states, below the largest."""
+    """A column for each method: the mean over states above, the largest below."""
     finite = updates[np.isfinite(updates.kl)]
     medians = finite.groupby(["label", "iteration"], sort=False).kl.median()
     ends = medians.groupby("label", sort=False).agg(["first", "last"]).itertuples()
@@ -207,6 +207,6 @@ def _training_panel(
 
 
 def _floor(values: pd.Series) -> float:
-    """Where a logarithmic axis ends: a rejected update moves by 0, which has no place on it."""
+    """The lower end of a logarithmic axis, which can't show the 0 of a rejected update."""
     positive = values[(values > 0) & np.isfinite(values)]
     return float(positive.quantile(0.02)) / 10 if len(positive) else 1e-6

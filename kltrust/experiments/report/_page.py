@@ -1,6 +1,6 @@
-"""What a page consists of, sections of paragraphs, tables and figures; as HTML and as Markdown.
+"""The parts of a page, as HTML and as Markdown: sections of paragraphs, tables and figures.
 
-The numbers in its tables are written alike everywhere.
+All tables format their numbers in the same way.
 """
 
 import base64
@@ -21,8 +21,8 @@ from kltrust.experiments.report._style import image
 class Table:
     """Cells by the title of their column; the first column names the row.
 
-    So many first columns hold ``words``; numbers stand to the right. The rows with the indices in
-    ``best`` are stressed. A text in ``fold`` has to be pressed to see the table.
+    The first ``words`` columns hold words; numbers are aligned to the right. The rows with the
+    indices in ``best`` are stressed. With a text in ``fold``, a click on it shows the table.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Table:
 
     @property
     def rows(self) -> list[list[str]]:
-        """As many cells each as there are columns."""
+        """The rows, each with a cell for every column."""
         return [[str(cell) for cell in row] for row in zip(*self.columns.values(), strict=True)]
 
     def markdown(self) -> str:
-        """As a table of GitHub's Markdown, with its caption before it."""
+        """The table in GitHub's Markdown, after its caption."""
         rule = ["---"] * self.words + ["---:"] * (len(self.columns) - self.words)
         rows = self.rows
         for i in self.best:
@@ -49,13 +49,13 @@ class Table:
 
 
 def _escaped(cell: str) -> str:
-    """A bar would end the cell, a line break the table, and an angle begin a tag."""
+    """The cell escaped: a bar would end it, a line break end the table, an angle begin a tag."""
     return cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 @dataclass(frozen=True)
 class Code:
-    """Something to copy or, of kind "formula", to read; a text in ``fold`` has to be pressed."""
+    """Text to copy or, of kind "formula", to read; with a text in ``fold``, a click shows it."""
 
     text: str
     kind: str = "code"
@@ -64,7 +64,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure; ``alt`` is what it says, with the numbers, for who can't see it."""
+    """A figure; ``alt`` says the same in words and numbers, for readers who can't see it."""
 
     name: str
     title: str
@@ -75,17 +75,17 @@ class Picture:
 
     @functools.cached_property
     def address(self) -> str:
-        """An address that holds all of the figure."""
+        """A data URL that contains the whole figure."""
         return "data:image/svg+xml;base64," + base64.b64encode(image(self.figure, "svg")).decode()
 
     @property
     def width(self) -> int:
-        """In CSS pixels: 96 to the inch, so that letters have nearly the size of the page's."""
+        """The width in CSS pixels, 96 to the inch: letters are nearly as large as the page's."""
         return round(self.figure.get_figwidth() * 96)
 
 
 Block = str | list[str] | Code | Picture | Table
-"""A text is a paragraph, a list of texts a list of sentences."""
+"""A string is a paragraph; a list of strings is a list of sentences."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ class Section:
     sections: Sequence["Section"] = ()
 
     def walk(self) -> Iterator["Section"]:
-        """Itself and all sections in it, in the order of the page."""
+        """The section itself and all sections in it, in the order of the page."""
         yield self
         for section in self.sections:
             yield from section.walk()
 
     @property
     def rows(self) -> list[Block | list[Picture]]:
-        """Its blocks, pictures that follow each other together: they stand side by side."""
+        """Its blocks; neighbouring pictures form one row and stand side by side."""
         found: list[Any] = []
         for block in self.blocks:
             if not isinstance(block, Picture):
@@ -130,13 +130,13 @@ class Section:
 def each_env(
     name: str, frame: pd.DataFrame, blocks: Callable[[str, str, pd.DataFrame], list[Block]]
 ) -> list[Section]:
-    """A section for each environment of a frame: its name, environment and rows make its blocks."""
+    """A section for each environment of a frame; ``blocks`` makes it from environment and rows."""
     names = {str(env): f"{name}-{i}" for i, env in enumerate(dict.fromkeys(frame.env))}
     return [Section(n, env, blocks(n, env, frame[frame.env == env])) for env, n in names.items()]
 
 
 def render(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
-    """One HTML page that needs nothing beside it, nor a network."""
+    """One HTML page that needs no other files and no network."""
     loader = jinja2.PackageLoader("kltrust.experiments.report", ".")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
@@ -159,14 +159,14 @@ def markdown(sections: Sequence[Section]) -> str:
 
 
 def slug(name: str) -> str:
-    """A name as one of a file or of an anchor."""
+    """A name made fit for a file or an anchor."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
 
 
 def number(value: float, size: float | None = None) -> str:
     """A score to three or four digits: ``-1,012``, ``93.8``, ``0.512``; a dash if there is none.
 
-    The number of decimals is that of ``size``, or of the value.
+    The number of decimals fits ``size``, or else the value.
     """
     if value != value:
         return "–"
@@ -183,7 +183,7 @@ def small(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A share as per cent; some is never shown as none, nor nearly all as all."""
+    """A share as per cent; a few are never shown as 0 %, nor nearly all as 100 %."""
     if value != value:
         return "–"
     if 0 < value < 0.001:
@@ -194,14 +194,14 @@ def share(value: float) -> str:
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """How many, and which: ``10: 0 to 9``."""
+    """The count, and the numbers: ``10: 0 to 9``."""
     if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
         return f"{len(numbers)}: {numbers[0]} to {numbers[-1]}"
     return f"{len(numbers)}: {', '.join(map(str, numbers))}"
 
 
 def estimate(value: Estimate, count: int = 2) -> str:
-    """Like ``499.1 [497.9, 500.0]``; without an interval where there is but one seed."""
+    """Like ``499.1 [497.9, 500.0]``; without an interval if there is only one seed."""
     if count < 2:
         return number(value.value)
     size = max(map(abs, value))

@@ -1,6 +1,6 @@
 """The trust region that each setting claims, and how far its updates went.
 
-What is measured is the learner's, exact and alike for every algorithm: KL(old || new) in nats over
+The learner measures exactly, and in the same way for every algorithm: KL(old || new) in nats over
 the states of the batch, its mean and its maximum, and the largest probability ratio.
 """
 
@@ -26,14 +26,14 @@ KINDS = {
     NONE: "no region: the step size, or the weight of a penalty, is all that holds it back",
 }
 ROUNDING = 1e-5
-"""Relative; a bound is checked in float32 and measured again."""
+"""Relative tolerance: a bound is checked in float32 and measured again."""
 
 
 class Claim(NamedTuple):
-    """A trust region as a setting states it: one of `KINDS`, ``what`` is its name or formula.
+    """A trust region as a setting states it: one of `KINDS`; ``what`` is its name or formula.
 
-    The value is in nats; ``stop`` is a bound beside it, at which epochs are undone. Infinity is no
-    region, or no stop.
+    The value is in nats. ``stop`` is an additional bound, at which epochs are undone. Infinity
+    means no region, or no stop.
     """
 
     kind: str
@@ -50,8 +50,8 @@ class Claim(NamedTuple):
 def claim_of(experiment: Experiment) -> Claim:
     """The mean KL of an update that a setting claims to keep to.
 
-    Where there are several, it is what the method is named for: a set point that is steered towards
-    goes before clipping's heuristic, and both before the bound at which epochs are undone.
+    If there are several, it is the one that the method is named for: a set point that is steered
+    towards comes before clipping's heuristic, and both before the bound at which epochs are undone.
     """
     roles = ("bound", "set point", "clip")
     bound, set_point, clip = (_finite_setting(experiment.update, role) for role in roles)
@@ -64,7 +64,7 @@ def claim_of(experiment: Experiment) -> Claim:
 
 
 def _finite_setting(update: Any, role: str) -> tuple[str, float] | None:
-    """Name and value of the setting of a role, if there is one and it is not switched off."""
+    """Name and value of the setting with a role, if there is one and it is not switched off."""
     found = [(name, float(getattr(update, name))) for name in with_role(update, role)]
     return next((pair for pair in found if np.isfinite(pair[1])), None)
 
@@ -72,8 +72,8 @@ def _finite_setting(update: Any, role: str) -> tuple[str, float] | None:
 def updates(study: Study) -> pd.DataFrame:
     """The study's metrics with ``claim``, the value in force at each update.
 
-    That is what the algorithm reports of itself, where it does; else the setting, annealed if it
-    is. NaN is no claim.
+    The value is the one that the algorithm reports, if it does; else the setting's, with its
+    annealing. NaN is no claim.
     """
     metrics = study.metrics.reset_index(drop=True)
     claim, iteration = np.full(len(metrics), np.nan), metrics.iteration.to_numpy()
@@ -94,7 +94,7 @@ def updates(study: Study) -> pd.DataFrame:
 
 
 def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> np.ndarray:
-    """The factor that the schedule puts on a setting: 1 where it is another that is annealed."""
+    """The schedule's factor on a setting: 1 if the schedule anneals another setting."""
     powers = {f.name: declared(f).anneal for f in dataclasses.fields(experiment.update)}
     done = iteration / max(experiment.num_iterations, 1)
     return (1 - float(experiment.budget.anneal) * done) ** powers.get(setting, 0)
@@ -114,7 +114,7 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     numbers = table[["kl", "kl_max", "max_ratio", "clip_fraction"]].astype(float)
     numbers["used"] = numbers.kl / table.claim
     numbers = numbers.where(np.isfinite(numbers))
-    # 0 <= 0: a bound that is annealed to nothing, and an update that did not move.
+    # 0 <= 0: a bound annealed to 0, and an update that did not move the policy.
     beyond = (~(numbers.kl <= table.claim * (1 + ROUNDING))).astype(float)
     rows = table[["env", "label", "method", "run"]].assign(
         **numbers,
@@ -145,7 +145,7 @@ def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdicts(measured: pd.DataFrame) -> list[str]:
-    """One sentence for each method: how many of its updates kept to the claim."""
+    """One sentence for each method: how many of its updates kept its claim."""
     found = []
     for method, rows in measured.groupby("method", sort=False):
         largest = small(rows.largest.max())

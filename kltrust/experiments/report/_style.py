@@ -1,4 +1,4 @@
-"""How the figures look, for any colour vision and in print, and what they are drawn from."""
+"""The style of the figures, for any colour vision and for print, and their common parts."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from kltrust.experiments.reading.plots import over_seeds, untangle
 
-# Okabe and Ito's, without the yellow, which no light ground shows.
+# Okabe and Ito's colours without the yellow, which is invisible on a light ground.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
@@ -26,24 +26,24 @@ DARK = {
     "#009E73": "#35cfa2",
     "#CC79A7": "#e9a3c9",
 }
-"""Colours that a dark ground needs lighter."""
+"""Lighter colours for a dark ground."""
 RC: dict[Any, Any] = {
-    # A dollar in a label is a dollar: matplotlib takes a pair of them for mathematics.
+    # A dollar in a label is a dollar: matplotlib would read a pair of them as mathematics.
     "text.parse_math": False,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), INK),
 }
-"""Matplotlib's settings while figures are made."""
+"""Matplotlib's settings for the figures."""
 
 SHOWN = 6
-"""Settings of a method in one panel: more lines would hide each other."""
+"""The most settings of a method in one panel: more lines would hide each other."""
 Look = dict[str, Any]
 """Matplotlib's keywords for a name: colour, marker and line."""
 Looks = Mapping[str, Look]
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name; its three parts repeat after 7, 8 and 5 names, never together."""
+    """A look for each name; its three parts repeat after 7, 8 and 5 names, so not together."""
     return {
         name: {"color": COLOURS[i % 7], "marker": MARKERS[i % 8], "linestyle": LINES[i % 5]}
         for i, name in enumerate(dict.fromkeys(names))
@@ -51,7 +51,7 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
 
 
 def of_settings(rows: pd.DataFrame, looks: Looks) -> dict[str, Look]:
-    """A look for each label: its method's colour, in turn paler and with another line."""
+    """A look for each label: its method's colour, ever paler and with other lines."""
     found: dict[str, Look] = {}
     for method, labels in rows.groupby("method", sort=False).label:
         for i, label in enumerate(dict.fromkeys(labels)):
@@ -65,13 +65,13 @@ def of_settings(rows: pd.DataFrame, looks: Looks) -> dict[str, Look]:
 
 
 def along(axes: Any, rows: pd.DataFrame, column: str, **look: Any) -> None:
-    """`over_seeds` of a column, of three or more, with markers."""
+    """Draws `over_seeds` of a column with markers; a band from three seeds on."""
     every = max(1, rows.env_steps.nunique() // 6)
     over_seeds(axes, rows, rows[column], least=3, markersize=4, markevery=every, **look)
 
 
 def points(axes: Any, table: pd.DataFrame, x: str, looks: Looks) -> None:
-    """Each row's mean with its interval, against a column; a line joins those of a method."""
+    """Each row's mean with its interval, against a column; a line joins a method's points."""
     for method, rows in table.groupby("method", sort=False):
         rows = rows.sort_values(x)
         error = np.array([rows["mean"] - rows.low, rows.high - rows["mean"]])
@@ -87,13 +87,13 @@ def bar(axes: Any, y: float, middle: float, low: float, high: float, look: Look)
 
 
 def name_rows(axes: Any, names: list[str], *, shown: bool) -> None:
-    """A row for each name, the first on top."""
+    """Labels a row for each name, the first on top."""
     axes.set_yticks(range(len(names)), names if shown else [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def inches(names: Iterable[str]) -> float:
-    """How wide the longest of some names is, about, in a figure's letters."""
+    """The approximate width, in inches, of the longest name in a figure's letters."""
     return 0.08 * max(map(len, names), default=0)
 
 
@@ -109,9 +109,9 @@ def legend_below(figure: Any) -> None:
 
 
 def image(figure: Any, kind: str) -> bytes:
-    """The figure as "png" or "svg"; SVG letters are paths: no font is there for sure.
+    """The figure as "png" or "svg"; letters in SVG are paths, since a reader may lack any font.
 
-    It is laid out when it is first drawn, and not again.
+    The figure is laid out when it is first drawn, and not again.
     """
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         untangle(figure)
@@ -126,7 +126,7 @@ def image(figure: Any, kind: str) -> bytes:
 
 
 def _dark() -> str:
-    """What an SVG says of a dark page: the same figure in the lighter colours."""
+    """The CSS that gives an SVG lighter colours on a dark page."""
     rules = [
         f'[style*="{what}: {light.lower()}"]{{{what}:{dark} !important}}'
         for light, dark in DARK.items()
@@ -136,7 +136,7 @@ def _dark() -> str:
 
 
 def shown(updates: pd.DataFrame, most: int = SHOWN) -> set[str]:
-    """At most so many labels of each method, from the one that moved least to that which most."""
+    """At most ``most`` labels of each method, from the one that moved least to the one most."""
     found: set[str] = set()
     for _, rows in updates.groupby("method", sort=False):
         labels = rows.groupby("label").kl.median().sort_values().index

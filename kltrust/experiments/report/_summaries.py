@@ -1,4 +1,4 @@
-"""What is said of scores: over all environments, then of each by itself, as frames.
+"""Summaries of scores as frames: over all environments, then for each one.
 
 Intervals are `statistics.intervals`, stratified: the seeds of each environment (or setting) are
 resampled by themselves. Scores are a frame for each name, with a row for each seed and a column
@@ -21,7 +21,7 @@ from kltrust.experiments.report._page import estimate
 
 RESAMPLES = 2000
 POINTS = 500
-"""Resamples for the interval of a point on a curve, of which there are many."""
+"""Resamples for the interval at each point of a curve: few, since there are many points."""
 THRESHOLDS = np.linspace(0.0, 1.0, 51)
 AGGREGATES = {
     "IQM": statistics.interquartile_mean,
@@ -33,10 +33,10 @@ Pairs = dict[tuple[str, str], Estimate]
 
 
 class Comparison(NamedTuple):
-    """Normalised scores, by label, on the environments that all of these were evaluated on.
+    """Normalised scores, by label, on the environments where all these labels were evaluated.
 
-    ``scales`` are `find_scales`, ``chosen`` has the best label of each method, by the mean, and
-    ``left_out`` are the environments and labels that can't be compared.
+    ``scales`` come from `find_scales`, ``chosen`` has the best label of each method, by the mean,
+    and ``left_out`` lists the environments and labels that can't be compared.
     """
 
     scales: pd.DataFrame
@@ -51,10 +51,10 @@ class Comparison(NamedTuple):
 
 
 def find_scales(study: Study) -> pd.DataFrame:
-    """What 0 and 1 stand for: by env, ``zero``, ``one`` and ``best``, the setting that is one.
+    """The scale of scores by env: the returns ``zero`` and ``one``, and ``best``, a setting.
 
-    Zero is the mean of all runs' first evaluation, one the mean score of the best setting. An
-    environment on which no setting got beyond the first evaluation has no scale.
+    Zero is the mean of all runs' first evaluation, one is the mean score of ``best``, the best
+    setting. An environment where no setting improved on the first evaluation has no scale.
     """
     firsts = study.evaluations.sort_values("iteration").drop_duplicates("run")
     zero = firsts.mean_return.where(np.isfinite(firsts.mean_return)).groupby(firsts.env).mean()
@@ -81,7 +81,7 @@ def compare(study: Study) -> Comparison:
             scores[str(label)] = ((grid - scales.zero) / (scales.one - scales.zero))[tasks]
     left_out = [env for env in study.envs if env not in tasks]
     left_out += [label for label in there.index if label not in scores]
-    # By the mean of normalised scores; of equal ones, of what led there.
+    # By the mean of normalised scores; among equal ones, by the mean over all evaluations.
     through = runs[runs.env.isin(tasks)].groupby(["label", "env"]).through.mean().unstack()
     through = ((through - scales.zero) / (scales.one - scales.zero))[tasks].mean(axis=1)
     means = {label: x.to_numpy().mean() for label, x in scores.items()}
@@ -120,8 +120,8 @@ def improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
 def paired_improvements(scores: Mapping[str, pd.DataFrame]) -> Pairs:
     """Share of seeds i with X_i > Y_i, ties half, averaged over tasks, of every pair.
 
-    Runs of one seed begin with the same network and the same episodes, so that their difference has
-    less chance in it. A pair with fewer than two seeds in common is left out.
+    Runs of one seed begin with the same network and the same episodes, which makes their difference
+    less noisy. A pair with fewer than two seeds in common is left out.
     """
     found = {}
     for x, y in itertools.combinations(scores, 2):
@@ -137,8 +137,8 @@ def scores(study: Study) -> pd.DataFrame:
 
     Columns: env, label, score (as `choice` has it), method, setting, seeds (how many), mean, low
     and high (of its interval), shown and iqm (mean and IQM as text), through (the mean over all
-    evaluations: how fast it got there), worst (the score of the worst seed), iterations, planned,
-    steps (environment steps of a run). Of an environment the best comes first, as `choice` says.
+    evaluations: how fast it learned), worst (the score of the worst seed), iterations, planned,
+    steps (environment steps of a run). An environment's best comes first, as in `choice`.
     """
     table = study.scored.groupby(["env", "label"], sort=False, as_index=False).agg(
         method=("method", "first"),
@@ -178,7 +178,7 @@ def curves(study: Study) -> pd.DataFrame:
 def sensitivity(study: Study) -> pd.DataFrame:
     """The mean score against each swept setting, averaged over the others that were swept.
 
-    Columns: env, method, key, value, mean, low, high. Only where a method has two values.
+    Columns: env, method, key, value, mean, low, high. Only for settings with at least two values.
     """
     swept: dict[tuple[str, str, str], dict[Any, list[np.ndarray]]] = {}
     for (env, method, _), runs in study.scored.groupby(["env", "method", "label"], sort=False):

@@ -1,7 +1,7 @@
 """Whether a process writes to a run folder, and what it says it does.
 
-The lock says the one: a process that ends, however it ends, holds it no more. What the process does
-stands in the lock's file, with the time since when. It is no part of the run.
+A held lock shows that a process writes: when the process ends, in whatever way, it loses the lock.
+The lock's file says what the process does and since when. The file is not part of the run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from kltrust.experiments.store.layout import COMMIT, LOCK
 
 
 class Activity(NamedTuple):
-    """What is known of the process that has, or had, a folder.
+    """What is known about the process that holds, or last held, a folder.
 
     Attributes:
-        alive: whether a process has it now; None where the file system can't tell.
-        doing: what it does, or did last; "" if it did not say.
-        since: when it began to, in seconds of `time.time`; 0 if unknown.
-        seen: the last sign of it, likewise.
+        alive: whether a process holds it now; None where the file system can't tell.
+        doing: what the process does, or did last; "" if it did not say.
+        since: when it began to do so, in seconds of `time.time`; 0 if unknown.
+        seen: when the process last gave a sign, likewise.
     """
 
     alive: bool | None
@@ -34,7 +34,7 @@ class Activity(NamedTuple):
 
 
 def tell(lock: IO[bytes], doing: str) -> None:
-    """Says what the process that holds this lock does from now on; a full disk keeps it silent."""
+    """Records what the process with this lock does from now on; on a full disk, records nothing."""
     said = {"doing": doing, "since": time.time()}
     with contextlib.suppress(OSError):
         lock.truncate(0)

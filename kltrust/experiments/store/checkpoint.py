@@ -1,9 +1,9 @@
 """One state, one folder: any pytree of arrays, saved with orbax and restored bit for bit.
 
 A checkpoint holds orbax's own files under ``arrays/``, one array per leaf under the leaf's path,
-and a manifest with what orbax does not keep: the implementation of typed PRNG keys, arrays without
-entries, and a checksum of every file. Saving is synchronous and costs a few tens of milliseconds,
-most of them orbax's, whatever the size of a small state.
+and a manifest of the things that orbax does not keep: the implementation of typed PRNG keys, arrays
+without entries, and a checksum of every file. Saving is synchronous. For small states of any size
+it takes a few tens of milliseconds, most of them in orbax.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CheckpointError(files.StorageError):
 
 
 class _DamagedError(CheckpointError, files.DamagedError):
-    """A damaged one."""
+    """A checkpoint is damaged."""
 
     def __init__(self, path: Path, wrong: str) -> None:
         self.file, self.wrong = path, f"holds a damaged file: {wrong}"
@@ -65,8 +65,8 @@ class _Leaf(NamedTuple):
 def save(path: str | Path, state: PyTree) -> int:
     """Saves a pytree of arrays as the folder ``path``, wholly or not at all; returns its digest.
 
-    It holds JAX and NumPy arrays, typed PRNG keys, numbers and booleans, and may be donated as soon
-    as this returns.
+    The state may hold JAX and NumPy arrays, typed PRNG keys, numbers and booleans. It may be
+    donated as soon as this returns.
 
     Raises:
         CheckpointError: if ``path`` exists, a leaf was donated or is no array, or the disk fails.
@@ -94,11 +94,11 @@ def save(path: str | Path, state: PyTree) -> int:
 
 
 def restore(path: str | Path, like: PyTree, digest: int | None = None) -> PyTree:
-    """The state that was saved at ``path``, bit for bit; its ``digest`` is what `save` gave.
+    """The state that was saved at ``path``, bit for bit; `save` returned its ``digest``.
 
-    Structure, shapes and dtypes are those of ``like``: of arrays, or of what
-    ``jax.eval_shape(init, key)`` gives, which costs no computation. So are the types: JAX arrays
-    (with a leaf's sharding, where it has one over several devices), NumPy arrays and numbers.
+    The result has the structure, shapes, dtypes and types of ``like``, which holds arrays or is the
+    result of ``jax.eval_shape(init, key)``, which computes nothing. The types are JAX arrays (with
+    the leaf's sharding, if it has one over several devices), NumPy arrays and numbers.
 
     Raises:
         CheckpointError: if the checkpoint is missing, not kltrust's, damaged, or of another
@@ -122,7 +122,7 @@ def restore(path: str | Path, like: PyTree, digest: int | None = None) -> PyTree
 
 
 def verify(path: Path, digest: int | None = None) -> None:
-    """Whether all bytes at ``path`` are those that were saved, and the digest what `save` gave.
+    """Checks that all bytes at ``path`` are as saved, and that `save` returned this digest.
 
     Raises:
         CheckpointError: if not.
@@ -131,7 +131,7 @@ def verify(path: Path, digest: int | None = None) -> None:
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-    """The leaves in order, each under its path as one would write it in Python."""
+    """The leaves in order, each under its path as written in Python."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path).lstrip(".") or "state": leaf for path, leaf in leaves}
 
@@ -142,7 +142,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def key_layout(key: Any) -> tuple[jax.ShapeDtypeStruct, str]:
-    """What typed keys consist of, concrete or abstract: data and implementation's name."""
+    """The parts of typed keys, concrete or abstract: the data and the implementation's name."""
     names: list[str] = []
 
     def look(key: jax.Array) -> jax.Array:
@@ -167,7 +167,7 @@ def _to_host(name: str, leaf: Any) -> tuple[_Leaf, np.ndarray]:
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
         raise CheckpointError(f"{name} was donated to a computation: save its result, or a copy")
     data = jax.random.key_data(leaf) if is_key(leaf) else leaf
-    # Where this is a view of a device's buffer it lives no longer than the save, which waits.
+    # This may be a view of a device's buffer: it lives only until the save ends, which waits.
     return _describe(name, leaf), np.asarray(data, order="C")
 
 
@@ -247,12 +247,13 @@ def _load_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[Any]:
-    """Orbax for this process alone: by default it would wait for those of all other hosts.
+    """Orbax for this process alone: by default it would wait for the processes on all other hosts.
 
-    It is kept from logging the tracebacks of errors that it raises, and we explain, anyway. After
-    the first error it closes its event loop, and writes that end later complain of that: to nobody.
+    Orbax does not log the tracebacks of its errors here, since we explain them anyway. After its
+    first error it closes its event loop, and writes that end later complain about that: these
+    complaints are silenced.
     """
-    import orbax.checkpoint as ocp  # a second to import: only those who save pay it
+    import orbax.checkpoint as ocp  # takes a second to import: only where it is used
 
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
@@ -270,7 +271,7 @@ def _orbax() -> Iterator[Any]:
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             yield checkpointer
-        sys.unraisablehook = told  # after an error it stays: they may come later
+        sys.unraisablehook = told  # after an error the hook stays: complaints may come later
     finally:
         logger.setLevel(level)
 
@@ -286,7 +287,7 @@ def _checksums(folder: Path) -> dict[str, list[int]]:
 
 
 def _check_files(path: Path, checksums: dict[str, list[int]]) -> None:
-    # Before orbax sees them: what it makes of a damaged file is no guide to anyone.
+    # Checked before orbax reads them: its errors about damaged files help nobody.
     for name, (_, crc32) in checksums.items():
         try:
             files.check(path / name, crc32)

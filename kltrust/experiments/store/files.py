@@ -1,8 +1,8 @@
-"""The few file operations that results rest on: each either happens wholly or not at all.
+"""The few file operations that results rest on: each one happens completely or not at all.
 
-A file is written beside its place, flushed to the disk and renamed over it, so that a reader (or
-the next process, after a crash) sees the old content or the new one. Clean-up runs on errors, not
-on interrupts: whatever a kill leaves behind is debris with a name of its own, `is_debris`.
+A file is written beside its place, flushed to the disk and renamed into its place. So a reader, or
+the next process after a crash, sees either the old content or the new. Clean-up runs on errors, not
+on interrupts: a kill may leave debris, which `is_debris` knows by its name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 DEBRIS = ".partial"
-"""The end of the name of what is not yet in its place."""
+"""The suffix of files and folders that are not in their place yet."""
 
 
 class StorageError(RuntimeError):
@@ -26,7 +26,7 @@ class StorageError(RuntimeError):
 
 
 class DamagedError(StorageError):
-    """A file is not there, or not what was written; a note says what is still whole."""
+    """A file is missing or not as it was written; a note lists what is still whole."""
 
     def __init__(self, file: Path, wrong: str) -> None:
         self.file, self.wrong = file, wrong
@@ -34,7 +34,7 @@ class DamagedError(StorageError):
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Puts ``data`` at ``path``, replacing what is there, durably and in one instant."""
+    """Puts ``data`` at ``path``, durably and atomically, in place of any file there."""
     partial = path.with_name(path.name + DEBRIS)
     try:
         with open(partial, "wb") as file:
@@ -49,7 +49,7 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 
 
 def publish_folder(partial: Path, path: Path) -> None:
-    """Renames a finished folder into its place after all that it holds has reached the disk."""
+    """Renames a finished folder into its place once all its content has reached the disk."""
     for folder, _, names in os.walk(partial):
         for name in names:
             _sync(Path(folder, name))
@@ -59,7 +59,7 @@ def publish_folder(partial: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder if it can: what remains is debris, and nobody's loss."""
+    """Removes a file or a folder if possible: any rest is harmless debris."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -74,10 +74,10 @@ def is_debris(path: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file of a run folder, to be read.
+    """Opens a file of a run folder for reading.
 
     Raises:
-        DamagedError: if it is not there, or no file.
+        DamagedError: if it is missing, or not a file.
         StorageError: if the system does not let us read it.
     """
     try:
@@ -89,10 +89,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check(path: Path, crc32: int) -> None:
-    """Compares a file with the CRC-32 that was kept when it was written.
+    """Compares a file with the CRC-32 that was recorded when it was written.
 
     Raises:
-        DamagedError: if it is another, or there is no file.
+        DamagedError: if they differ, or there is no file.
         StorageError: if the system does not let us read it.
     """
     found = 0
@@ -104,7 +104,7 @@ def check(path: Path, crc32: int) -> None:
 
 
 def unreadable(path: Path, error: OSError) -> StorageError:
-    """Something else than a file, which is damage, or a fault of the system."""
+    """The error for an unreadable path: damage if it is missing or no file, else a system fault."""
     if error.errno == errno.ENOENT:
         return DamagedError(path, "is missing")
     if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
@@ -115,17 +115,17 @@ def unreadable(path: Path, error: OSError) -> StorageError:
 def read_json(
     path: Path, kind: Any, *, formats: Sequence[str] = (), sealed: bool = False
 ) -> dict[str, Any]:
-    """The object in a JSON file, as `sealed` made it; older ones have no digest.
+    """The object in a JSON file that `sealed` made; files of older formats have no digest.
 
     Args:
         path: the file.
-        kind: what it holds, see `misfit`.
-        formats: those that it may say it has, the newest first, which has a digest.
-        sealed: whether it must have a digest anyway.
+        kind: the kind of its content, see `misfit`.
+        formats: the formats that it may name, the newest first; the newest has a digest.
+        sealed: whether it must have a digest in an older format, too.
 
     Raises:
-        DamagedError: if it is not there, of another kind, or not what was written.
-        StorageError: if it is of another format, or the system does not let us read it.
+        DamagedError: if it is missing, of another kind, or not as it was written.
+        StorageError: if it has another format, or the system does not let us read it.
     """
     with opened(path) as file, explained(f"read {path}"):
         data = file.read()
@@ -157,16 +157,17 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(content: Mapping[str, Any]) -> int:
-    """CRC-32 of an object in JSON, whatever digest and format it says it has."""
+    """CRC-32 of an object in JSON, without its entries for digest and format."""
     rest = {name: value for name, value in content.items() if name not in ("crc32", "format")}
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def misfit(value: Any, kind: Any, at: str = "it") -> str | None:
-    """Where JSON is not of a kind, in words; None if it is.
+    """Says in words where JSON does not match a kind; None if it does.
 
-    A kind is a type, a tuple of kinds of which one fits, ``[kind]`` for a list, ``{str: kind}``
-    for an object of any names, or ``{"name": kind}`` for one with these; ``"name?"`` may lack.
+    A kind is a type; a tuple of kinds, one of which must match; ``[kind]`` for a list;
+    ``{str: kind}`` for an object with any names; or ``{"name": kind}`` for an object with these
+    names, where ``"name?"`` may be missing.
     """
     if isinstance(kind, tuple):
         found = [misfit(value, one, at) for one in kind]
@@ -190,8 +191,8 @@ def misfit(value: Any, kind: Any, at: str = "it") -> str | None:
 def to_json(content: Any) -> bytes:
     """JSON for a person to read; NumPy and JAX scalars and arrays become plain numbers and lists.
 
-    Infinity and NaN are written as Python's ``json`` writes and reads them: a setting that is off
-    is often ``inf``, and has to come back as it was.
+    Infinity and NaN are written as Python's ``json`` writes and reads them: a setting that is
+    switched off is often ``inf``, and must be read back as ``inf``.
     """
     return (json.dumps(content, indent=2, default=_plain) + "\n").encode()
 
@@ -213,7 +214,7 @@ def explain(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turns the disk's errors into a `StorageError`: what was being done, and what to do."""
+    """Turns the disk's errors into a `StorageError` that says what failed and what to do."""
     try:
         yield
     except OSError as error:
@@ -221,7 +222,7 @@ def explained(doing: str) -> Iterator[None]:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable; a file system that can't is taken at its word."""
+    """Makes the names in a folder durable, where the file system can."""
     with contextlib.suppress(OSError):
         _sync(path)
 

@@ -1,8 +1,8 @@
-"""What belongs to a run folder, and whether it is as it was written.
+"""The files of a run folder, and checks that they are as they were written.
 
-A description says what is run, a commit what of it is done; each has a digest of its own, a commit
-also one of its description and of each table and checkpoint that it consists of. So whatever is
-gone, cut short, edited or another folder's is noticed.
+A description says what is run, a commit says how much of it is done. Each holds its own digest. A
+commit also holds the digests of its description and of its tables and checkpoints. So a file that
+is missing, cut short, edited or from another folder is noticed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from kltrust.experiments.store import checkpoint, files, tables
 
 FORMATS = "kltrust run 3", "kltrust run 2"
-"""Those that are read, the newest first: the older one has no digests."""
+"""The formats that can be read, the newest first: the older one has no digests."""
 RUN, COMMIT, LOCK = "run.json", "commit.json", ".lock"
 METRICS, EVALUATION, CHECKPOINTS = "metrics", "evaluation", "checkpoints"
 GROUPS = "groups"
-"""The run folders of a plan's groups, in the folder of the plan."""
+"""The subfolder of a plan's folder that holds the run folders of its groups."""
 _SHOWN = 8
 
 
@@ -31,7 +31,7 @@ CODE = {
     "algorithms": {str: {str: dict}},
     "commits": {str: {"commit": (type(None), str), "dirty": (type(None), bool)}},
 }
-"""What a description says of one's own modules, see `own.code_of`."""
+"""The kind of a description's entry about your own modules, see `own.code_of`."""
 _NUMBER = (int, float)
 _DESCRIPTION = {"config": dict, "versions": {"packages": dict}, "code?": CODE}
 _MARKER = {
@@ -57,7 +57,7 @@ BEGINNING: dict[str, Any] = {
     "begun": 0,
     "files": {},
 }
-"""What is committed before the first chunk: nothing."""
+"""The commit before the first chunk: it is empty."""
 
 
 class RunError(files.StorageError):
@@ -65,10 +65,10 @@ class RunError(files.StorageError):
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a folder's run is.
+    """The description of a folder's run.
 
     Raises:
-        RunError: if there is none.
+        RunError: if the folder holds no run.
         StorageError: if it is damaged.
     """
     if not path.is_dir():
@@ -82,7 +82,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def committed(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The last commit to a folder of this description; older ones stand alone.
+    """The last commit to a folder with this description; older formats do not link the two.
 
     Raises:
         StorageError: if it is damaged.
@@ -107,14 +107,14 @@ def belonging(marker: Mapping[str, Any]) -> list[str]:
 
 
 def table_files(marker: Mapping[str, Any], table: str) -> list[str]:
-    """The names of the files of a table, of which there may be none."""
+    """The names of a table's files; there may be none."""
     if marker["finished"]:
         return [f"{table}.parquet"]
     return [f"{table}/{chunk:06d}.parquet" for chunk in marker["parts"].get(table, [])]
 
 
 def begun(path: Path) -> bool:
-    """Whether a folder holds a run: a kill before it was described leaves none.
+    """Whether a folder holds a run: after a kill before the description, it holds none.
 
     Raises:
         StorageError: if it is no folder, or damaged.
@@ -131,7 +131,7 @@ def begun(path: Path) -> bool:
 
 
 def verify(file: Path, crc32: int | None) -> None:
-    """Whether a table or a checkpoint is as it was written, all of it."""
+    """Checks that a whole table or checkpoint is as it was written."""
     if file.parent.name == CHECKPOINTS:
         checkpoint.verify(file, crc32)
     elif crc32 is not None:
@@ -142,7 +142,7 @@ def verify(file: Path, crc32: int | None) -> None:
 
 @contextlib.contextmanager
 def noting(path: Path) -> Iterator[None]:
-    """Damage that is found within gets a note: what is still whole."""
+    """Adds a note to errors about damage raised within: it lists what is still whole."""
     try:
         yield
     except files.DamagedError as error:

@@ -1,7 +1,7 @@
-"""What a run folder holds, and how to look at it, also while a run goes on.
+"""The content of a run folder, and a reader for it that also works while a run goes on.
 
 run.json            the resolved configuration and the versions: written once
-commit.json         the last complete chunk: whatever it does not name, never happened
+commit.json         the last complete chunk: files that it does not name do not count
 metrics/            one Parquet part per chunk; one row per seed and iteration
 evaluation/         likewise, where there were evaluations
 checkpoints/        the latest state and the best one
@@ -55,11 +55,11 @@ class Record:
         path: the folder.
         config: the resolved configuration, as JSON gives it back.
         versions: `versions.snapshot` when the run began.
-        code: one's own modules, their digests and commits, when the run began, see `own.code_of`.
+        code: your modules, their digests and commits, when the run began, see `own.code_of`.
         last_chunk: the index of the last complete chunk; -1 before the first.
         finished: whether `Run.finish` was reached.
         seconds: by kind (compile, run, ...), summed over all chunks and sessions.
-        summary: what `Run.finish` was given.
+        summary: the summary given to `Run.finish`.
         begun: how many groups of a plan have had folders.
         best: ``{"chunk": ..., "score": ...}`` of the best checkpoint, or None if none was scored.
     """
@@ -92,9 +92,9 @@ class Record:
         self.best: dict[str, Any] | None = marker["best"]
 
     def changes(self) -> dict[str, tuple[Any, Any]]:
-        """Versions and devices that are not what they were, as name to (then, now).
+        """Versions and devices that have changed since, as name to (then, now).
 
-        A run that goes on under other ones is sound, but its bits need not be those of a run that
+        A run that resumes under others is sound, but its bits may differ from those of a run that
         was never interrupted.
         """
         now = versions.snapshot(self.versions["packages"])
@@ -105,11 +105,11 @@ class Record:
         return list(self._marker["schemas"].get(METRICS, ()))
 
     def metrics(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """All committed rows: one per seed and iteration; None is all columns."""
+        """All committed rows, one per seed and iteration; None takes all columns."""
         return self._table(METRICS, columns)
 
     def nonfinite(self) -> dict[int, int]:
-        """The first iteration of each run that a NaN or an infinity was counted in."""
+        """For each run with a NaN or an infinity, the first iteration that counted one."""
         import pyarrow.compute as pc
 
         counts = [name for name in self.columns() if name.startswith("nonfinite_")]
@@ -134,9 +134,9 @@ class Record:
         return self._table(EVALUATION)
 
     def restore(self, like: PyTree, which: Literal["latest", "best"] = "latest") -> PyTree:
-        """The latest committed state or the best one, which is the latest if none had a score.
+        """The latest committed state, or the best one; if none had a score, the latest is the best.
 
-        Its structure, shapes and dtypes are those of ``like``: see `checkpoint.restore`.
+        The state has the structure, shapes and dtypes of ``like``: see `checkpoint.restore`.
 
         Raises:
             RunError: if nothing was committed yet.
@@ -174,7 +174,7 @@ class Record:
         return self._fresh(load)
 
     def damage(self) -> dict[str, files.StorageError]:
-        """What was committed and can't be read as it was written: errors by the file's name."""
+        """Errors by file name, for committed files that can't be read as they were written."""
         found: dict[str, files.StorageError] = {}
 
         def look() -> None:
@@ -192,7 +192,7 @@ class Record:
         return found
 
     def _fresh(self, look: Callable[[], Any]) -> Any:
-        """Looks again if a writer replaced what we were looking at."""
+        """Looks again if a writer has replaced the files meanwhile."""
         while True:
             try:
                 with layout.noting(self.path):
@@ -204,7 +204,7 @@ class Record:
                     raise
 
     def _files(self, table: str) -> list[Path]:
-        """Those that hold a table, each compared with its digest the first time."""
+        """The files of a table, each compared with its digest the first time."""
         names = layout.table_files(self._marker, table)
         for name in names:
             self._check(name)
@@ -231,7 +231,7 @@ class Record:
 
 
 def total_seconds(*several: Mapping[str, float]) -> dict[str, float]:
-    """`Record.seconds` of several, summed by kind."""
+    """`Record.seconds` of several records, summed by kind."""
     total: Counter[str] = Counter()
     for seconds in several:
         total.update(seconds)

@@ -1,8 +1,8 @@
-"""Writing a run folder, chunk by chunk, so that nothing that was committed is ever lost.
+"""Writing a run folder, chunk by chunk, so that no committed chunk is ever lost.
 
-A chunk's parts and checkpoint are written under names that nothing refers to yet; replacing
+A chunk's parts and checkpoint are written under names that nothing refers to yet. Then replacing
 ``commit.json``, which is atomic, makes them part of the run. So a kill at any moment, a full disk
-or a lost power line costs the chunk under way and no more. `record` says what lies in the folder.
+or a power failure costs only the chunk under way. `record` lists the files of the folder.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ __all__ = ["Record", "Run", "RunError"]
 
 
 class Run(Record):
-    """A run folder to write to: `Run.create` a new one, or `Run.open` one to go on with.
+    """A run folder to write to: `Run.create` makes a new one, `Run.open` resumes one.
 
-    It holds the folder's lock until `close`, or the end of a ``with`` block. To look at a run
-    without writing, also while another process writes, use `Record`.
+    It holds the folder's lock until `close`, or the end of a ``with`` block. To read a run without
+    writing, also while another process writes, use `Record`.
     """
 
     def __init__(self, path: Path, lock: IO[bytes]) -> None:
-        """For `create` and `open`: call those."""
+        """Used by `create` and `open`: call one of those instead."""
         super().__init__(path)
         self._lock: IO[bytes] | None = lock
 
@@ -54,10 +54,10 @@ class Run(Record):
     def create(
         cls, path: str | Path, config: Mapping[str, Any], code: Mapping[str, Any] | None = None
     ) -> Run:
-        """Makes a run folder where there is none, or an empty one, and locks it.
+        """Makes a run folder at a path that does not exist, or is an empty folder, and locks it.
 
-        The resolved configuration holds names, numbers, lists and dicts; ``code`` is what
-        `own.code_of` says of one's own modules.
+        The resolved configuration holds names, numbers, lists and dicts. ``code`` describes your
+        modules and comes from `own.code_of`.
 
         Raises:
             RunError: if the folder holds anything, or another process has it.
@@ -86,7 +86,7 @@ class Run(Record):
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Locks an existing run folder to go on with it, and clears what was never committed.
+        """Locks an existing run folder to resume it, and removes files that were never committed.
 
         Raises:
             RunError: if it holds no run, or another process has it.
@@ -116,17 +116,16 @@ class Run(Record):
             rows: the chunk's metrics, plain scalars, the same columns and dtypes in every chunk
                 (`tables.to_rows` makes them).
             state: the state after the chunk: any pytree of arrays. It may be donated afterwards.
-            evaluation: rows of a second table, in the chunks that have any.
+            evaluation: rows of a second table, in chunks with an evaluation.
             score: higher is better; the best-scored state is kept beside the latest. None and NaN
                 are no score.
             seconds: spent on this chunk, by kind, as in ``{"compile": 2.1, "run": 0.4}``.
-            summary: if it is given, the first chunk is the whole run, which is finished by it in
-                the same instant: see `finish`.
+            summary: if given, the first chunk is the whole run, and the same atomic write finishes
+                the run: see `finish`.
 
         Raises:
-            ValueError: if the chunk is not the next one, or the rows are no table like the others.
-            RunError: if the run is finished or closed, or the disk fails; what was committed before
-                stands.
+            ValueError: if the chunk is not the next one, or the rows do not match the table.
+            RunError: if the run is finished or closed, or the disk fails; earlier commits stand.
         """
         self._check_open()
         if self.finished:
@@ -167,16 +166,16 @@ class Run(Record):
         self._drop_others(CHECKPOINTS)
 
     def begin(self, groups: int) -> None:
-        """Records that so many groups of a plan have folders: from now on, one that is gone is."""
+        """Records how many groups of a plan have folders: a missing one is damage from now on."""
         self._check_open()
         if groups > self.begun:
             with self._nothing_lost(f"begin group {groups - 1}"):
                 self._mark({**self._marker, "begun": groups}, {})
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Ends the run: one table each in place of the parts, and a summary of your own.
+        """Ends the run: joins the parts of each table into one, and records your summary.
 
-        Doing it twice is harmless, and so is a kill in the middle.
+        Calling it twice is harmless, and so is a kill in the middle.
         """
         self._check_open()
         if not self.finished:
@@ -192,7 +191,7 @@ class Run(Record):
             files.remove(self.path / table)
 
     def tell(self, doing: str) -> None:
-        """Says to whoever looks at the folder what this process does, see `activity`."""
+        """Tells readers of the folder what this process does, see `activity`."""
         if self._lock is not None:
             activity.tell(self._lock, doing)
 
@@ -213,7 +212,7 @@ class Run(Record):
         self.close()
 
     def _mark(self, marker: dict[str, Any], sums: Mapping[str, int]) -> None:
-        """Replaces the marker by one that knows the CRC-32 of these files, too."""
+        """Replaces the marker by one that also holds the CRC-32 of these files."""
         known = {**self._marker["files"], **sums}
         kept = {name: known[name] for name in belonging(marker) if name in known}
         marker |= {"files": kept, "run": files.digest(self._description), "updated": _now()}
@@ -236,7 +235,7 @@ class Run(Record):
             ) from error
 
     def _clear(self) -> None:
-        """Removes what an interrupted commit left behind: nothing refers to it."""
+        """Removes the files of an interrupted commit: nothing refers to them."""
         for table in (METRICS, EVALUATION):
             self._drop_others(table)
             if not self.finished:
@@ -246,7 +245,7 @@ class Run(Record):
         self._drop_others(CHECKPOINTS)
 
     def _drop_others(self, folder: str) -> None:
-        """Removes from a folder what is no part of the commit."""
+        """Removes files from a folder that are not part of the commit."""
         kept = {self.path / name for name in belonging(self._marker)}
         for entry in (self.path / folder).glob("*"):
             if entry not in kept:
@@ -269,7 +268,7 @@ def _refuse_occupied(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """The folder's lock, which `Run.close` releases, or an error within."""
+    """Takes the folder's lock; `Run.close` releases it, and so does an error within."""
     with contextlib.ExitStack() as on_error:
         lock = on_error.enter_context(open(path / LOCK, "ab"))
         for tries_left in (4, 3, 2, 1, 0):
@@ -277,7 +276,7 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                if tries_left:  # who looks whether it is free has it for an instant
+                if tries_left:  # a process that checks whether it is free holds it for an instant
                     time.sleep(0.01)
                     continue
                 raise RunError(

@@ -48,7 +48,7 @@ def to_rows(
 
 
 def encode(columns: Columns) -> tuple[memoryview, dict[str, str]]:
-    """A table as Parquet bytes, and its schema as column to dtype; a row of [n, K] is a list.
+    """A table as Parquet bytes, and its schema as column to dtype; a row of [n, K] becomes a list.
 
     Raises:
         ValueError: if the columns are not one- or two-dimensional, or not of one length.
@@ -72,7 +72,7 @@ def encode(columns: Columns) -> tuple[memoryview, dict[str, str]]:
 
 
 def read(parts: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
-    """The parts as one table, in order, or some columns of it; no others are read.
+    """The parts as one table, in order; of the columns, reads only those asked for.
 
     Raises:
         DamagedError: if a part is missing or damaged.
@@ -89,7 +89,7 @@ def read(parts: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Tabl
 def rows_where(
     parts: Sequence[Path], columns: Sequence[str], condition: Callable[[pa.RecordBatch], pa.Array]
 ) -> list[dict[str, Any]]:
-    """The rows of some columns for which a condition holds; few others are in memory at a time.
+    """The rows of some columns where a condition holds; few others are in memory at a time.
 
     Raises:
         DamagedError: if a part is missing or damaged.
@@ -106,7 +106,7 @@ def rows_where(
 
 
 def _opened(part: Path, look: Callable[[Any], Any]) -> Any:
-    """What a look at a file of a table gives."""
+    """The result of ``look`` on a table's opened file."""
     import pyarrow as pa
 
     with files.opened(part) as file:
@@ -117,7 +117,7 @@ def _opened(part: Path, look: Callable[[Any], Any]) -> Any:
 
 
 def to_parquet(table: pa.Table) -> memoryview:
-    """The bytes of a file."""
+    """A table as the bytes of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

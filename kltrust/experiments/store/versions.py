@@ -1,4 +1,4 @@
-"""What a result was computed with: versions, devices, flags. No host names, no paths."""
+"""The versions, devices and flags behind a result. No host names, no paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import jax
 from kltrust.environments._adapters import packages_in_use
 
 PACKAGES = ("kltrust", "jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "chex", "numpy")
-"""The packages that every number may depend on."""
+"""The packages that any number may depend on."""
 
 
 FLAGS = (
@@ -28,21 +28,20 @@ FLAGS = (
 )
 """JAX's options that decide random numbers, types or the last bits."""
 DECISIVE = ("x64", "matmul_precision", *FLAGS)
-"""Those, and two that have names of their own in a `snapshot`."""
+"""`FLAGS`, and two options with entries of their own in a `snapshot`."""
 
 
 def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
     """Versions, commit, devices and flags of this process, as plain JSON values.
 
     Args:
-        also: packages of another snapshot, to be compared with.
+        also: packages of another snapshot, which are included for a comparison.
 
     Returns:
-        ``packages`` (name to version; of environments' libraries those that this process uses),
-        ``python``, ``commit`` and ``dirty`` (None unless the
-        package runs from a git checkout), ``platform``, ``backend``, ``device_kind``,
-        ``device_count``, ``cpu_count``, ``x64``, ``matmul_precision``, ``flags`` (JAX's, of
-        `FLAGS`), ``XLA_FLAGS``.
+        ``packages`` (name to version; environment libraries only if this process uses them),
+        ``python``, ``commit`` and ``dirty`` (None unless the package runs from a git checkout),
+        ``platform``, ``backend``, ``device_kind``, ``device_count``, ``cpu_count``, ``x64``,
+        ``matmul_precision``, ``flags`` (JAX's options in `FLAGS`), ``XLA_FLAGS``.
     """
     devices = jax.devices()
     commit, dirty = _own_checkout()
@@ -68,8 +67,8 @@ def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs between two snapshots, as name to (then, now): a resumed run's bits may too."""
-    # Of the flags, those that both know: not every version of JAX or of ours has all.
+    """The entries that differ between two snapshots, as name to (then, now)."""
+    # Only flags that both snapshots have: not every version of JAX or of kltrust has all.
     common = then.get("flags", {}).keys() & now.get("flags", {}).keys()
     then, now = _flat(then, common), _flat(now, common)
     names = [*then, *(name for name in now if name not in then)]
@@ -79,7 +78,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 def commit_of(folder: Path, files: Iterable[Path] = ()) -> dict[str, Any] | None:
     """The git ``commit`` of a user's folder, and whether it is ``dirty``; None outside of git.
 
-    Dirty are changes of files that git knows, and any of the ``files``, of which it may know none.
+    It is dirty if a file that git tracks has changed, or if any of the ``files`` has changed or is
+    not tracked.
     """
     try:
         commit = _git(folder, "rev-parse", "HEAD")
@@ -92,9 +92,9 @@ def commit_of(folder: Path, files: Iterable[Path] = ()) -> dict[str, Any] | None
 
 
 def _git(folder: Path, *arguments: str, trusted: bool = False) -> str:
-    # What the folder's own configuration says is run for a status may be anyone's.
+    # A folder's git configuration can name programs that a status runs: they may be anyone's.
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
-    if trusted:  # our own checkout may belong to someone else than who runs it (a container, say)
+    if trusted:  # our checkout may belong to another user (in a container, say)
         command[1:1] = ["-c", "safe.directory=*"]
     env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=env)
@@ -102,7 +102,7 @@ def _git(folder: Path, *arguments: str, trusted: bool = False) -> str:
 
 
 def without_paths(flags: str) -> str:
-    """The flags without the values that are paths: results get published, home folders not."""
+    """The flags, with paths left out of their values: results get published."""
     return re.sub(r"=\S*[/\\]\S*", "=<path>", flags)
 
 
@@ -126,7 +126,7 @@ def _version(name: str) -> str | None:
 
 @functools.cache
 def _own_checkout() -> tuple[str | None, bool | None]:
-    """Of the code that this process has imported, as good as when it did."""
+    """Commit and state of the checkout of the imported code, read about when it was imported."""
     return _checkout(Path(__file__).resolve().parents[2])
 
 
