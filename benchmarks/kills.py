@@ -233,7 +233,7 @@ class Tried:
             status, said = self.run(job, out, cache, trap, host=int(moment is COMPILED))
             what = f"{moment.name}, {kind.name}, {trap}"
             if status == 0:
-                continue  # it did not come: there was no more to do, say
+                break  # it did not come: there was no more to do, say
             kills.append((moment, kind))
             expected = 130 if kind is signal.SIGINT else -kind
             if status != expected or "Traceback" in said:
@@ -242,7 +242,8 @@ class Tried:
             if isinstance(after, str) or any(x > y for x, y in zip(before, after, strict=False)):
                 wrong.append(f"{what}: chunks {before} before, {after} after")
             before = after
-        status, said = self.run(job, out, cache)
+        else:
+            status, said = self.run(job, out, cache)
         if status or "Traceback" in said:
             wrong.append(f"{what}: what goes on ended with {status}: {said[-800:]}")
         found = asked(digest, out)
