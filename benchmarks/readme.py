@@ -52,6 +52,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "accelerators": (accelerators.accelerators, "accelerator*"),
     "extras": (installation.extras, "extras"),
     "host_work": (speed.host_work, "sweep_host_work"),
+    "kills": (faults.kills, "kills"),
     "mutations": (faults.mutations, "mutations"),
 }
 """The function that makes each table, and the results that it needs."""

@@ -14,7 +14,7 @@ def kills(result: Result) -> list[str]:
 
     def ended(of: Result) -> str:
         runs, faults = len(of["kills of each run"]), len(of["faults"])
-        return f"{runs}, " + ("all as in peace" if not faults else f"with {faults} faults")
+        return f"{runs}, " + (f"{faults} with a fault" if faults else "all as undisturbed")
 
     columns: dict[str, Form] = {
         "job": "{job}",
