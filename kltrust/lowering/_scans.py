@@ -98,7 +98,7 @@ def _is_narrow(leaf: Any, num_rows: int) -> bool:
         jnp.issubdtype(leaf.dtype, jnp.number) and leaf.dtype.itemsize == 4
     )
     rows = leaf.shape[:1] == (num_rows,)
-    return as_word and rows and math.prod(leaf.shape[1:]) <= _NARROW
+    return as_word and rows and 0 < math.prod(leaf.shape) <= num_rows * _NARROW
 
 
 def _words(x: Array) -> Array:
