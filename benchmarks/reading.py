@@ -100,7 +100,7 @@ def make(folder: Path, options: Options) -> None:
     planned = plan.make_plan(spec.from_dict(document), width=8)
     with Run.create(folder, planned.to_config()) as whole:
         for i, group in enumerate(planned.groups):
-            config = run.group_config(planned, group)
+            config = run.group_config(whole, planned, group)
             with Run.create(run.group_path(folder, i), config) as part:
                 write_group(part, planned, group)
         whole.finish({"broken": {}})
