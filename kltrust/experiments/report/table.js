@@ -76,7 +76,8 @@ function sortTables(root) {
     const body = table.tBodies[0];
     const rows = [...body.rows];
     const heads = [...table.tHead.rows[0].cells];
-    if (rows.length < 2) continue;
+    // A table of facts, without a title above its names, stays as it is.
+    if (rows.length < 2 || !heads[0].textContent.trim()) continue;
     const texts = rows.map((row) => [...row.cells].map((cell) => cell.textContent.trim()));
     const states = heads.map(() => "");
     const shows = heads.map((head, column) => sortButton(head, () => sort(column)));
@@ -103,7 +104,7 @@ function filterBox(heads, rows, texts) {
   const count = document.createElement("span");
   box.className = "filter";
   field.type = "search";
-  field.placeholder = "words, or a condition such as mean>100";
+  field.placeholder = "words, or mean>100";
   count.setAttribute("role", "status");
   field.oninput = () => {
     let left = 0;

@@ -13,7 +13,7 @@ import numpy as np
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.reading.claims import ROUNDING, claim_of, schedule_of
 from kltrust.experiments.store import files, layout, tables
-from kltrust.experiments.store.layout import COMMIT, EVALUATION, METRICS, RUN
+from kltrust.experiments.store.layout import COMMIT, EVALUATION, METRICS
 from kltrust.experiments.watch._series import Extremes, Series
 
 EVALUATED = {"return": "mean_return", "return, sampled": "sampled_mean_return"}
@@ -68,7 +68,7 @@ class Followed:
         if self.marker is None or not (schema := self.marker["schemas"].get(METRICS)):
             return []
         there = [name for name, of in RATIOS.items() if set(of) <= set(schema)]
-        used = [USED] if self._claims else []
+        used = [] if np.isnan(self._schedules[0]).all() else [USED]
         plain = [n for n, kind in schema.items() if n not in _KEYS and "list" not in kind]
         ahead = [name for name in ("kl", "kl_max", "entropy") if name in plain]
         return [*EVALUATED, *there, *used, *ahead, *(n for n in plain if n not in ahead)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ SHARE = 0.01
 """The share of a processor that it takes while a sweep goes on."""
 AT_REST = 0.3
 """The share when no process works on the folder."""
+WORKING = "running", "unknown"
+"""The states of a folder in which a process may be at work."""
 SLICE = 100
 """So many runs of a group are judged at a time."""
 FIRST = 3.0
@@ -50,19 +52,25 @@ class Judge:
         self._of: dict[Any, _Judged] = {}
         self._thread: threading.Thread | None = None
 
-    def look(self, folder: Folder, version: int) -> None:
+    def look(self, folders: Sequence[Folder], version: int) -> None:
         """Takes what was found meanwhile; begins with the next slice, if its time has come."""
-        judged = self._of.get(folder.path)
-        if judged is None or judged.plan is not folder.plan:
-            judged = self._of[folder.path] = _Judged(folder.plan)
-            judged.version = version
-        if judged.pending:
-            judged.pending, judged.version = False, version
+        due = []
+        for i, folder in enumerate(folders):
+            judged = self._of.get(folder.path)
+            if judged is None or judged.plan is not folder.plan:
+                judged = self._of[folder.path] = _Judged(folder.plan)
+                judged.version = version
+            if judged.pending:
+                judged.pending, judged.version = False, version
+            resting = folder.state not in WORKING
+            due += [(when, resting, i, place) for when, place in _due(folder, judged)]
         busy = self._thread is not None and self._thread.is_alive()
-        if busy or self._clock() < self._next or (place := _due(folder, judged)) is None:
+        if busy or not due or self._clock() < self._next:
             return
-        self._thread = threading.Thread(target=self._judge, args=(folder, judged, place))
-        self._thread.daemon = True
+        _, _, i, place = min(due)
+        chosen = folders[i]
+        of = (chosen, self._of[chosen.path], place)
+        self._thread = threading.Thread(target=self._judge, args=of, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -94,20 +102,20 @@ class Judge:
         except (files.StorageError, OSError, ValueError):
             pass  # it changes meanwhile, or has no column that the judge knows
         judged.at[place] = marker["chunk"], start
-        share = SHARE if folder.state in ("running", "unknown") else AT_REST
+        share = SHARE if folder.state in WORKING else AT_REST
         self._next = self._clock() + (time.thread_time() - cpu) / share
 
 
-def _due(folder: Folder, judged: _Judged) -> Place | None:
-    """The slice with new commits that was judged longest ago."""
+def _due(folder: Folder, judged: _Judged) -> list[tuple[float, Place]]:
+    """The slices with new commits, and when each was judged last."""
     due = []
     for index, group in enumerate(folder.groups):
         chunk = -1 if group.marker is None else group.marker["chunk"]
         for first in range(0, len(group.runs), SLICE):
             before, when = judged.at.get((index, first), (-1, -1.0))
             if chunk > before:
-                due.append((when, index, first))
-    return min(due)[1:] if due else None
+                due.append((when, (index, first)))
+    return due
 
 
 def _metrics(path: Any, marker: Any, runs: list[int]) -> pd.DataFrame:

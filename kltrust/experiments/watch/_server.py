@@ -86,7 +86,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         address = urllib.parse.urlsplit(self.path)
         if address.path == "/state":
             asked = urllib.parse.parse_qs(address.query)
-            since = int(asked.get("since", ["0"])[0])
+            if not (text := asked.get("since", ["0"])[0]).isdecimal():
+                self._answer(b"since is a version", "text/plain", HTTPStatus.BAD_REQUEST)
+                return
+            since = int(text)
             if asked.get("id", [""])[0] != self.server.state.id:
                 since = 0
             changes = self.server.state.changes(since, asked.get("curve", []), asked.get("new", []))

@@ -1,4 +1,4 @@
-"""Several folders as one state with a version: a page asks for what changed since the one it has."""
+"""Several folders as one state with a version: a page asks for what changed since its own."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class State:
             self._folders.setdefault(path, Folder(path))
         for folder in self._folders.values():
             folder.look(self._version)
-            self._judge.look(folder, self._version)
+        self._judge.look(list(self._folders.values()), self._version)
 
     def _found(self) -> list[Path]:
         """The run folders: those given, and those within one that holds none itself."""

@@ -2,8 +2,8 @@
 // The page: asks for what is new, and shows it.
 
 const EVERY = 2000; // milliseconds between two looks
-const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#b0568f", "#a87400", "#2f8fc4", "#444444"];
-const DARK = ["#4fb0ee", "#ff8a3c", "#35cfa2", "#e9a3c9", "#e6b84a", "#9ad4f5", "#c8cdd3"];
+const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#b0568f", "#a87400", "#2f8fc4", "#5b4bb5", "#7a6a52", "#c2453d", "#444444"];
+const DARK = ["#4fb0ee", "#ff8a3c", "#35cfa2", "#e9a3c9", "#e6b84a", "#9ad4f5", "#b3a6ff", "#c9b79a", "#ff9c94", "#c8cdd3"];
 const $ = (id) => document.getElementById(id);
 const model = new Model();
 const view = { curves: ["return", "kl"], lines: "settings", across: "steps", env: "", filter: "", swept: "", hidden: new Set() };
