@@ -141,7 +141,7 @@ def opened(width: int = 1280, height: int = 900) -> Iterator[Chrome]:
             page = Chrome(loop, socket)
             page.size(width, height)
             yield page
-            socket.close()
+            loop.run_until_complete(_closed(socket))
         finally:
             process.terminate()
             process.wait()
@@ -152,6 +152,10 @@ async def _connected(target: str) -> Any:
     from tornado.websocket import websocket_connect
 
     return await websocket_connect(target, max_message_size=2**28)
+
+
+async def _closed(socket: Any) -> None:
+    socket.close()
 
 
 def _target(file: Path, process: subprocess.Popen) -> str:

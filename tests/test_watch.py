@@ -1,5 +1,6 @@
 """The page that follows runs: what it reads, what it serves, and how a browser shows it."""
 
+import base64
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import chrome
 import numpy as np
 import pytest
 import toys
@@ -56,7 +58,7 @@ def made(path, **keywords):
 
 
 def numbers(text):
-    return np.frombuffer(__import__("base64").b64decode(text), "<f4")
+    return np.frombuffer(base64.b64decode(text), "<f4")
 
 
 class Clock:
@@ -285,3 +287,82 @@ def test_curves_have_fewer_points_where_runs_are_many(tmp_path):
     folder.look(1)
     assert all(group._points == _folder.POINTS for group in folder.groups)
     assert _folder.NUMBERS // 2000 == 100
+
+
+@pytest.mark.skipif(chrome.CHROMIUM is None, reason="there is no chromium here")
+def test_a_browser_shows_it_follows_it_and_answers_to_keys_and_pointer(tmp_path):
+    home = tmp_path / "runs"
+    home.mkdir()
+    with serving(home) as address, chrome.opened() as page:
+        page.go(address, "document.querySelector('#folders .waiting')")
+        path, _ = made(home / "one", chunks=1)
+        page.run("look()")  # at once: by itself it looks every two seconds
+        page.wait("model.runs.length === 9 && document.querySelector('#folders .stopped')")
+        assert page.run("$('folders').innerText").startswith("one\nstopped, 50 %")
+        assert page.run("$('rows').textContent") == "Settings: 3"
+
+        table = "[...document.querySelectorAll('tbody tr:not(.space)')]"
+        names = f"{table}.map(row => row.cells[0].textContent)"
+        best = ["ppo_clip", "trpo max_kl=0.02", "trpo max_kl=0.01"]
+        assert page.run(names) == best
+        head = "document.querySelectorAll('thead th')[2]"
+        assert page.run(f"{head}.getAttribute('aria-sort')") == "descending"
+        page.run(f"{head}.querySelector('button').focus()")
+        for state, order in ((None, best[::-1]), ("ascending", best[::-1]), ("descending", best)):
+            page.key("Enter")
+            assert page.run(f"{head}.getAttribute('aria-sort')") == state
+            assert page.run(names) == order
+        page.run("$('table').focus()")
+        page.key("ArrowDown")
+        page.key("Enter")
+        assert page.run(f"{table}[0].className") == "active kept"
+        assert page.run("$('live').textContent").startswith("setting ppo_clip, seeds 3, score 72")
+
+        for key in ("ArrowUp", "ArrowUp"):
+            page.run("charts[1].plot.focus()")
+            page.key(key)
+        assert "kl 0.013" in page.run("$('live').textContent")
+        dot = "charts[2].lines.find(l => l.name === 'trpo max_kl=0.02')"
+        page.run("charts[2].plot.scrollIntoView(), 0")
+        box = page.run("charts[2].plot.getBoundingClientRect().toJSON()")
+        x, y = page.run(f"[charts[2].px({dot}.x[0]), charts[2].py({dot}.y[0])]")
+        page.move(box["x"] + x + 2, box["y"] + y + 2)
+        assert page.run("charts[2].tip.innerText") == "trpo max_kl=0.02\nscore 42\nmax_kl 0.02"
+        assert (
+            page.run(f"{table}.find(r => r.className === 'active').cells[0].textContent")[-1] == "2"
+        )
+
+        def type_filter(text):
+            page.run(f"$('filter').value = {text!r}; $('filter').oninput({{target: $('filter')}})")
+            return page.run("$('rows').textContent")
+
+        assert type_filter("trpo score>20") == "Settings: 1 of 3"
+        assert type_filter("max_kl<=0.01") == "Settings: 1 of 3"
+        assert page.run("charts[0].lines.filter(l => l.aim).length") == 1
+        assert type_filter("nothing") == "Settings: 0 of 3"
+        type_filter("")
+
+        shutil.rmtree(path)
+        made(path)  # as if it had gone on
+        page.run("look()")
+        page.wait("document.querySelector('#folders .finished')")
+        page.wait("charts[0].lines.length && charts[0].lines.every(l => l.y[1] === l.y[1])")
+        page.run("$('lines').value = 'runs'; $('lines').onchange({target: $('lines')})")
+        assert page.run("$('rows').textContent") == "Runs: 9"
+
+        for width in (1280, 390):
+            for dark in (False, True):
+                page.size(width, 900, dark=dark)
+                wide = "[document.documentElement.scrollWidth, innerWidth]"
+                assert page.run(wide) == [width, width]
+                ground = page.run("getComputedStyle(document.body).backgroundColor")
+                assert ground == ("rgb(21, 24, 28)" if dark else "rgb(255, 255, 255)")
+        assert page.errors == []
+        assert {r.partition("?")[0] for r in page.requests if not r.startswith("data:")} == {
+            address,
+            *(address + name for name in ("page.css", "chart.js", "model.js", "page.js", "state")),
+            *(address + name for name in ("pointer.js", "rows.js", "table.js")),
+        }
+        page.run("window.fetch = () => Promise.reject(new Error('gone')); look()")
+        page.wait("!$('trouble').hidden")
+        assert "does not answer (gone)" in page.run("$('trouble').innerText")
