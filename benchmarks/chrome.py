@@ -22,6 +22,7 @@ from typing import Any
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+    *("--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows"),
     *("--remote-debugging-port=0", "--remote-allow-origins=*", "--no-first-run"),
 )
 
@@ -37,18 +38,19 @@ class Chrome:
         """The addresses that the page asked for."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        self.ask("Performance.enable", timeDomain="threadTicks")
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         """The result of a command of the protocol."""
         number = next(self._numbers)
         message = json.dumps({"id": number, "method": method, "params": params})
-        return self._loop.run_until_complete(self._ask(number, message))
+        asked = asyncio.wait_for(self._ask(number, message), 60)
+        return self._loop.run_until_complete(asked)
 
     async def _ask(self, number: int, message: str) -> dict[str, Any]:
         await self._socket.write_message(message)
         while True:
-            text = await asyncio.wait_for(self._socket.read_message(), 60)
-            found = json.loads(text)
+            found = json.loads(await self._socket.read_message())
             if found.get("id") == number:
                 if "error" in found:
                     raise RuntimeError(found["error"]["message"])
@@ -91,6 +93,11 @@ class Chrome:
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"]["exception"]["description"])
         return found["result"].get("value")
+
+    def busy(self) -> float:
+        """Seconds of processor time that the page's main thread has used for its tasks."""
+        found = self.ask("Performance.getMetrics")["metrics"]
+        return next(each["value"] for each in found if each["name"] == "TaskDuration")
 
     def wait(self, condition: str, seconds: float = 30.0) -> None:
         """Until an expression is true."""
