@@ -82,11 +82,11 @@ class Judge:
         """The version at which a folder's findings last changed."""
         return self._of[folder.path].version if folder.path in self._of else 0
 
-    def rows(self, folder: Folder) -> list[dict[str, Any]]:
-        """The findings of a folder, worst first: see `Findings.rows`."""
+    def rows(self, folder: Folder) -> tuple[list[dict[str, Any]], int]:
+        """The findings of a folder, worst first, see `Findings.rows`; and how many runs it saw."""
         found = list(self._of[folder.path].found.values())
         of = sum(each.of for each in found)
-        return findings.Findings([one for each in found for one in each], of).rows()
+        return findings.Findings([one for each in found for one in each], of).rows(), of
 
     def _judge(self, folder: Folder, judged: _Judged, place: Place) -> None:
         start, cpu = self._clock(), time.thread_time()

@@ -104,7 +104,7 @@ class State:
                         }
                     )
         if self._judge.version(folder) > since:
-            told["findings"] = self._judge.rows(folder)
+            told["findings"], told["judged"] = self._judge.rows(folder)
         return told
 
 

@@ -33,7 +33,7 @@ function shortly(x) {
   if (x === undefined || Number.isNaN(x)) return "–";
   if (!Number.isFinite(x)) return x > 0 ? "inf" : "-inf";
   const size = Math.abs(x);
-  if (size >= 1e9 || (size < 1e-4 && size > 0)) return x.toExponential(1).replace("e+", "e");
+  if (size >= 1e9 || (size < 1e-4 && size > 0)) return x.toExponential(1).replace("e+", "e").replace(".0", "");
   if (size >= 1e6) return `${Number((x / 1e6).toPrecision(3))}M`;
   if (size >= 1e4) return `${Number((x / 1e3).toPrecision(3))}k`;
   return String(Number(x.toPrecision(size >= 1000 ? 4 : 3)));
@@ -123,6 +123,7 @@ class Chart {
 
   draw() {
     const box = this.plot.getBoundingClientRect();
+    if (!box.width || !box.height) return;
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
     [this.width, this.height, this.ratio] = [box.width, box.height, ratio];
     for (const canvas of [this.back, this.front]) {
@@ -172,7 +173,7 @@ class Chart {
     g.textAlign = "center";
     g.textBaseline = "top";
     const bottom = this.height - ROOM.bottom;
-    const most = Math.max(2, Math.floor(this.width / 110));
+    const most = Math.max(2, Math.floor(this.width / 90));
     const ticks = this.names ? this.names.map((_, i) => i) : ticksOf(this.x.low, this.x.high, this.x.log, most);
     for (const t of ticks) g.fillText(this.names ? this.names[t].slice(0, 14) : shortly(t), this.px(t), bottom + 5);
     g.fillText(this.xtitle || "", (ROOM.left + this.width - ROOM.right) / 2, bottom + 19);

@@ -38,7 +38,7 @@ class Model {
     if (anew) this.forget();
     [this.id, this.version] = [told.id, told.version];
     for (const of of told.folders) {
-      const folder = (this.folders[of.index] ??= { curves: new Map(), tables: [], findings: [] });
+      const folder = (this.folders[of.index] ??= { curves: new Map(), tables: [], findings: [], judged: 0 });
       if (of.structure) {
         // A curve stays where only its name is new; another run in the same folder has other groups.
         const same = JSON.stringify(folder.structure?.groups) === JSON.stringify(of.structure.groups);
@@ -46,7 +46,7 @@ class Model {
         folder.structure = of.structure;
         anew = true;
       }
-      if (of.findings) folder.findings = of.findings;
+      if (of.findings) [folder.findings, folder.judged] = [of.findings, of.judged];
       for (const group of of.groups) {
         const table = Object.fromEntries(COLUMNS.map((name) => [name, unpacked(group.table[name])]));
         folder.tables[group.group] = { ...table, done: group.done };

@@ -20,7 +20,7 @@ async function look() {
     const anew = document.hidden ? false : await model.update(view.curves);
     $("trouble").hidden = true;
     if (anew) options();
-    if (!document.hidden) folders();
+    if (!document.hidden) [folders, findings].forEach((show) => show());
     if (anew || look.stamp !== model.stamp) redraw();
     look.stamp = model.stamp;
   } catch (error) {
@@ -188,7 +188,8 @@ function findings() {
   const place = $("findings").querySelector("div");
   const many = model.folders.length > 1;
   const all = model.folders.flatMap((folder) => folder.findings.map((row) => ({ ...row, folder: folder.name })));
-  const text = JSON.stringify(all);
+  const judged = model.folders.reduce((sum, folder) => sum + folder.judged, 0);
+  const text = JSON.stringify([all, judged]);
   if (findings.shown === text) return;
   findings.shown = text;
   const shown = all.map((row) => {
@@ -199,9 +200,10 @@ function findings() {
     box.append(head, part("p", `${row.evidence}${row.where ? ` [${row.where}]` : ""}`), part("p", `Usually: ${row.means}`), part("p", `Try: ${row.remedy}`));
     return box;
   });
-  const none = document.createElement("p");
-  none.textContent = "The judge has found nothing so far. It looks a few seconds after a commit, and takes a hundredth of a processor.";
-  place.replaceChildren(...(shown.length ? shown : [none]));
+  const note = document.createElement("p");
+  const of = `${judged} of ${model.runs.length} runs`;
+  note.textContent = judged ? `The judge has looked at ${of}${shown.length ? "." : " and found nothing."}` : "The judge looks a few seconds after the first commit, and takes a hundredth of a processor.";
+  place.replaceChildren(note, ...shown);
 }
 
 function pick(ref) {
