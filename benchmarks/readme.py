@@ -23,6 +23,7 @@ from recorded import (
     laboratory,
     scores,
     speed,
+    watching,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +32,7 @@ PAGES = (
     ROOT / "README.md",
     *sorted((ROOT / "docs/results").glob("*.md")),
     ROOT / "docs/findings.md",
+    ROOT / "docs/howto/watch.md",
     ROOT / "docs/index.md",
 )
 NAMED = {
@@ -53,6 +55,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "extras": (installation.extras, "extras"),
     "host_work": (speed.host_work, "sweep_host_work"),
     "kills": (faults.kills, "kills"),
+    "watch": (watching.watch, "watch"),
     "mutations": (faults.mutations, "mutations"),
 }
 """The function that makes each table, and the results that it needs."""

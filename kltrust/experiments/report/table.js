@@ -53,7 +53,7 @@ function nextState(state) {
  * in "trpo score>100". `cell` gives the value of a column by its name, or undefined.
  */
 function passes(filter, text, cell) {
-  return filter.split(/\s+/).every((word) => {
+  return !filter || filter.split(/\s+/).every((word) => {
     const found = /^([\w. /]+?)(<=|>=|<|>|=)(.+)$/.exec(word);
     const value = found ? cell(found[1].toLowerCase()) : undefined;
     if (value === undefined) return text.toLowerCase().includes(word.toLowerCase());

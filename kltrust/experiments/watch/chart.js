@@ -78,30 +78,33 @@ class Chart {
   }
 
   range() {
-    const found = { x: [Infinity, -Infinity], y: [Infinity, -Infinity] };
-    const take = (of, value, log) => {
-      if (!Number.isFinite(value) || (log && value <= 0)) return;
-      if (value < of[0]) of[0] = value;
-      if (value > of[1]) of[1] = value;
-    };
+    let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
     for (const line of this.lines) {
-      let any = false;
-      for (let i = 0; i < line.y.length; i++) {
-        const y = line.y[i];
-        if (y !== y) continue;
-        any = true;
-        take(found.y, y, this.ylog);
-        take(found.x, line.x[i], this.xlog);
+      const { x, y } = line;
+      let [first, last] = [-1, -1];
+      for (let i = 0; i < y.length; i++) {
+        const value = y[i];
+        if (!(Math.abs(value) < Infinity) || (this.ylog && value <= 0)) continue;
+        if (first < 0) first = i;
+        last = i;
+        if (value < low) low = value;
+        if (value > high) high = value;
       }
-      line.any = any;
+      line.any = first >= 0;
+      // Along a line x rises.
+      if (line.any && x[first] < left) left = x[first];
+      if (line.any && x[last] > right) right = x[last];
     }
-    this.blank = !(found.y[0] <= found.y[1]);
+    this.blank = !(low <= high);
     this.empty.textContent = this.blank ? this.why || "nothing is measured yet" : "";
-    for (const mark of this.marks) for (const y of mark.y) take(found.y, y, this.ylog);
-    if (this.blank) found.x = found.y = [1, 2];
-    if (!this.dots && !this.xlog) found.x[0] = Math.min(found.x[0], 0);
-    this.x = this.axis(found.x, this.xlog, this.dots ? 0.04 : 0);
-    this.y = this.axis(found.y, this.ylog, 0.04);
+    for (const y of this.marks.flatMap((mark) => mark.y)) {
+      if (!Number.isFinite(y) || (this.ylog && y <= 0)) continue;
+      [low, high] = [Math.min(low, y), Math.max(high, y)];
+    }
+    if (this.blank) [left, right, low, high] = [1, 2, 1, 2];
+    if (!this.dots && !this.xlog) left = Math.min(left, 0);
+    this.x = this.axis([left, right], this.xlog, this.dots ? 0.04 : 0);
+    this.y = this.axis([low, high], this.ylog, 0.04);
   }
 
   axis([low, high], log, margin) {
@@ -216,20 +219,27 @@ class Chart {
 
   /** One pixel wide lines into an image, each mixed with what is under it. */
   raster(g, lines) {
+    const { ratio, ylog } = this;
     const [w, h] = [this.back.width, this.back.height];
     const image = g.createImageData(w, h);
-    const data = image.data;
-    const edge = { left: ROOM.left * this.ratio, right: w - ROOM.right * this.ratio, low: (this.height - ROOM.bottom) * this.ratio };
-    for (const line of lines) {
-      const colour = rgb(line.colour);
-      const alpha = line.alpha ?? 0.6;
-      let [a, b] = [NaN, NaN];
-      for (let i = 0; i < line.y.length; i++) {
-        const value = line.y[i];
-        if (value !== value || (this.ylog && value <= 0)) continue;
-        const [x, y] = [this.px(line.x[i]) * this.ratio, this.py(value) * this.ratio];
-        if (a === a) segment(data, w, edge, a, b, x, y, colour, alpha);
-        [a, b] = [x, y];
+    const { a, b, f } = this.y;
+    const low = (this.height - ROOM.bottom) * ratio;
+    const scale = (low - ROOM.top * ratio) / (b - a);
+    const edge = { left: ROOM.left * ratio, right: w - ROOM.right * ratio, low };
+    const places = new Map(); // lines of a group share their x
+    for (const { x, y, colour, alpha = 0.6 } of lines) {
+      if (!places.has(x)) places.set(x, Float32Array.from(x, (v) => this.px(v) * ratio));
+      const at = places.get(x);
+      const paint = rgb(colour);
+      let before = NaN;
+      let from = 0;
+      for (let i = 0; i < y.length; i++) {
+        const value = y[i];
+        if (value !== value || (ylog && value <= 0)) continue;
+        const place = low - ((ylog ? f(value) : value) - a) * scale;
+        if (before === before) segment(image.data, w, edge, at[from], before, at[i], place, paint, alpha);
+        before = place;
+        from = i;
       }
     }
     g.putImageData(image, 0, 0);
@@ -244,19 +254,22 @@ function rgb(colour) {
   return known.get(colour);
 }
 
-function segment(data, w, edge, x0, y0, x1, y1, [red, green, blue], alpha) {
+function segment(data, w, edge, x0, y0, x1, y1, paint, alpha) {
   const steps = Math.min(4096, Math.max(1, Math.ceil(Math.max(Math.abs(x1 - x0), Math.abs(y1 - y0)))));
-  const [dx, dy] = [(x1 - x0) / steps, (y1 - y0) / steps];
+  const dx = (x1 - x0) / steps;
+  const dy = (y1 - y0) / steps;
+  const { left, right, low } = edge;
   for (let s = 0; s < steps; s++) {
-    const [x, y] = [(x0 + s * dx) | 0, (y0 + s * dy) | 0];
-    if (x < edge.left || x >= edge.right || y < 0 || y > edge.low) continue;
+    const x = (x0 + s * dx) | 0;
+    const y = (y0 + s * dy) | 0;
+    if (x < left || x >= right || y < 0 || y > low) continue;
     const at = 4 * (y * w + x);
     const under = data[at + 3] / 255;
     const all = alpha + under * (1 - alpha);
     const mix = alpha / all;
-    data[at] += (red - data[at]) * mix;
-    data[at + 1] += (green - data[at + 1]) * mix;
-    data[at + 2] += (blue - data[at + 2]) * mix;
+    data[at] += (paint[0] - data[at]) * mix;
+    data[at + 1] += (paint[1] - data[at + 1]) * mix;
+    data[at + 2] += (paint[2] - data[at + 2]) * mix;
     data[at + 3] = 255 * all;
   }
 }
