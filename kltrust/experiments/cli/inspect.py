@@ -82,7 +82,7 @@ def doctor(arguments: list[str]) -> int:
 
 def _is_answered(arguments: list[str], most: int, usage: str, meaning: str) -> bool:
     """Whether the arguments ask for help; refuses too many arguments."""
-    if set(arguments) & {"-h", "--help"}:
+    if set(arguments) & {"-h", "--help", "--help-all"}:
         print(f"usage: {usage}\n\n{meaning}")
         return True
     if len(arguments) > most:

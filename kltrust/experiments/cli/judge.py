@@ -27,6 +27,8 @@ class _Judge:
 
     Also while they go on. The exit status is 2 if something of the severity --fail or worse was
     found, else 0. What each finding means stands beside it, and in the documentation.
+
+    Example: kltrust judge runs/quick --fail warning
     """
 
     folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR ...")]

@@ -27,19 +27,23 @@ class _Report(_Folders):
 
     Also while they go on. Beside the page: its figures as PNG, its tables as Markdown, the best
     settings as presets for `kltrust train`, and specifications to run it all again.
+
+    Example: kltrust report runs/first runs/second --out runs/both
     """
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Where to write it; an earlier report there is replaced. DIR/report by default."""
+    """The folder to write to; an earlier report there is replaced. Default: DIR/report."""
     preset_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Write the presets there too, as ALGORITHM/ENV.toml; none that is there is overwritten."""
+    """Also write the presets there, as ALGORITHM/ENV.toml. No file there is overwritten."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Export(_Folders):
     """Write the metrics of sweeps and trainings for TensorBoard or Weights & Biases.
 
-    One of their runs for each of ours; the x axis is the environment steps of a run.
+    Each run becomes a run there. The x axis is the environment steps of a run.
+
+    Example: kltrust export runs/quick --tensorboard logs --follow
     """
 
     tensorboard: Annotated[Path | None, tyro.conf.arg(metavar="LOGDIR")] = None
