@@ -30,6 +30,7 @@ COMMANDS = {
     "merge": "sweep",
     "export": "report",
     "report": "report",
+    "watch": "watch",
 }
 
 HELP = """\
@@ -42,6 +43,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
   kltrust status DIR             how far a sweep or a training is
   kltrust merge SHARD ...        put the shards of a sweep together
+  kltrust watch DIR ...          a page in the browser that follows runs while they go on
   kltrust judge DIR ...          what is wrong with the runs, by name
   kltrust compare A B            are the runs of B worse? an exit status for scripts
   kltrust report DIR ...         one page of what came out, with figures, tables and presets

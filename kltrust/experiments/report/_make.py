@@ -12,6 +12,7 @@ from kltrust.experiments.config.fairness import grouped
 from kltrust.experiments.report import (
     _audit,
     _comparison,
+    _difference,
     _environments,
     _export,
     _judged,
@@ -96,6 +97,8 @@ def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
         for i, source in enumerate(study.sources)
     }
     headlines, looks = _headlines(scores, study.unequal), looks_of(study.methods)
+    pairs = _difference.pairs(study)
+    headlines += [pair.line for pair in pairs]
     with matplotlib.rc_context(RC):
         learning = _environments.learning(study, scores, looks)
         first = [pictures[0] for pictures in learning.values()][:FIRST]
@@ -103,6 +106,7 @@ def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
             _page.Section("summary", "In short", [headlines, *first, _region.verdicts(measured)]),
             _what_ran(study),
             _comparison.section(_summaries.compare(study), looks, grouped(study.unequal)),
+            _difference.section(study, pairs),
             _environments.section(study, scores, learning, looks),
             _movement.section(updates, measured, looks),
             _measured.section(updates, scores, looks),
