@@ -111,10 +111,10 @@ class SpreadProgram(Program):
     def _jitted(self, name: str) -> Any:
         function = self._functions[name]
 
-        def of_the_lane(everywhere: tuple, own: Experiment, given: tuple) -> Any:
+        def of_the_lane(everywhere: tuple, own: tuple, given: tuple) -> Any:
             common, shared = everywhere
-            mine, given = jax.tree.map(lambda x: x[0], (own, given))
-            result = function(joined(common, mine), *shared, *given)
+            (mine, each), given = jax.tree.map(lambda x: x[0], (own, given))
+            result = function(joined(common, mine), *shared, *each, *given)
             result = jax.tree.map(lambda x: x[None], result)
             return jax.lax.with_sharding_constraint(result, self._places(result))
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from kltrust.experiments.reading.plots import GREY, curve, panels
-from kltrust.experiments.reading.sequential import sequential_test
 from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _style, _summaries
 from kltrust.experiments.report._page import Block, Code, Picture, Section, Table, estimate, number
 from kltrust.experiments.report._summaries import AGGREGATES, THRESHOLDS, Comparison, Pairs
+from kltrust.experiments.search.sequential import sequential_test
 
 GROUP = 5
 """Seeds between two looks of the sequential test."""
