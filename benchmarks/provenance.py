@@ -48,7 +48,10 @@ COMMANDS = {
     "sweep_speed": "speed.py --parts sweep_speed",
     **{f"{part}_*": f"{part}.py --parts {{name}}" for part in ("speed", "peers", "scaling")},
     "compiled_*": "compiled.py --parts {name}",
-    **{name: f"{name}.py" for name in ("extras", "judge", "kills", "mutations", "reading")},
+    **{
+        name: f"{name}.py"
+        for name in ("extras", "judge", "kills", "mutations", "random_policy", "reading")
+    },
     "*": "record.py benchmarks/specs/{name}.toml",
 }
 """The command that records a result; the first pattern that fits counts."""
