@@ -81,5 +81,5 @@ class LearnerSettings:
         if self.num_envs % self.minibatch_blocks:
             raise ValueError(
                 f"minibatch_blocks={self.minibatch_blocks} does not divide "
-                f"num_envs={self.num_envs}: take a multiple of it"
+                f"num_envs={self.num_envs}: make num_envs a multiple of it"
             )

@@ -52,6 +52,7 @@ class NetworkSettings:
         """Refuses a cell if there is no layer from which it takes its width."""
         if self.cell != "none" and not self.hidden:
             raise ValueError(
-                "hidden must hold at least one width, which is the cell's too; got "
+                "hidden must hold at least one width, since the cell is as wide as the "
+                "last one; got "
                 f"cell={self.cell!r}, hidden={self.hidden!r}"
             )

@@ -86,5 +86,5 @@ def _is_answered(arguments: list[str], most: int, usage: str, meaning: str) -> b
         print(f"usage: {usage}\n\n{meaning}")
         return True
     if len(arguments) > most:
-        raise ValueError(f"too much is given ({' '.join(arguments[most:])}): it is `{usage}`")
+        raise ValueError(f"too many arguments ({' '.join(arguments[most:])}): it is `{usage}`")
     return False

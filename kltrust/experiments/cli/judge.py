@@ -45,7 +45,7 @@ def judge(arguments: list[str]) -> int:
     """``kltrust judge``."""
     options = tyro.cli(_Judge, prog="kltrust judge", args=arguments)
     if not options.folders:
-        raise ValueError("judge what? As in `kltrust judge DIR`")
+        raise ValueError("name the run folders to judge, as in `kltrust judge DIR`")
     from kltrust import findings
     from kltrust.experiments.reading import results
 

@@ -60,7 +60,7 @@ def report(arguments: list[str]) -> int:
     """``kltrust report``."""
     options = typed.cli(_Report, prog="kltrust report", args=arguments)
     if not options.folders:
-        raise ValueError("a report of what? As in `kltrust report DIR`")
+        raise ValueError("name the run folders, as in `kltrust report DIR`")
     from kltrust.experiments import report
 
     folder = report.place(options.folders, options.out)
@@ -81,7 +81,7 @@ def export(arguments: list[str]) -> int:
     """``kltrust export``."""
     options = typed.cli(_Export, prog="kltrust export", args=arguments)
     if options.tensorboard is None and not options.wandb:
-        raise ValueError("export where? --tensorboard LOGDIR, --wandb PROJECT, or both")
+        raise ValueError("say where to export to: --tensorboard LOGDIR, --wandb PROJECT, or both")
     if options.online and not options.wandb:
         raise ValueError("--online goes with --wandb PROJECT")
     from kltrust.experiments.reading import export, results

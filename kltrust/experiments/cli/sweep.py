@@ -74,10 +74,12 @@ def sweep(arguments: list[str]) -> int:
     if options.resume is not None:
         given = [options.spec, options.out, options.shard, options.width or None]
         if any(value is not None for value in given):
-            raise ValueError("--resume goes on with the plan of the folder: leave the others out")
+            raise ValueError(
+                "--resume takes everything from the folder: leave out the other options"
+            )
         return launch.resume("sweep", options, options.resume, options.quiet, options.dry_run)
     if options.spec is None:
-        raise ValueError("which specification? As in `kltrust sweep SPEC.toml`")
+        raise ValueError("name a specification, as in `kltrust sweep SPEC.toml`")
     from kltrust.experiments.config import spec
 
     specification = spec.load(options.spec)

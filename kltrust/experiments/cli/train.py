@@ -153,7 +153,7 @@ def _explain_missing(arguments: list[str]) -> None:
     if not arguments[0].startswith("-"):
         find_algorithm(arguments[0])
         raise ValueError(
-            f"which environment? As in `kltrust train {arguments[0]} CartPole-v1`; "
+            f"name an environment, as in `kltrust train {arguments[0]} CartPole-v1`; "
             "`kltrust envs` lists them"
         )
     raise ValueError(
