@@ -323,7 +323,7 @@ def test_doctor(said):
         ("train trpo breakout", 1, "did you mean 'Breakout-MinAtar'?"),
         ("train trpo CartPole-v1 --hidden 64,a", 2, "'a' is not a whole number"),
         ("train trpo CartPole-v1 --total-steps 1.5", 2, "'1.5' is not a whole number"),
-        ("train trpo --seeds 2", 1, "which environment?"),
+        ("train trpo --seeds 2", 1, "name an environment"),
         ("train --seeds 2 trpo CartPole-v1", 1, "the algorithm and the environment come first"),
         ("train trpo Cartpole-v1", 1, "did you mean 'CartPole-v1'"),
         ("train trpo CartPole-v1 --max-kll 3", 2, "--max-kl FLOAT"),

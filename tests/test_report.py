@@ -467,7 +467,7 @@ def test_trainings_by_themselves_and_folders_that_share_names(tmp_path, made, ca
     preset, before = tmp_path / "mine/npg/CartPole-v1.toml", (alone / "report").stat().st_ino
     preset.write_text("[update]\n")
     assert cli.main(mine) == 1
-    assert f"{preset} is there already, and another" in capsys.readouterr().err
+    assert f"{preset} exists and differs" in capsys.readouterr().err
     assert preset.read_text() == "[update]\n"
     assert (alone / "report").stat().st_ino == before
     text = (alone / "report/tables.md").read_text()
