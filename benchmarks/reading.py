@@ -21,8 +21,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
-from common import RESULTS, rounded, versions, write
+from common import RESULTS, options, rounded, versions, write
 
 from kltrust.experiments.config import spec
 from kltrust.experiments.engine.program import build
@@ -139,4 +138,4 @@ def write_group(part: Run, planned: plan.Plan, group: plan.Group, pause: float =
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(options(Options, __doc__))

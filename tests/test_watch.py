@@ -258,7 +258,7 @@ def test_the_server_answers_this_machine_alone_and_names_a_port_in_use(tmp_path)
 
 def test_the_command_s_errors_and_its_end(tmp_path, said):
     assert "there is no folder" in said("watch", tmp_path / "none")[2]
-    assert "watch what?" in said("watch")[2]
+    assert "name the run folders to watch" in said("watch")[2]
     assert "--port" in said("watch", tmp_path, "--port", "70000")[2]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

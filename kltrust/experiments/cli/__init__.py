@@ -53,8 +53,8 @@ kltrust: trust-region policy optimisation in JAX
 
 A first try, half a minute: kltrust train trpo CartPole-v1 --seeds 4
 
-Each command takes --help; `kltrust train ALGORITHM ENV --help` lists every setting with
-the preset's value. With any of them:
+Each command takes --help, and --help-all for rare options; `kltrust train ALGORITHM ENV
+--help` lists the settings with the preset's values. With any of them:
 
   --import MODULE                import a module of yours first, one that registers environments
                                  (kltrust.register) or algorithms (register_algorithm); the run
@@ -100,7 +100,7 @@ def _leave_other_hosts(status: int) -> None:
 
 def _run(arguments: list[str]) -> int:
     arguments = _take_imports(arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all", "help"):
         print(HELP, end="")
         return 0
     if arguments[0] == "--version":

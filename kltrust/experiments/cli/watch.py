@@ -35,7 +35,7 @@ def watch(arguments: list[str]) -> int:
     """``kltrust watch``."""
     options = typed.cli(_Watch, prog="kltrust watch", args=arguments)
     if not options.folders:
-        raise ValueError("watch what? As in `kltrust watch DIR`")
+        raise ValueError("name the run folders to watch, as in `kltrust watch DIR`")
     if options.port is not None:
         launch.check_flag("port", options.port, 0, 65535)
     for folder in options.folders:

@@ -266,6 +266,6 @@ def _refuse_overwriting(content: dict[Path, bytes]) -> None:
     for path, data in content.items():
         if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data):
             raise files.StorageError(
-                f"{path} is there already, and another: move it away, or name another folder with "
+                f"{path} exists and differs: move it away, or name another folder with "
                 "--preset-dir, so that nothing is overwritten"
             )
