@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import shlex
@@ -14,6 +16,7 @@ import numpy as np
 
 from kltrust.experiments.jobs.folder import group_path, plan_of
 from kltrust.experiments.jobs.plan import Plan
+from kltrust.experiments.jobs.trials import as_decided, board_in
 from kltrust.experiments.reading.claims import NONE, claim_of
 from kltrust.experiments.store import activity, files
 from kltrust.experiments.store.layout import COMMIT, RUN
@@ -32,7 +35,8 @@ class Folder:
     """What is known of a folder.
 
     Attributes:
-        plan: of its run; None before the run has begun.
+        planned: the plan of its run; None before the run has begun.
+        plan: the same, with the settings that a search has decided on.
         groups: those of the plan.
         version: of the last change.
         structure: the version at which the runs or their curves last changed as such.
@@ -43,23 +47,26 @@ class Folder:
     def __init__(self, path: Path) -> None:
         """Follows the folder ``path``, which need not hold a run yet."""
         self.path = path
+        self.planned: Plan | None = None
         self.plan: Plan | None = None
         self.groups: list[Followed] = []
         self.version = self.structure = 0
         self.state, self.said = "waiting", ""
         self.record: Record | None = None
         self._seen: tuple[Stamp | None, Stamp | None] = (None, None)
+        self._run: Stamp | None = None
         self._columns: list[str] = []
-        self._wrong = ""
+        self._wrong, self._sign = "", 0.0
 
     def look(self, version: int) -> None:
         """Reads what is new since the last look, under this version."""
         seen = stamp(self.path / RUN), stamp(self.path / COMMIT)
         if seen != self._seen or self._wrong:
             self._open(seen, version)
-        for group in self.groups:
-            if group.look(version):
-                self.version = version
+        changed = [group.look(version) for group in self.groups]
+        if any(changed):
+            self.version = version
+            self._decide(version)
         if self.columns != self._columns:
             self._columns, self.structure = self.columns, version
         state = self._state()
@@ -77,10 +84,27 @@ class Folder:
             self._wrong, self._seen = str(error) if again else " ", seen
             return
         self._wrong, self.version = "", version
-        if plan is None or self._seen[0] != seen[0]:
-            self.plan, self.structure = plan, version
+        if plan is None or self._run != seen[0]:
+            self.planned = self.plan = plan
+            self._run = seen[0]
+            self.structure = version
             self.groups = [] if plan is None else self._followed(plan)
         self.record, self._seen = record, seen
+
+    def _decide(self, version: int) -> None:
+        """Brings the settings up to what a search has decided so far."""
+        if self.planned is None or self.plan is None or self.planned.search is None:
+            return
+        boards = {}
+        for group in self.groups:
+            with contextlib.suppress(files.StorageError):  # it is replaced just now
+                part = Record(group.path) if group.marker is not None else None
+                boards[group.group] = board_in(self.planned, group.group, part)
+        settings = as_decided(self.planned, boards).settings
+        if settings != self.plan.settings:
+            self.plan, self.structure = dataclasses.replace(self.plan, settings=settings), version
+            for group in self.groups:
+                group.decide(self.plan)
 
     def _followed(self, plan: Plan) -> list[Followed]:
         lanes = sum(len(group.runs) for group in plan.groups)
@@ -103,8 +127,8 @@ class Folder:
 
     def share(self) -> float:
         """The share of all steps that is done, from 0 to 1."""
-        whole = sum(group.planned * group.work for group in self.groups)
-        return sum(group.done * group.work for group in self.groups) / max(whole, 1)
+        done, planned = np.sum([(0, 0), *(group.steps() for group in self.groups)], axis=0)
+        return 1.0 if self.finished else float(done / max(planned, 1))
 
     def left(self) -> float | None:
         """Seconds left, at each group's pace, or the others'; None if none is known."""
@@ -112,8 +136,8 @@ class Folder:
         if not rates:
             return None
         mean = float(np.mean(rates))
-        rest = ((g.planned - g.done) * g.work / (g.rate or mean) for g in self.groups)
-        return float(sum(rest))
+        steps = [(*group.steps(), group.rate or mean) for group in self.groups]
+        return float(sum((planned - done) / rate for done, planned, rate in steps))
 
     def _state(self) -> tuple[str, str]:
         if not self.path.is_dir():
@@ -124,6 +148,7 @@ class Folder:
         if self.finished:
             return "finished", "finished"
         found = activity.of(self.path)
+        self._sign = found.seen
         doing = found.doing or "at work"
         if found.alive:
             return "running", doing
@@ -165,10 +190,6 @@ class Folder:
         seeds = list(self.plan.seeds)
         return {"settings": settings, "seeds": seeds, "groups": groups, "columns": self.columns}
 
-    def seen(self) -> float:
-        """When a process last gave a sign, in seconds of `time.time`; 0 if unknown."""
-        return activity.of(self.path).seen
-
     def told(self) -> Mapping[str, Any]:
         """Name, state, progress and time left."""
         done, left = self.share(), self.left()
@@ -179,7 +200,7 @@ class Folder:
             "said": self.said,
             "done": done,
             "left": left if self.state == "running" and done < 1 else None,
-            "ago": max(0.0, time.time() - self.seen()) if self.seen() else None,
+            "ago": max(0.0, time.time() - self._sign) if self._sign else None,
         }
 
 

@@ -14,7 +14,7 @@ from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.reading.claims import ROUNDING, claim_of, schedule_of
 from kltrust.experiments.store import files, layout, tables
 from kltrust.experiments.store.layout import COMMIT, EVALUATION, METRICS
-from kltrust.experiments.watch._series import Extremes, Series
+from kltrust.experiments.watch._series import Extremes, Place, Series
 
 EVALUATED = {"return": "mean_return", "return, sampled": "sampled_mean_return"}
 """The curves from evaluations, and their columns."""
@@ -59,7 +59,7 @@ class Followed:
         self._description: dict[str, Any] | None = None
         self._seen: Stamp | None = None
         self._series: dict[str, Series] = {}
-        self._read = {METRICS: -1, EVALUATION: -1}
+        self._read = {METRICS: Place(), EVALUATION: Place()}
         self._order = np.argsort(self.runs)
 
     @property
@@ -75,26 +75,29 @@ class Followed:
 
     @property
     def done(self) -> int:
-        """Iterations of each run so far."""
-        if self.marker is None:
-            return 0
-        return min((self.marker["chunk"] + 1) * self.group.chunk_length, self.planned)
+        """Iterations so far of the run that is furthest."""
+        return int(self.extremes.iterations.max(initial=0))
 
     @property
     def planned(self) -> int:
         """Iterations that each run is to have."""
         return self.experiment.num_iterations
 
-    @property
-    def work(self) -> int:
-        """Environment steps of an iteration of all runs."""
-        return self.experiment.batch_size * len(self.runs)
+    def steps(self) -> tuple[int, int]:
+        """Environment steps of all runs, taken and planned; a search plans what it expects."""
+        planned = self.plan.steps(self.group)
+        if self.marker is None or self.marker["finished"]:
+            return 0 if self.marker is None else planned, planned
+        if self.plan.search is None:  # a run that was left at a NaN has fewer rows
+            done = min((self.marker["chunk"] + 1) * self.group.chunk_length, self.planned)
+            return done * self.experiment.batch_size * len(self.runs), planned
+        return min(self._read[METRICS].rows * self.experiment.batch_size, planned), planned
 
     @property
     def rate(self) -> float:
         """Environment steps a second of all runs, without compilation; 0 if not known."""
         seconds = 0.0 if self.marker is None else self.marker["seconds"].get("run", 0.0)
-        return self.done * self.work / seconds if seconds else 0.0
+        return self.steps()[0] / seconds if seconds else 0.0
 
     def look(self, version: int) -> bool:
         """Reads what is new, under this version; whether anything is.
@@ -119,6 +122,11 @@ class Followed:
         self._seen, self.wrong, self.version = now, "", version
         return True
 
+    def decide(self, plan: Plan) -> None:
+        """Takes the settings that a search has decided on."""
+        self.plan = plan
+        self.__dict__.pop("_schedules", None)
+
     def curve(self, name: str, version: int) -> Series | None:
         """A curve with all that is committed, read as far as it was not; None if there is none."""
         if self.marker is None or name not in self.columns:
@@ -126,7 +134,7 @@ class Followed:
         if name not in self._series:
             self._series[name] = self._new(name)
         found = self._series[name]
-        if found.after < self.marker["chunk"]:
+        if found.place.chunk < self.marker["chunk"]:
             try:
                 self._extend(name, found, version)
             except files.StorageError:
@@ -144,7 +152,7 @@ class Followed:
     def _extend(self, name: str, found: Series, version: int) -> None:
         assert self.marker is not None
         table = EVALUATION if name in EVALUATED else METRICS
-        rows = self._rows(table, found.after, found.columns)
+        rows, place = self._rows(table, found.place, found.columns)
         if rows is not None:
             first, *others = (rows[column] for column in found.columns)
             below: np.ndarray | None = None
@@ -153,50 +161,55 @@ class Followed:
             elif name == USED:
                 first = first / self._in_force(rows)
             found.add(rows["lane"], rows["row"], first, below, version=version)
-        found.after = self.marker["chunk"]
+        found.place = place
 
     def _advance(self, marker: dict[str, Any], version: int) -> None:
         """Takes a commit: brings the table up to it, and the curves that were asked for."""
         self.marker = marker
         counts = [n for n in marker["schemas"].get(METRICS, ()) if n.startswith("nonfinite_")]
         wanted = ["kl", *self._claims, *counts]
-        if (rows := self._rows(METRICS, self._read[METRICS], wanted)) is not None:
+        rows, place = self._rows(METRICS, self._read[METRICS], wanted)
+        if rows is not None:
+            lanes, iterations = rows["lane"], rows["iteration"]
             claim = self._in_force(rows) * (1 + ROUNDING)
-            self.extremes.add_updates(rows["lane"], rows["kl"], claim)
-            bad = (
-                np.any([rows[name] > 0 for name in counts], axis=0) if counts else np.array([], int)
-            )
-            self.extremes.add_broken(rows["lane"][bad], rows["iteration"][bad])
-        self._read[METRICS] = marker["chunk"]
-        returns = self._rows(EVALUATION, self._read[EVALUATION], ["mean_return"])
-        if returns is not None:
-            self.extremes.add_evaluations(returns["lane"], returns["row"], returns["mean_return"])
-        self._read[EVALUATION] = marker["chunk"]
+            self.extremes.add_updates(lanes, iterations, rows["kl"], claim)
+            for name in counts:
+                bad = rows[name] > 0
+                self.extremes.add_broken(lanes[bad], iterations[bad])
+        self._read[METRICS] = place
+        rows, place = self._rows(EVALUATION, self._read[EVALUATION], ["mean_return"])
+        if rows is not None:
+            self.extremes.add_evaluations(rows["lane"], rows["row"], rows["mean_return"])
+        self._read[EVALUATION] = place
         for name, series in self._series.items():
             self._extend(name, series, version)
 
-    def _rows(self, table: str, after: int, columns: Sequence[str]) -> dict[str, np.ndarray] | None:
-        """The committed rows after a chunk, by column, with ``lane`` and ``row`` from 0."""
+    def _rows(
+        self, table: str, place: Place, columns: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray] | None, Place]:
+        """The committed rows after a place, by column, with ``lane`` and ``row``; the new place.
+
+        In a finished table the parts stand one after the other, so that what was read is its
+        beginning.
+        """
         assert self.marker is not None
-        parts = self.marker["parts"].get(table, [])
-        if not any(chunk > after for chunk in parts):
-            return None
-        names = layout.table_files(self.marker, table)
+        parts, now = self.marker["parts"].get(table, []), self.marker["chunk"]
+        if not any(chunk > place.chunk for chunk in parts):
+            return None, place._replace(chunk=now)
+        names, read_before = layout.table_files(self.marker, table), place.rows
         if not self.marker["finished"]:
-            names = [n for n, chunk in zip(names, parts, strict=True) if chunk > after]
+            names = [n for n, chunk in zip(names, parts, strict=True) if chunk > place.chunk]
+            read_before = 0
         wanted = list(dict.fromkeys(["run", "iteration", *columns]))
-        read = tables.read([self.path / name for name in names], wanted)
+        read = tables.read([self.path / name for name in names], wanted).slice(read_before)
         arrays = {name: np.asarray(read.column(name).to_numpy(), np.float64) for name in columns}
         run, iteration = (read.column(name).to_numpy() for name in ("run", "iteration"))
-        lane = self._order[np.searchsorted(self.runs, run, sorter=self._order)]
+        arrays["lane"] = self._order[np.searchsorted(self.runs, run, sorter=self._order)]
+        arrays["iteration"] = arrays["row"] = iteration
         if table == EVALUATION:  # it has the number of iterations done
-            arrays["row"] = (iteration - 1) // self.group.chunk_length
             arrays["iteration"] = iteration - 1
-        else:
-            arrays["row"] = arrays["iteration"] = iteration
-        arrays["lane"] = lane
-        fresh = arrays["iteration"] >= (after + 1) * self.group.chunk_length
-        return {name: values[fresh] for name, values in arrays.items()}
+            arrays["row"] = (iteration - 1) // self.group.chunk_length
+        return arrays, Place(now, place.rows + len(run))
 
     @property
     def _claims(self) -> list[str]:

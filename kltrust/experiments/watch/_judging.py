@@ -34,8 +34,8 @@ Place = tuple[int, int]
 class _Judged:
     """What was found in a folder's present run so far."""
 
-    def __init__(self, plan: Any) -> None:
-        self.plan, self.version, self.pending = plan, 0, False
+    def __init__(self, planned: Any) -> None:
+        self.planned, self.version, self.pending = planned, 0, False
         self.found: dict[Place, findings.Findings] = {}
         self.at: dict[Place, tuple[int, float]] = {}
 
@@ -57,8 +57,8 @@ class Judge:
         due = []
         for i, folder in enumerate(folders):
             judged = self._of.get(folder.path)
-            if judged is None or judged.plan is not folder.plan:
-                judged = self._of[folder.path] = _Judged(folder.plan)
+            if judged is None or judged.planned is not folder.planned:
+                judged = self._of[folder.path] = _Judged(folder.planned)
                 judged.version = version
             if judged.pending:
                 judged.pending, judged.version = False, version
@@ -96,7 +96,7 @@ class Judge:
         marker, runs = group.marker, group.runs[first : first + SLICE].tolist()
         try:
             metrics = _metrics(group.path, marker, runs)
-            found = findings.judge(_results(judged.plan, runs, metrics))
+            found = findings.judge(_results(folder.plan, runs, metrics))
             judged.found = {**judged.found, place: found}
             judged.pending = True
         except (files.StorageError, OSError, ValueError):

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Place(NamedTuple):
+    """How far a table was read: the last chunk, and the rows of all chunks so far."""
+
+    chunk: int = -1
+    rows: int = 0
 
 
 class Series:
@@ -17,7 +25,7 @@ class Series:
     Attributes:
         columns: the columns that `add` needs.
         stride: rows of a run in each bucket.
-        after: the last chunk that was added; -1 before the first.
+        place: how far a table has been read into it.
     """
 
     def __init__(self, columns: Sequence[str], lanes: int, rows: int, points: int) -> None:
@@ -25,7 +33,7 @@ class Series:
         self.columns = tuple(columns)
         self.stride = max(1, -(-rows // points))
         self.shape = (lanes, max(1, -(-rows // self.stride)))
-        self.after = -1
+        self.place = Place()
         self._above, self._below = np.zeros(self.shape), np.zeros(self.shape)
         self._changed = np.zeros(self.shape[1], np.int64)
 
@@ -79,6 +87,7 @@ class Extremes:
             KL, how many went beyond the claim, and how many had one.
         score: [L], the last evaluation's mean return; NaN before the first.
         broken: [L], the first iteration with a NaN or an infinity; -1 is none.
+        iterations: [L], so far.
     """
 
     def __init__(self, lanes: int) -> None:
@@ -86,9 +95,13 @@ class Extremes:
         self.rows, self.beyond, self.claimed = (np.zeros(lanes, np.int64) for _ in range(3))
         self.total, self.largest = np.zeros(lanes), np.full(lanes, np.nan)
         self.score, self.broken = np.full(lanes, np.nan), np.full(lanes, -1)
+        self.iterations = np.zeros(lanes, np.int64)
 
-    def add_updates(self, lanes: np.ndarray, kl: np.ndarray, claim: np.ndarray) -> None:
-        """Adds updates [n]: the lane of each, its mean KL, and the claim, NaN without one."""
+    def add_updates(
+        self, lanes: np.ndarray, iterations: np.ndarray, kl: np.ndarray, claim: np.ndarray
+    ) -> None:
+        """Adds updates [n]: lane and iteration of each, its mean KL, the claim, NaN without one."""
+        np.maximum.at(self.iterations, lanes, iterations + 1)
         size, claimed = len(self.rows), ~np.isnan(claim)
         # What is no number is beyond every claim.
         beyond = claimed & ~(kl <= claim)
@@ -111,7 +124,7 @@ class Extremes:
         self.score[lanes[order]] = returns[order]
 
     def table(self) -> dict[str, np.ndarray]:
-        """Columns [L]: score, kl (mean), largest, beyond (a share, NaN without claim), broken."""
+        """Columns [L]: score, kl (mean), largest, beyond (a share, NaN without claim), and more."""
         with np.errstate(all="ignore"):
             return {
                 "score": self.score,
@@ -119,4 +132,5 @@ class Extremes:
                 "largest": self.largest,
                 "beyond": self.beyond / np.where(self.claimed, self.claimed, np.nan),
                 "broken": self.broken.astype(float),
+                "iterations": self.iterations.astype(float),
             }

@@ -1,7 +1,7 @@
 "use strict";
 // What the page knows: the folders' state, brought up to date by what changed since the last time.
 
-const COLUMNS = ["score", "kl", "largest", "beyond", "broken"];
+const COLUMNS = ["score", "kl", "largest", "beyond", "broken", "iterations"];
 const EVALUATED = ["return", "return, sampled"];
 
 /** Numbers of base64, as the server packs them. */
@@ -102,6 +102,7 @@ class Model {
     return table ? table[name][run.lane] : NaN;
   }
 
+  /** Iterations so far of the run of a group that is furthest. */
   done(run) {
     return run.folder.tables[run.group]?.done ?? 0;
   }
@@ -166,7 +167,7 @@ function rowOf(model, one, lines) {
     const broken = number("broken");
     return {
       run: one.setting.name, seed: one.seed, environment: one.setting.env, score: number("score"), "mean kl": number("kl"),
-      "largest kl": number("largest"), claim: one.setting.claim ?? NaN, "beyond it": number("beyond"), iterations: model.done(one),
+      "largest kl": number("largest"), claim: one.setting.claim ?? NaN, "beyond it": number("beyond"), iterations: number("iterations") || 0,
       broken: broken >= 0 ? broken : NaN,
     };
   }
@@ -177,7 +178,7 @@ function rowOf(model, one, lines) {
     setting: one.name, environment: one.env, seeds: one.runs.length, score: mean(scores),
     lowest: scores.length ? Math.min(...scores) : NaN, highest: scores.length ? Math.max(...scores) : NaN,
     "mean kl": mean(all("kl")), "largest kl": Math.max(...all("largest"), -Infinity) > -Infinity ? Math.max(...all("largest")) : NaN,
-    claim: one.claim ?? NaN, "beyond it": mean(all("beyond")), iterations: Math.min(...one.runs.map((run) => model.done(run))),
+    claim: one.claim ?? NaN, "beyond it": mean(all("beyond")), iterations: Math.min(...one.runs.map((run) => model.number(run, "iterations") || 0)),
     broken: all("broken").filter((x) => x >= 0).length,
   };
 }
