@@ -50,7 +50,7 @@ COMMANDS = {
     "compiled_*": "compiled.py --parts {name}",
     **{
         name: f"{name}.py"
-        for name in ("extras", "judge", "kills", "mutations", "random_policy", "reading")
+        for name in ("extras", "judge", "kills", "mutations", "random_policy", "reading", "watch")
     },
     "*": "record.py benchmarks/specs/{name}.toml",
 }

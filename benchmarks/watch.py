@@ -28,8 +28,7 @@ from pathlib import Path
 import chrome
 import numpy as np
 import reading
-import tyro
-from common import RESULTS, rounded, versions, write
+from common import RESULTS, options, rounded, versions, write
 
 SERVE = """
 import sys
@@ -58,12 +57,12 @@ class Options:
     out: Path = RESULTS
 
 
-def main(options: Options) -> None:
-    shown = {"runs": options.runs, "seeds": options.seeds, "iterations": options.iterations}
+def main(given: Options) -> None:
+    shown = {"runs": given.runs, "seeds": given.seeds, "iterations": given.iterations}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "made")
-        made = reading.Options(**shown, evaluations=options.evaluations)
-        pause = options.seconds / (4 * options.evaluations)
+        made = reading.Options(**shown, evaluations=given.evaluations)
+        pause = given.seconds / (4 * given.evaluations)
         growing = threading.Thread(target=reading.make, args=(folder, made, pause))
         folder.mkdir()
         with serving(folder) as (server, address), chrome.opened() as page:
@@ -73,18 +72,18 @@ def main(options: Options) -> None:
             growing.join()
             wall = time.monotonic() - start
             spent = cpu(server.pid) - before
-            page.wait(f"model.runs.length === {options.runs}", 60)
+            page.wait(f"model.runs.length === {given.runs}", 60)
             page.wait("model.folders[0].done === 1", 60)
-            timed = measured(page, options.rounds)
+            timed = measured(page, given.rounds)
             drawn = page.run("document.documentElement.dataset.rows")
             assert not page.errors, page.errors
-            assert int(drawn) == options.runs, drawn
+            assert int(drawn) == given.runs, drawn
     server_ = {"cpu_seconds": round(spent, 2), "seconds": round(wall, 1)}
     print(f"server: {60 * spent / wall:.2f} CPU seconds a minute")
     for name, values in timed.items():
         print(f"{name}: median {np.median(values):.0f} ms, most {max(values):.0f} ms")
-    more = {"commits": 4 * options.evaluations, "milliseconds": timed, "server": server_}
-    write(options.out / "watch.json", {**shown, **more, "versions": versions()})
+    more = {"commits": 4 * given.evaluations, "milliseconds": timed, "server": server_}
+    write(given.out / "watch.json", {**shown, **more, "versions": versions()})
 
 
 def measured(page: chrome.Chrome, rounds: int) -> dict[str, list[float]]:
@@ -130,4 +129,4 @@ def cpu(process: int) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(options(Options, __doc__))

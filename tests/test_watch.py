@@ -361,7 +361,7 @@ def test_a_browser_shows_it_follows_it_and_answers_to_keys_and_pointer(tmp_path)
         assert {r.partition("?")[0] for r in page.requests if not r.startswith("data:")} == {
             address,
             *(address + name for name in ("page.css", "chart.js", "model.js", "page.js", "state")),
-            *(address + name for name in ("pointer.js", "rows.js", "table.js")),
+            *(address + name for name in ("pointer.js", "raster.js", "rows.js", "table.js")),
         }
         page.run("window.fetch = () => Promise.reject(new Error('gone')); look()")
         page.wait("!$('trouble').hidden")

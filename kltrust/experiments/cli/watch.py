@@ -21,6 +21,8 @@ class _Watch:
     One page, for this machine alone: learning curves, the KL of updates against what was claimed,
     findings, progress, and a table of all runs. It follows what is committed, and needs no restart
     when a run begins, is killed, resumed or finished. Ctrl-C ends it; the runs go on.
+
+    Example: kltrust watch runs
     """
 
     folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR ...")]

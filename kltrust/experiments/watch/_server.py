@@ -23,6 +23,7 @@ FILES = {
     "/page.css": ("watch", "page.css", "text/css"),
     "/chart.js": ("watch", "chart.js", "text/javascript"),
     "/pointer.js": ("watch", "pointer.js", "text/javascript"),
+    "/raster.js": ("watch", "raster.js", "text/javascript"),
     "/model.js": ("watch", "model.js", "text/javascript"),
     "/rows.js": ("watch", "rows.js", "text/javascript"),
     "/page.js": ("watch", "page.js", "text/javascript"),
