@@ -122,11 +122,13 @@ def _announce(table: Any, specification: Spec, planned: Plan) -> None:
 def status(arguments: list[str]) -> int:
     """``kltrust status``."""
     options = typed.cli(_Status, prog="kltrust status", args=arguments)
-    from kltrust.experiments.cli.tables import activity_line, status_table
+    from kltrust.experiments.cli.tables import activity_line, search_table, status_table
     from kltrust.experiments.store.record import Record
 
     record = Record(options.folder)
     launch.print_table(status_table(record), narrow=True)
+    if (decisions := search_table(record)) is not None:
+        launch.print_table(decisions, narrow=True)
     if line := activity_line(record):
         print(line)
     return 0

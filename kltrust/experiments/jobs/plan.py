@@ -89,7 +89,11 @@ class Plan:
         experiment = self.experiment(group)
         if self.search is None:
             return len(group.runs) * experiment.num_iterations * experiment.batch_size
-        evaluations = expected(self.search, board_of(self, group))[1]
+        board = self.boards.get(group)
+        if board is None:
+            evaluations = expected(self.search, board_of(self, group))[1]
+        else:
+            evaluations = sum(board.ages) + expected(self.search, board)[1]
         return evaluations * group.chunk_length * experiment.batch_size * len(self.seeds)
 
     def alike(self, group: Group) -> list[Experiment]:

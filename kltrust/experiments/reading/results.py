@@ -243,7 +243,7 @@ def of_folders(folders: Sequence[Folder]) -> Results:
                 of = {"iterations": done[first + run], **settings[run // len(plan.seeds)]}
                 runs.append({"run": first + run, **own, **of, "seed": plan.seed(run)})
             if plan.search is not None:
-                decisions.append(_decisions(plan, group, part))
+                decisions.append(decisions_of(plan, group, part))
                 stopped |= {first + run: at for run, at in stopped_runs(plan, group).items()}
             if part is not None and part.last_chunk >= 0:
                 parts.append(_Part(part, first, done))
@@ -272,7 +272,7 @@ def of_folders(folders: Sequence[Folder]) -> Results:
     return Results(table[columns], _Tables(tuple(parts), names), found, stand_ins, decided)
 
 
-def _decisions(plan: Plan, group: Group, part: Record | None) -> pd.DataFrame:
+def decisions_of(plan: Plan, group: Group, part: Record | None) -> pd.DataFrame:
     """The decisions of a group's search, with names and environment steps."""
     import pandas as pd
 

@@ -20,6 +20,7 @@ from kltrust.experiments.report import (
     _movement,
     _page,
     _region,
+    _search,
     _summaries,
 )
 from kltrust.experiments.report._gather import Source, Study, gather
@@ -105,6 +106,7 @@ def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
         found = [
             _page.Section("summary", "In short", [headlines, *first, _region.verdicts(measured)]),
             _what_ran(study),
+            _search.section(study),
             _comparison.section(_summaries.compare(study), looks, grouped(study.unequal)),
             _difference.section(study, pairs),
             _environments.section(study, scores, learning, looks),

@@ -174,7 +174,7 @@ class Board:
             self.values.append(dict(self.given[trial]) if self.given else {})
         if action in (BEGIN, RESUME):
             self.slots[slot] = trial
-        elif action in LEAVING:
+        elif action in LEAVING and slot != IDLE:
             self.slots[slot] = IDLE
         if decision.values:
             self.values[trial] = dict(decision.values)

@@ -3,7 +3,7 @@
 Rungs stand at 1, eta, eta^2, ... times ``first`` evaluations. A trial pauses at each. Whenever a
 slot is free, it goes to a paused trial among the best 1 / eta of all that have reached its rung, at
 the highest such rung; else to a new trial. Once no trial can come to a rung any more, at least one
-of it goes on, so that one trial is always trained to its end.
+of it goes on, so that one trial is always trained to its end. What then still pauses is stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
-from kltrust.experiments.search.board import GO_ON, PAUSE, RESUME, Board, Decision
+from kltrust.experiments.search.board import (
+    GO_ON,
+    IDLE,
+    PAUSE,
+    RESUME,
+    STOP,
+    Board,
+    Decision,
+)
 from kltrust.experiments.search.sampling import Sampling
 from kltrust.settings import setting, settings
 
@@ -82,7 +90,11 @@ class Halving(Sampling):
         for trial, standing in picked.items():
             if trial not in here:
                 found.append(board.say(trial, next(places), RESUME, str(standing)))
-        return found + board.begin(places)
+        found += board.begin(places)
+        if not live and not picked and not fresh:  # the search is over
+            for trial in sorted(waiting):
+                found.append(board.say(trial, IDLE, STOP, str(self._standing(board, trial))))
+        return found
 
     def _next(
         self, board: Board, waiting: set[int], ages: Iterable[int], more: bool
