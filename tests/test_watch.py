@@ -232,8 +232,16 @@ def serving(*folders):
         server.server_close()
 
 
-def test_the_server_answers_this_machine_alone_and_names_a_port_in_use(tmp_path):
+def test_the_server_answers_this_machine_alone_and_names_a_port_in_use(tmp_path, monkeypatch):
     path, _ = made(tmp_path / "one")
+    true = State.changes
+
+    def changes(self, since, curves, new):
+        if "broken" in new:
+            raise KeyError("what nobody expects")
+        return true(self, since, curves, new)
+
+    monkeypatch.setattr(State, "changes", changes)
     with serving(path) as address:
         assert address.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(f"{address}state?new=return") as answer:
@@ -245,6 +253,7 @@ def test_the_server_answers_this_machine_alone_and_names_a_port_in_use(tmp_path)
             ("state", {"Host": "evil.example:80"}, 403),
             ("../pyproject.toml", {}, 404),
             ("state?since=x", {}, 400),
+            ("state?new=broken", {}, 500),
         ):
             asked = urllib.request.Request(address + wrong, headers=headers)
             with pytest.raises(urllib.error.HTTPError) as error:
@@ -365,4 +374,4 @@ def test_a_browser_shows_it_follows_it_and_answers_to_keys_and_pointer(tmp_path)
         }
         page.run("window.fetch = () => Promise.reject(new Error('gone')); look()")
         page.wait("!$('trouble').hidden")
-        assert "does not answer (gone)" in page.run("$('trouble').innerText")
+        assert "gives no answer (gone)" in page.run("$('trouble').innerText")

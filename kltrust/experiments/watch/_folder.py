@@ -18,6 +18,8 @@ from kltrust.experiments.jobs.folder import group_path, plan_of
 from kltrust.experiments.jobs.plan import Plan
 from kltrust.experiments.jobs.trials import as_decided, board_in
 from kltrust.experiments.reading.claims import NONE, claim_of
+from kltrust.experiments.reading.results import decisions_of
+from kltrust.experiments.search.board import COPY, PAUSE, STOP
 from kltrust.experiments.store import activity, files
 from kltrust.experiments.store.layout import COMMIT, RUN
 from kltrust.experiments.store.record import Record
@@ -27,6 +29,8 @@ POINTS = 200
 """The most points of a curve."""
 NUMBERS = 200_000
 """About the most points of all runs' curves of one quantity: with many runs, each has fewer."""
+LAST = 20
+"""The decisions of a search that are shown."""
 LEAST = 50
 """The fewest points of a curve, however many runs there are."""
 
@@ -40,6 +44,7 @@ class Folder:
         groups: those of the plan.
         version: of the last change.
         structure: the version at which the runs or their curves last changed as such.
+        decisions: the last ones of a search, the latest first, of the version ``decided``.
         state: "missing", "waiting", "running", "stopped", "unknown", "finished" or "damaged".
         said: the state in a sentence.
     """
@@ -50,7 +55,8 @@ class Folder:
         self.planned: Plan | None = None
         self.plan: Plan | None = None
         self.groups: list[Followed] = []
-        self.version = self.structure = 0
+        self.version = self.structure = self.decided = 0
+        self.decisions: list[str] = []
         self.state, self.said = "waiting", ""
         self.record: Record | None = None
         self._seen: tuple[Stamp | None, Stamp | None] = (None, None)
@@ -95,16 +101,26 @@ class Folder:
         """Brings the settings up to what a search has decided so far."""
         if self.planned is None or self.plan is None or self.planned.search is None:
             return
-        boards = {}
+        boards, parts = {}, {}
         for group in self.groups:
             with contextlib.suppress(files.StorageError):  # it is replaced just now
                 part = Record(group.path) if group.marker is not None else None
                 boards[group.group] = board_in(self.planned, group.group, part)
+                parts[group.group] = part
         settings = as_decided(self.planned, boards).settings
         if settings != self.plan.settings:
             self.plan, self.structure = dataclasses.replace(self.plan, settings=settings), version
             for group in self.groups:
                 group.decide(self.plan)
+        found = [decisions_of(self.plan, group, part) for group, part in parts.items()]
+        rows = [row for frame in found for row in frame.to_dict("records")]
+        rows = [row for row in rows if row["action"] in (PAUSE, STOP, COPY)][-LAST:]
+        self.decided = version
+        self.decisions = [
+            f"{row['label']} on {row['env']} after {row['env_steps']:,} steps, score "
+            f"{row['score']:.4g}: {row['action']}, {row['reason']}"
+            for row in reversed(rows)
+        ]
 
     def _followed(self, plan: Plan) -> list[Followed]:
         lanes = sum(len(group.runs) for group in plan.groups)

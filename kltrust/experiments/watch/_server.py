@@ -93,7 +93,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             since = int(text)
             if asked.get("id", [""])[0] != self.server.state.id:
                 since = 0
-            changes = self.server.state.changes(since, asked.get("curve", []), asked.get("new", []))
+            curves, new = (asked.get(name, []) for name in ("curve", "new"))
+            try:
+                changes = self.server.state.changes(since, curves, new)
+            except Exception as error:  # the page says so, and asks again
+                text = f"{type(error).__name__}: {error}".encode()
+                self._answer(text, "text/plain", HTTPStatus.INTERNAL_SERVER_ERROR)
+                return
             self._answer(json.dumps(changes).encode(), "application/json")
         elif address.path in FILES:
             room, name, kind = FILES[address.path]

@@ -103,6 +103,8 @@ class State:
                             "values": _packed(means),
                         }
                     )
+        if folder.decided > since:
+            told["decisions"] = folder.decisions
         if self._judge.version(folder) > since:
             told["findings"], told["judged"] = self._judge.rows(folder)
         return told

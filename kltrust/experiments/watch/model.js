@@ -27,7 +27,7 @@ class Model {
     // What was not asked for last time is needed as a whole.
     for (const name of new Set(curves)) asked.append(this.asked.has(name) ? "curve" : "new", name);
     const answer = await fetch(`state?${asked}`);
-    if (!answer.ok) throw new Error(answer.statusText);
+    if (!answer.ok) throw new Error(await answer.text());
     const anew = this.take(await answer.json());
     this.asked = new Set(curves);
     return anew;
@@ -38,7 +38,7 @@ class Model {
     if (anew) this.forget();
     [this.id, this.version] = [told.id, told.version];
     for (const of of told.folders) {
-      const folder = (this.folders[of.index] ??= { curves: new Map(), tables: [], findings: [], judged: 0 });
+      const folder = (this.folders[of.index] ??= { curves: new Map(), tables: [], findings: [], judged: 0, decisions: [] });
       if (of.structure) {
         // A curve stays where only its name is new; another run in the same folder has other groups.
         const same = JSON.stringify(folder.structure?.groups) === JSON.stringify(of.structure.groups);
@@ -46,6 +46,7 @@ class Model {
         folder.structure = of.structure;
         anew = true;
       }
+      if (of.decisions) folder.decisions = of.decisions;
       if (of.findings) [folder.findings, folder.judged] = [of.findings, of.judged];
       for (const group of of.groups) {
         const table = Object.fromEntries(COLUMNS.map((name) => [name, unpacked(group.table[name])]));

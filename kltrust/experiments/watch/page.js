@@ -25,7 +25,7 @@ async function look() {
     look.stamp = model.stamp;
   } catch (error) {
     $("trouble").hidden = false;
-    $("trouble").textContent = `The page's server does not answer (${error.message}): what is shown is old. Is kltrust watch still there? This page tries again.`;
+    $("trouble").textContent = `The server gives no answer (${error.message}), so what is shown is old. Is kltrust watch still running? This page tries again.`;
   }
   clearTimeout(look.timer);
   look.timer = setTimeout(look, EVERY);
@@ -189,7 +189,8 @@ function findings() {
   const many = model.folders.length > 1;
   const all = model.folders.flatMap((folder) => folder.findings.map((row) => ({ ...row, folder: folder.name })));
   const judged = model.folders.reduce((sum, folder) => sum + folder.judged, 0);
-  const text = JSON.stringify([all, judged]);
+  const decided = model.folders.flatMap((folder) => folder.decisions.map((line) => (many ? `${folder.name}: ${line}` : line)));
+  const text = JSON.stringify([all, judged, decided]);
   if (findings.shown === text) return;
   findings.shown = text;
   const shown = all.map((row) => {
@@ -203,7 +204,16 @@ function findings() {
   const note = document.createElement("p");
   const of = `${judged} of ${model.runs.length} runs`;
   note.textContent = judged ? `The judge has looked at ${of}${shown.length ? "." : " and found nothing."}` : "The judge looks a few seconds after the first commit, and takes a hundredth of a processor.";
-  place.replaceChildren(note, ...shown);
+  place.replaceChildren(note, ...shown, ...(decided.length ? [decisions(decided)] : []));
+}
+
+/** The last decisions of a search, in a list that opens. */
+function decisions(lines) {
+  const [box, head, list] = ["details", "summary", "ul"].map((tag) => document.createElement(tag));
+  head.textContent = `The search's last ${lines.length} decisions: ${lines[0]}`;
+  list.append(...lines.slice(1).map((line) => Object.assign(document.createElement("li"), { textContent: line })));
+  box.append(head, list);
+  return box;
 }
 
 function pick(ref) {
