@@ -9,6 +9,7 @@ the board.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -189,11 +190,8 @@ def expected(rule: Rule, board: Board) -> tuple[int, int]:
         The chunks, and the evaluations of all trials together, as if every trial was as good as
         the one before it. A race then stops nothing, so it takes at most as long.
     """
-    board = dataclasses.replace(
-        board,
-        scores=np.where(np.isnan(board.scores), 0.0, board.scores),
-        **{name: list(getattr(board, name)) for name in ("slots", "ages", "states", "values")},
-    )
+    board = copy.deepcopy(board)
+    board.scores[np.isnan(board.scores)] = 0.0
     chunks = evaluations = 0
     if board.begun == 0:
         for decision in board.begin(board.free()):
