@@ -75,7 +75,7 @@ def check_values(experiment: Experiment) -> Parts:
     parts = build(experiment)
     if experiment.num_iterations < 1:
         raise ValueError(
-            f"total_steps={experiment.budget.total_steps} does not pay for one iteration of "
+            f"total_steps={experiment.budget.total_steps} is less than one iteration of "
             f"num_envs * num_steps = {experiment.batch_size} steps: raise it or make the batch "
             "smaller"
         )
