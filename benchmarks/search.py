@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
-from common import RESULTS, SPECS, Result, plain, plains, record_parts
+from common import RESULTS, SPECS, Result, options, plain, plains, record_parts
 
 GRIDS = ("search_cartpole", "search_pendulum")
 CLOSE = 0.05
@@ -43,7 +42,7 @@ class Options:
     out: Path = RESULTS
 
 
-def grids(options: Options, rounds: int) -> Result:
+def grids(given: Options, rounds: int) -> Result:
     """Each grid, and what each kind of search finds of it."""
     import kltrust
     from kltrust.experiments.search.halving import Halving
@@ -60,7 +59,7 @@ def grids(options: Options, rounds: int) -> Result:
             document = tomllib.loads((SPECS / f"{name}.toml").read_text("utf-8"))
             each = document["sweep"]["seeds"] // 10
             document["sweep"]["seeds"] = each * rounds
-            loaded = kltrust.sweep(document, (options.folder or Path(scratch)) / name)
+            loaded = kltrust.sweep(document, (given.folder or Path(scratch)) / name)
             table, labels = scores(loaded)
             parts = np.split(table, rounds, axis=2)
             for rule, (kind, share) in rules.items():
@@ -124,15 +123,15 @@ def summary(found: list[Result]) -> Result:
     }
 
 
-def population(options: Options, rounds: int) -> Result:
+def population(given: Options, rounds: int) -> Result:
     """The best of each population, and of the same settings left alone."""
     import kltrust
 
     spec = tomllib.loads((SPECS / "search_population.toml").read_text("utf-8"))
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.folder or Path(scratch)
-        for seed in range(rounds):
+        folder = given.folder or Path(scratch)
+        for seed in range(rounds or spec["sweep"]["seeds"]):
             row: Result = {"seed": seed}
             for kind in ("population", "alone"):
                 document = {**spec, "sweep": {**spec["sweep"], "seeds": [seed]}}
@@ -161,7 +160,7 @@ def population(options: Options, rounds: int) -> Result:
 PARTS = {"search_grids": (grids, 10), "search_population": (population, 10)}
 
 
-def main(options: Options) -> None:
+def main(given: Options) -> None:
     import jax
 
     from kltrust.experiments.engine.devices import compilation_cache
@@ -169,8 +168,8 @@ def main(options: Options) -> None:
     # Ten equal programs: compiled once.
     if folder := compilation_cache():
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    record_parts(PARTS, options)
+    record_parts(PARTS, given)
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))
