@@ -26,6 +26,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,12 @@ def main(options: Options) -> None:
     folder = options.folder or Path("runs") / specification.name
     start(len(specification.seeds))
     if options.dry_run:
-        found = estimate(settings, specification.seeds)
-        of = {"spec": options.spec.name, **found, "versions": versions()}
-        write(options.out / f"{specification.name}_hours.json", of)
+        rows: list[Result] = []
+        for row in estimates(settings, specification.seeds):
+            print("{env}: {updates} updates, {steps:,} steps, {hours:.2g} hours".format(**row))
+            rows.append(row)
+            of = {"spec": options.spec.name, "rows": rows, "cores": os.cpu_count()}
+            write(options.out / f"{specification.name}_hours.json", of | {"versions": versions()})
         return
     if options.run:
         for setting in settings:
@@ -310,12 +314,12 @@ def report(found: Result, iterations: int) -> Result:
     }
 
 
-def estimate(settings: list[Any], seeds: Any) -> Result:
+def estimates(settings: list[Any], seeds: Any) -> Iterator[Result]:
     """Times a few iterations of the first update on each environment, and multiplies.
 
     CPU seconds of all threads over the number of cores, so that neighbours do not count.
     """
-    cores, rows = os.cpu_count() or 1, []
+    cores = os.cpu_count() or 1
 
     def seconds(runner: Runner, iterations: int) -> float:
         begin = time.process_time()
@@ -329,12 +333,8 @@ def estimate(settings: list[Any], seeds: Any) -> Result:
         each = seconds(runner, 2) / 2
         iterations = REPEATS * runner.iterations
         hours = len(mine) * (compiling + iterations * each) / 3600
-        steps = iterations * mine[0].experiment.batch_size * len(seeds) * len(mine)
-        rows.append({"env": env, "updates": len(mine), "steps": int(steps), "hours": plain(hours)})
-        print("{env}: {updates} updates, {steps:,} steps, {hours:.2g} hours".format(**rows[-1]))
-    total = sum(row["hours"] for row in rows)
-    print(f"about {total:.2g} hours of {cores} cores, by the pace of {settings[0].label}")
-    return {"rows": rows, "cores": cores, "hours": plain(total)}
+        steps = int(iterations * mine[0].experiment.batch_size * len(seeds) * len(mine))
+        yield {"env": env, "updates": len(mine), "steps": steps, "hours": plain(hours)}
 
 
 if __name__ == "__main__":
