@@ -1,7 +1,7 @@
 """Every update at one realised KL: its size is searched, then it is run on other seeds.
 
     nice -n 19 python benchmarks/atlas.py
-    python benchmarks/atlas.py --dry-run                     # steps and hours, by a measurement
+    python benchmarks/atlas.py --dry-run                     # steps and hours
     python benchmarks/atlas.py benchmarks/specs/atlas_minatar.toml --folder runs/atlas_minatar
 
 For every update and environment of the specification (SIZES says what its size is):
@@ -22,9 +22,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,8 @@ TUNING_SEEDS = (1000, 1001)
 FAR = 2.0 ** np.array([-4, -2, 0, 2, 4])
 NEAR = 2.0 ** np.array([-1, -0.5, 0, 0.5, 1])
 MOST_ROUNDS = 3
+REPEATS = 3.5
+"""Budgets that a pair takes as a rule: half of one, one near the crossing, and both reports."""
 REACHED = 1.25
 """A median within this factor of the target on the report seeds counts as reached."""
 
@@ -74,7 +78,7 @@ class Options:
     folder: Path | None = None  # Of what is done; default runs/NAME
     target_kl: float = TARGET_KL
     dry_run: bool = False
-    """Measure how long an iteration takes on each environment, and say how long all would."""
+    """Measure how long an iteration takes on each environment, and record how long all would."""
     run: bool = True
     """--no-run records what is there."""
     out: Path = RESULTS
@@ -86,7 +90,12 @@ def main(options: Options) -> None:
     folder = options.folder or Path("runs") / specification.name
     start(len(specification.seeds))
     if options.dry_run:
-        estimate(settings, specification.seeds)
+        rows: list[Result] = []
+        for row in estimates(settings, specification.seeds):
+            print("{env}: {updates} updates, {steps:,} steps, {hours:.2g} hours".format(**row))
+            rows.append(row)
+            of = {"spec": options.spec.name, "rows": rows, "cores": os.cpu_count()}
+            write(options.out / f"{specification.name}_hours.json", of | {"versions": versions()})
         return
     if options.run:
         for setting in settings:
@@ -140,11 +149,24 @@ class Runner:
         self.iterations = setting.experiment.num_iterations
 
     def run(self, sizes: Any, seeds: Any, iterations: int, *, evaluate: bool) -> Result:
-        """KL [L, iterations], mean training return [L], and returns [L, episodes] by the mode."""
+        """Runs of these sizes and seeds, n each.
+
+        Returns:
+            ``kl`` [n, iterations], ``training``, the mean return of all episodes, ``iteration``,
+            how far a run got, and ``scores``, of the last evaluation by the mode: [n] each.
+        """
+        parts = []
+        for first in range(0, len(sizes), self.lanes):
+            some = slice(first, first + self.lanes)
+            # The last lanes repeat others where the runs do not fill them.
+            given = (np.resize(np.asarray(x)[some], self.lanes) for x in (sizes, seeds))
+            parts.append(self._lanes(*given, iterations, evaluate))
+        return {k: np.concatenate([x[k] for x in parts])[: len(sizes)] for k in parts[0]}
+
+    def _lanes(self, size: Any, seeds: Any, iterations: int, evaluate: bool) -> Result:
         from kltrust.experiments.engine.lanes import keys_of
 
-        size = np.resize(np.asarray(sizes, float), self.lanes)
-        keys, eval_keys = keys_of(np.resize(np.asarray(seeds), self.lanes))
+        keys, eval_keys = keys_of(seeds)
         update = sized(self.experiment.update, self.label, size)
         settings = dataclasses.replace(self.experiment, update=update)
         state, parts, left = self.program.init(settings, keys), [], iterations
@@ -211,7 +233,8 @@ class Pair:
             self.search(runner, whole)
         for name, size in (("matched", self.done["chosen"]["size"]), ("default", 1.0)):
             if name not in self.done:
-                found = runner.run([size], self.seeds, whole, evaluate=True)
+                sizes = [size] * len(self.seeds)
+                found = runner.run(sizes, self.seeds, whole, evaluate=True)
                 self.keep(**{name: report(found, whole)})
         seconds = self.done.get("seconds", 0) + time.perf_counter() - begin
         self.keep(seconds=round(seconds, 1))
@@ -227,10 +250,10 @@ class Pair:
         ladders = self.done.get("ladders", [])
 
         def climb(sizes: Any, iterations: int) -> None:
-            pairs = np.repeat(np.asarray(sizes, float), len(TUNING_SEEDS))
-            found = runner.run(pairs, TUNING_SEEDS, iterations, evaluate=False)
-            # Lanes beyond a multiple of the ladder repeat its beginning.
-            kl = found["kl"][: len(pairs), :iterations].reshape(len(sizes), -1)
+            of_runs = np.repeat(np.asarray(sizes, float), len(TUNING_SEEDS))
+            seeds = TUNING_SEEDS * len(sizes)
+            found = runner.run(of_runs, seeds, iterations, evaluate=False)
+            kl = found["kl"].reshape(len(sizes), -1)
             medians = plains(np.median(kl, axis=1))
             ladders.append({"sizes": plains(sizes), "kl": medians, "iterations": iterations})
             self.keep(ladders=ladders)
@@ -291,28 +314,27 @@ def report(found: Result, iterations: int) -> Result:
     }
 
 
-def estimate(settings: list[Any], seeds: Any) -> None:
-    """Times a few iterations of one update on each environment, and multiplies."""
-    total = 0.0
+def estimates(settings: list[Any], seeds: Any) -> Iterator[Result]:
+    """Times a few iterations of the first update on each environment, and multiplies.
+
+    CPU seconds of all threads over the number of cores, so that neighbours do not count.
+    """
+    cores = os.cpu_count() or 1
+
+    def seconds(runner: Runner, iterations: int) -> float:
+        begin = time.process_time()
+        runner.run([1.0] * len(seeds), seeds, iterations, evaluate=False)
+        return (time.process_time() - begin) / cores
+
     for env in dict.fromkeys(s.experiment.env for s in settings):
         mine = [s for s in settings if s.experiment.env == env]
         runner = Runner(mine[0], len(seeds))
-        begin = time.perf_counter()
-        runner.run([1.0], seeds, 1, evaluate=False)
-        compiling = time.perf_counter() - begin
-        begin = time.perf_counter()
-        runner.run([1.0], seeds, 3, evaluate=False)
-        each = (time.perf_counter() - begin) / 3
-        # Half a budget, two ladders at most of which one is usual, and both reports.
-        hours = len(mine) * (compiling + 3.5 * runner.iterations * each) / 3600
-        steps = 3.5 * runner.iterations * mine[0].experiment.batch_size * len(seeds) * len(mine)
-        total += hours
-        print(
-            f"{env}: {len(mine)} updates, {steps:,.0f} steps, {compiling:.0f} s to compile each, "
-            f"about {hours:.1f} hours",
-            flush=True,
-        )
-    print(f"about {total:.1f} hours in all, by the pace of {settings[0].label}", flush=True)
+        compiling = seconds(runner, 1)
+        each = seconds(runner, 2) / 2
+        iterations = REPEATS * runner.iterations
+        hours = len(mine) * (compiling + iterations * each) / 3600
+        steps = int(iterations * mine[0].experiment.batch_size * len(seeds) * len(mine))
+        yield {"env": env, "updates": len(mine), "steps": steps, "hours": plain(hours)}
 
 
 if __name__ == "__main__":

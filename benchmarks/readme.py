@@ -20,6 +20,7 @@ import tyro
 from common import RESULTS
 from recorded import (
     accelerators,
+    atlas,
     compiled,
     faults,
     installation,
@@ -57,6 +58,9 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "judge": (judge.judge, "judge"),
     "accelerators": (accelerators.accelerators, "accelerator*"),
     "extras": (installation.extras, "extras"),
+    "atlas": (atlas.atlas, "atlas*"),
+    "atlas_claims": (atlas.atlas_claims, "atlas*"),
+    "atlas_hours": (atlas.atlas_hours, "atlas_*_hours"),
     "host_work": (speed.host_work, "sweep_host_work"),
     "kills": (faults.kills, "kills"),
     "watch": (watching.watch, "watch"),

@@ -107,6 +107,25 @@ def bernoulli(params, obs):
     return distrax.Independent(distrax.Bernoulli(logits=outputs(params, obs)), 1)
 
 
+def masked_sequences(params, obs):
+    """Two masked digits, by a memory: the sum of what the sequence showed so far."""
+    x, allowed = obs
+    hidden = jnp.cumsum(jnp.tanh(with_one(x) @ params["hidden"]), axis=-2)
+    logits = (with_one(hidden) @ params["out"]).reshape(allowed.shape)
+    logits = jnp.where(allowed, logits, -jnp.inf)
+    return distrax.Independent(distrax.Categorical(logits=logits), 1)
+
+
+def of_images(params, obs):
+    """A Gaussian whose means and scales are of the state, after a convolution."""
+    shape, kernel = obs.shape[:-3], params["hidden"].reshape(2, 2, 1, 5)
+    images = obs.reshape(-1, *obs.shape[-3:])
+    layout = ("NHWC", "HWIO", "NHWC")
+    seen = jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=layout)
+    y = with_one(jnp.tanh(seen).mean((1, 2)).reshape(*shape, 5)) @ params["out"]
+    return distrax.Independent(distrax.Normal(y[..., :3], jnp.exp(0.3 * y[..., 3:])), 1)
+
+
 POLICIES = MappingProxyType(
     {
         "categorical": categorical,
@@ -115,6 +134,9 @@ POLICIES = MappingProxyType(
         "bernoulli": bernoulli,
     }
 )
+SHAPED = MappingProxyType({"masked_sequences": masked_sequences, "of_images": of_images})
+"""Observations that are no vectors: sequences with masks [B, T, ...], and images."""
+EVERYWHERE = MappingProxyType({**POLICIES, **SHAPED})
 
 
 class Case(NamedTuple):
@@ -135,7 +157,13 @@ def _case(policy: str, seed: int, dtype: Any, x64: bool) -> Case:
 
     params = {"hidden": 0.5 * normal(4, 5), "out": 0.5 * normal(6, 6)}
     obs, advantage = normal(NUM_ROWS, 3), normal(NUM_ROWS)
-    old = POLICIES[policy](params, obs)
+    if policy == "of_images":
+        obs = normal(NUM_ROWS, 4, 3, 1)
+    if policy == "masked_sequences":
+        obs, advantage = obs.reshape(8, 3, 3), advantage.reshape(8, 3)
+        allowed = rng.random((8, 3, 2, 3)) < 0.5
+        obs = obs, jnp.asarray(allowed | (np.arange(3) == rng.integers(3, size=(8, 3, 2, 1))))
+    old = EVERYWHERE[policy](params, obs)
     with jax.numpy_rank_promotion("allow"):  # distrax's Bernoulli promotes when it samples
         action = old.sample(seed=jax.random.key(seed))
     return Case(params, PolicyBatch(obs, action, advantage, old))
@@ -147,7 +175,7 @@ def compiled(policy: str):
 
     def update(algorithm, params, state, batch, key):
         state = algorithm.init(params) if state is None else state
-        params, state, report = algorithm.update(POLICIES[policy], params, state, batch, key)
+        params, state, report = algorithm.update(EVERYWHERE[policy], params, state, batch, key)
         return params, state, report.extra if isinstance(report, UpdateReport) else report
 
     return jax.jit(update)
@@ -155,7 +183,7 @@ def compiled(policy: str):
 
 @functools.cache
 def audited(policy: str):
-    return jax.jit(functools.partial(measure_update, POLICIES[policy]))
+    return jax.jit(functools.partial(measure_update, EVERYWHERE[policy]))
 
 
 def run(name, policy, c, *, key=0, state=None, static=MappingProxyType({}), **changes):
@@ -179,14 +207,11 @@ each_update = pytest.mark.parametrize("name", UPDATES)
 # --- contracts ------------------------------------------------------------------------------------
 
 
-# The loops differ from `ppo_clip` in nothing that sees the distribution but their losses, and
+# The loops differ from each other in nothing that sees the distribution but their losses, and
 # these are all in one program below.
-PAIRS = [
-    (n, p)
-    for n in KINDS
-    for p in POLICIES
-    if n not in LOOPS or n == "ppo_clip" or p == "categorical" or (n, p) == ("vmpo", "gaussian")
-]
+PAIRS = [(n, "categorical") for n in KINDS]
+PAIRS += [(n, p) for n in UPDATES for p in SHAPED]
+PAIRS += [(n, p) for n in ("ppo_clip", "trpo") for p in ("multi_discrete", "bernoulli")]
 each_pair = pytest.mark.parametrize(("name", "policy"), PAIRS)
 
 
@@ -196,7 +221,7 @@ def test_one_update_in_float32(name, policy):
     c = case(policy)
     before = audited(policy)(c.params, c.batch)
     assert abs(np.log(before["max_ratio"])) <= 1e-6
-    assert np.max(np.abs(log_ratio(POLICIES[policy](c.params, c.batch.obs), c.batch))) <= 1e-6
+    assert np.max(np.abs(log_ratio(EVERYWHERE[policy](c.params, c.batch.obs), c.batch))) <= 1e-6
     assert abs(before["kl"]) <= 1e-7
 
     params, state, extra = run(name, policy, c)
@@ -247,7 +272,7 @@ def test_only_the_minibatches_depend_on_the_key(name):
 @each_pair
 def test_no_advantage_no_step(name, policy):
     c = case(policy)
-    c = Case(c.params, c.batch._replace(advantage=jnp.zeros(NUM_ROWS)))
+    c = Case(c.params, c.batch._replace(advantage=jnp.zeros_like(c.batch.advantage)))
     params, _, extra = run(name, policy, c)
     if name == "vmpo":
         # Equal advantages are equally good: it fits the actions that were taken.
@@ -289,21 +314,22 @@ def declared_loss(algorithm, policy, batch):
     def loss(params):
         coefficient = None if algorithm.State is None else algorithm.init(params)[1]
         losses = lambda sample: algorithm.losses(sample, coefficient)  # noqa: E731
-        return sample_loss(POLICIES[policy], losses, algorithm.entropy_coef)(params, known)
+        return sample_loss(EVERYWHERE[policy], losses, algorithm.entropy_coef)(params, known)
 
     return loss
 
 
-@every
+@pytest.mark.parametrize("policy", EVERYWHERE)
 def test_declarations_at_old_and_away_from_it(policy):
     """All first-order losses in one program: mirror learning, on every distribution."""
     c = case(policy)
-    batch = c.batch._replace(weight=jnp.where(jnp.arange(NUM_ROWS) < 20, 1.0, 0.0))
+    counted = jnp.arange(NUM_ROWS).reshape(c.batch.advantage.shape) < 20
+    batch = c.batch._replace(weight=jnp.where(counted, 1.0, 0.0))
     batch = batch._replace(advantage=jnp.where(batch.weight > 0, batch.advantage, jnp.nan))
     moved = jax.tree.map(lambda x: x + 0.3, c.params)
     # What a loss makes of ratios and KLs is the same on every distribution: one for each of these.
     few = ("ppo_clip", "ppo_penalty", "ppo_reverse_kl", "trpl", "trgppo")
-    names = LOSSES if policy in ("categorical", "gaussian") else few
+    names = LOSSES if policy in SHAPED else few
     chosen = {n: build(n, numbers(n)) for n in names}
 
     def of_all(chosen, batch):
@@ -312,7 +338,7 @@ def test_declarations_at_old_and_away_from_it(policy):
 
         def policy_gradient(params):
             losses = lambda s: surrogate_loss(s.log_ratio, s.advantage)  # noqa: E731
-            return sample_loss(POLICIES[policy], losses, 0.0)(params, batch)
+            return sample_loss(EVERYWHERE[policy], losses, 0.0)(params, batch)
 
         both = jax.tree.map(lambda x, y: jnp.stack([x, y]), c.params, moved)
         found = {n: jax.vmap(jax.value_and_grad(functools.partial(loss, n)))(both) for n in chosen}

@@ -1,0 +1,171 @@
+"""The atlas: every update at one realised KL, and whether published claims are seen there."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from kltrust.experiments.reading.statistics import Estimate, estimates, improvement, mean_and_iqm
+from recorded import Form, Result, lines, on, table
+
+REFERENCE = "ppo_clip"
+CLAIMS = {
+    "ppo_asymmetric": (
+        "DAPO's clip beats an equal one (Yu et al. 2025)",
+        "a language model's tokens, whose entropy would fall; an ablation",
+    ),
+    "ppo_ewma": (
+        "the average makes PPO robust to the batch size (Hilton et al. 2021)",
+        "Procgen; the batch varies there and is fixed here",
+    ),
+    "spo": ("better than PPO (Xie et al. 2025)", "MuJoCo and Atari, networks up to many layers"),
+    "tr_ppo": ("better than PPO (Wang et al. 2019)", "MuJoCo and Atari"),
+    "tr_ppo, rollback": ("better than PPO (Wang et al. 2019)", "MuJoCo and Atari"),
+    "trgppo": (
+        "explores more and is better than PPO (Wang et al. 2019)",
+        "MuJoCo and Atari; the paper derives the KL from the clip, by a rule not known here",
+    ),
+    "drift_ppo": ("better than PPO (Lu et al. 2022)", "Brax and MinAtar; found by search on Brax"),
+    "fr_ppo": (
+        "a proof of improvement, and performs well (Lascu et al. 2025)",
+        "a penalty weight of theory; no claim to beat PPO in general",
+    ),
+    "espo": (
+        "better than PPO, most with many workers (Sun et al. 2022)",
+        "MuJoCo and more; many epochs, here 5, so that there is less to stop",
+    ),
+    "fixpo": ("as good as PPO or better (Zentner et al. 2023)", "MuJoCo and Meta-World"),
+    "mdpo": (
+        "as good as PPO or better (Tomar et al. 2020)",
+        "MuJoCo; the step size is annealed there and fixed here",
+    ),
+    "spma": (
+        "as good as PPO, TRPO and MDPO or better (Asad et al. 2025)",
+        "MuJoCo and Atari, the step size from a grid",
+    ),
+    "trpl": (
+        "as good as PPO or better (Otto et al. 2021)",
+        "continuous control, with full covariances too; here they are diagonal",
+    ),
+    "vmpo": (
+        "better than PPO's kin (Song et al. 2019)",
+        "Atari-57 and DMLab with billions of steps and a target network; here neither",
+    ),
+}
+"""What is published, and how that setting differs from the one here."""
+
+
+def rows_of(result: Result, env: str) -> list[Result]:
+    """The finished updates of an environment, the reference first."""
+    rows = [row for row in result["rows"] if row["env"] == env]
+    return sorted(rows, key=lambda row: row["label"] != REFERENCE)
+
+
+def envs_of(result: Result) -> list[str]:
+    return list(dict.fromkeys(row["env"] for row in result["rows"]))
+
+
+def better(ours: list[Any], theirs: list[Any]) -> Estimate:
+    """The probability of improvement with its interval: lists of scores by task, seeds apart."""
+
+    def both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return improvement(x, y)
+
+    return estimates([np.array(ours).T, np.array(theirs).T], both)[0]
+
+
+def reached(result: Result, row: Result) -> bool:
+    factor = row["matched"]["kl_median"] / result["target_kl"]
+    return bool(1 / result["reached"] <= factor <= result["reached"])
+
+
+def atlas(results: dict[str, Result]) -> list[str]:
+    """A table for each environment, and one line on how they were made."""
+    if "" not in results:
+        return ["*Not yet measured.* `python benchmarks/atlas.py`"]
+    result = results[""]
+    made: list[str] = []
+    for env in envs_of(result):
+        rows = rows_of(result, env)
+        columns: dict[str, Form] = {
+            "update": "`{label}`",
+            "size": lambda row: ", ".join(f"{k} {v:.3g}" for k, v in row["values"].items()),
+            "median KL": functools.partial(median_kl, result),
+            "95 %": "{matched[kl_p95]:.4f}",
+            "largest": "{matched[kl_max]:.3g}",
+            "score": lambda row: mean_and_iqm(row["matched"]["scores"])[1],
+            "better": functools.partial(against, rows, "scores"),
+            "training": lambda row: f"{np.mean(row['matched']['training']):.1f}",
+            "better in training": functools.partial(against, rows, "training"),
+            "median KL, default size": "{default[kl_median]:.4f}",
+            "score, default size": lambda row: mean_and_iqm(row["default"]["scores"])[1],
+        }
+        made += [f"### {env}", "", *table(rows, columns), ""]
+    of = result["rows"]
+    broken = sum(row[which]["broken"] for row in of for which in ("matched", "default"))
+    setting = (
+        f"{len(of)} of {result['pairs']} pairs of update and environment are measured; target "
+        f"{result['target_kl']:g} nats; {len(result['seeds'])} seeds, {of[0]['steps']:,} steps a "
+        f"run; {broken} runs broke; {on(result['versions'], *envs_of(result))}. "
+        f"`python benchmarks/atlas.py benchmarks/specs/{result['spec']}`"
+    )
+    return [*made, setting]
+
+
+def median_kl(result: Result, row: Result) -> str:
+    """The realised median; a dagger where it is not the target."""
+    return f"{row['matched']['kl_median']:.4f}" + ("" if reached(result, row) else " †")
+
+
+def against(rows: list[Result], what: str, row: Result) -> str:
+    """The probability that the row is better than the reference on the same task."""
+    references = [other for other in rows if other["label"] == REFERENCE]
+    if not references or row in references:
+        return ""
+    ours, theirs = (of["matched"][what] for of in (row, references[0]))
+    return f"{better([ours], [theirs]):.2f}"
+
+
+def atlas_claims(results: dict[str, Result]) -> list[str]:
+    """For every published claim: over all tasks, at equal KL and at default sizes."""
+    if "" not in results:
+        return ["*Not yet measured.*"]
+    result = results[""]
+    by = {(row["label"], row["env"]): row for row in result["rows"]}
+
+    def over_all(label: str, of: str, what: str) -> tuple[str, int]:
+        envs = [e for e in envs_of(result) if {(label, e), (REFERENCE, e)} <= by.keys()]
+        if of == "matched":
+            envs = [e for e in envs if all(reached(result, by[n, e]) for n in (label, REFERENCE))]
+        if not envs:
+            return "-", 0
+        ours, theirs = ([by[n, e][of][what] for e in envs] for n in (label, REFERENCE))
+        found = better(ours, theirs)
+        verdict = "better" if found.low > 0.5 else "worse" if found.high < 0.5 else "not shown"
+        return f"{verdict}, {found:.2f}", len(envs)
+
+    rows = []
+    for label, (claim, setting) in CLAIMS.items():
+        score, tasks = over_all(label, "matched", "scores")
+        training, _ = over_all(label, "matched", "training")
+        default, _ = over_all(label, "default", "training")
+        rows.append([f"`{label}`", claim, str(tasks), score, training, default, setting])
+    header = ["update", "published", "tasks", "score", "training", "training, default sizes"]
+    return lines([*header, "the paper's setting"], rows)
+
+
+def atlas_hours(results: dict[str, Result]) -> list[str]:
+    """What has not been measured yet, and how long it would take."""
+    rows = [row for of in results.values() for row in of["rows"]]
+    if not rows:
+        return ["*No estimate yet.*"]
+    columns = {
+        "environment": "{env}",
+        "updates": "{updates}",
+        "steps": "{steps:,}",
+        "hours": "{hours:.2g}",
+    }
+    first = next(iter(results.values()))
+    return [*table(rows, columns), "", f"Hours of {first['cores']} cores."]
