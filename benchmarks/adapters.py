@@ -34,8 +34,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
-from common import RESULTS, Result, built, experiment, rounded, versions, write_row
+from common import RESULTS, Result, built, experiment, options, rounded, versions, write_row
 from record import random_baseline
 
 OURS = ("ppo_clip", "trpo")
@@ -221,4 +220,4 @@ def replicate(tree: Any, devices: Sequence[Any]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

@@ -13,15 +13,17 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import provenance
 
 HERE = Path(__file__).parent
 RESULTS, SPECS = HERE / "results", HERE / "specs"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 """Okabe and Ito's colours: distinguishable with any colour vision."""
 Result = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,24 @@ def chosen(option: str, names: Sequence[str], known: Iterable[str]) -> tuple[str
     return tuple(names) or known
 
 
+def options(kind: type[T], description: str | None) -> T:
+    """The command line's options. Results in the repository need a commit that holds the code."""
+    import tyro
+
+    given = tyro.cli(kind, description=description)
+    if not getattr(given, "stale", False):  # that records nothing
+        provenance.refuse_uncommitted(getattr(given, "out", RESULTS))
+    return given
+
+
 def write(path: Path, result: Result) -> None:
+    """Writes a result with its origin, unless the result, or each of its rows, has one."""
+    if not all(provenance.origins(result)):
+        result = {**result, "origin": provenance.origin()}
+    _write(path, result)
+
+
+def _write(path: Path, result: Result) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(f"wrote {path}", flush=True)
@@ -63,8 +82,8 @@ def write(path: Path, result: Result) -> None:
 def write_row(path: Path, row: Result) -> None:
     """Writes a row in place of the one with the same environment and algorithm."""
     rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
-    found = {(r["env"], r["algorithm"]): r for r in [*rows, row]}
-    write(path, {"rows": list(found.values())})
+    row = {"origin": provenance.origin(), **row}
+    _write(path, {"rows": list({(r["env"], r["algorithm"]): r for r in [*rows, row]}.values())})
 
 
 def plain(value: Any, digits: int = 5) -> Any:

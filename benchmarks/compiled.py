@@ -47,7 +47,6 @@ import jax
 import numpy as np
 import programs
 import textbook
-import tyro
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from workers.others import purejaxrl
@@ -313,4 +312,4 @@ def costs(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(common.options(Options, __doc__))

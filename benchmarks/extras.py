@@ -20,6 +20,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+import provenance
 from common import RESULTS, Result, chosen, versions, write
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None, path: Path = RESULTS / "extras.json
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("extras", nargs="*", help=f"some of {', '.join(known)}")
     named = chosen("extras", parser.parse_args(arguments).extras, known)
+    provenance.refuse_uncommitted(path)
     rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else {}
     for extra in named if len(named) < len(known) else (n for n in known if n not in OF_SOME):
         found = rows | {extra: install(extra)}

@@ -21,8 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import tyro
-from common import HERE, RESULTS, SPECS, Result, load_spec, run_sweep, versions, write
+from common import HERE, RESULTS, SPECS, Result, load_spec, options, run_sweep, versions, write
 
 import kltrust
 from kltrust.findings import CATALOGUE, Findings
@@ -102,4 +101,4 @@ def healthy(folder: Path) -> Result:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(options(Options, __doc__))

@@ -31,8 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
-from common import RESULTS, SPECS, Result, chosen, versions, write
+from common import RESULTS, SPECS, Result, chosen, options, versions, write
 from forked import FORKED, Trap, asked, child, chunks, cut_programs, digest, free_port
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -308,4 +307,4 @@ def chains(of_turn: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

@@ -40,8 +40,8 @@ import common
 import family
 import hurt
 import numpy as np
-import tyro
-from common import COLOURS, Result, panels, plain, plains, rounded
+import provenance
+from common import COLOURS, Result, options, panels, plain, plains, rounded
 
 Frame = Any
 """A pandas frame: all updates of a sweep, with their environment and settings."""
@@ -70,7 +70,10 @@ def main(options: Options) -> None:
         loaded = None if name in EXACT else sweep(options, name)
         result = find(loaded, options)
         if name == "memory":
-            made = {env: part | {"versions": common.versions()} for env, part in result.items()}
+            made = {
+                env: part | {"versions": common.versions(), "origin": provenance.origin()}
+                for env, part in result.items()
+            }
             result = (json.loads(path.read_text("utf-8")) if path.exists() else {}) | made
         else:
             result["versions"] = common.versions()
@@ -380,4 +383,4 @@ EXACT = ("laboratory_hurt", "laboratory_family")
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

@@ -22,8 +22,7 @@ from typing import Any
 
 import common
 import numpy as np
-import tyro
-from common import Result, plains, rounded
+from common import Result, options, plains, rounded
 
 # Environment: (steps of each run, the score that counts as solved, for the trust-region columns).
 TASKS = {
@@ -186,4 +185,4 @@ PARTS = {"learning": (learning, TASKS, 20, 100), "gymnasium_scores": (gymnasium,
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tyro
-from common import RESULTS, versions, write
+from common import RESULTS, options, versions, write
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -385,4 +384,4 @@ def passes(copy: Path, tests: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

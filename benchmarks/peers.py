@@ -33,8 +33,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import textbook
-import tyro
-from common import Parts, Result, chosen, experiment, preset, record_parts
+from common import Parts, Result, chosen, experiment, options, preset, record_parts
 from timing import Call, once, processes_in_turns, take, times, variables
 
 # gymnax 1.0 changed what `step` returns; these call it as it was before. On the same JAX as ours.
@@ -335,4 +334,4 @@ PARTS: dict[str, tuple[Part, tuple[str, ...]]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

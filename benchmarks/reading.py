@@ -16,12 +16,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
-from common import RESULTS, rounded, versions, write
+from common import RESULTS, options, rounded, versions, write
 
 from kltrust.experiments.config import spec
 from kltrust.experiments.engine.program import build
@@ -85,8 +85,11 @@ def read(name: str, folder: Path) -> tuple[float, float]:
     return seconds, int(done.stderr.split()[-2]) / 1024
 
 
-def make(folder: Path, options: Options) -> None:
-    """Makes a finished sweep: scores rise with the setting, all other columns are noise."""
+def make(folder: Path, options: Options, pause: float = 0.0) -> None:
+    """Makes a finished sweep: scores rise with the setting, all other columns are noise.
+
+    After each commit it rests for ``pause`` seconds.
+    """
     settings = options.runs // (2 * len(ENVS) * options.seeds)
     batch, values = 2048, [round(0.1 * 10 ** (i / settings), 6) for i in range(settings)]
     document = {
@@ -100,13 +103,13 @@ def make(folder: Path, options: Options) -> None:
     planned = plan.make_plan(spec.from_dict(document), width=8)
     with Run.create(folder, planned.to_config()) as whole:
         for i, group in enumerate(planned.groups):
-            config = run.group_config(planned, group)
+            config = run.group_config(whole, planned, group)
             with Run.create(run.group_path(folder, i), config) as part:
-                write_group(part, planned, group)
+                write_group(part, planned, group, pause)
         whole.finish({"broken": {}})
 
 
-def write_group(part: Run, planned: plan.Plan, group: plan.Group) -> None:
+def write_group(part: Run, planned: plan.Plan, group: plan.Group, pause: float = 0.0) -> None:
     experiment, runs = planned.experiment(group), group.runs
     learner = build(experiment).learner
     like = jax.eval_shape(lambda key: learner.step(learner.init(key))[1], jax.random.key(0))
@@ -130,8 +133,9 @@ def write_group(part: Run, planned: plan.Plan, group: plan.Group) -> None:
         seconds = {"compile": 1.0, "run": 1.0}
         state = {"w": np.zeros(len(runs))}
         part.commit(chunk, rows, state, evaluation=evaluation, seconds=seconds)
+        time.sleep(pause)
     part.finish({"broken": {}})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(options(Options, __doc__))

@@ -6,12 +6,16 @@ python benchmarks/readme.py --check    fails if that would change anything
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import provenance
 import tyro
 from common import RESULTS
 from recorded import (
@@ -23,6 +27,7 @@ from recorded import (
     laboratory,
     scores,
     speed,
+    watching,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +36,7 @@ PAGES = (
     ROOT / "README.md",
     *sorted((ROOT / "docs/results").glob("*.md")),
     ROOT / "docs/findings.md",
+    ROOT / "docs/howto/watch.md",
     ROOT / "docs/index.md",
 )
 NAMED = {
@@ -53,6 +59,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "extras": (installation.extras, "extras"),
     "host_work": (speed.host_work, "sweep_host_work"),
     "kills": (faults.kills, "kills"),
+    "watch": (watching.watch, "watch"),
     "mutations": (faults.mutations, "mutations"),
 }
 """The function that makes each table, and the results that it needs."""
@@ -64,13 +71,24 @@ def main(check: bool = False) -> int:
     Args:
         check: change nothing; fail if a page is not what the results say.
     """
-    made = {name: make(*map(load, of)) for name, (make, *of) in TABLES.items()}
+    made = {name: make(*map(load, of)) + age(of) for name, (make, *of) in TABLES.items()}
     status = rewrite(PAGES, made, check)
     if not check:
         scores.draw(load("learning/*"), PICTURE)
     return status
 
 
+def age(names: Sequence[str]) -> list[str]:
+    """A note below a table of which a result was recorded by other code than today's."""
+    named = [name for name in provenance.results() for of in names if fnmatch.fnmatch(name, of)]
+    stale = [name for name in named if provenance.why_stale(load(name))]
+    if not stale:
+        return []
+    some = "Recorded" if len(stale) == len(named) else f"{len(stale)} of {len(named)} recorded"
+    return ["", f"*{some} at an earlier version of the code.*"]
+
+
+@functools.cache
 def load(name: str) -> dict[str, Any]:
     """A recorded result; for a name with a star, all that match, by the part under the star."""
     if "*" not in name:

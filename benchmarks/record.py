@@ -4,6 +4,8 @@
     python benchmarks/record.py benchmarks/specs/classic.toml --folder runs/classic
     python benchmarks/record.py benchmarks/specs/minatar_2m.toml --folder runs/part1 runs/part2
     python benchmarks/record.py benchmarks/specs/minatar.toml --no-run
+    python benchmarks/record.py --stale     what to record again, of all benchmarks, and why
+    python benchmarks/record.py --all       records it, the quickest first
 
 Where the folder holds that sweep already, unfinished or not, it goes on with it. Several folders
 are parts of the sweep, taken as far as they are: recorded is what all seeds have finished. Runs of
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -27,23 +30,32 @@ from typing import Any
 
 import jax
 import numpy as np
+import provenance
 import tyro
-from common import RESULTS, Result, load_spec, plain, plains, rounded, run_sweep, write
+from common import RESULTS, Result, load_spec, options, plain, plains, rounded, run_sweep, write
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Which sweep, and where."""
 
-    spec: tyro.conf.Positional[Path]
+    spec: tyro.conf.Positional[Path | None] = None
     folder: tuple[Path, ...] = ()  # Of the sweep, or of parts of it; default runs/NAME
     run: bool = True
     """Go on with the sweep; --no-run records what is there, all seeds of a setting or none."""
     random_episodes: int = 1000
     out: Path = RESULTS
+    stale: bool = False
+    """List the results whose code has changed since, with commands and hours; record nothing."""
+    all: bool = False
+    """Run these commands one after the other. A killed one goes on where its folder stands."""
 
 
-def main(options: Options) -> None:
+def main(options: Options) -> int:
+    if options.stale or options.all:
+        return queue(options.all)
+    if options.spec is None:
+        raise SystemExit("name a specification, or take --stale or --all")
     specification = load_spec(options.spec)
     folders = options.folder or (Path("runs") / specification.name,)
     if options.run and len(folders) == 1:
@@ -53,7 +65,25 @@ def main(options: Options) -> None:
     random = {env: random_baseline(env, options.random_episodes) for env in envs}
     steps = sum(row["steps"] * len(row["scores"]) for row in found["rows"])
     of = {"spec": options.spec.name, "seeds": list(specification.seeds), "random": random}
-    write(options.out / f"{specification.name}.json", {**of, "steps": steps, **found})
+    origin = provenance.origin(found["versions"].get("commit"), options.spec)
+    result = {**of, "steps": steps, **found, "origin": origin}
+    write(options.out / f"{specification.name}.json", result)
+    return 0
+
+
+def queue(run: bool) -> int:
+    """Lists what is stale, or records it; the status is that of the first command that failed."""
+    found = provenance.results()
+    print(*provenance.listing(found), sep="\n")
+    for name in provenance.not_in_history(found):
+        print(f"{name}: names a commit that is not in the history")
+    stale = {name: of for name, of in found.items() if provenance.why_stale(of)}
+    for command in provenance.commands(stale) if run else ():
+        print(f"== {command}", flush=True)
+        arguments = [sys.executable, *command.split()[1:]]
+        if status := subprocess.run(arguments, cwd=provenance.ROOT, check=False).returncode:
+            return status
+    return 0
 
 
 def measured(folders: tuple[Path, ...], specification: Any) -> Result:
@@ -166,4 +196,4 @@ def random_action(space: Any, key: Any, mask: Any = None) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
-from common import COLOURS, Parts, Result, experiment, panels, record_parts, rounded
+from common import COLOURS, Parts, Result, experiment, options, panels, record_parts, rounded
 from timing import Call, processes_in_turns
 
 CORES = os.cpu_count() or 1
@@ -150,4 +149,4 @@ def draw(parts: dict[str, Result], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(options(Options, __doc__))

@@ -38,8 +38,7 @@ import numpy as np
 import phases
 import solvers
 import textbook
-import tyro
-from common import Parts, Result, built, chosen, experiment, record_parts, rounded
+from common import Parts, Result, built, chosen, experiment, options, record_parts, rounded
 from timing import (
     Call,
     Rounds,
@@ -349,4 +348,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

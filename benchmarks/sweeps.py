@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import tyro
-from common import RESULTS, SPECS, Result, load_spec, run_sweep, versions, write
+from common import RESULTS, SPECS, Result, load_spec, options, run_sweep, versions, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,4 +110,4 @@ def cpu_without_xla() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    sys.exit(main(options(Options, __doc__)))

@@ -87,7 +87,7 @@ def typed_key(key: Any) -> Any:
         return key
     if dtype == np.uint32 and np.ndim(key):
         return jax.random.wrap_key_data(key)
-    raise TypeError(f"a key is one of jax.random.key, as in jax.random.key(0); got {key!r}")
+    raise TypeError(f"a key must come from jax.random.key, as in jax.random.key(0); got {key!r}")
 
 
 def check_order(**bounds: Any) -> None:
@@ -109,7 +109,7 @@ def check_minibatches(size: int, of: str, num_blocks: int = 1, **counts: int) ->
         ValueError: names the setting and the nearest divisors.
     """
     if size % num_blocks:
-        raise ValueError(f"a batch of {size} {of} does not fall into {num_blocks} equal blocks")
+        raise ValueError(f"a batch of {size} {of} can't be split into {num_blocks} equal blocks")
     size //= num_blocks
     where = "a batch" if num_blocks == 1 else f"each of {num_blocks} blocks"
     for name, count in counts.items():
@@ -226,7 +226,7 @@ def check_kinds(env: Any, agent: Any) -> Env:
     env = as_env(env, agent)
     if not isinstance(agent, ActorCritic):
         raise TypeError(
-            f"agent must be an ActorCritic, as of kltrust.actor_critic(env), got {kind_of(agent)}"
+            f"agent must be an ActorCritic, such as kltrust.actor_critic(env), got {kind_of(agent)}"
         )
     return env
 

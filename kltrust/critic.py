@@ -40,7 +40,7 @@ class ValueRegression:
     num_minibatches: int = setting(32, **NUM_MINIBATCHES)
     clip_eps: Number = setting(
         INF,
-        "The loss has no gradient further than this from the old value.",
+        "Distance from the old value beyond which the loss has no gradient.",
         above=0,
         infinite=True,
         role="value clip",

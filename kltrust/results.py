@@ -7,7 +7,7 @@ from kltrust.experiments.reading.compare import compare
 from kltrust.experiments.reading.deploy import numpy_policy
 from kltrust.experiments.reading.frames import to_frame
 from kltrust.experiments.reading.results import Results, load
-from kltrust.experiments.reading.sequential import sequential_test
+from kltrust.experiments.search.sequential import sequential_test
 
 __all__ = [
     "Chunk",

@@ -169,8 +169,8 @@ def backtracking_line_search(
     accepted one (under ``vmap`` the slowest lane decides; the other lanes keep their values).
     Leaves of ``params`` that are not floats do not change.
 
-    Other libraries shrink by 0.8 up to 10 times (sb3-contrib, as here) or 15 times (garage), or
-    halve up to 10 times (baselines).
+    Other libraries try 10 candidates, each 0.8 times the last (sb3-contrib), or 15 of them
+    (garage), or 10, each half the last (baselines).
 
     Args:
         evaluate: ``candidate -> (ok [] bool, aux)``, aux a pytree of arrays, such as the

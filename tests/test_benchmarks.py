@@ -39,7 +39,7 @@ def test_learning_records_what_the_tables_need(toy):
 
 def test_gymnasium_scores_are_recorded_pair_by_pair(toy):
     kept, row = json.loads((toy / "gymnasium_scores.json").read_text())["rows"]
-    assert kept == OTHER
+    assert kept.items() >= OTHER.items()
     assert row["seeds"] == [7, 8]
     assert row["versions"]["gymnasium"]
     for played in (row["gymnasium"], row["gymnax"]):

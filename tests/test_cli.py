@@ -143,6 +143,26 @@ def test_help_shows_the_values_of_the_preset(said, place):
     assert "Values in brackets come from kl.toml." in out
 
 
+def test_help_lists_what_is_usual_and_help_all_everything(said, place):
+    short, whole = (said("train", "trpo", "CartPole-v1", f)[1] for f in ("--help", "--help-all"))
+    for usual in ("--max-kl", "--num-envs", "--total-steps", "--seeds", "Example: kltrust train"):
+        assert usual in short
+        assert usual in whole
+    for rare in ("--cg-rtol", "--minibatch-blocks", "--coordinator", "--spread-envs"):
+        assert rare not in short
+        assert rare in whole
+    assert "--help-all lists all options" in short
+    assert "--help-all lists" not in whole
+    # What is hidden can be given: 0 blocks are refused, not unknown.
+    status, _, err = said("train", "trpo", "CartPole-v1", "--minibatch-blocks", 0)
+    assert status == 1
+    assert "minibatch_blocks must be at least 1" in err
+    for command in ("sweep", "evaluate", "play", "status", "merge", "report", "export", "judge"):
+        _, out, _ = said(command, "--help")
+        assert f"Example: kltrust {command} " in " ".join(out.split()), command
+    assert "--help-all" not in said("status", "--help")[1]
+
+
 def test_no_arguments_and_half_of_them(said):
     status, out, _ = said()
     assert status == 0
@@ -303,7 +323,7 @@ def test_doctor(said):
         ("train trpo breakout", 1, "did you mean 'Breakout-MinAtar'?"),
         ("train trpo CartPole-v1 --hidden 64,a", 2, "'a' is not a whole number"),
         ("train trpo CartPole-v1 --total-steps 1.5", 2, "'1.5' is not a whole number"),
-        ("train trpo --seeds 2", 1, "which environment?"),
+        ("train trpo --seeds 2", 1, "name an environment"),
         ("train --seeds 2 trpo CartPole-v1", 1, "the algorithm and the environment come first"),
         ("train trpo Cartpole-v1", 1, "did you mean 'CartPole-v1'"),
         ("train trpo CartPole-v1 --max-kll 3", 2, "--max-kl FLOAT"),

@@ -93,7 +93,7 @@ def test_a_dry_run_does_nothing(tmp_path, said, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("sweep", "which specification"),
+        ("sweep", "name a specification"),
         ("sweep absent.toml", "can't read the specification absent.toml"),
         ("sweep toy.toml --shard 3", "--shard takes I/N"),
         ("sweep toy.toml --shard 3/2", "1 <= i <= n"),

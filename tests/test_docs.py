@@ -396,6 +396,7 @@ def test_in_a_browser_no_page_scrolls_sideways_or_asks_a_network(site, tmp_path)
         "howto/environment",
         "howto/masks",
         "howto/network",
+        "howto/porting",
         "howto/recurrent",
         "howto/resume",
     ],

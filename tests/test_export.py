@@ -208,7 +208,7 @@ def test_wandb_offline_runs_hold_the_same_numbers(made, tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "export where"),
+        ([], "say where to export to"),
         (["--online", "--tensorboard", "x"], "--online goes with --wandb"),
     ],
 )

@@ -251,9 +251,13 @@ def test_what_one_host_finds_the_other_learns(tmp_path, compile_fast):
     assert first["run_error"] == "RunError: occupied"
     assert first["value_error"] == "ValueError: bad"
     assert first["same"] is None
-    assert first["different"].startswith("ValueError: the seed of host 1 is not that of host 0: ")
+    assert first["different"].startswith(
+        "ValueError: the seed of host 1 differs from that of host 0: "
+    )
     for differing in ("specs", "widths"):
-        assert first[differing].startswith("ValueError: the sweep of host 1 is not that of host 0")
+        assert first[differing].startswith(
+            "ValueError: the sweep of host 1 differs from that of host 0"
+        )
     assert "is not empty (it holds mine.txt)" in first["occupied"]
     assert first["committed"] == [0, {"a": 1}]
     assert os.listdir(tmp_path / "1") == []

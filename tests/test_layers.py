@@ -24,7 +24,18 @@ ORDER = [
 ]
 """The parts of the package. A part may import itself and the parts before it."""
 
-ROOMS = ["config", "store", "engine", "jobs", "reading", "report", "cli", "doors"]
+ROOMS = [
+    "search",
+    "config",
+    "store",
+    "engine",
+    "jobs",
+    "reading",
+    "report",
+    "watch",
+    "cli",
+    "doors",
+]
 """The rooms of experiments, in the same way."""
 
 FORBIDDEN = {

@@ -66,10 +66,10 @@ def five_results(key, state, action):
 MISTAKES = {
     # Arguments
     "an integer as a key": (lambda: kt.train(learner(), 0, 1), "jax.random.key(0)"),
-    "a key in the learner's place": (lambda: kt.train(KEY, learner(), 1), "a key is one of"),
+    "a key in the learner's place": (lambda: kt.train(KEY, learner(), 1), "a key must come from"),
     "no learner": (
         lambda: kt.train(ENV, KEY, 1),
-        "as of kltrust.make_learner, got an object of Env",
+        "as kltrust.make_learner returns, got an object of Env",
     ),
     "a name of an environment": (lambda: learner("CartPole-v1"), "kltrust.make('CartPole-v1')"),
     "a name for an agent": (lambda: kt.actor_critic("CartPole-v1"), "kltrust.make('CartPole-v1')"),

@@ -7,10 +7,12 @@ import json
 import re
 from importlib import resources
 
+import common
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import record
 import toys
 from browser import CHROMIUM, Page, measured
 
@@ -19,6 +21,7 @@ from kltrust.experiments import cli, report
 from kltrust.experiments.config import presets, spec
 from kltrust.experiments.config.experiment import BudgetSettings, Experiment
 from kltrust.experiments.jobs import plan
+from kltrust.experiments.reading import baseline
 from kltrust.experiments.report import (
     _export,
     _gather,
@@ -280,8 +283,8 @@ def test_the_numbers_of_the_page_are_those_of_the_runs(written):
     # Seeds 4, 2, 9 and 400 for four iterations; the second setting has ten more.
     assert "| **trpo max_kl=0.02** | 3 | 415.0 [" in text
     assert "| trpo max_kl=0.01 | 3 | 405.0 [" in text
-    # Zero: the first evaluation of all, 205 and 10 for every second setting.
-    assert "| CartPole-v1 | trpo max_kl=0.02 | 210.0 | 415.0 |" in text
+    zero = baseline.random_return("CartPole-v1", {})
+    assert f"| CartPole-v1 | trpo max_kl=0.02 | {zero:.1f} | a random policy | 415.0 |" in text
     # One update in twelve is at 1.2 of the bound; of clip_eps 0.2 it is 0.012 of 0.02.
     assert "| trpo max_kl=0.01 | bound 0.01 | 12 | 8.3 % | 0.8 | 0.008 |" in text
     assert "clip_eps=0.2 | heuristic 0.02 | 12 | 0 % | 0.4 | 0.008 |" in text
@@ -294,12 +297,39 @@ def test_normalised_scores_and_choices(made):
     assert best.columns.tolist() == ["CartPole-v1", "Acrobot-v1"]
     assert best.index.tolist() == [4, 2, 9]
     assert best.mean().tolist() == pytest.approx([1, 1])
-    assert best["CartPole-v1"].to_numpy() == pytest.approx((np.array([414, 412, 419]) - 210) / 205)
+    zero = baseline.random_return("CartPole-v1", {})
+    expected = (np.array([414, 412, 419]) - zero) / (415 - zero)
+    assert best["CartPole-v1"].to_numpy() == pytest.approx(expected)
     assert compared.chosen["trpo"] == "trpo max_kl=0.02"
     values = _summaries.aggregates(best)
     assert values[1].value == pytest.approx(1)
     assert all(e.low <= e.value <= e.high for e in values)
     assert values == _summaries.aggregates(best)  # seeded
+
+
+def test_zero_is_a_random_policy_where_it_is_recorded(made, monkeypatch):
+    study = _gather.gather([made])
+    assert set(_summaries.find_scales(study).zero_of) == {"a random policy"}
+    # With other parameters than the recorded ones it is the first evaluation of all runs: 205,
+    # and 10 more for every second setting.
+    assert baseline.random_return("CartPole-v1", {"gravity": 5.0}) is None
+    monkeypatch.setattr(baseline, "_recorded", lambda: {"Acrobot-v1": -500.0})
+    scales = _summaries.find_scales(study)
+    assert scales.zero_of.to_dict() == {
+        "CartPole-v1": "all first evaluations",
+        "Acrobot-v1": "a random policy",
+    }
+    assert scales.zero.to_dict() == {"CartPole-v1": 210, "Acrobot-v1": -500}
+
+
+def test_the_recorded_returns_of_a_random_policy():
+    rows = json.loads((common.RESULTS / "random_policy.json").read_text("utf-8"))["rows"]
+    assert {row["env"]: row["mean"] for row in rows} == baseline._recorded()
+    known = next(row for row in rows if row["env"] == "CartPole-v1")
+    found = record.random_baseline("CartPole-v1", 500)
+    error = np.hypot(known["standard_error"], found["standard_error"])
+    assert abs(found["mean"] - known["mean"]) < 4 * error
+    assert 20 < known["mean"] < 25
 
 
 def test_paired_probability_of_improvement():
@@ -437,7 +467,7 @@ def test_trainings_by_themselves_and_folders_that_share_names(tmp_path, made, ca
     preset, before = tmp_path / "mine/npg/CartPole-v1.toml", (alone / "report").stat().st_ino
     preset.write_text("[update]\n")
     assert cli.main(mine) == 1
-    assert f"{preset} is there already, and another" in capsys.readouterr().err
+    assert f"{preset} exists and differs" in capsys.readouterr().err
     assert preset.read_text() == "[update]\n"
     assert (alone / "report").stat().st_ino == before
     text = (alone / "report/tables.md").read_text()

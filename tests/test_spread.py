@@ -227,7 +227,11 @@ def test_a_spread_run_goes_on_to_the_bit(compile_fast, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "devices", "message"),
     [
-        ("--num-envs 6", 4, "num_envs=6 does not go evenly over 4 devices: take a multiple of 4"),
+        (
+            "--num-envs 6",
+            4,
+            "num_envs=6 does not divide evenly over 4 devices: take a multiple of 4",
+        ),
         ("--seeds 2", 1, "a run is spread alone"),
         ("--width 1", 1, "a run is spread alone"),
         ("--num-envs 8 --minibatch-blocks 3", 1, "minibatch_blocks=3 does not divide num_envs=8"),
@@ -256,5 +260,7 @@ def test_as_many_devices_as_divide_the_blocks(monkeypatch):
     assert [spread.make_mesh(n) for n in (1, 6, 8, 12, 16)] == [1, 6, 8, 6, 8]
     monkeypatch.setattr(spread.hosts, "are_several", lambda: True)
     assert spread.make_mesh(16) == 8
-    with pytest.raises(ValueError, match="minibatch_blocks=12 does not go over the 8 devices"):
+    with pytest.raises(
+        ValueError, match="minibatch_blocks=12 does not divide evenly over the 8 devices"
+    ):
         spread.make_mesh(12)

@@ -157,11 +157,11 @@ def _options(arguments: str) -> str:
 
 
 def help_of(arguments: list[str]) -> str:
-    """What ``kltrust ... --help`` prints, 80 columns wide."""
+    """What ``kltrust ... --help-all`` prints, 80 columns wide."""
     printed = io.StringIO()
     narrow = mock.patch.dict(os.environ, COLUMNS="80")
     with narrow, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        cli.main([*arguments, "--help"])
+        cli.main([*arguments, "--help-all"])
     return printed.getvalue()
 
 

@@ -31,7 +31,7 @@ class DriftPPO(FirstOrder):
     )
     drift_beta: Number = setting(
         0.6,
-        "Past the scale drift_beta of log(r) A a bad action is pushed away no further.",
+        "A bad action is pushed away no further once log(r) A passes the scale drift_beta.",
         above=0,
         role="drift",
         usual="0.6 (Lu et al. 2022)",

@@ -27,7 +27,7 @@ class ESPO(FirstOrder):
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
     max_change: Number = setting(
         0.25,
-        "The mean of abs(r - 1) after which no further epoch is run.",
+        "No further epoch is run once the mean of abs(r - 1) exceeds this.",
         above=0,
         infinite=True,
         role="drift",
@@ -35,7 +35,7 @@ class ESPO(FirstOrder):
     )
     max_kl: Number = setting(
         float("inf"),
-        "The mean KL(old || new), nats, after which no further epoch is run.",
+        "No further epoch is run once the mean KL(old || new), nats, exceeds this.",
         above=0,
         infinite=True,
         usual="inf, off",

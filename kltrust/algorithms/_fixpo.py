@@ -49,7 +49,7 @@ class FixPO(FirstOrder):
     )
     max_fixups: int = setting(
         10,
-        "Passes at most that mend the step, before it is given up.",
+        "Maximum number of passes that shorten a step over the bound; then it is given up.",
         at_least=1,
         usual="10; few are needed (Zentner et al. 2023)",
     )
@@ -61,7 +61,7 @@ class FixPO(FirstOrder):
     )
     dual_scale: Number = setting(
         3.0,
-        "The ascent aims at max_state_kl / dual_scale, so that few steps have to be mended.",
+        "The ascent aims at max_state_kl / dual_scale, so that few steps exceed the bound.",
         at_least=1,
         usual="3 (Zentner et al. 2023)",
     )

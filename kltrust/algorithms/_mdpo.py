@@ -34,7 +34,8 @@ class MDPO(FirstOrder):
 
     step_size: Number = setting(
         1.0,
-        "Of mirror descent, in 1 / advantage; anneal shrinks it, and keeps the learning rate.",
+        "Step size of mirror descent, in 1 / advantage. anneal shrinks it and keeps "
+        "the learning rate.",
         above=0,
         role="drift",
         anneal=1,

@@ -87,8 +87,8 @@ class PPO(FirstOrder):
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
     drift: str | Drift = setting(
         "clip",
-        "The surrogate less a drift; the sizes of kl, reverse_kl and bounded_kl are weights, those "
-        "of the others widths.",
+        "The drift that is subtracted from the surrogate. The sizes of kl, reverse_kl "
+        "and bounded_kl are weights, those of the others are widths.",
         choices=(*WIDTHS, *WEIGHTS),
         functions=True,
         usual="clip",
@@ -111,19 +111,19 @@ class PPO(FirstOrder):
     target_kl: Number = setting(INF, **TARGET_KL)
     controller: str = setting(
         "size",
-        "What follows the KL where target_kl is finite: size, learning_rate or dual.",
+        "What a finite target_kl steers: size, learning_rate or dual.",
         choices=("size", "learning_rate", "dual"),
         usual="size (Schulman et al. 2017), learning_rate (rsl_rl)",
     )
     tolerance: Number = setting(
         1.5,
-        "Factor around target_kl within which nothing is steered.",
+        "Nothing is steered while the KL is within this factor of target_kl.",
         at_least=1,
         usual="1.5 to 2",
     )
     factor_step: Number = setting(
         2.0,
-        "One step of the factor, up or down; of dual its rate is factor_step - 1.",
+        "One step of the factor, up or down. For dual, the rate of the ascent is factor_step - 1.",
         above=1,
         usual="2",
     )

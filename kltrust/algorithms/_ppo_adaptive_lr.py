@@ -57,7 +57,7 @@ class PPOAdaptiveLR(FirstOrder):
     max_kl: Number = setting(INF, anneal=2, **STOP_KL)
     kl_tolerance: Number = setting(
         2.0,
-        "Factor around target_kl within which the learning rate stays.",
+        "The learning rate stays while the KL is within this factor of target_kl.",
         at_least=1,
         usual="1.5 to 2; 2 (rsl_rl)",
     )

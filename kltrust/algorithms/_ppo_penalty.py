@@ -45,7 +45,7 @@ class PPOPenalty(FirstOrder):
     target_kl: Number = setting(0.01, needs="adaptive", **TARGET_KL)
     init_beta: Number = setting(
         1.0,
-        "The penalty's weight at the start; throughout, if not adaptive.",
+        "The penalty's weight at the start, or throughout if it is not adaptive.",
         at_least=0,
         infinite=True,
         role="drift",
@@ -60,7 +60,10 @@ class PPOPenalty(FirstOrder):
         usual="kl (Schulman et al. 2017)",
     )
     beta_tolerance: Number = setting(
-        1.5, "Factor around target_kl within which beta stays.", at_least=1, usual="1.5 to 2"
+        1.5,
+        "Beta stays while the KL is within this factor of target_kl.",
+        at_least=1,
+        usual="1.5 to 2",
     )
     beta_increase: Number = setting(
         2.0, "Beta's factor when the KL was too large.", at_least=1, usual="1.5 to 2"

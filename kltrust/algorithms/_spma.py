@@ -28,7 +28,7 @@ class SPMA(FirstOrder):
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
     step_size: Number = setting(
         0.2,
-        "Of mirror ascent, in 1 / advantage.",
+        "Step size of mirror ascent, in 1 / advantage.",
         above=0,
         infinite=True,
         role="drift",

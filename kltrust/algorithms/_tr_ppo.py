@@ -26,13 +26,13 @@ class TRPPO(FirstOrder):
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
     form: str = setting(
         "truly",
-        "What bends the surrogate: clip, truly or rollback.",
+        "The form of the surrogate: clip, truly or rollback.",
         choices=("clip", "truly", "rollback"),
         usual="truly (Wang et al. 2019)",
     )
     state_kl: Number = setting(
         0.03,
-        "Where a state is outside, nats; of clip and truly.",
+        "For clip and truly: the KL, nats, beyond which a state is outside.",
         above=0,
         infinite=True,
         role="drift",
@@ -40,20 +40,20 @@ class TRPPO(FirstOrder):
     )
     kl_slope: Number = setting(
         5.0,
-        "Weight of the KL outside, in advantages per nat; of truly.",
+        "For truly: the weight of the KL outside, in advantages per nat.",
         at_least=0,
         usual="5; 0.4 on Humanoid (Wang et al. 2019)",
     )
     clip_eps: Number = setting(
         0.2,
-        "Half-width of the interval of ratios; of rollback.",
+        "For rollback: the half-width of the interval of ratios.",
         above=0,
         infinite=True,
         usual="0.2 (Wang et al. 2019)",
     )
     ratio_slope: Number = setting(
         0.3,
-        "Slope beyond the interval, turned round; of rollback.",
+        "For rollback: the negative slope beyond the interval.",
         at_least=0,
         usual="0.3; 0.02 on Humanoid (Wang et al. 2019)",
     )

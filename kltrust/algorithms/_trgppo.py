@@ -26,7 +26,7 @@ class TRGPPO(PPOClip):
 
     state_kl: Number = setting(
         0.02,
-        "What the intervals allow KL(old || new) of a state to be, nats.",
+        "The largest KL(old || new) of a state, nats, that the intervals of ratios allow.",
         above=0,
         role="drift",
         usual="0.02 to 0.03; clip_eps**2 / 2 is the least that ever widens one",

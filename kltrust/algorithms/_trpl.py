@@ -48,14 +48,14 @@ class TRPL(FirstOrder):
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
     projected_kl: Number = setting(
         0.03,
-        "Bound on KL(projected || old) of a state, nats; of a Gaussian on the part of its means.",
+        "Bound on KL(projected || old) of a state, nats. For a Gaussian: on the part of its means.",
         above=0,
         role="drift",
         usual="0.03 for Gaussian means (Otto et al. 2021)",
     )
     projected_scale_kl: Number = setting(
         1e-3,
-        "Bound on the part of a Gaussian's scales, nats; of no other distribution.",
+        "For a Gaussian: the bound on the part of its scales, nats.",
         above=0,
         usual="1e-3 (Otto et al. 2021)",
     )

@@ -73,7 +73,7 @@ class TRPO(NaturalStep):
     )
     max_backtracks: int = setting(
         10,
-        "Line search: how often a step is shortened before it is given up.",
+        "Line search: how often a step is shortened before it is rejected.",
         at_least=0,
         at_most=1000,
         usual="10 to 15",
@@ -87,21 +87,22 @@ class TRPO(NaturalStep):
     )
     kl_quantile: Number = setting(
         1.0,
-        "The share of the states within the bound, of quantile; 1 bounds the largest KL.",
+        "For quantile: the share of states within the bound. 1 bounds the largest KL.",
         above=0,
         at_most=1,
         usual="1, the maximum of the theory; 0.95",
     )
     boundary_steps: int = setting(
         0,
-        "Halvings that bring the step to the true boundary; 0 takes that of the quadratic model.",
+        "Number of halvings that bring the step to the true boundary. 0 keeps the "
+        "boundary of the quadratic model.",
         at_least=0,
         at_most=100,
         usual="0; 8 comes within a per cent",
     )
     accept_ratio: Number = setting(
         0.0,
-        "Least share of the gain of the linear model that a step realises.",
+        "A step is accepted if it realises at least this share of the linear model's gain.",
         at_least=0,
         below=1,
         usual="0; 0.1 to 0.25 in trust-region methods",
@@ -111,10 +112,18 @@ class TRPO(NaturalStep):
         2.0, "Factor of the region, up or down.", at_least=1, needs="adaptive", usual="2"
     )
     low_ratio: Number = setting(
-        0.25, "Below it the region shrinks.", at_least=0, needs="adaptive", usual="0.25"
+        0.25,
+        "The region shrinks below this share of the predicted gain.",
+        at_least=0,
+        needs="adaptive",
+        usual="0.25",
     )
     high_ratio: Number = setting(
-        0.75, "Above it the region grows.", at_least=0, needs="adaptive", usual="0.75"
+        0.75,
+        "The region grows above this share of the predicted gain.",
+        at_least=0,
+        needs="adaptive",
+        usual="0.75",
     )
     min_region: Number = setting(
         1e-2,

@@ -57,13 +57,13 @@ class VMPO(MinibatchEpochs):
     target_kl: Number = setting(0.01, **(TARGET_KL | {"infinite": False}))
     target_scale_kl: Number = setting(
         1e-3,
-        "Set point of the KL of a Gaussian's scales, nats; of no other distribution.",
+        "For a Gaussian: the set point of the KL of its scales, nats.",
         above=0,
         usual="5e-6 to 5e-5 (Song et al. 2019), over many updates with one target",
     )
     temperature_kl: Number = setting(
         0.1,
-        "What the weights psi may be from equal ones, as a KL in nats.",
+        "Bound on the KL, nats, of the weights psi from equal weights.",
         above=0,
         usual="0.01 to 0.1 (Song et al. 2019)",
     )

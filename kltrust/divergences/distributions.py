@@ -51,7 +51,8 @@ def _kl(old: Any, new: Any) -> Array:
     for given in (old, new):
         if not hasattr(given, "kl_divergence"):
             raise TypeError(
-                f"a KL is of two distributions, got {kind_of(given)}: make one of logits by "
+                f"kl_divergence takes two distributions, got {kind_of(given)}: make one "
+                f"of logits by "
                 "distrax.Categorical(logits=logits), or call categorical_kl_from_logits; of means "
                 "and standard deviations, distrax.MultivariateNormalDiag(mean, std)"
             )
@@ -282,7 +283,9 @@ def _paired_parts(old: distrax.Joint, new: distrax.Joint) -> tuple[list[Any], li
     structure: Any = functools.partial(jax.tree.structure, is_leaf=_is_distribution)
     ours, theirs = structure(old.distributions), structure(new.distributions)
     if ours != theirs:
-        raise ValueError(f"Joint distributions of one structure are needed: {ours} and {theirs}")
+        raise ValueError(
+            f"both Joint distributions must have the same structure: {ours} and {theirs}"
+        )
     return _parts(old), _parts(new)
 
 

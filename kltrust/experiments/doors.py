@@ -27,7 +27,7 @@ def sweep(
     *,
     width: int | None = None,
     shard: tuple[int, int] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     on_chunk: OnChunk | None = None,
 ) -> Results:
     """Runs a specification, or resumes it where it was interrupted.
@@ -38,7 +38,8 @@ def sweep(
             specification, which is then resumed.
         width: lanes per block; None chooses.
         shard: (i, n), i from 1: only the i-th of n parts; `merge.merge` puts them together.
-        progress: is told what happens.
+        progress: True shows bars, in a notebook or on the terminal; or an object of your own that
+            is told what happens. By default nothing is shown.
         on_chunk: ``on_chunk(chunk)`` is called with each `Chunk`, outside the compiled code and
             before the chunk is committed. It may return values by name, each a number, [L] or
             [L, n]: they become columns of the metrics. ``chunk.stop()`` ends the sweep after this
@@ -71,7 +72,10 @@ def sweep(
         spec = specs.from_dict(json.loads(files.to_json(spec)), out.name)
     check_spec(spec)
     plan = make_plan(spec, width=width, shard=shard)
-    listener = copy.copy(progress or Progress())
+    if progress is True:
+        from kltrust.experiments.cli.notebook import suitable
+
+    listener = suitable() if progress is True else copy.copy(progress or Progress())
     listener.on_chunk = on_chunk or listener.on_chunk
     begun = run.plan_of(Record(out)) if os.path.lexists(out / RUN) else None
     # The same, except for the widths: the folder keeps its own.

@@ -240,7 +240,8 @@ def run(learner: Learner, state: LearnerState, num_iterations: int) -> tuple[Lea
     """
     if not isinstance(learner, Learner):
         raise TypeError(
-            f"a learner comes first, as of kltrust.make_learner, got {kind_of(learner)}"
+            f"the first argument must be a learner, as kltrust.make_learner returns, got "
+            f"{kind_of(learner)}"
         )
     return loops.scan(lambda s, _: learner.step(s), state, length=num_iterations)
 

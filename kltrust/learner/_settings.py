@@ -61,16 +61,17 @@ class LearnerSettings:
     )
     stagger_steps: int = setting(
         0,
-        "Before the first iteration each environment plays a random number of steps below this, "
-        "so that episodes that only a time limit ends do not stay in step.",
+        "Each environment first plays a random number of steps below this. Otherwise "
+        "episodes that only a time limit ends would all end together.",
         at_least=0,
         at_most=2**24,
         usual="0; the time limit, where only that ends episodes",
     )
     audit: str = setting(
         "default",
-        "How much is measured of every update: default, extended (fresh states, path, reference) "
-        "or full (curvature too). It changes no bit of the training, only its cost.",
+        "What is measured of every update: default, extended (also fresh states, the "
+        "path and a reference) or full (also the curvature). The training has the "
+        "same bits, at a higher cost.",
         choices=AUDITS,
         usual="default; extended or full to study updates",
     )
@@ -80,5 +81,5 @@ class LearnerSettings:
         if self.num_envs % self.minibatch_blocks:
             raise ValueError(
                 f"minibatch_blocks={self.minibatch_blocks} does not divide "
-                f"num_envs={self.num_envs}: take a multiple of it"
+                f"num_envs={self.num_envs}: make num_envs a multiple of it"
             )

@@ -19,14 +19,15 @@ class NetworkSettings:
     )
     activation: str = setting(
         "tanh",
-        "tanh, relu, elu, gelu or silu.",
+        "The activation: tanh, relu, elu, gelu or silu.",
         choices=("tanh", "relu", "elu", "gelu", "silu"),
         usual="tanh (the papers), relu, elu",
     )
     channels: tuple[int, ...] = setting(
         (16,),
-        "Channels of the 3 x 3 convolutions before them, for observations [H, W, C]. They have no "
-        "padding: each takes two rows and two columns off. () flattens the image instead.",
+        "Channels of the 3 x 3 convolutions before the dense layers, for observations "
+        "[H, W, C]. Without padding, each one removes two rows and two columns. () "
+        "flattens the image instead.",
         at_least=1,
         at_most=2**12,
         usual="(16,) for 10 x 10 images (Young and Tian 2019, MinAtar)",
@@ -41,8 +42,8 @@ class NetworkSettings:
     )
     cell: str = setting(
         "none",
-        "Memory behind the dense layers, as wide as the last one: none, gru or mingru. Policy and "
-        "critic have one each.",
+        "Memory after the dense layers, as wide as the last one: none, gru or mingru. "
+        "Policy and critic have separate ones.",
         choices=("none", "gru", "mingru"),
         usual="none; gru or mingru where observations hide the state",
     )
@@ -51,6 +52,7 @@ class NetworkSettings:
         """Refuses a cell if there is no layer from which it takes its width."""
         if self.cell != "none" and not self.hidden:
             raise ValueError(
-                "hidden must hold at least one width, which is the cell's too; got "
+                "hidden must hold at least one width, since the cell is as wide as the "
+                "last one; got "
                 f"cell={self.cell!r}, hidden={self.hidden!r}"
             )

@@ -201,7 +201,9 @@ def evaluate(
     """
     env = check_kinds(env, agent)
     if not hasattr(state, "policy_params"):
-        raise TypeError(f"state must be a LearnerState, as of kltrust.train, got {kind_of(state)}")
+        raise TypeError(
+            f"state must be a LearnerState, as kltrust.train returns, got {kind_of(state)}"
+        )
     if runs := np.shape(getattr(state, "iteration", 0)):
         raise ValueError(
             f"the state is of {list(runs)} runs: take one, jax.tree.map(lambda x: x[0], state), or "

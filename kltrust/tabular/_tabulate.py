@@ -51,7 +51,7 @@ def tabulate(env: Env, *, gamma: Number, max_states: int = 10_000) -> Tabulated:
     state, obs = env.reset(keys[0])
     if not isinstance(obs, jax.Array):
         raise ValueError(
-            f"{env.name} must give one array as its observation, by which a state is known again, "
+            f"{env.name} must have observations of one array, which identifies the state, "
             f"got {type(obs).__name__}: tabulate it without its mask, or with its parts in one row"
         )
     _same(env, obs, env.reset(keys[1])[1])

@@ -44,14 +44,14 @@ class NaturalStep:
     )
     cg_iters: int = setting(
         10,
-        "Conjugate-gradient iterations at most.",
+        "Maximum number of conjugate-gradient iterations.",
         at_least=1,
         at_most=10**4,
         usual="5 to 20; 10 (Schulman et al. 2015)",
     )
     cg_rtol: Number = setting(
         1e-5,
-        "Residual, relative to the gradient's norm, at which they end early.",
+        "Conjugate gradients end early at this residual, relative to the gradient's norm.",
         at_least=0,
         usual="1e-10 to 1e-3; relative here, absolute in most",
     )

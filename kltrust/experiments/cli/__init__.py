@@ -30,6 +30,7 @@ COMMANDS = {
     "merge": "sweep",
     "export": "report",
     "report": "report",
+    "watch": "watch",
 }
 
 HELP = """\
@@ -42,6 +43,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
   kltrust status DIR             how far a sweep or a training is
   kltrust merge SHARD ...        put the shards of a sweep together
+  kltrust watch DIR ...          a page in the browser that follows runs while they go on
   kltrust judge DIR ...          what is wrong with the runs, by name
   kltrust compare A B            are the runs of B worse? an exit status for scripts
   kltrust report DIR ...         one page of what came out, with figures, tables and presets
@@ -51,8 +53,8 @@ kltrust: trust-region policy optimisation in JAX
 
 A first try, half a minute: kltrust train trpo CartPole-v1 --seeds 4
 
-Each command takes --help; `kltrust train ALGORITHM ENV --help` lists every setting with
-the preset's value. With any of them:
+Each command takes --help, and --help-all for rare options; `kltrust train ALGORITHM ENV
+--help` lists the settings with the preset's values. With any of them:
 
   --import MODULE                import a module of yours first, one that registers environments
                                  (kltrust.register) or algorithms (register_algorithm); the run
@@ -98,7 +100,7 @@ def _leave_other_hosts(status: int) -> None:
 
 def _run(arguments: list[str]) -> int:
     arguments = _take_imports(arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all", "help"):
         print(HELP, end="")
         return 0
     if arguments[0] == "--version":

@@ -24,6 +24,8 @@ class _Compare:
     Settings are matched by environment and label, seeds by their number. The exit status is 2 if B
     is worse on some setting by more than the margin, with an interval that holds for all settings
     together; else 0. "not shown" means that these seeds show no difference, not that there is none.
+
+    Example: kltrust compare runs/before runs/after
     """
 
     a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="A")]

@@ -82,9 +82,9 @@ def doctor(arguments: list[str]) -> int:
 
 def _is_answered(arguments: list[str], most: int, usage: str, meaning: str) -> bool:
     """Whether the arguments ask for help; refuses too many arguments."""
-    if set(arguments) & {"-h", "--help"}:
+    if set(arguments) & {"-h", "--help", "--help-all"}:
         print(f"usage: {usage}\n\n{meaning}")
         return True
     if len(arguments) > most:
-        raise ValueError(f"too much is given ({' '.join(arguments[most:])}): it is `{usage}`")
+        raise ValueError(f"too many arguments ({' '.join(arguments[most:])}): it is `{usage}`")
     return False

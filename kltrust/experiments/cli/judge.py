@@ -27,6 +27,8 @@ class _Judge:
 
     Also while they go on. The exit status is 2 if something of the severity --fail or worse was
     found, else 0. What each finding means stands beside it, and in the documentation.
+
+    Example: kltrust judge runs/quick --fail warning
     """
 
     folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR ...")]
@@ -43,7 +45,7 @@ def judge(arguments: list[str]) -> int:
     """``kltrust judge``."""
     options = tyro.cli(_Judge, prog="kltrust judge", args=arguments)
     if not options.folders:
-        raise ValueError("judge what? As in `kltrust judge DIR`")
+        raise ValueError("name the run folders to judge, as in `kltrust judge DIR`")
     from kltrust import findings
     from kltrust.experiments.reading import results
 

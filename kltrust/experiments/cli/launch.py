@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from kltrust.experiments.cli.typed import Rare
+
 if TYPE_CHECKING:
     from kltrust.experiments.jobs.plan import Plan
     from kltrust.experiments.store.record import Record
@@ -27,15 +29,15 @@ Switch = tyro.conf.FlagCreatePairsOff[bool]
 class HostFlags:
     """How a process finds the other hosts, if there are any; see `hosts`."""
 
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT"), Rare] = None
     """Several hosts: where the first one listens. The same command on all, but for --host."""
-    num_hosts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    num_hosts: Annotated[int | None, tyro.conf.arg(metavar="N"), Rare] = None
     """Several hosts: how many there are."""
-    host: Annotated[int | None, tyro.conf.arg(metavar="I")] = None
+    host: Annotated[int | None, tyro.conf.arg(metavar="I"), Rare] = None
     """Several hosts: the number of this one, from 0, which reads and writes the folder."""
-    distributed: Switch = False
+    distributed: Annotated[Switch, Rare] = False
     """Several hosts that SLURM, Open MPI or a TPU pod started: JAX finds out the rest."""
-    wait: Annotated[int, tyro.conf.arg(metavar="SECONDS")] = 300
+    wait: Annotated[int, tyro.conf.arg(metavar="SECONDS"), Rare] = 300
     """Several hosts: how long to wait for the others to come."""
 
     @property
@@ -218,7 +220,7 @@ def _num_parts(record: Record) -> int:
 
     plan = plan_of(record)
     spread = [plan.experiment(g).learner.num_envs for g in plan.groups if g.spread]
-    return max([1, sum(len(group.runs) for group in plan.groups), *spread])
+    return max([1, sum(len(plan.at_once(group).runs) for group in plan.groups), *spread])
 
 
 def _keep_compilations() -> None:

@@ -84,11 +84,7 @@ class Remaining:
         self.plan, self._clock, self._start = plan, clock, clock()
         self._paces, _ = expected(plan)
         self._seen: dict[int, Pace] = {}
-        experiments = [plan.experiment(group) for group in plan.groups]
-        self._work = [
-            len(group.runs) * e.num_iterations * e.batch_size
-            for e, group in zip(experiments, plan.groups, strict=True)
-        ]
+        self._work = [plan.steps(group) for group in plan.groups]
         self._done = [0.0] * len(self._work)
 
     def report(self, group: int, share: float, pace: Pace | None = None) -> None:

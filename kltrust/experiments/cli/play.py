@@ -29,11 +29,11 @@ class _Policy:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """The run folder."""
     env: str | None = None
-    """Of a sweep with several environments, the one."""
+    """The environment, if the sweep has several."""
     label: str | None = None
-    """Of a sweep, the setting, as its report names it; without it, the one that is best there."""
+    """The setting of a sweep, as its report names it. Default: the best one there."""
     seed: int = 0
-    """Of the episodes: start states and, if sampled, actions."""
+    """The seed of the episodes: of start states and of sampled actions."""
     sampled: Switch = False
     """Sample actions instead of taking the distribution's mode."""
     best: Switch = False
@@ -49,7 +49,10 @@ class _Policy:
 class _Evaluate(_Policy):
     """Play fresh episodes with the policies of all seeds of a run folder.
 
-    Of a sweep, those of one setting: the one that is named, or the best, by the mean over seeds.
+    In a sweep, those of one setting: the one that is named, or the one with the best mean over
+    seeds.
+
+    Example: kltrust evaluate runs/quick --env CartPole-v1 --episodes 200
     """
 
     episodes: int = 100
@@ -62,17 +65,19 @@ class _Play(_Policy):
 
     The returns are what the outside world sees of it. With --out, one episode becomes a film: there
     too or, where gymnasium has no such environment, where the policy was trained.
+
+    Example: kltrust play runs/quick --env CartPole-v1 --out best.gif
     """
 
     episodes: int | None = None
-    """Episodes to play, by default 100 where gymnasium has the environment; with --out, 0 plays
-    none beside the film."""
+    """Episodes to play. Default: 100 if gymnasium has the environment. With --out, 0 plays only the
+    film's."""
     trained_seed: int | None = None
-    """Which of the folder's seeds plays; without it, the best of the setting."""
+    """The training seed whose policy plays. Default: the best one of the setting."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Film one episode: NAME.gif or NAME.mp4."""
     fps: int = 30
-    """Of the film, steps in a second."""
+    """Steps of the film per second."""
     max_frames: int = 1000
     """The film ends after so many steps."""
 

@@ -85,16 +85,9 @@ class ConsoleProgress(Progress):
 
     def chunk(self, report: Report) -> None:
         """Shows where the group stands and what the judge newly found; warns of odd masks."""
-        if report.fully_masked:
-            self._say(
-                f"warning: {report.fully_masked:,} observations of this chunk allow no action by "
-                "their mask, and so allowed all: check the environment's masks"
-            )
-        label, score = report.best
-        text = f"return {score:.1f}   KL {report.kl:.2g}   {report.steps_per_second:,.0f} steps/s"
-        if report.broken:
-            text += f"   {len(report.broken)} broken"
-        best = "" if self._alone else f"   best: {label}"
+        for line in masked(report):
+            self._say(line)
+        text = words(report, self._alone)
         if self._remaining is not None:
             pace = Pace(report.compile_seconds, report.steps_per_second)
             self._remaining.report(self._group, report.iterations / report.of, pace)
@@ -102,12 +95,13 @@ class ConsoleProgress(Progress):
             self._bars.update(self._tasks[-1], completed=self._remaining.share())
             self._bars.update(
                 self._tasks[self._group],
-                description=self._writable(text + best),
+                description=self._writable(text),
                 completed=report.iterations,
                 since=None,
             )
         else:
-            self._say(f"{report.iterations}/{report.of}   {text}   {times(self._remaining)}{best}")
+            text = words(report, self._alone, times(self._remaining))
+            self._say(f"{report.iterations}/{report.of}   {text}")
         for line in self._judge.look() if self._judge is not None else ():
             self._print(f"so far: {line}")
 
@@ -134,6 +128,26 @@ class ConsoleProgress(Progress):
         """The text with escapes for what the terminal's encoding lacks."""
         encoding = self.console.encoding
         return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def words(report: Report, alone: bool, timed: str = "") -> str:
+    """How a group stands; the best setting is named where there is not one ``alone``."""
+    label, score = report.best
+    text = f"return {score:.1f}   KL {report.kl:.2g}   {report.steps_per_second:,.0f} steps/s"
+    if report.broken:
+        text += f"   {len(report.broken)} broken"
+    text += f"   {timed}" if timed else ""
+    return text if alone else f"{text}   best: {label}"
+
+
+def masked(report: Report) -> list[str]:
+    """A warning where masks of a chunk allowed no action."""
+    if not report.fully_masked:
+        return []
+    return [
+        f"warning: {report.fully_masked:,} observations of this chunk allow no action by "
+        "their mask, and so allowed all: check the environment's masks"
+    ]
 
 
 def times(remaining: Remaining | None) -> str:

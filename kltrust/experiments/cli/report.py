@@ -27,19 +27,23 @@ class _Report(_Folders):
 
     Also while they go on. Beside the page: its figures as PNG, its tables as Markdown, the best
     settings as presets for `kltrust train`, and specifications to run it all again.
+
+    Example: kltrust report runs/first runs/second --out runs/both
     """
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Where to write it; an earlier report there is replaced. DIR/report by default."""
+    """The folder to write to; an earlier report there is replaced. Default: DIR/report."""
     preset_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Write the presets there too, as ALGORITHM/ENV.toml; none that is there is overwritten."""
+    """Also write the presets there, as ALGORITHM/ENV.toml. No file there is overwritten."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Export(_Folders):
     """Write the metrics of sweeps and trainings for TensorBoard or Weights & Biases.
 
-    One of their runs for each of ours; the x axis is the environment steps of a run.
+    Each run becomes a run there. The x axis is the environment steps of a run.
+
+    Example: kltrust export runs/quick --tensorboard logs --follow
     """
 
     tensorboard: Annotated[Path | None, tyro.conf.arg(metavar="LOGDIR")] = None
@@ -56,7 +60,7 @@ def report(arguments: list[str]) -> int:
     """``kltrust report``."""
     options = typed.cli(_Report, prog="kltrust report", args=arguments)
     if not options.folders:
-        raise ValueError("a report of what? As in `kltrust report DIR`")
+        raise ValueError("name the run folders, as in `kltrust report DIR`")
     from kltrust.experiments import report
 
     folder = report.place(options.folders, options.out)
@@ -77,7 +81,7 @@ def export(arguments: list[str]) -> int:
     """``kltrust export``."""
     options = typed.cli(_Export, prog="kltrust export", args=arguments)
     if options.tensorboard is None and not options.wandb:
-        raise ValueError("export where? --tensorboard LOGDIR, --wandb PROJECT, or both")
+        raise ValueError("say where to export to: --tensorboard LOGDIR, --wandb PROJECT, or both")
     if options.online and not options.wandb:
         raise ValueError("--online goes with --wandb PROJECT")
     from kltrust.experiments.reading import export, results

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 class _Sweep(HostFlags):
     """Run a grid of experiments, each static group in one compilation.
 
-    The runs are spread over all devices. SPEC is a TOML file (see benchmarks/specs); an interrupted
+    The runs are spread over all devices. SPEC is a TOML file (see benchmarks/specs). An interrupted
     sweep goes on with --resume.
+
+    Example: kltrust sweep benchmarks/specs/quickstart.toml --out runs/quick
     """
 
     spec: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[SPEC]")] = None
@@ -32,7 +34,7 @@ class _Sweep(HostFlags):
     """Go on with the sweep in this folder."""
     shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
     """Only the I-th of N parts, for an array job; `kltrust merge` puts them together."""
-    width: int = 0
+    width: Annotated[int, typed.Rare] = 0
     """Runs per block on a device, 0 to choose."""
     dry_run: Switch = False
     """Show what would be done, and do nothing."""
@@ -44,7 +46,10 @@ class _Sweep(HostFlags):
 
 @dataclasses.dataclass(frozen=True)
 class _Status:
-    """How far a sweep or a training is, from its folder: also while another process runs it."""
+    """Tell how far a sweep or a training is, from its folder: also while another process runs it.
+
+    Example: kltrust status runs/quick
+    """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """The folder of the sweep or training."""
@@ -52,7 +57,10 @@ class _Status:
 
 @dataclasses.dataclass(frozen=True)
 class _Merge:
-    """Put the shards of a sweep together: one folder, as if it had run in one piece."""
+    """Put the shards of a sweep together: one folder, as if it had run in one piece.
+
+    Example: kltrust merge runs/grid-shard1of2 runs/grid-shard2of2 --out runs/grid
+    """
 
     shards: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="SHARD ...")]
     """The folders of all shards."""
@@ -66,10 +74,12 @@ def sweep(arguments: list[str]) -> int:
     if options.resume is not None:
         given = [options.spec, options.out, options.shard, options.width or None]
         if any(value is not None for value in given):
-            raise ValueError("--resume goes on with the plan of the folder: leave the others out")
+            raise ValueError(
+                "--resume takes everything from the folder: leave out the other options"
+            )
         return launch.resume("sweep", options, options.resume, options.quiet, options.dry_run)
     if options.spec is None:
-        raise ValueError("which specification? As in `kltrust sweep SPEC.toml`")
+        raise ValueError("name a specification, as in `kltrust sweep SPEC.toml`")
     from kltrust.experiments.config import spec
 
     specification = spec.load(options.spec)
@@ -112,11 +122,13 @@ def _announce(table: Any, specification: Spec, planned: Plan) -> None:
 def status(arguments: list[str]) -> int:
     """``kltrust status``."""
     options = typed.cli(_Status, prog="kltrust status", args=arguments)
-    from kltrust.experiments.cli.tables import activity_line, status_table
+    from kltrust.experiments.cli.tables import activity_line, search_table, status_table
     from kltrust.experiments.store.record import Record
 
     record = Record(options.folder)
     launch.print_table(status_table(record), narrow=True)
+    if (decisions := search_table(record)) is not None:
+        launch.print_table(decisions, narrow=True)
     if line := activity_line(record):
         print(line)
     return 0

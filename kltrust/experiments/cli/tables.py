@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,13 +15,17 @@ from rich.table import Column, Table
 from kltrust.experiments.cli import pace
 from kltrust.experiments.config.fairness import differences, grouped, sentences, shared
 from kltrust.experiments.engine.memory import estimate_memory, memory_of
-from kltrust.experiments.jobs.folder import iterations_done, parts_of
+from kltrust.experiments.jobs.folder import iterations_done, iterations_of_runs, parts_of
 from kltrust.experiments.jobs.lanes import Measured
 from kltrust.experiments.jobs.plan import Plan
+from kltrust.experiments.reading.results import decisions_of
+from kltrust.experiments.search.board import COPY, END, PAUSE, STOP
 from kltrust.experiments.store import activity
 from kltrust.experiments.store.record import COMMIT, Record
 
 _GROUP = ("group", "algorithm", "environment")
+_LAST = 8
+"""The decisions of a search that a status shows."""
 
 
 def _columns(titles: Iterable[str], **more: Any) -> list[Column]:
@@ -40,17 +45,17 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     table = Table(*_columns(_GROUP), *_columns(numbers, justify="right"), box=None)
     work = []
     for i, group in enumerate(plan.groups):
-        experiment, runs = plan.experiment(group), len(group.runs)
-        memory = estimate_memory(experiment, runs, group.width, group.chunk_length, len(devices))
-        steps = runs * experiment.num_iterations * experiment.batch_size
+        experiment, lanes = plan.experiment(group), len(plan.at_once(group).runs)
+        memory = estimate_memory(experiment, lanes, group.width, group.chunk_length, len(devices))
+        steps = plan.steps(group)
         work.append(steps)
         cells = (
             i,
             experiment.algorithm,
             experiment.env,
             len({id(plan.setting(run)) for run in group.runs}),
-            runs,
-            min(len(devices), -(-runs // group.width)),
+            len(group.runs),
+            min(len(devices), -(-lanes // group.width)),
             group.width,
             experiment.num_iterations,
             group.chunk_length,
@@ -62,6 +67,9 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     part = "" if plan.shard is None else f", shard {plan.shard[0]} of {plan.shard[1]}"
     runs = sum(len(group.runs) for group in plan.groups)
     table.title = f"{plan.name}{part}: {runs} runs in {len(plan.groups)} static groups"
+    if plan.search is not None:
+        lanes = " and ".join(str(len(plan.at_once(group).runs)) for group in plan.groups)
+        table.title += f"; {plan.search.name} on {lanes} lanes, the steps are what it may take"
     where = f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
     if limit := memory_of(devices):
         where += f" of {limit / 2**30:,.1f} GiB, from which the width follows"
@@ -117,9 +125,10 @@ def status_table(record: Record) -> Table:
         experiment = plan.experiment(group)
         done, planned = iterations_done(plan, group, part), experiment.num_iterations
         seconds = 0.0 if part is None else part.seconds.get("run", 0.0)
-        per_iteration = experiment.batch_size * len(group.runs)
-        rate = done * per_iteration / seconds if seconds else 0.0
-        left = duration((planned - done) * per_iteration / rate) if rate else ""
+        counts = iterations_of_runs(plan, group, part)
+        steps, whole = sum(counts) * experiment.batch_size, plan.steps(group)
+        rate = steps / seconds if seconds else 0.0
+        left = duration(max(whole - steps, 0) / rate) if rate else ""
         table.add_row(
             str(i),
             experiment.algorithm,
@@ -131,10 +140,37 @@ def status_table(record: Record) -> Table:
             " ".join(part.summary.get("broken", {})) if part is not None else "",
         )
     table.title = f"{plan.name}: {'finished' if record.finished else 'not finished'}"
+    for group, board in plan.boards.items():
+        counts = Counter(board.states)
+        paused, stopped = counts[PAUSE], counts[STOP]
+        table.title += (
+            f"\n{plan.search.name} of {plan.experiment(group).algorithm} on "
+            f"{plan.experiment(group).env}: {board.begun} of {len(board.scores)} settings begun, "
+            f"{sum(1 for _ in board.places())} train, {paused or stopped} "
+            f"{'paused' if paused else 'stopped'}, {counts[END]} ended"
+        )
     begun = [part for _, part in parts if part is not None and part.last_chunk >= 0]
     commits = [part.path / COMMIT for part in begun]
     if latest := max((path.stat().st_mtime for path in commits if path.exists()), default=0.0):
         table.caption = f"last commit {_ago(latest)} ago"
+    return table
+
+
+def search_table(record: Record) -> Table | None:
+    """The last decisions of a search; None without one, or before the first."""
+    plan, parts = parts_of(record, needed=())
+    if plan.search is None:
+        return None
+    found = [decisions_of(plan, group, part) for group, part in parts]
+    rows = [row for frame in found for row in frame.to_dict("records")]
+    rows = [row for row in rows if row["action"] in (PAUSE, STOP, COPY)][-_LAST:]
+    if not rows:
+        return None
+    table = Table("setting", "steps", "score", "action", Column("why", overflow="fold"), box=None)
+    for row in rows:
+        numbers = f"{row['env_steps']:,}", f"{row['score']:.4g}"
+        table.add_row(row["label"], *numbers, row["action"], row["reason"])
+    table.title = "the last decisions (all: kltrust.load(DIR).decisions)"
     return table
 
 

@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,17 +23,40 @@ HELP = """\
 usage: kltrust train ALGORITHM ENV [settings]
        kltrust train --resume DIR
 
-ALGORITHM is one of {algorithms};
+ALGORITHM is one of
+{algorithms};
 ENV is any name that `kltrust envs` lists. Settings start from the tuned preset of the pair,
 if there is one, else from the papers' defaults. An interrupted training goes on with --resume.
 
-  kltrust train ALGORITHM ENV --help    lists all settings and their values
+  kltrust train ALGORITHM ENV --help      lists the usual settings and their values
+  kltrust train ALGORITHM ENV --help-all  lists all settings
   kltrust train trpo CartPole-v1 --seeds 20 --max-kl 0.02 --out runs/wide
 
-Tuned presets: {presets}
-
-With --preset accelerator, for GPUs and TPUs: {accelerators}
+Tuned presets:
+{presets}
+For GPUs and TPUs, with --preset accelerator:
+{accelerators}
 """
+
+
+COMMON = {
+    "update": ["learning_rate", "num_epochs", "num_minibatches", "entropy_coef", "cg_iters"],
+    "critic": ["learning_rate", "num_epochs", "num_minibatches"],
+    "learner": [
+        "num_envs",
+        "num_steps",
+        "gamma",
+        "gae_lambda",
+        "normalize_observations",
+        "normalize_rewards",
+        "audit",
+    ],
+    "network": ["hidden", "activation", "cell"],
+    "budget": ["total_steps", "anneal", "num_evals"],
+}
+"""The settings that ``--help`` lists, by section; ``--help-all`` lists all."""
+PURPOSES = ("bound", "state bound", "set point", "clip", "drift", "fisher damping")
+"""The roles of further settings that it lists."""
 
 
 def _arg(metavar: str, **more: Any) -> Any:
@@ -43,7 +67,9 @@ def _arg(metavar: str, **more: Any) -> Any:
 class _Resume(HostFlags):
     """Go on with an interrupted training; it ends with the bits of one that never stopped.
 
-    Its settings and seeds are those of the run folder.
+    The run folder holds its settings and seeds.
+
+    Example: kltrust train --resume runs/trpo-CartPole-v1-seed0
     """
 
     resume: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path()
@@ -57,15 +83,16 @@ def train(arguments: list[str]) -> int:
     if any(a == "--resume" or a.startswith("--resume=") for a in arguments):
         return _resume(arguments)
     names = [a for a in arguments[:2] if not a.startswith("-")]
-    wants_help = bool(set(arguments) & {"-h", "--help"})
+    wants_help = bool(set(arguments) & {"-h", "--help", "--help-all"})
     if len(names) < 2 and arguments and not wants_help:
         _explain_missing(arguments)
     if len(names) < 2:
         known = {
-            name: ", ".join(f"{a} {e}" for a, e in presets.available(source))
+            name: _by_algorithm(presets.available(source))
             for name, source in (("presets", None), ("accelerators", presets.ACCELERATOR))
         }
-        print(HELP.format(algorithms=", ".join(algorithm_names()), **known), end="")
+        listed = textwrap.indent(textwrap.fill(", ".join(algorithm_names()), 76), "  ")
+        print(HELP.format(algorithms=listed, **known), end="")
         return 0 if wants_help else 2
     algorithm, env = names
     find_algorithm(algorithm)
@@ -81,7 +108,10 @@ def train(arguments: list[str]) -> int:
     parsed: Any = typed.cli(
         _train_options(start, origin),
         prog=f"kltrust train {algorithm} {env}",
-        description=f"{_summary(type(start.update))}\n\nValues in brackets come from {origin}.",
+        description=(
+            f"{_summary(type(start.update))}\n\nValues in brackets come from {origin}.\n\n"
+            f"Example: kltrust train {algorithm} {env} --seeds 4 --total-steps 200000"
+        ),
         args=typed.switches(options, _switches(start)),
         # Flags for settings are short: --max-kl, not --update.max-kl.
         config=(tyro.conf.OmitArgPrefixes,),
@@ -105,11 +135,25 @@ def train(arguments: list[str]) -> int:
         return launch.start("train", plan, out, parsed.quiet)
 
 
+def _by_algorithm(pairs: Iterable[tuple[str, str]]) -> str:
+    """A line for each set of environments with presets of the same algorithms."""
+    algorithms: dict[str, list[str]] = {}
+    for algorithm, env in pairs:
+        algorithms.setdefault(env, []).append(algorithm)
+    envs: dict[str, list[str]] = {}
+    for env, names in algorithms.items():
+        envs.setdefault(", ".join(sorted(names)), []).append(env)
+    said = (f"{names}: {', '.join(of)}" for names, of in envs.items())
+    return "\n".join(
+        textwrap.fill(x, 78, initial_indent="  ", subsequent_indent="    ") for x in said
+    )
+
+
 def _explain_missing(arguments: list[str]) -> None:
     if not arguments[0].startswith("-"):
         find_algorithm(arguments[0])
         raise ValueError(
-            f"which environment? As in `kltrust train {arguments[0]} CartPole-v1`; "
+            f"name an environment, as in `kltrust train {arguments[0]} CartPole-v1`; "
             "`kltrust envs` lists them"
         )
     raise ValueError(
@@ -147,11 +191,10 @@ def _train_options(start: Experiment, origin: str) -> type:
         preset: Annotated[str | None, _arg("FILE", help_behavior_hint=f"(default: {origin})")] = (
             None
         )
-        """A TOML file to start from, 'accelerator' for the library's settings for GPUs and TPUs, or
-        'none' for the papers' defaults."""
-        width: int = 0
+        """A TOML file to start from, 'accelerator' for settings for GPUs and TPUs, or 'none'."""
+        width: Annotated[int, typed.Rare] = 0
         """Runs per block on a device, 0 to choose; at another width, a seed's last bits differ."""
-        spread_envs: Switch = False
+        spread_envs: Annotated[Switch, typed.Rare] = False
         """One large run: its environments, not its seeds, over all devices."""
         quiet: Switch = False
         """Print nothing but the result."""
@@ -173,10 +216,17 @@ def _flags(start: Experiment, section: str) -> tuple[type, Any]:
         elif kind not in (int, float, bool):
             kind, value = str, value if isinstance(value, str) else repr(value)
         arg = tyro.conf.arg(name=flag, help=declared(field).meaning)
-        made.append((field.name, Annotated[kind, arg], value))
+        shown = not cls.__module__.startswith("kltrust.") or _is_common(section, field)
+        rare = () if shown else (typed.Rare,)
+        made.append((field.name, Annotated[(kind, arg, *rare)], value))
     flags = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
     flags.__doc__ = _summary(cls)
     return flags, flags()
+
+
+def _is_common(section: str, field: dataclasses.Field[Any]) -> bool:
+    """Whether ``--help`` lists a setting of one of the library's classes."""
+    return field.name in COMMON[section] or declared(field).role in PURPOSES
 
 
 def _switches(start: Experiment) -> set[str]:

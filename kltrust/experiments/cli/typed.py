@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
+import inspect
 from collections.abc import Sequence
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import (
@@ -18,7 +19,43 @@ REGISTRY = ConstructorRegistry()
 """How `tyro.cli` reads whole numbers, and tuples of them."""
 
 
-cli = functools.partial(tyro.cli, registry=REGISTRY)
+class Rare:
+    """Marks an option in its annotation: `cli` lists it only for ``--help-all``."""
+
+
+def cli(kind: Any, *, args: Sequence[str], **more: Any) -> Any:
+    """`tyro.cli` that reads what people type; ``--help`` leaves out what is `Rare`."""
+    args = list(args)
+    if "--help-all" in args:
+        args = ["--help" if a == "--help-all" else a for a in args]
+    elif dataclasses.is_dataclass(kind) and {"-h", "--help"} & set(args):
+        shorter, more_of_it = _without_rare(kind), "--help-all lists all options."
+        if shorter is not kind:
+            text = more.get("description") or inspect.cleandoc(kind.__doc__ or "")
+            kind, more = shorter, {**more, "description": f"{text}\n\n{more_of_it}"}
+    return tyro.cli(kind, registry=REGISTRY, args=args, **more)
+
+
+def _without_rare(kind: Any) -> Any:
+    """The class of options with those that are `Rare` hidden, the classes of its fields too.
+
+    It is the class itself where there is none.
+    """
+    hints, fields = get_type_hints(kind, include_extras=True), []
+    for field in dataclasses.fields(kind):
+        hint, default = hints[field.name], field.default
+        if any(mark is Rare for mark in getattr(hint, "__metadata__", ())):
+            hint = tyro.conf.Suppress[hint]  # type: ignore[misc, valid-type]
+        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            hint = _without_rare(hint)
+            default = hint()
+        if hint is not hints[field.name]:
+            fields.append((field.name, hint, default))
+    if not fields:
+        return kind
+    made = dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True)
+    made.__doc__ = kind.__doc__
+    return made
 
 
 @REGISTRY.primitive_rule

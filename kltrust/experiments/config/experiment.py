@@ -30,29 +30,28 @@ class BudgetSettings:
 
     total_steps: int = setting(
         100_000,
-        "Environment steps of each run; at most this many are taken.",
+        "Environment steps of each run, rounded down to whole iterations.",
         at_least=1,
         at_most=10**12,
         usual="1e5 (classic control) to 1e7 (MinAtar)",
     )
     anneal: Number = setting(
         0.0,
-        "Steps shrink linearly to (1 - anneal) of themselves: 0 keeps them, 1 ends at zero. Which "
-        "settings it shrinks stands at each of them.",
+        "Shrinks step sizes linearly to (1 - anneal) of their start: 0 keeps them, 1 "
+        "ends at zero. The settings page names the settings that it shrinks.",
         at_least=0,
         at_most=1,
         usual="0 or 1",
     )
     num_evals: int = setting(
         10,
-        "How often the policy is evaluated during training, about: always after the same number "
-        "of iterations.",
+        "Number of evaluations during training, approximately; they are evenly spaced.",
         at_least=1,
         at_most=10**5,
         usual="10",
     )
     eval_episodes: int = setting(
-        20, "Episodes of each of them.", at_least=1, at_most=10**6, usual="10 to 100"
+        20, "Episodes of each evaluation.", at_least=1, at_most=10**6, usual="10 to 100"
     )
 
 

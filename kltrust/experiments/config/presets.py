@@ -42,7 +42,7 @@ def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experi
             envs = ", ".join(e for a, e in available(source) if a == algorithm) or "nothing"
             raise ValueError(
                 f"there is no accelerator preset of {algorithm} on {env}: it has one for {envs}. "
-                "Take a file of your own, or none for the defaults"
+                "Give a file of your own, or --preset none for the defaults"
             )
     elif source != "none":
         text = Source.of_file(source, "preset")

@@ -20,6 +20,10 @@
     zip = { entropy_coef = [0.0, 0.01], gamma = [0.99, 0.98] }            # row by row
     random = { count = 8, seed = 1, learning_rate = { log_uniform = [1e-4, 1e-2] } }
 
+    [search]                                      # optional: see below
+    by = "halving"                                # or "racing", or "population"
+    lanes = 4                                     # settings that train at once
+
 A swept key is a setting's name, or a dotted one (``learner.gamma``, ``env_params.gravity``,
 ``optimizer.weight_decay``). Settings of the critic are always dotted (``critic.learning_rate``),
 and so is a name that two sections have.
@@ -37,7 +41,12 @@ specification says otherwise. ``preset`` decides where they come from:
 The dry run and the report name every other difference between methods.
 
 A random draw depends only on the seed of ``random`` and on its key, so all algorithms and
-environments get the same draws. Errors name the file, the line and the nearest known name.
+environments get the same draws. With ``draw = "sobol"`` in ``random`` the draws fill the ranges
+evenly: a scrambled Sobol sequence, best with a power of two as ``count``.
+
+With ``[search]``, not every setting gets its whole budget. The keys of each kind are those of
+`Halving`, `Racing` and `Population` in `kltrust.experiments.search`. All settings that share a
+compilation are one search. Errors name the file, the line and the nearest known name.
 """
 
 from __future__ import annotations
@@ -57,6 +66,8 @@ from kltrust.experiments.config.spec_entry import (
     Setting,
 )
 from kltrust.experiments.config.spec_source import Source, line_of
+from kltrust.experiments.search.kinds import of_plain
+from kltrust.experiments.search.sampling import Search
 
 __all__ = ["Setting", "Spec", "from_dict", "line_of", "load", "parse"]
 
@@ -64,19 +75,23 @@ _COMMON = ("critic", "learner", "network", "budget")
 MOST_RUNS = 10**6
 """Runs per sweep. The tables are read as a whole and take some kilobytes per run."""
 
-_TOP = ("sweep", "experiments", *_COMMON)
+_TOP = ("sweep", "search", "experiments", *_COMMON)
 _SWEEP = ("name", "seeds", "algorithms", "envs", "preset")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A resolved sweep: every setting runs with every seed; ``notes`` name the choices made."""
+    """A resolved sweep: every setting runs with every seed; ``notes`` name the choices made.
+
+    With a ``search``, it decides which settings run, and how long.
+    """
 
     name: str
     seeds: tuple[int, ...]
     settings: tuple[Setting, ...]
     source: Source
     notes: tuple[str, ...] = ()
+    search: Search | None = None
 
 
 def load(path: str | Path) -> Spec:
@@ -140,7 +155,19 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
             ("sweep", "name"), f"name must be letters, digits, '_', '-', '.', got {title!r}"
         )
     notes = tuple(_notes(compared, references))
-    return Spec(title, seeds, tuple(settings.values()), source, notes)
+    return Spec(title, seeds, tuple(settings.values()), source, notes, _search(source, document))
+
+
+def _search(source: Source, document: dict[str, Any]) -> Search | None:
+    if "search" not in document:
+        return None
+    table = document["search"]
+    source.expect_keys(("search",), table)
+    places = {"": ("search",), **{f"search.{key}": ("search", key) for key in table}}
+    try:
+        return of_plain(table)
+    except ValueError as error:
+        raise source.blame(places, error) from error
 
 
 def _notes(

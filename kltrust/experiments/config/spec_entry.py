@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,6 +30,8 @@ _ENTRY = ("label", "algorithms", "envs", "preset", *_SECTIONS, *_SWEEPERS)
 MOST_SETTINGS = 10**4
 """Settings per sweep; each one is checked before anything is compiled."""
 _RANGES = ("uniform", "log_uniform", "choice")
+_DRAW = ("count", "seed", "draw")
+"""The keys of ``random`` besides the settings."""
 _Point: TypeAlias = dict[str, tuple[Any, Place]]
 """Swept values by dotted name, each with its place in the specification."""
 
@@ -42,12 +45,27 @@ class Setting:
         swept: its swept values, by dotted name.
         experiment: all settings, resolved.
         places: each setting's place in the specification, by dotted name; "" is the experiment.
+        ranges: (kind, low, high) of its settings that were drawn from a range, by dotted name.
     """
 
     label: str
     swept: dict[str, Any]
     experiment: Experiment
     places: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
+    ranges: dict[str, tuple[str, float, float]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def having(self, values: Mapping[str, float]) -> Setting:
+        """The same with other swept values, also in its label."""
+        data, algorithm = self.experiment.to_dict(), self.experiment.algorithm
+        swept = {**self.swept, **values}
+        for name, value in values.items():
+            put(data, name, value)
+        experiment = Experiment.from_dict(data, type(self.experiment.update))
+        return replace(
+            self, label=_label(self.method, swept, algorithm), swept=swept, experiment=experiment
+        )
 
     @property
     def method(self) -> str:
@@ -101,12 +119,13 @@ class Entry:
         if not isinstance(label, str | None):
             raise self.source.error((*self.place, "label"), f"label must be a text, got {label!r}")
         for algorithm in self._names("algorithms"):
-            points = list(self._points(algorithm))
+            points, ranges = list(self._points(algorithm)), self._ranges(algorithm)
             for env in self._names("envs"):
                 for point in points:
-                    shown = [f"{_named(k, algorithm)}={_shown(v)}" for k, (v, _) in point.items()]
-                    name = " ".join([label or algorithm, *shown])
-                    yield self._resolve(algorithm, env, point, name, references)
+                    swept = {key: value for key, (value, _) in point.items()}
+                    name = _label(label or algorithm, swept, algorithm)
+                    made = self._resolve(algorithm, env, point, name, references)
+                    yield replace(made, ranges=ranges)
 
     def _given(self, key: str, default: Any = None) -> tuple[Any, Place]:
         """A value from this entry, else from [sweep], with its place."""
@@ -220,7 +239,7 @@ class Entry:
         found: _Point = {}
         for name, value in table.items():
             place = (*self.place, key, name)
-            if key == "random" and name in ("count", "seed"):
+            if key == "random" and name in _DRAW:
                 continue
             for dotted, (inner, at) in _dotted(name, value, place).items():
                 try:
@@ -252,17 +271,34 @@ class Entry:
         if not swept and "random" not in self.table:
             return [{}]
         count, seed = (self.table["random"].get(key, 0) for key in ("count", "seed"))
+        draw = self.table["random"].get("draw", "random")
         place = (*self.place, "random")
         if type(count) is not int or count < 1 or type(seed) is not int or seed < 0 or not swept:
             message = "random takes count, at least 1, a seed, at least 0, and ranges of settings"
             raise self.source.error(place, f"{message}; got {self.table['random']}")
+        if draw not in ("random", "sobol"):
+            message = f'draw must be "random" or "sobol", got {draw!r}'
+            raise self.source.error((*place, "draw"), message)
         if count > MOST_SETTINGS:
             message = f"{count:,} settings are too many: {MOST_SETTINGS:,} are the most"
             raise self.source.error((*place, "count"), message)
-        drawn = {n: (self._draws(n, v, at, count, seed), at) for n, (v, at) in swept.items()}
+        ranges = {n: (*self._range(n, v, at), at) for n, (v, at) in swept.items()}
+        places = _sobol(len(ranges), count, seed) if draw == "sobol" else [None] * len(ranges)
+        names = sorted(ranges)  # so that the order in the file does not matter
+        drawn = {
+            n: (_draws(n, kind, bounds, count, seed, places[names.index(n)]), at)
+            for n, (kind, bounds, at) in ranges.items()
+        }
         return _rows(drawn, count)
 
-    def _draws(self, name: str, value: Any, place: Place, count: int, seed: int) -> list[Any]:
+    def _ranges(self, algorithm: str) -> dict[str, tuple[str, float, float]]:
+        """The ranges in ``random``, of numbers only."""
+        swept = self._swept("random", algorithm)
+        found = {n: self._range(n, v, at) for n, (v, at) in swept.items()}
+        return {n: (kind, b[0], b[1]) for n, (kind, b) in found.items() if kind != "choice"}
+
+    def _range(self, name: str, value: Any, place: Place) -> tuple[str, list[Any]]:
+        """The kind of a range in ``random``, and its bounds or choices."""
         if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _RANGES:
             near = nearest(name.rpartition(".")[2], _RANGES)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -271,12 +307,10 @@ class Entry:
             )
             raise self.source.error(place, f"{message}; got {value!r}")
         ((kind, bounds),) = value.items()
-        # Each key seeds its own generator: another key does not change this one's draws.
-        generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
         if not isinstance(bounds, list) or not bounds:
             raise self.source.error(place, f"{kind} takes a list, got {bounds!r}")
         if kind == "choice":
-            return [bounds[i] for i in generator.integers(len(bounds), size=count)]
+            return kind, bounds
         numbers = len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
         bounds = [as_float(b) if type(b) is int else b for b in bounds]
         # A wider range has a width that no float can hold.
@@ -285,12 +319,38 @@ class Entry:
             positive = "0 < " if kind == "log_uniform" else ""
             message = f"{kind} takes [low, high] with {positive}low < high, got {bounds}"
             raise self.source.error(place, message)
-        if kind == "log_uniform":
-            drawn = np.exp(generator.uniform(np.log(bounds[0]), np.log(bounds[1]), count))
-        else:
-            drawn = generator.uniform(bounds[0], bounds[1], count)
-        # Six digits, so that a label or a preset shows the exact value that was run.
-        return [float(f"{x:.6g}") for x in drawn]
+        return kind, bounds
+
+
+def _draws(
+    name: str, kind: str, bounds: list[Any], count: int, seed: int, places: np.ndarray | None
+) -> list[Any]:
+    """Values from a range: at random, or at ``places`` in [0, 1)."""
+    # Each key seeds its own generator: another key does not change this one's draws.
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if kind == "choice":
+        number = len(bounds)
+        chosen = generator.integers(number, size=count) if places is None else places * number
+        return [bounds[int(i)] for i in chosen]
+    low, high = np.log(bounds) if kind == "log_uniform" else bounds
+    drawn = generator.uniform(low, high, count) if places is None else low + places * (high - low)
+    drawn = np.exp(drawn) if kind == "log_uniform" else drawn
+    # Six digits, so that a label or a preset shows the exact value that was run.
+    return [float(f"{x:.6g}") for x in drawn]
+
+
+def _sobol(dimensions: int, count: int, seed: int) -> np.ndarray:
+    """A scrambled Sobol sequence [dimensions, count] in [0, 1)."""
+    from scipy.stats import qmc  # takes half a second to import
+
+    generator = np.random.default_rng([seed, zlib.crc32(b"sobol")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a count that is no power of two
+        return qmc.Sobol(dimensions, seed=generator).random(count).T
+
+
+def _label(method: str, swept: Mapping[str, Any], algorithm: str) -> str:
+    return " ".join([method, *(f"{_named(k, algorithm)}={_shown(v)}" for k, v in swept.items())])
 
 
 def _rows(columns: _Point, count: int) -> list[_Point]:

@@ -88,8 +88,9 @@ def join(
     counts = Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         raise RuntimeError(
-            f"the hosts have {', '.join(str(counts[i]) for i in sorted(counts))} devices: give "
-            "each as many (CPU cores count as devices: see XLA_FLAGS in docs/hosts.md)"
+            f"the hosts have {', '.join(str(counts[i]) for i in sorted(counts))} devices: "
+            f"give each the same number (CPU cores count as devices: see XLA_FLAGS in "
+            f"docs/hosts.md)"
         )
 
 
@@ -164,7 +165,8 @@ def check_same(what: str, value: Any) -> None:
     different = [i for i, other in enumerate(digests) if (other != digests[0]).any()]
     if different:
         raise ValueError(
-            f"{what} of host {', '.join(map(str, different))} is not that of host 0: start all "
+            f"{what} of host {', '.join(map(str, different))} differs from that of host "
+            f"0: start all "
             "hosts with the same specification, options and versions"
         )
 

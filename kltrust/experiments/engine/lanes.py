@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,44 @@ def to_host(lanes: PyTree, number: int) -> PyTree:
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
     return jax.tree.map(copy, hosts.to_host(lanes) if hosts.are_several() else lanes)
+
+
+def apart(lanes: PyTree, parts: int) -> list[PyTree]:
+    """Lanes on the host, cut into equal parts: what `together` joins."""
+    size = leading_size(lanes) // parts
+
+    def part(i: int) -> Callable[[Any], Any]:
+        return lambda x: _kind_of(x).wrapped(_rows_of(x)[i * size : (i + 1) * size])
+
+    return [jax.tree.map(part(i), lanes) for i in range(parts)]
+
+
+def together(parts: Sequence[PyTree]) -> PyTree:
+    """Lanes on the host, one part after the other, as new arrays."""
+
+    def joined(*leaves: Any) -> Any:
+        return _kind_of(leaves[0]).wrapped(np.concatenate([_rows_of(leaf) for leaf in leaves]))
+
+    return jax.tree.map(joined, *parts)
+
+
+class _Rows(NamedTuple):
+    """Arrays as NumPy's, keys by their data: JAX would compile every cut and every join anew."""
+
+    implementation: Any = None
+
+    def wrapped(self, rows: np.ndarray) -> Any:
+        if self.implementation is None:
+            return rows
+        return jax.random.wrap_key_data(jnp.asarray(rows), impl=self.implementation)
+
+
+def _kind_of(leaf: Any) -> _Rows:
+    return _Rows(jax.random.key_impl(leaf)) if is_key(leaf) else _Rows()
+
+
+def _rows_of(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 # Compiled as a whole: leaf by leaf, every shape would be another compilation.

@@ -76,7 +76,7 @@ def check_values(experiment: Experiment) -> Parts:
     parts = build(experiment)
     if experiment.num_iterations < 1:
         raise ValueError(
-            f"total_steps={experiment.budget.total_steps} does not pay for one iteration of "
+            f"total_steps={experiment.budget.total_steps} is less than one iteration of "
             f"num_envs * num_steps = {experiment.batch_size} steps: raise it or make the batch "
             "smaller"
         )
@@ -177,14 +177,17 @@ class Program:
         return self._call("init", settings, (), (keys,))
 
     def chunk(
-        self, settings: Experiment, state: LearnerState, length: int
+        self, settings: Experiment, state: LearnerState, length: int | np.ndarray
     ) -> tuple[LearnerState, Metrics]:
         """``length`` iterations, at most `chunk_length`; the state is donated.
 
-        Metrics are [L, chunk_length, ...] and are cut on the host: on the device, every metric
-        would be compiled again for every length.
+        The length may be [L], each lane's own: 0 leaves a lane as it is, and at width 1 costs no
+        time. Metrics are [L, chunk_length, ...] and are cut on the host: on the device, every
+        metric would be compiled again for every length.
         """
-        return self._call("chunk", settings, (np.int32(length),), (state,))
+        given = np.asarray(length, np.int32)
+        shared, own = ((), (given,)) if given.ndim else ((given,), ())
+        return self._call("chunk", settings, shared, (state,), own)
 
     def evaluate(self, settings: Experiment, state: Any, keys: Array) -> Array:
         """Returns of fresh episodes, with the mode and with samples: [L, 2, eval_episodes]."""
@@ -195,9 +198,11 @@ class Program:
         """Spreads lanes over the devices."""
         return hosts.put(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
-    def _call(self, name: str, settings: Experiment, shared: tuple, given: tuple) -> Any:
+    def _call(
+        self, name: str, settings: Experiment, shared: tuple, given: tuple, each: tuple = ()
+    ) -> Any:
         common = jax.tree.map(lambda x: None if np.ndim(x) else x, settings)
-        own = jax.tree.map(lambda x: x if np.ndim(x) else None, settings)
+        own = jax.tree.map(lambda x: x if np.ndim(x) else None, settings), each
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         arguments = (hosts.put((common, shared), everywhere), self.put(own), self.put(given))
         if name not in self._compiled:
@@ -213,8 +218,8 @@ class Program:
         function = self._functions[name]
 
         def of_lane(everywhere: tuple, lane: tuple) -> Any:
-            (common, shared), (own, given) = everywhere, lane
-            return function(joined(common, own), *shared, *given)
+            (common, shared), ((own, each), given) = everywhere, lane
+            return function(joined(common, own), *shared, *each, *given)
 
         mapped = over_lanes(of_lane, self.mesh, self.width)
         # The settings of a lane serve every chunk: only the state is given away.

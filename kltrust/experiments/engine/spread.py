@@ -36,7 +36,8 @@ def make_mesh(num_blocks: int) -> Mesh:
     fitting = max(n for n in range(1, len(devices) + 1) if num_blocks % n == 0)
     if hosts.are_several() and fitting < len(devices):
         raise ValueError(
-            f"minibatch_blocks={num_blocks} does not go over the {len(devices)} devices of all "
+            f"minibatch_blocks={num_blocks} does not divide evenly over the "
+            f"{len(devices)} devices of all "
             f"hosts: take a multiple of {len(devices)}"
         )
     return Mesh(np.asarray(devices[:fitting]), (AXIS,))
@@ -75,15 +76,15 @@ def with_blocks(experiment: Experiment) -> Experiment:
     """The experiment with a block for every device, unless it has blocks already.
 
     Raises:
-        ValueError: if the environments do not go evenly over the devices.
+        ValueError: if the environments do not divide evenly over the devices.
     """
     number = len(jax.devices())
     if experiment.learner.minibatch_blocks > 1:
         return experiment
     if experiment.learner.num_envs % number:
         raise ValueError(
-            f"num_envs={experiment.learner.num_envs} does not go evenly over {number} devices: "
-            f"take a multiple of {number}, or name --minibatch-blocks, of which fewer will do"
+            f"num_envs={experiment.learner.num_envs} does not divide evenly over {number} "
+            f"devices: take a multiple of {number}, or set --minibatch-blocks to a divisor"
         )
     learner = dataclasses.replace(experiment.learner, minibatch_blocks=number)
     return dataclasses.replace(experiment, learner=learner)
@@ -111,10 +112,10 @@ class SpreadProgram(Program):
     def _jitted(self, name: str) -> Any:
         function = self._functions[name]
 
-        def of_the_lane(everywhere: tuple, own: Experiment, given: tuple) -> Any:
+        def of_the_lane(everywhere: tuple, own: tuple, given: tuple) -> Any:
             common, shared = everywhere
-            mine, given = jax.tree.map(lambda x: x[0], (own, given))
-            result = function(joined(common, mine), *shared, *given)
+            (mine, each), given = jax.tree.map(lambda x: x[0], (own, given))
+            result = function(joined(common, mine), *shared, *each, *given)
             result = jax.tree.map(lambda x: x[None], result)
             return jax.lax.with_sharding_constraint(result, self._places(result))
 

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kltrust.experiments.jobs import trials
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.store import files, versions
 from kltrust.experiments.store.layout import (
     COMMIT,
+    DECISIONS,
     EVALUATION,
     GROUPS,
     METRICS,
@@ -26,11 +28,12 @@ from kltrust.experiments.store.record import Record
 _PLAN = {
     "sweep": str,
     "seeds": [int],
-    "settings": [{"label": str, "swept": dict, "experiment": dict}],
+    "settings": [{"label": str, "swept": dict, "experiment": dict, "ranges?": dict}],
     "groups": [{"runs": [int], "width": int, "chunk_length": int, "spread?": bool}],
     "shard": (type(None), [int]),
     "on_nonfinite": str,
     "keep_best": bool,
+    "search?": dict,
 }
 """The kind of a plan in a run folder, see `files.misfit`."""
 
@@ -74,10 +77,11 @@ def group_path(path: Path, index: int) -> Path:
 
 
 def parts_of(
-    record: Record, *, needed: Sequence[str] = (METRICS, EVALUATION)
+    record: Record, *, needed: Sequence[str] = (METRICS, EVALUATION, DECISIONS)
 ) -> tuple[Plan, list[tuple[Group, Record | None]]]:
     """The plan of a folder, and its groups with the folder of each; None for one not yet begun.
 
+    The plan of a search has the settings as decided, and its groups only the runs that have begun.
     All committed files are compared with their digests. A damaged file raises an error if it is
     ``needed`` (metrics, evaluation, checkpoints), and else gives a warning.
 
@@ -102,6 +106,13 @@ def parts_of(
             error.__notes__ = [note]
             raise error
         warnings.warn(f"{error}; {note}", DamageWarning, stacklevel=2)
+    if plan.search is not None:
+        with noting(record.path):
+            boards = {
+                group: trials.board_in(plan, group, part)
+                for group, part in zip(plan.groups, parts, strict=True)
+            }
+        plan = trials.as_decided(plan, boards)
     return plan, list(zip(plan.groups, parts, strict=True))
 
 
@@ -140,11 +151,18 @@ def check_numerics(record: Record) -> None:
 
 
 def iterations_done(plan: Plan, group: Group, part: Record | None) -> int:
-    """The iterations that each run of a group has done, from its folder."""
+    """The iterations that each run of a group has done, from its folder; of a search, at most."""
     planned = plan.experiment(group).num_iterations
     if part is None or part.finished:
         return 0 if part is None else planned
     return min((part.last_chunk + 1) * group.chunk_length, planned)
+
+
+def iterations_of_runs(plan: Plan, group: Group, part: Record | None) -> list[int]:
+    """The iterations that the runs of a group have done, one by one."""
+    if plan.search is not None:
+        return trials.iterations_of(plan, group)
+    return [iterations_done(plan, group, part)] * len(group.runs)
 
 
 def group_config(record: Record, plan: Plan, group: Group) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from kltrust.experiments.engine.program import Program, build, traced_settings
 from kltrust.experiments.jobs.events import Chunk, Progress, Report, Stopped, with_columns
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.rows import check_finite, evaluation_rows, metric_rows
+from kltrust.experiments.search.board import BEGIN
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
 from kltrust.types import PyTree
@@ -32,9 +33,17 @@ class Measured(NamedTuple):
     memory: int
 
 
+class Shown(NamedTuple):
+    """The rows of some runs, and whether ``on_chunk`` asked to stop."""
+
+    metrics: dict[str, np.ndarray]
+    evaluation: dict[str, np.ndarray]
+    stopping: bool
+
+
 def measure(plan: Plan, group: Group) -> Measured:
     """Compiles a group, runs two iterations of it and times the second."""
-    tried = Lanes(plan, group)
+    tried = Lanes(plan, plan.at_once(group))
     program = tried.program
     state = program.init(tried.settings, tried.keys)
     state, _ = jax.block_until_ready(program.chunk(tried.settings, state, 1))
@@ -44,17 +53,27 @@ def measure(plan: Plan, group: Group) -> Measured:
     jax.block_until_ready(program.evaluate(tried.settings, state, tried.eval_keys))
     return Measured(
         sum(program.compile_seconds.values()),
-        seconds * tried.experiment.num_iterations,
+        seconds * plan.steps(group) / (tried.number * tried.experiment.batch_size),
         max(program.memory.values()),
     )
 
 
 def restore_states(
-    part: Record, experiment: Experiment, which: Literal["latest", "best"] = "latest"
+    part: Record,
+    experiment: Experiment,
+    which: Literal["latest", "best"] = "latest",
+    number: int | None = None,
 ) -> PyTree:
-    """The learner states of all runs of a group [L, ...], from its folder."""
+    """The learner states of the runs of a group [L, ...], from its folder.
+
+    These are all its runs, or of a search the ``number`` that have begun; None takes it from the
+    folder.
+    """
     learner = build(experiment).learner
-    keys = jax.eval_shape(lanes.keys_of, np.asarray(part.config["seeds"]))[0]
+    seeds = part.config["seeds"]
+    if number is None and len(decisions := part.decisions()):
+        number = int((decisions.action == BEGIN).sum()) * len(set(seeds))
+    keys = jax.eval_shape(lanes.keys_of, np.asarray(seeds[:number]))[0]
     return part.restore(jax.eval_shape(jax.vmap(learner.init), keys), which)
 
 
@@ -79,9 +98,13 @@ class Lanes:
         keys = lanes.pad(lanes.keys_of(np.asarray(self.seeds)), self.size)
         self.keys, self.eval_keys = self.program.put(keys)
         # Decided from all settings of the static group, so that every shard decides alike.
-        given = [traced_settings(plan.setting(run).experiment) for run in group.runs]
-        among = [traced_settings(experiment) for experiment in plan.alike(group)]
-        settings = lanes.shared_or_own(given, among, self.size)
+        self._among = [traced_settings(experiment) for experiment in plan.alike(group)]
+        self.set([plan.setting(run).experiment for run in group.runs])
+
+    def set(self, experiments: Sequence[Experiment]) -> None:
+        """Gives each lane the settings of its experiment."""
+        given = [traced_settings(experiment) for experiment in experiments]
+        settings = lanes.shared_or_own(given, self._among, self.size)
         self.settings = jax.tree.map(lambda x: self.program.put(x) if np.ndim(x) else x, settings)
 
     def advance(self, run: Run, progress: Progress) -> None:
@@ -103,18 +126,9 @@ class Lanes:
         for index in range(run.last_chunk + 1, program.num_chunks):
             first = index * program.chunk_length
             length = min(program.chunk_length, self.experiment.num_iterations - first)
-            if "chunk" not in program.compilations:
-                progress.compiling("training")
-            state, metrics = program.chunk(self.settings, state, length)
-            progress.computing(index + 1, program.num_chunks)
-            if "evaluate" not in program.compilations:
-                # Waits for the chunk: compiling while it runs would hide the chunk's time.
-                jax.block_until_ready(metrics)
-                progress.compiling("evaluation")
-                returns = program.evaluate(self.settings, state, self.eval_keys)
-                progress.computing(index + 1, program.num_chunks)
-            else:
-                returns = program.evaluate(self.settings, state, self.eval_keys)
+            state, metrics, returns = self.launch(
+                state, length, progress, index + 1, program.num_chunks
+            )
             if commit is not None:  # while the devices compute
                 progress.chunk(commit())
             metrics = hosts.to_host(metrics)
@@ -127,9 +141,9 @@ class Lanes:
             clock, compiled = time.perf_counter(), compiled + compiling
             if self.plan.on_nonfinite == "raise":
                 check_finite(metrics, self.seeds, first)
-            on_chunk = partial(self._told, progress, first, length)
+            told = partial(self.rows, self.plan, progress)
             commit = partial(
-                self._commit, run, index, length, kept, metrics, returns, seconds, on_chunk
+                self._commit, run, index, length, kept, metrics, returns, seconds, told
             )
         if commit is not None:
             progress.chunk(commit())
@@ -143,6 +157,24 @@ class Lanes:
             }
         )
 
+    def launch(
+        self, state: PyTree, length: Any, progress: Progress, chunk: int, of: int
+    ) -> tuple[PyTree, Any, Any]:
+        """The next state, metrics and returns, on the devices; they may still be computing them."""
+        program = self.program
+        if "chunk" not in program.compilations:
+            progress.compiling("training")
+        state, metrics = program.chunk(self.settings, state, length)
+        progress.computing(chunk, of)
+        if "evaluate" in program.compilations:
+            return state, metrics, program.evaluate(self.settings, state, self.eval_keys)
+        # Waits for the chunk: compiling while it runs would hide the chunk's time.
+        jax.block_until_ready(metrics)
+        progress.compiling("evaluation")
+        returns = program.evaluate(self.settings, state, self.eval_keys)
+        progress.computing(chunk, of)
+        return state, metrics, returns
+
     def _commit(
         self,
         run: Run,
@@ -152,57 +184,63 @@ class Lanes:
         metrics: Any,
         returns: np.ndarray,
         seconds: dict[str, float],
-        on_chunk: Callable[[Any, np.ndarray], Chunk],
+        told: Callable[..., Shown],
     ) -> Report:
         """Commits a chunk that is on the host: metrics [L, length], returns [L, 2, E]."""
-        shown = on_chunk(metrics, returns)
-        first, batch = chunk * self.program.chunk_length, self.experiment.batch_size
-        done, of_runs = first + length, (self.group.runs, self.seeds)
-        evaluation = evaluation_rows(returns, *of_runs, done, batch)
-        rows = metric_rows(shown.metrics, *of_runs, first, state.iteration, batch)
-        scores = evaluation["mean_return"]
+        first, runs = chunk * self.program.chunk_length, self.group.runs
+        rows, evaluation, stopping = told(runs, first, metrics, returns, state.iteration)
+        done, scores = first + length, evaluation["mean_return"]
         score = float(np.mean(scores)) if self.plan.keep_best else None
         run.commit(chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds)
-        if shown.stopping:
+        if stopping:
             raise Stopped
         return Report(
             iterations=done,
             of=self.experiment.num_iterations,
-            env_steps=done * batch,
-            steps_per_second=length * batch * self.number / seconds["run"],
-            best=self._best(scores),
+            env_steps=done * self.experiment.batch_size,
+            steps_per_second=length * self.experiment.batch_size * self.number / seconds["run"],
+            best=best_of([self.plan.setting(run).label for run in runs], scores),
             kl=float(np.mean(metrics.kl)),
             broken=self._broken(state.iteration, done),
             compile_seconds=sum(self.program.compile_seconds.values()),
             fully_masked=int(np.sum(rows["fully_masked"])),
         )
 
-    def _told(
-        self, progress: Progress, first: int, length: int, metrics: Any, returns: np.ndarray
-    ) -> Chunk:
-        """Shows the chunk to ``on_chunk``; returns it with the columns that this returned."""
-        shown = Chunk(
-            self.experiment.env,
-            self.experiment.algorithm,
-            [self.plan.setting(run).label for run in self.group.runs],
-            self.seeds,
-            first,
-            (first + length) * self.experiment.batch_size,
-            metrics,
-            returns[: self.number],
-        )
+    def rows(
+        self,
+        plan: Plan,
+        progress: Progress,
+        runs: Sequence[int],
+        first: int,
+        metrics: Any,
+        returns: np.ndarray,
+        reached: np.ndarray,
+    ) -> Shown:
+        """Runs of one age on the host, as rows, after ``on_chunk`` has seen and extended them.
+
+        Metrics are [L, n], from iteration ``first`` on, returns [L, 2, E]; ``reached`` is the
+        iteration of each lane's state.
+        """
+        seeds, batch = [plan.seed(run) for run in runs], self.experiment.batch_size
+        done = first + np.shape(metrics.kl)[1]
+        labels = [plan.setting(run).label for run in runs]
+        names = self.experiment.env, self.experiment.algorithm
+        shown = Chunk(*names, labels, seeds, first, done * batch, metrics, returns[: len(runs)])
         if progress.on_chunk is not None:
             shown.metrics = with_columns(shown, progress.on_chunk(shown))
-        return shown
-
-    def _best(self, scores: np.ndarray) -> tuple[str, float]:
-        by_label: dict[str, list[float]] = {}
-        for run, score in zip(self.group.runs, scores, strict=True):
-            by_label.setdefault(self.plan.setting(run).label, []).append(float(score))
-        means = {label: float(np.mean(values)) for label, values in by_label.items()}
-        label = max(means, key=lambda name: -np.inf if np.isnan(means[name]) else means[name])
-        return label, means[label]
+        rows = metric_rows(shown.metrics, runs, seeds, first, reached, batch)
+        return Shown(rows, evaluation_rows(returns, runs, seeds, done, batch), shown.stopping)
 
     def _broken(self, reached: np.ndarray, planned: int) -> dict[int, int]:
         pairs = zip(self.group.runs, reached, strict=True)
         return {run: int(iteration) for run, iteration in pairs if iteration < planned}
+
+
+def best_of(labels: Sequence[str], scores: np.ndarray) -> tuple[str, float]:
+    """The label with the highest mean of scores [runs], and that mean."""
+    by_label: dict[str, list[float]] = {}
+    for label, score in zip(labels, scores, strict=True):
+        by_label.setdefault(label, []).append(float(score))
+    means = {label: float(np.mean(values)) for label, values in by_label.items()}
+    label = max(means, key=lambda name: -np.inf if np.isnan(means[name]) else means[name])
+    return label, means[label]

@@ -9,7 +9,7 @@ every shard.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,6 +22,9 @@ from kltrust.experiments.engine.devices import found
 from kltrust.experiments.engine.memory import choose_width
 from kltrust.experiments.engine.program import check_values
 from kltrust.experiments.engine.spread import with_blocks
+from kltrust.experiments.jobs.trials import board_of, check_search, shuffled, slots_of
+from kltrust.experiments.search import kinds
+from kltrust.experiments.search.board import Board, expected
 
 
 class Group(NamedTuple):
@@ -48,6 +51,8 @@ class Plan:
             stays in the state before it and harms no other; with "raise" all runs end.
         keep_best: whether each group keeps its best checkpoint, by the mean score of its runs,
             beside the latest.
+        search: how each group's settings share its lanes; None gives every run a lane.
+        boards: how the search of each group stands, in a plan read from a folder, see `trials`.
     """
 
     name: str
@@ -57,6 +62,8 @@ class Plan:
     shard: tuple[int, int] | None = None
     on_nonfinite: Literal["freeze", "raise"] = "freeze"
     keep_best: bool = False
+    search: Any = None
+    boards: dict[Group, Board] = field(default_factory=dict, compare=False, repr=False)
 
     def setting(self, run: int) -> Setting:
         """The setting of a run."""
@@ -70,6 +77,25 @@ class Plan:
         """The first experiment of a group: all of them have its static settings."""
         return self.setting(group.runs[0]).experiment
 
+    def at_once(self, group: Group) -> Group:
+        """The group with only as many runs as train at once: all, without a search."""
+        if self.search is None:
+            return group
+        trials = len(group.runs) // len(self.seeds)
+        return group._replace(runs=group.runs[: slots_of(self.search, trials) * len(self.seeds)])
+
+    def steps(self, group: Group) -> int:
+        """The environment steps of all runs of a group; of a search, as many as are expected."""
+        experiment = self.experiment(group)
+        if self.search is None:
+            return len(group.runs) * experiment.num_iterations * experiment.batch_size
+        board = self.boards.get(group)
+        if board is None:
+            evaluations = expected(self.search, board_of(self, group))[1]
+        else:
+            evaluations = sum(board.ages) + expected(self.search, board)[1]
+        return evaluations * group.chunk_length * experiment.batch_size * len(self.seeds)
+
     def alike(self, group: Group) -> list[Experiment]:
         """The experiments of all settings of the group's static group, also in other shards."""
         key = static_key(self.experiment(group))
@@ -78,11 +104,17 @@ class Plan:
     def to_config(self) -> dict[str, Any]:
         """The plan as plain data for a run folder."""
         config = {"sweep": self.name, **vars(self), "seeds": list(self.seeds)}
-        del config["name"]
-        settings = [
+        del config["name"], config["search"], config["boards"]
+        settings: list[dict[str, Any]] = [
             {"label": s.label, "swept": s.swept, "experiment": s.experiment.to_dict()}
             for s in self.settings
         ]
+        if self.search is not None:
+            config["search"] = kinds.plain(self.search)
+            settings = [
+                {**plain, "ranges": {name: list(r) for name, r in s.ranges.items()}}
+                for plain, s in zip(settings, self.settings, strict=True)
+            ]
         return {**config, "groups": [g._asdict() for g in self.groups], "settings": settings}
 
     @staticmethod
@@ -90,13 +122,19 @@ class Plan:
         """The inverse of `to_config`; ``said`` describes your algorithms, see `stand_in.read`."""
         own = said or {}
         settings = [
-            Setting(s["label"], s["swept"], read(e, own.get(e["algorithm"])))
+            Setting(
+                s["label"],
+                s["swept"],
+                read(e, own.get(e["algorithm"])),
+                ranges={name: tuple(r) for name, r in s.get("ranges", {}).items()},
+            )
             for s in config["settings"]
             for e in [s["experiment"]]
         ]
         groups = [Group(**{**g, "runs": tuple(g["runs"])}) for g in config["groups"]]
         shard = tuple(config["shard"]) if config["shard"] else None
         more = {name: config[name] for name in ("on_nonfinite", "keep_best")}
+        more["search"] = kinds.of_plain(config["search"]) if "search" in config else None
         name, seeds = config["sweep"], tuple(config["seeds"])
         return Plan(name, seeds, tuple(settings), tuple(groups), shard, **more)
 
@@ -117,11 +155,15 @@ def make_plan(
         devices: None takes JAX's.
 
     Raises:
-        ValueError: on an impossible width or shard, or if hosts are given different ones.
+        ValueError: on an impossible width, shard or search, or if hosts are given different ones.
+        RuntimeError: if a package that the search needs is missing.
     """
-    plan = Plan(spec.name, spec.seeds, spec.settings)
+    plan = Plan(spec.name, spec.seeds, spec.settings, search=spec.search)
     hosts.check_same("the sweep", [plan.to_config(), width, shard])
-    return _take_shard(_grouped(plan, width, devices), shard)
+    plan = _grouped(plan, width, devices)
+    if spec.search is not None:
+        check_search(plan, shard, lambda key, said: spec.source.error(("search", key), said))
+    return _take_shard(plan, shard)
 
 
 def plan_training(
@@ -172,8 +214,11 @@ def _grouped(plan: Plan, width: int | None, devices: Sequence[Any] | None = None
     for runs in by_key.values():
         experiment = plan.setting(runs[0]).experiment
         chunk = experiment.chunk_length
-        chosen = width or choose_width(experiment, len(runs), chunk, devices)
-        groups.append(Group(tuple(runs), chosen, chunk))
+        order = runs if plan.search is None else shuffled(plan.search, runs, len(plan.seeds))
+        group = Group(tuple(order), 0, chunk)
+        lanes = len(plan.at_once(group).runs)
+        chosen = width or choose_width(experiment, lanes, chunk, devices)
+        groups.append(group._replace(width=chosen))
     return replace(plan, groups=tuple(groups))
 
 
@@ -202,7 +247,7 @@ def _take_shard(plan: Plan, shard: tuple[int, int] | None) -> Plan:
     i, n = shard
     if not 1 <= i <= n:
         raise ValueError(f"a shard is i/n with 1 <= i <= n, got {i}/{n}")
-    steps = {g: (e := plan.experiment(g)).num_iterations * e.batch_size for g in plan.groups}
+    steps = {g: plan.steps(g) // len(g.runs) for g in plan.groups}
     total = sum(steps[g] * len(g.runs) for g in plan.groups)
     done, groups = 0, []
     for group in plan.groups:

@@ -26,7 +26,8 @@ from kltrust.experiments.jobs.folder import (
 )
 from kltrust.experiments.jobs.lanes import Lanes
 from kltrust.experiments.jobs.plan import Group, Plan, plan_training
-from kltrust.experiments.store.layout import CHECKPOINTS, EVALUATION, METRICS, RunError, begun
+from kltrust.experiments.jobs.searching import SearchLanes
+from kltrust.experiments.store.layout import CHECKPOINTS, TABLES, RunError, begun
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
 from kltrust.lazy import require_sweeps
@@ -90,7 +91,7 @@ def _code_of(plan: Plan) -> dict[str, Any]:
 
 def _check_whole(path: Path) -> None:
     """Checks a folder before anything is computed from it, or added to it."""
-    parts_of(Record(path), needed=(METRICS, EVALUATION, CHECKPOINTS))
+    parts_of(Record(path), needed=(*TABLES, CHECKPOINTS))
 
 
 def _prepare(plan: Plan) -> None:
@@ -130,7 +131,8 @@ def _run_group(
             whole.begin(index + 1)
             progress.group(index, iterations_done(plan, group, run))
             if not run.finished:
-                Lanes(plan, group).advance(run, progress)
+                kind = Lanes if plan.search is None else SearchLanes
+                kind(plan, group).advance(run, progress)
             return run.summary
     except RunError as error:
         # The error should name the plan's folder, to resume from, and not a group's.

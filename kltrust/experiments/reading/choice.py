@@ -1,6 +1,7 @@
 """Chooses the best setting: one rule for reports, presets, and policies to play or export.
 
-The best setting of an environment has the highest mean score over its seeds. A score is the mean
+The best setting of an environment has the highest mean score over its seeds. A setting that a
+search stopped comes after all that went on to their end. A score is the mean
 return of a run's last evaluation, acting by the mode. Among equal settings, the best has the
 highest mean over all evaluations: it learned faster. If these are equal too, it is the first in the
 specification. An evaluation without a finite number counts as the worst one on its environment:
@@ -47,17 +48,23 @@ def of_runs(evaluations: pd.DataFrame) -> pd.DataFrame:
 def settings(runs: pd.DataFrame) -> pd.DataFrame:
     """From `of_runs`, a row for each environment and label, an environment's best one first.
 
-    Columns: env, label, seeds (how many), score and through (means over seeds).
+    Columns: env, label, seeds (how many), score and through (means over seeds), and ``stopped``,
+    if the runs have it: whether a search stopped one of them.
     """
+    more = {"stopped": ("stopped", lambda x: x.notna().any())} if "stopped" in runs else {}
     found = runs.groupby(["env", "label"], sort=False, as_index=False).agg(
-        seeds=("seed", "count"), score=("score", "mean"), through=("through", "mean")
+        seeds=("seed", "count"), score=("score", "mean"), through=("through", "mean"), **more
     )
     return ranked(found)
 
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows sorted by `BY`; equal rows keep their order, and NaN comes last."""
-    order = np.lexsort([-table[name].fillna(-np.inf).to_numpy(float) for name in reversed(BY)])
+    """The rows sorted by `BY`; equal rows keep their order, NaN comes last, stopped ones later."""
+    keys = [-table[name].fillna(-np.inf).to_numpy(float) for name in reversed(BY)]
+    if "stopped" in table:
+        stopped = table.stopped
+        keys.append(stopped if stopped.dtype == bool else stopped.notna())
+    order = np.lexsort(keys)
     return table.iloc[order].reset_index(drop=True)
 
 
@@ -68,6 +75,10 @@ def why(rows: pd.DataFrame) -> str:
         return "no run has a score that is a number: the first"
     if number == 1:
         return "the only setting"
+    if "stopped" in rows and not best.stopped and rows.stopped.any():
+        rows = rows[~rows.stopped]
+        whole = f"of {number} settings a search trained {len(rows)} to the end"
+        return whole if len(rows) == 1 else f"{whole}; {why(rows.drop(columns='stopped'))}"
     over = f"over {best.seeds} seed{'' if best.seeds == 1 else 's'}"
     ties = rows[rows.score == best.score]
     said = f"of {number} settings the highest mean at the last evaluation, {best.score:.2f} {over}"

@@ -67,8 +67,8 @@ def check_drawn(env: Env) -> Render:
     """
     if env.render is None:
         raise ValueError(
-            f"there is nothing that draws {env.name}: an environment of your own takes a function "
-            "for it (from_functions(..., render=...)), another library's what that library has"
+            f"{env.name} can't be drawn: give an environment of your own a function that draws it, "
+            "from_functions(..., render=...); for another library, this one has no picture"
         )
     return env.render
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from kltrust.checks import unknown
-from kltrust.experiments.jobs.folder import iterations_done, parts_of
+from kltrust.experiments.jobs.folder import iterations_of_runs, parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
+from kltrust.experiments.jobs.trials import stopped_runs
 from kltrust.experiments.reading.frames import learning_curves
 from kltrust.experiments.store.record import Record
 from kltrust.lazy import require_sweeps
@@ -43,6 +44,10 @@ class Results:
             Values that an algorithm does not report are missing. ``mean_return`` is the mean over
             the episodes that ended within the iteration, missing where none did.
         evaluations: one row per run and evaluation; ``iteration`` is the last one before it.
+        decisions: what a search decided, in order: each row is one trial (a setting, with all its
+            seeds) after a ``chunk``, its ``action``, ``score`` and ``reason``; None without a
+            search. ``runs`` then has the column ``stopped``: the iterations after which a run was
+            stopped or paused for good, missing for those that went on to their end.
         stand_ins: by name, stand-ins for your algorithms whose module is not imported.
     """
 
@@ -52,10 +57,12 @@ class Results:
         metrics: Any,
         evaluations: pd.DataFrame,
         stand_ins: Mapping[str, type] | None = None,
+        decisions: pd.DataFrame | None = None,
     ) -> None:
         """Takes frames; ``metrics`` may also be an object that reads them later, as `load` uses."""
         self.runs, self.evaluations = runs, evaluations
         self._metrics, self.stand_ins = metrics, dict(stand_ins or {})
+        self.decisions = decisions
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -223,20 +230,27 @@ def of_folders(folders: Sequence[Folder]) -> Results:
     parts: list[_Part] = []
     evaluations: list[pd.DataFrame] = []
     broken: dict[int, int] = {}
+    stopped: dict[int, int] = {}
+    decisions: list[pd.DataFrame] = []
     first = 0
     for record, plan, groups in folders:
         settings = [{"label": s.label, **_plain(s.experiment)} for s in plan.settings]
         for group, part in groups:
-            done = iterations_done(plan, group, part)
-            own = {"sweep": record.path.name, "width": group.width, "iterations": done}
+            own = {"sweep": record.path.name, "width": group.width}
+            counts = iterations_of_runs(plan, group, part)
+            done = {first + run: count for run, count in zip(group.runs, counts, strict=True)}
             for run in group.runs:
-                setting = settings[run // len(plan.seeds)]
-                runs.append({"run": first + run, **own, **setting, "seed": plan.seed(run)})
+                of = {"iterations": done[first + run], **settings[run // len(plan.seeds)]}
+                runs.append({"run": first + run, **own, **of, "seed": plan.seed(run)})
+            if plan.search is not None:
+                decisions.append(decisions_of(plan, group, part))
+                stopped |= {first + run: at for run, at in stopped_runs(plan, group).items()}
             if part is not None and part.last_chunk >= 0:
                 parts.append(_Part(part, first, done))
                 table = part.evaluations()
                 # A folder counts iterations done; frames number iterations from 0.
-                table = table[table.iteration <= done]  # later commits are not in `runs`
+                ends = (table.run + first).map(done).fillna(0)
+                table = table[table.iteration <= ends]  # later commits are not in `runs`
                 numbers = table.iteration - 1
                 evaluations.append(table.assign(run=table.run + first, iteration=numbers))
                 broken |= {first + run: at for run, at in part.nonfinite().items()}
@@ -248,10 +262,34 @@ def of_folders(folders: Sequence[Folder]) -> Results:
     table["score"] = table.run.map(scores).astype(float)
     table["broken"] = table.run.map(broken).astype("Int64")
     ahead = ["run", *_NAMES, "seed", "score", "broken", "iterations", "width", "sweep"]
+    if decisions:
+        table["stopped"] = table.run.map(stopped).astype("Int64")
+        ahead.insert(ahead.index("broken"), "stopped")
     columns = [*ahead, *table.columns.drop(ahead)]
     updates = [s.experiment.update for _, plan, _ in folders for s in plan.settings]
     stand_ins = {u.name: type(u) for u in updates if hasattr(u, "stands_in")}
-    return Results(table[columns], _Tables(tuple(parts), names), found, stand_ins)
+    decided = pd.concat(decisions, ignore_index=True) if decisions else None
+    return Results(table[columns], _Tables(tuple(parts), names), found, stand_ins, decided)
+
+
+def decisions_of(plan: Plan, group: Group, part: Record | None) -> pd.DataFrame:
+    """The decisions of a group's search, with names and environment steps."""
+    import pandas as pd
+
+    table = pd.DataFrame() if part is None else part.decisions()
+    if not len(table):
+        return table
+    experiment, seeds = plan.experiment(group), len(plan.seeds)
+    labels = [plan.setting(group.runs[trial * seeds]).label for trial in table.trial]
+    iterations = (table.evaluations * group.chunk_length).clip(upper=experiment.num_iterations)
+    names = {"label": labels, "algorithm": experiment.algorithm, "env": experiment.env}
+    return pd.concat(
+        [
+            pd.DataFrame(names, index=table.index),
+            table.assign(env_steps=iterations * experiment.batch_size),
+        ],
+        axis=1,
+    )
 
 
 def _plain(experiment: Any) -> dict[str, Any]:
@@ -261,16 +299,16 @@ def _plain(experiment: Any) -> dict[str, Any]:
 
 
 class _Part(NamedTuple):
-    """A group's folder, the number of the folder's first run, and the iterations when loaded."""
+    """A group's folder, the number of the folder's first run, and each run's iterations, loaded."""
 
     record: Record
     first: int
-    done: int
+    done: Mapping[int, int]
 
     @property
     def runs(self) -> set[int]:
         """The numbers of its runs."""
-        return {self.first + run for run in self.record.config["runs"]}
+        return set(self.done)
 
 
 class _Tables(NamedTuple):
@@ -282,7 +320,7 @@ class _Tables(NamedTuple):
     @property
     def size(self) -> int:
         """The most numbers there can be, with a vector counted as one."""
-        return sum(len(p.runs) * p.done * len(p.record.columns()) for p in self.parts)
+        return sum(sum(p.done.values()) * len(p.record.columns()) for p in self.parts)
 
     def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All columns, or some of them after those that identify a row."""
@@ -304,9 +342,9 @@ class _Tables(NamedTuple):
                 wanted += _RETURN if "mean_return" in columns else []
                 wanted = [name for name in dict.fromkeys(wanted) if name in there]
             frame = record.metrics(wanted)
-            if not record.finished:  # later commits are not in `runs`
-                frame = frame[frame.iteration < done]
             frame = frame.assign(run=frame.run + first)
+            if not record.finished:  # later commits are not in `runs`
+                frame = frame[frame.iteration < frame.run.map(done).fillna(0)]
             frames.append(frame if part.runs <= runs else frame[frame.run.isin(runs)])
         table = _named(_concat(frames), self.names)
         wants_return = "mean_return" not in table and (columns is None or "mean_return" in columns)

@@ -17,7 +17,8 @@ from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.reading import choice
 from kltrust.experiments.reading.results import of_folders
 from kltrust.experiments.store.files import StorageError
-from kltrust.experiments.store.record import EVALUATION, Record
+from kltrust.experiments.store.layout import DECISIONS, EVALUATION
+from kltrust.experiments.store.record import Record
 from kltrust.learner import evaluate
 from kltrust.types import PyTree
 
@@ -37,6 +38,8 @@ class Trained(NamedTuple):
     seed: int
     score: float
     through: float = np.nan
+    stopped: float = np.nan
+    """The iterations after which a search stopped it; NaN if none did."""
 
     def states(self, which: Literal["latest", "best"] = "latest") -> PyTree:
         """The learner states of all runs in its part, [S, ...]; a sweep keeps only the last.
@@ -64,19 +67,28 @@ def find_runs(
     """
     record = record if isinstance(record, Record) else Record(record)
     own.recall(record.code, record.path)
-    plan, parts = parts_of(record, needed=(EVALUATION,))
+    plan, parts = parts_of(record, needed=(EVALUATION, DECISIONS))
     begun = [(g, part) for g, part in parts if part is not None and part.last_chunk >= 0]
     if not begun:
         raise StorageError(f"{record.path} has no checkpoint yet")
-    evaluations = of_folders([(record, plan, parts)]).evaluations
+    loaded = of_folders([(record, plan, parts)])
+    evaluations = loaded.evaluations
     scores = choice.of_runs(evaluations).to_dict("index") if len(evaluations) else {}
+    by_run = loaded.runs.set_index("run")
+    stopped = by_run.stopped.dropna().to_dict() if "stopped" in by_run else {}
     found: list[Trained] = []
     for group, part in begun:
         for place, run in enumerate(group.runs):
             setting, score = plan.setting(run), scores.get(run, {})
             names = (setting.experiment, setting.label, plan.seed(run))
             found.append(
-                Trained(part, place, *names, *(score.get(name, np.nan) for name in choice.BY))
+                Trained(
+                    part,
+                    place,
+                    *names,
+                    *(score.get(name, np.nan) for name in choice.BY),
+                    stopped.get(run, np.nan),
+                )
             )
     asked: list[tuple[str, Any, Any]] = [
         ("environment", env, lambda run: run.experiment.env),
@@ -125,8 +137,8 @@ def choose(record: Record | str | Path, **asked: Any) -> tuple[Trained, str]:
         raise ValueError(
             f"{record.path} has runs in {', '.join(envs)}: choose one (env; --env in a shell)"
         )
-    rows = [(x.experiment.env, x.label, x.seed, x.score, x.through) for x in found]
-    runs = pd.DataFrame(rows, columns=["env", "label", "seed", *choice.BY])
+    rows = [(x.experiment.env, x.label, x.seed, x.score, x.through, x.stopped) for x in found]
+    runs = pd.DataFrame(rows, columns=["env", "label", "seed", *choice.BY, "stopped"])
     settings = choice.settings(runs)
     mine = runs[runs.label == settings.label[0]]
     seed, why = choice.ranked(mine).seed[0] if given is None else given, choice.why(settings)

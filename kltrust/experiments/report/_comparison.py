@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from kltrust.experiments.reading.plots import GREY, curve, panels
-from kltrust.experiments.reading.sequential import sequential_test
 from kltrust.experiments.reading.statistics import Estimate
 from kltrust.experiments.report import _style, _summaries
 from kltrust.experiments.report._page import Block, Code, Picture, Section, Table, estimate, number
 from kltrust.experiments.report._summaries import AGGREGATES, THRESHOLDS, Comparison, Pairs
+from kltrust.experiments.search.sequential import sequential_test
 
 GROUP = 5
 """Seeds between two looks of the sequential test."""
@@ -46,12 +46,11 @@ def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
     renamed = [f"{m}: {label}" for m, label in comparison.chosen.items() if m != label]
     return [
         f"Scores {over}: the last evaluation's mean return, acting by the mode, normalised so that "
-        "0 is where runs stood at their first evaluation and 1 is the best setting's mean (the "
-        "constants are below). Each method stands for itself by ONE setting, the one with its best "
-        "mean on these very runs: that choice is optimistic, and the more so the more settings a "
-        "method had to choose from. Brackets are 95 % percentile-bootstrap intervals "
-        "(stratified: the seeds of each environment are resampled by themselves, "
-        f"{_summaries.RESAMPLES:,} times).",
+        "0 is a random policy and 1 is the best setting's mean (the constants are below). Each "
+        "method stands for itself by ONE setting, the one with its best mean on these very runs. "
+        "That choice is optimistic, more so for a method with more settings. Brackets are 95 % "
+        "percentile-bootstrap intervals (stratified: the seeds of each environment are resampled "
+        f"by themselves, {_summaries.RESAMPLES:,} times).",
         Picture(
             "aggregates",
             "Aggregates of normalised scores",
@@ -169,11 +168,13 @@ def _scales(comparison: Comparison) -> list[Block]:
         "environment": scales.index,
         "the setting that is one": scales.best,
         "zero": scales.zero.map(number),
+        "zero is": scales.zero_of,
         "one": scales.one.map(number),
     }
     caption = (
-        "Constants of the normalisation. Zero: the mean return of all runs at their first "
-        "evaluation. One: the mean score of the best setting."
+        "Constants of the normalisation. Zero: the mean return of a random policy where it is "
+        "recorded, else that of all runs at their first evaluation. One: the mean score of the "
+        "best setting."
     )
     return [
         "The scale of each environment:",

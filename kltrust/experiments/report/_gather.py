@@ -161,6 +161,8 @@ def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
     notes = []
     for i, source in enumerate(sources):
         mine = runs[runs.source == i]
+        if "stopped" in mine and source.record.finished:
+            mine = mine[mine.stopped.isna()]  # the search is finished with the others
         done, waiting = (mine.iterations >= mine.planned).sum(), (mine.iterations == 0).sum()
         if not source.record.finished or done < len(mine):
             notes.append(

@@ -12,6 +12,7 @@ from kltrust.experiments.config.fairness import grouped
 from kltrust.experiments.report import (
     _audit,
     _comparison,
+    _difference,
     _environments,
     _export,
     _judged,
@@ -19,6 +20,7 @@ from kltrust.experiments.report import (
     _movement,
     _page,
     _region,
+    _search,
     _summaries,
 )
 from kltrust.experiments.report._gather import Source, Study, gather
@@ -96,13 +98,17 @@ def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
         for i, source in enumerate(study.sources)
     }
     headlines, looks = _headlines(scores, study.unequal), looks_of(study.methods)
+    pairs = _difference.pairs(study)
+    headlines += [pair.line for pair in pairs]
     with matplotlib.rc_context(RC):
         learning = _environments.learning(study, scores, looks)
         first = [pictures[0] for pictures in learning.values()][:FIRST]
         found = [
             _page.Section("summary", "In short", [headlines, *first, _region.verdicts(measured)]),
             _what_ran(study),
+            _search.section(study),
             _comparison.section(_summaries.compare(study), looks, grouped(study.unequal)),
+            _difference.section(study, pairs),
             _environments.section(study, scores, learning, looks),
             _movement.section(updates, measured, looks),
             _measured.section(updates, scores, looks),
@@ -262,6 +268,6 @@ def _refuse_overwriting(content: dict[Path, bytes]) -> None:
     for path, data in content.items():
         if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data):
             raise files.StorageError(
-                f"{path} is there already, and another: move it away, or name another folder with "
+                f"{path} exists and differs: move it away, or name another folder with "
                 "--preset-dir, so that nothing is overwritten"
             )

@@ -8,9 +8,11 @@ import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import jinja2
+import markupsafe
 import pandas as pd
 
 from kltrust.experiments.reading.statistics import Estimate
@@ -143,7 +145,10 @@ def render(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str
     )
     environment.trim_blocks = environment.lstrip_blocks = True
     template = environment.get_template("template.html.j2")
-    page = template.render(title=title, notes=notes, sections=sections)
+    script = resources.files("kltrust.experiments.report").joinpath("table.js").read_text("utf-8")
+    page = template.render(
+        title=title, notes=notes, sections=sections, script=markupsafe.Markup(script)
+    )
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 

@@ -4,18 +4,21 @@ The learner measures exactly, and in the same way for every algorithm: KL(old ||
 the states of the batch, its mean and its maximum, and the largest probability ratio.
 """
 
-import dataclasses
-from typing import Any, NamedTuple
-
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.reading.claims import (
+    BOUND,
+    HEURISTIC,
+    NONE,
+    ROUNDING,
+    SET_POINT,
+    claim_of,
+    in_force,
+)
 from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._page import share, small
-from kltrust.settings import declared, with_role
 
-BOUND, SET_POINT, HEURISTIC, NONE = "bound", "set point", "heuristic", "none"
 KINDS = {
     BOUND: "max_kl: the update is shortened or undone until its mean KL is no larger",
     SET_POINT: "target_kl: what the mean KL is steered towards: it is meant to be met, not to hold",
@@ -25,48 +28,6 @@ KINDS = {
     ),
     NONE: "no region: the step size, or the weight of a penalty, is all that holds it back",
 }
-ROUNDING = 1e-5
-"""Relative tolerance: a bound is checked in float32 and measured again."""
-
-
-class Claim(NamedTuple):
-    """A trust region as a setting states it: one of `KINDS`; ``what`` is its name or formula.
-
-    The value is in nats. ``stop`` is an additional bound, at which epochs are undone. Infinity
-    means no region, or no stop.
-    """
-
-    kind: str
-    what: str
-    value: float
-    stop: float = np.inf
-
-    def __str__(self) -> str:
-        """Like ``bound 0.02``, or ``set point 0.01, stop 0.05``."""
-        stated = "none" if self.kind == NONE else f"{self.kind} {self.value:.3g}"
-        return stated + (f", stop {self.stop:.3g}" if np.isfinite(self.stop) else "")
-
-
-def claim_of(experiment: Experiment) -> Claim:
-    """The mean KL of an update that a setting claims to keep to.
-
-    If there are several, it is the one that the method is named for: a set point that is steered
-    towards comes before clipping's heuristic, and both before the bound at which epochs are undone.
-    """
-    roles = ("bound", "set point", "clip")
-    bound, set_point, clip = (_finite_setting(experiment.update, role) for role in roles)
-    stop = bound[1] if bound else np.inf
-    if set_point:
-        return Claim(SET_POINT, *set_point, stop)
-    if clip:
-        return Claim(HEURISTIC, f"{clip[0]}²/2", clip[1] ** 2 / 2, stop)
-    return Claim(BOUND, *bound) if bound else Claim(NONE, "", np.inf)
-
-
-def _finite_setting(update: Any, role: str) -> tuple[str, float] | None:
-    """Name and value of the setting with a role, if there is one and it is not switched off."""
-    found = [(name, float(getattr(update, name))) for name in with_role(update, role)]
-    return next((pair for pair in found if np.isfinite(pair[1])), None)
 
 
 def updates(study: Study) -> pd.DataFrame:
@@ -80,24 +41,13 @@ def updates(study: Study) -> pd.DataFrame:
     reported: dict[str, np.ndarray] = {}
     for run, rows in metrics.groupby("run").indices.items():
         experiment = study.setting(run).experiment
-        stated = claim_of(experiment)
-        if stated.kind != NONE:
-            claim[rows] = stated.value * _annealing(experiment, stated.what, iteration[rows])
-            if (column := f"extra.{stated.what}") in metrics:
-                if column not in reported:
-                    reported[column] = (
-                        metrics[column].astype(float).to_numpy(float, na_value=np.nan)
-                    )
-                own = reported[column][rows]
-                claim[rows] = np.where(np.isnan(own), claim[rows], own)
+        column, own = f"extra.{claim_of(experiment).what}", None
+        if column in metrics:
+            if column not in reported:
+                reported[column] = metrics[column].astype(float).to_numpy(float, na_value=np.nan)
+            own = reported[column][rows]
+        claim[rows] = in_force(experiment, iteration[rows], own)
     return metrics.assign(claim=claim)
-
-
-def _annealing(experiment: Experiment, setting: str, iteration: np.ndarray) -> np.ndarray:
-    """The schedule's factor on a setting: 1 if the schedule anneals another setting."""
-    powers = {f.name: declared(f).anneal for f in dataclasses.fields(experiment.update)}
-    done = iteration / max(experiment.num_iterations, 1)
-    return (1 - float(experiment.budget.anneal) * done) ** powers.get(setting, 0)
 
 
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,7 @@ DARK = {
     "#D55E00": "#ff8a3c",
     "#009E73": "#35cfa2",
     "#CC79A7": "#e9a3c9",
+    "#56B4E9": "#c3b1ff",
 }
 """Lighter colours for a dark ground."""
 RC: dict[Any, Any] = {

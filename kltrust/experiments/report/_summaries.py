@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.reading import choice, statistics
+from kltrust.experiments.reading import baseline, choice, statistics
 from kltrust.experiments.reading.frames import learning_curves
 from kltrust.experiments.reading.statistics import Estimate, estimates, intervals, means_and_iqms
 from kltrust.experiments.report._gather import Study
@@ -53,14 +53,28 @@ class Comparison(NamedTuple):
 def find_scales(study: Study) -> pd.DataFrame:
     """The scale of scores by env: the returns ``zero`` and ``one``, and ``best``, a setting.
 
-    Zero is the mean of all runs' first evaluation, one is the mean score of ``best``, the best
-    setting. An environment where no setting improved on the first evaluation has no scale.
+    Zero is the return of a random policy, where it is recorded (``zero_of`` says so), else the mean
+    of all runs' first evaluation. One is the mean score of ``best``, the best setting. An
+    environment where no setting is better than zero has no scale.
     """
     firsts = study.evaluations.sort_values("iteration").drop_duplicates("run")
     zero = firsts.mean_return.where(np.isfinite(firsts.mean_return)).groupby(firsts.env).mean()
+    random = {env: _random_return(study, env) for env in study.envs}
+    zero.update(pd.Series(random, dtype=float).dropna())
     best = choice.settings(study.scored).drop_duplicates("env").set_index("env")
     scales = pd.DataFrame({"best": best.label, "one": best.score, "zero": zero})
+    scales["zero_of"] = [
+        "all first evaluations" if random.get(env) is None else "a random policy"
+        for env in scales.index
+    ]
     return scales.reindex(study.envs).query("one > zero")
+
+
+def _random_return(study: Study, env: str) -> float | None:
+    """The recorded return of a random policy, if all runs of an environment have its defaults."""
+    runs = study.scored.run[study.scored.env == env]
+    params = [study.setting(run).experiment.env_params for run in runs]
+    return None if any(params) else baseline.random_return(env, {})
 
 
 def compare(study: Study) -> Comparison:

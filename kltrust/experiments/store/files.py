@@ -243,6 +243,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(
-        f"{value!r} ({type(value).__name__}) has no place in JSON: "
+        f"{value!r} ({type(value).__name__}) can't be written as JSON: "
         "turn it into numbers, strings, lists and dicts first"
     )

@@ -19,6 +19,8 @@ FORMATS = "kltrust run 3", "kltrust run 2"
 """The formats that can be read, the newest first: the older one has no digests."""
 RUN, COMMIT, LOCK = "run.json", "commit.json", ".lock"
 METRICS, EVALUATION, CHECKPOINTS = "metrics", "evaluation", "checkpoints"
+DECISIONS = "decisions"
+TABLES = METRICS, EVALUATION, DECISIONS
 GROUPS = "groups"
 """The subfolder of a plan's folder that holds the run folders of its groups."""
 _SHOWN = 8
@@ -159,7 +161,7 @@ def still_whole(path: Path) -> str:
         sums: dict[str, int] = {}
         with contextlib.suppress(files.StorageError):
             sums = files.read_json(folder / COMMIT, _MARKER).get("files", {})
-        patterns = ("*.parquet", f"{METRICS}/*.parquet", f"{EVALUATION}/*.parquet", "checkpoints/*")
+        patterns = ("*.parquet", *(f"{table}/*.parquet" for table in TABLES), "checkpoints/*")
         for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
             with contextlib.suppress(files.StorageError):
                 verify(file, sums.get(file.relative_to(folder).as_posix()))

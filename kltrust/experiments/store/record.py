@@ -4,6 +4,7 @@ run.json            the resolved configuration and the versions: written once
 commit.json         the last complete chunk: files that it does not name do not count
 metrics/            one Parquet part per chunk; one row per seed and iteration
 evaluation/         likewise, where there were evaluations
+decisions/          likewise, what a search decided
 checkpoints/        the latest state and the best one
 metrics.parquet     all parts in one table, once the run is finished (evaluation.parquet too)
 """
@@ -21,6 +22,7 @@ from kltrust.experiments.store import checkpoint, files, layout, tables, version
 from kltrust.experiments.store.layout import (
     CHECKPOINTS,
     COMMIT,
+    DECISIONS,
     EVALUATION,
     GROUPS,
     LOCK,
@@ -107,6 +109,10 @@ class Record:
     def metrics(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All committed rows, one per seed and iteration; None takes all columns."""
         return self._table(METRICS, columns)
+
+    def decisions(self) -> pd.DataFrame:
+        """All committed decisions of a search, in order, see `jobs.trials`; empty without one."""
+        return self._table(DECISIONS)
 
     def nonfinite(self) -> dict[int, int]:
         """For each run with a NaN or an infinity, the first iteration that counted one."""

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from kltrust.experiments.store import activity, checkpoint, files, tables, versions
-from kltrust.experiments.store.layout import BEGINNING, FORMATS, begun, belonging
+from kltrust.experiments.store.layout import (
+    BEGINNING,
+    DECISIONS,
+    FORMATS,
+    TABLES,
+    begun,
+    belonging,
+)
 from kltrust.experiments.store.record import (
     CHECKPOINTS,
     COMMIT,
@@ -105,6 +112,7 @@ class Run(Record):
         state: PyTree,
         *,
         evaluation: Columns | None = None,
+        decisions: Columns | None = None,
         score: float | None = None,
         seconds: Mapping[str, float] | None = None,
         summary: Mapping[str, Any] | None = None,
@@ -117,6 +125,7 @@ class Run(Record):
                 (`tables.to_rows` makes them).
             state: the state after the chunk: any pytree of arrays. It may be donated afterwards.
             evaluation: rows of a second table, in chunks with an evaluation.
+            decisions: rows of a third one, in chunks after which a search decided something.
             score: higher is better; the best-scored state is kept beside the latest. None and NaN
                 are no score.
             seconds: spent on this chunk, by kind, as in ``{"compile": 2.1, "run": 0.4}``.
@@ -134,7 +143,8 @@ class Run(Record):
             raise ValueError(f"chunk {chunk} can't follow chunk {self.last_chunk}: commit in order")
         if chunk and summary is not None:
             raise ValueError(f"chunk {chunk} is not the whole run: end it by finish")
-        given = {METRICS: rows} | ({} if evaluation is None else {EVALUATION: evaluation})
+        more = {EVALUATION: evaluation, DECISIONS: decisions}
+        given = {METRICS: rows, **{table: c for table, c in more.items() if c is not None}}
         encoded = {table: tables.encode(columns) for table, columns in given.items()}
         marker = copy.deepcopy(self._marker)
         marker |= {"chunk": chunk, "seconds": total_seconds(self.seconds, seconds or {})}
@@ -236,7 +246,7 @@ class Run(Record):
 
     def _clear(self) -> None:
         """Removes the files of an interrupted commit: nothing refers to them."""
-        for table in (METRICS, EVALUATION):
+        for table in TABLES:
             self._drop_others(table)
             if not self.finished:
                 files.remove(self._whole(table))

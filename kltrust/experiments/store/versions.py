@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -127,7 +128,8 @@ def _version(name: str) -> str | None:
 @functools.cache
 def _own_checkout() -> tuple[str | None, bool | None]:
     """Commit and state of the checkout of the imported code, read about when it was imported."""
-    return _checkout(Path(__file__).resolve().parents[2])
+    package = importlib.import_module("kltrust").__file__
+    return _checkout(Path(str(package)).resolve().parents[1])
 
 
 def _checkout(root: Path) -> tuple[str | None, bool | None]:

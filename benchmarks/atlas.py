@@ -1,0 +1,319 @@
+"""Every update at one realised KL: its size is searched, then it is run on other seeds.
+
+    nice -n 19 python benchmarks/atlas.py
+    python benchmarks/atlas.py --dry-run                     # steps and hours, by a measurement
+    python benchmarks/atlas.py benchmarks/specs/atlas_minatar.toml --folder runs/atlas_minatar
+
+For every update and environment of the specification (SIZES says what its size is):
+
+1. On two tuning seeds, five sizes far apart, for half of the budget. Where the median over all
+   updates of KL(old || new) does not cross the target, five more beyond the nearer end.
+2. Five sizes around the crossing, for the whole budget; again, if the crossing is not among them.
+3. The size where the median crosses the target, by interpolation in both logarithms, on the report
+   seeds. If the KL never reaches the target, the size that comes nearest.
+4. The default size, on the report seeds.
+
+All of these are one compiled program: the number of lanes is that of the report seeds. Each part
+is kept in the folder as soon as it is done, so an interrupted run goes on where it was. Writes
+NAME.json to benchmarks/results/, with all pairs that are finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from common import RESULTS, SPECS, Result, load_spec, plain, plains, rounded, versions, write
+
+SIZES: dict[str, dict[str, int]] = {
+    "vanilla_pg": {"learning_rate": 1},
+    "npg": {"target_kl": 2},
+    "trpo": {"max_kl": 2},
+    "ppo_clip": {"clip_eps": 1},
+    "ppo_asymmetric": {"clip_eps": 1, "clip_high": 1},
+    "ppo_ewma": {"clip_eps": 1},
+    "ppo_penalty": {"target_kl": 2},
+    "ppo_reverse_kl": {"target_kl": 2},
+    "ppo_adaptive_lr": {"target_kl": 2},
+    "ppo, dual": {"target_kl": 2},
+    "spo": {"eps": 1},
+    "tr_ppo": {"state_kl": 2},
+    "tr_ppo, rollback": {"clip_eps": 1},
+    "trgppo": {"clip_eps": 1, "state_kl": 2},
+    "drift_ppo": {"drift_alpha": 1, "drift_beta": 1},
+    "fr_ppo": {"tau": 1},
+    "espo": {"max_change": 1},
+    "fixpo": {"max_state_kl": 2},
+    "mdpo": {"step_size": 1},
+    "spma": {"step_size": 1},
+    "trpl": {"projected_kl": 2, "projected_scale_kl": 2},
+    "vmpo": {"target_kl": 2, "target_scale_kl": 2},
+}
+"""The settings that size s multiplies by a power of s: the KL grows about as s squared."""
+TARGET_KL = 0.01
+TUNING_SEEDS = (1000, 1001)
+FAR = 2.0 ** np.array([-4, -2, 0, 2, 4])
+NEAR = 2.0 ** np.array([-1, -0.5, 0, 0.5, 1])
+MOST_ROUNDS = 3
+REACHED = 1.25
+"""A median within this factor of the target on the report seeds counts as reached."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which atlas, and where."""
+
+    spec: tyro.conf.Positional[Path] = SPECS / "atlas.toml"
+    folder: Path | None = None  # Of what is done; default runs/NAME
+    target_kl: float = TARGET_KL
+    dry_run: bool = False
+    """Measure how long an iteration takes on each environment, and say how long all would."""
+    run: bool = True
+    """--no-run records what is there."""
+    out: Path = RESULTS
+
+
+def main(options: Options) -> None:
+    specification = load_spec(options.spec)
+    settings = in_order_of_envs(specification.settings)
+    folder = options.folder or Path("runs") / specification.name
+    start(len(specification.seeds))
+    if options.dry_run:
+        estimate(settings, specification.seeds)
+        return
+    if options.run:
+        for setting in settings:
+            Pair(setting, specification.seeds, options.target_kl, folder).run()
+    pairs = [Pair(s, specification.seeds, options.target_kl, folder) for s in settings]
+    rows = [pair.row() for pair in pairs if pair.done.keys() >= {"matched", "default"}]
+    of = {"spec": options.spec.name, "seeds": list(specification.seeds), "rows": rows}
+    of |= {"target_kl": options.target_kl, "tuning_seeds": list(TUNING_SEEDS)}
+    of |= {"pairs": len(pairs), "versions": pairs[0].versions(), "reached": REACHED}
+    write(options.out / f"{specification.name}.json", of)
+
+
+def start(lanes: int) -> None:
+    """Uses all cores, and the cache of compiled programs."""
+    import jax
+
+    from kltrust.experiments.engine import devices
+
+    devices.use_all_cores(lanes)
+    if folder := devices.compilation_cache():
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def in_order_of_envs(settings: Any) -> list[Any]:
+    envs = list(dict.fromkeys(s.experiment.env for s in settings))
+    return sorted(settings, key=lambda s: envs.index(s.experiment.env))
+
+
+def sized(update: Any, label: str, size: np.ndarray) -> Any:
+    """The update with a size in each lane: [L] arrays."""
+    changes = {
+        name: np.float32(getattr(update, name) * np.float64(size) ** power)
+        for name, power in SIZES[label].items()
+    }
+    return dataclasses.replace(update, **changes)
+
+
+class Runner:
+    """One compiled program for any sizes and seeds of an experiment."""
+
+    def __init__(self, setting: Any, lanes: int):
+        from kltrust.experiments.engine import lanes as engine
+        from kltrust.experiments.engine.program import Program, traced_settings
+
+        self.label, self.lanes = setting.label, lanes
+        self.experiment = traced_settings(setting.experiment)
+        mesh = engine.make_mesh(lanes, 1)
+        if lanes % mesh.size:
+            raise ValueError(f"{lanes} seeds do not fill {mesh.size} devices: take a multiple")
+        self.program = Program(setting.experiment, mesh, 1, freeze=True)
+        self.iterations = setting.experiment.num_iterations
+
+    def run(self, sizes: Any, seeds: Any, iterations: int, *, evaluate: bool) -> Result:
+        """KL [L, iterations], mean training return [L], and returns [L, episodes] by the mode."""
+        from kltrust.experiments.engine.lanes import keys_of
+
+        size = np.resize(np.asarray(sizes, float), self.lanes)
+        keys, eval_keys = keys_of(np.resize(np.asarray(seeds), self.lanes))
+        update = sized(self.experiment.update, self.label, size)
+        settings = dataclasses.replace(self.experiment, update=update)
+        state, parts, left = self.program.init(settings, keys), [], iterations
+        while left > 0:
+            length = min(left, self.program.chunk_length)
+            state, metrics = self.program.chunk(settings, state, length)
+            found = (metrics.kl, metrics.return_sum, metrics.num_episodes)
+            parts.append([np.asarray(x)[:, :length] for x in found])
+            left -= length
+        kl, returns, episodes = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+        total = episodes.sum(1)
+        result = {"kl": np.where(np.isfinite(kl), kl, np.inf)}
+        result["training"] = np.where(total > 0, returns.sum(1) / np.maximum(total, 1), np.nan)
+        result["iteration"] = np.asarray(state.iteration)
+        if evaluate:
+            played = np.asarray(self.program.evaluate(settings, state, eval_keys))
+            result["scores"] = played[:, 0].mean(-1)
+        return result
+
+
+def crossing(sizes: Any, kls: Any, target: float) -> float | None:
+    """Where log KL, linear in log size between neighbours, crosses the target; nearest to 1."""
+    order = np.argsort(sizes)
+    x = np.log(np.asarray(sizes, float)[order])
+    y = np.log(np.clip(np.asarray(kls, float)[order], 1e-30, 1e30) / target)
+    ends = [(i, i + 1) for i in range(len(x) - 1) if y[i] <= 0 < y[i + 1] or y[i] == 0]
+    found = [x[i] - y[i] * (x[j] - x[i]) / (y[j] - y[i]) for i, j in ends]
+    return float(np.exp(min(found, key=abs))) if found else None
+
+
+class Pair:
+    """An update on an environment: what is done is a file in the folder."""
+
+    def __init__(self, setting: Any, seeds: Any, target_kl: float, folder: Path):
+        name = re.sub(r"\W+", "_", f"{setting.experiment.env}-{setting.label}")
+        self.setting, self.seeds, self.target = setting, seeds, target_kl
+        self.path = folder / f"{name}.json"
+        self.done: Result = {}
+        of = {"experiment": setting.experiment.to_dict(), "seeds": list(seeds)}
+        self.of = {**of, "target_kl": target_kl, "sizes": SIZES[setting.label]}
+        if self.path.exists():
+            self.done = json.loads(self.path.read_text("utf-8"))
+            if self.done["of"] != self.of:
+                raise ValueError(f"{self.path} is of other settings: take another folder")
+
+    def versions(self) -> Result:
+        return self.done.get("versions", {}) or versions()
+
+    def keep(self, **found: Any) -> None:
+        self.done |= {"of": self.of, "versions": versions(), **found}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.done), "utf-8")
+        partial.replace(self.path)
+
+    def run(self) -> None:
+        """Whatever is missing of the search and of both reports."""
+        if self.done.keys() >= {"matched", "default"}:
+            return
+        begin = time.perf_counter()
+        runner = Runner(self.setting, len(self.seeds))
+        whole = runner.iterations
+        if "chosen" not in self.done:
+            self.search(runner, whole)
+        for name, size in (("matched", self.done["chosen"]["size"]), ("default", 1.0)):
+            if name not in self.done:
+                found = runner.run([size], self.seeds, whole, evaluate=True)
+                self.keep(**{name: report(found, whole)})
+        seconds = self.done.get("seconds", 0) + time.perf_counter() - begin
+        self.keep(seconds=round(seconds, 1))
+        row = self.row()
+        print(
+            f"{row['env']} {row['label']}: size {row['size']:.3g}, median KL "
+            f"{row['matched']['kl_median']}, {seconds:.0f} s",
+            flush=True,
+        )
+
+    def search(self, runner: Runner, whole: int) -> None:
+        """The size whose median KL is the target, on the tuning seeds."""
+        ladders = self.done.get("ladders", [])
+
+        def climb(sizes: Any, iterations: int) -> None:
+            pairs = np.repeat(np.asarray(sizes, float), len(TUNING_SEEDS))
+            found = runner.run(pairs, TUNING_SEEDS, iterations, evaluate=False)
+            # Lanes beyond a multiple of the ladder repeat its beginning.
+            kl = found["kl"][: len(pairs), :iterations].reshape(len(sizes), -1)
+            medians = plains(np.median(kl, axis=1))
+            ladders.append({"sizes": plains(sizes), "kl": medians, "iterations": iterations})
+            self.keep(ladders=ladders)
+
+        half = max(1, whole // 2)
+        if not ladders:
+            climb(FAR, half)
+        if self.among(half) is None and len(ladders) < 2:
+            next_to_it = FAR[-1] / FAR[0] * 4
+            climb(FAR * next_to_it if self.nearest(half) >= 1 else FAR / next_to_it, half)
+        rounds = MOST_ROUNDS if self.among(half) else 1
+        centre = self.among(half) or self.nearest(half)
+        while self.among(whole) is None and sum(x["iterations"] == whole for x in ladders) < rounds:
+            climb(centre * NEAR, whole)
+            centre = self.nearest(whole)
+        size = self.among(whole) or self.nearest(whole)
+        self.keep(chosen={"size": plain(size), "crossed": self.among(whole) is not None})
+
+    def points(self, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sizes and their median KL, of all ladders of so many iterations."""
+        ladders = [x for x in self.done.get("ladders", []) if x["iterations"] == iterations]
+        sizes = [s for x in ladders for s in x["sizes"]]
+        # None is an infinite KL.
+        kls = [np.inf if kl is None else kl for x in ladders for kl in x["kl"]]
+        return np.array(sizes), np.array(kls)
+
+    def among(self, iterations: int) -> float | None:
+        sizes, kls = self.points(iterations)
+        return crossing(sizes, kls, self.target) if len(sizes) else None
+
+    def nearest(self, iterations: int) -> float:
+        sizes, kls = self.points(iterations)
+        miss = np.abs(np.log(np.clip(kls, 1e-30, 1e30) / self.target))
+        return float(sizes[np.argmin(miss)])
+
+    def row(self) -> Result:
+        """What the tables need."""
+        update, size = self.setting.experiment.update, self.done["chosen"]["size"]
+        names = SIZES[self.setting.label]
+        values = {n: plain(getattr(update, n) * size**p, 3) for n, p in names.items()}
+        of = {"env": self.setting.experiment.env, "label": self.setting.label, "size": size}
+        of |= {"algorithm": self.setting.experiment.algorithm, "values": values}
+        of |= {"steps": self.setting.experiment.num_iterations * self.setting.experiment.batch_size}
+        kept = ("matched", "default", "ladders")
+        return of | {k: self.done[k] for k in kept} | {"seconds": self.done.get("seconds")}
+
+
+def report(found: Result, iterations: int) -> Result:
+    """Numbers of a run on the report seeds."""
+    kl = found["kl"]
+    return {
+        "kl_median": plain(np.median(kl)),
+        "kl_p95": plain(np.quantile(kl, 0.95)),
+        "kl_max": plain(np.max(kl)),
+        "broken": int(np.sum(found["iteration"] < iterations)),
+        "scores": rounded(found["scores"]),
+        "training": plains(found["training"]),
+    }
+
+
+def estimate(settings: list[Any], seeds: Any) -> None:
+    """Times a few iterations of one update on each environment, and multiplies."""
+    total = 0.0
+    for env in dict.fromkeys(s.experiment.env for s in settings):
+        mine = [s for s in settings if s.experiment.env == env]
+        runner = Runner(mine[0], len(seeds))
+        begin = time.perf_counter()
+        runner.run([1.0], seeds, 1, evaluate=False)
+        compiling = time.perf_counter() - begin
+        begin = time.perf_counter()
+        runner.run([1.0], seeds, 3, evaluate=False)
+        each = (time.perf_counter() - begin) / 3
+        # Half a budget, two ladders at most of which one is usual, and both reports.
+        hours = len(mine) * (compiling + 3.5 * runner.iterations * each) / 3600
+        steps = 3.5 * runner.iterations * mine[0].experiment.batch_size * len(seeds) * len(mine)
+        total += hours
+        print(
+            f"{env}: {len(mine)} updates, {steps:,.0f} steps, {compiling:.0f} s to compile each, "
+            f"about {hours:.1f} hours",
+            flush=True,
+        )
+    print(f"about {total:.1f} hours in all, by the pace of {settings[0].label}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

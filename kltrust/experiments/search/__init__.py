@@ -1,0 +1,1 @@
+"""Searches as pure functions of scores: which trials go on, stop, begin or are copied."""

@@ -1,0 +1,120 @@
+"""The origin of recorded results: what is written with them, and what makes them stale."""
+
+import json
+import sys
+from pathlib import Path
+
+import common
+import provenance
+import pytest
+import readme
+
+from kltrust.experiments.store import versions
+
+IN_GIT = bool(provenance._git("rev-parse", "HEAD"))
+
+
+@pytest.mark.parametrize(
+    ("source", "same"),
+    [
+        ("x = 1", True),
+        ("# why\nx = 1  # because\n\n", True),
+        ('"""What it is."""\nx = 1\n"""What x is,\nin two lines."""\n', True),
+        ("x = 2", False),
+        ('x = 1\ny = "# no comment"', False),
+        ("x = 1\ny = '''no\ndocstring'''", False),
+    ],
+)
+def test_comments_and_docstrings_do_not_count(source, same):
+    assert (provenance.code_digest(source) == provenance.code_digest("x = 1")) == same
+
+
+def test_a_string_with_a_hash_is_code():
+    assert provenance.code_digest('x = "#1"') != provenance.code_digest('x = "#2"')
+
+
+def test_a_function_differs_by_its_body_alone():
+    known = 'def f(x):\n    """Doubles ä."""\n    return 2 * x\n'
+    assert provenance.code_digest(known) == provenance.code_digest(known.replace("ä", "it"))
+    assert provenance.code_digest(known) != provenance.code_digest(known.replace("2 *", "3 *"))
+
+
+def test_a_result_is_written_with_its_origin(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/x/speed.py", "--parts", "phases", "--out", str(tmp_path)])
+    common.write(tmp_path / "phases.json", {"rows": []})
+    origin = json.loads((tmp_path / "phases.json").read_text("utf-8"))["origin"]
+    assert origin["command"] == "python benchmarks/speed.py --parts phases"
+    code = dict(pair.split(":") for pair in origin["code"].split())
+    assert {"kltrust.losses.surrogates", "benchmarks.common"} <= code.keys()
+    assert not any(name.startswith(provenance.IDLE) for name in code)
+    pins = (provenance.ROOT / "constraints" / origin["constraints"]["file"]).read_text("utf-8")
+    assert origin["constraints"]["digest"] == provenance._short(pins)
+    # What a commit held is known later, too.
+    if IN_GIT:
+        now = provenance.checked_out()
+        then = provenance.at_commit(provenance._git("rev-parse", "HEAD").strip())
+        assert sum(now.get(name) == digest for name, digest in then.items()) > len(then) / 2
+
+
+def test_rows_that_are_recorded_one_by_one_have_origins_of_their_own(tmp_path):
+    path = tmp_path / "adapters.json"
+    path.write_text(json.dumps({"rows": [{"env": "a", "algorithm": "trpo", "score": 1}]}), "utf-8")
+    common.write_row(path, {"env": "b", "algorithm": "trpo", "score": 2})
+    known, new = provenance.origins(json.loads(path.read_text("utf-8")))
+    assert known is None
+    assert new["code"]
+
+
+def test_what_makes_a_result_stale():
+    origin = provenance.origin(spec=common.SPECS / "classic.toml")
+    fresh = {"spec": "classic.toml", "origin": origin}
+    assert provenance.why_stale(fresh) is None
+    code = origin["code"]
+    (first, digest), *_ = (pair.split(":") for pair in code.split())
+    other = fresh | {"origin": origin | {"code": code.replace(digest, "0" * 8, 1)}}
+    assert provenance.why_stale(other) == f"{first} has changed"
+    gone = fresh | {"origin": origin | {"code": f"{code} kltrust.gone:{digest}"}}
+    assert provenance.why_stale(gone) == "kltrust.gone has changed"
+    spec = fresh | {"origin": origin | {"spec": "0" * 8}}
+    assert provenance.why_stale(spec) == "its specification has changed"
+    rows = [{"origin": provenance.origin()}, {}]
+    assert provenance.why_stale({"rows": rows}) == "its code was not recorded"
+
+
+def test_only_what_a_commit_holds_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "_git", lambda *_: " M kltrust/losses/drifts.py\n")
+    with pytest.raises(SystemExit, match=r"drifts\.py differs from it: commit first"):
+        provenance.refuse_uncommitted(provenance.RESULTS)
+    provenance.refuse_uncommitted(tmp_path)
+    monkeypatch.setattr(provenance, "_git", lambda *_: " M benchmarks/results/classic.json\n")
+    provenance.refuse_uncommitted(provenance.RESULTS / "extras.json")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="set PYTHONPATH"):
+        provenance.refuse_uncommitted(provenance.RESULTS)
+
+
+def test_every_result_names_the_command_that_records_it():
+    for line in provenance.commands(provenance.results()):
+        _, script, *rest = line.split()
+        assert (provenance.ROOT / script).is_file()
+        assert all((provenance.ROOT / x).is_file() for x in rest if x.endswith(".toml"))
+
+
+def test_a_table_says_that_its_code_has_changed(monkeypatch):
+    origin = provenance.origin()
+    known = {"part_a": {"origin": origin}, "part_b": {"rows": []}}
+    monkeypatch.setattr(provenance, "results", lambda: known)
+    monkeypatch.setattr(readme, "load", known.get)
+    assert readme.age(["part_a"]) == []
+    assert readme.age(["part_b"])[-1] == "*Recorded at an earlier version of the code.*"
+    assert readme.age(["part_*"])[-1].startswith("*1 of 2 recorded")
+
+
+@pytest.mark.skipif(not IN_GIT, reason="not a checkout")
+def test_results_and_runs_name_commits_of_the_history(monkeypatch):
+    assert provenance.not_in_history(provenance.results()) == []
+    made_up = {"x": {"origin": {"commit": "0" * 40, "code": ""}}}
+    monkeypatch.setattr(provenance, "_git", lambda *a: "false" if a[0] == "rev-parse" else "1" * 40)
+    assert provenance.not_in_history(made_up) == ["x"]
+    assert versions._own_checkout()[0] == versions._checkout(Path(__file__).parents[1])[0]
+    assert len(versions._own_checkout()[0]) == 40
