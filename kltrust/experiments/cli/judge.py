@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from kltrust.experiments.cli import typed
 from kltrust.experiments.cli.launch import Switch
 from kltrust.experiments.store.record import Record
 
@@ -43,7 +44,7 @@ class _Judge:
 
 def judge(arguments: list[str]) -> int:
     """``kltrust judge``."""
-    options = tyro.cli(_Judge, prog="kltrust judge", args=arguments)
+    options = typed.cli(_Judge, prog="kltrust judge", args=arguments)
     if not options.folders:
         raise ValueError("name the run folders to judge, as in `kltrust judge DIR`")
     from kltrust import findings

@@ -97,8 +97,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             try:
                 changes = self.server.state.changes(since, curves, new)
             except Exception as error:  # the page says so, and asks again
-                text = f"{type(error).__name__}: {error}".encode()
-                self._answer(text, "text/plain", HTTPStatus.INTERNAL_SERVER_ERROR)
+                said = f"{type(error).__name__}: {error}".encode()
+                self._answer(said, "text/plain", HTTPStatus.INTERNAL_SERVER_ERROR)
                 return
             self._answer(json.dumps(changes).encode(), "application/json")
         elif address.path in FILES:

@@ -112,4 +112,4 @@ class State:
 
 def _packed(values: np.ndarray) -> str:
     """Numbers as float32, little-endian, in base64: a third of their size as text."""
-    return base64.b64encode(np.ascontiguousarray(values, "<f4")).decode()
+    return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
