@@ -40,7 +40,7 @@ def main(options: Options) -> None:
     for env in options.envs or available():
         try:
             found = random_baseline(env, options.episodes)
-        except (ImportError, ValueError, OSError) as error:
+        except (ImportError, RuntimeError, ValueError, OSError) as error:
             print(f"{env}: {str(error).splitlines()[0]}", flush=True)
             continue
         origin = {"versions": versions(), "origin": provenance.origin()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import chex
 import jax.numpy as jnp
 
-from kltrust.checks import check_share
+from kltrust.checks import check_share, same_shape
 from kltrust.lowering import scan
 from kltrust.tree import floats, in_float32, weighted_mean
 from kltrust.types import Array, Number
@@ -50,7 +50,13 @@ def gae(
         AssertionError: if shapes or ranks differ.
     """
     check_share(gamma=gamma, lam=lam)
-    chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    same_shape(
+        reward=reward,
+        value=value,
+        next_value=next_value,
+        terminated=terminated,
+        truncated=truncated,
+    )
     # Full rank or scalar: [B] without the first axis would pass for one number per environment.
     chex.assert_rank([gamma, lam], {0, jnp.ndim(reward)})
     terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)

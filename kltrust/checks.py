@@ -76,6 +76,32 @@ def check_count(**settings: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
+def same_shape(**arrays: Any) -> None:
+    """Refuses arrays of different shapes; each is given as name = array.
+
+    Raises:
+        TypeError: if one is no array.
+        ValueError: if the shapes differ; the error names the arrays.
+    """
+    for name, x in arrays.items():
+        if not hasattr(x, "shape"):
+            hint = ": jnp.asarray makes one" if isinstance(x, list | tuple | float | int) else ""
+            raise TypeError(f"{name} must be an array, got {kind_of(x)}{hint}")
+    shapes = {name: tuple(x.shape) for name, x in arrays.items()}
+    if len(set(shapes.values())) == 1:
+        return
+    hint = ""
+    for name, shape in shapes.items():
+        if shape == ():
+            hint = f": {name} is one number, give one for each row"
+        elif shape[-1] == 1 and shape[:-1] in shapes.values():
+            hint = f": drop the last axis of {name}"
+        elif shape[:-1] in shapes.values():
+            hint = f": {name} has an axis too many, sum over it or take one entry of each row"
+    told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    raise ValueError(f"the shapes must be equal, got {told}{hint}")
+
+
 def typed_key(key: Any) -> Any:
     """``key`` as a typed key; one from `jax.random.PRNGKey` is converted, with the same data.
 

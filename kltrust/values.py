@@ -38,6 +38,8 @@ class Setting:
             "drift" (the coefficient of the term that holds a step back), "value clip" (of the
             critic's loss), "gradient bound" (on its norm).
         needs: the name of a switch in the same class; the setting has no effect unless it is on.
+        common: whether ``kltrust train ... --help`` lists the setting; ``--help-all`` lists all.
+            Of an algorithm of your own, both list all.
         anneal: in an annealed run the setting is multiplied by this power of the remaining
             fraction; 0 leaves it alone.
     """
@@ -54,6 +56,7 @@ class Setting:
     usual: str = ""
     role: str = ""
     needs: str = ""
+    common: bool = False
     anneal: int = 0
 
     def check(self, name: str, value: Any) -> None:

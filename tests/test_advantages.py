@@ -112,7 +112,7 @@ def test_gae_shapes_settings_and_dtypes():
     np.testing.assert_allclose(swept[0], whole, rtol=1e-5, atol=1e-6)
     assert np.max(np.abs(swept[0] - swept[1])) > 0.1
     assert np.max(np.abs(swept[0] - swept[2])) > 0.1
-    with pytest.raises(AssertionError, match="shape"):
+    with pytest.raises(ValueError, match="the shapes must be equal"):
         gae(data[0][:, :1], *data[1:], gamma=0.99, lam=0.95)
     with pytest.raises(ValueError, match="gamma must be between 0 and 1"):
         gae(*data, gamma=1.01, lam=0.95)

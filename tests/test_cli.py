@@ -334,7 +334,7 @@ def test_doctor(said):
         ("train trpo CartPole-v1 --env-params gravity", 1, "takes NAME=VALUE, got 'gravity'"),
         ("train trpo CartPole-v1 --env-params gravit=1", 1, "has no parameter 'gravit'"),
         ("train trpo CartPole-v1 --preset absent.toml", 1, "can't read the preset absent.toml"),
-        ("train trpo CartPole-v1 --total-steps 10", 1, "total_steps=10 does not pay"),
+        ("train trpo CartPole-v1 --total-steps 10", 1, "total_steps=10 is less than one iteration"),
         ("train --resume absent", 1, "there is no run folder"),
         ("train --resume absent --max-kl 1", 1, "leave out --max-kl 1"),
         ("train --resume", 2, "Missing value for argument '--resume'"),

@@ -291,7 +291,7 @@ def test_masked_logits_rule():
     np.testing.assert_array_equal(masked, [[0, -np.inf, 2], [3, 4, 5]])
     assert masked.dtype == logits.dtype
     np.testing.assert_array_equal(dv.masked_logits(logits, mask.astype(jnp.int32)), masked)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"logits \[2, 3\], mask \[3\]"):
         dv.masked_logits(logits, mask[0])
 
 

@@ -63,8 +63,26 @@ def five_results(key, state, action):
     return obs, outcome.reward, False, False, {}
 
 
+ROW = jnp.zeros(3)
 MISTAKES = {
     # Arguments
+    "a KL of each action": (
+        lambda: kt.penalty_surrogate_loss(ROW, ROW, jnp.zeros((3, 4)), 1.0),
+        "log_ratio [3], advantage [3], kl [3, 4]: kl has an axis too many",
+    ),
+    "a column of advantages": (
+        lambda: kt.surrogate_loss(ROW, ROW[:, None]),
+        "drop the last axis of advantage",
+    ),
+    "a mean KL": (
+        lambda: kt.penalty_surrogate_loss(ROW, ROW, ROW.mean(), 1.0),
+        "kl is one number, give one for each row",
+    ),
+    "a list of ratios": (lambda: kt.surrogate_loss([1.0], ROW[:1]), "jnp.asarray makes one"),
+    "a distribution as a ratio": (
+        lambda: kt.surrogate_loss(distrax.Categorical(ROW), ROW),
+        "log_ratio must be an array, got",
+    ),
     "an integer as a key": (lambda: kt.train(learner(), 0, 1), "jax.random.key(0)"),
     "a key in the learner's place": (lambda: kt.train(KEY, learner(), 1), "a key must come from"),
     "no learner": (

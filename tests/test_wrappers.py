@@ -194,3 +194,10 @@ def test_a_sweep_names_wrappers(said, tmp_path):
     assert first[0] == 0, first[2]
     assert first[1].count("CartPole-v1 | time_limit(50)") == 1
     assert second[1] == first[1]
+    folder = tmp_path / "run"
+    assert said("sweep", spec, "--out", folder, "--quiet")[0] == 0
+    status, out, _ = said(
+        "evaluate", folder, "--env", "CartPole-v1 | time_limit(50)", "--episodes", 2
+    )
+    assert status == 0
+    assert "2 episodes" in out or "mean" in out

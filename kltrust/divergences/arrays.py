@@ -6,11 +6,10 @@ has none. Gradients stay finite in both cases.
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.checks import check
+from kltrust.checks import check, same_shape
 from kltrust.divergences.numerics import kl_terms, log_series, phi_series, rows, safe_log
 from kltrust.tree import in_float32
 from kltrust.types import Array, Number
@@ -139,6 +138,6 @@ def masked_logits(logits: Array, mask: Array) -> Array:
     are exact on the result. With a large negative number instead of -inf, illegal outcomes would
     have a finite, huge KL.
     """
-    chex.assert_equal_shape([logits, mask])
+    same_shape(logits=logits, mask=mask)
     mask = jnp.asarray(mask, bool)
     return jnp.where(mask | ~jnp.any(mask, axis=-1, keepdims=True), logits, -jnp.inf)

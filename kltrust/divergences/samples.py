@@ -16,10 +16,10 @@ of tokens see `tokens`. If you know the distributions and not only samples, use 
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from kltrust.checks import same_shape
 from kltrust.divergences.numerics import phi_series
 from kltrust.tree import floats, in_float32, weighted, weighted_mean
 from kltrust.types import Array, Number
@@ -142,7 +142,7 @@ def ratio_weighted(estimate: Array, log_importance: Array) -> Array:
     The ``estimate`` is k at a ~ mu, and log_importance [*E] is log pi(a) - log mu(a), with mu held
     constant. The result is 0 where pi(a) = 0.
     """
-    chex.assert_equal_shape([estimate, log_importance])
+    same_shape(estimate=estimate, log_importance=log_importance)
     possible = log_importance != -jnp.inf
     ratio = jnp.exp(jnp.where(possible, log_importance, 0))
     return jnp.where(possible, ratio * jnp.where(possible, estimate, 0), 0)

@@ -130,9 +130,12 @@ def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False)
 def home_of(name: str) -> str | None:
     """The module that registers an environment, here or with gymnax; None for an adapter's.
 
+    Of a name with wrappers, the environment without them.
+
     Raises:
         ValueError: if ``name`` is unknown.
     """
+    name, _ = parts_of(name)
     if name in _factories:
         return _homes[name]
     if prefix_of(name):

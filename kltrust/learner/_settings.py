@@ -17,6 +17,7 @@ class LearnerSettings:
         at_least=1,
         at_most=2**24,
         usual="8 to 4096; what the device has room for",
+        common=True,
     )
     num_steps: int = setting(
         256,
@@ -24,6 +25,7 @@ class LearnerSettings:
         at_least=1,
         at_most=2**24,
         usual="16 to 2048; 2048 with one environment (Schulman et al. 2017, MuJoCo)",
+        common=True,
     )
     gamma: Number = setting(
         0.99,
@@ -31,6 +33,7 @@ class LearnerSettings:
         at_least=0,
         at_most=1,
         usual="0.9 to 0.999; 0.99 (Schulman et al. 2015, 2017)",
+        common=True,
     )
     gae_lambda: Number = setting(
         0.95,
@@ -38,6 +41,7 @@ class LearnerSettings:
         at_least=0,
         at_most=1,
         usual="0.9 to 1; 0.95 (Schulman et al. 2017), 0.92 to 0.98 (Schulman et al. 2016)",
+        common=True,
     )
     normalize_advantages: bool = setting(
         True, "Standardise advantages over the whole batch.", usual="on"
@@ -46,11 +50,13 @@ class LearnerSettings:
         False,
         "Standardise observations by running moments, frozen within an iteration.",
         usual="on for continuous control (Engstrom et al. 2020), off for images",
+        common=True,
     )
     normalize_rewards: bool = setting(
         False,
         "Divide rewards by the deviation of the running discounted return.",
         usual="on where returns are large (Engstrom et al. 2020)",
+        common=True,
     )
     minibatch_blocks: int = setting(
         1,
@@ -74,6 +80,7 @@ class LearnerSettings:
         "same bits, at a higher cost.",
         choices=AUDITS,
         usual="default; extended or full to study updates",
+        common=True,
     )
 
     def check(self) -> None:

@@ -12,10 +12,9 @@ exactly 0 and no rounding error, however large the ratio.
 
 from __future__ import annotations
 
-import chex
 import jax.numpy as jnp
 
-from kltrust.checks import check
+from kltrust.checks import check, same_shape
 from kltrust.losses.surrogates import importance_ratio, penalty_surrogate_loss, ratio_below
 from kltrust.tree import floats, in_float32, weighted
 from kltrust.types import Array, Number
@@ -33,7 +32,7 @@ def spo_loss(log_ratio: Array, advantage: Array, eps: Number) -> Array:
     Raises:
         ValueError: if eps is concrete and not greater than 0.
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     check(eps=(eps, False))
     ratio = ratio_below(log_ratio, 4)
     return -ratio * advantage + jnp.abs(advantage) * jnp.square(ratio - 1) / (2 * eps)
@@ -53,7 +52,7 @@ def fisher_rao_loss(log_ratio: Array, advantage: Array, tau: Number) -> Array:
     Raises:
         ValueError: if tau is concrete and not greater than 0.
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     check(tau=(tau, False))
     (log_ratio,) = floats(log_ratio)
     root = ratio_below(log_ratio / 2, 4)
@@ -80,7 +79,7 @@ def learned_drift_loss(
     Raises:
         ValueError: if alpha or beta is concrete and not greater than 0.
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     check(alpha=(alpha, False), beta=(beta, False))
     ratio = importance_ratio(log_ratio)
     gain = (ratio - 1) * advantage
@@ -109,7 +108,7 @@ def rollback_loss(log_ratio: Array, advantage: Array, clip_eps: Number, slope: N
     Raises:
         ValueError: if clip_eps or slope is concrete and negative.
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     check(clip_eps=(clip_eps, True), slope=(slope, True))
     ratio = importance_ratio(log_ratio)
     edge = jnp.where(advantage > 0, 1 + clip_eps, 1 - clip_eps)
@@ -204,7 +203,7 @@ def log_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, step_size:
     Raises:
         ValueError: if step_size is concrete and not greater than 0.
     """
-    chex.assert_equal_shape([log_ratio, advantage, kl])
+    same_shape(log_ratio=log_ratio, advantage=advantage, kl=kl)
     check(step_size=(step_size, False))
     weight = jnp.maximum(advantage, -1 / jnp.asarray(step_size))
     # A sample of weight 0 contributes nothing, however unlikely its action has become.
@@ -215,7 +214,7 @@ def _gained_outside(
     log_ratio: Array, advantage: Array, kl: Array, max_kl: Number
 ) -> tuple[Array, Array]:
     """The ratio, and whether the KL is beyond its bound at a sample that gained: both [*E]."""
-    chex.assert_equal_shape([log_ratio, advantage, kl])
+    same_shape(log_ratio=log_ratio, advantage=advantage, kl=kl)
     check(max_kl=(max_kl, True))
     ratio = importance_ratio(log_ratio)
     return ratio, (kl > max_kl) & ((ratio - 1) * advantage > 0)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import chex
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.checks import check, require
+from kltrust.checks import check, require, same_shape
 from kltrust.tree import floats, in_float32, weighted, weighted_mean
 from kltrust.types import Array, Number
 
@@ -40,7 +39,7 @@ def surrogate_loss(log_ratio: Array, advantage: Array) -> Array:
 
     ``log_ratio`` and ``advantage`` are [*E].
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     return -importance_ratio(log_ratio) * advantage
 
 
@@ -73,7 +72,7 @@ def clipped_surrogate_loss(
     Raises:
         ValueError: if a width is concrete and negative, or dual_clip is concrete and at most 1.
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     check(clip_eps=(clip_eps, True))
     clip_high = clip_eps if clip_high is None else clip_high
     check(clip_high=(clip_high, True))
@@ -103,7 +102,7 @@ def penalty_surrogate_loss(log_ratio: Array, advantage: Array, kl: Array, beta: 
     Raises:
         ValueError: if beta is concrete and negative.
     """
-    chex.assert_equal_shape([log_ratio, advantage, kl])
+    same_shape(log_ratio=log_ratio, advantage=advantage, kl=kl)
     check(beta=(beta, True))
     return surrogate_loss(log_ratio, advantage) + weighted(beta, kl)
 

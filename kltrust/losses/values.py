@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import chex
 import jax.numpy as jnp
 
-from kltrust.checks import check
+from kltrust.checks import check, same_shape
 from kltrust.tree import in_float32
 from kltrust.types import Array, Distribution, Number
 
@@ -13,7 +12,7 @@ from kltrust.types import Array, Distribution, Number
 @in_float32
 def value_loss(value: Array, target: Array) -> Array:
     """(V - target)^2 / 2: [*E], like ``value`` and ``target``."""
-    chex.assert_equal_shape([value, target])
+    same_shape(value=value, target=target)
     return 0.5 * jnp.square(value - target)
 
 
@@ -33,7 +32,7 @@ def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: 
     Raises:
         ValueError: if clip_eps is concrete and negative.
     """
-    chex.assert_equal_shape([value, old_value, target])
+    same_shape(value=value, old_value=old_value, target=target)
     check(clip_eps=(clip_eps, True))
     free = value_loss(value, target)
     held = value_loss(old_value + jnp.clip(value - old_value, -clip_eps, clip_eps), target)

@@ -16,12 +16,14 @@ class NetworkSettings:
         at_least=1,
         at_most=2**16,
         usual="(64, 64) (Schulman et al. 2017) to (256, 256, 256)",
+        common=True,
     )
     activation: str = setting(
         "tanh",
         "The activation: tanh, relu, elu, gelu or silu.",
         choices=("tanh", "relu", "elu", "gelu", "silu"),
         usual="tanh (the papers), relu, elu",
+        common=True,
     )
     channels: tuple[int, ...] = setting(
         (16,),
@@ -46,6 +48,7 @@ class NetworkSettings:
         "Policy and critic have separate ones.",
         choices=("none", "gru", "mingru"),
         usual="none; gru or mingru where observations hide the state",
+        common=True,
     )
 
     def check(self) -> None:

@@ -16,11 +16,10 @@ masks of `selection`, multiply the loss by them, or give the reduction another m
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.checks import check
+from kltrust.checks import check, same_shape
 from kltrust.losses import importance_ratio
 from kltrust.tokens.sums import sequence_mean
 from kltrust.tree import floats, in_float32
@@ -45,7 +44,7 @@ def with_gradient_of(value: Array, gradient: Array) -> Array:
     the gradient of KL(pi || ref). The usual value - stop(value) + ... adds and subtracts, which
     rounds, and is NaN where one of them is infinite.
     """
-    chex.assert_equal_shape([value, gradient])
+    same_shape(value=value, gradient=gradient)
     value, gradient = floats(value, gradient)
     return _with_gradient_of(value, gradient)
 
@@ -68,7 +67,7 @@ def clipped_weight_loss(log_ratio: Array, advantage: Array, low: Number, high: N
     Raises:
         ValueError: if a bound is concrete and negative.
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     check(low=(low, True), high=(high, True))
     log_ratio, advantage = floats(log_ratio, advantage)
     weight = jax.lax.stop_gradient(jnp.clip(importance_ratio(log_ratio), low, high))
@@ -94,7 +93,7 @@ def soft_gate_loss(
     Raises:
         ValueError: if a temperature is concrete and not above 0.
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     check(tau_positive=(tau_positive, False), tau_negative=(tau_negative, False))
     tau = jnp.where(advantage > 0, tau_positive, tau_negative)
     return -4 / tau * jax.nn.sigmoid(tau * (importance_ratio(log_ratio) - 1)) * advantage
@@ -119,7 +118,7 @@ def clipped_log_ratio(
     Raises:
         ValueError: if an eps is concrete and negative.
     """
-    chex.assert_equal_shape([log_ratio, advantage])
+    same_shape(log_ratio=log_ratio, advantage=advantage)
     eps_high = eps if eps_high is None else eps_high
     check(eps=(eps, True), eps_high=(eps_high, True))
     edge = jnp.where(advantage > 0, eps_high, jnp.negative(eps))

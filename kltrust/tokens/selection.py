@@ -7,11 +7,10 @@ which leaves the divisor alone.
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.checks import check, check_order, check_share
+from kltrust.checks import check, check_order, check_share, same_shape
 from kltrust.losses import importance_ratio
 from kltrust.tokens.sums import kept
 from kltrust.tree import floats, in_float32, weighted_mean
@@ -73,7 +72,7 @@ def token_covariance(log_prob: Array, advantage: Array, mask: Array) -> Array:
     2505.22617).
     ``log_prob``, ``advantage`` and ``mask`` are [*E, L].
     """
-    chex.assert_equal_shape([log_prob, advantage, mask])
+    same_shape(log_prob=log_prob, advantage=advantage, mask=mask)
     counted = jnp.asarray(mask, bool)
     log_prob, advantage = floats(log_prob, advantage)
     centred = [jax.lax.stop_gradient(kept(x, mask)) for x in (log_prob, advantage)]

@@ -6,11 +6,10 @@ replaced before the arithmetic, since 0 times NaN is NaN.
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.checks import check, check_names
+from kltrust.checks import check, check_names, same_shape
 from kltrust.tree import floats, in_float32, over, weighted_mean, widen
 from kltrust.types import Array, Number
 
@@ -25,7 +24,7 @@ def token_log_probs(logits: Array, tokens: Array, mask: Array | None = None) -> 
     The ``tokens`` [*E, L] are integers below V, at masked places too. Where a ``mask`` [*E, L] is
     false the result is 0, and the logits may hold anything.
     """
-    chex.assert_equal_shape([logits[..., 0], tokens])
+    same_shape(logits=logits[..., 0], tokens=tokens)
     if mask is not None:
         mask = _as_mask(tokens, mask)
         logits = jnp.where(mask[..., None], logits, 0)
@@ -149,5 +148,5 @@ def kept(x: Array, mask: Array) -> Array:
 
 
 def _as_mask(x: Array, mask: Array) -> Array:
-    chex.assert_equal_shape([x, mask])
+    same_shape(x=x, mask=mask)
     return jnp.asarray(mask, bool)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from kltrust.checks import check_count
+from kltrust.checks import check_count, same_shape
 from kltrust.divergences.arrays import categorical_kl
 from kltrust.tree import floats, in_float32, leading_size
 from kltrust.types import Array, Number, PyTree
@@ -69,7 +68,7 @@ def top_k_kl(log_p: Array, log_q: Array, max_log_ratio: Number = jnp.inf) -> Par
     inf; the bound is then infinite where P > 0. Masses below the rounding of a sum of k
     probabilities count as 0. It is differentiable.
     """
-    chex.assert_equal_shape([log_p, log_q])
+    same_shape(log_p=log_p, log_q=log_q)
     log_p, log_q = floats(log_p, log_q)
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     rounding = p.shape[-1] * jnp.finfo(p.dtype).eps
@@ -95,7 +94,7 @@ def binary_tv(log_p: Array, log_q: Array) -> Array:
     It is DPPO's binary TV (arXiv 2602.04879): the total variation after all other outcomes are
     merged into one. ``log_p`` and ``log_q`` [*E] are the log-probabilities of the drawn outcome.
     """
-    chex.assert_equal_shape([log_p, log_q])
+    same_shape(log_p=log_p, log_q=log_q)
     log_p, log_q = floats(log_p, log_q)
     return jnp.abs(jnp.exp(log_p) - jnp.exp(log_q))
 
@@ -107,7 +106,7 @@ def binary_kl(log_p: Array, log_q: Array) -> Array:
     It is [*E], in nats, and at most the KL. DPPO's binary KL (arXiv 2602.04879) has p = old. It
     keeps its digits at probabilities near 1, where 1 - p has none. Arguments as in `binary_tv`.
     """
-    chex.assert_equal_shape([log_p, log_q])
+    same_shape(log_p=log_p, log_q=log_q)
     log_p, log_q = floats(log_p, log_q)
     p, q = (jnp.stack([jnp.exp(x), -jnp.expm1(x)], axis=-1) for x in (log_p, log_q))
     return categorical_kl(p, q)

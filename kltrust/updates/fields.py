@@ -12,6 +12,7 @@ LEARNING_RATE: Said = {
     "at_least": 0,
     "schedules": True,
     "usual": "1e-5 to 3e-3; 3e-4 (Schulman et al. 2017, MuJoCo)",
+    "common": True,
 }
 OPTIMIZER: Said = {"meaning": "The optimiser, by optax's name.", "usual": "adam"}
 NUM_EPOCHS: Said = {
@@ -19,12 +20,14 @@ NUM_EPOCHS: Said = {
     "at_least": 1,
     "at_most": 10**4,
     "usual": "3 to 20; 10 on MuJoCo, 3 on Atari (Schulman et al. 2017), 5 (rsl_rl)",
+    "common": True,
 }
 NUM_MINIBATCHES: Said = {
     "meaning": "Parts of each pass. They must divide num_envs * num_steps; with a cell, num_envs.",
     "at_least": 1,
     "role": "minibatches",
     "usual": "4 (rsl_rl) to 64, rows of 32 to 4096 each; 1, the whole batch (Tomar et al. 2020)",
+    "common": True,
 }
 STOP_KL: Said = {
     "meaning": "An epoch that ends at a larger mean KL (nats) is undone and is the last.",
@@ -37,6 +40,7 @@ ENTROPY_COEF: Said = {
     "meaning": "Weight of the mean entropy, nats.",
     "at_least": 0,
     "usual": "0 (MuJoCo) to 0.01 (Atari; Schulman et al. 2017)",
+    "common": True,
 }
 MAX_GRAD_NORM: Said = {
     "meaning": "Bound on the gradient's global norm.",

@@ -48,6 +48,7 @@ class NaturalStep:
         at_least=1,
         at_most=10**4,
         usual="5 to 20; 10 (Schulman et al. 2015)",
+        common=True,
     )
     cg_rtol: Number = setting(
         1e-5,

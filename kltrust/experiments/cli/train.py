@@ -39,24 +39,8 @@ For GPUs and TPUs, with --preset accelerator:
 """
 
 
-COMMON = {
-    "update": ["learning_rate", "num_epochs", "num_minibatches", "entropy_coef", "cg_iters"],
-    "critic": ["learning_rate", "num_epochs", "num_minibatches"],
-    "learner": [
-        "num_envs",
-        "num_steps",
-        "gamma",
-        "gae_lambda",
-        "normalize_observations",
-        "normalize_rewards",
-        "audit",
-    ],
-    "network": ["hidden", "activation", "cell"],
-    "budget": ["total_steps", "anneal", "num_evals"],
-}
-"""The settings that ``--help`` lists, by section; ``--help-all`` lists all."""
-PURPOSES = ("bound", "state bound", "set point", "clip", "drift", "fisher damping")
-"""The roles of further settings that it lists."""
+UNCOMMON = ("", "floor", "ceiling", "value clip", "gradient bound")
+"""The roles of settings that ``--help`` leaves out, unless they are declared as common."""
 
 
 def _arg(metavar: str, **more: Any) -> Any:
@@ -216,17 +200,15 @@ def _flags(start: Experiment, section: str) -> tuple[type, Any]:
         elif kind not in (int, float, bool):
             kind, value = str, value if isinstance(value, str) else repr(value)
         arg = tyro.conf.arg(name=flag, help=declared(field).meaning)
-        shown = not cls.__module__.startswith("kltrust.") or _is_common(section, field)
+        said = declared(field)
+        shown = (
+            said.common or said.role not in UNCOMMON or not cls.__module__.startswith("kltrust.")
+        )
         rare = () if shown else (typed.Rare,)
         made.append((field.name, Annotated[(kind, arg, *rare)], value))
     flags = dataclasses.make_dataclass(cls.__name__, made, frozen=True)
     flags.__doc__ = _summary(cls)
     return flags, flags()
-
-
-def _is_common(section: str, field: dataclasses.Field[Any]) -> bool:
-    """Whether ``--help`` lists a setting of one of the library's classes."""
-    return field.name in COMMON[section] or declared(field).role in PURPOSES
 
 
 def _switches(start: Experiment) -> set[str]:

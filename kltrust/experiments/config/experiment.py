@@ -34,6 +34,7 @@ class BudgetSettings:
         at_least=1,
         at_most=10**12,
         usual="1e5 (classic control) to 1e7 (MinAtar)",
+        common=True,
     )
     anneal: Number = setting(
         0.0,
@@ -42,6 +43,7 @@ class BudgetSettings:
         at_least=0,
         at_most=1,
         usual="0 or 1",
+        common=True,
     )
     num_evals: int = setting(
         10,
@@ -49,6 +51,7 @@ class BudgetSettings:
         at_least=1,
         at_most=10**5,
         usual="10",
+        common=True,
     )
     eval_episodes: int = setting(
         20, "Episodes of each evaluation.", at_least=1, at_most=10**6, usual="10 to 100"
