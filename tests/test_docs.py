@@ -415,14 +415,15 @@ def test_the_examples_run(page):
 # What a project keeps beside its code.
 
 
-def test_the_example_of_a_sweep_is_one(tmp_path):
-    (example,) = re.findall(
-        r"```toml\n(.*?)```", (ROOT / "docs/howto/sweep.md").read_text(), re.DOTALL
-    )
+@pytest.mark.parametrize(("page", "settings"), [("sweep", 2 * (3 + 8)), ("search", 64)])
+def test_the_example_of_a_sweep_is_one(page, settings, tmp_path):
+    text = (ROOT / f"docs/howto/{page}.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "bounds.toml").write_text(example)
     sweep = spec.load(tmp_path / "bounds.toml")
     plan.check_spec(sweep)
-    assert len(sweep.settings) == 2 * (3 + 8)
+    assert len(sweep.settings) == settings
+    assert (sweep.search is None) == (page == "sweep")
 
 
 def test_the_citation_has_the_version():
