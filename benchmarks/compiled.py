@@ -8,6 +8,7 @@
     compiled_equal       PPO at the settings of textbook.py, three sizes, beside purejaxrl's
     compiled_algorithms  eight algorithms at their defaults; a test holds others to these counts
     compiled_memory      agents with memory
+    compiled_presets     with the presets for accelerators
     compiled_spread      one run over four TPU chips
     --spec FILE          the experiments of a sweep's specification
 
@@ -163,6 +164,13 @@ def memory(options: Options, target: str) -> list[common.Result]:
     return rows
 
 
+def presets(options: Options, target: str) -> list[common.Result]:
+    from kltrust.experiments.config.presets import ACCELERATOR, preset
+
+    each = (preset(name, "CartPole-v1", ACCELERATOR) for name in ("trpo", "ppo_clip"))
+    return [measured(options, experiment.to_dict(), target) for experiment in each]
+
+
 def spread(options: Options, target: str) -> list[common.Result]:
     if target != "v5e":
         return []
@@ -184,6 +192,7 @@ PARTS = {
     "compiled_equal": equal,
     "compiled_algorithms": algorithms,
     "compiled_memory": memory,
+    "compiled_presets": presets,
     "compiled_spread": spread,
 }
 
@@ -196,7 +205,8 @@ def measured(
 ) -> common.Result:
     """The costs of init, an iteration and an evaluation of an experiment on ``number`` devices."""
     experiment = common.made(settings)
-    phases = {f"{type(experiment.update).__name__}.update": "policy", **PHASES}
+    # A class that inherits its update is not named in the frames.
+    phases = {type(experiment.update).update.__qualname__: "policy", **PHASES}
     rounds = {**LOOPS, "conjugate_gradient": getattr(experiment.update, "cg_iters", 10)}
     found = {
         name: costs(lowered, target, phases, rounds)

@@ -70,6 +70,11 @@ MOMENTS = (
     FINISHED,
 )
 """The moments in order of time."""
+DECIDED = (
+    Moment("decisions are written", WRITTEN, "*/decisions/0*.parquet.partial", 3),
+    Moment("lanes are given away", ("os.rename",), "*/groups/*/commit.json.partial", 4, 300),
+)
+SEARCHED = (*MOMENTS[:-2], *DECIDED, *MOMENTS[-2:])
 DRAWN = Moment("a picture is drawn", ("open", "opened"), "*.png", 2, 100)
 REPORTED = (
     Moment("a picture is written", ("open",), "*.partial/figures/*.png", 3),
@@ -79,10 +84,11 @@ REPORTED = (
 
 
 class Made(NamedTuple):
-    """The jobs' common parts: the specification, and folders made without kills."""
+    """The jobs' common parts: the specifications, and folders made without kills."""
 
     spec: Path
     shards: tuple[Path, ...] = ()
+    searches: Path = Path()  # a folder with a specification of each kind
 
 
 class Job(NamedTuple):
@@ -107,6 +113,21 @@ def sweep(made: Made, out: Path) -> list[str]:
     return ["sweep", str(made.spec), "--out", str(out), "--width", "1", "--quiet"]
 
 
+SEARCHES = {
+    "halving": "lanes = 2\neta = 2",
+    "racing": "lanes = 2\nlevel = 0.5\nevery = 2",
+    "population": "",
+}
+"""The keys of each kind of search."""
+
+
+def search(kind: str) -> Callable[[Made, Path], list[str]]:
+    def command(made: Made, out: Path) -> list[str]:
+        return sweep(made._replace(spec=made.searches / f"{kind}.toml"), out)
+
+    return command
+
+
 def merge(made: Made, out: Path) -> list[str]:
     return ["merge", *map(str, made.shards), "--out", str(out)]
 
@@ -121,8 +142,10 @@ JOBS = {
     "merge": Job(merge, (DESCRIBED, SAVED, JOINED, FINISHED)),
     "report": Job(report, REPORTED),
     "sweep on two hosts": Job(sweep, MOMENTS, "sweep", hosts=2),
+    **{kind: Job(search(kind), SEARCHED, "sweep") for kind in SEARCHES},
+    "halving on two hosts": Job(search("halving"), SEARCHED, "sweep", hosts=2),
 }
-"""To add another kind of job, such as a search, add a line here."""
+"""To add another kind of job, add a line here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +157,7 @@ class Options:
     rounds: int = len(SIGNALS)
     seed: int = 0  # Of the moments' details
     spec: Path = SPECS / "kills.toml"
+    search: Path = SPECS / "kills_search.toml"  # To which the kind of search is added
     out: Path = RESULTS
 
 
@@ -163,7 +187,12 @@ class Tried:
     def __init__(self, place: Path, options: Options):
         self.place, self.options = place, options
         self.generator = np.random.default_rng(options.seed)
-        self.made = Made(options.spec)
+        self.made = Made(options.spec, searches=place)
+        for kind, keys in SEARCHES.items():
+            text = options.search.read_text("utf-8")
+            (place / f"{kind}.toml").write_text(
+                f'{text}\n[search]\nby = "{kind}"\n{keys}\n', "utf-8"
+            )
         self.number = 0  # of processes
         self.wanted: dict[str, Result] = {}  # by job
         self.found: dict[str, Result] = {}

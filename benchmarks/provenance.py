@@ -47,6 +47,7 @@ COMMANDS = {
     "audit_cost": "speed.py --parts audit_cost",
     "sweep_speed": "speed.py --parts sweep_speed",
     **{f"{part}_*": f"{part}.py --parts {{name}}" for part in ("speed", "peers", "scaling")},
+    "search_*": "search.py --parts {name}",
     "compiled_*": "compiled.py --parts {name}",
     **{
         name: f"{name}.py"

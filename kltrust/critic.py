@@ -21,7 +21,7 @@ from kltrust.updates.fields import (
     NUM_MINIBATCHES,
     OPTIMIZER,
 )
-from kltrust.updates.vectors import Convert, Descent, in_vectors
+from kltrust.updates.vectors import Descent, Form, in_vectors
 
 
 @moves_floats
@@ -71,7 +71,10 @@ class ValueRegression:
 
         gradient_of = loops.traced_once(jax.grad(loss))
 
-        def descend(start: Descent, tree_of: Convert, vector_of: Convert) -> tuple[Descent, None]:
+        def descend(start: Descent, form: Form) -> tuple[Descent, None]:
+            tree_of, vector_of, together = form
+            counts = self.num_minibatches, batch.blocks.number, together
+
             def step(carry: Descent, minibatch: CriticBatch) -> tuple[Descent, None]:
                 params, opt_state = carry
                 gradient = vector_of(gradient_of(tree_of(params), minibatch))
@@ -79,10 +82,7 @@ class ValueRegression:
                 return (optax.apply_updates(params, updates), opt_state), None
 
             def epoch(carry: Descent, key: Array) -> tuple[Descent, None]:
-                passed = minibatch_epoch(
-                    step, carry, batch, key, self.num_minibatches, batch.blocks.number
-                )
-                return passed[0], None
+                return minibatch_epoch(step, carry, batch, key, *counts)[0], None
 
             return loops.scan(epoch, start, jax.random.split(key, self.num_epochs))
 

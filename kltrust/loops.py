@@ -85,6 +85,14 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function, inline=True)
 
 
+def size(traced: Any) -> int:
+    """The number of operations of a jaxpr ``traced``, those of its inner jaxprs included."""
+    inner = getattr(traced, "jaxpr", traced)
+    if not hasattr(inner, "eqns"):
+        return sum(map(size, traced)) if isinstance(traced, tuple | list) else 0
+    return sum(max(sum(map(size, x.params.values())), 1) for x in inner.eqns)
+
+
 def alike(x: PyTree, *others: PyTree) -> PyTree:
     """``x``, every leaf varying over all axes that any leaf of ``x`` or ``others`` varies over.
 

@@ -150,6 +150,7 @@ class _Env(NamedTuple):
     native_action: Callable[[PyTree], PyTree] = lambda action: action
     render: Render | None = None
     step_batch: EnvStep | None = None
+    draw: Callable[[Array], PyTree] | None = None
 
 
 class Env(_Env):
@@ -172,6 +173,9 @@ class Env(_Env):
         step_batch: a cheaper equivalent of the `vmap` of ``step``; key, state and action are
             [B, ...]. None uses the vmap itself. Rollouts call it in place of ``step``, so it
             belongs to one ``step``: ``_replace(step=...)`` drops it unless given a new one.
+        draw: ``draw(key)`` is what a step draws by its key; the step takes it in place of the key.
+            None if it takes keys only. On GPUs and TPUs, rollouts draw for all steps at once. Like
+            ``step_batch``, it belongs to one ``step``.
     """
 
     __slots__ = ()
@@ -183,7 +187,12 @@ class Env(_Env):
         return f"Env({self.name}: {spaces}{limit})"
 
     def _replace(self, **changes: Any) -> Env:
-        """The environment with some fields replaced; a new ``step`` drops ``step_batch``."""
+        """The environment with some fields replaced.
+
+        A new ``step`` drops ``step_batch`` and ``draw``, a new ``step_batch`` drops ``draw``.
+        """
+        if "step" in changes or changes.get("step_batch") is not None:
+            changes.setdefault("draw", None)
         if "step" in changes:
             changes.setdefault("step_batch", None)
         return super()._replace(**changes)
@@ -371,12 +380,16 @@ class Memory(NamedTuple):
         value_step: ``value_step(params, carry [*E, ...], obs [*E, *O]) -> (carry, value [*E])``.
         policy_carry: the policy's carry at the start of an episode, for one environment.
         value_carry: likewise, the critic's.
+        value_along: ``value_along(params, Sequences) -> (carries [B, T, ...], value [B, T])``, a
+            faster equivalent of ``value_step`` along sequences, for GPUs and TPUs. None uses the
+            steps.
     """
 
     policy_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Distribution]]
     value_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Array]]
     policy_carry: PyTree
     value_carry: PyTree
+    value_along: Callable[[Params, Sequences], tuple[PyTree, Array]] | None = None
 
 
 class ActorCritic(NamedTuple):

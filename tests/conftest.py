@@ -90,7 +90,16 @@ AS_USERS_COMPILE = {
 FAST = {
     *(MATHEMATICS - {"audit", "audit_curvature", "rollout"}),
     *("beyond_the_usual", "declaration", "doctor", "experiment", "extras", "layers"),
-    *("optimizers", "package", "report", "results", "sequential", "settings", "sixteen_bits"),
+    *(
+        "optimizers",
+        "package",
+        "report",
+        "results",
+        "search",
+        "sequential",
+        "settings",
+        "sixteen_bits",
+    ),
     *("spec", "standalone", "statistics", "trained", "updates"),
 }
 """The tests of the mathematics, of one training, of a sweep and of its report: `pytest -m fast`."""

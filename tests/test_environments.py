@@ -25,6 +25,7 @@ from kltrust.environments import (
     make,
     sample_action,
 )
+from kltrust.environments._build import Drawn
 from kltrust.networks.recurrent import remembering
 from kltrust.types import Box, Discrete, MultiDiscrete, Outcome
 
@@ -502,8 +503,9 @@ def test_another_step_drops_the_batch_of_the_old_one():
     env = known_envs.chain()
     free = lambda key, state, action: env.step(key, state, 0 * action)  # noqa: E731
     assert env.step_batch is not None
-    assert env._replace(step=free).step_batch is None
+    assert env._replace(step=free).step_batch is env._replace(step=free).draw is None
     assert env._replace(name="other").step_batch is env.step_batch
+    assert hide_observations(env, keep=(0,)).draw is env.draw is not None
     alone = env._replace(step=free)
     for wrapped in (hide_observations(alone, keep=(0,)), remembering(alone, ())):
         assert wrapped.step_batch is None
@@ -511,6 +513,14 @@ def test_another_step_drops_the_batch_of_the_old_one():
     stale = jax.vmap(hide_observations(known_envs.chain(), keep=(0, 1)).step)
     with pytest.raises(ValueError, match="step_batch returns"):
         check_env(env._replace(step_batch=stale))
+    assert env._replace(step_batch=stale).draw is None
+
+    def fractions(key):
+        state, obs = env.reset(key)
+        return Drawn(key, (jax.tree.map(lambda x: x + 0.5, state), obs))
+
+    with pytest.raises(ValueError, match="step with draw returns"):
+        check_env(env._replace(draw=fractions))
 
 
 def test_typed_keys_and_pytrees_in_the_state():

@@ -14,15 +14,21 @@ from scipy import stats
 
 import kltrust
 from kltrust.lowering import (
+    _scans,
+    argmax,
     choose,
     head_product,
+    log_softmax,
     permutation,
     quantiles,
+    recording_loop,
     recording_scan,
     scan,
     shortcut,
+    split_rows,
 )
 from kltrust.networks.modules import Conv
+from kltrust.rollout.loop import reset_batch, rollout
 
 # Compiling is what these tests spend their time on.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -311,7 +317,8 @@ def as_on_accelerators(monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", plain)
 
 
-def test_what_is_recorded_side_by_side_is_the_same_bits(as_on_accelerators):
+def test_what_is_recorded_side_by_side_is_the_same_bits(as_on_accelerators, monkeypatch):
+    monkeypatch.setattr(_scans, "_STEPS", 1)
     rows = 3
 
     def step(carry, x):
@@ -340,6 +347,78 @@ def test_what_is_recorded_side_by_side_is_the_same_bits(as_on_accelerators):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     text = jax.jit(lambda: recording_scan(step, start, xs, rows)).lower().as_text()
     assert text.count("dynamic_update_slice") == 6  # the narrow ones are one of them
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_reductions_by_columns_are_the_plain_ones(size, as_on_accelerators):
+    rows = jax.random.normal(jax.random.key(size), (40, size)).round(1)  # with ties
+    rows = rows.at[0, -1].set(-jnp.inf if size > 1 else 0)
+    np.testing.assert_allclose(log_softmax(rows), jax.nn.log_softmax(rows), rtol=1e-6, atol=1e-6)
+    slopes = [jax.grad(lambda x, f=f: jnp.sum(jnp.tanh(f(x)))) for f in REDUCTIONS]
+    np.testing.assert_allclose(slopes[0](rows), slopes[1](rows), rtol=1e-5, atol=1e-6)
+    rows = rows.at[1, 0].set(jnp.nan).at[2, -1].set(jnp.nan)
+    found, expected = argmax(rows), jnp.argmax(rows, -1)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+REDUCTIONS = log_softmax, jax.nn.log_softmax
+
+
+def test_a_loop_records_the_same_bits_side_by_side(as_on_accelerators):
+    def step(carry):
+        key = jax.random.key(3)
+        outs = jnp.sin(carry), carry > 2, jnp.int32(7), jnp.arange(2) * carry, key, carry - 1
+        return carry + 1, outs
+
+    @jax.jit
+    def ours(length):
+        carry, (*outs, key, last) = recording_loop(step, jnp.float32(0.5), 5, length)
+        return carry, *outs, jax.random.key_data(key), last
+
+    def theirs(length):
+        carry, found = 0.5, []
+        for _ in range(length):
+            carry, (*outs, key, last) = step(carry)
+            found.append([*outs, jax.random.key_data(key), last])
+        rows = [np.stack(x) for x in zip(*found, strict=True)]
+        return carry, *(np.concatenate([x, np.zeros((5 - length, *x.shape[1:]))]) for x in rows)
+
+    for length in (3, 5):
+        jax.tree.map(np.testing.assert_array_equal, ours(length), theirs(length))
+    assert len({leaf.dtype for leaf in ours(3)}) == 4
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_keys_of_rows_are_those_of_one_split(impl, as_on_accelerators):
+    key = jax.random.key(5, impl=impl)
+    whole = jax.random.split(key, (4, 6))
+    found = jax.jit(lambda key: split_rows(key, 4, 1, 3, 2))(key)
+    for ours, theirs in zip(found, jnp.split(whole, (1, 4), 1), strict=True):
+        data = jax.random.key_data(ours), jax.random.key_data(theirs)
+        jax.tree.map(np.testing.assert_array_equal, *data)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_what_is_drawn_ahead_is_what_steps_draw(batched, monkeypatch):
+    env = kltrust.make("Pendulum-v1", max_steps_in_episode=3)
+    env = env if batched else env._replace(step_batch=None)
+    other = env._replace(draw=lambda key: env.draw(jax.random.fold_in(key, 1)))
+
+    def played(env):
+        keys = jax.random.split(jax.random.key(1), 2)
+        state, obs = reset_batch(env, keys[0], 4)
+        act = lambda obs, key: jax.random.normal(key, (4, 1))  # noqa: E731
+        step = jax.jit(lambda: rollout(env, act, state, obs, keys[1], 8)[1], compiler_options=QUICK)
+        return step()
+
+    by_steps = played(env)
+    chex.assert_trees_all_equal(by_steps, played(other))
+    plain = lambda *operands, default, **_: default(*operands)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", plain)
+    chex.assert_trees_all_close(by_steps, played(env), rtol=1e-5, atol=1e-6)
+    assert by_steps.truncated.any()
+    assert np.any(played(other).obs != by_steps.obs)
 
 
 def test_an_update_is_the_same_in_both_lowerings(monkeypatch):

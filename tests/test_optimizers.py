@@ -136,11 +136,11 @@ PARAMS = {"w": jnp.linspace(-1, 2, 12).reshape(3, 4), "b": jnp.array([0.5, -3.0]
 def stepped(transformation):
     """Parameters and state after two steps whose gradients have a norm beyond the bound."""
 
-    def descend(start, tree_of, vector_of):
+    def descend(start, form):
         def step(carry, slope):
             params, state = carry
-            gradient = jax.tree.map(lambda p: slope * jnp.cos(p), tree_of(params))
-            updates, state = transformation.update(vector_of(gradient), state, params)
+            gradient = jax.tree.map(lambda p: slope * jnp.cos(p), form.tree_of(params))
+            updates, state = transformation.update(form.vector_of(gradient), state, params)
             return (optax.apply_updates(params, updates), state), None
 
         return step(step(start, 1.0)[0], 3.0)

@@ -6,6 +6,7 @@ import functools
 import re
 from typing import Any, NamedTuple
 
+import chex
 import distrax
 import jax
 import jax.numpy as jnp
@@ -324,6 +325,48 @@ def test_a_sequence_is_its_steps(cell):
     # What came before the first start matters, and only up to there.
     other = agent.value(value_params, Sequences(obs, start, carry + 1)) != value
     np.testing.assert_array_equal(other, np.cumsum(start, 1) == 0)
+
+
+def test_a_gru_has_the_same_derivatives_in_both_lowerings(monkeypatch):
+    """Forward as Fisher products take them, and backward; values and carries too."""
+    _, agent = small("gru", "Pendulum-v1")
+    keys = jax.random.split(jax.random.key(1), 6)
+    params = agent.init(keys[0])[1]
+    obs = jax.random.normal(keys[1], (6, 3, 3))
+    start = jax.random.bernoulli(keys[2], 0.2, (6, 3))
+    carry = jax.random.normal(keys[3], (3, 6))
+    leaves, structure = jax.tree.flatten(params)
+    shaped = [
+        jax.random.normal(k, x.shape)
+        for k, x in zip(jax.random.split(keys[4], len(leaves)), leaves, strict=True)
+    ]
+    along = jax.tree.unflatten(structure, shaped)
+    weight = jax.random.normal(keys[5], (3, 6))
+
+    def found():
+        def function(params, carry):
+            return agent.value(params, Sequences(*swap_axes((obs, start)), carry))
+
+        value, push = jax.linearize(function, params, carry)
+        pulled = jax.linear_transpose(push, params, carry)(weight)
+        moved = push(along, 2 * carry)
+        return value, moved, pulled, values(agent, params, obs, obs + 1, start, carry)
+
+    def compiled(function):
+        quick = {"xla_backend_optimization_level": 0}
+        return jax.jit(lambda: function(), compiler_options=quick)()
+
+    by_steps, taken = compiled(found), []
+
+    def plain(*operands, default, **_):
+        taken.append(default.__name__)
+        return default(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", plain)
+    at_once = compiled(found)
+    assert {"at_once", "along"} <= set(taken)
+    chex.assert_trees_all_close(at_once, by_steps, rtol=1e-5, atol=1e-6)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(at_once))
 
 
 @cells

@@ -175,6 +175,10 @@ def test_a_sampler_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RuntimeError, match=r"tpe.*pip install 'kltrust\[search\]'"):
         sampling.check_sampler(Halving(sampler="tpe"))
+    monkeypatch.setitem(sys.modules, "optuna", sys)
+    monkeypatch.setattr(sampling.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="pip install torch"):
+        sampling.check_sampler(Halving(sampler="gp"))
     sampling.check_sampler(Halving())
     sampling.check_sampler(Population())
 

@@ -23,7 +23,7 @@ from kltrust.experiments.store.record import Record
 SPEC = {
     "sweep": {
         "name": "toy",
-        "seeds": [3, 5],
+        "seeds": [0, 2],
         "envs": "CartPole-v1",
         "algorithms": "vanilla_pg",
         "preset": "none",
@@ -130,9 +130,9 @@ def test_a_member_that_is_copied_has_the_others_state(searched):
     # After a copy, the two members of a seed have the same iteration's rollout, and learn apart.
     first = copies.iloc[0]
     at = int(first.evaluations) * CHUNK
-    rows = found.metrics[(found.metrics.iteration == at) & (found.metrics.seed == 3)]
+    rows = found.metrics[(found.metrics.iteration == at) & (found.metrics.seed == 0)]
     assert rows.return_sum.nunique() == rows.length_sum.nunique() == 1
-    before = found.metrics[(found.metrics.iteration == at - 1) & (found.metrics.seed == 3)]
+    before = found.metrics[(found.metrics.iteration == at - 1) & (found.metrics.seed == 0)]
     assert before.kl.nunique() == 2
 
 
@@ -197,6 +197,7 @@ def test_a_damaged_table_of_decisions_is_named(searched, tmp_path):
     assert content(copy) == before
 
 
+@pytest.mark.slow
 def test_the_number_of_devices_does_not_matter(searched, tmp_path):
     script = (
         "import test_searching\n"

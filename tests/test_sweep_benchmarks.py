@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import record
+import search
 import sweeps
 from common import load_spec
 from known_envs import legal_arms
@@ -22,6 +23,7 @@ from recorded import faults, scores
 
 from kltrust.environments import make
 from kltrust.experiments.report._gather import Study, gather
+from kltrust.experiments.search.halving import Halving
 from kltrust.experiments.store import run as store
 from kltrust.types import Box
 
@@ -121,6 +123,23 @@ def test_tables_of_a_record(recorded):
     assert scores.classic(made)[2].startswith("| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0] |")
     assert "| max_kl = 0.1 |" in scores.trust_region(made)[3]
     assert "2 seeds" in setting
+
+
+def test_a_search_of_recorded_scores():
+    """Halving finds the best of a grid, unless that is late; the control is late."""
+    steady = np.random.default_rng(0).permutation(18.0)[:, None, None] * np.ones((18, 12, 2))
+    found = [search.searched(steady, Halving(), 0.25, seed) for seed in range(3)]
+    of = search.summary(found)
+    assert (of["same"], of["as_good"], of["lacks"]) == (3, 3, [0, 0, 0])
+    assert 0.1 < of["steps"] < 0.25
+    late = steady.copy()
+    late[int(steady[:, 0, 0].argmin()), 6:] = 100
+    found = [search.searched(late, Halving(), 0.25, seed) for seed in range(3)]
+    assert search.summary(found)["same"] == search.summary(found)["as_good"] == 0
+    # Of equal last scores, the one that learned faster.
+    tied = np.stack([np.linspace(a, 10.0, 4) for a in (0, 5, 2)])[:, :, None]
+    assert search.best_of(tied, range(3)) == 1
+    assert search.best_of(tied, [0, 2]) == 2
 
 
 def test_training_returns_are_of_the_last_tenth():

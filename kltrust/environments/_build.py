@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,20 @@ def from_functions(
 
     step = AutoReset(reset, transition, name)
     spaces = as_space(observation_space), as_space(action_space)
-    return Env(step.fresh, step, *spaces, name, max_steps, render=render, step_batch=step.batch)
+    env = Env(step.fresh, step, *spaces, name, max_steps, render=render)
+    return env._replace(step_batch=step.batch, draw=step.draw)
+
+
+class Drawn(NamedTuple):
+    """What a step draws by its key; it takes this in place of the key.
+
+    Attributes:
+        key: the transition's.
+        fresh: (state, obs) of a new episode, for the case that this one ends.
+    """
+
+    key: Array
+    fresh: tuple[PyTree, PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +91,22 @@ class AutoReset:
     transition: Transition
     name: str
 
-    def __call__(self, key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
+    def __call__(
+        self, key: Array | Drawn, state: PyTree, action: PyTree
+    ) -> tuple[PyTree, PyTree, Outcome]:
         """A step; each does the same work, so that lanes under `vmap` never wait for each other."""
         state, obs, outcome = self._before_reset(key, state, action)
         done = outcome.terminated | outcome.truncated
         state, obs = tree.where(done, self._after_reset(key), (state, obs))
         return state, obs, outcome
 
-    def batch(self, key: Array, state: PyTree, action: PyTree) -> tuple[PyTree, PyTree, Outcome]:
+    def draw(self, key: Array) -> Drawn:
+        """All that a step draws by its key, computed ahead."""
+        return Drawn(jax.random.split(key)[0], self._after_reset(key))
+
+    def batch(
+        self, key: Array | Drawn, state: PyTree, action: PyTree
+    ) -> tuple[PyTree, PyTree, Outcome]:
         """``vmap`` of the step, the same bits; on a CPU it skips the resets if no episode ended.
 
         On a CPU a reset and the hashing of its key often cost more than the step itself. Other
@@ -106,19 +127,18 @@ class AutoReset:
         return jax.tree.map(strong, self.reset(key))
 
     def _before_reset(
-        self, key: Array, state: PyTree, action: PyTree
+        self, key: Array | Drawn, state: PyTree, action: PyTree
     ) -> tuple[PyTree, PyTree, Outcome]:
-        state, obs, reward, terminated, truncated = self.transition(
-            jax.random.split(key)[0], state, action
-        )
-        fresh = jax.eval_shape(self.fresh, key)
+        own = key.key if isinstance(key, Drawn) else jax.random.split(key)[0]
+        state, obs, reward, terminated, truncated = self.transition(own, state, action)
+        fresh = jax.eval_shape(self.fresh, own)
         state = _conform(state, fresh[0], f"{self.name}: state")
         obs = _conform(obs, fresh[1], f"{self.name}: observation")
         ended, cut = (_scalar(flag, jnp.bool_) for flag in (terminated, truncated))
         return state, obs, Outcome(_scalar(reward, jnp.float32), ended, cut, obs)
 
-    def _after_reset(self, key: Array) -> tuple[PyTree, PyTree]:
-        return self.fresh(jax.random.split(key)[1])
+    def _after_reset(self, key: Array | Drawn) -> tuple[PyTree, PyTree]:
+        return key.fresh if isinstance(key, Drawn) else self.fresh(jax.random.split(key)[1])
 
 
 def _with_time_limit(

@@ -93,19 +93,23 @@ def _check_types(env: Env, key: Array) -> None:
 
 
 def _check_batch(env: Env, arguments: PyTree) -> None:
-    if env.step_batch is None:
-        return
+    def of_draws(key: Array, state: PyTree, action: PyTree) -> Any:
+        assert env.draw is not None
+        return jax.vmap(env.step)(jax.vmap(env.draw)(key), state, action)
+
     lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape), x.dtype), arguments)
-    expected, found = (
-        jax.tree.map(aval, jax.eval_shape(step, *lanes))
-        for step in (jax.vmap(env.step), env.step_batch)
-    )
-    # States may define their own ==.
-    if jax.tree.flatten(expected) != jax.tree.flatten(found):
-        raise ValueError(
-            f"{env.name}: step_batch returns {found} and the vmap of step {expected}; "
-            "step_batch=None takes the vmap"
-        )
+    expected = jax.tree.map(aval, jax.eval_shape(jax.vmap(env.step), *lanes))
+    others = {"step_batch": env.step_batch, "step with draw": env.draw and of_draws}
+    for name, step in others.items():
+        if step is None:
+            continue
+        found = jax.tree.map(aval, jax.eval_shape(step, *lanes))
+        # States may define their own ==.
+        if jax.tree.flatten(expected) != jax.tree.flatten(found):
+            raise ValueError(
+                f"{env.name}: {name} returns {found} and the vmap of step {expected}; "
+                f"{name.split()[-1]}=None takes the vmap"
+            )
 
 
 def _check_observation(env: Env, obs: PyTree) -> None:

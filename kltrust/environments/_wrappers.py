@@ -105,6 +105,7 @@ def bound_actions(env: Env, how: ActionBound = "clip", *, low: Any = None, high:
     return env._replace(
         step=taking_raw(env.step, bounded),
         step_batch=env.step_batch and taking_raw(env.step_batch, jax.vmap(bounded)),
+        draw=env.draw,
         action_space=raw_space,
         native_action=lambda action: env.native_action(bounded(action)),
     )
@@ -177,6 +178,7 @@ def transform_observations(
         reset=reset,
         step=showing(env.step, shown),
         step_batch=env.step_batch and showing(env.step_batch, jax.vmap(shown)),
+        draw=env.draw,
         observation_space=as_space(env, Box(low, high, made.shape, made.dtype)),
     )
 
@@ -197,7 +199,7 @@ def transform_rewards(env: Env, function: Callable[[Array], Array]) -> Env:
         return step_with_reward
 
     batch = env.step_batch and earning(env.step_batch)
-    return env._replace(step=earning(env.step), step_batch=batch)
+    return env._replace(step=earning(env.step), step_batch=batch, draw=env.draw)
 
 
 def scale_rewards(env: Env, factor: float) -> Env:

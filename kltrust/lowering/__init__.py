@@ -8,19 +8,28 @@ number of kernels that wait for each other.
 from __future__ import annotations
 
 from kltrust.lowering._choose import choose
+from kltrust.lowering._columns import argmax, log_softmax
+from kltrust.lowering._keys import split_rows
+from kltrust.lowering._loop import recording_loop
 from kltrust.lowering._permutation import permutation
 from kltrust.lowering._products import conv3x3, head_product
 from kltrust.lowering._quantiles import quantiles
+from kltrust.lowering._recurrence import gated_recurrence
 from kltrust.lowering._scans import recording_scan, scan
 from kltrust.lowering._shortcut import shortcut
 
 __all__ = [
+    "argmax",
     "choose",
     "conv3x3",
+    "gated_recurrence",
     "head_product",
+    "log_softmax",
     "permutation",
     "quantiles",
+    "recording_loop",
     "recording_scan",
     "scan",
     "shortcut",
+    "split_rows",
 ]

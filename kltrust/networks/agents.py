@@ -7,6 +7,7 @@ more with memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -215,13 +216,13 @@ def _with_memory(
     def value_head(params: PyTree, y: Array, _: PyTree) -> Any:
         return value.apply({"params": params}, y)
 
-    def along(head: Callable[..., Any]) -> Callable[[PyTree, Sequences], Any]:
-        def function(params: PyTree, sequences: Sequences) -> Any:
-            x = torso.apply({"params": params["torso"]}, observe(sequences.obs))
-            y = cell.along(params["cell"], sequences._replace(obs=x))
-            return head(params["head"], y, sequences.obs)
+    def with_carries(head: Callable[..., Any], params: PyTree, sequences: Sequences) -> Any:
+        x = torso.apply({"params": params["torso"]}, observe(sequences.obs))
+        y = cell.along(params["cell"], sequences._replace(obs=x))
+        return y, head(params["head"], y, sequences.obs)
 
-        return function
+    def along(head: Callable[..., Any]) -> Callable[[PyTree, Sequences], Any]:
+        return lambda params, sequences: with_carries(head, params, sequences)[1]
 
     def step(head: Callable[..., Any]) -> Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Any]]:
         def function(params: PyTree, carry: PyTree, obs: PyTree) -> tuple[PyTree, Any]:
@@ -231,5 +232,6 @@ def _with_memory(
 
         return function
 
-    memory = Memory(step(policy_head), step(value_head), cell.carry, cell.carry)
+    steps, value_along = (step(policy_head), step(value_head)), partial(with_carries, value_head)
+    memory = Memory(*steps, cell.carry, cell.carry, value_along)
     return ActorCritic(init, along(policy_head), along(value_head), memory)

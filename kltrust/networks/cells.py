@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
+from kltrust.lowering import gated_recurrence
 from kltrust.networks.orthogonal import orthogonal
-from kltrust.networks.recurrent import scan_sequences
+from kltrust.networks.recurrent import scan_sequences, swap_axes
 from kltrust.types import Array, Params, PyTree, Sequences
 
 _LONGEST = 100.0
@@ -29,6 +31,8 @@ def time_scales(key: Array, size: int) -> Array:
 
 class Cell(NamedTuple):
     """A recurrent cell of H units, to be put between feed-forward layers.
+
+    Its output is its carry after the step.
 
     Attributes:
         init: ``init(key, x [*E, F]) -> params``.
@@ -60,10 +64,28 @@ def gru(size: int) -> Cell:
     def step(params: Params, carry: Array, x: Array) -> tuple[Array, Array]:
         return module.apply({"params": params}, carry, x)  # type: ignore[return-value]
 
-    def along(params: Params, sequences: Sequences) -> Array:
+    def by_steps(params: Params, sequences: Sequences) -> Array:
         return scan_sequences(lambda c, x: step(params, c, x), carry, sequences)
 
+    def at_once(params: Params, sequences: Sequences) -> Array:
+        """The layers of the input for all steps at once; only those of the carry step by step."""
+        x, start = swap_axes((sequences.obs, sequences.start))
+        of_x: Any = nn.Dense(3 * size).apply({"params": side_by_side(params, "ir", "iz", "in")}, x)
+        of_h = side_by_side(params, "hr", "hz", "hn")
+        states = gated_recurrence(of_x, of_h["kernel"], of_h["bias"], start, sequences.carry)
+        return swap_axes(states)
+
+    def along(params: Params, sequences: Sequences) -> Array:
+        return loops.platform_dependent(params, sequences, cpu=by_steps, default=at_once)
+
     return Cell(init, step, along, carry)
+
+
+def side_by_side(params: Params, *names: str) -> dict[str, Array]:
+    """The kernels and the biases of these layers, each concatenated along the outputs."""
+    layers = [params[name] for name in names]
+    kinds = dict.fromkeys(kind for layer in layers for kind in layer)
+    return {kind: jnp.concatenate([x[kind] for x in layers if kind in x], -1) for kind in kinds}
 
 
 class _MinGRU(nn.Module):

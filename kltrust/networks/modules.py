@@ -8,10 +8,11 @@ from typing import Any
 
 import distrax
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from kltrust.divergences import masked_logits
-from kltrust.lowering import conv3x3, head_product
+from kltrust.lowering import conv3x3, head_product, log_softmax
 from kltrust.networks.masks import allowed_actions, existing_actions
 from kltrust.networks.orthogonal import gain
 from kltrust.types import Array, Discrete, MultiBinary, MultiDiscrete, Space
@@ -90,7 +91,7 @@ class PolicyNetwork(nn.Module):
         if isinstance(space, Discrete):
             logits = dense(space.n)
             logits = logits if mask is None else masked_logits(logits, mask)
-            return distrax.Categorical(logits=logits)
+            return categorical(logits)
         if isinstance(space, MultiBinary):
             return distrax.Independent(distrax.Bernoulli(logits=dense(space.n)), 1)
         if isinstance(space, MultiDiscrete):
@@ -102,7 +103,7 @@ class PolicyNetwork(nn.Module):
             elif min(space.nvec) < most:
                 exists = jnp.broadcast_to(existing_actions(space), logits.shape)
                 logits = masked_logits(logits, exists)
-            return distrax.Independent(distrax.Categorical(logits=logits), 1)
+            return distrax.Independent(categorical(logits), 1)
         size = math.prod(space.shape)
         loc = dense(size)
         if self.state_dependent_std:
@@ -115,6 +116,12 @@ class PolicyNetwork(nn.Module):
         shape = (*loc.shape[:-1], *space.shape)
         normal = distrax.Normal(loc.reshape(shape), std.reshape(shape))
         return distrax.Independent(normal, len(space.shape))
+
+
+def categorical(logits: Array) -> distrax.Categorical:
+    """``distrax.Categorical(logits=logits)``, normalised in the way that suits the platform."""
+    made = jax.eval_shape(lambda logits: distrax.Categorical(logits=logits), logits)
+    return jax.tree.unflatten(jax.tree.structure(made), [log_softmax(logits)])
 
 
 def _slowed(x: Array, low: float, high: float) -> Array:

@@ -119,4 +119,5 @@ def remembering(env: Env, initial: PyTree) -> Env:
         return remembering_step
 
     step_batch = env.step_batch and remembered(env.step_batch)
-    return env._replace(reset=reset, step=remembered(env.step), step_batch=step_batch)
+    step = remembered(env.step)
+    return env._replace(reset=reset, step=step, step_batch=step_batch, draw=env.draw)

@@ -16,6 +16,7 @@ import numpy as np
 from kltrust import loops
 from kltrust.checks import check_kinds, kind_of
 from kltrust.lazy import distrax
+from kltrust.lowering import argmax
 from kltrust.networks.recurrent import remembering
 from kltrust.rollout.batches import episode_starts, values
 from kltrust.rollout.loop import count_episodes, episode_returns, rollout
@@ -167,7 +168,7 @@ def sampled(distribution: Any, key: Array) -> PyTree:
         # The action that distrax draws, from noise in one row: the compiler unrolls short rows.
         logits = distribution.logits
         noise = jax.random.gumbel(key, (logits.size,), logits.dtype).reshape(logits.shape)
-        return jnp.argmax(logits + noise, -1).astype(distribution.dtype)
+        return argmax(logits + noise).astype(distribution.dtype)
     # distrax's Bernoulli promotes ranks, which its caller may have forbidden.
     with jax.numpy_rank_promotion("allow"):
         return distribution.sample(seed=key)

@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from kltrust import loops
 from kltrust.networks.recurrent import initial_carry, swap_axes, unroll
 from kltrust.tree import in_full_precision, leading_size
 from kltrust.types import ActorCritic, Array, Params, Policy, PolicyBatch, PyTree, Sequences
@@ -51,13 +52,27 @@ def values(
     if agent.memory is None:
         return agent.value(params, obs), agent.value(params, next_obs), ()
     assert start is not None
-    step = partial(agent.memory.value_step, params)
+    memory, step = agent.memory, partial(agent.memory.value_step, params)
 
     def keeping(carry: PyTree, obs: PyTree) -> tuple[PyTree, tuple[PyTree, Array]]:
         carry, value = step(carry, obs)
         return carry, (carry, value)
 
-    carry, (carries, value) = unroll(keeping, agent.memory.value_carry, obs, start, carry)
+    def by_steps(sequences: Sequences) -> tuple[PyTree, tuple[PyTree, Array]]:
+        return unroll(keeping, memory.value_carry, *sequences)
+
+    def along(sequences: Sequences) -> tuple[PyTree, tuple[PyTree, Array]]:
+        assert memory.value_along is not None
+        obs, start = swap_axes(sequences[:2])
+        found = swap_axes(memory.value_along(params, Sequences(obs, start, sequences.carry)))
+        return jax.tree.map(lambda x: x[-1], found[0]), found
+
+    sequences = Sequences(obs, start, carry)
+    if memory.value_along is None:
+        carry, (carries, value) = by_steps(sequences)
+    else:
+        found = loops.platform_dependent(sequences, cpu=by_steps, default=along)
+        carry, (carries, value) = found
     # One more step from each state. A sequence of next_obs would give other carries: it lacks the
     # first observation of every episode.
     return value, step(carries, next_obs)[1], carry

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from kltrust import loops, tree
 from kltrust.checks import typed_key
-from kltrust.lowering import recording_scan, scan
+from kltrust.lowering import recording_scan, scan, split_rows
 from kltrust.types import Array, Env, EnvStep, Number, PyTree, Transition
 
 _Pair: TypeAlias = tuple[Array, Array]
@@ -52,12 +52,13 @@ def rollout(
         ((state, obs), recorded), the leaves of ``recorded`` being [T, B, ...].
     """
     num_envs, key = jax.tree.leaves(obs)[0].shape[0], typed_key(key)
-    # All keys at once: one vectorised hash outside the loop, not two small ones in every step. And
-    # in one row: the compiler unrolls short rows, which costs it some half a second.
-    keys = jax.random.split(key, num_steps * (num_envs + 1)).reshape(num_steps, num_envs + 1)
-    # Split outside the loop: if environments are spread over devices, a slice of their keys needs
-    # communication.
-    act_keys, env_keys = keys[:, 0], keys[:, 1:]
+    # All keys at once: one vectorised hash outside the loop, not two small ones in every step.
+    act_keys, env_keys = split_rows(key, num_steps, 1, num_envs)
+    draw = env.draw and jax.vmap(jax.vmap(env.draw))
+
+    def drawn(keys: _Pair) -> tuple[Array, PyTree]:
+        assert draw is not None
+        return keys[0], draw(keys[1])
 
     def step(carry: tuple[PyTree, PyTree], keys: _Pair) -> tuple[tuple[PyTree, PyTree], Any]:
         state, obs = carry
@@ -65,7 +66,8 @@ def rollout(
         state, new_obs, outcome = step_all(env)(keys[1], state, action)
         return (state, new_obs), record(Transition(obs, action, *outcome))
 
-    return recording_scan(step, (state, obs), (act_keys, env_keys), num_envs)
+    ahead = None if draw is None else drawn
+    return recording_scan(step, (state, obs), (act_keys.ravel(), env_keys), num_envs, ahead)
 
 
 def episode_returns(

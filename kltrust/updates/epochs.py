@@ -23,7 +23,7 @@ from kltrust.updates.fields import (
 from kltrust.updates.minibatches import minibatch_epoch
 from kltrust.updates.objectives import mean_change, mean_kl
 from kltrust.updates.optimizers import ADAM, MakeOptimizer, bounded
-from kltrust.updates.vectors import Convert, Descent, in_vectors
+from kltrust.updates.vectors import Descent, Form, in_vectors
 
 Loss: TypeAlias = Callable[[Params, PolicyBatch], Array]
 """``loss(params, batch) -> []``: a mean over the rows of the batch, by their weights."""
@@ -106,7 +106,9 @@ def minibatch_epochs(
     unknown = jnp.full(num_minibatches, none, dtype), jnp.full((), none, dtype)
     gradient_of = loops.traced_once(jax.grad(loss))
 
-    def descend(start: Descent, tree_of: Convert, vector_of: Convert) -> tuple[Descent, Any]:
+    def descend(start: Descent, form: Form) -> tuple[Descent, Any]:
+        tree_of, vector_of, together = form
+
         def step(carry: Descent, minibatch: PolicyBatch) -> tuple:
             params, opt_state = carry
             gradient = vector_of(gradient_of(tree_of(params), minibatch))
@@ -123,7 +125,7 @@ def minibatch_epochs(
             def advance(carry: tuple) -> tuple:
                 current, applied, stopped = carry
                 proposal, along = minibatch_epoch(
-                    step, current, batch, key, num_minibatches, batch.blocks.number
+                    step, current, batch, key, num_minibatches, batch.blocks.number, together
                 )
                 proposed = tree_of(proposal[0])
                 stays = jnp.asarray(True) if gate is None else gate(proposed, batch)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -23,6 +25,7 @@ def minibatch_epoch(
     key: Array,
     num_minibatches: int,
     num_blocks: int = 1,
+    together: int = 1,
 ) -> tuple[Carry, Any]:
     """One pass over the data: ``step(carry, minibatch) -> (carry, out)`` for each part of it.
 
@@ -35,6 +38,7 @@ def minibatch_epoch(
         num_blocks: splits the rows into this many equal blocks, one after the other. Every
             minibatch takes the same number of rows from each, so that a device that holds whole
             blocks takes only its own rows.
+        together: at most so many steps are compiled as one.
 
     Returns:
         (carry, outs stacked over minibatches).
@@ -49,9 +53,10 @@ def minibatch_epoch(
     if num_minibatches == 1:
         carry, out = step(carry, data)
         return carry, jax.tree.map(lambda x: x[None], out)
+    scan = partial(loops.scan, unroll=math.gcd(num_minibatches, together))
     if num_blocks == 1:
         order = permutation(key, size).reshape(num_minibatches, -1)
-        return loops.scan(lambda c, index: step(c, from_rows(tree.take(rows, index))), carry, order)
+        return scan(lambda c, index: step(c, from_rows(tree.take(rows, index))), carry, order)
 
     blocks = jax.tree.map(lambda x: x.reshape(num_blocks, size // num_blocks, *x.shape[1:]), rows)
     keys = jax.random.split(key, num_blocks)
@@ -64,7 +69,7 @@ def minibatch_epoch(
         taken = jax.tree.map(lambda x: x.reshape(index.size, *x.shape[2:]), parts)
         return step(carry, from_rows(taken))
 
-    return loops.scan(of_blocks, carry, orders)
+    return scan(of_blocks, carry, orders)
 
 
 def _has_sequences(data: PyTree) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +17,41 @@ from kltrust.updates.optimizers import Elementwise
 Descent: TypeAlias = tuple[Params, PyTree]
 """Parameters and the optimiser's state, both as trees or both as vectors."""
 Convert: TypeAlias = Callable[[PyTree], PyTree]
+_TOGETHER = 4  # minibatches
+
+
+class Form(NamedTuple):
+    """The form in which `in_vectors` gives the parameters.
+
+    Attributes:
+        tree_of: turns the parameters into their tree.
+        vector_of: turns a gradient into the parameters' form.
+        together: at most so many minibatches are worth being compiled as one.
+    """
+
+    tree_of: Convert
+    vector_of: Convert
+    together: int
 
 
 def in_vectors(
-    descend: Callable[[Descent, Convert, Convert], tuple[Descent, Any]],
+    descend: Callable[[Descent, Form], tuple[Descent, Any]],
     optimizer: optax.GradientTransformation,
     params: Params,
     opt_state: PyTree,
 ) -> tuple[Descent, Any]:
-    """Runs ``descend((params, opt_state), tree_of, vector_of)`` and returns its results as trees.
+    """Runs ``descend((params, opt_state), form)`` and returns its results as trees.
 
     On a GPU or TPU ``descend`` gets vectors, all leaves concatenated: a step of the optimiser is
-    then a few kernels, not a few for every leaf. There tree_of turns the parameters' vector into
-    their tree, and vector_of turns a gradient into a vector. On a CPU, and for an ``optimizer``
-    that is not `Elementwise` and so may look at the tree, both return their input unchanged.
+    then a few kernels, not a few for every leaf. On a CPU, and for an ``optimizer`` that is not
+    `Elementwise` and so may look at the tree, it gets trees. The `Form` tells them apart.
 
     Returns:
         ((params, opt_state), whatever else ``descend`` returns).
     """
 
     def as_trees(params: Params, opt_state: PyTree) -> tuple[Descent, Any]:
-        return descend((params, opt_state), lambda x: x, lambda x: x)
+        return descend((params, opt_state), Form(lambda x: x, lambda x: x, 1))
 
     if not isinstance(optimizer, Elementwise) or not is_uniform(params):
         return as_trees(params, opt_state)
@@ -50,7 +64,8 @@ def in_vectors(
             lambda x: as_vector(x) if is_like(x) else x, opt_state, is_leaf=is_like
         )
         start = as_vector(params), packed
-        (vector, packed), rest = descend(start, lambda x: as_tree(x, params), as_vector)
+        form = Form(lambda x: as_tree(x, params), as_vector, _TOGETHER)
+        (vector, packed), rest = descend(start, form)
         unpacked = jax.tree.map(
             lambda x, vector: as_tree(vector, x) if is_like(x) else vector,
             opt_state,

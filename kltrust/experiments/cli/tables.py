@@ -68,8 +68,8 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     runs = sum(len(group.runs) for group in plan.groups)
     table.title = f"{plan.name}{part}: {runs} runs in {len(plan.groups)} static groups"
     if plan.search is not None:
-        lanes = " and ".join(str(len(plan.at_once(group).runs)) for group in plan.groups)
-        table.title += f"; {plan.search.name} on {lanes} lanes, the steps are what it may take"
+        at_once = " and ".join(str(len(plan.at_once(group).runs)) for group in plan.groups)
+        table.title += f"; {plan.search.name} on {at_once} lanes, the steps are what it may take"
     where = f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
     if limit := memory_of(devices):
         where += f" of {limit / 2**30:,.1f} GiB, from which the width follows"
@@ -141,13 +141,13 @@ def status_table(record: Record) -> Table:
         )
     table.title = f"{plan.name}: {'finished' if record.finished else 'not finished'}"
     for group, board in plan.boards.items():
-        counts = Counter(board.states)
-        paused, stopped = counts[PAUSE], counts[STOP]
+        now = Counter(board.states)
+        paused, stopped = now[PAUSE], now[STOP]
         table.title += (
             f"\n{plan.search.name} of {plan.experiment(group).algorithm} on "
             f"{plan.experiment(group).env}: {board.begun} of {len(board.scores)} settings begun, "
             f"{sum(1 for _ in board.places())} train, {paused or stopped} "
-            f"{'paused' if paused else 'stopped'}, {counts[END]} ended"
+            f"{'paused' if paused else 'stopped'}, {now[END]} ended"
         )
     begun = [part for _, part in parts if part is not None and part.last_chunk >= 0]
     commits = [part.path / COMMIT for part in begun]

@@ -44,9 +44,9 @@ A random draw depends only on the seed of ``random`` and on its key, so all algo
 environments get the same draws. With ``draw = "sobol"`` in ``random`` the draws fill the ranges
 evenly: a scrambled Sobol sequence, best with a power of two as ``count``.
 
-With ``[search]``, not every setting gets its whole budget. The keys of each kind are those of
-`Halving`, `Racing` and `Population` in `kltrust.experiments.search`. All settings that share a
-compilation are one search. Errors name the file, the line and the nearest known name.
+With ``[search]``, not every setting gets its whole budget. The keys of each kind are the settings
+of `Halving`, `Racing` and `Population`. All settings that share a compilation are one search.
+Errors name the file, the line and the nearest known name.
 """
 
 from __future__ import annotations

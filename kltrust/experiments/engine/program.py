@@ -23,6 +23,7 @@ from kltrust.experiments.config.stand_in import check_here
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.lanes import AXIS, compiler_options, over_lanes
 from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
+from kltrust.lowering import recording_loop
 from kltrust.networks.agents import actor_critic
 from kltrust.settings import annealed
 from kltrust.tree import where
@@ -265,12 +266,5 @@ def _run_up_to(
     learner: Learner, state: LearnerState, most: int, length: Array
 ) -> tuple[LearnerState, Metrics]:
     """``length`` iterations, padded to ``most``: one compilation serves a shorter last chunk."""
-    _, like = jax.eval_shape(learner.step, state)
-    rows = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), like)
-
-    def step(i: Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
-        state, metrics = learner.step(carry[0])
-        return state, jax.tree.map(lambda row, x: row.at[i].set(x), carry[1], metrics)
-
     # Not a scan with a condition: in one, an iteration takes 6 % longer on a CPU.
-    return jax.lax.fori_loop(0, length, step, (state, rows))
+    return recording_loop(learner.step, state, most, length)

@@ -191,7 +191,10 @@ class Results:
         else:
             metrics = of_runs(metrics)
         frames = runs.reset_index(drop=True), metrics, of_runs(self.evaluations)
-        return Results(*frames, self.stand_ins)
+        decisions = self.decisions
+        if decisions is not None:
+            decisions = decisions.merge(runs[["label", "env"]].drop_duplicates())
+        return Results(*frames, self.stand_ins, decisions)
 
 
 def load(*paths: str | Path) -> Results:

@@ -86,8 +86,9 @@ def find_runs(
                     part,
                     place,
                     *names,
-                    *(score.get(name, np.nan) for name in choice.BY),
-                    stopped.get(run, np.nan),
+                    score=score.get("score", np.nan),
+                    through=score.get("through", np.nan),
+                    stopped=stopped.get(run, np.nan),
                 )
             )
     asked: list[tuple[str, Any, Any]] = [

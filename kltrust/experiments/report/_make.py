@@ -142,6 +142,9 @@ def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
     """
     said = []
     for env, rows in scores.groupby("env", sort=False):
+        whole = rows if "stopped" not in rows else rows[~rows.stopped.astype(bool)]
+        left_out = len(rows) - len(whole) if len(whole) else 0
+        rows = whole if left_out else rows
         best, others = rows.iloc[0], rows[rows.method != rows.method.iloc[0]]
         ties = list(rows.label[rows.score == best.score])
         line = f"{best.label} has the highest mean, {best.shown}"
@@ -157,6 +160,10 @@ def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
         elif len(others):
             second = others.iloc[0]
             line += f"; the best of another method is {second.label}, {second.shown}"
+        if left_out:
+            line += (
+                f" (of what was trained to the end; a search stopped {left_out} settings before)"
+            )
         mark = f"; but {unequal[env]}" if env in unequal else ""
         said.append(f"{env}, {best.seeds} seed{'s' if best.seeds > 1 else ''}: {line}{mark}.")
     return said

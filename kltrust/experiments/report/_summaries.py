@@ -152,9 +152,12 @@ def scores(study: Study) -> pd.DataFrame:
     Columns: env, label, score (as `choice` has it), method, setting, seeds (how many), mean, low
     and high (of its interval), shown and iqm (mean and IQM as text), through (the mean over all
     evaluations: how fast it learned), worst (the score of the worst seed), iterations, planned,
-    steps (environment steps of a run). An environment's best comes first, as in `choice`.
+    steps (environment steps of a run), with a search stopped. An environment's best comes first, as
+    in `choice`.
     """
+    more = {"stopped": ("stopped", lambda x: x.notna().any())} if "stopped" in study.runs else {}
     table = study.scored.groupby(["env", "label"], sort=False, as_index=False).agg(
+        **more,
         method=("method", "first"),
         setting=("setting", "first"),
         seeds=("run", "count"),

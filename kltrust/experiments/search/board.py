@@ -9,6 +9,7 @@ the board.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -130,12 +131,10 @@ class Board:
 
         Among equals the lower number is first.
         """
-
-        def key(trial: int) -> tuple[float, int]:
-            mean = self.mean(trial, age)
-            return (-mean if np.isfinite(mean) else np.inf, trial)
-
-        return sorted(trials, key=key)
+        numbers = np.fromiter(trials, np.int64)
+        means = self.scores[numbers, age - 1].mean(axis=1)
+        worst_last = np.where(np.isfinite(means), -means, np.inf)
+        return numbers[np.lexsort([numbers, worst_last])].tolist()
 
     def say(self, trial: int, slot: int, action: str, reason: str, **more: Any) -> Decision:
         """A decision on a trial as it stands."""
@@ -189,11 +188,8 @@ def expected(rule: Rule, board: Board) -> tuple[int, int]:
         The chunks, and the evaluations of all trials together, as if every trial was as good as
         the one before it. A race then stops nothing, so it takes at most as long.
     """
-    board = dataclasses.replace(
-        board,
-        scores=np.where(np.isnan(board.scores), 0.0, board.scores),
-        **{name: list(getattr(board, name)) for name in ("slots", "ages", "states", "values")},
-    )
+    board = copy.deepcopy(board)
+    board.scores[np.isnan(board.scores)] = 0.0
     chunks = evaluations = 0
     if board.begun == 0:
         for decision in board.begin(board.free()):

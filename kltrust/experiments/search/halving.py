@@ -8,7 +8,7 @@ of it goes on, so that one trial is always trained to its end. What then still p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
 from kltrust.experiments.search.board import (
@@ -64,12 +64,13 @@ class Halving(Sampling):
         free = board.free(t for _, t in arrived)
         live = [t for place in board.places() if place not in arrived for t in place[1:]]
         waiting = {t for t, state in enumerate(board.states) if state == PAUSE} | set(here)
+        ranked = self._ranked(board)
         picked: dict[int, _Standing] = {}
         fresh = 0
         while len(picked) + fresh < len(free):
             ages = [board.ages[t] for t in (*live, *picked)] + [0] * fresh
             more = board.remaining > fresh
-            chosen = self._next(board, waiting - set(picked), ages, more)
+            chosen = self._next(board, ranked, waiting - set(picked), ages, more)
             if chosen is not None:
                 picked[chosen[0]] = chosen[1]
             elif more:
@@ -78,7 +79,7 @@ class Halving(Sampling):
                 break
         for trial, slot in here.items():
             if trial not in picked:
-                standing = self._standing(board, trial)
+                standing = self._standing(board, ranked, trial)
                 told = str(standing)
                 if standing.rank <= standing.quota:
                     told += "; it waits for a free lane"
@@ -93,29 +94,41 @@ class Halving(Sampling):
         found += board.begin(places)
         if not live and not picked and not fresh:  # the search is over
             for trial in sorted(waiting):
-                found.append(board.say(trial, IDLE, STOP, str(self._standing(board, trial))))
+                found.append(
+                    board.say(trial, IDLE, STOP, str(self._standing(board, ranked, trial)))
+                )
         return found
 
     def _next(
-        self, board: Board, waiting: set[int], ages: Iterable[int], more: bool
+        self,
+        board: Board,
+        ranked: Mapping[int, list[int]],
+        waiting: set[int],
+        ages: Iterable[int],
+        more: bool,
     ) -> tuple[int, _Standing] | None:
         """The paused trial to go on with, at the highest rung that has one.
 
         ``ages`` are those of the trials that train, and ``more`` says whether new ones may come.
         """
         found = None
-        for rung in self.rungs(board.whole):
+        for rung, there in ranked.items():
             closed = not more and found is None and all(age >= rung for age in ages)
-            there = [t for t in range(board.begun) if board.ages[t] >= rung]
-            ranked = board.ranked(there, rung)
-            quota = max(len(ranked) // self.eta, closed)
-            for rank, trial in enumerate(ranked[:quota], 1):
+            quota = min(max(len(there) // self.eta, closed), len(there))
+            for rank, trial in enumerate(there[:quota], 1):
                 if trial in waiting and board.ages[trial] == rung:
-                    found = trial, _Standing(rank, len(ranked), quota)
+                    found = trial, _Standing(rank, len(there), quota)
                     break
         return found
 
-    def _standing(self, board: Board, trial: int) -> _Standing:
-        age = board.ages[trial]
-        ranked = board.ranked([t for t in range(board.begun) if board.ages[t] >= age], age)
-        return _Standing(ranked.index(trial) + 1, len(ranked), len(ranked) // self.eta)
+    def _ranked(self, board: Board) -> dict[int, list[int]]:
+        """By rung, the trials that have reached it, the best first."""
+        found = {}
+        for rung in self.rungs(board.whole):
+            there = [t for t in range(board.begun) if board.ages[t] >= rung]
+            found[rung] = board.ranked(there, rung)
+        return found
+
+    def _standing(self, board: Board, ranked: Mapping[int, list[int]], trial: int) -> _Standing:
+        there = ranked[board.ages[trial]]
+        return _Standing(there.index(trial) + 1, len(there), len(there) // self.eta)

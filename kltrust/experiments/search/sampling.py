@@ -7,6 +7,7 @@ on nothing but these scores and the seed.
 
 from __future__ import annotations
 
+import importlib.util
 import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -82,8 +83,10 @@ def check_sampler(search: Any) -> None:
     kind = getattr(search, "sampler", GIVEN)
     if kind != GIVEN:
         import_extra("optuna", "search", f'sampler = "{kind}"')
-    if kind == "gp":
-        import_extra("torch", "search", 'sampler = "gp"')
+    if kind == "gp" and importlib.util.find_spec("torch") is None:
+        raise RuntimeError(
+            'sampler = "gp" needs torch, for which a CPU is enough: pip install torch'
+        )
 
 
 def _asked(search: Any, board: Board, trial: int, kind: str) -> dict[str, float]:
