@@ -240,7 +240,7 @@ def lowered_parts(experiment: Any, of: np.ndarray) -> dict[str, Any]:
         )
 
     settings = program.traced_settings(experiment)
-    own = jax.tree.map(lambda _: None, settings)
+    own = jax.tree.map(lambda _: None, settings), ()
 
     def arguments(shared: tuple, given: tuple) -> tuple:
         places = made._places(given) if several else of_lanes

@@ -46,7 +46,7 @@ NAMED = {
     laboratory: "collapse memory laboratory_clip laboratory_search laboratory_model "
     "laboratory_hurt laboratory_family",
     speed: "phases audit_cost sweep_speed",
-    compiled: "compiled_equal compiled_algorithms",
+    compiled: "compiled_equal compiled_algorithms compiled_memory compiled_presets",
 }
 """Tables made from one result: result, table and function have the same name."""
 TABLES: dict[str, tuple[Any, ...]] = {

@@ -86,7 +86,7 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def size(traced: Any) -> int:
-    """The number of operations of a jaxpr ``traced``, those of its inner jaxprs included."""
+    """The operations of a jaxpr ``traced``, those of its inner jaxprs included -> their number."""
     inner = getattr(traced, "jaxpr", traced)
     if not hasattr(inner, "eqns"):
         return sum(map(size, traced)) if isinstance(traced, tuple | list) else 0

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import common
+import compiled
 import jax
 import jax.numpy as jnp
 import programs
@@ -40,6 +42,14 @@ def test_loops_are_multiplied_and_put_into_phases():
     assert found["products"].flops == 3 * 7 * 2 * 8**3
     assert found["products"].iterations == 3 * 7
     assert sum(cost.iterations for cost in found.values()) == 3 * 7 + 3
+
+
+def test_the_programs_are_those_of_a_training():
+    """Lowered, not compiled: where no compiler is installed, a changed engine shows here."""
+    settings = common.experiment("trpo", "CartPole-v1", network={"hidden": (4,)}, num_steps=8)
+    parts = compiled.lowered_parts(common.made(settings), compiled.devices("cpu"))
+    assert set(parts) == {"init", "chunk", "evaluate"}
+    assert all("func.func public @main" in part.as_text() for part in parts.values())
 
 
 def row(algorithm, **counts):

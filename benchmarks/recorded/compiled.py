@@ -9,9 +9,14 @@ from recorded import Form, Result, table
 COLUMNS: dict[str, Form] = {
     "kernels": lambda row: f"{row['chunk']['kernels']:,}",
     "of the rollout, a step": lambda row: f"{_a_step(row):.3g}" if _a_step(row) else "",
-    "host launches": lambda row: f"{row['chunk'].get('launches', ''):,}",
+    "host launches": lambda row: _known(row["chunk"].get("launches", 0), ","),
     "megabytes": lambda row: f"{row['chunk']['bytes'] / 1e6:,.0f}",
 }
+
+
+def _known(number: float, form: str) -> str:
+    """Empty for 0: the other compiler does not tell it."""
+    return f"{number:{form}}" if number else ""
 
 
 def _a_step(row: Result) -> float:
@@ -22,8 +27,10 @@ def _a_step(row: Result) -> float:
 
 def compiled_equal(result: Result) -> list[str]:
     """PPO beside purejaxrl's, by size."""
-    columns: dict[str, Form] = {"": "{of}", "environments x steps": "{num_envs:,} x {num_steps}"}
-    return [*table(result["rows"], columns | COLUMNS), "", _setting(result, "compiled_equal")]
+    columns: dict[str, Form] = {"": "{of}", "for": "{target}"}
+    columns |= {"environments x steps": "{num_envs:,} x {num_steps}", **COLUMNS}
+    columns["million cycles"] = lambda row: _known(row["chunk"]["cycles"] / 1e6, ".3g")
+    return [*table(result["rows"], columns), "", _setting(result, "compiled_equal")]
 
 
 def compiled_algorithms(result: Result) -> list[str]:
@@ -51,6 +58,25 @@ def grown(found: Iterable[Result], ceilings: Iterable[Result]) -> Iterator[str]:
             if row["chunk"].get(count, 0) > was.get(count, 0):
                 more = f"{row['chunk'][count]:,} {count} and not {was.get(count, 0):,}"
                 yield f"{row['algorithm']}, {row['target']}: {more}"
+
+
+def compiled_memory(result: Result) -> list[str]:
+    """PPO with agents that remember, by their cell."""
+    return _rows(result, {"": "`{cell}`"}, "compiled_memory")
+
+
+def compiled_presets(result: Result) -> list[str]:
+    """Algorithms with their presets for accelerators."""
+    return _rows(result, {"": "`{algorithm}`"}, "compiled_presets")
+
+
+def _rows(result: Result, first: dict[str, Form], part: str) -> list[str]:
+    def beyond(row: Result) -> str:
+        return f"{row['chunk']['kernels'] - row['chunk']['phases']['rollout']['kernels']:,}"
+
+    columns = first | {"kernels": COLUMNS["kernels"], "beyond the rollout": beyond}
+    columns |= {name: COLUMNS[name] for name in ("host launches", "megabytes")}
+    return [*table(result["rows"], columns), "", _setting(result, part)]
 
 
 def _setting(result: Result, part: str) -> str:

@@ -101,7 +101,7 @@ class AutoReset:
         return state, obs, outcome
 
     def draw(self, key: Array) -> Drawn:
-        """All that a step draws by its key, computed ahead."""
+        """All that a step draws by its ``key``, computed ahead -> what the step takes instead."""
         return Drawn(jax.random.split(key)[0], self._after_reset(key))
 
     def batch(

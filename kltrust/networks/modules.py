@@ -119,7 +119,10 @@ class PolicyNetwork(nn.Module):
 
 
 def categorical(logits: Array) -> distrax.Categorical:
-    """``distrax.Categorical(logits=logits)``, normalised in the way that suits the platform."""
+    """``distrax.Categorical(logits=logits)``, normalised in the way that suits the platform: [*E].
+
+    The ``logits`` are [*E, K].
+    """
     made = jax.eval_shape(lambda logits: distrax.Categorical(logits=logits), logits)
     return jax.tree.unflatten(jax.tree.structure(made), [log_softmax(logits)])
 
