@@ -70,7 +70,7 @@ NEEDED = {"h100": "jax_plugins.xla_cuda13", "v5e": "libtpu", "cpu": "jax"}
 PHASES = {
     "play": "rollout",
     **dict.fromkeys(("scale_rewards", "values", "gae", "standardize", "make_batch"), "advantages"),
-    **dict.fromkeys(("_make_learner.arrange", "normalize"), "advantages"),
+    **dict.fromkeys(("_make_learner.to_units", "normalize"), "advantages"),
     "ValueRegression.update": "critic",
     "count_episodes": "episodes",
     **dict.fromkeys(("audit_by_default", "audit_on_request", "measure_update"), "measurement"),

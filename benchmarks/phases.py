@@ -50,7 +50,7 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
         return acting.play(env, agent, state, key, s.num_steps)
 
     def advantages(state: Any, transition: Any) -> Any:
-        value, next_value, _ = experience.values(
+        value, next_value, _ = experience.value_estimates(
             agent, state.value_params, transition.obs, transition.next_obs, None, ()
         )
         ends = transition.terminated, transition.truncated
@@ -100,7 +100,7 @@ def phases(settings: textbook.Settings, warm_up: int, calls: int) -> dict[str, C
     _, transition = jax.jit(rollout)(state)
     advantage, value, target = jax.jit(advantages)(state, transition)
     batch = jax.jit(old_policy)(state, transition, advantage)
-    data = CriticBatch(*experience.arrange(transition.obs, None, (), value, target))
+    data = CriticBatch(*experience.to_units(transition.obs, None, (), value, target))
     new = jax.jit(policy)(state, batch)[0]
     rows = batch.advantage.size // s.num_minibatches
     minibatch, of_data = jax.tree.map(lambda x: x[:rows], (batch, data))

@@ -257,12 +257,12 @@ def check_kinds(env: Any, agent: Any) -> Env:
     return env
 
 
-def fits(env: Env, agent: ActorCritic) -> tuple[Any, ...]:
+def spaces_and_functions(env: Env, agent: ActorCritic) -> tuple[Any, ...]:
     """The spaces that an agent was made for and its functions, to compare by identity."""
     return env.observation_space, env.action_space, agent.init, agent.value
 
 
-def module_outside(module: str) -> str:
+def calling_module(module: str) -> str:
     """The dotted name of the module from which a function of ``module`` was called."""
     frame: Any = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") == module:

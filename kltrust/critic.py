@@ -11,7 +11,7 @@ import optax
 from kltrust import loops
 from kltrust.losses import clipped_value_loss
 from kltrust.settings import INF, setting, settings
-from kltrust.tree import at_once
+from kltrust.tree import map_stacked
 from kltrust.types import Array, CriticBatch, Number, Params, PyTree
 from kltrust.updates import ADAM, MakeOptimizer, bounded, minibatch_epoch, moves_floats
 from kltrust.updates.fields import (
@@ -106,8 +106,8 @@ def measure_critic(value: Array, target: Array) -> dict[str, Array]:
         ``explained_variance`` and ``value_loss``, each [].
     """
     error = target - value
-    variance = at_once(jnp.var, {"target": target, "error": error})
-    ends = at_once(jnp.max, {"high": target, "low": -target, "value": jnp.abs(value)})
+    variance = map_stacked(jnp.var, {"target": target, "error": error})
+    ends = map_stacked(jnp.max, {"high": target, "low": -target, "value": jnp.abs(value)})
     # The variance can't tell, since the mean of equal numbers is rounded.
     size = jnp.maximum(jnp.maximum(ends["high"], ends["low"]), ends["value"])
     varies = ends["high"] + ends["low"] > 4 * jnp.finfo(target.dtype).eps * size

@@ -232,7 +232,7 @@ def _linearise(
     def image(v: PyTree) -> PyTree:
         moved = _floats(v, like=params)
         pairs = zip(moved, theta, strict=True)
-        return push([loops.alike(x.astype(leaf.dtype), leaf) for x, leaf in pairs])
+        return push([loops.match_varying(x.astype(leaf.dtype), leaf) for x, leaf in pairs])
 
     def product(v: PyTree) -> PyTree:
         result = image(v) if pull is None else pull(image(v))[0]

@@ -93,7 +93,7 @@ def size(traced: Any) -> int:
     return sum(max(sum(map(size, x.params.values())), 1) for x in inner.eqns)
 
 
-def alike(x: PyTree, *others: PyTree) -> PyTree:
+def match_varying(x: PyTree, *others: PyTree) -> PyTree:
     """``x``, every leaf varying over all axes that any leaf of ``x`` or ``others`` varies over.
 
     All parameters of a function must vary over the same axes: a gradient with respect to those that
@@ -123,7 +123,7 @@ def _settled(step: Callable[[Any], Any], carry: PyTree, xs: PyTree = None) -> Py
         return carry
     # A carry that varies over all axes can't gain more. Otherwise the step is traced to see which
     # axes it adds. So it, and every loop in it, is traced twice.
-    carry = alike(carry, xs)
+    carry = match_varying(carry, xs)
     while any(_axes(leaf) != checked for leaf in jax.tree.leaves(carry)):
         before, carry = carry, _varying_as(carry, jax.eval_shape(step, carry))
         leaves = zip(*map(jax.tree.leaves, (before, carry)), strict=True)

@@ -136,12 +136,12 @@ def all_finite(x: PyTree) -> Array:
     floats = [
         leaf.ravel() for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    # One reduction, for the reason given in `at_once`. (If the booleans were concatenated instead,
+    # One reduction, for the reason given in `map_stacked`. (If the booleans were concatenated,
     # XLA would reduce leaf by leaf again.)
     return jnp.all(jnp.isfinite(jnp.concatenate(floats))) if floats else jnp.asarray(True)
 
 
-def at_once(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[str, Any]:
+def map_stacked(function: Callable[[Array], PyTree], xs: dict[str, Array]) -> dict[str, Any]:
     """``{name: function(x)}`` for arrays x of one shape, in one computation -> dict.
 
     Use it for reductions to scalars that are only reported. A compiler makes four kernels of each,
@@ -180,7 +180,7 @@ def weighted(weight: Number, x: Array) -> Array:
     return jnp.where(weight == 0, 0, weight * x)
 
 
-def over(x: Array, y: Array) -> Array:
+def safe_divide(x: Array, y: Array) -> Array:
     """The quotient ``x / y`` for ``y`` >= 0, and 0 where y = 0: [*E]."""
     return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
 
@@ -227,12 +227,12 @@ def leading_size(x: PyTree) -> int:
     return jax.tree.leaves(x)[0].shape[0]
 
 
-def take(x: PyTree, index: Any) -> PyTree:
+def take_rows(x: PyTree, index: Any) -> PyTree:
     """Rows ``index`` of every leaf, like ``x``; indexing a distrax distribution can't be traced."""
     return jax.tree.map(lambda leaf: leaf[index], x)
 
 
-def unfused(x: PyTree) -> PyTree:
+def fusion_barrier(x: PyTree) -> PyTree:
     """The same numbers as ``x``, kept apart so that measuring them changes no other result.
 
     Otherwise the compiler may fuse a measurement with the computation that it observes, and round
@@ -241,7 +241,7 @@ def unfused(x: PyTree) -> PyTree:
     return jax.lax.optimization_barrier(x)
 
 
-def short(x: Any) -> str:
+def describe(x: Any) -> str:
     """The value of ``x`` if it is a known scalar, else dtype and shape: ``float32[2, 10]``."""
     if not isinstance(x, jax.core.Tracer) and getattr(x, "shape", None) == ():
         try:

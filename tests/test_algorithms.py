@@ -347,7 +347,7 @@ def test_declarations_at_old_and_away_from_it(policy):
     found, expected = jax.jit(of_all)(chosen, batch)
     chex.assert_tree_all_finite(found)
     for _, gradients in found.values():
-        chex.assert_trees_all_close(tree.take(gradients, 0), expected, atol=1e-6)
+        chex.assert_trees_all_close(tree.take_rows(gradients, 0), expected, atol=1e-6)
     assert len({float(values[1]) for values, _ in found.values()}) > len(found) / 2
 
 
@@ -495,7 +495,7 @@ def padded(c: Case, policy: str) -> tuple[Case, Case]:
         old=POLICIES[policy](c.params, jnp.where(mask(batch.obs), batch.obs, -3.0)),
         weight=jnp.where(kept, 2.0, 0.0),
     )
-    return Case(c.params, garbage), Case(c.params, tree.take(batch, np.flatnonzero(kept)))
+    return Case(c.params, garbage), Case(c.params, tree.take_rows(batch, np.flatnonzero(kept)))
 
 
 @each_update
@@ -554,7 +554,7 @@ def swept(name, **static):
             near = [0.01, 0.1, jnp.inf] if jnp.isinf(value) else [0.0, 0.01, 0.1]
             lanes = near if value in (0, jnp.inf) else value * np.array([0.5, 1.0, 1.9])
         settings[option] = jnp.asarray(lanes, float)
-    each = [build(name, tree.take(settings, lane), **static) for lane in range(LANES)]
+    each = [build(name, tree.take_rows(settings, lane), **static) for lane in range(LANES)]
     return jax.tree.map(lambda *x: jnp.stack(x), *each)
 
 
@@ -568,9 +568,9 @@ def test_a_lane_over_settings_and_keys_is_a_run_alone(name, x64):
     lanes = jax.jit(jax.vmap(update.__wrapped__, (0, None, None, None, 0)))
     together, _, _ = lanes(stack, c.params, None, c.batch, keys)
     for lane in range(LANES):
-        alone, _, _ = update(tree.take(stack, lane), c.params, None, c.batch, keys[lane])
-        chex.assert_trees_all_close(tree.take(together, lane), alone, rtol=1e-12, atol=1e-12)
-    assert max_difference(tree.take(together, 0), tree.take(together, 1)) > 1e-4
+        alone, _, _ = update(tree.take_rows(stack, lane), c.params, None, c.batch, keys[lane])
+        chex.assert_trees_all_close(tree.take_rows(together, lane), alone, rtol=1e-12, atol=1e-12)
+    assert max_difference(tree.take_rows(together, 0), tree.take_rows(together, 1)) > 1e-4
 
 
 # --- every option counts --------------------------------------------------------------------------

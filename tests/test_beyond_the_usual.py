@@ -8,13 +8,13 @@ import pytest
 
 import kltrust as K
 from kltrust import environments
-from kltrust.rollout.acting import sampled
+from kltrust.rollout.acting import sample_actions
 from kltrust.types import Box, Discrete, PolicyBatch
 
 
 def test_one_hot_actions_are_sampled_as_vectors():
     dist = distrax.OneHotCategorical(logits=jnp.zeros((5, 3)))
-    action = sampled(dist, jax.random.key(0))
+    action = sample_actions(dist, jax.random.key(0))
     assert action.shape == dist.mode().shape == (5, 3)
     np.testing.assert_array_equal(action.sum(-1), 1)
 

@@ -50,9 +50,9 @@ def evaluations(returns):
     ],
 )
 def test_the_rule(returns, best, why):
-    settings = choice.settings(choice.of_runs(evaluations(returns)))
+    settings = choice.rank_settings(choice.score_runs(evaluations(returns)))
     assert settings.label[0] == best
-    assert why in choice.why(settings)
+    assert why in choice.reason(settings)
 
 
 def test_all_who_ask_choose_the_same(tmp_path):

@@ -264,7 +264,7 @@ def test_an_interrupt_that_python_drops_is_sent_again():
             raise KeyboardInterrupt
 
     def collect_and_go_on():
-        with interrupts.heard():
+        with interrupts.handled():
             gc.collect()
             dropped.append("went on")
             time.sleep(30)
@@ -282,7 +282,7 @@ def test_an_interrupt_that_has_to_wait_is_answered(monkeypatch, capsys):
     monkeypatch.setattr(interrupts, "PATIENCE", 0.05)
     before = signal.signal(signal.SIGINT, lambda *_: time.sleep(0.5))  # a compiler, say
     try:
-        with interrupts.heard():
+        with interrupts.handled():
             signal.raise_signal(signal.SIGINT)
             assert "interrupted; it ends after" in capsys.readouterr().err
     finally:

@@ -152,9 +152,9 @@ def test_the_time_left_is_by_what_ran_and_by_the_record(tmp_path):
     assert paces == [pace.Pace(10, 64), pace.Pace(30, 32)]
     assert "as these took here before" in source
     (tmp_path / "cache" / "pace.json").write_text("{")
-    assert pace.known() == {}
+    assert pace.recorded_paces() == {}
     (tmp_path / "cache" / "pace.json").write_text("[1]")
-    assert pace.known() == {}
+    assert pace.recorded_paces() == {}
 
 
 def test_groups_are_named_by_what_tells_them_apart():

@@ -57,7 +57,7 @@ def test_it_acts_as_the_trained_policy_does(pole):
 
 
 def test_the_best_seed_plays_unless_one_is_named(pole):
-    runs = choice.of_runs(results.load(pole.path).evaluations)
+    runs = choice.score_runs(results.load(pole.path).evaluations)
     obs = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
     best = deploy.numpy_policy(pole.path)(obs)
     np.testing.assert_array_equal(

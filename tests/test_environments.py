@@ -26,7 +26,7 @@ from kltrust.environments import (
     sample_action,
 )
 from kltrust.environments._build import Drawn
-from kltrust.networks.recurrent import remembering
+from kltrust.networks.recurrent import with_memory
 from kltrust.types import Box, Discrete, MultiDiscrete, Outcome
 
 OFFLINE = [name for name in gymnax.registered_envs if name != "MNISTBandit-bsuite"]
@@ -457,7 +457,7 @@ BATCHED = {
     "bounded": lambda: make("Pendulum-v1", max_steps_in_episode=3),
     "images": lambda: make("Catch-bsuite"),
     "hidden": lambda: hide_observations(make("CartPole-v1"), keep=(2, 0)),
-    "remembering": lambda: remembering(make("CartPole-v1"), jnp.ones(3)),
+    "with_memory": lambda: with_memory(make("CartPole-v1"), jnp.ones(3)),
 }
 
 
@@ -473,7 +473,7 @@ def test_a_batch_of_steps_is_a_vmap_of_steps(name):
         action = jax.vmap(functools.partial(sample_action, env.action_space))(
             jax.random.split(act_key, 8)
         )
-        if name == "remembering":
+        if name == "with_memory":
             action = action, jax.random.normal(act_key, (8, 3))
         expected = alone(keys, state, action)
         jax.tree.map(np.testing.assert_array_equal, batch(keys, state, action), expected)
@@ -507,7 +507,7 @@ def test_another_step_drops_the_batch_of_the_old_one():
     assert env._replace(name="other").step_batch is env.step_batch
     assert hide_observations(env, keep=(0,)).draw is env.draw is not None
     alone = env._replace(step=free)
-    for wrapped in (hide_observations(alone, keep=(0,)), remembering(alone, ())):
+    for wrapped in (hide_observations(alone, keep=(0,)), with_memory(alone, ())):
         assert wrapped.step_batch is None
     assert env._replace(step=free, step_batch=jax.vmap(free)).step_batch is not None
     stale = jax.vmap(hide_observations(known_envs.chain(), keep=(0, 1)).step)

@@ -115,7 +115,7 @@ def test_an_export_follows_a_growing_run(made, tmp_path, capsys, monkeypatch):
     planned = plan.make_plan(spec.parse(SPEC), width=2)
     growing, chunks = tmp_path / "runs" / "made", iter([2])
     toys.write(growing, planned, metrics_of, lambda run, done: 10 * run + done - 0.5, chunks=1)
-    alive = activity.of(growing)._replace(alive=True)
+    alive = activity.read(growing)._replace(alive=True)
     assert not alive.doing
 
     def grow(seconds):

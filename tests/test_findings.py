@@ -192,11 +192,11 @@ def test_the_judge_beside_a_run_tells_each_finding_once(tmp_path):
     # It begins; a call too early; a look from 11 to 12; too early, as that took a second; a look.
     seconds = iter([0.0, 9.0, 11.0, 12.0, 100.0, 113.0, 114.0])
     live = Live(folder, lambda: next(seconds))
-    assert live.look() == []
-    (line,) = live.look()
+    assert live.update() == []
+    (line,) = live.update()
     assert line.startswith("error parameters_not_finite: ")
-    assert live.look() == []
-    assert live.look() == []
+    assert live.update() == []
+    assert live.update() == []
     assert next(seconds, None) is None
 
 

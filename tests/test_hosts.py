@@ -215,7 +215,7 @@ def meet(host, port, folder):
         "key": jax.random.split(jax.random.key(5), 4),
     }
     like = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, state))
-    with run.shared(lambda: Run.create(folder / "run", {"a": 1})) as folder_of_all:
+    with run.shared_run(lambda: Run.create(folder / "run", {"a": 1})) as folder_of_all:
         folder_of_all.commit(0, {"seed": np.arange(2)}, state)
         restored = folder_of_all.restore(like)
         seen["restored"] = [bytes_of(x).hex() for x in jax.tree.leaves(restored)]

@@ -23,7 +23,7 @@ def train_lane(_, key):
 
 @functools.cache
 def compiled(mesh):
-    mapped = lanes.over_lanes(train_lane, mesh, WIDTH)
+    mapped = lanes.map_lanes(train_lane, mesh, WIDTH)
     return jax.jit(mapped, compiler_options=lanes.compiler_options(mesh))
 
 
@@ -61,7 +61,7 @@ def test_neighbours_do_not_matter(on_one_device):
 def test_arrays_of_no_entries(width):
     """A physics engine's state has some: contacts of a model that has none."""
     mesh = lanes.make_mesh(4, width)
-    mapped = lanes.over_lanes(lambda _, x: jax.tree.map(lambda leaf: 2 * leaf, x), mesh, width)
+    mapped = lanes.map_lanes(lambda _, x: jax.tree.map(lambda leaf: 2 * leaf, x), mesh, width)
     given = {"contacts": np.zeros((4, 0, 3), np.float32), "place": np.arange(4.0, dtype=np.float32)}
     results = jax.jit(mapped)((), given)
     assert results["contacts"].shape == (4, 0, 3)
@@ -115,7 +115,7 @@ def test_padded_size_fills_whole_blocks_on_every_device(number, width, devices, 
 
 
 def test_lanes_that_do_not_fill_the_blocks_are_refused():
-    double = lanes.over_lanes(lambda shared, x: shared * x, lanes.make_mesh(4, 2), 2)
+    double = lanes.map_lanes(lambda shared, x: shared * x, lanes.make_mesh(4, 2), 2)
     assert double(2.0, np.arange(4.0)).tolist() == [0, 2, 4, 6]
     with pytest.raises((ValueError, TypeError)):
         double(2.0, np.arange(3.0))

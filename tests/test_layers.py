@@ -34,7 +34,7 @@ ROOMS = [
     "report",
     "watch",
     "cli",
-    "doors",
+    "run_spec",
 ]
 """The rooms of experiments, in the same way."""
 

@@ -393,11 +393,11 @@ def test_chunks_give_the_same_bits(env_name, algorithm):
     chunk = jax.jit(
         lambda settings, state: run(learner_of(env_name, algorithm, settings), state, 1)
     )
-    state = tree.take(states, 0)
+    state = tree.take_rows(states, 0)
     for i in range(NUM_ITERATIONS):
-        assert same_bits(state, tree.take(states, i))
+        assert same_bits(state, tree.take_rows(states, i))
         state, one = chunk(settings_of(algorithm), state)
-        assert same_bits(tree.take(one, 0), tree.take(metrics, i))
+        assert same_bits(tree.take_rows(one, 0), tree.take_rows(metrics, i))
     assert same_bits(state, last)
     assert state.iteration == NUM_ITERATIONS
     assert chunk._cache_size() == 1
@@ -782,9 +782,9 @@ def test_evaluation_uses_the_normaliser():
 def test_the_deployable_policy_is_the_one_that_acts():
     states, _, metrics = result("CartPole-v1", "trpo")
     _, _, agent = parts_of("CartPole-v1")
-    state = tree.take(states, 3)
+    state = tree.take_rows(states, 3)
     acting = policy_of(agent, state)(state.obs).base
-    seen = tree.take(metrics.extra["seen"], 3)
+    seen = tree.take_rows(metrics.extra["seen"], 3)
     first = slice(None, None, SIZES["num_steps"])  # environment-major: each one's first step
     log_prob = acting.log_prob(seen["action"][first])
     # The spy's ratio is zero, so the update's own probabilities are those of the rollout.

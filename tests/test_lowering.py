@@ -17,6 +17,7 @@ from kltrust.lowering import (
     _scans,
     argmax,
     choose,
+    cpu_shortcut,
     head_product,
     log_softmax,
     permutation,
@@ -24,7 +25,6 @@ from kltrust.lowering import (
     recording_loop,
     recording_scan,
     scan,
-    shortcut,
     split_rows,
 )
 from kltrust.networks.modules import Conv
@@ -262,7 +262,7 @@ def lowered_text(function, platform, *arguments):
 
 def test_a_condition_is_only_asked_on_a_cpu():
     def function(x):
-        return jax.lax.cond(shortcut(x > 0), lambda: jnp.sin(x), lambda: jnp.cos(x))
+        return jax.lax.cond(cpu_shortcut(x > 0), lambda: jnp.sin(x), lambda: jnp.cos(x))
 
     assert float(jax.jit(function)(1.0)) == pytest.approx(math.sin(1))
     x = jax.ShapeDtypeStruct((), jnp.float32)

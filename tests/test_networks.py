@@ -234,7 +234,7 @@ def test_a_minibatch_of_a_distribution_is_that_of_its_rows(space):
     @jax.jit
     def both(policy_params, value_params, obs, index, key):
         dist, action, _, log_prob, _ = use(agent, policy_params, value_params, obs, key)
-        return tree.take(dist, index).log_prob(action[index]), log_prob[index]
+        return tree.take_rows(dist, index).log_prob(action[index]), log_prob[index]
 
     part, whole = both(*params, block((6,)), jnp.asarray([4, 1]), jax.random.key(1))
     np.testing.assert_allclose(part, whole, rtol=1e-6)

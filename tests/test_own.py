@@ -79,7 +79,7 @@ class Place:
         importlib.invalidate_caches()
 
     def recall(self):
-        own.recall(Record(self.runs).code, self.runs)
+        own.import_recorded(Record(self.runs).code, self.runs)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def place(tmp_path, monkeypatch):
     place = Place(folder, abs(hash(tmp_path.name)))
     monkeypatch.chdir(folder)
     before = list(sys.path)
-    own.bring([place.name])
+    own.import_modules([place.name])
     planned = plan_training(tiny("bounded", "cart"), [3, 4])
     score = lambda seed, done: done  # noqa: E731
     write(place.runs, planned, metrics_of, score, chunks=1, code=run._code_of(planned))
@@ -183,7 +183,7 @@ def test_code_that_only_lies_there_is_not_run(place, monkeypatch, tmp_path):
     ):
         place.recall()
     assert place.name not in sys.modules
-    own.bring([place.name])  # he who does as it says needs to do it once
+    own.import_modules([place.name])  # he who does as it says needs to do it once
     place.forget()
     place.recall()
 
@@ -212,18 +212,18 @@ def test_a_module_that_is_gone_broken_or_empty_is_named(place, monkeypatch):
 def test_another_module_may_register_the_names(place, monkeypatch):
     monkeypatch.chdir(place.folder)
     place.file.rename(place.folder / f"other_{place.name}.py")
-    own.bring([f"other_{place.name}"])
+    own.import_modules([f"other_{place.name}"])
     place.recall()  # the same source
     code = Record(place.runs).code
     code["sources"][place.name] = "another"
     with pytest.warns(own.SourceWarning, match=f"other_{place.name} has algorithm bounded, not"):
-        own.recall(code, Path("elsewhere"))
+        own.import_recorded(code, Path("elsewhere"))
 
 
 def test_a_script_is_never_run_again(place):
     code = json.loads(json.dumps(Record(place.runs).code).replace(place.name, "__main__"))
     with pytest.raises(ValueError, match=r"algorithm bounded of .* by a script or a notebook"):
-        own.recall({**code, "import": []}, place.runs)
+        own.import_recorded({**code, "import": []}, place.runs)
 
 
 def test_the_commit_of_the_user_is_recorded(place, monkeypatch):
@@ -236,7 +236,7 @@ def test_the_commit_of_the_user_is_recorded(place, monkeypatch):
     git("init")
     git("add", place.file.name)
     git("commit", "-m", "x")
-    own.bring([])
+    own.import_modules([])
     place.recall()
     found = own.code_of(["bounded", "trpo"], ["cart"])["commits"]
     assert set(found) == {place.name}  # the working folder is in no checkout

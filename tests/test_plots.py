@@ -97,7 +97,7 @@ def test_numbers_on_an_axis_do_not_stand_in_each_other():
         for axes in grid:
             axes.plot([0.1, 0.9], [0, 1])
             axes.set_xticks(ticks if crowded else [0.1, 0.5], None)
-        plots.untangle(figure)
+        plots.thin_tick_labels(figure)
         figure.draw_without_rendering()
         renderer = FigureCanvasAgg(figure).get_renderer()
         labels = [t for axes in grid for t in axes.get_xticklabels() if t.get_text()]

@@ -164,9 +164,9 @@ def test_rsl_rls_learning_rate_but_for_a_kl_of_zero(x64):
             theirs = max(1e-5, theirs / 1.5)
         elif 0 < kl < 0.01 / 2:
             theirs = min(1e-2, theirs * 1.5)
-        rate = adaptive.follow(rate, jnp.asarray(kl), jnp.asarray(False))
+        rate = adaptive.next_coefficient(rate, jnp.asarray(kl), jnp.asarray(False))
         assert float(rate) == pytest.approx(theirs, rel=1e-12)
-    assert adaptive.follow(jnp.asarray(1e-3), jnp.asarray(0.0), jnp.asarray(False)) > 1e-3
+    assert adaptive.next_coefficient(jnp.asarray(1e-3), jnp.asarray(0.0), jnp.asarray(False)) > 1e-3
 
 
 def test_a_step_of_sb3s_ppo(x64):

@@ -123,15 +123,15 @@ def test_the_counter_of_compilations_counts():
 def test_what_all_have_in_common_is_shared():
     """By those that have to agree, not by the lanes at hand: shards of a sweep decide alike."""
     trees = [{"a": (np.float32(1), x), "b": y} for x, y in ((2.0, 7.0), (2.0, 7.0), (2.0, 8.0))]
-    shared = lanes.shared_or_own(trees[:2], trees, 4)
+    shared = lanes.split_shared(trees[:2], trees, 4)
     assert jax.tree.map(np.shape, shared) == {"a": ((), ()), "b": (4,)}
     assert shared["b"].tolist() == [7, 7, 7, 7]
-    assert jax.tree.map(np.shape, lanes.shared_or_own(trees[:2], trees[:2], 4))["b"] == ()
-    own = lanes.shared_or_own(trees[1:], trees, 3)["b"]
+    assert jax.tree.map(np.shape, lanes.split_shared(trees[:2], trees[:2], 4))["b"] == ()
+    own = lanes.split_shared(trees[1:], trees, 3)["b"]
     assert own.tolist() == [7, 8, 8]
     # A NaN is like itself, and a zero is not like its negative.
-    assert lanes.shared_or_own([np.nan], [np.nan, np.nan], 1).shape == ()
-    assert lanes.shared_or_own([0.0], [0.0, -0.0], 1).shape == (1,)
+    assert lanes.split_shared([np.nan], [np.nan, np.nan], 1).shape == ()
+    assert lanes.split_shared([0.0], [0.0, -0.0], 1).shape == (1,)
 
 
 def test_shared_and_own_settings_reach_their_lanes():

@@ -38,7 +38,7 @@ from kltrust.learner import (
 )
 from kltrust.networks import actor_critic, recurrent
 from kltrust.networks.recurrent import recurrent_agent, swap_axes
-from kltrust.rollout.batches import values
+from kltrust.rollout.batches import value_estimates
 from kltrust.rollout.normalization import init_moments, normalize
 from kltrust.types import ActorCritic, Discrete, Masked, Memory, Sequences
 from kltrust.updates.minibatches import minibatch_epoch
@@ -218,7 +218,7 @@ def test_rows_of_no_weight_and_every_other_sequence():
         sequences.carry,
     )
     weighted = batch._replace(weight=weight, advantage=batch.advantage.at[weight == 0].set(jnp.nan))
-    chosen = tree.take(batch, np.array([0, 2]))
+    chosen = tree.take_rows(batch, np.array([0, 2]))
     short = jax.tree.map(lambda x: x[:, :4], (chosen.obs.obs, chosen.obs.start, chosen[1:4]))
     short = chosen._replace(
         obs=Sequences(*short[:2], chosen.obs.carry),
@@ -269,7 +269,7 @@ def test_values_by_hand():
     start = random.random((num_steps, num_envs)) < 0.3
     carry = random.normal(size=(num_envs, CELLS)).astype(np.float32)
     params = random.normal(size=CELLS).astype(np.float32)
-    value, next_value, last = values(
+    value, next_value, last = value_estimates(
         fading(), params, *map(jnp.asarray, (obs, next_obs, start, carry))
     )
     assert start[0].any()
@@ -284,7 +284,7 @@ def test_values_by_hand():
             np.testing.assert_allclose(next_value[t, b], beyond, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(last[b], memory, rtol=1e-4, atol=1e-5)
     # The control: a second pass over next_obs comes from other carries.
-    second, _, _ = values(fading(), params, next_obs, next_obs, jnp.asarray(start), carry)
+    second, _, _ = value_estimates(fading(), params, next_obs, next_obs, jnp.asarray(start), carry)
     assert np.max(np.abs(second - next_value)) > 0.1
 
 
@@ -350,7 +350,7 @@ def test_a_gru_has_the_same_derivatives_in_both_lowerings(monkeypatch):
         value, push = jax.linearize(function, params, carry)
         pulled = jax.linear_transpose(push, params, carry)(weight)
         moved = push(along, 2 * carry)
-        return value, moved, pulled, values(agent, params, obs, obs + 1, start, carry)
+        return value, moved, pulled, value_estimates(agent, params, obs, obs + 1, start, carry)
 
     def compiled(function):
         quick = {"xla_backend_optimization_level": 0}

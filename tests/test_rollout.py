@@ -52,7 +52,7 @@ def _noisy_actor(env):
 def _by_hand(step, act, state, obs, step_keys):
     """A list of transitions of numpy arrays; ``step_keys(t)`` gives the actor's and B more."""
     num_envs = obs.shape[0]
-    states = [tree.take(state, i) for i in range(num_envs)]
+    states = [tree.take_rows(state, i) for i in range(num_envs)]
     t, transitions = 0, []
     while (keys := step_keys(t)) is not None:
         action = act(obs, keys[0])

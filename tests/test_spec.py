@@ -537,7 +537,9 @@ def test_what_is_not_the_algorithms_own_is_equal_by_default():
 def test_in_what_methods_differ_is_said():
     def said(text):
         settings = parse(text, EQUAL_HEAD + 'preset = "none"\n').settings
-        found = ((s.experiment.env, s.method, fairness.shared(s.experiment)) for s in settings)
+        found = (
+            (s.experiment.env, s.method, fairness.shared_settings(s.experiment)) for s in settings
+        )
         return [str(difference) for difference in fairness.differences(found)]
 
     first = '[[experiments]]\nalgorithms = "trpo"\ngrid.max_kl = [0.01, 0.02]\n'

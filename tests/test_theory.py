@@ -443,7 +443,7 @@ def test_sixteen_pulls_of_a_bandit(noise, least, most):
 
 @functools.cache
 def harms(num_samples):
-    """`tabular.harm` against the region and the step size, for a policy that two states share.
+    """`tabular.degradation` against region and step size, for a policy that two states share.
 
     It has climbed a while: from the uniform policy most directions lead up.
     """
@@ -461,7 +461,9 @@ def harms(num_samples):
         def against(factory, setting, values):
             def at(value):
                 algorithm = factory(**{setting: value})
-                return tabular.harm(mdp, policy, params, algorithm, jax.random.key(3), **sizes)
+                return tabular.degradation(
+                    mdp, policy, params, algorithm, jax.random.key(3), **sizes
+                )
 
             return jax.vmap(at)(jnp.asarray(values))
 

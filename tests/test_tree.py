@@ -114,7 +114,10 @@ def test_leading_size():
 def test_at_once_is_each_alone_and_computed_once():
     xs = {"a": jnp.asarray([[1.0, 5.0], [2.0, 0.0]]), "b": jnp.asarray([[1, -2], [0, 3]], np.int32)}
     function = lambda x: {"max": jnp.max(x), "sum": jnp.sum(x)}  # noqa: E731
-    for got in (tree.at_once(function, xs), jax.jit(lambda xs: tree.at_once(function, xs))(xs)):
+    for got in (
+        tree.map_stacked(function, xs),
+        jax.jit(lambda xs: tree.map_stacked(function, xs))(xs),
+    ):
         for name, x in xs.items():
             for part, value in function(x).items():
                 np.testing.assert_array_equal(got[name][part], value)
@@ -123,5 +126,5 @@ def test_at_once_is_each_alone_and_computed_once():
     def reductions(function):
         return str(jax.make_jaxpr(function)(xs)).count("reduce_max[")
 
-    assert reductions(lambda xs: tree.at_once(jnp.max, xs)) == 1
+    assert reductions(lambda xs: tree.map_stacked(jnp.max, xs)) == 1
     assert reductions(lambda xs: jax.tree.map(jnp.max, xs)) == 2  # the control

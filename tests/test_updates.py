@@ -156,7 +156,7 @@ def test_minibatch_gradients_average_to_that_of_the_weighted_mean(num_minibatche
 
     # Control: the mean of the minibatches' own weighted means is another gradient.
     if len(set(weight)) > 1 and num_minibatches > 1:
-        each = [gradient(PARAMS, tree.take(batch, slice(i, None, 3))) for i in range(3)]
+        each = [gradient(PARAMS, tree.take_rows(batch, slice(i, None, 3))) for i in range(3)]
         assert np.max(np.abs(np.mean(each, 0) - whole)) > 1e-3
 
 

@@ -293,7 +293,7 @@ def test_the_command_s_errors_and_its_end(tmp_path, said):
 def test_curves_have_fewer_points_where_runs_are_many(tmp_path):
     path, _ = made(tmp_path / "one")
     folder = _folder.Folder(Path(path))
-    folder.look(1)
+    folder.update(1)
     assert all(group._points == _folder.POINTS for group in folder.groups)
     assert _folder.NUMBERS // 2000 == 100
 

@@ -142,7 +142,7 @@ def solve(
             return evaluate(parts.env, parts.agent, *of, True, most)
 
         play = jax.jit(
-            lanes.over_lanes(by_mode, program.mesh, width),
+            lanes.map_lanes(by_mode, program.mesh, width),
             compiler_options=lanes.compiler_options(program.mesh),
         )
 

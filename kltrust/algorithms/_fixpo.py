@@ -70,11 +70,11 @@ class FixPO(FirstOrder):
         """The penalty surrogate."""
         return penalty_surrogate_loss(sample.log_ratio, sample.advantage, sample.kl(), coefficient)
 
-    def start(self) -> Number:
+    def first_coefficient(self) -> Number:
         """Beta of the first iteration."""
         return self.init_beta
 
-    def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
+    def next_coefficient(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
         """Unchanged: beta follows the largest KL, not this mean."""
         return coefficient
 

@@ -51,7 +51,7 @@ class MDPO(FirstOrder):
             sample.log_ratio, sample.advantage, distance, 1 / self.step_size
         )
 
-    def told(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
+    def extra(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
         """The step size."""
         return {"step_size": jnp.asarray(self.step_size, batch.advantage.dtype)}
 

@@ -155,7 +155,7 @@ class PPO(FirstOrder):
         """The learning rate, times the factor if the controller steers it."""
         return self.learning_rate * (coefficient if self.controller == "learning_rate" else 1)
 
-    def start(self) -> Number:
+    def first_coefficient(self) -> Number:
         """A factor of 1."""
         return 1.0
 
@@ -168,7 +168,7 @@ class PPO(FirstOrder):
 
         return gate
 
-    def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
+    def next_coefficient(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
         """The next factor."""
         bounds = {"target_kl": self.target_kl, "low": self.min_factor, "high": self.max_factor}
         if self.controller == "dual":

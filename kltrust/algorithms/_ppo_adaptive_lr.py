@@ -95,11 +95,11 @@ class PPOAdaptiveLR(FirstOrder):
         """The coefficient is the learning rate."""
         return coefficient
 
-    def start(self) -> Number:
+    def first_coefficient(self) -> Number:
         """The learning rate of the first iteration."""
         return self.init_learning_rate
 
-    def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
+    def next_coefficient(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
         """The next learning rate."""
         return follow_kl(
             coefficient,

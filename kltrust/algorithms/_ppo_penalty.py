@@ -103,11 +103,11 @@ class PPOPenalty(FirstOrder):
         distance = divergence(sample.old, sample.new)
         return penalty_surrogate_loss(sample.log_ratio, sample.advantage, distance, coefficient)
 
-    def start(self) -> Number:
+    def first_coefficient(self) -> Number:
         """Beta of the first iteration."""
         return self.init_beta
 
-    def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
+    def next_coefficient(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
         """The next beta."""
         if not self.adaptive:
             return coefficient

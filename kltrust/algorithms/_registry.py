@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
-from kltrust.checks import module_outside, unknown
+from kltrust.checks import calling_module, unknown
 from kltrust.settings import settings
 from kltrust.types import Params, Policy, PolicyBatch, PolicyUpdate, PyTree, UpdatePair
 from kltrust.updates import moves_floats
@@ -43,7 +43,7 @@ def algorithm(name: str) -> Callable[[type[T]], type[T]]:
         ValueError: if the name is taken, or is no name.
         TypeError: if the class lacks ``init`` or ``update``, or a field has no default.
     """
-    home = module_outside(__name__)
+    home = calling_module(__name__)
 
     def declare(cls: type[T]) -> type[T]:
         _check_name(name)

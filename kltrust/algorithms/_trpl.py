@@ -81,7 +81,7 @@ class TRPL(FirstOrder):
             self.regression_coef, gap
         )
 
-    def told(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
+    def extra(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
         """Measurements of the projected policy."""
         new: Any = tree.in_full_precision(policy)(params, batch.obs)
         projected = self.projected(batch.old, new)

@@ -196,10 +196,10 @@ class TRPO(NaturalStep):
             "reduction_ratio": search.aux[1],
         }
         if self.adaptive:
-            state = TRPOState(self.follow(state.region, search.aux[1], search))
+            state = TRPOState(self.next_region(state.region, search.aux[1], search))
         return search.params, state, extra
 
-    def follow(self, region: Array, rho: Array, search: Any) -> Array:
+    def next_region(self, region: Array, rho: Array, search: Any) -> Array:
         """The next ``region`` [], from the last candidate's ``rho`` [] and the ``search``."""
         shrinks = ~search.accepted | (rho < self.low_ratio)
         grows = (rho > self.high_ratio) & (search.num_backtracks == 0)

@@ -21,7 +21,7 @@ from kltrust.divergences import kl_divergence
 from kltrust.fisher import _floats, _with_floats, fisher_operator
 from kltrust.losses import importance_ratio
 from kltrust.solvers import conjugate_gradient
-from kltrust.tree import dot, in_full_precision, norm, over, weighted_mean
+from kltrust.tree import dot, in_full_precision, norm, safe_divide, weighted_mean
 from kltrust.types import Array, Number, Params, Policy, PolicyBatch
 from kltrust.updates.objectives import log_ratio
 
@@ -107,7 +107,7 @@ def audit_curvature(
             f"num_probes must be 0 or at least 2, got {num_probes}: a standard error takes two"
         )
     policy, weight = in_full_precision(policy), batch.weight
-    old_params, new_params = loops.alike((old_params, new_params))
+    old_params, new_params = loops.match_varying((old_params, new_params))
     fisher = fisher_operator(policy, old_params, batch.obs, weight=weight, num_chunks=fisher_chunks)
     theta, restore = flatten_floats(old_params)
     step = flatten_floats(new_params)[0] - theta
@@ -144,8 +144,8 @@ def audit_curvature(
         surrogate_gain_linear=dot(gradient, step),
         gradient_norm=norm(gradient),
         step_norm=norm(step),
-        curvature=over(curvature, length),
-        cg_residual=over(norm(gradient - damped(x)), norm(gradient)),
+        curvature=safe_divide(curvature, length),
+        cg_residual=safe_divide(norm(gradient - damped(x)), norm(gradient)),
         largest_eigenvalue=largest_eigenvalue(product, start, num_lanczos),
         effective_dimension=dimension,
     )

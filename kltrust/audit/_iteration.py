@@ -11,7 +11,7 @@ from kltrust.audit._states import StateAudit, Summary, audit_states
 from kltrust.audit._training import ReferenceKL, normalizer_kl, reference_kl
 from kltrust.audit._update import UpdateAudit, audit_update
 from kltrust.rollout.acting import play
-from kltrust.rollout.batches import arrange, episode_starts
+from kltrust.rollout.batches import episode_starts, to_units
 from kltrust.rollout.normalization import Moments, normalize
 from kltrust.tree import in_full_precision
 from kltrust.types import (
@@ -156,7 +156,7 @@ def audit_on_request(
     def raw(state: Any, transition: Transition) -> PyTree:
         done: Array = transition.terminated | transition.truncated
         start = episode_starts(agent, state.episode_length, done)
-        return arrange(transition.obs, start, state.policy_carry)[0]
+        return to_units(transition.obs, start, state.policy_carry)[0]
 
     update = agent.policy, old.policy_params, new.policy_params, batch
     return audit_iteration(

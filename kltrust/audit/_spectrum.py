@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from kltrust import loops
 from kltrust.solvers import conjugate_gradient
-from kltrust.tree import dot, norm, not_measured, over
+from kltrust.tree import dot, norm, not_measured, safe_divide
 from kltrust.types import Array, Number
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -73,7 +73,7 @@ def lanczos(product: Product, start: Array, num_iters: int) -> tuple[Array, Arra
             image = image - jnp.matmul(inside, basis, precision=_HIGHEST)
         beta = norm(image)
         beta = jnp.where(beta > eps * size, beta, 0)
-        direction = over(image, beta)
+        direction = safe_divide(image, beta)
         return (basis, direction), (diagonal, beta)
 
     carry = jnp.zeros((num_iters, start.size), start.dtype), start / norm(start)
@@ -154,4 +154,4 @@ def effective_dimension(
 
 def _unit(x: Array) -> Array:
     """The unit vector along x; 0 stays 0."""
-    return over(x, norm(x))
+    return safe_divide(x, norm(x))

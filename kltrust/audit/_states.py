@@ -19,7 +19,7 @@ from kltrust.audit._divergence import (
 )
 from kltrust.checks import check_count
 from kltrust.divergences import kl_divergence, pinsker_bound
-from kltrust.tree import at_once, weighted_mean
+from kltrust.tree import map_stacked, weighted_mean
 from kltrust.types import Array
 
 QUANTILES = (0.5, 0.95, 0.99)
@@ -69,7 +69,7 @@ def means(xs: Mapping[str, Array | None], weight: Array | None) -> dict[str, Any
 
 def _of_each(function: Callable[[Array], Any], xs: Mapping[str, Array | None]) -> dict[str, Any]:
     known = {name: x for name, x in xs.items() if x is not None}
-    return dict(xs) | at_once(function, known)
+    return dict(xs) | map_stacked(function, known)
 
 
 def largest(x: Array, weight: Array | None) -> Array:

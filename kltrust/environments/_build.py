@@ -119,7 +119,7 @@ class AutoReset:
         def select() -> tuple[PyTree, PyTree]:
             return tree.where(done, jax.vmap(self._after_reset)(key), after)
 
-        state, obs = loops.cond(lowering.shortcut(~jnp.any(done)), lambda: after, select)
+        state, obs = loops.cond(lowering.cpu_shortcut(~jnp.any(done)), lambda: after, select)
         return state, obs, outcome
 
     def fresh(self, key: Array) -> tuple[PyTree, PyTree]:

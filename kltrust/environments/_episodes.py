@@ -70,7 +70,7 @@ def time_limit(env: Env, max_steps: int) -> Env:
             return tree.where(cut, jax.vmap(after_reset)(key), after)
 
         # As in `AutoReset.batch`: a CPU skips the resets if no episode was cut.
-        state, obs = loops.cond(lowering.shortcut(~jnp.any(cut)), lambda: after, select)
+        state, obs = loops.cond(lowering.cpu_shortcut(~jnp.any(cut)), lambda: after, select)
         return (state, steps), obs, outcome
 
     own = max_steps if env.max_steps is None else env.max_steps

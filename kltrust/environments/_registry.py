@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from kltrust.checks import as_env, module_outside
+from kltrust.checks import as_env, calling_module
 from kltrust.environments import _gymnax
 from kltrust.environments._adapters import (
     ADAPTERS,
@@ -124,7 +124,7 @@ def register(name: str, factory: Callable[..., Env], *, overwrite: bool = False)
         raise TypeError(f"{name}: the factory must be callable, got {factory!r}")
     if name in _factories and not overwrite:
         raise ValueError(f"{name!r} is registered; pass overwrite=True to replace it")
-    _factories[name], _homes[name] = factory, module_outside(__name__)
+    _factories[name], _homes[name] = factory, calling_module(__name__)
 
 
 def home_of(name: str) -> str | None:

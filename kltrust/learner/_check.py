@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from kltrust.checks import check_kinds, fits, kind_of
-from kltrust.rollout.acting import sampled
+from kltrust.checks import check_kinds, kind_of, spaces_and_functions
+from kltrust.rollout.acting import sample_actions
 from kltrust.types import ActorCritic, Array, Discrete, Env, PyTree, UpdateReport
 
 _ROWS = 2
@@ -27,7 +27,9 @@ def check_agent(env: Env, agent: ActorCritic) -> None:
     """
     env = check_kinds(env, agent)
     made = getattr(agent.policy, "fits", ())
-    is_made_for_it = made and all(a is b for a, b in zip(made, fits(env, agent), strict=True))
+    is_made_for_it = made and all(
+        a is b for a, b in zip(made, spaces_and_functions(env, agent), strict=True)
+    )
     if agent.memory is not None or is_made_for_it:
         return
 
@@ -57,7 +59,7 @@ def check_agent(env: Env, agent: ActorCritic) -> None:
                 f"policy has {categories} actions, {env.name or 'the environment'} has {space.n}: "
                 "make the agent of this environment, actor_critic(env)"
             )
-        return sampled(dist, key), value
+        return sample_actions(dist, key), value
 
     action, value = jax.eval_shape(trial, jax.random.key(0))
     if value.shape != (_ROWS,):

@@ -19,7 +19,13 @@ from kltrust.learner._settings import LearnerSettings
 from kltrust.learner._state import LearnerState, Metrics
 from kltrust.networks.masks import count_fully_masked
 from kltrust.rollout.acting import play, stagger
-from kltrust.rollout.batches import arrange, episode_starts, first_carries, make_batch, values
+from kltrust.rollout.batches import (
+    episode_starts,
+    first_carries,
+    make_batch,
+    to_units,
+    value_estimates,
+)
 from kltrust.rollout.loop import count_episodes, count_nonfinite, reset_batch
 from kltrust.rollout.normalization import (
     init_moments,
@@ -29,7 +35,7 @@ from kltrust.rollout.normalization import (
     update_moments,
 )
 from kltrust.settings import changed, signature_with, with_role
-from kltrust.tree import unfused
+from kltrust.tree import fusion_barrier
 from kltrust.types import (
     ActorCritic,
     Array,
@@ -102,7 +108,7 @@ def make_learner(
     def init(key: Array) -> LearnerState:
         algorithm, learned_critic = resolve(0)
         params_key, env_key, key = jax.random.split(typed_key(key), 3)
-        policy_params, value_params = loops.alike(agent.init(params_key), params_key)
+        policy_params, value_params = loops.match_varying(agent.init(params_key), params_key)
         env_state, obs = reset_batch(env, env_key, num_envs)
         one_obs = jax.tree.map(lambda x: x[0], obs)
         carries = first_carries(agent, (policy_params, value_params), obs)
@@ -144,7 +150,7 @@ def make_learner(
 
         obs_seen = normalize(state.normalizer, transition.obs)
         next_seen = normalize(state.normalizer, transition.next_obs)
-        value, next_value, value_carry = values(
+        value, next_value, value_carry = value_estimates(
             agent, state.value_params, obs_seen, next_seen, start, state.value_carry
         )
         advantage = gae(
@@ -173,7 +179,7 @@ def make_learner(
             agent.policy, state.policy_params, state.update_state, policy_batch, update_key
         )
         policy_params, update_state, report = checked_update(algorithm, state.policy_params, moved)
-        rows = arrange(obs_seen, start, state.value_carry, value, target)
+        rows = to_units(obs_seen, start, state.value_carry, value, target)
         value_params, value_state = learned_critic.update(
             agent.value,
             state.value_params,
@@ -207,7 +213,7 @@ def make_learner(
             value_carry,
         )
         # Keeps the training's bits the same, whatever is measured after it.
-        new_state, policy_batch, transition = unfused((new_state, policy_batch, transition))
+        new_state, policy_batch, transition = fusion_barrier((new_state, policy_batch, transition))
         if audit == "default":
             audited = audit_by_default(agent.policy, new_state.policy_params, policy_batch)
         else:

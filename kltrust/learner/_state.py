@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from kltrust.audit import IterationAudit, Reference
 from kltrust.rollout.normalization import Moments, RewardScale
-from kltrust.tree import short, size
+from kltrust.tree import describe, size
 from kltrust.types import Array, Params, PyTree
 
 
@@ -53,7 +53,7 @@ class LearnerState(NamedTuple):
         sizes = (
             f"{size(self.policy_params):,} of the policy, {size(self.value_params):,} of the critic"
         )
-        return f"LearnerState(iteration {short(self.iteration)}, numbers: {sizes})"
+        return f"LearnerState(iteration {describe(self.iteration)}, numbers: {sizes})"
 
 
 class Metrics(NamedTuple):
@@ -101,5 +101,7 @@ class Metrics(NamedTuple):
 
     def __repr__(self) -> str:
         """One line: the first fields, or their shape."""
-        some = [f"{name} {short(getattr(self, name))}" for name in ("kl", "entropy", "value_loss")]
+        some = [
+            f"{name} {describe(getattr(self, name))}" for name in ("kl", "entropy", "value_loss")
+        ]
         return f"Metrics({', '.join(some)}, ...; kltrust.results.to_frame has all)"

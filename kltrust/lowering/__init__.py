@@ -16,12 +16,13 @@ from kltrust.lowering._products import conv3x3, head_product
 from kltrust.lowering._quantiles import quantiles
 from kltrust.lowering._recurrence import gated_recurrence
 from kltrust.lowering._scans import recording_scan, scan
-from kltrust.lowering._shortcut import shortcut
+from kltrust.lowering._shortcut import cpu_shortcut
 
 __all__ = [
     "argmax",
     "choose",
     "conv3x3",
+    "cpu_shortcut",
     "gated_recurrence",
     "head_product",
     "log_softmax",
@@ -30,6 +31,5 @@ __all__ = [
     "recording_loop",
     "recording_scan",
     "scan",
-    "shortcut",
     "split_rows",
 ]

@@ -8,7 +8,7 @@ from kltrust import loops
 from kltrust.types import Array
 
 
-def shortcut(condition: Array) -> Array:
+def cpu_shortcut(condition: Array) -> Array:
     """``condition`` on a CPU, elsewhere False: [*E] bool, like it.
 
     Use it in a `loops.cond` that skips work if the condition holds. A GPU or TPU would have to tell

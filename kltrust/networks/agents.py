@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kltrust.checks import as_env, fits
+from kltrust.checks import as_env, spaces_and_functions
 from kltrust.networks.cells import CELLS, Cell
 from kltrust.networks.masks import check_masks, mask_of, space_leaves, without_mask
 from kltrust.networks.modules import (
@@ -160,7 +160,7 @@ def actor_critic(
     if own.cell == "none":
         agent = _without_memory(observe, example, *heads(torso))
         # `check_agent` need not try an agent that was made for these spaces.
-        agent.policy.fits = fits(env, agent)  # type: ignore[attr-defined]
+        agent.policy.fits = spaces_and_functions(env, agent)  # type: ignore[attr-defined]
         return agent
     linear = Torso((), (), own.activation, is_image=False)
     return _with_memory(observe, example, torso, CELLS[own.cell](own.hidden[-1]), *heads(linear))

@@ -97,7 +97,7 @@ def swap_axes(x: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), x)
 
 
-def remembering(env: Env, initial: PyTree) -> Env:
+def with_memory(env: Env, initial: PyTree) -> Env:
     """The environment with the agent's carry as part of its observations and actions.
 
     An observation is (obs, carry) and an action is (action, carry after it). So code that steps

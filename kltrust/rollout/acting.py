@@ -17,8 +17,8 @@ from kltrust import loops
 from kltrust.checks import check_kinds, kind_of
 from kltrust.lazy import distrax
 from kltrust.lowering import argmax
-from kltrust.networks.recurrent import remembering
-from kltrust.rollout.batches import episode_starts, values
+from kltrust.networks.recurrent import with_memory
+from kltrust.rollout.batches import episode_starts, value_estimates
 from kltrust.rollout.loop import count_episodes, episode_returns, rollout
 from kltrust.rollout.normalization import Moments, normalize
 from kltrust.tree import where
@@ -80,12 +80,12 @@ def policy_step_of(
     return lambda carry, obs: step(state.policy_params, carry, normalize(state.normalizer, obs))
 
 
-def acting(
+def make_actor(
     env: Env, agent: ActorCritic, state: Deployable, choose: Callable[[Distribution, Array], PyTree]
 ) -> tuple[Env, Callable[[PyTree, Array], PyTree]]:
     """(env, act) for an agent in its environment, as `rollout` and `episode_returns` take them.
 
-    ``choose(distribution, key) -> action``. The environment is `remembering` the agent's carries,
+    ``choose(distribution, key) -> action``. The environment is `with_memory` the agent's carries,
     () for an agent without memory.
     """
     step = policy_step_of(agent, state)
@@ -95,7 +95,7 @@ def acting(
         carry, distribution = step(carry, obs)
         return choose(distribution, key), carry
 
-    return remembering(env, () if agent.memory is None else agent.memory.policy_carry), act
+    return with_memory(env, () if agent.memory is None else agent.memory.policy_carry), act
 
 
 def play(
@@ -106,7 +106,7 @@ def play(
     Returns:
         ((env_state, obs, policy_carry), transition [T, B]), the first three [B, ...].
     """
-    world, act = acting(env, agent, state, sampled)
+    world, act = make_actor(env, agent, state, sample_actions)
     seen = state.obs, state.policy_carry
 
     def without_carries(step: Transition) -> Transition:
@@ -142,7 +142,7 @@ def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> 
         seen = normalize(state.normalizer, transition.obs)
         next_seen = normalize(state.normalizer, transition.next_obs)
         critic = state.value_params, seen, next_seen, start, state.value_carry
-        _, _, value_carry = values(agent, *critic)
+        _, _, value_carry = value_estimates(agent, *critic)
         episode_return, episode_length, _ = count_episodes(
             state.episode_return, state.episode_length, transition.reward, done
         )
@@ -161,7 +161,7 @@ def stagger(env: Env, agent: ActorCritic, state: Any, key: Array, most: int) -> 
     return loops.scan(step, state, steps)[0]
 
 
-def sampled(distribution: Any, key: Array) -> PyTree:
+def sample_actions(distribution: Any, key: Array) -> PyTree:
     """One action for each entry of the distribution's batch [*E], by a typed key: [*E, ...]."""
     # One-hot and other kinds of categoricals have other actions.
     if type(distribution) is distrax.Categorical:
@@ -215,8 +215,8 @@ def evaluate(
 
     def choose(distribution: Distribution, key: Array) -> PyTree:
         if isinstance(deterministic, bool):
-            return distribution.mode() if deterministic else sampled(distribution, key)
-        return where(deterministic, distribution.mode(), sampled(distribution, key))
+            return distribution.mode() if deterministic else sample_actions(distribution, key)
+        return where(deterministic, distribution.mode(), sample_actions(distribution, key))
 
-    env, act = acting(env, agent, state, choose)
+    env, act = make_actor(env, agent, state, choose)
     return episode_returns(env, act, key, num_episodes, max_steps)[0]

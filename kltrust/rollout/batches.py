@@ -28,7 +28,7 @@ def episode_starts(agent: ActorCritic, episode_length: Array, done: Array) -> Ar
     return jnp.concatenate([(episode_length == 0)[None], done[:-1]])
 
 
-def values(
+def value_estimates(
     agent: ActorCritic,
     params: Params,
     obs: PyTree,
@@ -78,7 +78,7 @@ def values(
     return value, step(carries, next_obs)[1], carry
 
 
-def arrange(obs: PyTree, start: Array | None, carry: PyTree, *others: PyTree) -> tuple:
+def to_units(obs: PyTree, start: Array | None, carry: PyTree, *others: PyTree) -> tuple:
     """[T, B, ...] arrays as a batch, whose leading axis counts independent units.
 
     ``start`` is from `episode_starts`, or None to make rows. ``carry`` [B, ...] is that before the
@@ -124,7 +124,7 @@ def make_batch(
     Returns:
         N = B * T rows, environment-major, or B sequences.
     """
-    obs, action, advantage = arrange(obs, start, carry, action, advantage)
+    obs, action, advantage = to_units(obs, start, carry, action, advantage)
     old = in_full_precision(policy)(params, obs)
     return PolicyBatch(obs, action, advantage, old)
 

@@ -129,7 +129,7 @@ def count_episodes(
     start = episode_return, jnp.zeros_like(episode_return), episode_length
     (before, returns, lengths), ended = scan(step, start, (reward, done))
     counts = {"length_sum": ended[1], "num_episodes": done.astype(jnp.int32)}
-    sums = {"return_sum": jnp.sum(ended[0]), **tree.at_once(jnp.sum, counts)}
+    sums = {"return_sum": jnp.sum(ended[0]), **tree.map_stacked(jnp.sum, counts)}
     return before + returns, lengths, sums
 
 
@@ -149,5 +149,5 @@ def count_nonfinite(transition: Transition, params: PyTree) -> dict[str, Array]:
             bad_obs |= ~jnp.all(jnp.isfinite(leaf), axis=inner)
     bad_reward = ~jnp.isfinite(transition.reward)
     bad = {"nonfinite_rewards": bad_reward, "nonfinite_observations": bad_obs}
-    counts = tree.at_once(jnp.sum, jax.tree.map(lambda x: x.astype(jnp.int32), bad))
+    counts = tree.map_stacked(jnp.sum, jax.tree.map(lambda x: x.astype(jnp.int32), bad))
     return {**counts, "nonfinite_update": (~tree.all_finite(params)).astype(jnp.int32)}

@@ -39,11 +39,11 @@ from kltrust.tabular._bounds import (
     trpo_tv_penalty as trpo_tv_penalty,
 )
 from kltrust.tabular._estimation import (
+    Degradation as Degradation,
     GaeMoments as GaeMoments,
-    Harm as Harm,
     compatible_weights as compatible_weights,
+    degradation as degradation,
     gae_moments as gae_moments,
-    harm as harm,
 )
 from kltrust.tabular._mdp import (
     MDP as MDP,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from kltrust.divergences import categorical_kl, total_variation
 from kltrust.tabular._mdp import MDP, Solution, expected_return, solve
-from kltrust.tree import over
+from kltrust.tree import safe_divide
 from kltrust.types import Array, Number
 
 
@@ -163,7 +163,7 @@ def conservative_step_size(mdp: MDP, old: Array, target: Array) -> Array:
     """
     eps = expected_advantage_bound(solve(mdp, old).advantage, old, target)
     gain = (1 - mdp.gamma) * surrogate_gain(mdp, old, target)
-    return jnp.clip(over(gain, 4 * mdp.gamma * eps), 0, 1)
+    return jnp.clip(safe_divide(gain, 4 * mdp.gamma * eps), 0, 1)
 
 
 class Certificate(NamedTuple):

@@ -92,7 +92,7 @@ def compatible_weights(mdp: MDP, policy: Policy, params: Params) -> Params:
     return unflatten(weights)
 
 
-class Harm(NamedTuple):
+class Degradation(NamedTuple):
     """The results of many updates from one policy, each on a separate batch.
 
     Attributes:
@@ -108,7 +108,7 @@ class Harm(NamedTuple):
     mean_kl: Array
 
 
-def harm(
+def degradation(
     mdp: MDP,
     policy: Policy,
     params: Params,
@@ -118,7 +118,7 @@ def harm(
     num_updates: int,
     num_samples: int,
     noise: Number = 0.0,
-) -> Harm:
+) -> Degradation:
     """How often an update makes things worse, and by how much: J is exact, the batch is sampled.
 
     Use ``vmap`` for a curve against the step size or the region: an algorithm's settings may be
@@ -154,4 +154,4 @@ def harm(
     change, kl = jax.vmap(one)(jax.random.split(key, num_updates))
     rounding = 64 * jnp.finfo(change.dtype).eps * jnp.max(jnp.abs(solution.action_value))
     share = jnp.mean((change < -rounding).astype(change.dtype))
-    return Harm(share, jnp.mean(change), jnp.min(change), jnp.mean(kl))
+    return Degradation(share, jnp.mean(change), jnp.min(change), jnp.mean(kl))

@@ -16,7 +16,7 @@ from kltrust import loops
 from kltrust.divergences import categorical_kl
 from kltrust.tabular._bounds import trpo_coefficient
 from kltrust.tabular._mdp import MDP, Solution, solve, state_distributions
-from kltrust.tree import over
+from kltrust.tree import safe_divide
 from kltrust.types import Array, Number
 
 _BISECTIONS = 60  # reduce an interval of about 100 to the last digits of a double
@@ -44,7 +44,7 @@ def reverse_kl_step(old: Array, advantage: Array, weight: Array, max_kl: Number)
     scale = jnp.max(_spread(advantage))
 
     def candidate(log_eta: Array) -> Array:
-        return mirror_step(old, over(advantage, scale), jnp.exp(-log_eta))
+        return mirror_step(old, safe_divide(advantage, scale), jnp.exp(-log_eta))
 
     return candidate(
         _root(lambda x: jnp.sum(weight * categorical_kl(candidate(x), old)), max_kl, -50.0, 50.0)
@@ -62,7 +62,7 @@ def forward_kl_step(old: Array, advantage: Array, max_kl: Number) -> tuple[Array
         The new policy [..., A] and the multiplier lambda [...], the gain per further nat of KL.
     """
     spread = _spread(advantage)
-    shortfall = over(jnp.max(advantage, axis=-1, keepdims=True) - advantage, spread)
+    shortfall = safe_divide(jnp.max(advantage, axis=-1, keepdims=True) - advantage, spread)
 
     def candidate(log_excess: Array) -> tuple[Array, Array]:
         # With nu = max A + e spread and z the shortfall, old / (e + z) = (old / e) / (1 + z / e).
@@ -85,7 +85,7 @@ def exact_trpo_step(old: Array, advantage: Array, weight: Array, max_kl: Number)
     0. Arguments as in `reverse_kl_step`; ``old`` is positive everywhere.
     """
     scale = jnp.max(_spread(advantage))
-    shortfall = over(jnp.max(advantage, axis=-1, keepdims=True) - advantage, scale)
+    shortfall = safe_divide(jnp.max(advantage, axis=-1, keepdims=True) - advantage, scale)
 
     def candidate(log_lambda: Array) -> Array:
         ratio = shortfall * jnp.exp(-log_lambda)

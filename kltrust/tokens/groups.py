@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.advantages import standardize
-from kltrust.tree import floats, in_float32, over
+from kltrust.tree import floats, in_float32, safe_divide
 from kltrust.types import Array, Number
 
 
@@ -42,4 +42,6 @@ def leave_one_out_advantages(reward: Array, mask: Array | None = None) -> Array:
     shifted = jnp.where(mask, reward - pivot, 0)
     count = jnp.sum(mask, axis=-1, keepdims=True).astype(reward.dtype)
     others = count - 1
-    return jnp.where(mask, over(count * shifted - jnp.sum(shifted, -1, keepdims=True), others), 0)
+    return jnp.where(
+        mask, safe_divide(count * shifted - jnp.sum(shifted, -1, keepdims=True), others), 0
+    )

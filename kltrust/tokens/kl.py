@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from kltrust.divergences.arrays import categorical_kl_from_logits
 from kltrust.divergences.samples import kl_k3
-from kltrust.tokens.sums import kept, sequence_sum, token_log_probs
+from kltrust.tokens.sums import sequence_sum, token_log_probs, zero_masked
 from kltrust.tree import in_float32
 from kltrust.types import Array
 
@@ -54,7 +54,7 @@ def token_kl(
         mask: [*E, L].
         estimator: an elementwise function of log q - log p: `kl_k1`, `kl_k2`, `kl_k3`, ...
     """
-    return sequence_sum(estimator(kept(log_q, mask) - kept(log_p, mask)), mask)
+    return sequence_sum(estimator(zero_masked(log_q, mask) - zero_masked(log_p, mask)), mask)
 
 
 @in_float32
@@ -84,7 +84,7 @@ def sequence_kl(
         mask: [*E, L].
         log_behaviour: [*E, L] those under mu; None if pi itself has just drawn the tokens.
     """
-    k1 = jax.lax.stop_gradient(kept(log_pi, mask) - kept(log_ref, mask))
+    k1 = jax.lax.stop_gradient(zero_masked(log_pi, mask) - zero_masked(log_ref, mask))
     log_ratio = _log_importance(log_pi, log_behaviour, mask)
     return sequence_sum(jnp.exp(jnp.cumsum(log_ratio, axis=-1)) * k1, mask)
 
@@ -119,4 +119,4 @@ def sequence_kl_exact(
 def _log_importance(log_pi: Array, log_behaviour: Array | None, mask: Array) -> Array:
     """Log pi(y_t) - log mu(y_t), 0 at masked places: [*E, L]."""
     drawn_from = log_pi if log_behaviour is None else log_behaviour
-    return kept(log_pi, mask) - jax.lax.stop_gradient(kept(drawn_from, mask))
+    return zero_masked(log_pi, mask) - jax.lax.stop_gradient(zero_masked(drawn_from, mask))

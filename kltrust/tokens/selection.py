@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from kltrust.checks import check, check_order, check_share, same_shape
 from kltrust.losses import importance_ratio
-from kltrust.tokens.sums import kept
+from kltrust.tokens.sums import zero_masked
 from kltrust.tree import floats, in_float32, weighted_mean
 from kltrust.types import Array, Number
 
@@ -75,9 +75,9 @@ def token_covariance(log_prob: Array, advantage: Array, mask: Array) -> Array:
     same_shape(log_prob=log_prob, advantage=advantage, mask=mask)
     counted = jnp.asarray(mask, bool)
     log_prob, advantage = floats(log_prob, advantage)
-    centred = [jax.lax.stop_gradient(kept(x, mask)) for x in (log_prob, advantage)]
+    centred = [jax.lax.stop_gradient(zero_masked(x, mask)) for x in (log_prob, advantage)]
     deviations = [x - weighted_mean(x, counted) for x in centred]
-    return kept(deviations[0] * deviations[1], mask)
+    return zero_masked(deviations[0] * deviations[1], mask)
 
 
 def kl_cov_tokens(log_prob: Array, advantage: Array, mask: Array, *, share: Number = 2e-4) -> Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust.checks import check, check_names, same_shape
-from kltrust.tree import floats, in_float32, over, weighted_mean, widen
+from kltrust.tree import floats, in_float32, safe_divide, weighted_mean, widen
 from kltrust.types import Array, Number
 
 REDUCTIONS = ("token_mean", "sequence_mean", "sequence_sum", "constant_length")
@@ -41,13 +41,13 @@ def token_log_ratio(log_new: Array, log_old: Array, mask: Array) -> Array:
     anything. So may arrays that you combine with the result later, such as advantages.
     """
     log_new, log_old = floats(widen(log_new), widen(log_old))
-    return kept(log_new, mask) - jax.lax.stop_gradient(kept(log_old, mask))
+    return zero_masked(log_new, mask) - jax.lax.stop_gradient(zero_masked(log_old, mask))
 
 
 @in_float32
 def sequence_sum(x: Array, mask: Array) -> Array:
     """The sum of x over the tokens that count by ``mask``: [*E, L] -> [*E]."""
-    return jnp.sum(kept(x, mask), axis=-1)
+    return jnp.sum(zero_masked(x, mask), axis=-1)
 
 
 @in_float32
@@ -81,7 +81,7 @@ def rewards_to_go(x: Array, mask: Array) -> Array:
     grad log pi(y_t) is the gradient of `sequence_kl`. That is k1 as a cost in the reward, with
     return-to-go. Arguments as in `sequence_sum`.
     """
-    return kept(jnp.flip(jnp.cumsum(jnp.flip(kept(x, mask), -1), -1), -1), mask)
+    return zero_masked(jnp.flip(jnp.cumsum(jnp.flip(zero_masked(x, mask), -1), -1), -1), mask)
 
 
 @in_float32
@@ -116,7 +116,7 @@ def reduce_tokens(x: Array, mask: Array, by: str, *, length: Number | None = Non
         raise ValueError(f"length={length} is for 'constant_length': leave it out of {by!r}")
     (x,) = floats(x)
     if by == "token_mean":
-        return weighted_mean(kept(x, mask), _as_mask(x, mask))
+        return weighted_mean(zero_masked(x, mask), _as_mask(x, mask))
     if by == "constant_length":
         length = x.shape[-1] if length is None else length
         check(length=(length, False))
@@ -139,10 +139,10 @@ def token_weights(mask: Array, by: str) -> Array:
     (ones,) = floats(jnp.asarray(mask, bool))
     if by != "sequence_mean":
         return ones
-    return over(ones, jnp.sum(ones, axis=-1, keepdims=True))
+    return safe_divide(ones, jnp.sum(ones, axis=-1, keepdims=True))
 
 
-def kept(x: Array, mask: Array) -> Array:
+def zero_masked(x: Array, mask: Array) -> Array:
     """``x`` [*E, L] where ``mask`` [*E, L] holds, 0 with no gradient elsewhere."""
     return jnp.where(_as_mask(x, mask), x, 0)
 

@@ -41,7 +41,7 @@ def kl_gate(policy: Policy, max_kl: Number) -> Gate:
         dtype = batch.advantage.dtype
         unbounded = jnp.isposinf(max_kl)
         kl = loops.cond(
-            lowering.shortcut(unbounded),
+            lowering.cpu_shortcut(unbounded),
             lambda: jnp.zeros((), dtype),
             lambda: mean_kl(policy, params, batch).astype(dtype),
         )
@@ -100,7 +100,11 @@ def minibatch_epochs(
     dtype, recording = batch.advantage.dtype, batch.wanted.path
 
     def measured(params: Params, batch: PolicyBatch) -> Array | None:
-        return mean_kl(policy, *tree.unfused((params, batch))).astype(dtype) if recording else None
+        return (
+            mean_kl(policy, *tree.fusion_barrier((params, batch))).astype(dtype)
+            if recording
+            else None
+        )
 
     none = tree.not_measured()
     unknown = jnp.full(num_minibatches, none, dtype), jnp.full((), none, dtype)
@@ -140,7 +144,7 @@ def minibatch_epochs(
             def stay(carry: tuple) -> tuple:
                 return carry, unknown if recording else (None, None)
 
-            return loops.cond(lowering.shortcut(carry[-1]), stay, advance, carry)
+            return loops.cond(lowering.cpu_shortcut(carry[-1]), stay, advance, carry)
 
         first = (start, jnp.int32(0), jnp.asarray(False))
         (end, *told), path = loops.scan(epoch, first, jax.random.split(key, num_epochs))

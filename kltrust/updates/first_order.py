@@ -43,11 +43,11 @@ class FirstOrder(MinibatchEpochs):
         """The learning rate [] at a ``coefficient`` []."""
         return self.learning_rate  # type: ignore[attr-defined]
 
-    def start(self) -> Number:
+    def first_coefficient(self) -> Number:
         """The coefficient of the first iteration: []."""
         raise NotImplementedError
 
-    def follow(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
+    def next_coefficient(self, coefficient: Array, kl: Array, stopped: Array) -> Array:
         """The coefficient of the next iteration: [].
 
         ``coefficient`` [] is that of this iteration, ``kl`` [] its mean KL(old || new), and
@@ -55,7 +55,7 @@ class FirstOrder(MinibatchEpochs):
         """
         raise NotImplementedError
 
-    def told(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
+    def extra(self, policy: Policy, params: Params, batch: PolicyBatch) -> dict[str, Array]:
         """The report's other entries, beside the coefficient, by name -> scalars.
 
         ``params`` are those of ``policy`` after the epochs over ``batch``.
@@ -66,8 +66,10 @@ class FirstOrder(MinibatchEpochs):
         """The optimiser's state, and the coefficient if there is one."""
         if self.State is None:
             return self.make_optimizer(self.rate(None)).init(params)
-        first = jnp.asarray(self.start(), jnp.float32)
-        return self.State(self.make_optimizer(self.rate(self.start())).init(params), first)
+        first = jnp.asarray(self.first_coefficient(), jnp.float32)
+        return self.State(
+            self.make_optimizer(self.rate(self.first_coefficient())).init(params), first
+        )
 
     def update(
         self, policy: Policy, params: Params, state: PyTree, batch: PolicyBatch, key: Array
@@ -80,9 +82,9 @@ class FirstOrder(MinibatchEpochs):
         params, opt_state, report = self.fit(
             loss, policy, params, opt_state, batch, key, self.rate(now)
         )
-        told = self.told(policy, params, batch)
+        told = self.extra(policy, params, batch)
         if self.State is not None:
             told |= {state._fields[1]: now}
             kl, stopped = mean_kl(policy, params, batch), report.extra["kl_stopped"]
-            opt_state = self.State(opt_state, self.follow(now, kl, stopped))
+            opt_state = self.State(opt_state, self.next_coefficient(now, kl, stopped))
         return params, opt_state, report._replace(extra={**report.extra, **told})

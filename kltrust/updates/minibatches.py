@@ -56,7 +56,7 @@ def minibatch_epoch(
     scan = partial(loops.scan, unroll=math.gcd(num_minibatches, together))
     if num_blocks == 1:
         order = permutation(key, size).reshape(num_minibatches, -1)
-        return scan(lambda c, index: step(c, from_rows(tree.take(rows, index))), carry, order)
+        return scan(lambda c, index: step(c, from_rows(tree.take_rows(rows, index))), carry, order)
 
     blocks = jax.tree.map(lambda x: x.reshape(num_blocks, size // num_blocks, *x.shape[1:]), rows)
     keys = jax.random.split(key, num_blocks)
@@ -65,7 +65,7 @@ def minibatch_epoch(
 
     def of_blocks(carry: Carry, index: Array) -> tuple[Carry, Any]:
         # Block by block, so that no index can point into another device's rows.
-        parts = jax.vmap(tree.take)(blocks, index)
+        parts = jax.vmap(tree.take_rows)(blocks, index)
         taken = jax.tree.map(lambda x: x.reshape(index.size, *x.shape[2:]), parts)
         return step(carry, from_rows(taken))
 

@@ -115,7 +115,7 @@ def _run(arguments: list[str]) -> int:
         raise ValueError(unknown("command", command, list(COMMANDS)))
     require_sweeps("the command line")
     module = importlib.import_module(f"kltrust.experiments.cli.{COMMANDS[command]}")
-    with interrupts.heard():
+    with interrupts.handled():
         return getattr(module, command)(rest)
 
 
@@ -124,5 +124,5 @@ def _take_imports(arguments: list[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import", dest="names", action="append", nargs="?", const="", default=[])
     given, rest = parser.parse_known_args(arguments)
-    own.bring(given.names)
+    own.import_modules(given.names)
     return rest

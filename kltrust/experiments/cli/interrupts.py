@@ -14,7 +14,7 @@ PATIENCE = 1.0
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[None]:
+def handled() -> Iterator[None]:
     """Within, an interrupt ends the command; if it has to wait, a message says so.
 
     Python drops exceptions in destructors and in the garbage collector's callbacks, and JAX has

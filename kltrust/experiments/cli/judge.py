@@ -94,7 +94,7 @@ class Live:
         self._told: set[str] = set()
         self._next = clock() + _SECONDS
 
-    def look(self) -> list[str]:
+    def update(self) -> list[str]:
         """New findings in a few lines, worst first; nothing if it is too early for a look."""
         if (start := self._clock()) < self._next:
             return []

@@ -117,7 +117,7 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
         if dry_run:
             if hosts.is_first():
                 begun = Record(folder)
-                own.recall(begun.code, begun.path)
+                own.import_recorded(begun.code, begun.path)
                 print_table(tables.dry_run(run.plan_of(begun)))
             return 0
         if not flags.several:  # the others would wait too long for the first

@@ -76,7 +76,7 @@ class NotebookProgress(Progress):
         if self._remaining is not None:
             pace = Pace(report.compile_seconds, report.steps_per_second)
             self._remaining.report(self._group, report.iterations / report.of, pace)
-        found = self._judge.look() if self._judge is not None else []
+        found = self._judge.update() if self._judge is not None else []
         self._found += [*(f"so far: {line}" for line in found), *masked(report)]
         self._say(words(report, self._alone), report.iterations)
 

@@ -34,7 +34,7 @@ GUESS = Pace(30.0, 100_000.0)
 """The pace assumed if nothing is known."""
 
 
-def known() -> dict[str, Pace]:
+def recorded_paces() -> dict[str, Pace]:
     """The paces of earlier runs on this machine, by algorithm and environment."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         read = json.loads(_file().read_text("utf-8"))
@@ -42,12 +42,12 @@ def known() -> dict[str, Pace]:
     return {}
 
 
-def remember(name: str, pace: Pace) -> None:
+def record_pace(name: str, pace: Pace) -> None:
     """Records a group's pace; if nothing can be written, nothing is recorded."""
     with contextlib.suppress(OSError):
         file = _file()
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**known(), name: pace})
+        text = json.dumps({**recorded_paces(), name: pace})
         part = file.with_name(f"{file.name}.{os.getpid()}")
         part.write_text(text, "utf-8")
         part.replace(file)
@@ -62,7 +62,7 @@ def name_of(experiment: Experiment) -> str:
 
 def expected(plan: Plan) -> tuple[list[Pace], str]:
     """The expected pace of each group of a plan, and the basis of that."""
-    before = known()
+    before = recorded_paces()
     names = [name_of(plan.experiment(group)) for group in plan.groups]
     average = mean(before.values()) or GUESS
     paces = [before.get(name, average) for name in names]
@@ -114,7 +114,7 @@ class Remaining:
     def remember(self) -> None:
         """Records the groups' paces for the next plan."""
         for i, pace in self._seen.items():
-            remember(name_of(self.plan.experiment(self.plan.groups[i])), pace)
+            record_pace(name_of(self.plan.experiment(self.plan.groups[i])), pace)
 
 
 def _file() -> Path:

@@ -102,7 +102,7 @@ class ConsoleProgress(Progress):
         else:
             text = words(report, self._alone, times(self._remaining))
             self._say(f"{report.iterations}/{report.of}   {text}")
-        for line in self._judge.look() if self._judge is not None else ():
+        for line in self._judge.update() if self._judge is not None else ():
             self._print(f"so far: {line}")
 
     def note(self, line: str) -> None:

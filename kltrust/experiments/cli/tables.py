@@ -13,7 +13,12 @@ import jax
 from rich.table import Column, Table
 
 from kltrust.experiments.cli import pace
-from kltrust.experiments.config.fairness import differences, grouped, sentences, shared
+from kltrust.experiments.config.fairness import (
+    describe_differences,
+    describe_grouped,
+    differences,
+    shared_settings,
+)
 from kltrust.experiments.engine.memory import estimate_memory, memory_of
 from kltrust.experiments.jobs.folder import iterations_done, iterations_of_runs, parts_of
 from kltrust.experiments.jobs.lanes import Measured
@@ -111,8 +116,12 @@ def names_of(plan: Plan) -> list[str]:
 
 def fairness_notes(plan: Plan) -> list[str]:
     """The differences between methods besides the algorithm."""
-    of_settings = ((s.experiment.env, s.method, shared(s.experiment)) for s in plan.settings)
-    return [f"note: {text}" for text in grouped(sentences(differences(of_settings)))]
+    of_settings = (
+        (s.experiment.env, s.method, shared_settings(s.experiment)) for s in plan.settings
+    )
+    return [
+        f"note: {text}" for text in describe_grouped(describe_differences(differences(of_settings)))
+    ]
 
 
 def status_table(record: Record) -> Table:
@@ -178,7 +187,7 @@ def activity_line(record: Record) -> str | None:
     """Whether a process works on an unfinished folder, and what it does."""
     if record.finished:
         return None
-    found = activity.of(record.path)
+    found = activity.read(record.path)
     if found.alive:
         since = f" for {_ago(found.since)}" if found.since else ""
         return f"a process works on this folder: {found.doing or 'it does not say what'}{since}"

@@ -56,7 +56,7 @@ def differences(runs: Iterable[tuple[str, str, Values]]) -> list[Difference]:
     return differ
 
 
-def shared(experiment: Experiment) -> dict[str, Any]:
+def shared_settings(experiment: Experiment) -> dict[str, Any]:
     """Rollout, critic, network, budget and the environment's parameters, by dotted name.
 
     Settings that only decide what is measured are left out: they do not change the training.
@@ -69,7 +69,7 @@ def shared(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def sentences(found: Iterable[Difference]) -> dict[str, str]:
+def describe_differences(found: Iterable[Difference]) -> dict[str, str]:
     """A sentence for each environment whose methods differ."""
     of_env: dict[str, list[str]] = {}
     for difference in found:
@@ -81,8 +81,8 @@ def sentences(found: Iterable[Difference]) -> dict[str, str]:
     return said
 
 
-def grouped(said: Mapping[str, str]) -> list[str]:
-    """`sentences`, with environments that would have the same sentence put into one."""
+def describe_grouped(said: Mapping[str, str]) -> list[str]:
+    """`describe_differences`, with environments that would have the same sentence put into one."""
     envs: dict[str, list[str]] = {}
     for env, sentence in said.items():
         envs.setdefault(sentence, []).append(env)

@@ -53,7 +53,7 @@ def preset(algorithm: str, env: str, source: str | Path | None = None) -> Experi
     return Experiment.from_dict({**sections, "algorithm": algorithm, "env": env})
 
 
-def equal(algorithms: Sequence[str], env: str, source: str | None = None) -> str | None:
+def shared_preset(algorithms: Sequence[str], env: str, source: str | None = None) -> str | None:
     """The preset whose rollout, critic, network and budget all algorithms of a comparison take.
 
     It is the first algorithm's preset, if the library has a preset for each of them. If one has

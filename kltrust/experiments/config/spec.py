@@ -57,7 +57,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kltrust.experiments.config.presets import available, equal
+from kltrust.experiments.config.presets import available, shared_preset
 from kltrust.experiments.config.spec_entry import (
     EQUAL,
     MOST_SETTINGS,
@@ -136,7 +136,7 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
         for comparison, algorithms in entry.compared().items():
             compared.setdefault(comparison, []).extend(algorithms)
     references = {
-        (chosen, env): equal(algorithms, env, None if chosen == EQUAL else chosen)
+        (chosen, env): shared_preset(algorithms, env, None if chosen == EQUAL else chosen)
         for (chosen, env), algorithms in compared.items()
     }
     settings: dict[tuple[str, str], Setting] = {}

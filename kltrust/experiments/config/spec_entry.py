@@ -110,7 +110,7 @@ class Entry:
         """Algorithms x environments x swept points.
 
         Args:
-            references: the result of `presets.equal` for every comparison.
+            references: the result of `presets.shared_preset` for every comparison.
 
         Raises:
             ValueError: names file and line.

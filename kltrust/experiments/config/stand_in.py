@@ -19,7 +19,7 @@ _KEPT = ("role", "needs", "anneal")
 """The parts of a setting's description that reports and findings read."""
 
 
-def said_of(cls: type) -> dict[str, dict[str, Any]]:
+def description_of(cls: type) -> dict[str, dict[str, Any]]:
     """What reports need to know of an algorithm's settings besides their values, as plain data."""
     bare = Setting()
     found = {}

@@ -37,7 +37,7 @@ def make_mesh(num_lanes: int, width: int) -> Mesh:
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any]:
-    """The compiler options for a program of `over_lanes` on these devices."""
+    """The compiler options for a program of `map_lanes` on these devices."""
     # For several devices, but not for one, the compiler simplifies a program once more before it
     # partitions it: sums come out in another order. Lanes need no clever partitioner.
     flags = os.environ.get("XLA_FLAGS", "")
@@ -68,7 +68,7 @@ def keys_of(seeds: np.ndarray) -> tuple[Array, Array]:
     return both[:, 0], both[:, 1]
 
 
-def shared_or_own(given: Sequence[PyTree], among: Sequence[PyTree], size: int) -> PyTree:
+def split_shared(given: Sequence[PyTree], among: Sequence[PyTree], size: int) -> PyTree:
     """The numbers of the ``given`` lanes as one tree: [] where all ``among`` agree, else [size].
 
     A shared number has no batch axis, so a condition on it computes only one side. All trees have
@@ -159,7 +159,7 @@ def _alone(function: Callable[[PyTree, PyTree], PyTree], shared: PyTree) -> Call
     return of_one
 
 
-def over_lanes(
+def map_lanes(
     function: Callable[[PyTree, PyTree], PyTree], mesh: Mesh, width: int
 ) -> Callable[[PyTree, PyTree], PyTree]:
     """``function(shared, lane)`` for every lane: ``(shared, lanes [L, ...]) -> results [L, ...]``.

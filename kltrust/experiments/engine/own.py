@@ -32,7 +32,7 @@ class SourceWarning(UserWarning):
     """One of your modules has changed since a run began."""
 
 
-def bring(names: Iterable[str]) -> None:
+def import_modules(names: Iterable[str]) -> None:
     """Imports modules that a person names, from the working folder or an installed package.
 
     Raises:
@@ -54,7 +54,7 @@ def bring(names: Iterable[str]) -> None:
             ) from error
         if name not in _typed:
             _typed.append(name)
-        sources.remember(module)
+        sources.remember_file(module)
 
 
 def code_of(algorithms: Iterable[str], envs: Iterable[str]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def code_of(algorithms: Iterable[str], envs: Iterable[str]) -> dict[str, Any]:
         working folder and of the modules.
     """
     from kltrust.algorithms import find_algorithm
-    from kltrust.experiments.config.stand_in import said_of
+    from kltrust.experiments.config.stand_in import description_of
     from kltrust.experiments.store import versions
 
     algorithms = list(dict.fromkeys(algorithms))
@@ -85,13 +85,13 @@ def code_of(algorithms: Iterable[str], envs: Iterable[str]) -> dict[str, Any]:
         if (file := sources.file_of(module)) is not None:
             own = [path for part in parts.values() if (path := sources.file_of(part))]
             commits[name] = versions.commit_of(file.parent, own)
-            sources.remember(module)
+            sources.remember_file(module)
     return {
         "import": [name for name in names if name != sources.SCRIPT],
         "sources": {name: sources.digest_of(name) for name in found},
         "registered": homes,
         "algorithms": {
-            name: said_of(find_algorithm(name))
+            name: description_of(find_algorithm(name))
             for name in algorithms
             if f"algorithm {name}" in homes
         },
@@ -99,7 +99,7 @@ def code_of(algorithms: Iterable[str], envs: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def recall(code: Mapping[str, Any], folder: Path) -> None:
+def import_recorded(code: Mapping[str, Any], folder: Path) -> None:
     """Imports your modules that a run folder names, unless all they register is registered already.
 
     Warns if a source has changed: the numbers may then differ.
@@ -165,7 +165,7 @@ def _lacking(code: Mapping[str, Any]) -> dict[str, str]:
 
 def _find(name: str, digest: str | None, folder: Path) -> None:
     """Imports a module that a run folder names."""
-    known = [Path(file) for file in sources.known().get(name, ())]
+    known = [Path(file) for file in sources.known_files().get(name, ())]
     here = [file for file in known if sources.root_of(file, name) == Path.cwd() and file.is_file()]
     same = [file for file in known if file.is_file() and sources.digest(file) == digest]
     for file in here:
@@ -184,7 +184,7 @@ def _find(name: str, digest: str | None, folder: Path) -> None:
             f"to the folder where it is, and add --import {name} to the command (in Python: "
             f"`import {name}` first)"
         ) from error
-    sources.remember(module)
+    sources.remember_file(module)
 
 
 def _is_found(name: str) -> bool:

@@ -21,7 +21,7 @@ from kltrust.environments import make
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.stand_in import check_here
 from kltrust.experiments.engine import hosts
-from kltrust.experiments.engine.lanes import AXIS, compiler_options, over_lanes
+from kltrust.experiments.engine.lanes import AXIS, compiler_options, map_lanes
 from kltrust.learner import Learner, LearnerState, Metrics, evaluate, make_learner
 from kltrust.lowering import recording_loop
 from kltrust.networks.agents import actor_critic
@@ -221,7 +221,7 @@ class Program:
             (common, shared), ((own, each), given) = everywhere, lane
             return function(joined(common, own), *shared, *each, *given)
 
-        mapped = over_lanes(of_lane, self.mesh, self.width)
+        mapped = map_lanes(of_lane, self.mesh, self.width)
         # The settings of a lane serve every chunk: only the state is given away.
         return jax.jit(
             lambda everywhere, own, given: mapped(everywhere, (own, given)),

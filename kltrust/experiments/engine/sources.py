@@ -93,7 +93,7 @@ def _memory() -> Path:
     return cache_folder() / "modules.json"
 
 
-def known() -> dict[str, list[str]]:
+def known_files() -> dict[str, list[str]]:
     """The files that this user imported modules from, by their names."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         read = json.loads(_memory().read_text("utf-8"))
@@ -101,10 +101,10 @@ def known() -> dict[str, list[str]]:
     return {}
 
 
-def remember(module: ModuleType) -> None:
+def remember_file(module: ModuleType) -> None:
     """Records a module's file; if nothing can be written, nothing is recorded."""
     name, file = module.__name__, file_of(module)
-    before = known()
+    before = known_files()
     if file is None or name == SCRIPT or before.get(name, [])[-1:] == [str(file)]:
         return
     files = [*(f for f in before.pop(name, []) if f != str(file)), str(file)][-_MOST:]

@@ -105,7 +105,7 @@ class Progress:
         """Nothing more will be reported, whatever the reason."""
 
 
-class Telling(Progress):
+class RecordActivity(Progress):
     """Passes on every event, and says in a few words what is being done."""
 
     def __init__(self, shown: Progress, tell: Callable[[str], None]) -> None:

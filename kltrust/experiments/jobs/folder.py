@@ -19,9 +19,9 @@ from kltrust.experiments.store.layout import (
     METRICS,
     RUN,
     RunError,
-    begun,
-    noting,
-    still_whole,
+    holds_run,
+    naming_whole_parts,
+    whole_parts,
 )
 from kltrust.experiments.store.record import Record
 
@@ -66,7 +66,7 @@ def plan_of(record: Record) -> Plan:
     except (TypeError, LookupError, AttributeError) as error:
         wrong = f"{type(error).__name__}: {error}"
     if plan is None or wrong is not None:
-        with noting(record.path):
+        with naming_whole_parts(record.path):
             raise files.DamagedError(record.path / RUN, f"is damaged ({wrong})")
     return plan
 
@@ -91,8 +91,8 @@ def parts_of(
     """
     plan = plan_of(record)
     folders = [group_path(record.path, i) for i in range(len(plan.groups))]
-    with noting(record.path):
-        there = [begun(folder) for folder in folders]
+    with naming_whole_parts(record.path):
+        there = [holds_run(folder) for folder in folders]
         parts = [Record(folder) if t else None for folder, t in zip(folders, there, strict=True)]
         for i, (group, part) in enumerate(zip(plan.groups, parts, strict=True)):
             if part is None and (record.finished or i < record.begun or any(there[i:])):
@@ -101,13 +101,13 @@ def parts_of(
                 _check_part(record, plan, group, part)
     damaged = [item for part in parts if part is not None for item in part.damage().items()]
     for name, error in sorted(damaged, key=lambda item: not item[0].startswith(tuple(needed))):
-        note = still_whole(record.path)
+        note = whole_parts(record.path)
         if name.startswith(tuple(needed)):
             error.__notes__ = [note]
             raise error
         warnings.warn(f"{error}; {note}", DamageWarning, stacklevel=2)
     if plan.search is not None:
-        with noting(record.path):
+        with naming_whole_parts(record.path):
             boards = {
                 group: trials.board_in(plan, group, part)
                 for group, part in zip(plan.groups, parts, strict=True)

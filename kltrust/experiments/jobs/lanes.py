@@ -104,7 +104,7 @@ class Lanes:
     def set(self, experiments: Sequence[Experiment]) -> None:
         """Gives each lane the settings of its experiment."""
         given = [traced_settings(experiment) for experiment in experiments]
-        settings = lanes.shared_or_own(given, self._among, self.size)
+        settings = lanes.split_shared(given, self._among, self.size)
         self.settings = jax.tree.map(lambda x: self.program.put(x) if np.ndim(x) else x, settings)
 
     def advance(self, run: Run, progress: Progress) -> None:

@@ -17,7 +17,7 @@ from kltrust.experiments.jobs.folder import check_numerics, group_config, group_
 from kltrust.experiments.jobs.lanes import restore_states
 from kltrust.experiments.jobs.plan import Group, Plan, static_key
 from kltrust.experiments.store import files
-from kltrust.experiments.store.layout import begun
+from kltrust.experiments.store.layout import holds_run
 from kltrust.experiments.store.record import (
     CHECKPOINTS,
     EVALUATION,
@@ -41,7 +41,7 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
     """
     records = [Record(shard) for shard in shards]
     for record in records:
-        own.recall(record.code, record.path)
+        own.import_recorded(record.code, record.path)
     found = [parts_of(r, needed=(METRICS, EVALUATION, CHECKPOINTS)) for r in records]
     for record in records:
         check_numerics(record)
@@ -111,7 +111,7 @@ def _entered(
         StorageError: if it is damaged, or the disk fails.
     """
     path = Path(path)
-    if begun(path):
+    if holds_run(path):
         there = Record(path)
         alike = there.config == json.loads(files.to_json(config))
         if alike and not there.finished and there.last_chunk < 0:
@@ -124,7 +124,7 @@ def _merge_group(
 ) -> dict[str, int]:
     broken = {k: v for part in parts for k, v in part.summary["broken"].items()}
     folder, config = group_path(whole.path, index), group_config(whole, plan, group)
-    if begun(folder) and Record(folder).finished:
+    if holds_run(folder) and Record(folder).finished:
         return broken
     states = [restore_states(part, plan.experiment(group)) for part in parts]
     state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)

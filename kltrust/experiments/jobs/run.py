@@ -15,7 +15,7 @@ from typing import Any, Literal
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine import canary, hosts, own
 from kltrust.experiments.engine.program import validate
-from kltrust.experiments.jobs.events import Progress, Telling
+from kltrust.experiments.jobs.events import Progress, RecordActivity
 from kltrust.experiments.jobs.folder import (
     check_numerics,
     group_config,
@@ -27,7 +27,7 @@ from kltrust.experiments.jobs.folder import (
 from kltrust.experiments.jobs.lanes import Lanes
 from kltrust.experiments.jobs.plan import Group, Plan, plan_training
 from kltrust.experiments.jobs.searching import SearchLanes
-from kltrust.experiments.store.layout import CHECKPOINTS, TABLES, RunError, begun
+from kltrust.experiments.store.layout import CHECKPOINTS, TABLES, RunError, holds_run
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
 from kltrust.lazy import require_sweeps
@@ -44,7 +44,7 @@ def start(plan: Plan, path: str | Path, *, progress: Progress | None = None) -> 
         NonFiniteError: in a training, names seed and iteration; earlier commits stand.
     """
     _prepare(plan)
-    with shared(lambda: Run.create(path, plan.to_config(), _code_of(plan))) as run:
+    with shared_run(lambda: Run.create(path, plan.to_config(), _code_of(plan))) as run:
         return _run_groups(run, plan, progress or Progress())
 
 
@@ -68,9 +68,9 @@ def resume(path: str | Path, *, progress: Progress | None = None) -> Record:
         ValueError: if one of your modules, which it needs, is not found.
         NonFiniteError: as `start`.
     """
-    with shared(lambda: Run.open(path)) as run:
+    with shared_run(lambda: Run.open(path)) as run:
         if not run.finished:
-            own.recall(run.code, run.path)
+            own.import_recorded(run.code, run.path)
         plan = plan_of(run)
         hosts.on_first(lambda: _check_whole(run.path))
         if run.finished:
@@ -103,7 +103,7 @@ def _prepare(plan: Plan) -> None:
 
 
 def _run_groups(run: Run, plan: Plan, progress: Progress) -> Record:
-    progress = Telling(progress, run.tell)
+    progress = RecordActivity(progress, run.tell)
     progress.start(plan, run.path)
     summaries = []
     try:
@@ -122,12 +122,12 @@ def _run_group(
     path, folder = whole.path, group_path(whole.path, index)
 
     def enter() -> Run:
-        if begun(folder):
+        if holds_run(folder):
             return Run.open(folder)
         return Run.create(folder, group_config(whole, plan, group))
 
     try:
-        with shared(enter) as run:
+        with shared_run(enter) as run:
             whole.begin(index + 1)
             progress.group(index, iterations_done(plan, group, run))
             if not run.finished:
@@ -141,7 +141,7 @@ def _run_group(
 
 
 @contextlib.contextmanager
-def shared(enter: Callable[[], Run]) -> Iterator[Run]:
+def shared_run(enter: Callable[[], Run]) -> Iterator[Run]:
     """A run folder that the first host opens, as every host sees it; closed at the end.
 
     Only the first host reads and writes it. It broadcasts to the others what it found and whether

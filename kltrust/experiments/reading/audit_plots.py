@@ -14,11 +14,11 @@ from kltrust.experiments.reading.plots import (
     GREY,
     VERMILION,
     curve,
-    dress,
+    draw_over_seeds,
+    label_axes,
     logarithmic,
-    over_seeds,
     panels,
-    untangle,
+    thin_tick_labels,
 )
 from kltrust.settings import with_role
 
@@ -41,7 +41,7 @@ def audit_picture(experiment: Experiment, metrics: pd.DataFrame, path: Path) -> 
     for axes, draw in zip(grid, drawn, strict=True):
         draw(axes, metrics, experiment)
     figure.suptitle(f"{experiment.algorithm} on {experiment.env}: every update, audited")
-    untangle(figure)
+    thin_tick_labels(figure)
     figure.savefig(path, dpi=120)
     return path
 
@@ -67,7 +67,7 @@ def percentiles(values: np.ndarray) -> np.ndarray:
 
 
 def _line(axes: Any, metrics: Any, values: Any, color: str, label: str, style: str = "-") -> None:
-    over_seeds(axes, metrics, values, color=color, label=label, linestyle=style)
+    draw_over_seeds(axes, metrics, values, color=color, label=label, linestyle=style)
 
 
 def _draw_distance(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
@@ -82,7 +82,7 @@ def _draw_distance(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> 
         if np.isfinite(half_width := getattr(experiment.update, name)):
             axes.axhline(half_width / 2, color="black", linewidth=1, label=f"{name} / 2")
     axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
-    dress(axes, "How far, in total variation", "TV(old, new)")
+    label_axes(axes, "How far, in total variation", "TV(old, new)")
 
 
 def _draw_samples(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
@@ -93,7 +93,7 @@ def _draw_samples(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     ):
         _line(axes, metrics, metrics[f"audit.update.{name}"], color, label)
     axes.set_ylim(-0.02, 1.02)
-    dress(axes, "What became of the samples", "share of the batch")
+    label_axes(axes, "What became of the samples", "share of the batch")
 
 
 def _draw_length(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
@@ -102,7 +102,7 @@ def _draw_length(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     if name in metrics:
         distance = np.sqrt(2 * metrics[name].clip(lower=0))
         _line(axes, metrics, distance, VERMILION, "sqrt(2 KL(first || now))", "--")
-    dress(axes, "The way and the distance", "Fisher-Rao length, sqrt(nats)")
+    label_axes(axes, "The way and the distance", "Fisher-Rao length, sqrt(nats)")
 
 
 def _draw_path(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
@@ -114,7 +114,7 @@ def _draw_path(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     curve(axes, before, middle, low, high, color=BLUE, linewidth=1, label=label)
     after = np.arange(1, num_epochs + 1)
     axes.plot(after, percentiles(epoch)[1], "o", color=VERMILION, label="whole batch, after it")
-    dress(axes, "Along an update: median of all", "mean KL(old || now), nats")
+    label_axes(axes, "Along an update: median of all", "mean KL(old || now), nats")
     axes.set_xlabel("epochs of the update")
     axes.locator_params(axis="x", integer=True)
 
@@ -129,7 +129,7 @@ def _draw_fresh(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
         _line(axes, metrics, moved, GREEN, "the normaliser's own", ":")
         drawn += list(moved)
     logarithmic(axes, drawn)
-    dress(axes, "The same elsewhere", "mean KL, nats")
+    label_axes(axes, "The same elsewhere", "mean KL, nats")
 
 
 def _draw_models(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
@@ -144,7 +144,7 @@ def _draw_models(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     axes.axhline(1, color="black", linewidth=1)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -1), min(high, 4))
-    dress(axes, "Realised over predicted", "ratio")
+    label_axes(axes, "Realised over predicted", "ratio")
 
 
 def _draw_spectrum(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
@@ -156,7 +156,7 @@ def _draw_spectrum(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     along = metrics[f"{prefix}curvature"]
     _line(axes, metrics, along, GREEN, "curvature along the step, s'Fs / s's")
     logarithmic(axes, [*eigenvalue, *dimension, *along])
-    dress(axes, "The Fisher matrix", "nats per unit²; directions")
+    label_axes(axes, "The Fisher matrix", "nats per unit²; directions")
 
 
 _PANELS: tuple[tuple[str, Callable[[Any, Any, Experiment], None]], ...] = (

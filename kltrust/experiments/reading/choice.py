@@ -21,20 +21,20 @@ BY = ["score", "through"]
 """The columns to sort by, highest first."""
 
 
-def imputed(evaluations: pd.DataFrame) -> pd.Series:
+def impute_missing(evaluations: pd.DataFrame) -> pd.Series:
     """The mean returns of evaluations; the environment's worst replaces a missing number."""
     returns = evaluations.mean_return.astype(float)
     finite = returns.where(np.isfinite(returns))
     return finite.fillna(finite.groupby(evaluations.env).transform("min"))
 
 
-def of_runs(evaluations: pd.DataFrame) -> pd.DataFrame:
+def score_runs(evaluations: pd.DataFrame) -> pd.DataFrame:
     """For each run: env, label, seed, ``score`` and ``through``, the mean over all its evaluations.
 
     Args:
         evaluations: rows of `Results.evaluations`, in their order.
     """
-    by_run = evaluations.assign(mean_return=imputed(evaluations)).groupby("run", sort=False)
+    by_run = evaluations.assign(mean_return=impute_missing(evaluations)).groupby("run", sort=False)
     found = by_run.agg(
         env=("env", "first"),
         label=("label", "first"),
@@ -45,8 +45,8 @@ def of_runs(evaluations: pd.DataFrame) -> pd.DataFrame:
     return found.sort_index()
 
 
-def settings(runs: pd.DataFrame) -> pd.DataFrame:
-    """From `of_runs`, a row for each environment and label, an environment's best one first.
+def rank_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """From `score_runs`, a row for each environment and label, an environment's best one first.
 
     Columns: env, label, seeds (how many), score and through (means over seeds), and ``stopped``,
     if the runs have it: whether a search stopped one of them.
@@ -68,7 +68,7 @@ def ranked(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[order].reset_index(drop=True)
 
 
-def why(rows: pd.DataFrame) -> str:
+def reason(rows: pd.DataFrame) -> str:
     """The end of a sentence: why the first of an environment's settings was chosen."""
     best, number = rows.iloc[0], len(rows)
     if np.isnan(best.score):
@@ -78,7 +78,7 @@ def why(rows: pd.DataFrame) -> str:
     if "stopped" in rows and not best.stopped and rows.stopped.any():
         rows = rows[~rows.stopped]
         whole = f"of {number} settings a search trained {len(rows)} to the end"
-        return whole if len(rows) == 1 else f"{whole}; {why(rows.drop(columns='stopped'))}"
+        return whole if len(rows) == 1 else f"{whole}; {reason(rows.drop(columns='stopped'))}"
     over = f"over {best.seeds} seed{'' if best.seeds == 1 else 's'}"
     ties = rows[rows.score == best.score]
     said = f"of {number} settings the highest mean at the last evaluation, {best.score:.2f} {over}"

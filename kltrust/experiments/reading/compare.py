@@ -45,7 +45,7 @@ def compare(
     of_b = 1 + int(a.evaluations.run.max())
     rows = pd.concat([a.evaluations, b.evaluations.assign(run=b.evaluations.run + of_b)])
     # Both sets together, so that a missing number counts as the worst of both.
-    runs = choice.of_runs(rows)
+    runs = choice.score_runs(rows)
     runs["side"] = np.where(runs.index < of_b, "a", "b")
     found: dict[tuple[str, str], pd.DataFrame] = dict(
         iter(runs.groupby(["env", "label"], sort=False))

@@ -96,7 +96,7 @@ def follow(
     while True:
         records = [Record(folder) for folder in folders]
         finished = [record.finished for record in records]
-        now = [activity.of(record.path) for record in records]
+        now = [activity.read(record.path) for record in records]
         last = [of.seen for of in now]
         if last != seen:
             seen, runs = last, list(exported(load(*folders)))

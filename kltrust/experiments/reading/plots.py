@@ -36,7 +36,7 @@ def learning_curve(
     figure.suptitle(
         f"{experiment.algorithm} on {experiment.env}, {seeds} seed{'s' if seeds > 1 else ''}"
     )
-    untangle(figure)
+    thin_tick_labels(figure)
     figure.savefig(path, dpi=120)
     return path
 
@@ -64,7 +64,7 @@ def curve(axes: Any, x: Any, middle: Any, low: Any = None, high: Any = None, **l
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
-def over_seeds(
+def draw_over_seeds(
     axes: Any, rows: pd.DataFrame, values: pd.Series, *, least: int = 2, **look: Any
 ) -> None:
     """The median over seeds against steps; from ``least`` seeds on, also a band.
@@ -93,14 +93,14 @@ def _draw_returns(axes: Any, evaluations: pd.DataFrame, metrics: pd.DataFrame) -
     band = (by_step.min(), by_step.max()) if several else ()
     label += ": mean and range of seeds" if several else ""
     curve(axes, mean.index, mean, *band, color=BLUE, marker=".", label=label)
-    dress(axes, "What was learned", "return")
+    label_axes(axes, "What was learned", "return")
 
 
 def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
     by_step = metrics.groupby("env_steps")
     several = metrics.seed.nunique() > 1
     label = "median of seeds" if several else "of each update"
-    over_seeds(axes, metrics, metrics.kl, color=VERMILION, label=label)
+    draw_over_seeds(axes, metrics, metrics.kl, color=VERMILION, label=label)
     if several:
         axes.collections[0].set_label("5th to 95th percentile")
         style = {"color": VERMILION, "linestyle": ":", "linewidth": 1}
@@ -114,7 +114,7 @@ def _draw_kl(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> None:
             style = {"color": "black", "linestyle": "--", "linewidth": 1}
             axes.plot(in_force, label=f"{name} {bound:g}", **style)
     logarithmic(axes, metrics.kl)
-    dress(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
+    label_axes(axes, "How far the policy moved, per update", "mean KL(old || new), nats")
 
 
 def logarithmic(axes: Any, values: Iterable[float], which: str = "y") -> None:
@@ -138,7 +138,7 @@ def thousands(axes: Any) -> None:
     axes.locator_params(axis="x", nbins=5)
 
 
-def untangle(figure: Any) -> None:
+def thin_tick_labels(figure: Any) -> None:
     """Leaves out the numbers on an axis that would overlap, and fixes the layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.ticker import FixedLocator, NullLocator
@@ -165,7 +165,7 @@ def untangle(figure: Any) -> None:
     figure.set_layout_engine("none")
 
 
-def dress(axes: Any, title: str, ylabel: str) -> None:
+def label_axes(axes: Any, title: str, ylabel: str) -> None:
     """Title, labels and legend, against environment steps."""
     axes.set(xlabel="environment steps of each run", ylabel=ylabel, title=title)
     thousands(axes)

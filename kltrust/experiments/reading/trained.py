@@ -66,14 +66,14 @@ def find_runs(
         StorageError: if the folder holds no run, or nothing has been saved yet.
     """
     record = record if isinstance(record, Record) else Record(record)
-    own.recall(record.code, record.path)
+    own.import_recorded(record.code, record.path)
     plan, parts = parts_of(record, needed=(EVALUATION, DECISIONS))
     begun = [(g, part) for g, part in parts if part is not None and part.last_chunk >= 0]
     if not begun:
         raise StorageError(f"{record.path} has no checkpoint yet")
     loaded = of_folders([(record, plan, parts)])
     evaluations = loaded.evaluations
-    scores = choice.of_runs(evaluations).to_dict("index") if len(evaluations) else {}
+    scores = choice.score_runs(evaluations).to_dict("index") if len(evaluations) else {}
     by_run = loaded.runs.set_index("run")
     stopped = by_run.stopped.dropna().to_dict() if "stopped" in by_run else {}
     found: list[Trained] = []
@@ -140,9 +140,9 @@ def choose(record: Record | str | Path, **asked: Any) -> tuple[Trained, str]:
         )
     rows = [(x.experiment.env, x.label, x.seed, x.score, x.through, x.stopped) for x in found]
     runs = pd.DataFrame(rows, columns=["env", "label", "seed", *choice.BY, "stopped"])
-    settings = choice.settings(runs)
+    settings = choice.rank_settings(runs)
     mine = runs[runs.label == settings.label[0]]
-    seed, why = choice.ranked(mine).seed[0] if given is None else given, choice.why(settings)
+    seed, why = choice.ranked(mine).seed[0] if given is None else given, choice.reason(settings)
     if given is None and len(mine) > 1:
         why += f"; seed {seed} is its best"
     return next(x for x in found if (x.label, x.seed) == (settings.label[0], seed)), why

@@ -128,7 +128,7 @@ def _along(env: str, audited: pd.DataFrame, looks: _style.Looks) -> Picture:
         f"{label}: killed {share(killed[label])}, way {small(way)}"
         for label, way in _ways(audited).items()
     ]
-    drawn = audited[audited.label.isin(_style.shown(audited))]
+    drawn = audited[audited.label.isin(_style.select_labels(audited))]
     exact = "audit.update.tv.mean" in drawn and drawn["audit.update.tv.mean"].notna().all()
     titles = {
         f"audit.update.{'tv.mean' if exact else 'tv_sampled'}": "TV, mean over states",
@@ -139,7 +139,7 @@ def _along(env: str, audited: pd.DataFrame, looks: _style.Looks) -> Picture:
     figure, grid = panels(len(titles), 4.2, 3.0, columns=2)
     for axes, (column, title) in zip(grid, titles.items(), strict=True):
         for label, look in _style.of_settings(drawn, looks).items():
-            _style.along(axes, drawn[drawn.label == label], column, label=label, **look)
+            _style.draw_curves(axes, drawn[drawn.label == label], column, label=label, **look)
         thousands(axes)
         axes.set(ylabel=title, xlabel="environment steps of each run")
     _style.legend_below(figure)
@@ -157,7 +157,7 @@ def _within(env: str, recorded: pd.DataFrame, looks: _style.Looks) -> Picture:
     """The path of the KL through the epochs of an update, where it was recorded."""
     said = []
     figure, (axes,) = panels(1, 6.4, 3.6)
-    shown = recorded[recorded.label.isin(_style.shown(recorded))]
+    shown = recorded[recorded.label.isin(_style.select_labels(recorded))]
     styles = _style.of_settings(shown, looks)
     for label, rows in recorded.groupby("label", sort=False):
         minibatch, epoch = path_of(rows)

@@ -190,7 +190,7 @@ def _draw_aggregates(table: Mapping[str, list[Estimate]], looks: _style.Looks) -
     figure.set_figwidth(figure.get_figwidth() + _style.inches(table))
     for i, (axes, title) in enumerate(zip(grid, AGGREGATES, strict=True)):
         for row, (method, estimates) in enumerate(table.items()):
-            _style.bar(axes, row, *estimates[i], looks[method])
+            _style.draw_interval(axes, row, *estimates[i], looks[method])
         _style.name_rows(axes, list(table), shown=i == 0)
         better = "lower is better" if title == "optimality gap" else "higher is better"
         axes.set_title(f"{title}\n({better})", fontsize=10)
@@ -210,7 +210,7 @@ def _draw_improvement(paired: Pairs, unpaired: Pairs) -> Any:
     for (name, look), offset in zip(looks.items(), (-0.13, 0.13), strict=True):
         for row, pair in enumerate(unpaired):
             if pair in kinds[name]:
-                _style.bar(axes, row + offset, *kinds[name][pair], look)
+                _style.draw_interval(axes, row + offset, *kinds[name][pair], look)
         if kinds[name]:
             axes.plot([], [], label=name, **look)
     axes.axvline(0.5, color=_style.INK, linewidth=1, linestyle=":")

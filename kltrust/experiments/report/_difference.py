@@ -129,7 +129,7 @@ def _picture(pair: Pair, table: pd.DataFrame) -> Picture:
         rows = table[table.env == env]
         for y, row in enumerate(rows.itertuples()):
             look = {"color": colours.get(str(row.verdict), _style.COLOURS[0]), "marker": "o"}
-            _style.bar(axes, y, row.difference, row.low, row.high, look)
+            _style.draw_interval(axes, y, row.difference, row.low, row.high, look)
         axes.axvline(0, color=GREY, linewidth=1)
         _style.name_rows(axes, list(rows.label), shown=True)
         axes.set(xlabel=f"return on {env}: {pair.name} minus {pair.first}")

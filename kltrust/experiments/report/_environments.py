@@ -12,7 +12,7 @@ from kltrust.experiments.reading.plots import curve, logarithmic, panels, thousa
 from kltrust.experiments.report import _summaries
 from kltrust.experiments.report._gather import Study
 from kltrust.experiments.report._page import Block, Picture, Section, Table, each_env, number
-from kltrust.experiments.report._style import Looks, legend_below, points
+from kltrust.experiments.report._style import Looks, draw_points, legend_below
 
 AXES = {
     "env_steps": "environment steps of each run",
@@ -122,7 +122,7 @@ def _sensitivity(env: str, table: pd.DataFrame, looks: Looks) -> Picture:
     figure, grid = panels(count, 4.6, 3.1, columns, sharey=True)
     for axes, (key, part) in zip(grid, table.groupby("key", sort=False), strict=True):
         place = _axis_of(axes, list(dict.fromkeys(part.value)))
-        points(axes, part.assign(x=part.value.map(place)), "x", looks)
+        draw_points(axes, part.assign(x=part.value.map(place)), "x", looks)
         axes.set_xlabel(key)
     for axes in grid[::columns]:
         axes.set_ylabel("score, mean over runs")

@@ -9,7 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kltrust.experiments.config.fairness import Difference, differences, sentences, shared
+from kltrust.experiments.config.fairness import (
+    Difference,
+    describe_differences,
+    differences,
+    shared_settings,
+)
 from kltrust.experiments.config.spec import Setting
 from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
@@ -104,11 +109,11 @@ def gather(paths: Sequence[str | Path]) -> Study:
     share = (evaluations.iteration + 1) / evaluations.run.map(of.iterations)
     evaluations["seconds"] = evaluations.run.map(of.seconds) * share
     evaluations["mean_return"], imputed = _imputed(evaluations)
-    scores = choice.of_runs(evaluations)
+    scores = choice.score_runs(evaluations)
     for name in choice.BY:
         runs[name] = runs.run.map(scores[name])
     notes = (*_unfinished(runs, sources), *_broken(runs), *imputed)
-    return Study(sources, runs, metrics, evaluations, notes, sentences(_unequal(runs)))
+    return Study(sources, runs, metrics, evaluations, notes, describe_differences(_unequal(runs)))
 
 
 def _described(runs: pd.DataFrame, sources: Sequence[Source]) -> pd.DataFrame:
@@ -153,7 +158,9 @@ def _unequal(runs: pd.DataFrame) -> list[Difference]:
     parts = []
     for (env, _), rows in runs[runs.iterations > 0].groupby(["env", "label"], sort=False):
         ran = {"environment steps": f"{rows.steps.min():,}", "seeds": listed(sorted(rows.seed))}
-        parts.append((env, rows.method.iloc[0], shared(rows.setting.iloc[0].experiment) | ran))
+        parts.append(
+            (env, rows.method.iloc[0], shared_settings(rows.setting.iloc[0].experiment) | ran)
+        )
     return differences(parts)
 
 
@@ -197,4 +204,4 @@ def _imputed(evaluations: pd.DataFrame) -> tuple[pd.Series, list[str]]:
         f"{count} of {len(returns)} evaluations gave no finite number; each counts as the worst "
         "evaluation on its environment."
     )
-    return choice.imputed(evaluations), [note] if count else []
+    return choice.impute_missing(evaluations), [note] if count else []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import pandas as pd
 
-from kltrust.experiments.config.fairness import grouped
+from kltrust.experiments.config.fairness import describe_grouped
 from kltrust.experiments.report import (
     _audit,
     _comparison,
@@ -107,7 +107,7 @@ def compose(paths: Sequence[str | Path], folder: Path | None = None) -> Report:
             _page.Section("summary", "In short", [headlines, *first, _region.verdicts(measured)]),
             _what_ran(study),
             _search.section(study),
-            _comparison.section(_summaries.compare(study), looks, grouped(study.unequal)),
+            _comparison.section(_summaries.compare(study), looks, describe_grouped(study.unequal)),
             _difference.section(study, pairs),
             _environments.section(study, scores, learning, looks),
             _movement.section(updates, measured, looks),
@@ -179,7 +179,7 @@ def _what_ran(study: Study) -> _page.Section:
     table = _page.Table(
         "what-ran", "What the numbers below come from.", columns, words=len(columns)
     )
-    equal = [f"{text[0].upper()}{text[1:]}." for text in grouped(study.unequal)] or [
+    equal = [f"{text[0].upper()}{text[1:]}." for text in describe_grouped(study.unequal)] or [
         "Rollout, critic, network, budget, steps and seeds are equal for all methods."
     ]
     alone = study.runs.method.nunique() == 1

@@ -63,7 +63,7 @@ def _picture(env: str, rows: pd.DataFrame, columns: dict[str, str], looks: _styl
             values = mine[column].astype(float)
             mine = mine.assign(drawn=values.where(np.isfinite(values)))[values.notna()]
             if len(mine):
-                _style.along(axes, mine, "drawn", label=method, **looks[method])
+                _style.draw_curves(axes, mine, "drawn", label=method, **looks[method])
                 last = mine[mine.env_steps == mine.env_steps.max()].drawn.median()
                 ends.append(f"{method} {small(last)}")
         said.append(f"{title}: {', '.join(ends)}")

@@ -53,7 +53,7 @@ def equal_kl(measured: pd.DataFrame, scores: pd.DataFrame, looks: _style.Looks) 
             f"On {env} medians go from {small(medians.min())} to {small(medians.max())} nats, and "
             f"the highest score is {best.shown} at {small(best['median'])} by {best.label}."
         )
-        _style.points(axes, mine, "median", looks)
+        _style.draw_points(axes, mine, "median", looks)
         logarithmic(axes, medians, "x")
         axes.set(title=env, xlabel="median KL(old || new) of an update, nats")
     grid[0].set_ylabel("score, mean over seeds")
@@ -116,7 +116,7 @@ def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
     if total > ROWS:
         by_kl = measured.assign(kl=measured["median"])
         few = max(1, ROWS // measured.method.nunique())
-        measured = measured[measured.label.isin(_style.shown(by_kl, few))]
+        measured = measured[measured.label.isin(_style.select_labels(by_kl, few))]
     labels = list(dict.fromkeys(measured.label))
     figure, grid = panels(measured.env.nunique(), 3.2, 1.5 + 0.3 * len(labels))
     figure.set_figwidth(figure.get_figwidth() + _style.inches(labels))
@@ -126,7 +126,7 @@ def _overview(measured: pd.DataFrame, looks: _style.Looks) -> Picture:
         for row in rows.itertuples():
             y, style = labels.index(row.label), looks[row.method]
             median, low, high = np.maximum([row.median, row.p05, row.p95], floor)
-            _style.bar(axes, y, median, low, high, style)
+            _style.draw_interval(axes, y, median, low, high, style)
             axes.plot([max(row.largest, floor)], [y], "x", color=style["color"])
             if line := KIND_LINES.get(row.claim.kind):
                 ends = [row.claim.value] * 2, [y - 0.42, y + 0.42]
@@ -159,7 +159,7 @@ def _training(env: str, updates: pd.DataFrame, looks: _style.Looks) -> Picture:
     medians = finite.groupby(["label", "iteration"], sort=False).kl.median()
     ends = medians.groupby("label", sort=False).agg(["first", "last"]).itertuples()
     said = [f"{row.Index} from {small(row.first)} to {small(row.last)}" for row in ends]
-    updates = updates[updates.label.isin(_style.shown(updates))]
+    updates = updates[updates.label.isin(_style.select_labels(updates))]
     methods = list(dict.fromkeys(updates.method))
     entries = updates.groupby("method").label.nunique().max() + 1
     height = 2.6 + 0.1 * entries  # half of it for each row: the legend is below
@@ -199,7 +199,7 @@ def _training_panel(
     for label, look in _style.of_settings(part, looks).items():
         rows = part[part.label == label]
         name = label.removeprefix(rows.method.iloc[0]).strip() or label
-        _style.along(axes, rows, "drawn", label=name, **look)
+        _style.draw_curves(axes, rows, "drawn", label=name, **look)
         claim = rows.groupby("env_steps").claim.median()
         axes.plot(claim.where(claim > 0), color=look["color"], **dotted)
     if (part.claim > 0).any():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from kltrust.experiments.reading.plots import over_seeds, untangle
+from kltrust.experiments.reading.plots import draw_over_seeds, thin_tick_labels
 
 # Okabe and Ito's colours without the yellow, which is invisible on a light ground.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -65,13 +65,13 @@ def of_settings(rows: pd.DataFrame, looks: Looks) -> dict[str, Look]:
     return found
 
 
-def along(axes: Any, rows: pd.DataFrame, column: str, **look: Any) -> None:
-    """Draws `over_seeds` of a column with markers; a band from three seeds on."""
+def draw_curves(axes: Any, rows: pd.DataFrame, column: str, **look: Any) -> None:
+    """Draws `draw_over_seeds` of a column with markers; a band from three seeds on."""
     every = max(1, rows.env_steps.nunique() // 6)
-    over_seeds(axes, rows, rows[column], least=3, markersize=4, markevery=every, **look)
+    draw_over_seeds(axes, rows, rows[column], least=3, markersize=4, markevery=every, **look)
 
 
-def points(axes: Any, table: pd.DataFrame, x: str, looks: Looks) -> None:
+def draw_points(axes: Any, table: pd.DataFrame, x: str, looks: Looks) -> None:
     """Each row's mean with its interval, against a column; a line joins a method's points."""
     for method, rows in table.groupby("method", sort=False):
         rows = rows.sort_values(x)
@@ -80,7 +80,7 @@ def points(axes: Any, table: pd.DataFrame, x: str, looks: Looks) -> None:
         axes.errorbar(rows[x], rows["mean"], yerr=error, **look)
 
 
-def bar(axes: Any, y: float, middle: float, low: float, high: float, look: Look) -> None:
+def draw_interval(axes: Any, y: float, middle: float, low: float, high: float, look: Look) -> None:
     """A marker and a broad bar from low to high, in a row."""
     thick = {"linewidth": 5, "alpha": 0.4, "solid_capstyle": "butt"}
     axes.plot([low, high], [y, y], color=look["color"], **thick)
@@ -115,7 +115,7 @@ def image(figure: Any, kind: str) -> bytes:
     The figure is laid out when it is first drawn, and not again.
     """
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
-        untangle(figure)
+        thin_tick_labels(figure)
     buffer = io.BytesIO()
     how: dict[str, Any] = {"dpi": 150}
     if kind == "svg":
@@ -136,7 +136,7 @@ def _dark() -> str:
     return f"@media (prefers-color-scheme: dark){{{''.join(rules)}}}"
 
 
-def shown(updates: pd.DataFrame, most: int = SHOWN) -> set[str]:
+def select_labels(updates: pd.DataFrame, most: int = SHOWN) -> set[str]:
     """At most ``most`` labels of each method, from the one that moved least to the one most."""
     found: set[str] = set()
     for _, rows in updates.groupby("method", sort=False):

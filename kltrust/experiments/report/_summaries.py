@@ -61,7 +61,7 @@ def find_scales(study: Study) -> pd.DataFrame:
     zero = firsts.mean_return.where(np.isfinite(firsts.mean_return)).groupby(firsts.env).mean()
     random = {env: _random_return(study, env) for env in study.envs}
     zero.update(pd.Series(random, dtype=float).dropna())
-    best = choice.settings(study.scored).drop_duplicates("env").set_index("env")
+    best = choice.rank_settings(study.scored).drop_duplicates("env").set_index("env")
     scales = pd.DataFrame({"best": best.label, "one": best.score, "zero": zero})
     scales["zero_of"] = [
         "all first evaluations" if random.get(env) is None else "a random policy"
@@ -176,7 +176,7 @@ def scores(study: Study) -> pd.DataFrame:
             found[i] = (*mean, estimate(mean, seeds), estimate(iqm, seeds))
     columns = ["mean", "low", "high", "shown", "iqm"]
     table = table.join(pd.DataFrame.from_dict(found, orient="index", columns=columns))
-    ranked = choice.settings(study.scored)[["env", "label", "score"]].merge(table)
+    ranked = choice.rank_settings(study.scored)[["env", "label", "score"]].merge(table)
     order = ranked.env.map(study.envs.index).sort_values(kind="stable").index
     return ranked.loc[order].reset_index(drop=True)
 

@@ -33,7 +33,7 @@ class Activity(NamedTuple):
     seen: float
 
 
-def tell(lock: IO[bytes], doing: str) -> None:
+def record(lock: IO[bytes], doing: str) -> None:
     """Records what the process with this lock does from now on; on a full disk, records nothing."""
     said = {"doing": doing, "since": time.time()}
     with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ def tell(lock: IO[bytes], doing: str) -> None:
         lock.flush()
 
 
-def of(path: Path) -> Activity:
+def read(path: Path) -> Activity:
     """The activity on a run folder. Takes its lock for an instant, beside other readers."""
     doing, since = "", 0.0
     alive: bool | None = False

@@ -75,7 +75,7 @@ def describe(path: Path) -> dict[str, Any]:
     """
     if not path.is_dir():
         raise RunError(f"there is no run folder {path}: check the path")
-    if not os.path.lexists(path / RUN) and not (os.path.lexists(path / COMMIT) and begun(path)):
+    if not os.path.lexists(path / RUN) and not (os.path.lexists(path / COMMIT) and holds_run(path)):
         raise RunError(
             f"{path} holds no run (it has no {RUN}): check the path, or start a run there without "
             "--resume"
@@ -100,7 +100,7 @@ def committed(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     return marker
 
 
-def belonging(marker: Mapping[str, Any]) -> list[str]:
+def parts_of_commit(marker: Mapping[str, Any]) -> list[str]:
     """The names of the tables and checkpoints that a commit consists of."""
     best = marker["best"]["chunk"] if marker["best"] else marker["chunk"]
     kept = sorted({marker["chunk"], best} - {-1})
@@ -115,7 +115,7 @@ def table_files(marker: Mapping[str, Any], table: str) -> list[str]:
     return [f"{table}/{chunk:06d}.parquet" for chunk in marker["parts"].get(table, [])]
 
 
-def begun(path: Path) -> bool:
+def holds_run(path: Path) -> bool:
     """Whether a folder holds a run: after a kill before the description, it holds none.
 
     Raises:
@@ -143,17 +143,17 @@ def verify(file: Path, crc32: int | None) -> None:
 
 
 @contextlib.contextmanager
-def noting(path: Path) -> Iterator[None]:
+def naming_whole_parts(path: Path) -> Iterator[None]:
     """Adds a note to errors about damage raised within: it lists what is still whole."""
     try:
         yield
     except files.DamagedError as error:
         if not hasattr(error, "__notes__"):
-            error.add_note(still_whole(path))
+            error.add_note(whole_parts(path))
         raise
 
 
-def still_whole(path: Path) -> str:
+def whole_parts(path: Path) -> str:
     """The tables and checkpoints that can be read in a folder and its groups, in a sentence."""
     path = path.parent.parent if path.parent.name == GROUPS else path
     found = []

@@ -76,7 +76,7 @@ class Record:
         """
         require_sweeps("a run folder")
         self.path = path = Path(path).absolute()
-        with layout.noting(path):
+        with layout.naming_whole_parts(path):
             self._description = layout.describe(path)
             self._see(layout.committed(path, self._description))
         self.config: dict[str, Any] = self._description["config"]
@@ -185,7 +185,7 @@ class Record:
 
         def look() -> None:
             found.clear()
-            for name in layout.belonging(self._marker):
+            for name in layout.parts_of_commit(self._marker):
                 try:
                     self._check(name)
                 except files.StorageError as error:
@@ -201,7 +201,7 @@ class Record:
         """Looks again if a writer has replaced the files meanwhile."""
         while True:
             try:
-                with layout.noting(self.path):
+                with layout.naming_whole_parts(self.path):
                     return look()
             except files.StorageError:
                 before = self._marker

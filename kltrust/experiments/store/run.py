@@ -25,8 +25,8 @@ from kltrust.experiments.store.layout import (
     DECISIONS,
     FORMATS,
     TABLES,
-    begun,
-    belonging,
+    holds_run,
+    parts_of_commit,
 )
 from kltrust.experiments.store.record import (
     CHECKPOINTS,
@@ -203,7 +203,7 @@ class Run(Record):
     def tell(self, doing: str) -> None:
         """Tells readers of the folder what this process does, see `activity`."""
         if self._lock is not None:
-            activity.tell(self._lock, doing)
+            activity.record(self._lock, doing)
 
     def close(self) -> None:
         """Releases the folder's lock; what was committed stands."""
@@ -224,7 +224,7 @@ class Run(Record):
     def _mark(self, marker: dict[str, Any], sums: Mapping[str, int]) -> None:
         """Replaces the marker by one that also holds the CRC-32 of these files."""
         known = {**self._marker["files"], **sums}
-        kept = {name: known[name] for name in belonging(marker) if name in known}
+        kept = {name: known[name] for name in parts_of_commit(marker) if name in known}
         marker |= {"files": kept, "run": files.digest(self._description), "updated": _now()}
         files.write_atomic(self.path / COMMIT, files.to_json(files.sealed(marker)))
         self._see(marker)
@@ -256,14 +256,14 @@ class Run(Record):
 
     def _drop_others(self, folder: str) -> None:
         """Removes files from a folder that are not part of the commit."""
-        kept = {self.path / name for name in belonging(self._marker)}
+        kept = {self.path / name for name in parts_of_commit(self._marker)}
         for entry in (self.path / folder).glob("*"):
             if entry not in kept:
                 files.remove(entry)
 
 
 def _refuse_occupied(path: Path) -> None:
-    if not begun(path):
+    if not holds_run(path):
         return
     if os.path.lexists(path / RUN):
         raise RunError(

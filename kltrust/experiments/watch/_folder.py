@@ -64,12 +64,12 @@ class Folder:
         self._columns: list[str] = []
         self._wrong, self._sign = "", 0.0
 
-    def look(self, version: int) -> None:
+    def update(self, version: int) -> None:
         """Reads what is new since the last look, under this version."""
         seen = stamp(self.path / RUN), stamp(self.path / COMMIT)
         if seen != self._seen or self._wrong:
             self._open(seen, version)
-        changed = [group.look(version) for group in self.groups]
+        changed = [group.update(version) for group in self.groups]
         if any(changed):
             self.version = version
             self._decide(version)
@@ -163,7 +163,7 @@ class Folder:
             return "damaged", wrong[0]
         if self.finished:
             return "finished", "finished"
-        found = activity.of(self.path)
+        found = activity.read(self.path)
         self._sign = found.seen
         doing = found.doing or "at work"
         if found.alive:
@@ -206,7 +206,7 @@ class Folder:
         seeds = list(self.plan.seeds)
         return {"settings": settings, "seeds": seeds, "groups": groups, "columns": self.columns}
 
-    def told(self) -> Mapping[str, Any]:
+    def as_data(self) -> Mapping[str, Any]:
         """Name, state, progress and time left."""
         done, left = self.share(), self.left()
         return {

@@ -99,7 +99,7 @@ class Followed:
         seconds = 0.0 if self.marker is None else self.marker["seconds"].get("run", 0.0)
         return self.steps()[0] / seconds if seconds else 0.0
 
-    def look(self, version: int) -> bool:
+    def update(self, version: int) -> bool:
         """Reads what is new, under this version; whether anything is.
 
         A writer may replace files while they are read: what can't be read is named only if no newer

@@ -52,7 +52,7 @@ class Judge:
         self._of: dict[Any, _Judged] = {}
         self._thread: threading.Thread | None = None
 
-    def look(self, folders: Sequence[Folder], version: int) -> None:
+    def update(self, folders: Sequence[Folder], version: int) -> None:
         """Takes what was found meanwhile; begins with the next slice, if its time has come."""
         due = []
         for i, folder in enumerate(folders):

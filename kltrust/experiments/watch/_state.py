@@ -61,8 +61,8 @@ class State:
         for path in self._found():
             self._folders.setdefault(path, Folder(path))
         for folder in self._folders.values():
-            folder.look(self._version)
-        self._judge.look(list(self._folders.values()), self._version)
+            folder.update(self._version)
+        self._judge.update(list(self._folders.values()), self._version)
 
     def _found(self) -> list[Path]:
         """The run folders: those given, and those within one that holds none itself."""
@@ -80,7 +80,7 @@ class State:
     def _of_folder(
         self, index: int, folder: Folder, since: int, wanted: Mapping[str, int]
     ) -> dict[str, Any]:
-        told: dict[str, Any] = {**folder.told(), "index": index}
+        told: dict[str, Any] = {**folder.as_data(), "index": index}
         if folder.structure > since:
             told["structure"] = folder.described()
         told["groups"], told["curves"] = [], []
