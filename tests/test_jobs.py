@@ -406,7 +406,7 @@ def test_a_checkpoint_that_is_not_ours(interrupted, monkeypatch):
         ({"critic": {"num_minibatches": 7}}, "num_minibatches=7 does not divide"),
         ({"learner": {"gamma": 1.5}}, "gamma must be"),
         ({"network": {"activation": "tan"}}, "activation 'tan': did you mean tanh"),
-        ({"budget": {"total_steps": 63}}, "total_steps=63 does not pay"),
+        ({"budget": {"total_steps": 63}}, "total_steps=63 is less than one iteration"),
         ({"budget": {"anneal": 2.0}}, "anneal must be"),
         ({"budget": {"num_evals": 0}}, "num_evals must be at least 1"),
     ],

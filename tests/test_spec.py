@@ -241,7 +241,7 @@ def test_errors_name_the_line(text, line, message):
         ("seeds = 2", "seeds = [1, 1]", 4, "seeds must be"),
         ("seeds = 2", "seeds = true", 4, "seeds must be"),
         ('name = "toy"', 'name = "a/b"', 3, "name must be"),
-        ("total_steps = 192", "total_steps = 63", 17, "total_steps=63 does not pay"),
+        ("total_steps = 192", "total_steps = 63", 17, "total_steps=63 is less than one iteration"),
         ("num_envs = 4", "num_envs = 0", 9, "num_envs must be"),
     ],
 )
