@@ -29,7 +29,11 @@ def __getattr__(name: str) -> Any:
 
         value = version("kltrust")
     elif name not in _HOMES:
-        raise AttributeError(f"module 'kltrust' has no attribute {name!r}")
+        import difflib
+
+        close = difflib.get_close_matches(name.lower(), _HOMES, 3, 0.5)
+        hint = f": did you mean {' or '.join(close)}?" if close else ""
+        raise AttributeError(f"module 'kltrust' has no attribute {name!r}{hint}")
     elif _HOMES[name] == "kltrust":
         value = importlib.import_module(f"kltrust.{name}")
     else:

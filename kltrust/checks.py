@@ -107,12 +107,15 @@ def typed_key(key: Any) -> Any:
 
     Raises:
         TypeError: if it is not a key.
+        ValueError: if it is an array of keys.
     """
     dtype = getattr(key, "dtype", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-        return key
-    if dtype == np.uint32 and np.ndim(key):
-        return jax.random.wrap_key_data(key)
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    if typed or (dtype == np.uint32 and np.ndim(key)):
+        one = key if typed else jax.random.wrap_key_data(key)
+        if one.shape:
+            raise ValueError(f"one key is needed, got {list(one.shape)} keys: vmap over them")
+        return one
     raise TypeError(f"a key must come from jax.random.key, as in jax.random.key(0); got {key!r}")
 
 

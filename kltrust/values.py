@@ -174,7 +174,8 @@ def as_kind(field: dataclasses.Field, value: Any, name: str) -> Any:
         value = bool(value)
     elif kind is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{name} must be a list or a tuple, got {value!r}")
+            hint = f": write ({value},)" if _is_whole(value) else ""
+            raise ValueError(f"{name} must be a list or a tuple, got {value!r}{hint}")
         if not all(map(_is_whole, value)):
             raise ValueError(f"{name} must hold whole numbers, got {value!r}")
         value = tuple(map(int, value))

@@ -150,7 +150,7 @@ def test_the_time_left_is_by_what_ran_and_by_the_record(tmp_path):
     remaining.remember()
     paces, source = pace.expected(plan)
     assert paces == [pace.Pace(10, 64), pace.Pace(30, 32)]
-    assert "as these took here before" in source
+    assert "from earlier runs of these on this machine" in source
     (tmp_path / "cache" / "pace.json").write_text("{")
     assert pace.recorded_paces() == {}
     (tmp_path / "cache" / "pace.json").write_text("[1]")

@@ -10,11 +10,18 @@ import optax
 import pytest
 
 import kltrust as kt
-from kltrust import environments
+from kltrust import environments, updates
 from kltrust.checks import as_space
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import validate
-from kltrust.types import Discrete, MaskedSpace, MultiBinary, MultiDiscrete, UpdateReport
+from kltrust.types import (
+    Discrete,
+    MaskedSpace,
+    MultiBinary,
+    MultiDiscrete,
+    PolicyBatch,
+    UpdateReport,
+)
 
 ENV, PENDULUM = kt.make("CartPole-v1"), kt.make("Pendulum-v1")
 AGENT = kt.actor_critic(ENV, hidden=(8,))
@@ -64,6 +71,23 @@ def five_results(key, state, action):
 
 
 ROW = jnp.zeros(3)
+
+
+def stepped(transition):
+    space = kt.Box(-1.0, 1.0, ())
+    env = environments.from_functions(
+        lambda key: (0.0, 0.0), transition, space, kt.Discrete(2), max_steps=5
+    )
+    env.step(KEY, env.reset(KEY)[0], 0)
+
+
+def own_update(losses):
+    policy = lambda params, obs: distrax.Categorical(obs * params)  # noqa: E731
+    obs = jnp.ones((3, 2))
+    batch = PolicyBatch(obs, jnp.zeros(3, int), ROW, policy(1.0, obs))
+    updates.sample_loss(policy, losses, 0.0)(1.0, batch)
+
+
 MISTAKES = {
     # Arguments
     "a KL of each action": (
@@ -78,6 +102,28 @@ MISTAKES = {
         lambda: kt.penalty_surrogate_loss(ROW, ROW, ROW.mean(), 1.0),
         "kl is one number, give one for each row",
     ),
+    "several keys": (
+        lambda: kt.train(learner(), jax.random.split(KEY, 2), 1),
+        "one key is needed, got [2] keys: vmap over them",
+    ),
+    "a name of another library": (lambda: kt.PPO, "did you mean ppo"),
+    "a number of units": (lambda: kt.actor_critic(ENV, hidden=64), "write (64,)"),
+    "a step with four results": (
+        lambda: stepped(lambda *_: (0.0, 0.0, 0.0, False)),
+        "(state, obs, reward, terminated, truncated), got 4 results",
+    ),
+    "a step with an info": (
+        lambda: stepped(lambda *_: (0.0, 0.0, 0.0, False, {})),
+        "got a dict in place of truncated",
+    ),
+    "losses that are a mean": (
+        lambda: own_update(lambda sample: jnp.mean(sample.log_ratio)),
+        "losses [], advantage [3]",
+    ),
+    "an algorithm without losses": (
+        lambda: updates.FirstOrder().losses(None, None),
+        "FirstOrder defines no losses(self, sample, coefficient)",
+    ),
     "a list of ratios": (lambda: kt.surrogate_loss([1.0], ROW[:1]), "jnp.asarray makes one"),
     "a distribution as a ratio": (
         lambda: kt.surrogate_loss(distrax.Categorical(ROW), ROW),
@@ -91,7 +137,7 @@ MISTAKES = {
     ),
     "a name of an environment": (lambda: learner("CartPole-v1"), "kltrust.make('CartPole-v1')"),
     "a name for an agent": (lambda: kt.actor_critic("CartPole-v1"), "kltrust.make('CartPole-v1')"),
-    "a name of an algorithm": (lambda: learner(update="trpo"), "init and update, got 'trpo'"),
+    "a name of an algorithm": (lambda: learner(update="trpo"), "got the name 'trpo': use trpo()"),
     "a forgotten call": (lambda: learner(update=kt.trpo), "call it, as in trpo()"),
     "a critic not called": (
         lambda: learner(critic=kt.value_regression),
@@ -185,7 +231,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_its_remedy(mistake):
     make, message = MISTAKES[mistake]
-    with pytest.raises((ValueError, TypeError, NotImplementedError)) as error:
+    with pytest.raises((AttributeError, NotImplementedError, TypeError, ValueError)) as error:
         make()
     assert message in str(error.value)
 

@@ -182,7 +182,7 @@ def test_the_answer_comes_first_and_then_the_learning_curves(page):
     summary = page[page.index('<main id="content"') : page.index('id="what-ran"')]
     answer = summary.index("the highest mean")
     curves = [summary.index(f"Learning curves on {env}") for env in ("CartPole-v1", "Acrobot-v1")]
-    assert answer < curves[0] < curves[1] < summary.index("updates went beyond the bound")
+    assert answer < curves[0] < curves[1] < summary.index("updates exceeded the bound")
     assert "<table" not in summary
     assert summary.count('class="pictures"') == 1
 

@@ -503,7 +503,7 @@ def test_presets_for_accelerators_are_held_equal_as_well():
     assert trpo.experiment == preset("trpo", "Acrobot-v1", "accelerator")
     assert sections(trpo, *shared) == sections(clip, *shared)
     assert clip.experiment.update == preset("ppo_clip", "Acrobot-v1", "accelerator").update
-    assert "accelerator presets, with rollout, critic, network and" in parsed.notes[0]
+    assert "accelerator presets, all methods with " in parsed.notes[0]
     with pytest.raises(ValueError, match=r"no accelerator preset of npg on Acrobot-v1: it has"):
         parse(text + '[[experiments]]\nalgorithms = "npg"\n', head)
 
@@ -519,7 +519,7 @@ def test_what_is_not_the_algorithms_own_is_equal_by_default():
     assert trpo.experiment == tuned["trpo"]
     assert clip.experiment.update == tuned["ppo_clip"].update
     (note,) = parsed.notes
-    assert "critic, network and budget of trpo's for all" in note
+    assert "all methods with trpo's rollout, critic, network and budget" in note
     # One without a preset: tuned settings against bare ones are no comparison.
     parsed = parse(text + '[[experiments]]\nalgorithms = "npg"\n', EQUAL_HEAD)
     for setting in parsed.settings:

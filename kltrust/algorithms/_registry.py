@@ -129,6 +129,8 @@ def as_update(given: Any, what: str = "an algorithm") -> Any:
         return given
     if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
         return UpdatePair(*given)
+    if isinstance(given, str) and given in _declared:
+        raise TypeError(f"{what} must be an object, got the name {given!r}: use {given}()")
     raise TypeError(
         f"{what} has two functions, init and update, got {given!r}: see PolicyUpdate and Critic "
         "in kltrust.types"

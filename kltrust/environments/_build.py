@@ -130,7 +130,9 @@ class AutoReset:
         self, key: Array | Drawn, state: PyTree, action: PyTree
     ) -> tuple[PyTree, PyTree, Outcome]:
         own = key.key if isinstance(key, Drawn) else jax.random.split(key)[0]
-        state, obs, reward, terminated, truncated = self.transition(own, state, action)
+        state, obs, reward, terminated, truncated = _five(
+            self.transition(own, state, action), self.name
+        )
         fresh = jax.eval_shape(self.fresh, own)
         state = _conform(state, fresh[0], f"{self.name}: state")
         obs = _conform(obs, fresh[1], f"{self.name}: observation")
@@ -152,12 +154,24 @@ def _with_time_limit(
 
     def timed_transition(key: Array, timed: PyTree, action: PyTree) -> Stepped:
         state, steps = timed
-        state, obs, reward, terminated, truncated = transition(key, state, action)
+        state, obs, reward, terminated, truncated = _five(transition(key, state, action))
         steps = steps + 1
         truncated = _scalar(truncated, jnp.bool_) | (steps >= max_steps)
         return (state, steps), obs, reward, terminated, truncated
 
     return timed_reset, timed_transition
+
+
+def _five(stepped: Any, name: str = "") -> Stepped:
+    """A transition's results, after a check of their number and kinds."""
+    count = len(stepped) if isinstance(stepped, tuple | list) else 1
+    if count != 5 or isinstance(stepped[4], dict):
+        found = "a dict in place of truncated" if count == 5 else f"{count} results"
+        raise ValueError(
+            f"{name or 'the environment'}: a transition returns (state, obs, reward, terminated, "
+            f"truncated), got {found}"
+        )
+    return tuple(stepped)
 
 
 def strong(x: Any) -> Array:

@@ -33,7 +33,10 @@ class FirstOrder(MinibatchEpochs):
 
     def losses(self, sample: Sample, coefficient: Any) -> Array:
         """-(r A - D) of every row of a ``sample``, [N]; a ``coefficient`` [] or None."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no losses(self, sample, coefficient), which returns "
+            "-(r A - D) of every row, [N]"
+        )
 
     def prepare(self, batch: PolicyBatch) -> PyTree:
         """``sample.batch.known`` for the losses, [N, ...] from the rows of a ``batch``, or None."""

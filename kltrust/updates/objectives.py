@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kltrust import tree
+from kltrust.checks import same_shape
 from kltrust.divergences import distribution_entropy, distribution_log_prob, kl_divergence
 from kltrust.losses import clipped_surrogate_loss, penalty_surrogate_loss, surrogate_loss
 from kltrust.types import Array, Distribution, Number, Params, Policy, PolicyBatch
@@ -96,7 +97,9 @@ def sample_loss(
     def loss(params: Params, batch: PolicyBatch) -> Array:
         new = policy(params, batch.obs)
         sample = Sample(log_ratio(new, batch), known_advantage(batch), batch.old, new, batch)
-        return _less_entropy(losses(sample), new, batch, entropy_coef)
+        rows = losses(sample)
+        same_shape(losses=rows, advantage=sample.advantage)
+        return _less_entropy(rows, new, batch, entropy_coef)
 
     return loss
 

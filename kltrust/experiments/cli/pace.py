@@ -67,8 +67,11 @@ def expected(plan: Plan) -> tuple[list[Pace], str]:
     average = mean(before.values()) or GUESS
     paces = [before.get(name, average) for name in names]
     if all(name in before for name in names):
-        return paces, "as these took here before"
-    return paces, "as other runs took here" if before else "a guess: nothing has run here yet"
+        return paces, "from earlier runs of these on this machine"
+    return (
+        paces,
+        "from other runs on this machine" if before else "a guess, since nothing has run here yet",
+    )
 
 
 def mean(paces: Iterable[Pace]) -> Pace | None:

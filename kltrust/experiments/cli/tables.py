@@ -88,7 +88,7 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
         compiling = sum(each.compile_seconds for each in paces)
         running = sum(of_group / each.rate for of_group, each in zip(work, paces, strict=True))
         basis = (
-            f"{duration(compiling + running)}, of which compiling takes {duration(compiling)}: "
+            f"about {duration(compiling + running)}, {duration(compiling)} of it compiling, "
             f"{source} (--measure tries it)"
         )
         counted = "by shapes"

@@ -180,7 +180,7 @@ def _notes(
         first = references[chosen, env]
         if first and len(set(algorithms)) > 1:
             kind = "tuned" if chosen == EQUAL else chosen
-            text = f"{kind} presets, with rollout, critic, network and budget of {first}'s for all"
+            text = f"{kind} presets, all methods with {first}'s rollout, critic, network and budget"
         elif chosen == EQUAL and not first and tuned:
             lacking = [name for name in dict.fromkeys(algorithms) if name not in tuned]
             text = f"the bare defaults for all, as there is no preset of {', '.join(lacking)}"

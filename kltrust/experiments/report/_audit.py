@@ -147,8 +147,8 @@ def _along(env: str, audited: pd.DataFrame, looks: _style.Looks) -> Picture:
         f"audit-{env}",
         f"The audit along training on {env}",
         "; ".join(said) + ".",
-        "Median over seeds, with the 5th to the 95th percentile where there are three or more. Of "
-        f"a method with more than {_style.SHOWN} settings so many are shown.",
+        "Median over seeds, with the 5th to the 95th percentile where there are three or more. At "
+        f"most {_style.SHOWN} settings of a method are shown.",
         figure,
     )
 

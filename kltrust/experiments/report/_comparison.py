@@ -47,8 +47,8 @@ def _aggregates(comparison: Comparison, looks: _style.Looks) -> list[Block]:
     return [
         f"Scores {over}: the last evaluation's mean return, acting by the mode, normalised so that "
         "0 is a random policy and 1 is the best setting's mean (the constants are below). Each "
-        "method stands for itself by ONE setting, the one with its best mean on these very runs. "
-        "That choice is optimistic, more so for a method with more settings. Brackets are 95 % "
+        "method is shown at its best setting. It was chosen on these runs, so its score is "
+        "optimistic, more so for a method with more settings. Brackets are 95 % "
         "percentile-bootstrap intervals (stratified: the seeds of each environment are resampled "
         f"by themselves, {_summaries.RESAMPLES:,} times).",
         Picture(
@@ -128,7 +128,7 @@ def _improvement(comparison: Comparison) -> list[Block]:
             "improvement",
             "Probability of improvement",
             f"Paired where seeds are shared: {said}.",
-            "An interval that does not reach across 0.5 speaks for one of the two. Intervals: the "
+            "If an interval excludes 0.5, one of the two is better. Intervals: the "
             "paired one resamples seeds, the other the seeds of X and of Y apart.",
             _draw_improvement(paired, unpaired),
         ),

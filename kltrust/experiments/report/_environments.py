@@ -39,8 +39,7 @@ def section(
         "each method's best setting here; its other settings are thin lines of the same colour.",
         "Seconds: the runs that differ only in numbers are one program and share its devices. What "
         "is shown is that program's training and evaluation time, without compilation, divided by "
-        "its runs: what a run costs in such company, by construction the same for all settings of "
-        "one program. A run alone takes longer.",
+        "its runs. It is the same for all settings of one program; a run alone takes longer.",
     ]
     inner = each_env("env", scores, of_env)
     return Section("environments", "Each environment by itself", texts, inner)

@@ -174,8 +174,8 @@ def _unfinished(runs: pd.DataFrame, sources: Sequence[Source]) -> list[str]:
         if not source.record.finished or done < len(mine):
             notes.append(
                 f"{source.name} is not finished: {done} of {len(mine)} runs are, {waiting} have "
-                "not begun. Everything below rests on what was evaluated so far, and settings "
-                "that are not equally far are not comparable."
+                "not begun. Only finished evaluations are shown. Do not compare settings that have "
+                "trained for different numbers of steps."
             )
         if source.plan.shard is not None:
             notes.append("{} is shard {} of {} of a sweep.".format(source.name, *source.plan.shard))

@@ -160,6 +160,8 @@ def _headlines(scores: pd.DataFrame, unequal: Mapping[str, str]) -> list[str]:
         elif len(others):
             second = others.iloc[0]
             line += f"; the best of another method is {second.label}, {second.shown}"
+            if best.low <= second.high:
+                line += ". Their intervals overlap, so these seeds do not tell them apart"
         if left_out:
             line += (
                 f" (of what was trained to the end; a search stopped {left_out} settings before)"

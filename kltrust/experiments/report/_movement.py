@@ -185,8 +185,8 @@ def _training(env: str, updates: pd.DataFrame, looks: _style.Looks) -> Picture:
         f"Median over seeds of the mean KL, first and last update: {'; '.join(said)}.",
         "Median over seeds, with the 5th to the 95th percentile where there are three or more. "
         "Above: mean over states, which is what claims are about. Below: the state that moved "
-        "most. Dotted, in the setting's colour: the claim in force. Of a method with more than "
-        f"{_style.SHOWN} settings so many are shown, from least to most movement.",
+        "most. Dotted, in the setting's colour: the claim in force. At most "
+        f"{_style.SHOWN} settings of a method are shown, from least to most movement.",
         figure,
     )
 

@@ -21,12 +21,12 @@ from kltrust.experiments.report._page import share, small
 
 KINDS = {
     BOUND: "max_kl: the update is shortened or undone until its mean KL is no larger",
-    SET_POINT: "target_kl: what the mean KL is steered towards: it is meant to be met, not to hold",
+    SET_POINT: "target_kl: the mean KL is steered towards it, and may exceed it",
     HEURISTIC: (
         "clip_eps² / 2, the mean KL at which log-ratios have a mean square of clip_eps²; "
-        "nobody promised it, clipping bounds neither a ratio nor a KL"
+        "a rule of thumb, not a promise: clipping bounds neither a ratio nor a KL"
     ),
-    NONE: "no region: the step size, or the weight of a penalty, is all that holds it back",
+    NONE: "no region: only the step size, or the weight of a penalty, limits the step",
 }
 
 
@@ -108,11 +108,11 @@ def verdicts(measured: pd.DataFrame) -> list[str]:
         of = "" if count == total else f" (of those with a claim, {count:,})"
         used = " to ".join(dict.fromkeys(map(small, (claimed.used.min(), claimed.used.max()))))
         stopped = rows[[np.isfinite(claim.stop) for claim in rows.claim]]
-        overran = f", and {stopped.overran.sum():,} went beyond the early stop's max_kl"
+        overran = f", and {stopped.overran.sum():,} exceeded the early stop's max_kl"
         found.append(
-            f"{method}: {round(beyond):,} of {total:,} updates{of} went beyond the "
+            f"{method}: {round(beyond):,} of {total:,} updates{of} exceeded the "
             f"{' or '.join(dict.fromkeys(claim.kind for claim in claimed.claim))} "
-            f"({share(beyond / count)}); the median update used {used} of it, "
-            f"the largest moved by {largest} nats{overran if len(stopped) else ''}."
+            f"({share(beyond / count)}); the median KL was {used} of it, "
+            f"the largest {largest} nats{overran if len(stopped) else ''}."
         )
     return found
