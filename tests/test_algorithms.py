@@ -412,9 +412,11 @@ def test_what_ppo_steers():
     ):
         algorithm = algorithms.ppo(target_kl=0.01, **static)
         for kl, factor in ((0.02, above), (0.005, below)):
-            np.testing.assert_allclose(algorithm.follow(one, kl * one, never), factor, rtol=1e-6)
+            np.testing.assert_allclose(
+                algorithm.next_coefficient(one, kl * one, never), factor, rtol=1e-6
+            )
             off = dataclasses.replace(algorithm, target_kl=math.inf)
-            assert off.follow(one, kl * one, never) == 1
+            assert off.next_coefficient(one, kl * one, never) == 1
         steers_rate = static.get("controller") == "learning_rate"
         np.testing.assert_allclose(algorithm.rate(0.1 * one), 3e-5 if steers_rate else 3e-4)
         c = case("categorical")

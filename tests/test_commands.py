@@ -97,7 +97,7 @@ def test_a_dry_run_does_nothing(tmp_path, said, monkeypatch):
         ("sweep absent.toml", "can't read the specification absent.toml"),
         ("sweep toy.toml --shard 3", "--shard takes I/N"),
         ("sweep toy.toml --shard 3/2", "1 <= i <= n"),
-        ("sweep toy.toml --resume absent", "leave the others out"),
+        ("sweep toy.toml --resume absent", "leave out the other options"),
         ("sweep --resume absent", "no run folder"),
         ("train --resume absent", "no run folder"),
         ("status absent", "no run folder"),

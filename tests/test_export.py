@@ -129,7 +129,7 @@ def test_an_export_follows_a_growing_run(made, tmp_path, capsys, monkeypatch):
         )
 
     with monkeypatch.context() as patched:
-        patched.setattr(activity, "of", lambda path: alive._replace(seen=next(looks)))
+        patched.setattr(activity, "read", lambda path: alive._replace(seen=next(looks)))
         looks = itertools.count()
         patched.setattr(export.time, "sleep", grow)
         out = tmp_path / "tb"

@@ -127,7 +127,9 @@ def test_tables_of_a_record(recorded):
 
 def test_a_search_of_recorded_scores():
     """Halving finds the best of a grid, unless that is late; the control is late."""
-    steady = np.random.default_rng(0).permutation(18.0)[:, None, None] * np.ones((18, 12, 2))
+    steady = np.random.default_rng(0).permutation(18).astype(float)[:, None, None] * np.ones(
+        (18, 12, 2)
+    )
     found = [search.searched(steady, Halving(), 0.25, seed) for seed in range(3)]
     of = search.summary(found)
     assert (of["same"], of["as_good"], of["lacks"]) == (3, 3, [0, 0, 0])

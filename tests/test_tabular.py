@@ -472,5 +472,5 @@ def test_tabulate_wants_one_array():
         state, obs = lake.reset(key)
         return state, {"cell": obs}
 
-    with pytest.raises(ValueError, match=r"one array as its observation.* got dict"):
+    with pytest.raises(ValueError, match=r"observations of one array.* got dict"):
         tabular.tabulate(lake._replace(reset=reset), gamma=0.9)

@@ -123,11 +123,13 @@ def status(arguments: list[str]) -> int:
     """``kltrust status``."""
     options = typed.cli(_Status, prog="kltrust status", args=arguments)
     from kltrust.experiments.cli.tables import activity_line, search_table, status_table
+    from kltrust.experiments.jobs.folder import parts_of
     from kltrust.experiments.store.record import Record
 
     record = Record(options.folder)
-    launch.print_table(status_table(record), narrow=True)
-    if (decisions := search_table(record)) is not None:
+    known = parts_of(record, needed=())
+    launch.print_table(status_table(record, known), narrow=True)
+    if (decisions := search_table(*known)) is not None:
         launch.print_table(decisions, narrow=True)
     if line := activity_line(record):
         print(line)

@@ -124,9 +124,9 @@ def fairness_notes(plan: Plan) -> list[str]:
     ]
 
 
-def status_table(record: Record) -> Table:
-    """The state of every group of a folder."""
-    plan, parts = parts_of(record, needed=())
+def status_table(record: Record, known: tuple[Plan, Any] | None = None) -> Table:
+    """The state of every group of a folder; ``known`` is its `parts_of`, if it was read already."""
+    plan, parts = known or parts_of(record, needed=())
     titles = ("runs", "iterations", "steps/s", "time left")
     names = [Column(title, overflow="fold") for title in ("algorithm", "environment")]
     table = Table(*_columns(_GROUP[:1]), *names, *_columns(titles), "broken", box=None)
@@ -165,9 +165,8 @@ def status_table(record: Record) -> Table:
     return table
 
 
-def search_table(record: Record) -> Table | None:
-    """The last decisions of a search; None without one, or before the first."""
-    plan, parts = parts_of(record, needed=())
+def search_table(plan: Plan, parts: Iterable[tuple[Any, Record | None]]) -> Table | None:
+    """The last decisions of a search, from a folder's `parts_of`; None without any."""
     if plan.search is None:
         return None
     found = [decisions_of(plan, group, part) for group, part in parts]
