@@ -222,7 +222,7 @@ def factory(*, rate=0.1):
         (factory, "factory is no schedule, .*call it"),
         (trpo().update, "update is no schedule"),
         ((1, 2), r"two functions, init and update, got \(1, 2\)"),
-        ("trpo", "two functions, init and update, got 'trpo'"),
+        ("trpo", "an object, got the name 'trpo': use trpo()"),
         (None, "got None"),
     ],
     ids=["class", "duck", "factory", "method", "numbers", "name", "none"],
