@@ -144,6 +144,7 @@ def imported() -> list[str]:
 # --- reading --------------------------------------------------------------------------------------
 
 
+@functools.cache
 def results() -> dict[str, dict[str, Any]]:
     """All recorded results by name, like ``learning/trpo-CartPole-v1``."""
     paths = sorted(RESULTS.rglob("*.json"))
@@ -285,11 +286,9 @@ def _git(*arguments: str) -> str:
     return done.stdout
 
 
-def listing(found: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """The lines of ``record.py --stale``."""
-    stale = {name: why for name, of in found.items() if (why := why_stale(of))}
+def listing(wanted: Mapping[str, float | None], stale: Mapping[str, str]) -> Iterable[str]:
+    """The lines of ``record.py --stale``: results with their reasons, then the `commands`."""
     yield from (f"{name}: {why}" for name, why in stale.items())
-    wanted = commands({name: found[name] for name in stale})
     for line, hours in wanted.items():
         yield f"  {line}   {'hours unknown' if hours is None else f'{hours:.1f} hours'}"
 

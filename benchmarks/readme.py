@@ -7,7 +7,6 @@ python benchmarks/readme.py --check    fails if that would change anything
 from __future__ import annotations
 
 import fnmatch
-import functools
 import json
 import re
 import sys
@@ -84,15 +83,15 @@ def main(check: bool = False) -> int:
 
 def age(names: Sequence[str]) -> list[str]:
     """A note below a table of which a result was recorded by other code than today's."""
-    named = [name for name in provenance.results() for of in names if fnmatch.fnmatch(name, of)]
-    stale = [name for name in named if provenance.why_stale(load(name))]
+    known = provenance.results()
+    named = [name for name in known for of in names if fnmatch.fnmatch(name, of)]
+    stale = [name for name in named if provenance.why_stale(known[name])]
     if not stale:
         return []
     some = "Recorded" if len(stale) == len(named) else f"{len(stale)} of {len(named)} recorded"
     return ["", f"*{some} at an earlier version of the code.*"]
 
 
-@functools.cache
 def load(name: str) -> dict[str, Any]:
     """A recorded result; for a name with a star, all that match, by the part under the star."""
     if "*" not in name:

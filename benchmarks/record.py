@@ -74,11 +74,12 @@ def main(options: Options) -> int:
 def queue(run: bool) -> int:
     """Lists what is stale, or records it; the status is that of the first command that failed."""
     found = provenance.results()
-    print(*provenance.listing(found), sep="\n")
+    stale = {name: why for name, of in found.items() if (why := provenance.why_stale(of))}
+    wanted = provenance.commands({name: found[name] for name in stale})
+    print(*provenance.listing(wanted, stale), sep="\n")
     for name in provenance.not_in_history(found):
         print(f"{name}: names a commit that is not in the history")
-    stale = {name: of for name, of in found.items() if provenance.why_stale(of)}
-    for command in provenance.commands(stale) if run else ():
+    for command in wanted if run else ():
         print(f"== {command}", flush=True)
         arguments = [sys.executable, *command.split()[1:]]
         if status := subprocess.run(arguments, cwd=provenance.ROOT, check=False).returncode:
