@@ -6,16 +6,11 @@ import json
 import atlas
 import numpy as np
 import pytest
+import toys
 from common import SPECS, load_spec
 from recorded import atlas as tables
 
-SPEC = """
-learner = { num_envs = 4, num_steps = 16 }
-critic = { num_epochs = 1, num_minibatches = 2 }
-network = { hidden = [8] }
-budget = { total_steps = 256, num_evals = 2, eval_episodes = 2 }
-sweep = { name = "toy", seeds = [3, 5], envs = "CartPole-v1", preset = "none" }
-experiments = [{ algorithms = "trpo" }]
+SPEC = f"""{toys.ONE_GROUP}experiments = [{{ algorithms = "trpo" }}]
 """
 
 

@@ -17,6 +17,7 @@ import pytest
 import record
 import search
 import sweeps
+import toys
 from common import load_spec
 from known_envs import legal_arms
 from recorded import faults, scores
@@ -27,13 +28,7 @@ from kltrust.experiments.search.halving import Halving
 from kltrust.experiments.store import run as store
 from kltrust.types import Box
 
-SPEC = """
-learner = { num_envs = 4, num_steps = 16 }
-critic = { num_epochs = 1, num_minibatches = 2 }
-network = { hidden = [8] }
-budget = { total_steps = 256, num_evals = 2, eval_episodes = 2 }
-sweep = { name = "toy", seeds = [3, 5], envs = "CartPole-v1", preset = "none" }
-experiments = [{ algorithms = "trpo", grid.max_kl = [0.01, 0.1] }]
+SPEC = f"""{toys.ONE_GROUP}experiments = [{{ algorithms = "trpo", grid.max_kl = [0.01, 0.1] }}]
 """
 
 

@@ -57,6 +57,15 @@ budget.total_steps = 64
 HEAD = SPEC[: SPEC.index("[[experiments]]")]
 WIDTH = 2
 
+# One static group, four iterations: without experiments.
+ONE_GROUP = """
+learner = { num_envs = 4, num_steps = 16 }
+critic = { num_epochs = 1, num_minibatches = 2 }
+network = { hidden = [8] }
+budget = { total_steps = 256, num_evals = 2, eval_episodes = 2 }
+sweep = { name = "toy", seeds = [3, 5], envs = "CartPole-v1", preset = "none" }
+"""
+
 # For folders of known numbers: four iterations in chunks of two.
 MADE = """
 [sweep]
