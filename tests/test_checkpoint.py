@@ -1,5 +1,7 @@
 """Any state, back bit for bit; anything else, an error that says what to do."""
 
+import logging
+import os
 from typing import NamedTuple
 
 import jax
@@ -236,6 +238,17 @@ time.sleep(0.1)
     assert done.stdout.count("ulimit -f") == 5
     assert done.stderr == ""
     assert [file.name for file in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_later_failure_of_orbax_is_silent_and_one_of_others_is_not(tmp_path, caplog):
+    """Whether a write ends after the first error is a race: here, its complaint is told."""
+    checkpoint.save(tmp_path / "c", {"w": jnp.zeros(3)})
+    complaint = "Task exception was never retrieved\nfuture: <Task coro=<write() defined at %s:1>>"
+    orbax_file = os.path.join("lib", "orbax", "checkpoint", "_src", "handlers.py")
+    logging.getLogger("asyncio").error(complaint, orbax_file)
+    logging.getLogger("asyncio").error(complaint, "mine.py")
+    (record,) = caplog.records
+    assert "mine.py" in record.getMessage()
 
 
 def test_orbax_alone_can_read_the_arrays(tmp_path):

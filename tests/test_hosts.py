@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from toys import HEAD, arrays, assert_same, parts
+from toys import HEAD, arrays, assert_same, on_devices, parts
 
 from kltrust.experiments import cli
 from kltrust.experiments.config import spec
@@ -60,9 +60,7 @@ def on_two_hosts(fast, script, *arguments, environment=lambda host, port: {}):
             [sys.executable, "-c", script, *(a.format(host=host, port=port) for a in arguments)],
             env={
                 **os.environ,
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-                "JAX_PLATFORMS": "cpu",
-                "COLUMNS": "200",
+                **on_devices(2),
                 **fast,
                 **environment(host, port),
             },

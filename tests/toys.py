@@ -248,13 +248,17 @@ def write(path, planned, metrics_of, score_of, *, chunks=2, groups=None, code=No
     return path
 
 
+def on_devices(number):
+    """The environment of a process that has this many CPU devices, and compiles as the tests do."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={number}"
+    return {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+
+
 def python(*arguments, devices=1, environment=(), **keywords):
-    """A fresh interpreter among the tests, with so many devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    fixed = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+    """A fresh interpreter among the tests, with this many devices."""
     return subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, **fixed, **dict(environment)},
+        env={**os.environ, **on_devices(devices), **dict(environment)},
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,

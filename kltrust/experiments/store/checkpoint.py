@@ -245,13 +245,18 @@ def _load_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         return checkpointer.restore(path, restore_args=as_numpy)
 
 
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether asyncio speaks of a task that is not orbax's: it names the task's file."""
+    return f"orbax{os.sep}checkpoint" not in record.getMessage()
+
+
 @contextlib.contextmanager
 def _orbax() -> Iterator[Any]:
     """Orbax for this process alone: by default it would wait for the processes on all other hosts.
 
     Orbax does not log the tracebacks of its errors here, since we explain them anyway. After its
-    first error it closes its event loop, and writes that end later complain about that: these
-    complaints are silenced.
+    first error it closes its event loop. Writes that end later complain about the closed loop, or
+    fail too, with nobody to tell. Both may happen after this function ends: both are silenced.
     """
     import orbax.checkpoint as ocp  # takes a second to import: only where it is used
 
@@ -261,6 +266,7 @@ def _orbax() -> Iterator[Any]:
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)  # adding it again changes nothing
     told = sys.unraisablehook
 
     def hook(event: sys.UnraisableHookArgs, /) -> None:
