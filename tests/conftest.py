@@ -12,8 +12,8 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # no test leaves programs in one's home
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as the command line has it, see devices.py
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # Compiling takes half the time. Later versions have no such flag, and end where they meet it.
-    # The README's main job and the newest versions' tests compile as users do.
+    # XLA compiles in half the time. Later versions have no such flag, and end where they meet it.
+    # The README's main job and the tests of the newest versions compile as users do.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import hypothesis
@@ -91,6 +91,9 @@ AS_USERS_COMPILE = {
     "spread",
 }
 """The tests that look at digits, bits or programs which XLA's optimiser may change."""
+
+SAME_BITS = {"commands", "compilation_cache", "damage", "hosts", "jobs"}
+"""The tests that compare the bits of whole runs: on other devices, in parts, or with a toy's."""
 
 FAST = {
     *(MATHEMATICS - {"audit", "audit_curvature", "rollout"}),
@@ -176,24 +179,50 @@ def compile_fast_by_default(request):
 
 
 @pytest.fixture(scope="session")
-def toy_sweep(tmp_path_factory, compilations):
+def users_options():
+    """Options of `jax.jit`: XLA's fusion emitters as users have them, to compare bits."""
+    flag = "xla_cpu_use_fusion_emitters"
+    return {flag: True} if f"--{flag}=false" in os.environ.get("XLA_FLAGS", "") else {}
+
+
+@contextlib.contextmanager
+def as_users(options):
+    """Compiles the programs of runs, here and in processes, with the emitters of users."""
+    from kltrust.experiments.engine import program
+
+    ours = program.compiler_options
+    with pytest.MonkeyPatch.context() as patch:
+        if options:
+            patch.delenv("XLA_FLAGS", raising=False)
+            patch.setattr(program, "compiler_options", lambda mesh: {**ours(mesh), **options})
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_bits(request, users_options):
+    with as_users(users_options if part_of(request) in SAME_BITS else {}):
+        yield
+
+
+@pytest.fixture(scope="session")
+def toy_sweep(tmp_path_factory, compilations, users_options):
     """A sweep that nobody interrupted: a folder to read, or to copy."""
     import toys
 
     from kltrust.experiments.jobs import run
 
-    with compiling_fast(compilations):
+    with compiling_fast(compilations), as_users(users_options):
         return run.start(toys.toy_plan(), tmp_path_factory.mktemp("toys") / "toy")
 
 
 @pytest.fixture(scope="session")
-def toy_training(tmp_path_factory, compilations):
+def toy_training(tmp_path_factory, compilations, users_options):
     """Likewise a training."""
     import toys
 
     from kltrust.experiments.jobs.run import train
 
-    with compiling_fast(compilations):
+    with compiling_fast(compilations), as_users(users_options):
         path = tmp_path_factory.mktemp("toys") / "whole"
         return train(toys.tiny(), toys.SEEDS, path, width=1)
 

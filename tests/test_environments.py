@@ -462,10 +462,11 @@ BATCHED = {
 
 
 @pytest.mark.parametrize("name", BATCHED)
-def test_a_batch_of_steps_is_a_vmap_of_steps(name):
+def test_a_batch_of_steps_is_a_vmap_of_steps(name, users_options):
     env = BATCHED[name]()
     state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 8))
-    batch, alone = jax.jit(env.step_batch), jax.jit(jax.vmap(env.step))
+    compiled = functools.partial(jax.jit, compiler_options=users_options)
+    batch, alone = compiled(env.step_batch), compiled(jax.vmap(env.step))
     ended = []
     for t in range(40):
         key, act_key = jax.random.split(jax.random.key(t))

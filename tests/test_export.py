@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -159,6 +160,8 @@ def wandb_records(data):
             at += block - at % block
             continue
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + length > len(data):  # the rest is still being written
+            return
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part of several
@@ -166,14 +169,23 @@ def wandb_records(data):
             whole = b""
 
 
-def read_wandb(folder):
-    """The history of an offline run, step by step."""
+def read_wandb(folder, patience=60):
+    """The name, settings and history of an offline run that has finished.
+
+    W&B's own process may write the end of the file some seconds after ``finish`` returns.
+    """
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.glob("*.wandb")
+    for _ in range(10 * patience):
+        found = [wandb_internal_pb2.Record.FromString(x) for x in wandb_records(file.read_bytes())]
+        if any(record.HasField("exit") for record in found):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"W&B has not finished {file.name} within {patience} seconds")
     history, config, name = {}, {}, None
-    for data in wandb_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
+    for record in found:
         if record.HasField("history"):
             items = record.history.item
             row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}

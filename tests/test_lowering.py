@@ -242,16 +242,18 @@ def test_the_gradient_of_a_choice_is_that_of_the_entry():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_steps_taken_together_are_the_same_bits(reverse):
+def test_steps_taken_together_are_the_same_bits(reverse, users_options):
+    compiled = functools.partial(jax.jit, compiler_options=users_options)
+
     def step(carry, x):
         carry = 0.9 * carry + x
         return carry, jnp.cos(carry)
 
     xs = jax.random.normal(jax.random.key(0), (37, 3))  # 16 does not divide 37
-    ours = jax.jit(lambda xs: scan(step, xs[0], xs, reverse=reverse))(xs)
-    theirs = jax.jit(lambda xs: jax.lax.scan(step, xs[0], xs, reverse=reverse))(xs)
+    ours = compiled(lambda xs: scan(step, xs[0], xs, reverse=reverse))(xs)
+    theirs = compiled(lambda xs: jax.lax.scan(step, xs[0], xs, reverse=reverse))(xs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    together = jax.jit(lambda xs: jax.lax.scan(step, xs[0], xs, reverse=reverse, unroll=16))(xs)
+    together = compiled(lambda xs: jax.lax.scan(step, xs[0], xs, reverse=reverse, unroll=16))(xs)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), together, theirs)
 
 
