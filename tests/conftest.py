@@ -112,6 +112,9 @@ FAST = {
 }
 """The tests of the mathematics, of one training, of a sweep and of its report: `pytest -m fast`."""
 
+NOT_FAST = {"test_every_option_changes_the_computation"}
+"""Tests in those modules that no version of a dependency decides, and that take minutes."""
+
 
 def part_of(item):
     """The name of a test's module, without its prefix."""
@@ -129,7 +132,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: part_of(item) not in LONG)
     for item in items:
-        if part_of(item) in FAST and not item.get_closest_marker("slow"):
+        slow = item.get_closest_marker("slow") or item.originalname in NOT_FAST
+        if part_of(item) in FAST and not slow:
             item.add_marker("fast")
 
 
