@@ -90,6 +90,24 @@ def test_a_dry_run_does_nothing(tmp_path, said, monkeypatch):
     assert os.listdir(tmp_path) == ["toy.toml"]
 
 
+def test_a_dry_run_of_a_training_does_nothing(tmp_path, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = "--num-envs 4 --num-steps 8 --num-minibatches 1 --total-steps 64 --num-evals 1"
+    line = ["train", "ppo_clip", "CartPole-v1", "--seeds", "3", "--dry-run", *small.split()]
+    status, out, _ = said(*line, "--preset", "none")
+    assert status == 0
+    assert "3 runs in 1 static groups" in out
+    assert "192 environment steps" in out  # 64 of each seed
+    assert "--measure tries" in out
+    status, out, _ = said(*line, "--preset", "none", "--measure")
+    assert status == 0
+    assert "by one iteration of each group" in " ".join(out.split())
+    status, _, err = said(*line, "--gamma", "2")
+    assert status == 1
+    assert "gamma must be" in err
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -18,9 +18,9 @@ from kltrust.experiments.jobs import plan
 from kltrust.experiments.report import _region
 from kltrust.settings import annealed
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "docs/hooks"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
 
-import tables
+from builder import tables
 
 ADDED = """
     slack: Number = setting(

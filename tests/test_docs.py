@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import distrax
@@ -23,7 +22,6 @@ import pandas as pd
 import pytest
 import yaml
 from browser import CHROMIUM, Page, measured
-from mkdocs.exceptions import PluginError
 
 from kltrust.algorithms import algorithm_names, find_algorithm
 from kltrust.experiments import cli
@@ -34,12 +32,11 @@ from kltrust.learner import Metrics
 from kltrust.types import PolicyBatch, UpdateReport
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "docs/hooks"))
+sys.path.insert(0, str(ROOT / "docs"))
 
-import docstrings  # noqa: E402
-import formulas  # noqa: E402
-import pages  # noqa: E402
-import tables  # noqa: E402
+from builder import docstrings, formulas, pages, tables  # noqa: E402
+
+import build as build_docs  # noqa: E402
 
 # Docstrings: what every public name has to say.
 
@@ -205,14 +202,45 @@ def test_a_report_that_is_not_said_is_an_error(monkeypatch):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("settings trpoo", "page.md: .*did you mean trpo"),
-        ("setting trpo", "page.md: .*'setting'"),
+        ("settings trpoo", "table: settings trpoo -->: .*did you mean trpo"),
+        ("setting trpo", "table: setting trpo -->: 'setting'"),
     ],
 )
 def test_a_table_that_cannot_be_made_is_an_error(table, message):
-    page = SimpleNamespace(meta={}, file=SimpleNamespace(src_uri="page.md"))
-    with pytest.raises(PluginError, match=message):
-        tables.on_page_markdown(f"<!-- table: {table} -->", page=page)
+    with pytest.raises(ValueError, match=message):
+        tables.fill(f"<!-- table: {table} -->")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: none -->", "<!-- table: none -->: 'none'"),
+        ("$x^$", "not a formula"),
+        ('--8<-- "NOTHING.md"', "No such file"),
+    ],
+)
+def test_the_build_names_the_page_at_fault(text, message, tmp_path, monkeypatch):
+    (tmp_path / "docs/howto").mkdir(parents=True)
+    (tmp_path / "docs/howto/page.md").write_text(text)
+    monkeypatch.setattr(pages, "module_pages", lambda root: {})
+    with pytest.raises(ValueError, match=f"^howto/page.md: .*{message}"):
+        build_docs.site_files(tmp_path)
+
+
+def test_the_build_changes_only_what_differs_and_removes_what_is_gone(tmp_path):
+    folder = tmp_path / "docs"
+    build_docs.write({"index.md": b"1", "a/b.md": b"2"}, folder)
+    os.utime(folder / "index.md", (1, 1))
+    build_docs.write({"index.md": b"1", "c.md": b"3"}, folder)
+    assert (folder / "index.md").stat().st_mtime == 1
+    assert {path.name for path in folder.rglob("*")} == {"index.md", "c.md"}
+
+
+def test_the_build_deletes_no_folder_of_other_files(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="holds other files; name another folder by --out"):
+        build_docs.main(["--out", str(tmp_path)])
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
 def test_every_shared_setting_has_a_row(site):
@@ -244,14 +272,33 @@ def test_every_option_of_every_command_appears(site):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    done = build(ROOT / "mkdocs.yml", folder)
+    source = tmp_path_factory.mktemp("source")
+    run(ROOT / "docs/build.py", "--out", source / "docs").check_returncode()
+    # Our configuration with the paths that are relative to its own place.
+    settings = configuration()
+    settings["docs_dir"] = str(source / "docs")
+    python = settings["plugins"][1]["mkdocstrings"]["handlers"]["python"]
+    python["paths"] = [str(ROOT)]
+    python["options"]["extensions"] = [str(ROOT / e) for e in python["options"]["extensions"]]
+    (source / "mkdocs.yml").write_text(yaml.safe_dump(settings))
+    done = build(source / "mkdocs.yml", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
+def configuration():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    del settings["watch"]
+    return settings
+
+
 def build(config, folder):
+    return run("-m", "mkdocs", "build", "--strict", "-f", config, "-d", folder)
+
+
+def run(*command):
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", folder],
+        [sys.executable, *command],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -308,43 +355,61 @@ def test_the_checker_of_links_finds_what_is_broken(tmp_path):
         ("[x](nowhere.md)", "nowhere.md"),
         ("[x](#nowhere)", "no such anchor"),
         ("[x][kltrust.nothing]", "kltrust.nothing"),
+        (None, "not included in the"),
     ],
 )
 def test_a_strict_build_is_strict(text, warning, tmp_path):
     """With our configuration, less what takes long."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/index.md").write_text(f"# Title\n\n{text}\n")
-    config = yaml.safe_load(re.sub(r"!!python\S+", "", (ROOT / "mkdocs.yml").read_text()))
-    del config["watch"]
-    config |= {"docs_dir": "docs", "nav": ["index.md"], "hooks": [], "plugins": ["autorefs"]}
+    if text is None:
+        (tmp_path / "docs/forgotten.md").write_text("# A page that the navigation lacks\n")
+    config = configuration()
+    config |= {"docs_dir": "docs", "nav": ["index.md"], "plugins": ["autorefs"]}
     (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(config))
     done = build(tmp_path / "mkdocs.yml", tmp_path / "site")
     assert (done.returncode == 0) is (warning is None), done.stderr
     assert warning is None or warning in done.stderr
 
 
-def test_every_page_is_in_the_navigation():
-    nav = ["a.md", {"B": "b/*.md"}, {"C": ["c/x.md", "c/*.md"]}, {"D": ["d*.md"]}, "e*.md"]
-    uris = ["a.md", "b/1.md", "b/2.md", "c/a.md", "c/x.md"]
-    assert pages.expand(nav, uris) == [
-        "a.md",
-        {"B": ["b/1.md", "b/2.md"]},
-        {"C": ["c/x.md", "c/a.md"]},
-    ]
-    assert pages.expand(["gone.md"], uris) == ["gone.md"]  # for mkdocs to complain of
-
-
 def test_formulas_are_mathml(site):
     page = (site / "algorithms/trpo.html").read_text()
     assert page.count("<math") > 20
-    assert "arithmatex" not in page
+    assert "$" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert 20_000 < (site / "assets/math.ttf").stat().st_size < 400_000
 
 
 @pytest.mark.parametrize("tex", [r"\left( x", r"\nosuch x", "x^"])
 def test_a_formula_that_is_none_is_an_error(tex):
-    with pytest.raises(PluginError, match=re.escape(tex)):
-        formulas.on_page_content(f'<span class="arithmatex">\\({tex}\\)</span>')
+    with pytest.raises(ValueError, match=re.escape(tex)):
+        formulas.to_mathml(f"Here ${tex}$.")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a $x$ b", 1),
+        ("$x$ and\n$y$, \\$3 and $ 4", 2),
+        ("$$\nx\n+ y\n$$", 1),
+        ("`$x$`", 0),
+        ("``a ` $x$``", 0),
+        ("```bash\necho $x$y\n```\n$z$", 1),
+        ("- $a\nb$", 1),
+        ("a $b\n\nc$ d", 0),
+    ],
+)
+def test_formulas_are_found_and_code_is_not_touched(text, found):
+    shown, characters = formulas.to_mathml(text)
+    assert shown.count("<math") == found
+    assert bool(characters) == bool(found)
+    assert shown == text or found
+
+
+def test_a_formula_says_nothing_in_markdown():
+    (inside,) = re.findall("<math.*</math>", formulas.to_mathml("$a_* [b] | c$")[0])
+    written = re.sub("<[^>]*>", "", inside)
+    assert not set("*_[]|`") & set(written)
+    assert html.unescape(written).replace(" ", "") == "a*[b]|c"
 
 
 def test_a_notebook_becomes_a_page(tmp_path):
@@ -362,7 +427,7 @@ def test_a_notebook_becomes_a_page(tmp_path):
     (tmp_path / "n.ipynb").write_text(json.dumps(made))
     found = pages.notebook_pages(tmp_path)
     (picture,) = found.keys() - {"notebooks/n.md"}
-    text = found["notebooks/n.md"]
+    text = found["notebooks/n.md"].decode()
     assert text.startswith("# A notebook\n\n$x$")
     assert "```python\n1 + 1\n```" in text
     assert "seen" in text

@@ -235,6 +235,32 @@ def test_errors_name_the_line(text, line, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "entry"),
+    [
+        (f"{TRPO}{TRPO}update.max_kl = 'a'", r"\[\[experiments\]\] 2 \(trpo\): .*max_kl must be"),
+        (
+            f"{TRPO}[[experiments]]\nalgorithms = ['npg', 'ppo']\nlable = 'x'",
+            r"\[\[experiments\]\] 2 \(npg, ppo\): .*'lable'",
+        ),
+        (f"{TRPO}[[experiments]]\nalgorithms = 3", r"\[\[experiments\]\] 2 \(no algorithms\): "),
+        (f"{TRPO}\ncritic.num_minibatches = 7", r"\[\[experiments\]\] 1 \(trpo\): .*divide"),
+        (f"[network]\nhiden = [8]\n{TRPO}", r"unknown"),  # it is in none of them
+    ],
+)
+def test_errors_name_the_experiment_at_fault(text, entry):
+    with pytest.raises(ValueError, match=rf"^toy.toml:\d+: {entry}"):
+        plan.check_spec(spec.parse(TOY + text, "toy.toml"))
+
+
+def test_errors_of_a_dict_name_the_experiment_at_fault():
+    entries = [{"algorithms": "trpo"}, {"grid": {"gamma": 1}}]
+    document = {"sweep": {"envs": "CartPole-v1", "algorithms": "npg"}, "experiments": entries}
+    with pytest.raises(ValueError, match=r"^mine: \[\[experiments\]\] 2 \(npg\): grid takes"):
+        spec.from_dict(document, "mine")
+    assert spec.from_dict({**document, "experiments": entries[:1]}).source.entries == ("trpo",)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
         ("seeds = 2", "seeds = 0", 4, "seeds must be"),

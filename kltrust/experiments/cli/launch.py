@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,6 +89,21 @@ def free(folder: Path) -> Path:
     if chosen != folder:
         print(f"{folder} is there already: this run is in {chosen}", file=sys.stderr)
     return chosen
+
+
+def announce(plan: Plan, notes: Sequence[str] = (), *, measure: bool = False) -> None:
+    """Prints what a plan will do, as ``--dry-run`` does; ``measure`` tries two iterations."""
+    from kltrust.experiments.cli import tables
+    from kltrust.experiments.engine import canary
+    from kltrust.experiments.jobs import lanes
+
+    measured = None
+    if measure:
+        canary.check()
+        measured = [lanes.measure(plan, group) for group in plan.groups]
+    print_table(tables.dry_run(plan, measured=measured))
+    for line in (*notes, *tables.fairness_notes(plan)):
+        print(line)
 
 
 def start(command: str, plan: Plan, out: Path, quiet: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,7 +13,6 @@ from kltrust.experiments.cli.launch import HostFlags, Switch
 
 if TYPE_CHECKING:
     from kltrust.experiments.config.spec import Spec
-    from kltrust.experiments.jobs.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,35 +87,20 @@ def sweep(arguments: list[str]) -> int:
 
 
 def _start(options: _Sweep, specification: Spec) -> int:
-    from kltrust.experiments.cli.tables import dry_run
-    from kltrust.experiments.engine import canary
-    from kltrust.experiments.jobs import lanes, plan
+    from kltrust.experiments.jobs import plan
 
     launch.check_flag("width", options.width, 0, 2**20)
     plan.check_spec(specification)
     shard = _shard(options.shard)
     planned = plan.make_plan(specification, width=options.width or None, shard=shard)
     if options.dry_run:
-        measured = None
-        if options.measure:
-            canary.check()
-            measured = [lanes.measure(planned, group) for group in planned.groups]
-        _announce(dry_run(planned, measured=measured), specification, planned)
+        launch.announce(planned, specification.notes, measure=options.measure)
         return 0
     if not options.quiet:
-        _announce(dry_run(planned), specification, planned)
+        launch.announce(planned, specification.notes)
     part = "-shard{}of{}".format(*shard) if shard else ""
     out = options.out or launch.free(Path("runs") / f"{planned.name}{part}")
     return launch.start("sweep", planned, out, options.quiet)
-
-
-def _announce(table: Any, specification: Spec, planned: Plan) -> None:
-    """Prints the plan's table and its notes."""
-    from kltrust.experiments.cli.tables import fairness_notes
-
-    launch.print_table(table)
-    for line in (*specification.notes, *fairness_notes(planned)):
-        print(line)
 
 
 def status(arguments: list[str]) -> int:

@@ -58,6 +58,8 @@ class _Resume(HostFlags):
 
     resume: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path()
     """The run folder."""
+    dry_run: Switch = False
+    """Show what was planned, and do nothing."""
     quiet: Switch = False
     """Print nothing but the result."""
 
@@ -108,7 +110,6 @@ def train(arguments: list[str]) -> int:
     for name, least, most in (("seeds", 1, MOST_RUNS), ("seed", 0, 2**31 - 1), ("width", 0, 2**20)):
         launch.check_flag(name, getattr(parsed, name), least, most)
     seeds = [parsed.seed + i for i in range(parsed.seeds)]
-    out = parsed.out or launch.free(_default_out(start, parsed.seed))
     parts = experiment.learner.num_envs if parsed.spread_envs else len(seeds)
     with launch.devices(parsed, parts):
         from kltrust.experiments.jobs.plan import plan_training
@@ -116,6 +117,10 @@ def train(arguments: list[str]) -> int:
         plan = plan_training(
             experiment, seeds, width=parsed.width or None, spread=parsed.spread_envs
         )
+        if parsed.dry_run:
+            launch.announce(plan, measure=parsed.measure)
+            return 0
+        out = parsed.out or launch.free(_default_out(start, parsed.seed))
         return launch.start("train", plan, out, parsed.quiet)
 
 
@@ -180,6 +185,10 @@ def _train_options(start: Experiment, origin: str) -> type:
         """Runs per block on a device, 0 to choose; at another width, a seed's last bits differ."""
         spread_envs: Annotated[Switch, typed.Rare] = False
         """One large run: its environments, not its seeds, over all devices."""
+        dry_run: Switch = False
+        """Show what would be done, and do nothing."""
+        measure: Annotated[Switch, typed.Rare] = False
+        """With --dry-run: compile and try two iterations, to tell time and memory."""
         quiet: Switch = False
         """Print nothing but the result."""
 
@@ -243,7 +252,7 @@ def _resume(arguments: list[str]) -> int:
         raise ValueError(
             f"--resume goes on with the settings of the run folder: leave out {' '.join(others)}"
         )
-    return launch.resume("train", parsed, parsed.resume, parsed.quiet)
+    return launch.resume("train", parsed, parsed.resume, parsed.quiet, parsed.dry_run)
 
 
 def _summary(cls: type) -> str:

@@ -46,7 +46,8 @@ evenly: a scrambled Sobol sequence, best with a power of two as ``count``.
 
 With ``[search]``, not every setting gets its whole budget. The keys of each kind are the settings
 of `Halving`, `Racing` and `Population`. All settings that share a compilation are one search.
-Errors name the file, the line and the nearest known name.
+Errors name the file, the line, the number and the algorithms of one of [[experiments]], and the
+nearest known name.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
     entries = document.get("experiments", [{}])
     if not isinstance(entries, list):
         raise source.error(("experiments",), "write [[experiments]]: there may be several")
+    if "experiments" in document:
+        source = source._replace(entries=tuple(_algorithms(entry, sweep) for entry in entries))
     common = {section: document[section] for section in _COMMON if section in document}
     made = [Entry(source, i, entry, sweep, common) for i, entry in enumerate(entries)]
     compared: dict[Comparison, list[str]] = {}
@@ -156,6 +159,15 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
         )
     notes = tuple(_notes(compared, references))
     return Spec(title, seeds, tuple(settings.values()), source, notes, _search(source, document))
+
+
+def _algorithms(entry: Any, sweep: dict[str, Any]) -> str:
+    """The algorithms of one of [[experiments]] as an error names them, whatever was written."""
+    given = entry.get("algorithms", sweep.get("algorithms")) if isinstance(entry, dict) else None
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not names:
+        return "no algorithms"
+    return ", ".join(map(str, names))
 
 
 def _search(source: Source, document: dict[str, Any]) -> Search | None:

@@ -21,10 +21,17 @@ _TABLE = re.compile(r"\s*\[\[?[^\[\],=]+\]\]?\s*(#.*)?")
 
 
 class Source(NamedTuple):
-    """The text of a specification or a preset, to find lines in."""
+    """The text of a specification or a preset, to find lines in.
+
+    Attributes:
+        name: its name in errors.
+        text: all of it, or "" where it was no text.
+        entries: the algorithms of each of its [[experiments]], for errors.
+    """
 
     name: str
     text: str
+    entries: tuple[str, ...] = ()
 
     @staticmethod
     def of_file(path: str | Path, what: str) -> Source:
@@ -57,9 +64,16 @@ class Source(NamedTuple):
             raise ValueError(f"{self.name}:{line}: not TOML: {error}") from error
 
     def error(self, place: Place, message: str) -> ValueError:
-        """``FILE:LINE: message``; without a line where there is no text."""
+        """``FILE:LINE: [[experiments]] N (ALGORITHMS): message``, with what there is of these.
+
+        N counts from 1. There is no line without a text, and no N outside of [[experiments]].
+        """
         line = f":{line_of(self.text, place)}" if self.text else ""
-        return ValueError(f"{self.name}{line}: {message}")
+        entry = ""
+        if self.entries and place[:1] == ("experiments",) and len(place) > 1:
+            number = int(place[1])
+            entry = f" [[experiments]] {number + 1} ({self.entries[number]}):"
+        return ValueError(f"{self.name}{line}:{entry} {message}")
 
     def blame(self, places: dict[str, Place], error: ValueError) -> ValueError:
         """The error with the line of the setting that its message names."""

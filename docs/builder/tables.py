@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import docstrings
 import griffe
-from mkdocs.exceptions import PluginError
 
+from builder import docstrings
 from kltrust.algorithms import algorithm_names, find_algorithm
 from kltrust.experiments import cli
 from kltrust.experiments.config import presets
@@ -43,17 +42,21 @@ _HOLDS = {
 """What a role of a setting says of the step."""
 
 
-def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> str:
-    """The page with its places filled."""
+def fill(markdown: str) -> str:
+    """A page with its tables.
 
-    def fill(match: re.Match[str]) -> str:
+    Raises:
+        ValueError: if a table has no such name or argument.
+    """
+
+    def table(match: re.Match[str]) -> str:
         name, argument = match.groups()
         try:
             return _TABLES[name](argument)
         except (KeyError, ValueError) as error:
-            raise PluginError(f"{page.file.src_uri}: {match.group()}: {error}") from error
+            raise ValueError(f"{match.group()}: {error}") from error
 
-    return _PLACE.sub(fill, markdown)
+    return _PLACE.sub(table, markdown)
 
 
 @functools.cache
