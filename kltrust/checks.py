@@ -214,6 +214,8 @@ def as_env(env: Any, other: Any = None) -> Env:
         hint = ": the environment comes first"
     elif isinstance(env, str):
         hint = f": kltrust.make({env!r}) makes one of it"
+    elif callable(env):
+        hint = ": pass one environment of a schedule, such as its last, env(1.0)"
     raise TypeError(f"env must be an Env of kltrust, got {kind_of(env)}{hint}")
 
 

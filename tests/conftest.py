@@ -88,7 +88,7 @@ MATHEMATICS = {
 AS_USERS_COMPILE = {
     *("advantages", "critic", "divergences", "doctor", "estimators", "lanes", "learner"),
     *("learner_audit", "learning", "losses", "normalization", "package", "readme", "solvers"),
-    "spread",
+    *("curricula", "spread"),
 }
 """The tests that look at digits, bits or programs which XLA's optimiser may change."""
 

@@ -48,6 +48,10 @@ from kltrust.environments._registry import (
     register as register,
     static_parameters as static_parameters,
 )
+from kltrust.environments._schedules import (
+    LinearSchedule as LinearSchedule,
+    is_schedule as is_schedule,
+)
 from kltrust.environments._wrappers import (
     ActionBound as ActionBound,
     bound_actions as bound_actions,

@@ -20,6 +20,7 @@ from kltrust.environments._adapters import (
 )
 from kltrust.environments._named import parts_of, wrapped
 from kltrust.environments._parameters import did_you_mean, keywords, require_known
+from kltrust.environments._schedules import require_constant
 from kltrust.environments._wrappers import ActionBound, bound_actions
 from kltrust.types import Env, MaskedSpace, Number, Space
 
@@ -80,13 +81,14 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
 
     Raises:
         ValueError: for an unknown name (lists the nearest), a parameter that the environment does
-            not have (lists those it has), a value that does not fit, or a wrapper that does not
-            exist or apply.
+            not have (lists those it has), a value that does not fit or is a schedule, or a wrapper
+            that does not exist or apply.
         RuntimeError: if a package or data that the environment needs can't be loaded.
 
     Example:
         >>> env = make("Pendulum-v1", g=9.81, max_steps_in_episode=100)
     """
+    require_constant(str(getattr(name, "name", name)), params)
     if hasattr(name, "step_env"):
         return _gymnax.make_gymnax(name, params, action_bound)
     if "|" in str(name):

@@ -57,7 +57,7 @@ class Learner(NamedTuple):
 
 
 def make_learner(
-    env: Env,
+    env: Env | Schedule,
     agent: ActorCritic,
     update: PolicyUpdate | Schedule,
     *,
@@ -69,10 +69,10 @@ def make_learner(
     """One iteration of policy optimisation as a pure function of its state.
 
     Args:
-        env: the environment, of which ``num_envs`` run in parallel; one of gymnax will do.
+        env: the environment, of which ``num_envs`` run in parallel; one of gymnax will do. Or a
+            schedule, a function from the fraction of the planned iterations to the environment.
         agent: policy and value function, with or without memory.
-        update: the algorithm; or a schedule, a function from the fraction of the planned
-            iterations to the algorithm: ``lambda f: trpo(max_kl=0.02 * (1 - f))``.
+        update: the algorithm; or a schedule likewise: ``lambda f: trpo(max_kl=0.02 * (1 - f))``.
         critic: the critic's update; or a schedule likewise.
         planned_iterations: the number of iterations at which a schedule's fraction is 1.
         settings: rollout, advantages and measurement; None takes the defaults.
@@ -82,9 +82,15 @@ def make_learner(
         ValueError: on a bad setting, a batch that does not divide, a schedule without a plan.
         TypeError: if ``update`` is no algorithm; names the remedy.
     """
-    env = check_kinds(env, agent)
     own = changed(settings or LearnerSettings(), changes, "setting of make_learner")
     num_envs, num_steps, audit = own.num_envs, own.num_steps, own.audit
+
+    def fitting(given: Any, _: str) -> Env:
+        made = check_kinds(given, agent)
+        # `step_batch` may ask all devices at every step whether an episode has ended.
+        return made._replace(step_batch=None) if own.minibatch_blocks > 1 else made
+
+    first_env, scheduled_env = resolver(env, planned_iterations, "an environment", fitting)
     first_update, scheduled_update = resolver(update, planned_iterations, "an algorithm")
     first_critic, scheduled_critic = resolver(critic, planned_iterations, "a critic")
     units, of = num_envs * num_steps, "rows (num_envs * num_steps)"
@@ -93,20 +99,17 @@ def make_learner(
     for what, part in (("update", first_update), ("critic", first_critic)):
         counts = {f"{what}.{n}": getattr(part, n) for n in with_role(part, "minibatches")}
         check_minibatches(units, of, own.minibatch_blocks, **counts)
-    if own.minibatch_blocks > 1:
-        # `step_batch` may ask all devices at every step whether an episode has ended.
-        env = env._replace(step_batch=None)
     planned = 1 if planned_iterations is None else planned_iterations
     check(planned_iterations=(planned, False))
-    check_agent(env, agent)
+    check_agent(first_env, agent)
 
-    def resolve(iteration: Array | int) -> tuple[PolicyUpdate, Critic]:
+    def resolve(iteration: Array | int) -> tuple[Env, PolicyUpdate, Critic]:
         # A run that goes on beyond its plan keeps the schedule's last value.
         fraction = jnp.minimum(jnp.asarray(iteration, jnp.float32) / planned, 1)
-        return scheduled_update(fraction), scheduled_critic(fraction)
+        return scheduled_env(fraction), scheduled_update(fraction), scheduled_critic(fraction)
 
     def init(key: Array) -> LearnerState:
-        algorithm, learned_critic = resolve(0)
+        env, algorithm, learned_critic = resolve(0)
         params_key, env_key, key = jax.random.split(typed_key(key), 3)
         policy_params, value_params = loops.match_varying(agent.init(params_key), params_key)
         env_state, obs = reset_batch(env, env_key, num_envs)
@@ -138,7 +141,7 @@ def make_learner(
         return stagger(env, agent, state._replace(key=key), stagger_key, own.stagger_steps)
 
     def step(state: LearnerState) -> tuple[LearnerState, Metrics]:
-        algorithm, learned_critic = resolve(state.iteration)
+        env, algorithm, learned_critic = resolve(state.iteration)
         rollout_key, update_key, value_key, key = jax.random.split(state.key, 4)
 
         (env_state, obs, policy_carry), transition = play(env, agent, state, rollout_key, num_steps)

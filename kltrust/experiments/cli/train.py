@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import textwrap
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +13,20 @@ from typing import Annotated, Any
 import tyro
 
 from kltrust.algorithms import algorithm_names, find_algorithm
+from kltrust.environments import LinearSchedule
 from kltrust.experiments.cli import launch, typed
 from kltrust.experiments.cli.launch import HostFlags, Switch
 from kltrust.experiments.config import presets
-from kltrust.experiments.config.experiment import SECTIONS, Experiment, section_kinds, written
+from kltrust.experiments.config.experiment import (
+    SECTIONS,
+    Experiment,
+    env_params_from_plain,
+    section_kinds,
+    written,
+)
 from kltrust.experiments.config.spec import MOST_RUNS
 from kltrust.settings import declared
+from kltrust.values import to_plain
 
 HELP = """\
 usage: kltrust train ALGORITHM ENV [settings]
@@ -39,6 +48,8 @@ For GPUs and TPUs, with --preset accelerator:
 """
 
 
+SCHEDULE = "{ from = 5.0, to = 9.8, until = 0.5 }"
+"""A schedule of an environment's parameter, for messages."""
 UNCOMMON = ("", "floor", "ceiling", "value clip", "gradient bound")
 """The roles of settings that ``--help`` leaves out, unless they are declared as common."""
 
@@ -240,7 +251,7 @@ def _section(start: Experiment, parsed: Any, section: str) -> Any:
 
 
 def _shown(env_params: dict[str, Any]) -> str:
-    pairs = " ".join(f"{name}={value}" for name, value in env_params.items())
+    pairs = " ".join(f"{name}={to_plain(value)}" for name, value in env_params.items())
     return f"(default: {pairs})" if pairs else "(default: the environment's own)"
 
 
@@ -261,7 +272,7 @@ def _summary(cls: type) -> str:
 
 
 def _env_params(pairs: Sequence[str]) -> dict[str, Any]:
-    params = {}
+    params: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
@@ -269,5 +280,21 @@ def _env_params(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             params[name] = json.loads(text)
         except json.JSONDecodeError:
-            params[name] = text
-    return params
+            params[name] = _table(name, text) if text.startswith("{") else text
+        if text.startswith(tuple(f"{key}=" for key in LinearSchedule.KEYS)):
+            raise ValueError(
+                f"--env-params {pair} is half of a schedule, which a shell has cut at its braces: "
+                f"quote it, as in --env-params '{name}={SCHEDULE}'"
+            )
+    return env_params_from_plain(params)
+
+
+def _table(name: str, text: str) -> Any:
+    """A table as a specification has it."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(
+            f"--env-params {name}={text} is no table of TOML ({error}): write a schedule as in "
+            f"--env-params '{name}={SCHEDULE}'"
+        ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import jax
 from kltrust.algorithms import find_algorithm
 from kltrust.checks import unknown
 from kltrust.critic import ValueRegression
-from kltrust.environments import static_parameters
+from kltrust.environments import LinearSchedule, is_schedule, static_parameters
 from kltrust.learner import LearnerSettings
 from kltrust.networks.settings import NetworkSettings
 from kltrust.settings import setting, settings
@@ -60,6 +60,8 @@ class BudgetSettings:
 
 SECTIONS = ("update", "critic", "learner", "network", "budget")
 """The sections of an experiment that hold settings; ``env_params`` holds the environment's own."""
+_CONSTANT = (str, bool, int, tuple, list, dict, type(None))
+"""What is no leaf among the environment's parameters: plain static data."""
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -118,8 +120,29 @@ class Experiment:
         made: dict[str, Any] = {
             k: from_plain(cls, data.get(k, {}), where=k) for k, cls in kinds.items()
         }
-        params = {k: number_from_plain(v) for k, v in data.get("env_params", {}).items()}
+        params = env_params_from_plain(data.get("env_params", {}))
         return Experiment(env=data["env"], env_params=params, **made)
+
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """The environment's parameters that are schedules."""
+        return tuple(k for k, v in self.env_params.items() if isinstance(v, LinearSchedule))
+
+    @property
+    def final(self) -> Experiment:
+        """The experiment with the last value of each schedule as a constant."""
+        ends = {name: self.env_params[name].end for name in self.scheduled}
+        return self._with_params(ends)
+
+    def scheduling(self, names: Iterable[str]) -> Experiment:
+        """The experiment with constants as schedules of one value, for the parameters ``names``."""
+        constants = {n: self.env_params[n] for n in names if n not in self.scheduled}
+        return self._with_params({n: LinearSchedule(v, v) for n, v in constants.items()})
+
+    def _with_params(self, changes: dict[str, Any]) -> Experiment:
+        if not changes:
+            return self
+        return dataclasses.replace(self, env_params={**self.env_params, **changes})
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted name, as in ``update.max_kl``."""
@@ -142,8 +165,8 @@ class Experiment:
         traced = vars(self).get("_traced")
         if traced is None:
             static = static_parameters(self.env)
-            numbers = (k for k, v in self.env_params.items() if _is_number(v) and k not in static)
-            traced = tuple(sorted(numbers))
+            leaves = (k for k, v in self.env_params.items() if not isinstance(v, _CONSTANT))
+            traced = tuple(sorted(k for k in leaves if k not in static))
         kept = tuple((k, v) for k, v in sorted(self.env_params.items()) if k not in traced)
         key = jax.tree_util.GetAttrKey
         children = [(key(name), getattr(self, name)) for name in SECTIONS]
@@ -163,9 +186,19 @@ class Experiment:
         return self
 
 
-def _is_number(value: Any) -> bool:
-    """Whether an environment parameter is a leaf: anything but plain static data."""
-    return not isinstance(value, str | bool | int | tuple | list | dict | type(None))
+def env_params_from_plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment's parameters from plain data: tables of schedules become schedules.
+
+    Raises:
+        ValueError: names the parameter.
+    """
+    made = {name: number_from_plain(value) for name, value in params.items()}
+    for name in [n for n, value in made.items() if is_schedule(value)]:
+        try:
+            made[name] = LinearSchedule.from_plain(made[name])
+        except ValueError as error:
+            raise ValueError(f"env_params.{name}: {error}") from error
+    return made
 
 
 def section_kinds(algorithm: str) -> dict[str, type]:
@@ -229,7 +262,7 @@ def put(data: dict[str, Any], name: str, value: Any) -> None:
 
     The name includes its section. It may reach into an optimiser, as in
     ``update.optimizer.weight_decay``. A table for an optimiser that names none changes the
-    settings of the present one.
+    settings of the present one. It may reach into a schedule, as in ``env_params.gravity.to``.
     """
     section, _, key = name.partition(".")
     head, _, tail = key.partition(".")
@@ -239,4 +272,7 @@ def put(data: dict[str, Any], name: str, value: Any) -> None:
     if field and is_nested(field) and isinstance(changes, Mapping) and "name" not in changes:
         now = type(field.default).of(data[section].get(head, field.default))
         key, value = head, {**to_plain(now), **changes}
+    elif section == "env_params" and tail in LinearSchedule.KEYS:
+        now = data[section].get(head, {})
+        key, value = head, {**(now if isinstance(now, Mapping) else {}), tail: value}
     data[section][key] = value

@@ -15,6 +15,7 @@ import numpy as np
 
 from kltrust.algorithms import find_algorithm
 from kltrust.checks import as_float, nearest
+from kltrust.environments import is_schedule
 from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified, written
 from kltrust.experiments.config.presets import ACCELERATOR, preset
 from kltrust.experiments.config.spec_source import Place, Source
@@ -193,6 +194,8 @@ class Entry:
             except ValueError as error:
                 raise self.source.error(place, str(error)) from error
             places[name] = place
+            if name.startswith("env_params.") and isinstance(value, dict):
+                places.update({f"{name}.{key}": (*place, key) for key in value})
 
         own = {section: self.table[section] for section in _SECTIONS if section in self.table}
         for start, sections in (((), self.common), (self.place, own)):
@@ -376,4 +379,6 @@ def _named(name: str, algorithm: str) -> str:
 
 
 def _shown(value: Any) -> str:
+    if is_schedule(value):
+        return f"{{{','.join(f'{key}={_shown(number)}' for key, number in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")

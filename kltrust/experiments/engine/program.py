@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kltrust.environments import make
+from kltrust.environments import make, sample_action
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.stand_in import check_here
 from kltrust.experiments.engine import hosts
@@ -46,18 +46,28 @@ def traced_settings(experiment: Experiment) -> Experiment:
 def build(experiment: Experiment) -> Parts:
     """Environment, agent and learner; float settings may be traced.
 
+    Where the environment's parameters are schedules, the learner follows them, and the environment
+    has their last values.
+
     Raises:
         ValueError: on an unknown name, a bad value, a batch that does not divide.
     """
     check_here(experiment.update)
-    env = make(experiment.env, **experiment.env_params)
+    params = experiment.env_params
+    env = make(experiment.env, **experiment.final.env_params)
     agent = actor_critic(env, settings=experiment.network)
 
     def schedule(part: Any) -> Callable[[Number], Any]:
         return lambda fraction: annealed(part, 1 - experiment.budget.anneal * fraction)
 
+    def env_at(fraction: Number) -> Env:
+        now = {name: params[name](fraction) for name in experiment.scheduled}
+        made = make(experiment.env, **{**params, **now})
+        # The agent is made for the spaces of the final environment.
+        return made._replace(observation_space=env.observation_space, action_space=env.action_space)
+
     learner = make_learner(
-        env,
+        env_at if experiment.scheduled else env,
         agent,
         schedule(experiment.update),
         critic=schedule(experiment.critic),
@@ -93,6 +103,31 @@ def check_values(experiment: Experiment) -> Parts:
     if parts.env.max_steps is None:
         raise ValueError(f"{experiment.env} has no time limit: wrap it with one to evaluate on it")
     return parts
+
+
+def check_schedules(experiment: Experiment) -> None:
+    """Refuses schedules of parameters that the environment can't take as traced numbers.
+
+    It traces a reset and a step, and compiles nothing.
+
+    Raises:
+        ValueError: names the parameter and the remedy.
+    """
+    for name in experiment.scheduled:
+
+        def trial(value: Array, key: Array, name: str = name) -> Any:
+            env = make(experiment.env, **{**experiment.final.env_params, name: value})
+            action = sample_action(env.action_space, key)
+            return env.step(key, env.reset(key)[0], action)[0]
+
+        try:
+            jax.eval_shape(trial, jnp.float32(0), jax.random.key(0))
+        except (ValueError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"env_params.{name} can't be a schedule in {experiment.env}: {reason}. Only a "
+                "number that the environment uses as an array can: give this parameter one value"
+            ) from error
 
 
 def validate(experiment: Experiment) -> None:

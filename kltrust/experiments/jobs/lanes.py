@@ -82,7 +82,9 @@ class Lanes:
 
     def __init__(self, plan: Plan, group: Group):
         self.plan, self.group = plan, group
-        self.experiment = plan.experiment(group)
+        # One program for constants and schedules: constants become schedules of one value.
+        self._scheduled = plan.scheduled(group)
+        self.experiment = plan.experiment(group).scheduling(self._scheduled)
         self.number = len(group.runs)
         freeze = plan.on_nonfinite == "freeze"
         kind: type[Program]
@@ -98,14 +100,17 @@ class Lanes:
         keys = lanes.pad(lanes.keys_of(np.asarray(self.seeds)), self.size)
         self.keys, self.eval_keys = self.program.put(keys)
         # Decided from all settings of the static group, so that every shard decides alike.
-        self._among = [traced_settings(experiment) for experiment in plan.alike(group)]
+        self._among = [self._traced(experiment) for experiment in plan.alike(group)]
         self.set([plan.setting(run).experiment for run in group.runs])
 
     def set(self, experiments: Sequence[Experiment]) -> None:
         """Gives each lane the settings of its experiment."""
-        given = [traced_settings(experiment) for experiment in experiments]
+        given = [self._traced(experiment) for experiment in experiments]
         settings = lanes.split_shared(given, self._among, self.size)
         self.settings = jax.tree.map(lambda x: self.program.put(x) if np.ndim(x) else x, settings)
+
+    def _traced(self, experiment: Experiment) -> Experiment:
+        return traced_settings(experiment.scheduling(self._scheduled))
 
     def advance(self, run: Run, progress: Progress) -> None:
         """Runs the lanes from the last commit to the end.

@@ -20,7 +20,7 @@ from kltrust.experiments.config.stand_in import read
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.devices import found
 from kltrust.experiments.engine.memory import choose_width
-from kltrust.experiments.engine.program import check_values
+from kltrust.experiments.engine.program import check_schedules, check_values
 from kltrust.experiments.engine.spread import with_blocks
 from kltrust.experiments.jobs.trials import board_of, check_search, shuffled, slots_of
 from kltrust.experiments.search import kinds
@@ -100,6 +100,10 @@ class Plan:
         """The experiments of all settings of the group's static group, also in other shards."""
         key = static_key(self.experiment(group))
         return [s.experiment for s in self.settings if static_key(s.experiment) == key]
+
+    def scheduled(self, group: Group) -> list[str]:
+        """The environment's parameters that are schedules in any of the experiments `alike`."""
+        return sorted({name for e in self.alike(group) for name in e.scheduled})
 
     def to_config(self) -> dict[str, Any]:
         """The plan as plain data for a run folder."""
@@ -192,6 +196,7 @@ def plan_training(
         raise ValueError(
             "a run is spread alone: give it one seed and no width, or spread the runs instead"
         )
+    check_schedules(experiment)
     experiment = with_blocks(experiment) if spread else experiment
     name = f"{experiment.algorithm}-{experiment.env.replace('/', '-')}"
     setting = Setting(experiment.algorithm, {}, experiment)
@@ -228,16 +233,25 @@ def check_spec(spec: Spec) -> None:
     Raises:
         ValueError: names the line, the setting and the remedy.
     """
+    traced = set()
     for setting in spec.settings:
+        experiment = setting.experiment
+        key = static_key(experiment), experiment.scheduled
         try:
-            check_values(setting.experiment)
+            if key not in traced:
+                check_schedules(experiment)
+            check_values(experiment)
         except ValueError as error:
             raise spec.source.blame(setting.places, error) from error
+        traced.add(key)
 
 
 def static_key(experiment: Experiment) -> Any:
-    """A key that is equal within a static group: all of the experiment except its float values."""
-    return jax.tree.structure(experiment)
+    """A key that is equal within a static group: all of the experiment except its float values.
+
+    A constant and a schedule of it share a group.
+    """
+    return jax.tree.structure(experiment.final)
 
 
 def _take_shard(plan: Plan, shard: tuple[int, int] | None) -> Plan:

@@ -98,7 +98,7 @@ def _prepare(plan: Plan) -> None:
     require_sweeps("a run folder")
     hosts.check_versions()
     for group in plan.groups:
-        validate(plan.experiment(group))
+        validate(plan.experiment(group).scheduling(plan.scheduled(group)))
     canary.check()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from kltrust.environments import LinearSchedule
 from kltrust.experiments.config.experiment import SECTIONS, Experiment
 from kltrust.experiments.report._gather import Source, Study
 from kltrust.experiments.report._page import Block, Code, Section, Table, slug
@@ -80,11 +81,15 @@ def _key(name: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A number, text, flag or list of them as TOML; strings of JSON are strings of TOML, too."""
+    """A number, text, flag, schedule or list as TOML; strings of JSON are strings of TOML, too."""
     if isinstance(value, bool | str):
         return json.dumps(value).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, LinearSchedule):
+        value = value.to_plain()
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items())} }}"
     # An optimiser is written as the text that names it.
     return repr(value) if isinstance(value, int | float) else _value(repr(value))
 

@@ -200,6 +200,8 @@ def sensitivity(study: Study) -> pd.DataFrame:
     swept: dict[tuple[str, str, str], dict[Any, list[np.ndarray]]] = {}
     for (env, method, _), runs in study.scored.groupby(["env", "method", "label"], sort=False):
         for key, value in runs.setting.iloc[0].swept.items():
+            if isinstance(value, dict):  # a schedule, an optimiser
+                value = ", ".join(f"{k} {v}" for k, v in value.items())
             value = tuple(value) if isinstance(value, list) else value
             values = swept.setdefault((env, method, key), {})
             values.setdefault(value, []).append(runs.score.to_numpy(float))
