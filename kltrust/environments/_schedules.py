@@ -67,7 +67,7 @@ class LinearSchedule:
         return fusion_barrier(jnp.where(share < 1, value, self.end))
 
     def to_plain(self) -> dict[str, float]:
-        """The table that a specification holds."""
+        """Returns the table that a specification holds."""
         return dict(zip(self.KEYS, map(float, self.tree_flatten()[0]), strict=True))
 
     @classmethod
@@ -84,12 +84,12 @@ class LinearSchedule:
         return cls(numbers["from"], numbers["to"], numbers.get("until", 1.0))
 
     def tree_flatten(self) -> tuple[tuple[Number, Number, Number], None]:
-        """The three numbers are leaves."""
+        """Returns the three numbers as leaves, and no other data."""
         return (self.start, self.end, self.until), None
 
     @classmethod
-    def tree_unflatten(cls, _: None, leaves: Any) -> LinearSchedule:
-        """The inverse; checks nothing."""
+    def tree_unflatten(cls, aux: None, leaves: Any) -> LinearSchedule:
+        """Returns the schedule of these ``leaves``; ``aux`` is None. It checks nothing."""
         self = object.__new__(cls)
         for field, value in zip(dataclasses.fields(cls), leaves, strict=True):
             object.__setattr__(self, field.name, value)
