@@ -1,5 +1,8 @@
 """Curricula: parameters of environments as schedules of the training."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import known_envs
@@ -209,10 +212,10 @@ def test_a_part_of_a_schedule_is_swept():
     [
         ("{ from = 1.0, too = 2.0 }", "unknown key of a schedule 'too': did you mean to"),
         ("{ from = 1.0 }", "a schedule needs to, as in { from"),
-        ("{ from = 1.0, to = nan }", "to must be finite .*, got nan"),
-        ("{ from = -inf, to = 1.0 }", "from must be finite"),
-        ('{ from = "low", to = 1.0 }', "from must be a number, got 'low'"),
-        ("{ from = 1.0, to = true }", "to must be a number, got True"),
+        ("{ from = 1.0, to = nan }", r"to \(end\) must be finite .*, got nan"),
+        ("{ from = -inf, to = 1.0 }", r"from \(start\) must be finite"),
+        ('{ from = "low", to = 1.0 }', r"from \(start\) must be a number, got 'low'"),
+        ("{ from = 1.0, to = true }", r"to \(end\) must be a number, got True"),
         ("{ from = 1.0, to = 2.0, until = 0.0 }", r"until must be a share.*in \(0, 1\], got 0.0"),
         ("{ from = 1.0, to = 2.0, until = 1.5 }", r"until must be .*got 1.5"),
     ],
@@ -257,10 +260,11 @@ def test_an_environment_by_itself_has_no_schedule():
             make("pulled", pull=value)
     with pytest.raises(ValueError, match=r"gravity must be a number.*a schedule is { from"):
         make("CartPole-v1", gravity={"start": 1.0})
-    with pytest.raises(ValueError, match="planned_iterations"):
-        kltrust.make_learner(
-            lambda fraction: pulled(fraction), kltrust.actor_critic(pulled()), kltrust.trpo()
-        )
+    agent = kltrust.actor_critic(pulled())
+    with pytest.raises(ValueError, match="a schedule needs planned_iterations"):
+        kltrust.make_learner(lambda fraction: pulled(fraction), agent, kltrust.trpo())
+    with pytest.raises(TypeError, match=r"pass one environment of a schedule, .* env\(1.0\)"):
+        kltrust.evaluate(pulled, agent, None, jax.random.key(0), 2)
 
 
 @pytest.mark.parametrize(
@@ -276,3 +280,12 @@ def test_bad_schedules_of_a_command(text, message, tmp_path, monkeypatch, capsys
     assert cli.main(["train", "trpo", "pulled", "--env-params", text]) == 1
     assert message in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_has_a_specification():
+    text = (Path(__file__).parent.parent / "docs/howto/environment.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    first, second = spec.parse(example).settings
+    check_spec(spec.parse(example))
+    assert first.experiment.env_params["gravity"] == LinearSchedule(5.0, 9.8, until=0.5)
+    assert second.experiment.env_params["length"] == LinearSchedule(0.1, 0.5)

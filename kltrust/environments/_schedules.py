@@ -19,7 +19,6 @@ _LARGEST = 1e38
 """A difference of two numbers below it is finite in float32."""
 
 
-@jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class LinearSchedule:
     """A number that goes linearly from ``start`` to ``end``, and is constant afterwards.
@@ -51,10 +50,10 @@ class LinearSchedule:
 
     def __post_init__(self) -> None:
         """Checks the known numbers."""
-        for key, value in zip(self.KEYS, self.tree_flatten()[0], strict=True):
+        ends = {"from (start)": self.start, "to (end)": self.end}
+        for key, value in {**ends, "until": self.until}.items():
             if not isinstance(value, jax.core.Tracer) and np.asarray(value).dtype.kind not in "iuf":
                 raise ValueError(f"{key} must be a number, got {value!r}")
-        ends = {"from": self.start, "to": self.end}
         require(lambda x: np.abs(x) <= _LARGEST, "finite and at most 1e38 in size", **ends)
         bounds = "a share of the training, in (0, 1]"
         require(lambda x: (x > 0) & (x <= 1), bounds, until=self.until)
@@ -67,8 +66,8 @@ class LinearSchedule:
         return fusion_barrier(jnp.where(share < 1, value, self.end))
 
     def to_plain(self) -> dict[str, float]:
-        """Returns the table that a specification holds."""
-        return dict(zip(self.KEYS, map(float, self.tree_flatten()[0]), strict=True))
+        """The schedule -> its table in a specification."""
+        return dict(zip(self.KEYS, map(float, _leaves(self)[0]), strict=True))
 
     @classmethod
     def from_plain(cls, table: Mapping[str, Any]) -> LinearSchedule:
@@ -83,18 +82,20 @@ class LinearSchedule:
         numbers = {key: number_from_plain(value) for key, value in table.items()}
         return cls(numbers["from"], numbers["to"], numbers.get("until", 1.0))
 
-    def tree_flatten(self) -> tuple[tuple[Number, Number, Number], None]:
-        """Returns the three numbers as leaves, and no other data."""
-        return (self.start, self.end, self.until), None
 
-    @classmethod
-    def tree_unflatten(cls, aux: None, leaves: Any) -> LinearSchedule:
-        """Returns the schedule of these ``leaves``; ``aux`` is None. It checks nothing."""
-        self = object.__new__(cls)
-        for field, value in zip(dataclasses.fields(cls), leaves, strict=True):
-            object.__setattr__(self, field.name, value)
-        return self
+def _leaves(schedule: LinearSchedule) -> tuple[tuple[Number, Number, Number], None]:
+    return (schedule.start, schedule.end, schedule.until), None
 
+
+def _of_leaves(_: None, leaves: Any) -> LinearSchedule:
+    # Unchecked: JAX puts tracers, shapes and placeholders where numbers were.
+    self = object.__new__(LinearSchedule)
+    for field, value in zip(dataclasses.fields(LinearSchedule), leaves, strict=True):
+        object.__setattr__(self, field.name, value)
+    return self
+
+
+jax.tree_util.register_pytree_node(LinearSchedule, _leaves, _of_leaves)
 
 EXAMPLE = "{ from = 5.0, to = 9.8, until = 0.5 }"
 """A schedule as a specification has it, for errors."""

@@ -184,7 +184,8 @@ def _train_options(start: Experiment, origin: str) -> type:
             tuple[str, ...],
             _arg(
                 "[NAME=VALUE ...]",
-                help=f"Environment parameters; `kltrust envs {start.env}` lists them.",
+                help=f"Environment parameters; `kltrust envs {start.env}` lists them. A curriculum "
+                f"is 'NAME={SCHEDULE}', quoted.",
                 help_behavior_hint=_shown(start.env_params),
             ),
         ] = ()

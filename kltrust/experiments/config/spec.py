@@ -17,6 +17,7 @@
     preset = "none"                               # see below; or a TOML file
     update.num_epochs = 4                         # update, critic, learner, network, budget,
     update.optimizer = "adamw(weight_decay=0.1)"  # env_params
+    env_params.gravity = { from = 5.0, to = 9.8, until = 0.5 }            # a curriculum, or 9.8
     zip = { entropy_coef = [0.0, 0.01], gamma = [0.99, 0.98] }            # row by row
     random = { count = 8, seed = 1, learning_rate = { log_uniform = [1e-4, 1e-2] } }
 

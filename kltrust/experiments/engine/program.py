@@ -123,7 +123,7 @@ def check_schedules(experiment: Experiment) -> None:
         try:
             jax.eval_shape(trial, jnp.float32(0), jax.random.key(0))
         except (ValueError, TypeError) as error:
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0].rstrip(".")
             raise ValueError(
                 f"env_params.{name} can't be a schedule in {experiment.env}: {reason}. Only a "
                 "number that the environment uses as an array can: give this parameter one value"
