@@ -31,12 +31,13 @@ class Setting:
         functions: whether a function is allowed in place of a text.
         schedules: whether a schedule of optax is allowed in place of a number, see `RateSchedule`.
         usual: the usual range and its source.
-        role: the setting's purpose, for other parts of the library: "bound" (on the mean KL of an
-            update, nats), "state bound" (on the largest KL of a state), "set point" (of the mean
-            KL), "clip" (half-width of the interval of ratios), "fisher damping", "minibatches"
-            (must divide the batch), "floor" and "ceiling" (of the setting that a controller moves),
-            "drift" (the coefficient of the term that holds a step back), "value clip" (of the
-            critic's loss), "gradient bound" (on its norm).
+        role: the setting's purpose, for other parts of the library. "bound" is on the mean KL of
+            an update, nats; "state bound" on the largest KL of a state. "set point" is that of the
+            mean KL, "clip" the half-width of the interval of ratios. "floor" and "ceiling" are
+            those of the setting that a controller moves. "drift" is the coefficient of the term
+            that holds a step back. "value clip" is that of the critic's loss. "gradient bound" is
+            on the gradient's norm. "minibatches" must divide the batch. "fisher damping" is added
+            to the Fisher matrix.
         needs: the name of a switch in the same class; the setting has no effect unless it is on.
         common: whether ``kltrust train ... --help`` lists the setting; ``--help-all`` lists all.
             Of an algorithm of your own, both list all.

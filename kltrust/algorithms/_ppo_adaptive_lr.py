@@ -31,9 +31,9 @@ class AdaptiveState(NamedTuple):
 class PPOAdaptiveLR(FirstOrder):
     """`ppo_clip` with a learning rate that holds the KL near a set point.
 
-    The learning rate changes once, after the epochs. With d the exact mean KL(old || new) over the
-    whole batch, d > target_kl * kl_tolerance divides the learning rate by learning_rate_factor,
-    d < target_kl / kl_tolerance multiplies it by the same factor, within its bounds.
+    The learning rate changes once, after the epochs. Let d be the exact mean KL(old || new) over
+    the whole batch. If d > target_kl * kl_tolerance, the learning rate is divided by
+    learning_rate_factor; if d < target_kl / kl_tolerance, it is multiplied by it, within bounds.
 
     The rule comes from training legged robots (Rudin et al. 2021 and their rsl_rl). Their code
     applies it before every minibatch step, to that minibatch's KL so far; rl_games does the same,

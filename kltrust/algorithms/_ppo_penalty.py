@@ -27,10 +27,10 @@ class PenaltyState(NamedTuple):
 class PPOPenalty(FirstOrder):
     """Epochs of minibatch steps on the penalty surrogate, -r A + beta KL(old || new), the exact KL.
 
-    If adaptive, beta changes after the epochs for the next iteration. With d the mean KL over the
-    whole batch, d > target_kl * beta_tolerance multiplies beta by beta_increase,
-    d < target_kl / beta_tolerance by beta_decrease (Schulman et al. 2017, section 4, with 1.5, 2,
-    1/2; RLlib takes 2, 1.5, 1/2). With no advantage to follow, the parameters still drift by about
+    If adaptive, beta changes after the epochs for the next iteration. Let d be the mean KL
+    over the whole batch. If d > target_kl * beta_tolerance, beta is multiplied by beta_increase; if
+    d < target_kl / beta_tolerance, by beta_decrease. Schulman et al. (2017, section 4) take 1.5, 2
+    and 1/2, RLlib 2, 1.5 and 1/2. With no advantage to follow, the parameters still drift by about
     a learning rate: Adam rescales the KL's vanishing gradient to steps of its usual size.
 
     ``beta`` is relative to the advantages' scale: the papers' 0.3 to 10 presume standardised ones.

@@ -102,15 +102,15 @@ def kl_path(policy: Policy, path: Params, batch: PolicyBatch) -> Array:
 def fisher_rao_length(kl: Array, axis: int = 0) -> Array:
     """The sum of sqrt(2 KL) over the steps of a path of policies: its length, detours included.
 
-    KL(theta || theta + d) = d'Fd / 2 + O(|d|^3), so that a step's sqrt(2 KL) is its length in the
-    Fisher-Rao metric to first order, and the sum tends to the length of the path as its steps
-    become small. There are two caveats:
+    KL(theta || theta + d) = d'Fd / 2 + O(|d|^3). So a step's sqrt(2 KL) is its length in the
+    Fisher-Rao metric to first order. The sum tends to the length of the path as its steps become
+    small. There are two caveats:
 
-    - You may compare it with sqrt(2 KL(first || last)), but that is at most the length only in the
-      limit of a small distance: the KL has no triangle inequality. If all KLs are averages over the
-      same states with the same weights, then always sqrt(mean angle^2) <= sqrt(2) length, with
-      angle = 2 arccos(sum_a sqrt(first last)) at every state, the Fisher-Rao distance between two
-      distributions.
+    - You may compare it with sqrt(2 KL(first || last)). That is at most the length only in the
+      limit of a small distance, since the KL has no triangle inequality. Let all KLs be averages
+      over the same states with the same weights. Then always sqrt(mean angle^2) <= sqrt(2) length,
+      where angle = 2 arccos(sum_a sqrt(first last)) is the Fisher-Rao distance between the two
+      distributions at a state.
     - Along training every KL is an average over its own batch: the metric moves with the states.
 
     ``kl`` [..., M, ...] is the mean KL of each step, nats; a rounded negative one counts as 0.

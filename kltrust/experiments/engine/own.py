@@ -61,10 +61,10 @@ def code_of(algorithms: Iterable[str], envs: Iterable[str]) -> dict[str, Any]:
     """The record, for a run folder, of the modules that registered its algorithms and environments.
 
     Returns:
-        ``import``, the modules to import; ``sources``, a digest of each of them and of the
-        neighbouring modules that they import; ``registered``, which module has which name;
-        ``algorithms``, what reports need to know of their settings; ``commits``, those of the
-        working folder and of the modules.
+        A dict. ``import`` has the modules to import, ``sources`` a digest of each of them and of
+        the neighbouring modules that they import. ``registered`` says which module has which name.
+        ``algorithms`` has what reports need to know of their settings, ``commits`` the commits of
+        the working folder and of the modules.
     """
     from kltrust.algorithms import find_algorithm
     from kltrust.experiments.config.stand_in import description_of

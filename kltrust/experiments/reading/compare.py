@@ -28,9 +28,9 @@ def compare(
 
     Returns:
         A row for each setting that both have: env, label, seeds_a, seeds_b, a and b (mean final
-        returns), difference, low, high, and verdict: "worse" if high < -margin, "better" if
-        low > margin, "the same" if all returns are equal, else "not shown". Also the settings that
-        only one of the two has.
+        returns), difference, low, high and verdict. The verdict is "worse" if high < -margin,
+        "better" if low > margin, "the same" if all returns are equal, else "not shown". Also the
+        settings that only one of the two has.
 
     Raises:
         ValueError: if they have no setting in common, a setting has one seed, or level or margin

@@ -37,9 +37,9 @@ class Results:
 
     Attributes:
         runs: one row per run: the resolved settings by dotted name (``update.max_kl``), ``width``,
-            ``iterations`` done, ``broken`` (the first iteration with a NaN or an infinity, missing
-            if there was none; the run stayed as it was before), ``score`` (the last evaluation's
-            mean return, acting by the mode).
+            the ``iterations`` done, ``broken`` and ``score``. ``broken`` is the first iteration
+            with a NaN or an infinity, where the run stayed as it was before; missing if there was
+            none. ``score`` is the last evaluation's mean return, acting by the mode.
         metrics: one row per run and iteration. With many runs, it is read at the first access.
             Values that an algorithm does not report are missing. ``mean_return`` is the mean over
             the episodes that ended within the iteration, missing where none did.

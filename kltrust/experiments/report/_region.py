@@ -53,11 +53,14 @@ def updates(study: Study) -> pd.DataFrame:
 def measured(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """One row per environment and label, from `updates`.
 
-    Columns: env, method, label, claim (`Claim`), updates, nonfinite (how many of them have a KL
-    that is no number), median, p95, p05 and largest of the mean KL, state_median and state_largest
-    of the maximum over states, max_ratio, clip_fraction (mean), above (share of the updates beyond
-    the claim; one that is no number is beyond it), overran (how many are beyond ``claim.stop``),
-    used (median of kl / claim).
+    Columns: env, method, label and claim (`Claim`); max_ratio and clip_fraction (mean).
+
+    - updates, and nonfinite: the number of them whose KL is no number.
+    - median, p95, p05 and largest: of the mean KL.
+    - state_median and state_largest: of the maximum over states.
+    - above: the share of the updates beyond the claim; one that is no number is beyond it.
+    - overran: the number of updates beyond ``claim.stop``.
+    - used: the median of kl / claim.
     """
     claims = {run: claim_of(study.setting(run).experiment) for run in table.run.unique().tolist()}
     stop = table.run.map({run: claim.stop for run, claim in claims.items()})

@@ -1,7 +1,7 @@
 """One state, one folder: any pytree of arrays, saved with orbax and restored bit for bit.
 
-A checkpoint holds orbax's own files under ``arrays/``, one array per leaf under the leaf's path,
-and a manifest of the things that orbax does not keep: the implementation of typed PRNG keys, arrays
+A checkpoint holds orbax's own files under ``arrays/``, one array per leaf under the leaf's path.
+Its manifest has the things that orbax does not keep: the implementation of typed PRNG keys, arrays
 without entries, and a checksum of every file. Saving is synchronous. For small states of any size
 it takes a few tens of milliseconds, most of them in orbax.
 """

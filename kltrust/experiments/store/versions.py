@@ -39,10 +39,11 @@ def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
         also: packages of another snapshot, which are included for a comparison.
 
     Returns:
-        ``packages`` (name to version; environment libraries only if this process uses them),
-        ``python``, ``commit`` and ``dirty`` (None unless the package runs from a git checkout),
-        ``platform``, ``backend``, ``device_kind``, ``device_count``, ``cpu_count``, ``x64``,
-        ``matmul_precision``, ``flags`` (JAX's options in `FLAGS`), ``XLA_FLAGS``.
+        ``packages`` has the versions by name; environment libraries only if this process uses
+        them. ``commit`` and ``dirty`` are None unless the package runs from a git checkout. The
+        others are ``python``, ``platform``, ``backend``, ``device_kind``, ``device_count``,
+        ``cpu_count``, ``x64``, ``matmul_precision``, ``flags`` (JAX's options in `FLAGS`) and
+        ``XLA_FLAGS``.
     """
     devices = jax.devices()
     commit, dirty = _own_checkout()
