@@ -96,7 +96,7 @@ def test_a_dry_run_of_a_training_does_nothing(tmp_path, said, monkeypatch):
     line = ["train", "ppo_clip", "CartPole-v1", "--seeds", "3", "--dry-run", *small.split()]
     status, out, _ = said(*line, "--preset", "none")
     assert status == 0
-    assert "3 runs in 1 static groups" in out
+    assert "3 runs in 1 static group" in out
     assert "192 environment steps" in out  # 64 of each seed
     assert "--measure tries" in out
     status, out, _ = said(*line, "--preset", "none", "--measure")
@@ -151,7 +151,7 @@ def nothing_remembered(monkeypatch, tmp_path):
     monkeypatch.setattr(pace, "cache_folder", lambda: tmp_path / "cache")
 
 
-def test_the_time_left_is_by_what_ran_and_by_the_record(tmp_path):
+def test_the_time_left_is_by_what_ran_and_by_the_record(tmp_path, monkeypatch):
     plan, now = toy_plan(), [0.0]
     paces, source = pace.expected(plan)
     assert paces == [pace.GUESS, pace.GUESS]
@@ -165,6 +165,9 @@ def test_the_time_left_is_by_what_ran_and_by_the_record(tmp_path):
     assert remaining.left() == pytest.approx(256 / 64 + 10 + 128 / 64)
     assert remaining.share() == pytest.approx(512 / 896)
     remaining.report(1, 1.0, pace.Pace(30.0, 32.0))
+    remaining.remember()
+    assert pace.recorded_paces() == {}  # too short
+    monkeypatch.setattr(pace, "SHORTEST", 128)
     remaining.remember()
     paces, source = pace.expected(plan)
     assert paces == [pace.Pace(10, 64), pace.Pace(30, 32)]

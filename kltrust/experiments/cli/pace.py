@@ -32,6 +32,8 @@ class Pace(NamedTuple):
 
 GUESS = Pace(30.0, 100_000.0)
 """The pace assumed if nothing is known."""
+SHORTEST = 10_000
+"""The fewest environment steps of a group whose pace is recorded: evaluations slow shorter runs."""
 
 
 def recorded_paces() -> dict[str, Pace]:
@@ -115,9 +117,10 @@ class Remaining:
         return seconds
 
     def remember(self) -> None:
-        """Records the groups' paces for the next plan."""
+        """Records the paces of groups that ran long enough, for the next plan."""
         for i, pace in self._seen.items():
-            record_pace(name_of(self.plan.experiment(self.plan.groups[i])), pace)
+            if self._done[i] >= SHORTEST:
+                record_pace(name_of(self.plan.experiment(self.plan.groups[i])), pace)
 
 
 def _file() -> Path:

@@ -71,7 +71,8 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
         table.add_row(*map(str, cells))
     part = "" if plan.shard is None else f", shard {plan.shard[0]} of {plan.shard[1]}"
     runs = sum(len(group.runs) for group in plan.groups)
-    table.title = f"{plan.name}{part}: {runs} runs in {len(plan.groups)} static groups"
+    groups = f"{len(plan.groups)} static group{'s' * (len(plan.groups) != 1)}"
+    table.title = f"{plan.name}{part}: {runs} run{'s' * (runs != 1)} in {groups}"
     if plan.search is not None:
         at_once = " and ".join(str(len(plan.at_once(group).runs)) for group in plan.groups)
         table.title += f"; {plan.search.name} on {at_once} lanes, the steps are what it may take"
