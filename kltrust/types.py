@@ -380,16 +380,16 @@ class Memory(NamedTuple):
         value_step: ``value_step(params, carry [*E, ...], obs [*E, *O]) -> (carry, value [*E])``.
         policy_carry: the policy's carry at the start of an episode, for one environment.
         value_carry: likewise, the critic's.
-        value_along: ``value_along(params, Sequences) -> (carries [B, T, ...], value [B, T])``, a
-            faster equivalent of ``value_step`` along sequences, for GPUs and TPUs. None uses the
-            steps.
+        value_on_sequences: ``value_on_sequences(params, Sequences) -> (carries, value)`` of shapes
+            [B, T, ...] and [B, T]: a faster equivalent of ``value_step``, for GPUs and TPUs. None
+            uses the steps.
     """
 
     policy_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Distribution]]
     value_step: Callable[[Params, PyTree, PyTree], tuple[PyTree, Array]]
     policy_carry: PyTree
     value_carry: PyTree
-    value_along: Callable[[Params, Sequences], tuple[PyTree, Array]] | None = None
+    value_on_sequences: Callable[[Params, Sequences], tuple[PyTree, Array]] | None = None
 
 
 class ActorCritic(NamedTuple):

@@ -49,6 +49,7 @@ from kltrust.environments._registry import (
     static_parameters as static_parameters,
 )
 from kltrust.environments._schedules import (
+    SCHEDULE_EXAMPLE as SCHEDULE_EXAMPLE,
     LinearSchedule as LinearSchedule,
     is_schedule as is_schedule,
 )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kltrust.checks import nearest
-from kltrust.environments._schedules import EXAMPLE
+from kltrust.environments._schedules import SCHEDULE_EXAMPLE
 from kltrust.types import Array
 
 LIMITS = ("max_steps", "max_steps_in_episode")
@@ -84,7 +84,7 @@ def cast(name: str, key: str, value: Any, default: Any) -> Array:
     known = not isinstance(value, jax.core.Tracer)
     kinds = "biufV" if jnp.issubdtype(dtype, jnp.bool_) else "iufV"
     if known and np.asarray(value).dtype.kind not in kinds:
-        hint = f"; a schedule is {EXAMPLE}" if isinstance(value, Mapping) else ""
+        hint = f"; a schedule is {SCHEDULE_EXAMPLE}" if isinstance(value, Mapping) else ""
         raise ValueError(f"{name}: {key} must be a number, got {value!r}{hint}")
     if known and np.issubdtype(dtype, np.floating) and not np.all(np.isfinite(value)):
         raise ValueError(f"{name}: {key} must be finite, got {value!r}")

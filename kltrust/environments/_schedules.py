@@ -78,7 +78,7 @@ class LinearSchedule:
         """
         check_names("key of a schedule", table, cls.KEYS)
         if missing := [key for key in ("from", "to") if key not in table]:
-            raise ValueError(f"a schedule needs {' and '.join(missing)}, as in {EXAMPLE}")
+            raise ValueError(f"a schedule needs {' and '.join(missing)}, as in {SCHEDULE_EXAMPLE}")
         numbers = {key: number_from_plain(value) for key, value in table.items()}
         return cls(numbers["from"], numbers["to"], numbers.get("until", 1.0))
 
@@ -97,7 +97,7 @@ def _of_leaves(_: None, leaves: Any) -> LinearSchedule:
 
 jax.tree_util.register_pytree_node(LinearSchedule, _leaves, _of_leaves)
 
-EXAMPLE = "{ from = 5.0, to = 9.8, until = 0.5 }"
+SCHEDULE_EXAMPLE = "{ from = 5.0, to = 9.8, until = 0.5 }"
 """A schedule as a specification has it, for errors."""
 
 

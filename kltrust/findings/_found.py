@@ -33,7 +33,7 @@ class Finding(NamedTuple):
         return CATALOGUE[self.name]
 
     @property
-    def place(self) -> str:
+    def run_text(self) -> str:
         """The run in a few words, or ""."""
         said = [str(self.where[key]) for key in ("label", "env") if self.where.get(key)]
         seed = self.where.get("seed")
@@ -106,7 +106,7 @@ class Findings(Sequence[Finding]):
                     "runs": len(group),
                     "of": self.of,
                     "evidence": str(worst.evidence),
-                    "where": worst.place,
+                    "where": worst.run_text,
                     "means": said.means,
                     "remedy": said.remedy,
                 }

@@ -28,7 +28,7 @@ def split_rows(key: Array, num_rows: int, *widths: int) -> tuple[Array, ...]:
         keys = jax.random.split(key, num_rows * width).reshape(num_rows, width)
         return tuple(keys[:, a:b] for a, b in itertools.pairwise(begins))
 
-    def apart(key: Array) -> tuple[Array, ...]:
+    def in_parts(key: Array) -> tuple[Array, ...]:
         def part(begin: int, width_of: int) -> Array:
             places = jnp.arange(num_rows * width_of, dtype=jnp.uint32)
             row, column = places // width_of, places % width_of
@@ -42,4 +42,4 @@ def split_rows(key: Array, num_rows: int, *widths: int) -> tuple[Array, ...]:
     threefry = jax.random.key_impl(key) == "threefry2x32"
     if not (threefry and jax.config.values["jax_threefry_partitionable"]):
         return cut(key)
-    return loops.platform_dependent(key, cpu=cut, default=apart)
+    return loops.platform_dependent(key, cpu=cut, default=in_parts)

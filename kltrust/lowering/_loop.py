@@ -34,20 +34,22 @@ def recording_loop(
     def one(i: Array, state: tuple[Carry, list[Array], Array]) -> tuple:
         carry, out = step(state[0])
 
-        def apart(rows: list[Array], words: Array, made: list[Array]) -> tuple:
+        def as_leaves(rows: list[Array], words: Array, made: list[Array]) -> tuple:
             return [row.at[i].set(x) for row, x in zip(rows, made, strict=True)], words
 
-        def together(rows: list[Array], words: Array, made: list[Array]) -> tuple:
+        def with_joined_scalars(rows: list[Array], words: Array, made: list[Array]) -> tuple:
             if scalars:
                 words = words.at[i].set(jnp.stack([as_words(made[j]) for j in scalars]))
-            written = apart(rows, words, made)[0]
+            written = as_leaves(rows, words, made)[0]
             return [
                 x if j in scalars else y for j, (x, y) in enumerate(zip(rows, written, strict=True))
             ], words
 
         # Each platform leaves one of the two forms as it is. The compiler then drops that one.
         made = jax.tree.leaves(out)
-        recorded = loops.platform_dependent(*state[1:], made, cpu=apart, default=together)
+        recorded = loops.platform_dependent(
+            *state[1:], made, cpu=as_leaves, default=with_joined_scalars
+        )
         return carry, *recorded
 
     def unpacked(rows: list[Array], words: Array) -> list[Array]:

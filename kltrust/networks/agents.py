@@ -218,10 +218,10 @@ def _with_memory(
 
     def with_carries(head: Callable[..., Any], params: PyTree, sequences: Sequences) -> Any:
         x = torso.apply({"params": params["torso"]}, observe(sequences.obs))
-        y = cell.along(params["cell"], sequences._replace(obs=x))
+        y = cell.on_sequences(params["cell"], sequences._replace(obs=x))
         return y, head(params["head"], y, sequences.obs)
 
-    def along(head: Callable[..., Any]) -> Callable[[PyTree, Sequences], Any]:
+    def on_sequences(head: Callable[..., Any]) -> Callable[[PyTree, Sequences], Any]:
         return lambda params, sequences: with_carries(head, params, sequences)[1]
 
     def step(head: Callable[..., Any]) -> Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Any]]:
@@ -232,6 +232,9 @@ def _with_memory(
 
         return function
 
-    steps, value_along = (step(policy_head), step(value_head)), partial(with_carries, value_head)
-    memory = Memory(*steps, cell.carry, cell.carry, value_along)
-    return ActorCritic(init, along(policy_head), along(value_head), memory)
+    steps, value_on_sequences = (
+        (step(policy_head), step(value_head)),
+        partial(with_carries, value_head),
+    )
+    memory = Memory(*steps, cell.carry, cell.carry, value_on_sequences)
+    return ActorCritic(init, on_sequences(policy_head), on_sequences(value_head), memory)

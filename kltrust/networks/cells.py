@@ -37,13 +37,13 @@ class Cell(NamedTuple):
     Attributes:
         init: ``init(key, x [*E, F]) -> params``.
         step: ``step(params, carry [*E, ...], x [*E, F]) -> (carry, y [*E, H])``.
-        along: ``along(params, Sequences of x [B, T, F]) -> y [B, T, H]``.
+        on_sequences: ``on_sequences(params, Sequences of x [B, T, F]) -> y [B, T, H]``.
         carry: the carry at the start of an episode, for one environment.
     """
 
     init: Callable[[Array, Array], Params]
     step: Callable[[Params, PyTree, Array], tuple[PyTree, Array]]
-    along: Callable[[Params, Sequences], Array]
+    on_sequences: Callable[[Params, Sequences], Array]
     carry: PyTree
 
 
@@ -75,10 +75,10 @@ def gru(size: int) -> Cell:
         states = gated_recurrence(of_x, of_h["kernel"], of_h["bias"], start, sequences.carry)
         return swap_axes(states)
 
-    def along(params: Params, sequences: Sequences) -> Array:
+    def on_sequences(params: Params, sequences: Sequences) -> Array:
         return loops.platform_dependent(params, sequences, cpu=by_steps, default=at_once)
 
-    return Cell(init, step, along, carry)
+    return Cell(init, step, on_sequences, carry)
 
 
 def side_by_side(params: Params, *names: str) -> dict[str, Array]:
@@ -124,7 +124,7 @@ def min_gru(size: int) -> Cell:
         new = (1 - z) * carry + z * g
         return new, new
 
-    def along(params: Params, sequences: Sequences) -> Array:
+    def on_sequences(params: Params, sequences: Sequences) -> Array:
         z, g = gates(params, sequences.obs)
         keep = jnp.where(sequences.start[..., None], 0, 1 - z)
 
@@ -134,7 +134,7 @@ def min_gru(size: int) -> Cell:
         kept, added = jax.lax.associative_scan(after, (keep, z * g), axis=1)
         return kept * sequences.carry[:, None] + added
 
-    return Cell(init, step, along, jnp.zeros(size, jnp.float32))
+    return Cell(init, step, on_sequences, jnp.zeros(size, jnp.float32))
 
 
 CELLS: dict[str, Callable[[int], Cell]] = {"gru": gru, "mingru": min_gru}

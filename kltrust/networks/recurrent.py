@@ -44,14 +44,14 @@ def recurrent_agent(init: Callable[[Array], tuple[Params, Params]], memory: Memo
     that, make an `ActorCritic` with your functions of sequences. They must agree with the steps.
     """
 
-    def along(step: Callable, initial: PyTree) -> Callable[[Params, Sequences], Any]:
+    def on_sequences(step: Callable, initial: PyTree) -> Callable[[Params, Sequences], Any]:
         def function(params: Params, sequences: Sequences) -> Any:
             return scan_sequences(lambda c, x: step(params, c, x), initial, sequences)
 
         return function
 
-    policy = along(memory.policy_step, memory.policy_carry)
-    return ActorCritic(init, policy, along(memory.value_step, memory.value_carry), memory)
+    policy = on_sequences(memory.policy_step, memory.policy_carry)
+    return ActorCritic(init, policy, on_sequences(memory.value_step, memory.value_carry), memory)
 
 
 def scan_sequences(step: Step, initial: PyTree, sequences: Sequences) -> Any:

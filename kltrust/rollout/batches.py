@@ -61,17 +61,17 @@ def value_estimates(
     def by_steps(sequences: Sequences) -> tuple[PyTree, tuple[PyTree, Array]]:
         return unroll(keeping, memory.value_carry, *sequences)
 
-    def along(sequences: Sequences) -> tuple[PyTree, tuple[PyTree, Array]]:
-        assert memory.value_along is not None
+    def on_sequences(sequences: Sequences) -> tuple[PyTree, tuple[PyTree, Array]]:
+        assert memory.value_on_sequences is not None
         obs, start = swap_axes(sequences[:2])
-        found = swap_axes(memory.value_along(params, Sequences(obs, start, sequences.carry)))
+        found = swap_axes(memory.value_on_sequences(params, Sequences(obs, start, sequences.carry)))
         return jax.tree.map(lambda x: x[-1], found[0]), found
 
     sequences = Sequences(obs, start, carry)
-    if memory.value_along is None:
+    if memory.value_on_sequences is None:
         carry, (carries, value) = by_steps(sequences)
     else:
-        found = loops.platform_dependent(sequences, cpu=by_steps, default=along)
+        found = loops.platform_dependent(sequences, cpu=by_steps, default=on_sequences)
         carry, (carries, value) = found
     # One more step from each state. A sequence of next_obs would give other carries: it lacks the
     # first observation of every episode.

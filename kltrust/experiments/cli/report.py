@@ -63,7 +63,7 @@ def report(arguments: list[str]) -> int:
         raise ValueError("name the run folders, as in `kltrust report DIR`")
     from kltrust.experiments import report
 
-    folder = report.place(options.folders, options.out)
+    folder = report.report_folder(options.folders, options.out)
     composed = report.compose(options.folders, folder)
     report.write(composed, folder, options.preset_dir)
     for line in (*composed.notes, *composed.headlines):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from kltrust.algorithms import algorithm_names, find_algorithm
-from kltrust.environments import LinearSchedule
+from kltrust.environments import SCHEDULE_EXAMPLE, LinearSchedule
 from kltrust.experiments.cli import launch, typed
 from kltrust.experiments.cli.launch import HostFlags, Switch
 from kltrust.experiments.config import presets
@@ -48,8 +48,6 @@ For GPUs and TPUs, with --preset accelerator:
 """
 
 
-SCHEDULE = "{ from = 5.0, to = 9.8, until = 0.5 }"
-"""A schedule of an environment's parameter, for messages."""
 UNCOMMON = ("", "floor", "ceiling", "value clip", "gradient bound")
 """The roles of settings that ``--help`` leaves out, unless they are declared as common."""
 
@@ -185,7 +183,7 @@ def _train_options(start: Experiment, origin: str) -> type:
             _arg(
                 "[NAME=VALUE ...]",
                 help=f"Environment parameters; `kltrust envs {start.env}` lists them. A curriculum "
-                f"is 'NAME={SCHEDULE}', quoted.",
+                f"is 'NAME={SCHEDULE_EXAMPLE}', quoted.",
                 help_behavior_hint=_shown(start.env_params),
             ),
         ] = ()
@@ -285,7 +283,7 @@ def _env_params(pairs: Sequence[str]) -> dict[str, Any]:
         if text.startswith(tuple(f"{key}=" for key in LinearSchedule.KEYS)):
             raise ValueError(
                 f"--env-params {pair} is half of a schedule, which a shell has cut at its braces: "
-                f"quote it, as in --env-params '{name}={SCHEDULE}'"
+                f"quote it, as in --env-params '{name}={SCHEDULE_EXAMPLE}'"
             )
     return env_params_from_plain(params)
 
@@ -297,5 +295,5 @@ def _table(name: str, text: str) -> Any:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(
             f"--env-params {name}={text} is no table of TOML ({error}): write a schedule as in "
-            f"--env-params '{name}={SCHEDULE}'"
+            f"--env-params '{name}={SCHEDULE_EXAMPLE}'"
         ) from error

@@ -105,8 +105,8 @@ def to_host(lanes: PyTree, number: int) -> PyTree:
     return jax.tree.map(copy, hosts.to_host(lanes) if hosts.are_several() else lanes)
 
 
-def apart(lanes: PyTree, parts: int) -> list[PyTree]:
-    """Lanes on the host, cut into equal parts: what `together` joins."""
+def split_parts(lanes: PyTree, parts: int) -> list[PyTree]:
+    """Lanes on the host, cut into equal parts: what `join_parts` joins."""
     size = leading_size(lanes) // parts
 
     def part(i: int) -> Callable[[Any], Any]:
@@ -115,7 +115,7 @@ def apart(lanes: PyTree, parts: int) -> list[PyTree]:
     return [jax.tree.map(part(i), lanes) for i in range(parts)]
 
 
-def together(parts: Sequence[PyTree]) -> PyTree:
+def join_parts(parts: Sequence[PyTree]) -> PyTree:
     """Lanes on the host, one part after the other, as new arrays."""
 
     def joined(*leaves: Any) -> Any:

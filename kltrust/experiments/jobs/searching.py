@@ -67,7 +67,7 @@ class SearchLanes(Lanes):
             if commit is not None:  # while the devices compute
                 progress.chunk(commit())
             metrics, returns = hosts.to_host(metrics), hosts.to_host(returns)[: self.number]
-            kept = lanes.apart(lanes.to_host(state, self.number), self.num_slots)
+            kept = lanes.split_parts(lanes.to_host(state, self.number), self.num_slots)
             for place in places:
                 self.states[place.trial] = kept[place.slot]
             plan, reached = self.plan, [self.states[t].iteration for t in range(board.begun)]
@@ -122,7 +122,7 @@ class SearchLanes(Lanes):
             self.board = trials.replayed(self.original, self.whole, told)
             begun = self.board.begun
             restored = restore_states(run, self.experiment, number=begun * self.num_seeds)
-            self.states = lanes.apart(restored, begun)
+            self.states = lanes.split_parts(restored, begun)
             self._take_settings()
             return self._gathered(), []
         decisions = self._decide(lambda: self.board.begin(self.board.free()))
@@ -151,7 +151,7 @@ class SearchLanes(Lanes):
             if "init" not in self.program.compilations:
                 progress.compiling("init")
             state = self.program.init(self.settings, self.keys)
-            fresh = lanes.apart(lanes.to_host(state, self.number), self.num_slots)
+            fresh = lanes.split_parts(lanes.to_host(state, self.number), self.num_slots)
             self.states += [fresh[decision.slot] for decision in begun]
         return self._gathered()
 
@@ -164,7 +164,7 @@ class SearchLanes(Lanes):
     def _gathered(self) -> PyTree:
         """The state of all lanes, from those of their trials; an idle lane has any."""
         held = [self.states[max(trial, 0)] for trial in self.board.slots]
-        return lanes.pad(lanes.together(held), self.size)
+        return lanes.pad(lanes.join_parts(held), self.size)
 
     def _place(self, slot: int, trial: int) -> _Place:
         first = self.board.ages[trial] * self.program.chunk_length
@@ -204,7 +204,7 @@ class SearchLanes(Lanes):
             {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             for parts in ([s.metrics for s in shown], [s.evaluation for s in shown])
         )
-        state = lanes.together(states)
+        state = lanes.join_parts(states)
         run.commit(chunk, rows, state, evaluation=evaluation, decisions=decisions, seconds=seconds)
         if any(s.stopping for s in shown):
             raise Stopped

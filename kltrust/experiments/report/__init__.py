@@ -11,6 +11,6 @@ from kltrust.experiments.report._make import (  # noqa: E402
     Report as Report,
     compose as compose,
     make_report as make_report,
-    place as place,
+    report_folder as report_folder,
     write as write,
 )

@@ -41,7 +41,7 @@ def _by_run(serious: findings.Findings) -> Table:
     """The worst finding of every run that has a warning or worse."""
     worst: dict[str, findings.Finding] = {}
     for one in serious:
-        worst.setdefault(one.place, one)
+        worst.setdefault(one.run_text, one)
     worst.pop("", None)
     columns = {
         "run": list(worst),

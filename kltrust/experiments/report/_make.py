@@ -57,11 +57,11 @@ def make_report(
 
     Its folder then holds index.html, tables.md, figures/, presets/ and specs/.
     """
-    folder = place(paths, out)
+    folder = report_folder(paths, out)
     return write(compose(paths, folder), folder, preset_dir)
 
 
-def place(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def report_folder(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
     """The folder for a report: ``report`` in the first folder, unless ``out`` names another.
 
     Raises:
