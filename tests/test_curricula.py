@@ -1,5 +1,6 @@
 """Curricula: parameters of environments as schedules of the training."""
 
+import json
 import re
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from toys import Stop, assert_same
 import kltrust
 from kltrust.environments import LinearSchedule, from_functions, make, register
 from kltrust.experiments import cli
-from kltrust.experiments.config import presets, spec
+from kltrust.experiments.cli import train as command, typed
+from kltrust.experiments.config import fairness, presets, spec
 from kltrust.experiments.engine.lanes import keys_of
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.plan import check_spec, make_plan
 from kltrust.experiments.report._export import sections_toml, specification
 from kltrust.experiments.report._gather import Source
+from kltrust.experiments.store import files
 from kltrust.experiments.store.record import Record
 from kltrust.types import Discrete
 
@@ -233,7 +236,6 @@ def test_bad_schedules_are_refused_with_their_line(value, message):
         ("pulled", "gain", "bool"),
         ("pulled", "sections", "concrete values"),
         ("Catch-bsuite", "rows", "an argument of the factory"),
-        ("CartPole-v1", "gravitas", "no parameter 'gravitas'"),
     ],
 )
 def test_parameters_that_cannot_be_scheduled(env, name, reason, tmp_path):
@@ -244,6 +246,53 @@ def test_parameters_that_cannot_be_scheduled(env, name, reason, tmp_path):
     ):
         kltrust.sweep(document(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_parameter_is_named_with_what_is_near(tmp_path):
+    schedule = {"from": 2.0, "to": 3.0}
+    changes = {"sweep": {**document()["sweep"], "envs": "CartPole-v1"}}
+    changes["experiments"] = [{"env_params": {"gravty": schedule}}]
+    message = r"env_params.gravty: CartPole-v1 has no parameter 'gravty'; did you mean 'gravity'\?"
+    with pytest.raises(ValueError, match=message):
+        kltrust.sweep(document(**changes), tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [[1, 4], "from 1 to 4", {"start": 1}])
+def test_what_is_no_number_is_refused_with_the_form_of_a_schedule(value):
+    with pytest.raises(ValueError, match=r"pull must be a number, got .*a schedule.* is { from"):
+        make("pulled", pull=value)
+
+
+def test_several_flags_add_up_and_parts_are_refused():
+    flag = "--env-params"
+    given = [
+        "--seeds",
+        "2",
+        flag,
+        "a=1",
+        "b=2",
+        "--quiet",
+        f"{flag}=c=3",
+        "--out",
+        "x",
+        flag,
+        "d=4",
+    ]
+    together = ["--seeds", "2", flag, "a=1", "b=2", "c=3", "d=4", "--quiet", "--out", "x"]
+    assert typed.joined(given, flag) == together
+    assert typed.joined(["--out", "x"], flag) == ["--out", "x"]
+    with pytest.raises(ValueError, match=r"goal.to=4 is a part of a schedule.*'goal={ from"):
+        command._env_params(["goal.to=4"])
+
+
+def test_methods_that_differ_in_a_schedule_are_told_so_in_one_setting(tmp_path):
+    schedule = LinearSchedule(0.0, 2.0)
+    experiments = [{"algorithms": "trpo", "env_params": {"pull": 1.5}}]
+    experiments += [{"algorithms": "npg", "env_params": {"pull": schedule}}]
+    found = spec.from_dict(json.loads(files.to_json(document(experiments=experiments)))).settings
+    runs = [("pulled", s.label, fairness.shared_settings(s.experiment)) for s in found]
+    (note,) = fairness.describe_differences(fairness.differences(runs)).values()
+    assert re.search(r"env_params.pull \(\S*trpo\S* 1.5; \S*npg\S* 0 to 2 until 1\)", note)
 
 
 def test_static_parameters_are_named_with_the_remedy():
@@ -258,7 +307,7 @@ def test_an_environment_by_itself_has_no_schedule():
     for value in (LinearSchedule(1.0, 2.0), RISING):
         with pytest.raises(ValueError, match=r"pull is a schedule.*lambda fraction: make"):
             make("pulled", pull=value)
-    with pytest.raises(ValueError, match=r"gravity must be a number.*a schedule is { from"):
+    with pytest.raises(ValueError, match=r"gravity must be a number.*a schedule .*{ from"):
         make("CartPole-v1", gravity={"start": 1.0})
     agent = kltrust.actor_critic(pulled())
     with pytest.raises(ValueError, match="a schedule needs planned_iterations"):
@@ -288,4 +337,4 @@ def test_the_page_has_a_specification():
     first, second = spec.parse(example).settings
     check_spec(spec.parse(example))
     assert first.experiment.env_params["gravity"] == LinearSchedule(5.0, 9.8, until=0.5)
-    assert second.experiment.env_params["length"] == LinearSchedule(0.1, 0.5)
+    assert second.experiment.env_params["force_mag"] == LinearSchedule(20.0, 10.0)

@@ -39,6 +39,7 @@ from kltrust.environments._episodes import (
     sticky_actions as sticky_actions,
     time_limit as time_limit,
 )
+from kltrust.environments._parameters import UnknownParameterError as UnknownParameterError
 from kltrust.environments._registry import (
     EnvInfo as EnvInfo,
     adapters as adapters,

@@ -16,6 +16,11 @@ from kltrust.checks import nearest
 from kltrust.environments._schedules import SCHEDULE_EXAMPLE
 from kltrust.types import Array
 
+
+class UnknownParameterError(ValueError):
+    """The environment has no such parameter."""
+
+
 LIMITS = ("max_steps", "max_steps_in_episode")
 """The parameters that are time limits."""
 
@@ -68,11 +73,22 @@ def require_known(
     fields, arguments = list(fields), list(arguments)
     unknown = [k for k in params if k not in fields and k not in arguments]
     if unknown:
-        raise ValueError(
-            f"{name} has no parameter {', '.join(map(repr, unknown))}; its params have "
+        raise UnknownParameterError(
+            f"{name} has no parameter {', '.join(map(repr, unknown))}; "
+            f"{did_you_mean(unknown[0], [*fields, *arguments])}its params have "
             f"{', '.join(fields) or 'no fields'}, its factory takes "
             f"{', '.join(arguments) or 'no arguments'}"
         )
+
+
+def require_numbers(name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuses texts, lists and tables for the arguments of a factory whose default is a number."""
+    for key, value in arguments.items():
+        default = defaults.get(key)
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        if number and isinstance(value, str | list | tuple | Mapping):
+            hint = f"a schedule of a training is {SCHEDULE_EXAMPLE}"
+            raise ValueError(f"{name}: {key} must be a number, got {value!r}; {hint}")
 
 
 def cast(name: str, key: str, value: Any, default: Any) -> Array:
@@ -84,8 +100,8 @@ def cast(name: str, key: str, value: Any, default: Any) -> Array:
     known = not isinstance(value, jax.core.Tracer)
     kinds = "biufV" if jnp.issubdtype(dtype, jnp.bool_) else "iufV"
     if known and np.asarray(value).dtype.kind not in kinds:
-        hint = f"; a schedule is {SCHEDULE_EXAMPLE}" if isinstance(value, Mapping) else ""
-        raise ValueError(f"{name}: {key} must be a number, got {value!r}{hint}")
+        hint = f"a schedule of a training is {SCHEDULE_EXAMPLE}"
+        raise ValueError(f"{name}: {key} must be a number, got {value!r}; {hint}")
     if known and np.issubdtype(dtype, np.floating) and not np.all(np.isfinite(value)):
         raise ValueError(f"{name}: {key} must be finite, got {value!r}")
     if np.shape(value) != np.shape(default):

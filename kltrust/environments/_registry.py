@@ -19,7 +19,12 @@ from kltrust.environments._adapters import (
     prefix_of,
 )
 from kltrust.environments._named import parts_of, wrapped
-from kltrust.environments._parameters import did_you_mean, keywords, require_known
+from kltrust.environments._parameters import (
+    did_you_mean,
+    keywords,
+    require_known,
+    require_numbers,
+)
 from kltrust.environments._schedules import require_constant
 from kltrust.environments._wrappers import ActionBound, bound_actions
 from kltrust.types import Env, MaskedSpace, Number, Space
@@ -98,6 +103,7 @@ def make(name: Any, /, *, action_bound: ActionBound | None = None, **params: Any
         arguments, takes_any = keywords(_factories[name])
         if not takes_any:
             require_known(name, params, (), arguments)
+        require_numbers(name, params, arguments)
         made: Any = _factories[name](**params)
         try:
             env = as_env(made)._replace(name=name)

@@ -52,7 +52,9 @@ class LinearSchedule:
         """Checks the known numbers."""
         ends = {"from (start)": self.start, "to (end)": self.end}
         for key, value in {**ends, "until": self.until}.items():
-            if not isinstance(value, jax.core.Tracer) and np.asarray(value).dtype.kind not in "iuf":
+            if isinstance(value, jax.core.Tracer):
+                continue
+            if np.ndim(value) or np.asarray(value).dtype.kind not in "iuf":
                 raise ValueError(f"{key} must be a number, got {value!r}")
         require(lambda x: np.abs(x) <= _LARGEST, "finite and at most 1e38 in size", **ends)
         bounds = "a share of the training, in (0, 1]"
@@ -64,6 +66,10 @@ class LinearSchedule:
         value = self.start + (self.end - self.start) * share
         # A value that is computed gives the environment the same bits as one that is given.
         return fusion_barrier(jnp.where(share < 1, value, self.end))
+
+    def __str__(self) -> str:
+        """The schedule in words."""
+        return "{:g} to {:g} until {:g}".format(*_leaves(self)[0])
 
     def to_plain(self) -> dict[str, float]:
         """The schedule -> its table in a specification."""

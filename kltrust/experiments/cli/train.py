@@ -91,7 +91,7 @@ def train(arguments: list[str]) -> int:
         return 0 if wants_help else 2
     algorithm, env = names
     find_algorithm(algorithm)
-    options = arguments[2:]
+    options = typed.joined(arguments[2:], "--env-params")
     given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     given.add_argument("--preset")
     chosen = given.parse_known_args(options)[0].preset
@@ -276,6 +276,12 @@ def _env_params(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise ValueError(f"--env-params takes NAME=VALUE, got {pair!r}")
+        head, _, part = name.rpartition(".")
+        if head and part in LinearSchedule.KEYS:
+            raise ValueError(
+                f"--env-params {pair} is a part of a schedule: give it whole, as in "
+                f"--env-params '{head}={SCHEDULE_EXAMPLE}'"
+            )
         try:
             params[name] = json.loads(text)
         except json.JSONDecodeError:

@@ -107,6 +107,24 @@ def wholes(texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(whole(part) for text in texts for part in text.strip("()[]").split(",") if part)
 
 
+def joined(arguments: Sequence[str], name: str) -> list[str]:
+    """The arguments with the values of every ``name`` behind its first: none replaces another."""
+    rest: list[str] = []
+    values: list[str] = []
+    place, inside = None, False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag == name:
+            place, inside = len(rest) if place is None else place, not equals
+            values += [value] if equals else []
+        elif inside and not argument.startswith("--"):
+            values.append(argument)
+        else:
+            inside = False
+            rest.append(argument)
+    return rest if place is None else [*rest[:place], name, *values, *rest[place:]]
+
+
 def switches(arguments: Sequence[str], names: set[str]) -> list[str]:
     """The arguments with ``--name true`` as ``--name``, and ``--name false`` as ``--no-name``."""
     rest, found = list(arguments), []

@@ -61,12 +61,14 @@ def shared_settings(experiment: Experiment) -> dict[str, Any]:
 
     Settings that only decide what is measured are left out: they do not change the training.
     """
-    flat = experiment.flat().items()
-    return {
+    scheduled = {f"env_params.{name}": experiment.env_params[name] for name in experiment.scheduled}
+    parts = tuple(f"{name}." for name in scheduled)
+    shared = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in flat
-        if not name.startswith(_OWN) and name not in _UNSEEN
+        for name, value in experiment.flat().items()
+        if not name.startswith((_OWN, *parts)) and name not in _UNSEEN
     }
+    return {**shared, **{name: str(schedule) for name, schedule in scheduled.items()}}
 
 
 def describe_differences(found: Iterable[Difference]) -> dict[str, str]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kltrust.environments import make, sample_action
+from kltrust.environments import UnknownParameterError, make, sample_action
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.config.stand_in import check_here
 from kltrust.experiments.engine import hosts
@@ -122,6 +122,8 @@ def check_schedules(experiment: Experiment) -> None:
 
         try:
             jax.eval_shape(trial, jnp.float32(0), jax.random.key(0))
+        except UnknownParameterError as error:
+            raise ValueError(f"env_params.{name}: {error}") from error
         except (ValueError, TypeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
             raise ValueError(

@@ -238,6 +238,8 @@ def _sync(path: Path) -> None:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
+    if hasattr(value, "to_plain"):
+        return value.to_plain()
     if hasattr(value, "_asdict"):
         return value._asdict()
     if isinstance(value, Path):
