@@ -36,9 +36,8 @@ from kltrust.types import PolicyBatch, UpdateReport
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
-from builder import docstrings, formulas, pages, tables  # noqa: E402
-
 import build as build_docs  # noqa: E402
+from builder import docstrings, formulas, pages, tables  # noqa: E402
 
 # Docstrings: what every public name has to say.
 
