@@ -50,6 +50,11 @@ class Policy(NamedTuple):
             return "logits"
         return "log_prob" if self.mean is None else "mean"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of this form, with the rows flattened."""
+        return np.shape(getattr(self, self.kind))
+
 
 def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
     """A policy in any form that `judge_update` takes, with its rows flattened.
@@ -62,8 +67,8 @@ def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
     for key, x in parts.items():
         wide = x.ndim == len(leading) + (key != "log_prob")
         # A deviation that does not depend on the state may be one row or a number.
-        if key in ("std", "log_std") and x.ndim <= len(leading):
-            parts[key] = np.broadcast_to(x, parts["mean"].shape)
+        if key in ("std", "log_std") and "mean" in parts:
+            parts[key] = _like_mean(name, key, x, parts["mean"])
         elif not wide or x.shape[: len(leading)] != leading:
             raise ValueError(
                 f"{name}: {key} has the shape {x.shape}, the actions' rows are {leading}: give one "
@@ -84,6 +89,17 @@ def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
             logits = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     std = np.exp(flat["log_std"]) if "log_std" in flat else flat.get("std")
     return Policy(logits, flat.get("mean"), std, flat.get("log_prob"), parts)
+
+
+def _like_mean(name: str, key: str, x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """A deviation, or its logarithm, for every entry of the mean."""
+    try:
+        return np.broadcast_to(x, mean.shape)
+    except ValueError:
+        raise ValueError(
+            f"{name}: {key} has the shape {x.shape}, the mean {mean.shape}: give one deviation for "
+            "each dimension, alone or at each row"
+        ) from None
 
 
 def parts_of(given: Any, rank: int, name: str) -> dict[str, np.ndarray]:
@@ -139,8 +155,7 @@ class Batch:
     def kept(self) -> np.ndarray:
         """[N] bool; rows of weight 0 are padding."""
         weight = self.given.get("weight")
-        number = len(self.old_log_prob_of_all)
-        return np.ones(number, bool) if weight is None else np.ravel(weight) > 0
+        return np.ones(len(self.actions), bool) if weight is None else np.ravel(weight) > 0
 
     @cached_property
     def weight(self) -> np.ndarray:
@@ -180,6 +195,12 @@ class Batch:
             with np.errstate(over="ignore"):
                 return np.expm1(self.log_ratio) - self.log_ratio
         return found[self.kept]
+
+    @property
+    def kl_name(self) -> str:
+        """How evidence names `kl`."""
+        same = self.old.kind == self.new.kind != "log_prob"
+        return "exact KL" if same else "KL by k3"
 
     @cached_property
     def kl_reverse(self) -> np.ndarray:

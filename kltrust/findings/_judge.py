@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from kltrust.findings import _controls, _learning, _region, _seeds  # noqa: F401
 from kltrust.findings._arrays import as_array
-from kltrust.findings._declare import GROUP, TRAINING, look
+from kltrust.findings._declare import GROUP, TRAINING, look, unknown_name
 from kltrust.findings._found import Finding, Findings
 from kltrust.findings._lane import Lane
 from kltrust.findings._scalars import columns_of
@@ -49,7 +51,8 @@ def judge(
         `Findings`, worst first.
 
     Raises:
-        ValueError: if no column is of use to any finding, or a name is unknown.
+        ValueError: if no column is of use to any finding, a name or role is unknown, or a limit
+            is no number.
 
     Example:
         >>> state, metrics = train(learner, key, 50)               # doctest: +SKIP
@@ -75,13 +78,16 @@ def judge(
 
 
 def checked(claims: Mapping[str, float] | None) -> dict[str, float]:
-    """Claims by role, after a check that all roles exist.
+    """Claims by role, after a check that all roles exist and all limits are numbers.
 
     Raises:
-        ValueError: names the unknown roles.
+        ValueError: names the role that is unknown, or whose limit is no number of at least 0.
     """
-    if unknown := sorted(set(claims or {}) - set(ROLES)):
-        raise ValueError(f"no role {', '.join(unknown)}: the roles are {', '.join(ROLES)}")
+    for role, limit in (claims or {}).items():
+        if role not in ROLES:
+            raise ValueError(unknown_name("role in claims", role, ROLES))
+        if limit is not None and not (isinstance(limit, numbers.Real) and limit >= 0):
+            raise ValueError(f"the claim {role} must be a number of at least 0, got {limit!r}")
     return dict(claims or {})
 
 
@@ -94,6 +100,11 @@ def _claims_of(owner: Any) -> dict[str, float]:
     """The settings of an object that have a role, by role; leaves out NaN and tracers."""
     if owner is None:
         return {}
+    if isinstance(owner, str | type) or inspect.isroutine(owner):
+        raise ValueError(
+            f"update and critic are values, such as kltrust.trpo(max_kl=0.02), got {owner!r}: call "
+            "it first, or give the limits as claims"
+        )
     from kltrust.settings import with_role
 
     found: dict[str, float] = {}
