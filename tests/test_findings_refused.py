@@ -45,7 +45,12 @@ STD[2, 1] = -0.5
         ),
         (FOUR, {"weight": [1, -1, 1, 1]}, "weight must be finite and at least 0, got -1 at row 1"),
         (FOUR, {"weight": np.zeros(4)}, "weight is 0 at every row"),
-        (FOUR, {"gamma": 99}, "gamma must be between 0 and 1, got 99"),
+        (FOUR, {"gamma": 99}, "gamma must be a number between 0 and 1, got 99"),
+        (FOUR, {"gae_lambda": "0.9"}, "gae_lambda must be a number between 0 and 1, got '0.9'"),
+        (FOUR, {"claims": 0.02}, "claims must be a dict"),
+        (FOUR, {"logged_kl": []}, "logged_kl is empty"),
+        (FOUR, {"old": np.zeros((4, 2), int)}, "all as floats.*got an array of int64"),
+        (FOUR, {"old": {"logits": [["a", "b"]] * 4}}, "old: logits must be an array of numbers"),
         (FOUR, {"claims": {"bound": -1}}, "the claim bound must be a number of at least 0, got -1"),
         (FOUR, {"claims": {"bond": 1}}, "did you mean bound"),
         (FOUR, {"advantages": list("abcd")}, "advantages must be an array of numbers"),
@@ -69,6 +74,31 @@ def test_an_update_whose_values_cannot_be_is_refused(of, changed, message):
     kltrust.judge_update(**of)
     with pytest.raises(ValueError, match=message):
         kltrust.judge_update(**{**of, **changed})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metrics": {"entropi": np.ones(3)}}, "they have entropi .did you mean entropy"),
+        ({"metrics": "runs/first"}, r"kltrust.load\('runs/first'\)"),
+        ({"metrics": {"kl": np.ones(3)}, "names": 3}, "names must be a library or a dict"),
+        ({"metrics": {"kl": np.ones(3)}, "claims": {"bound": "0.02"}}, "claim bound must be a num"),
+        ({"metrics": {"kl": np.ones(3)}, "claims": {"clip": np.nan}}, "claim clip must be a numb"),
+    ],
+)
+def test_metrics_that_cannot_be_judged_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        kltrust.judge(**given)
+
+
+def test_numbers_alone_are_one_iteration():
+    assert kltrust.judge({"kl": 0.0}).names == ["kl_always_zero"]
+
+
+def test_a_policy_of_nan_is_not_said_to_stand_still():
+    said = kltrust.judge_update(**{**FOUR, "new": np.full((4, 2), np.nan)}).names
+    assert "arrays_not_finite" in said
+    assert "kl_always_zero" not in said
 
 
 def test_a_refusal_names_the_row_in_time():

@@ -27,6 +27,17 @@ def as_array(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
+def check_numbers(name: str, x: np.ndarray) -> np.ndarray:
+    """An array, if it holds numbers or flags.
+
+    Raises:
+        ValueError: names the array and what it holds.
+    """
+    if x.dtype.kind not in "biufV":  # V: the bfloat16 of JAX
+        raise ValueError(f"{name} must be an array of numbers, got {x.dtype} of shape {x.shape}")
+    return x
+
+
 class Policy(NamedTuple):
     """A distribution over actions at every row; parameters are float64, unknown ones None.
 
@@ -65,6 +76,7 @@ def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
     parts = parts_of(given, len(leading), name)
     number = int(np.prod(leading))
     for key, x in parts.items():
+        check_numbers(f"{name}: {key}", x)
         wide = x.ndim == len(leading) + (key != "log_prob")
         # A deviation that does not depend on the state may be one row or a number.
         if key in ("std", "log_std") and "mean" in parts:
@@ -124,10 +136,11 @@ def parts_of(given: Any, rank: int, name: str) -> dict[str, np.ndarray]:
             "std": as_array(given.scale if scale is None else scale),
         }
     x = as_array(given)
+    got = f"an array of {x.dtype}" if x.ndim else type(given).__name__
     if x.dtype.kind not in "fV":
         raise ValueError(
-            f"{name} must be logits, (mean, std), log-probabilities of the actions, or a dict of "
-            f"{', '.join(_NAMES)}; got {type(given).__name__}"
+            f"{name} must be logits, (mean, std), log-probabilities of the actions, all as floats, "
+            f"or a dict of {', '.join(_NAMES)}; got {got}"
         )
     return {"log_prob" if x.ndim == rank else "logits": x}
 

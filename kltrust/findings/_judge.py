@@ -20,6 +20,8 @@ from kltrust.findings._scalars import columns_of
 ROLES = ("bound", "set point", "clip", "floor", "ceiling", "value clip", "gradient bound")
 """The roles of settings that conditions use."""
 
+_KNOWN = ("kl", "entropy", "explained_variance", "value_loss", "clip_fraction", "return_mean")
+
 
 def judge(
     metrics: Any,
@@ -61,10 +63,7 @@ def judge(
     given = {**_claims_of(update), **_claims_of(critic), **checked(claims)}
     lanes = list(_lanes(metrics, given, names))
     if not lanes or not any(_is_known(lane) for lane in lanes):
-        raise ValueError(
-            "these metrics have no column that is known here (kl, entropy, ...): give those of a "
-            "training, or say by names whose they are"
-        )
+        raise ValueError(_no_column(metrics, lanes))
     found = [
         Finding(entry.name, entry.severity, evidence, lane.where)
         for lane in lanes
@@ -83,6 +82,8 @@ def checked(claims: Mapping[str, float] | None) -> dict[str, float]:
     Raises:
         ValueError: names the role that is unknown, or whose limit is no number of at least 0.
     """
+    if claims is not None and not isinstance(claims, Mapping):
+        raise ValueError(f'claims must be a dict such as {{"bound": 0.02}}, got {claims!r}')
     for role, limit in (claims or {}).items():
         if role not in ROLES:
             raise ValueError(unknown_name("role in claims", role, ROLES))
@@ -92,8 +93,23 @@ def checked(claims: Mapping[str, float] | None) -> dict[str, float]:
 
 
 def _is_known(lane: Lane) -> bool:
-    known = ("kl", "entropy", "explained_variance", "value_loss", "clip_fraction", "return_mean")
-    return any(name in lane.columns for name in known)
+    return any(name in lane.columns for name in _KNOWN)
+
+
+def _no_column(metrics: Any, lanes: list[Lane]) -> str:
+    """The error message for metrics that no finding can use."""
+    from kltrust.checks import nearest  # loads JAX, which findings do without
+
+    if isinstance(metrics, str) or hasattr(metrics, "__fspath__"):
+        return f"metrics is a path: kltrust.judge(kltrust.load({str(metrics)!r})) judges a folder"
+    has = [name for name in (lanes[0].columns if lanes else ()) if name]
+    near = list(dict.fromkeys(good for name in has for good in nearest(name, _KNOWN, 0.7)))
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    told = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "")
+    return (
+        f"these metrics have no column that is known here (kl, entropy, ...), they have "
+        f"{told or 'none'}{hint}: give those of a training, or say by names whose they are"
+    )
 
 
 def _claims_of(owner: Any) -> dict[str, float]:
@@ -179,5 +195,5 @@ def _flat(x: Any, prefix: str = "") -> dict[str, Any]:
         return found
     if x is None:
         return {}
-    array = as_array(x)
+    array = np.atleast_1d(as_array(x))  # a number alone is one iteration
     return {prefix: array.astype(np.float64) if array.dtype.kind in "fVbiu" else array}

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from kltrust.findings import _batch, _start, _transitions  # noqa: F401
-from kltrust.findings._arrays import Batch, as_array, as_policy, entropy, parts_of
+from kltrust.findings._arrays import (
+    Batch,
+    as_array,
+    as_policy,
+    check_numbers,
+    entropy,
+    parts_of,
+)
 from kltrust.findings._declare import TRAINING, UPDATE, Missing, look
 from kltrust.findings._found import Finding, Findings
 from kltrust.findings._judge import checked
@@ -17,7 +24,6 @@ from kltrust.findings._refused import (
     as_actions,
     check_arrays,
     check_fraction,
-    check_numbers,
     check_policies,
 )
 
@@ -154,7 +160,10 @@ def _series(name: str, x: Any) -> np.ndarray | None:
     """Numbers in any shape as one axis; None if there are none to judge."""
     if x is None:
         return None
-    return np.ravel(check_numbers(name, as_array(x)))
+    values = np.ravel(check_numbers(name, as_array(x)))
+    if not values.size:
+        raise ValueError(f"{name} is empty: leave it out")
+    return values
 
 
 def _metrics_of(batch: Batch, minibatch_kls: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -6,27 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kltrust.findings._arrays import Policy
+from kltrust.findings._arrays import Policy, check_numbers
 
 _PADDING = "if it is padding, leave the row out or give it weight 0"
-
-
-def check_numbers(name: str, x: np.ndarray) -> np.ndarray:
-    """An array, if it holds numbers or flags.
-
-    Raises:
-        ValueError: names the array and what it holds.
-    """
-    if x.dtype.kind not in "biufV":  # V: the bfloat16 of JAX
-        raise ValueError(f"{name} must be an array of numbers, got {x.dtype} of shape {x.shape}")
-    return x
 
 
 def check_fraction(**settings: float) -> None:
     """Refuses settings that are not between 0 and 1."""
     for name, value in settings.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        if np.asarray(value).dtype.kind not in "biufV" or not 0 <= value <= 1:
+            raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
 
 
 def check_arrays(given: Mapping[str, np.ndarray | None], leading: tuple[int, ...]) -> None:

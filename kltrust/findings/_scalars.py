@@ -100,6 +100,8 @@ def columns_of(columns: Mapping[str, Any], names: str | Mapping[str, Any] | None
         if names not in NAMES:
             raise ValueError(unknown_name("library in names", names, NAMES) + ", or a dict")
         mapping: Mapping[str, Any] = NAMES[names]
+    elif not isinstance(names, Mapping):
+        raise ValueError(f"names must be a library or a dict of columns, got {names!r}")
     else:
         mapping = names
         if not set(names) & set(columns):

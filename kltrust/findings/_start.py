@@ -38,6 +38,7 @@ def _worst(
     UPDATE,
     means="A logit or a deviation overflowed, or a reward or a value was no number.",
     remedy="Look at the rows named before anything else: every mean over them is NaN, too.",
+    explains=("kl_always_zero",),
 )
 def arrays_not_finite(batch: Batch) -> Evidence | None:
     """Policies, advantages or values hold NaN."""
