@@ -67,6 +67,7 @@ STD[2, 1] = -0.5
         ),
         (NORMAL, {"old": {"mean": np.zeros((4, 2)), "log_std": -1e4}}, "bound log_std from below"),
         (NORMAL, {"old": (np.zeros((4, 2)), np.ones(3))}, "give one deviation for each dimension"),
+        (NORMAL, {"mask": np.ones((4, 2), bool)}, "a mask is for categorical policies"),
         (NORMAL, {"actions": np.ones((4, 3))}, "one number for each dimension"),
     ],
 )
@@ -113,8 +114,10 @@ def test_padding_may_hold_anything():
     weight[-3:] = 0
     padded = {**healthy, "actions": healthy["actions"].copy(), "weight": weight}
     padded["actions"][-3:] = -1
+    padded["mask"] = healthy["mask"].astype(float)
+    padded["mask"][-1] = -7
     with pytest.raises(ValueError, match="give it weight 0"):
-        kltrust.judge_update(**{**padded, "weight": None})
+        kltrust.judge_update(**{**padded, "weight": None, "mask": None})
     assert kltrust.judge_update(**padded).at_least("warning").names == []
 
 

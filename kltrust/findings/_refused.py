@@ -33,20 +33,24 @@ def check_arrays(given: Mapping[str, np.ndarray | None], leading: tuple[int, ...
             raise ValueError(f"{name} has the shape {x.shape}, the actions' rows are {leading}")
         if name == "mask" and x.ndim != len(leading) + 1:
             raise ValueError(f"mask has the shape {x.shape}, it must be {[*leading, 'A']}")
-        if name in ("terminated", "truncated", "mask"):
-            values = x.reshape(int(np.prod(leading)), -1)
-            bad = (values != 0) & (values != 1)
-            remedy = "pass the flags themselves, no discounts or counts"
-            if name == "mask":
-                remedy = "pass true for allowed actions, no terms added to logits"
-            _refuse(f"{name} must be true or false", values, bad, leading, remedy)
+    kept = np.ones(leading, bool)
     weight = given.get("weight")
     if weight is not None:
         flat = np.asarray(weight, np.float64).reshape(-1, 1)
         bad = ~(np.isfinite(flat) & (flat >= 0))
         _refuse("weight must be finite and at least 0", flat, bad, leading, "padding has weight 0")
-        if not (flat > 0).any():
+        kept = flat > 0
+        if not kept.any():
             raise ValueError("weight is 0 at every row: only padding has weight 0")
+    for name in ("terminated", "truncated", "mask"):
+        flags = given.get(name)
+        if flags is not None:
+            values = flags.reshape(kept.size, -1)
+            bad = (values != 0) & (values != 1) & kept.reshape(-1, 1)
+            remedy = "pass the flags themselves, no discounts or counts"
+            if name == "mask":
+                remedy = "pass true for allowed actions, no terms added to logits"
+            _refuse(f"{name} must be true or false", values, bad, leading, remedy)
 
 
 def check_policies(
@@ -78,6 +82,8 @@ def check_policies(
             bad = (probs < 0) & kept[:, None]
             remedy = "pass logits as logits"
             _refuse(f"{name}: probs must be at least 0", probs, bad, leading, remedy)
+    if mask is not None and "mean" in kinds:
+        raise ValueError("a mask is for categorical policies, these have a mean: leave it out")
     size = next((p.shape[-1] for p in (old, new) if p.kind == "logits"), None)
     if mask is not None and size not in (None, mask.shape[-1]):
         raise ValueError(f"mask has {mask.shape[-1]} actions, the policy has {size}")
