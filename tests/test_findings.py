@@ -85,7 +85,8 @@ def test_every_finding_is_planted():
     faults = {**trainings.FITTED_FAULTS, **trainings.SEARCHED_FAULTS}
     planted |= {finding for _, finding, _ in faults.values() if finding}
     beside = {"seeds_identical", "seeds_differ_more_than_settings"}
-    rest = {"advantages_scale", "kl_logged_elsewhere"}  # below
+    # Below.
+    rest = {"advantages_scale", "kl_logged_elsewhere", "advantages_not_checked"}
     assert set(CATALOGUE) == planted | beside | rest
     for entry in CATALOGUE.values():
         assert set(entry.explains) <= set(CATALOGUE), entry.name
@@ -114,8 +115,15 @@ def test_what_is_not_there_is_not_judged():
     ("wrong", "message"),
     [
         (lambda: kltrust.judge({"loss": np.ones(3)}), "no column that is known"),
-        (lambda: kltrust.judge({"kl": np.ones(3)}, claims={"max": 1}), "the roles are bound"),
-        (lambda: kltrust.judge({"kl": np.ones(3)}, names="sb4"), "names are those of stable"),
+        (
+            lambda: kltrust.judge({"kl": np.ones(3)}, claims={"max": 1}),
+            "unknown role in claims 'max'",
+        ),
+        (
+            lambda: kltrust.judge({"kl": np.ones(3)}, names="sb4"),
+            "unknown library in names 'sb4'.*stable-b",
+        ),
+        (lambda: kltrust.judge({"my/kl": np.ones(3)}, names={"kl": "kl"}), "there are my/kl"),
         (lambda: kltrust.judge_update(**{**updates.discrete(), "advantages": np.ones(3)}), "rows"),
         (lambda: kltrust.judge_update({"mean": np.ones((3, 1))}, {}, np.ones((3, 1))), "no std"),
         (lambda: kltrust.judge_update({"logit": np.ones((3, 2))}, {}, np.ones(3, int)), "takes"),
@@ -125,6 +133,51 @@ def test_what_is_not_there_is_not_judged():
 def test_what_cannot_be_judged_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rewards": None, "terminated": None}, "arguments missing = 2, rewards, terminated"),
+        ({"advantages": None}, "arguments missing = 1, advantages"),
+        ("rows", "axes of the rows = 1, needed 2, rows [512] where [T, B] is needed"),
+        ("few", "steps = 8, needed 16"),
+    ],
+)
+def test_advantages_that_cannot_be_checked_are_named(change, said):
+    healthy = updates.discrete()
+    with_rows = {k: x for k, x in healthy.items() if np.shape(x)[:2] == (updates.T, updates.B)}
+    if change == "rows":
+        change = {k: x.reshape(-1, *x.shape[2:]) for k, x in with_rows.items()}
+    elif change == "few":
+        change = {k: x[:1] for k, x in with_rows.items()}
+    found = kltrust.judge_update(**{**healthy, **change})
+    (one,) = (f for f in found if f.name == "advantages_not_checked")
+    assert (one.severity, str(one.evidence)) == ("note", said)
+    assert "advantages_not_checked" not in kltrust.judge_update(**healthy).names
+
+
+def test_values_beside_targets_are_for_the_critic_and_need_no_transitions():
+    healthy = updates.discrete()
+    of = {k: healthy[k] for k in ("old", "new", "actions", "advantages", "values", "targets")}
+    assert "advantages_not_checked" not in kltrust.judge_update(**of).names
+    del of["targets"]
+    assert "advantages_not_checked" in kltrust.judge_update(**of).names
+
+
+def test_evidence_names_the_number_that_it_compares_with():
+    exact = kltrust.judge_update(**{**updates.discrete(), "logged_kl": -0.003})
+    assert "logged KL = -0.003, exact KL 0.00" in repr(exact)
+    sampled = {**updates.discrete(), "logged_kl": -0.003}
+    sampled["new"] = updates.discrete_log_prob(sampled["actions"], sampled["new"])
+    assert "logged KL = -0.003, KL by k3 0.00" in repr(kltrust.judge_update(**sampled))
+    late = kltrust.judge_update(**updates.arrays("time_limits_are_ends"))
+    assert ", right " in late.lines()[0]
+
+
+def test_an_unknown_severity_suggests_the_nearest():
+    with pytest.raises(ValueError, match="unknown severity 'eror': did you mean error"):
+        kltrust.judge({"kl": np.ones(3)}).at_least("eror")
 
 
 def test_findings_as_lines_rows_a_table_and_plain_data():

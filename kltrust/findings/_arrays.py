@@ -27,6 +27,17 @@ def as_array(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
+def check_numbers(name: str, x: np.ndarray) -> np.ndarray:
+    """An array, if it holds numbers or flags.
+
+    Raises:
+        ValueError: names the array and what it holds.
+    """
+    if x.dtype.kind not in "biufV":  # V: the bfloat16 of JAX
+        raise ValueError(f"{name} must be an array of numbers, got {x.dtype} of shape {x.shape}")
+    return x
+
+
 class Policy(NamedTuple):
     """A distribution over actions at every row; parameters are float64, unknown ones None.
 
@@ -50,6 +61,11 @@ class Policy(NamedTuple):
             return "logits"
         return "log_prob" if self.mean is None else "mean"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of this form, with the rows flattened."""
+        return np.shape(getattr(self, self.kind))
+
 
 def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
     """A policy in any form that `judge_update` takes, with its rows flattened.
@@ -60,10 +76,11 @@ def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
     parts = parts_of(given, len(leading), name)
     number = int(np.prod(leading))
     for key, x in parts.items():
+        check_numbers(f"{name}: {key}", x)
         wide = x.ndim == len(leading) + (key != "log_prob")
         # A deviation that does not depend on the state may be one row or a number.
-        if key in ("std", "log_std") and x.ndim <= len(leading):
-            parts[key] = np.broadcast_to(x, parts["mean"].shape)
+        if key in ("std", "log_std") and "mean" in parts:
+            parts[key] = _like_mean(name, key, x, parts["mean"])
         elif not wide or x.shape[: len(leading)] != leading:
             raise ValueError(
                 f"{name}: {key} has the shape {x.shape}, the actions' rows are {leading}: give one "
@@ -84,6 +101,17 @@ def as_policy(given: Any, leading: tuple[int, ...], name: str) -> Policy:
             logits = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     std = np.exp(flat["log_std"]) if "log_std" in flat else flat.get("std")
     return Policy(logits, flat.get("mean"), std, flat.get("log_prob"), parts)
+
+
+def _like_mean(name: str, key: str, x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """A deviation, or its logarithm, for every entry of the mean."""
+    try:
+        return np.broadcast_to(x, mean.shape)
+    except ValueError:
+        raise ValueError(
+            f"{name}: {key} has the shape {x.shape}, the mean {mean.shape}: give one deviation for "
+            "each dimension, alone or at each row"
+        ) from None
 
 
 def parts_of(given: Any, rank: int, name: str) -> dict[str, np.ndarray]:
@@ -108,10 +136,11 @@ def parts_of(given: Any, rank: int, name: str) -> dict[str, np.ndarray]:
             "std": as_array(given.scale if scale is None else scale),
         }
     x = as_array(given)
+    got = f"an array of {x.dtype}" if x.ndim else type(given).__name__
     if x.dtype.kind not in "fV":
         raise ValueError(
-            f"{name} must be logits, (mean, std), log-probabilities of the actions, or a dict of "
-            f"{', '.join(_NAMES)}; got {type(given).__name__}"
+            f"{name} must be logits, (mean, std), log-probabilities of the actions, all as floats, "
+            f"or a dict of {', '.join(_NAMES)}; got {got}"
         )
     return {"log_prob" if x.ndim == rank else "logits": x}
 
@@ -139,8 +168,7 @@ class Batch:
     def kept(self) -> np.ndarray:
         """[N] bool; rows of weight 0 are padding."""
         weight = self.given.get("weight")
-        number = len(self.old_log_prob_of_all)
-        return np.ones(number, bool) if weight is None else np.ravel(weight) > 0
+        return np.ones(len(self.actions), bool) if weight is None else np.ravel(weight) > 0
 
     @cached_property
     def weight(self) -> np.ndarray:
@@ -180,6 +208,12 @@ class Batch:
             with np.errstate(over="ignore"):
                 return np.expm1(self.log_ratio) - self.log_ratio
         return found[self.kept]
+
+    @property
+    def kl_name(self) -> str:
+        """How evidence names `kl`."""
+        same = self.old.kind == self.new.kind != "log_prob"
+        return "exact KL" if same else "KL by k3"
 
     @cached_property
     def kl_reverse(self) -> np.ndarray:

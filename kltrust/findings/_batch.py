@@ -151,9 +151,8 @@ def critic_constant(batch: Batch) -> Evidence | None:
     if len(value) < _MANY or target.std() == 0 or value.std() > 1e-3 * target.std():
         return None
     number = len(value)
-    return Evidence(
-        "deviation of values", float(value.std()), float(target.std()), None, number, number, "rows"
-    )
+    found = Evidence("deviation of values", float(value.std()), float(target.std()))
+    return found._replace(count=number, of=number, detail="rows", limit_name="that of targets")
 
 
 @finding(
@@ -173,7 +172,7 @@ def advantages_scale(batch: Batch) -> Evidence | None:
 def _logged(batch: Batch) -> tuple[float, float]:
     """(the KL that was logged, the exact one)."""
     logged, exact = float(np.mean(batch["logged_kl"])), batch.mean(batch.kl)
-    if not exact > 1e-8 or batch.old.kind == "log_prob":
+    if not exact > 1e-8 or batch.kl_name != "exact KL":
         raise Missing("an exact KL")
     return logged, exact
 
@@ -195,7 +194,8 @@ def kl_averaged_over_dimensions(batch: Batch) -> Evidence | None:
     dims = batch.old.mean.shape[-1] if batch.old.mean is not None else 1
     if dims < 2 or not _near(logged * dims, exact) or _near(logged, exact, 0.1):
         return None
-    return Evidence("logged KL", logged, exact, None, detail=f"{dims} dimensions")
+    detail = f"{dims} dimensions"
+    return Evidence("logged KL", logged, exact, detail=detail, limit_name="exact KL")
 
 
 @finding(
@@ -211,7 +211,7 @@ def kl_of_the_other_direction(batch: Batch) -> Evidence | None:
     back = batch.mean(batch.kl_reverse)
     if not _near(logged, back) or _near(back, exact, 0.1):
         return None
-    return Evidence("logged KL", logged, exact)
+    return Evidence("logged KL", logged, exact, limit_name="exact KL")
 
 
 @finding(
@@ -227,7 +227,7 @@ def kl_estimate_signed(batch: Batch) -> Evidence | None:
     exact = batch.mean(batch.kl)
     if logged >= 0 and not (_near(logged, signed, 1e-3) and not _near(signed, exact, 0.1)):
         return None
-    return Evidence("logged KL", logged, exact)
+    return Evidence("logged KL", logged, exact, limit_name=batch.kl_name)
 
 
 @finding(
@@ -246,7 +246,7 @@ def kl_logged_elsewhere(batch: Batch) -> Evidence | None:
         return None
     if _near(logged * dims, exact):
         return None
-    return Evidence("logged KL", logged, exact)
+    return Evidence("logged KL", logged, exact, limit_name="exact KL")
 
 
 @finding(

@@ -6,7 +6,7 @@ that it needs; a missing one raises `Missing`, and the finding is skipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 SEVERITIES = ("note", "warning", "error")
@@ -14,6 +14,13 @@ SEVERITIES = ("note", "warning", "error")
 
 TRAINING, UPDATE, GROUP = "a training", "an update", "several runs"
 """The input of a condition: the metrics of one run, the arrays of one update, several runs."""
+
+
+def unknown_name(what: str, name: Any, known: Iterable[str]) -> str:
+    """The error message for an unknown name; suggests the nearest."""
+    from kltrust.checks import unknown  # loads JAX, which findings do without
+
+    return unknown(what, str(name), known)
 
 
 class Missing(LookupError):
@@ -26,11 +33,13 @@ class Evidence(NamedTuple):
     Attributes:
         quantity: the column, or the quantity computed from the arrays.
         value: its worst value.
-        limit: the limit that it should have kept; None if there is no number for it.
+        limit: the limit that it should have kept, or another number to compare it with; None if
+            there is none.
         since: the first iteration, row or run where it was seen; None if there is no order.
         count: how often it was seen.
         of: how often it could have been seen.
         detail: more words, if the numbers alone are not clear.
+        limit_name: what ``limit`` is, in a word or two: "exact KL" beside a logged one, say.
     """
 
     quantity: str
@@ -40,11 +49,12 @@ class Evidence(NamedTuple):
     count: int = 1  # type: ignore[assignment]
     of: int = 1
     detail: str = ""
+    limit_name: str = "limit"
 
     def __str__(self) -> str:
         """Like ``kl = 0.031, limit 0.01, 12 of 50, since 3``."""
         parts = [f"{self.quantity} = {self.value:.4g}"]
-        parts += [] if self.limit is None else [f"limit {self.limit:.4g}"]
+        parts += [] if self.limit is None else [f"{self.limit_name} {self.limit:.4g}"]
         parts += [f"{self.count:,} of {self.of:,}"] if self.of > 1 else []
         parts += [] if self.since is None else [f"since {self.since}"]
         return ", ".join([*parts, *([self.detail] if self.detail else [])])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kltrust.findings._declare import CATALOGUE, SEVERITIES, Declared, Evidence
+from kltrust.findings._declare import CATALOGUE, SEVERITIES, Declared, Evidence, unknown_name
 
 
 class Finding(NamedTuple):
@@ -80,7 +80,13 @@ class Findings(Sequence[Finding]):
         return self._found[0].severity if self._found else ""
 
     def at_least(self, severity: str) -> Findings:
-        """The findings of this ``severity`` or worse -> `Findings`."""
+        """The findings of this ``severity`` or worse -> `Findings`.
+
+        Raises:
+            ValueError: if there is no such severity; names those there are.
+        """
+        if severity not in SEVERITIES:
+            raise ValueError(unknown_name("severity", severity, SEVERITIES))
         least = SEVERITIES.index(severity)
         kept = [f for f in self._found if SEVERITIES.index(f.severity) >= least]
         return Findings(kept, self.of)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,13 +12,15 @@ import numpy as np
 
 from kltrust.findings import _controls, _learning, _region, _seeds  # noqa: F401
 from kltrust.findings._arrays import as_array
-from kltrust.findings._declare import GROUP, TRAINING, look
+from kltrust.findings._declare import GROUP, TRAINING, look, unknown_name
 from kltrust.findings._found import Finding, Findings
 from kltrust.findings._lane import Lane
 from kltrust.findings._scalars import columns_of
 
 ROLES = ("bound", "set point", "clip", "floor", "ceiling", "value clip", "gradient bound")
 """The roles of settings that conditions use."""
+
+_KNOWN = ("kl", "entropy", "explained_variance", "value_loss", "clip_fraction", "return_mean")
 
 
 def judge(
@@ -49,7 +53,8 @@ def judge(
         `Findings`, worst first.
 
     Raises:
-        ValueError: if no column is of use to any finding, or a name is unknown.
+        ValueError: if no column is of use to any finding, a name or role is unknown, or a limit
+            is no number.
 
     Example:
         >>> state, metrics = train(learner, key, 50)               # doctest: +SKIP
@@ -58,10 +63,7 @@ def judge(
     given = {**_claims_of(update), **_claims_of(critic), **checked(claims)}
     lanes = list(_lanes(metrics, given, names))
     if not lanes or not any(_is_known(lane) for lane in lanes):
-        raise ValueError(
-            "these metrics have no column that is known here (kl, entropy, ...): give those of a "
-            "training, or say by names whose they are"
-        )
+        raise ValueError(_no_column(metrics, lanes))
     found = [
         Finding(entry.name, entry.severity, evidence, lane.where)
         for lane in lanes
@@ -75,25 +77,50 @@ def judge(
 
 
 def checked(claims: Mapping[str, float] | None) -> dict[str, float]:
-    """Claims by role, after a check that all roles exist.
+    """Claims by role, after a check that all roles exist and all limits are numbers.
 
     Raises:
-        ValueError: names the unknown roles.
+        ValueError: names the role that is unknown, or whose limit is no number of at least 0.
     """
-    if unknown := sorted(set(claims or {}) - set(ROLES)):
-        raise ValueError(f"no role {', '.join(unknown)}: the roles are {', '.join(ROLES)}")
+    if claims is not None and not isinstance(claims, Mapping):
+        raise ValueError(f'claims must be a dict such as {{"bound": 0.02}}, got {claims!r}')
+    for role, limit in (claims or {}).items():
+        if role not in ROLES:
+            raise ValueError(unknown_name("role in claims", role, ROLES))
+        if limit is not None and not (isinstance(limit, numbers.Real) and limit >= 0):
+            raise ValueError(f"the claim {role} must be a number of at least 0, got {limit!r}")
     return dict(claims or {})
 
 
 def _is_known(lane: Lane) -> bool:
-    known = ("kl", "entropy", "explained_variance", "value_loss", "clip_fraction", "return_mean")
-    return any(name in lane.columns for name in known)
+    return any(name in lane.columns for name in _KNOWN)
+
+
+def _no_column(metrics: Any, lanes: list[Lane]) -> str:
+    """The error message for metrics that no finding can use."""
+    from kltrust.checks import nearest  # loads JAX, which findings do without
+
+    if isinstance(metrics, str) or hasattr(metrics, "__fspath__"):
+        return f"metrics is a path: kltrust.judge(kltrust.load({str(metrics)!r})) judges a folder"
+    has = [name for name in (lanes[0].columns if lanes else ()) if name]
+    near = list(dict.fromkeys(good for name in has for good in nearest(name, _KNOWN, 0.7)))
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    told = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "")
+    return (
+        f"these metrics have no column that is known here (kl, entropy, ...), they have "
+        f"{told or 'none'}{hint}: give those of a training, or say by names whose they are"
+    )
 
 
 def _claims_of(owner: Any) -> dict[str, float]:
     """The settings of an object that have a role, by role; leaves out NaN and tracers."""
     if owner is None:
         return {}
+    if isinstance(owner, str | type) or inspect.isroutine(owner):
+        raise ValueError(
+            f"update and critic are values, such as kltrust.trpo(max_kl=0.02), got {owner!r}: call "
+            "it first, or give the limits as claims"
+        )
     from kltrust.settings import with_role
 
     found: dict[str, float] = {}
@@ -168,5 +195,5 @@ def _flat(x: Any, prefix: str = "") -> dict[str, Any]:
         return found
     if x is None:
         return {}
-    array = as_array(x)
+    array = np.atleast_1d(as_array(x))  # a number alone is one iteration
     return {prefix: array.astype(np.float64) if array.dtype.kind in "fVbiu" else array}

@@ -255,4 +255,5 @@ def curve_fell(lane: Lane) -> Evidence | None:
         float(returns[best]),
         int(lane.iterations[culprit]),
         detail=f"the largest update there, iteration {lane.iterations[culprit]}, has KL {kl:.3g}",
+        limit_name="best",
     )

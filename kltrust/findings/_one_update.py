@@ -8,11 +8,24 @@ from typing import Any
 import numpy as np
 
 from kltrust.findings import _batch, _start, _transitions  # noqa: F401
-from kltrust.findings._arrays import Batch, as_array, as_policy, entropy, parts_of
+from kltrust.findings._arrays import (
+    Batch,
+    as_array,
+    as_policy,
+    check_numbers,
+    entropy,
+    parts_of,
+)
 from kltrust.findings._declare import TRAINING, UPDATE, Missing, look
 from kltrust.findings._found import Finding, Findings
 from kltrust.findings._judge import checked
 from kltrust.findings._lane import Lane
+from kltrust.findings._refused import (
+    as_actions,
+    check_arrays,
+    check_fraction,
+    check_policies,
+)
 
 
 def judge_update(
@@ -49,18 +62,19 @@ def judge_update(
             std) [*E, D], log-probabilities of the actions [*E], a dict of logits, probs, mean, std,
             log_std or log_prob, or a distribution of torch or distrax of one of these kinds.
         new: the policy after the update, likewise, at the same rows.
-        actions: [*E] int, or [*E, D], as they were drawn.
+        actions: [*E] whole numbers in [0, A), or [*E, D], as they were drawn.
         advantages: [*E] as the loss took them.
         log_probs: [*E] as stored when acting: they check that ratios are 1 at the start.
         weight: [*E], 0 for padding.
         mask: [*E, A] bool, true for allowed.
         observations: [*E, ...] as the policy takes them.
         rewards: [T, B]. From these and the next four, advantages are computed again, correctly and
-            with every fault that has a name.
-        values: [T, B] of the state.
+            with every fault that has a name. A note says so if one of them is missing, if rows are
+            [N], or if there are fewer than 16 steps: then this is not checked.
+        values: [T, B] of the state; rows [N] do for findings about the critic.
         next_values: [T, B] of the next state, before any reset.
         terminated: [T, B] the step ended the episode.
-        truncated: [T, B] a time limit cut the episode.
+        truncated: [T, B] a time limit cut the episode; without it, none did.
         targets: [*E] of the critic.
         new_values: [*E] the critic's after the update.
         logged_kl: the KL that was logged for this update.
@@ -74,7 +88,8 @@ def judge_update(
         `Findings`, worst first.
 
     Raises:
-        ValueError: if an array's shape is not that of the rows.
+        ValueError: if an array's shape is not that of the rows, or its values can't be: an action
+            that the policy does not have, a deviation of 0 or less, a flag other than 0 and 1.
     """
     leading, old_policy, new_policy, acted = _pair(old, new, actions)
     given = {
@@ -94,26 +109,25 @@ def judge_update(
             "observations": observations,
         }.items()
     }
-    for name, x in given.items():
-        wide = name in ("mask", "observations")
-        if x is not None and (
-            x.shape[: len(leading)] != leading or not (wide or x.shape == leading)
-        ):
-            raise ValueError(f"{name} has the shape {x.shape}, the actions' rows are {leading}")
+    check_arrays(given, leading)
+    check_fraction(gamma=gamma, gae_lambda=gae_lambda)
     claims = checked(claims)
     numbers = {
-        "logged_kl": None if logged_kl is None else as_array(logged_kl),
+        "logged_kl": _series("logged_kl", logged_kl),
         "gamma": gamma,
         "gae_lambda": gae_lambda,
         "value_clip": claims.get("value clip"),
     }
+    kept = Batch(old_policy, new_policy, acted, given).kept
+    check_policies(old_policy, new_policy, given["mask"], kept, leading)
+    acted = as_actions(acted, old_policy, new_policy, given["mask"], kept, leading)
     batch = Batch(old_policy, new_policy, acted, {**given, **numbers})
     judged: list[tuple[str, Any]] = [
         (UPDATE, batch),
-        (TRAINING, Lane(_metrics_of(batch, minibatch_kls), claims)),
+        (TRAINING, Lane(_metrics_of(batch, _series("minibatch_kls", minibatch_kls)), claims)),
     ]
-    if gradient_norms is not None:
-        norms = np.ravel(as_array(gradient_norms))
+    norms = _series("gradient_norms", gradient_norms)
+    if norms is not None:
         judged.append((TRAINING, Lane({"extra.grad_norm": norms}, claims)))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         found = look(*judged)
@@ -129,8 +143,11 @@ def _pair(old: Any, new: Any, actions: Any) -> tuple:
     name, x = next((k, v) for k, v in first.items() if k not in ("std", "log_std"))
     leading = x.shape if name == "log_prob" else x.shape[:-1]
     if acted.shape[: len(leading)] != leading:
-        raise ValueError(f"actions have the shape {acted.shape}, old has rows {leading}")
+        hint = ": drop the last axis of actions" if acted.shape[-1:] == (1,) else ""
+        raise ValueError(f"actions have the shape {acted.shape}, old has rows {leading}{hint}")
     number = int(np.prod(leading))
+    if not number:
+        raise ValueError(f"there are no rows to judge: actions have the shape {acted.shape}")
     return (
         leading,
         as_policy(first, leading, "old"),
@@ -139,7 +156,17 @@ def _pair(old: Any, new: Any, actions: Any) -> tuple:
     )
 
 
-def _metrics_of(batch: Batch, minibatch_kls: Any) -> dict[str, np.ndarray]:
+def _series(name: str, x: Any) -> np.ndarray | None:
+    """Numbers in any shape as one axis; None if there are none to judge."""
+    if x is None:
+        return None
+    values = np.ravel(check_numbers(name, as_array(x)))
+    if not values.size:
+        raise ValueError(f"{name} is empty: leave it out")
+    return values
+
+
+def _metrics_of(batch: Batch, minibatch_kls: np.ndarray | None) -> dict[str, np.ndarray]:
     """The learner's row of metrics for this update, as far as the arrays allow."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio, kl = np.exp(batch.log_ratio), batch.kl
@@ -166,6 +193,6 @@ def _metrics_of(batch: Batch, minibatch_kls: Any) -> dict[str, np.ndarray]:
             pass
     columns = {name: np.array([value]) for name, value in row.items()}
     if minibatch_kls is not None:
-        columns["audit.path.minibatch"] = np.ravel(as_array(minibatch_kls))[None].astype(float)
+        columns["audit.path.minibatch"] = minibatch_kls[None].astype(float)
         columns["audit.path.epoch"] = np.array([[row["kl"]]])
     return columns

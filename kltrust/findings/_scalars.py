@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from kltrust.findings._declare import unknown_name
+
 _Column = str | tuple[str, Callable[[np.ndarray], np.ndarray]]
 
 
@@ -90,16 +92,23 @@ def columns_of(columns: Mapping[str, Any], names: str | Mapping[str, Any] | None
         names: a library of `NAMES`, your own dict, or None if the names are ours.
 
     Raises:
-        ValueError: if the library is unknown.
+        ValueError: if the library is unknown, or no column of your own dict was logged.
     """
     if names is None:
         return dict(columns)
     if isinstance(names, str):
         if names not in NAMES:
-            raise ValueError(f"names are those of {', '.join(NAMES)}, or a dict; got {names!r}")
+            raise ValueError(unknown_name("library in names", names, NAMES) + ", or a dict")
         mapping: Mapping[str, Any] = NAMES[names]
+    elif not isinstance(names, Mapping):
+        raise ValueError(f"names must be a library or a dict of columns, got {names!r}")
     else:
         mapping = names
+        if not set(names) & set(columns):
+            logged, mapped = ", ".join(map(str, columns)), ", ".join(map(str, names))
+            raise ValueError(
+                f"names maps {mapped}, and none of them is a column: there are {logged}"
+            )
     found = {
         kept: columns[kept] for kept in ("run", "seed", "iteration", "env_steps") if kept in columns
     }

@@ -66,4 +66,5 @@ def seeds_differ_more_than_settings(lanes: Sequence[Lane]) -> Evidence | None:
     if worst is None:
         return None
     within, between, env = worst
-    return Evidence("deviation over seeds", within, between, None, count, of, f"most on {env}")
+    found = Evidence("deviation over seeds", within, between, limit_name="over settings")
+    return found._replace(count=count, of=of, detail=f"most on {env}")

@@ -38,6 +38,7 @@ def _worst(
     UPDATE,
     means="A logit or a deviation overflowed, or a reward or a value was no number.",
     remedy="Look at the rows named before anything else: every mean over them is NaN, too.",
+    explains=("kl_always_zero",),
 )
 def arrays_not_finite(batch: Batch) -> Evidence | None:
     """Policies, advantages or values hold NaN."""
@@ -147,7 +148,13 @@ def half_precision(batch: Batch) -> Evidence | None:
     if not found:
         return None
     named = ", ".join(f"{name} in {kind}" for name, kind in found.items())
-    return Evidence("digits", 8 if "bfloat16" in named else 11, 24, None, 1, 1, f"bits: {named}")
+    return Evidence(
+        "digits",
+        8 if "bfloat16" in named else 11,
+        24,
+        detail=f"bits: {named}",
+        limit_name="float32",
+    )
 
 
 @finding(
@@ -165,7 +172,8 @@ def log_prob_not_summed(batch: Batch) -> Evidence | None:
     stored, dims = batch.rows("log_probs"), batch.old.mean.shape[-1]
     if np.max(np.abs(stored * dims - batch.old_log_prob)) > 1e-3 * dims or not _is_off(_gap(batch)):
         return None
-    return Evidence("old / stored log-probability", dims, 1, None, len(stored), len(stored), "rows")
+    found = Evidence("old / stored log-probability", dims, 1, limit_name="expected")
+    return found._replace(count=len(stored), of=len(stored), detail="rows")
 
 
 def _surprise(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
@@ -265,7 +273,8 @@ def actions_squashed(batch: Batch) -> Evidence | None:
     if (np.abs(excess) <= 6 * scatter).all():
         return None
     expected = int(beyond * number)
-    return Evidence("actions beyond 1", 0, expected, None, number, number, "entries")
+    found = Evidence("actions beyond 1", 0, expected, limit_name="expected")
+    return found._replace(count=number, of=number, detail="entries")
 
 
 @finding(

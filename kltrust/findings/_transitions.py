@@ -33,12 +33,17 @@ def estimate(
     return found
 
 
+_NEEDED = ("advantages", "rewards", "values", "next_values", "terminated")
+_FEWEST = 16
+"""With fewer steps a wrong recursion may agree by chance."""
+
+
 class _Rollout:
     """The transitions of a batch, [T, B], and the comparison with the given advantages."""
 
     def __init__(self, batch: Batch):
         self.advantage = np.asarray(batch["advantages"], np.float64)
-        if self.advantage.ndim != 2 or self.advantage.size < 16:
+        if self.advantage.ndim != 2 or self.advantage.size < _FEWEST:
             raise Missing("[T, B]")
         names = ("rewards", "values", "next_values", "terminated", "truncated")
         given = [np.asarray(batch[name], np.float64) for name in names[:4]]
@@ -91,7 +96,34 @@ class _Rollout:
             int(rows.sum()),
             rows.size,
             "steps",
+            limit_name="right",
         )
+
+
+@finding(
+    "note",
+    UPDATE,
+    means="The check computes the advantages again, step by step: it needs advantages, rewards, "
+    "values, next_values and terminated, each [T, B], time first. Rows [N] have no time.",
+    remedy="Give all five as [T, B], of 16 steps or more, and `truncated` where there are time "
+    "limits; or none of rewards, next_values, terminated and truncated.",
+)
+def advantages_not_checked(batch: Batch) -> Evidence | None:
+    """Transitions were given, but the computation of the advantages could not be checked."""
+    has = {name for name, x in batch.given.items() if x is not None}
+    of_steps = has & {*_NEEDED[1:], "truncated"}
+    # Beside targets, values serve findings about the critic.
+    if not of_steps or (of_steps == {"values"} and has & {"targets", "new_values"}):
+        return None
+    if missing := [name for name in _NEEDED if name not in has]:
+        return Evidence("arguments missing", len(missing), detail=", ".join(missing))
+    shape = batch["advantages"].shape
+    if len(shape) != 2:
+        detail = f"rows {list(shape)} where [T, B] is needed"
+        return Evidence("axes of the rows", len(shape), 2, detail=detail, limit_name="needed")
+    if batch["advantages"].size < _FEWEST:
+        return Evidence("steps", batch["advantages"].size, _FEWEST, limit_name="needed")
+    return None
 
 
 @finding(
@@ -190,13 +222,11 @@ def other_discount(batch: Batch) -> Evidence | None:
             continue
         if r.judged(r.made(gamma=gamma, lam=lam), np.ones_like(r.ended), "advantage"):
             return Evidence(
-                "gamma, lambda",
+                "gamma * lambda",
                 gamma * lam,
                 r.gamma * r.lam,
-                None,
-                1,
-                1,
-                f"as with gamma {gamma:g} and lambda {lam:g}",
+                detail=f"as with gamma {gamma:g} and lambda {lam:g}",
+                limit_name="given",
             )
     return None
 
@@ -227,7 +257,7 @@ def advantages_not_of_transitions(batch: Batch) -> Evidence | None:
     if not (given.std() > 0 and right.std() > 0):
         return None
     together = float(np.corrcoef(right.ravel(), given.ravel())[0, 1])
-    return Evidence("correlation with the estimate", together, 1.0)
+    return Evidence("correlation with the estimate", together, 1.0, limit_name="expected")
 
 
 @finding(
