@@ -98,10 +98,15 @@ def test_a_dry_run_of_a_training_does_nothing(tmp_path, said, monkeypatch):
     assert status == 0
     assert "3 runs in 1 static group" in out
     assert "192 environment steps" in out  # 64 of each seed
+    assert "note: " not in out
     assert "--measure tries" in out
     status, out, _ = said(*line, "--preset", "none", "--measure")
     assert status == 0
     assert "by one iteration of each group" in " ".join(out.split())
+    status, out, _ = said(*line, "--preset", "none", "--total-steps", "95", "--num-evals", "9")
+    said_so = " ".join(out.split())
+    assert "takes 64 of the 95 steps: whole iterations of 32" in said_so
+    assert "has 2 evaluations, not 9: one after each iteration" in said_so
     status, _, err = said(*line, "--gamma", "2")
     assert status == 1
     assert "gamma must be" in err

@@ -284,9 +284,9 @@ def test_a_shard_for_everyone_and_all_together(toy_sweep, tmp_path, monkeypatch)
         merge.merge([*paths, paths[0]], tmp_path / "part")
     with pytest.raises(ValueError, match="is no shard"):
         merge.merge([toy_sweep.path], tmp_path / "part")
-    with pytest.raises(RunError, match="holds another run"):
+    with pytest.raises(RunError, match="holds a run already"):
         merge.merge(paths, paths[0])
-    with pytest.raises(RunError, match="holds another run"):
+    with pytest.raises(RunError, match="holds a run already"):
         merge.merge(paths, tmp_path / "all")
     assert not (tmp_path / "part").exists()
     # Killed at its first write, at the second of the next try, and so on.
@@ -358,7 +358,7 @@ def test_a_sweep_in_one_call(toy_sweep, tmp_path, monkeypatch):
     with nothing_compiles(monkeypatch):
         assert kltrust.sweep(document, path).scores.__self__.tasks == expected.tasks
         document["sweep"]["seeds"] = [3, 6]
-        with pytest.raises(RunError, match="holds another run"):
+        with pytest.raises(RunError, match="holds a run already"):
             kltrust.sweep(document, path)
         document["sweep"]["sedes"] = 1
         with pytest.raises(ValueError, match=r"^toy: unknown key in sweep 'sedes'.*seeds"):
@@ -372,7 +372,7 @@ def test_two_jobs_in_one_folder(toy_sweep, tmp_path):
     copy = shutil.copytree(toy_sweep.path, tmp_path / "copy")
     with Run.open(copy), pytest.raises(RunError, match="another process is writing"):
         run.resume(copy)
-    with pytest.raises(RunError, match="holds another run"):
+    with pytest.raises(RunError, match="holds a run already"):
         run.start(toy_plan(), copy)
     with pytest.raises(RunError, match=rf"is a part of {copy}: name the whole folder"):
         run.resume(copy / "groups" / "000")

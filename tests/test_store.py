@@ -160,7 +160,7 @@ def test_a_folder_with_another_run_is_refused_and_untouched(tmp_path):
         commit(run, 0)
     (tmp_path / "thesis.tex").write_text("precious")
     before = content(tmp_path)
-    with pytest.raises(RunError, match=r"holds another run: go on with it by --resume"):
+    with pytest.raises(RunError, match=r"holds a run already: --resume \S+ goes on with it"):
         Run.create(tmp_path / "r", {"name": "second"})
     with pytest.raises(RunError, match=r"not empty \(it holds r"):
         Run.create(tmp_path, {})

@@ -102,17 +102,20 @@ def announce(plan: Plan, notes: Sequence[str] = (), *, measure: bool = False) ->
         canary.check()
         measured = [lanes.measure(plan, group) for group in plan.groups]
     print_table(tables.dry_run(plan, measured=measured))
-    for line in (*notes, *tables.fairness_notes(plan)):
+    for line in (*notes, *tables.budget_notes(plan), *tables.fairness_notes(plan)):
         print(line)
 
 
 def start(command: str, plan: Plan, out: Path, quiet: bool) -> int:
     """Runs a plan in a new folder and prints the result."""
+    from kltrust.experiments.cli import tables
     from kltrust.experiments.jobs import run
 
     progress = _progress(quiet)
     if progress is not None and (folder := _first_time()):
         progress.note(f"compiling takes a minute; programs are kept in {folder} for the next start")
+    for line in tables.budget_notes(plan) if progress is not None else ():
+        progress.note(line)
     with _naming(out, command):
         record = run.start(plan, out, progress=progress)
     return conclude(record)
@@ -134,6 +137,8 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
                 begun = Record(folder)
                 own.import_recorded(begun.code, begun.path)
                 print_table(tables.dry_run(run.plan_of(begun)))
+                if begun.finished:
+                    print(f"{begun.path} is finished already: nothing is left to do")
             return 0
         if not flags.several:  # the others would wait too long for the first
             begun = Record(folder)

@@ -115,6 +115,25 @@ def names_of(plan: Plan) -> list[str]:
     return names
 
 
+def budget_notes(plan: Plan) -> list[str]:
+    """What a budget loses to whole iterations, where it is more than a twentieth."""
+    notes: dict[str, None] = {}
+    for experiment in {id(s.experiment): s.experiment for s in plan.settings}.values():
+        asked, size = experiment.budget.total_steps, experiment.batch_size
+        run = experiment.num_iterations * size
+        if asked - run > asked / 20:
+            notes[
+                f"note: {experiment.algorithm} on {experiment.env} takes {run:,} of the {asked:,} "
+                f"steps: whole iterations of {size:,}"
+            ] = None
+        if experiment.budget.num_evals > experiment.num_iterations:
+            notes[
+                f"note: {experiment.algorithm} on {experiment.env} has {experiment.num_iterations} "
+                f"evaluations, not {experiment.budget.num_evals:,}: one after each iteration"
+            ] = None
+    return list(notes)
+
+
 def fairness_notes(plan: Plan) -> list[str]:
     """The differences between methods besides the algorithm."""
     of_settings = (

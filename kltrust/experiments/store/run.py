@@ -267,7 +267,8 @@ def _refuse_occupied(path: Path) -> None:
         return
     if os.path.lexists(path / RUN):
         raise RunError(
-            f"{path} holds another run: go on with it by --resume {path}, or take another folder"
+            f"{path} holds a run already: --resume {path} goes on with it, at the settings that it "
+            "began with; for a new run take another folder"
         )
     held = sorted(p.name for p in path.iterdir() if p.name != LOCK and not files.is_debris(p))
     raise RunError(
