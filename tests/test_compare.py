@@ -68,7 +68,7 @@ def test_the_level_holds_for_all_settings_together():
         ({("one", "xx"): [1.0, 2]}, {}, "no setting in common.*did you mean 'x' by 'xx'"),
         ({("one", "x"): [1.0]}, {}, "needs two seeds, got 4 and 1"),
         (A, {"level": 1.0}, "level lies between 0 and 1"),
-        (A, {"margin": -1.0}, "margin is 0 or more"),
+        (A, {"margin": -1.0}, "^margin is 0 or more, got -1.0"),
     ],
 )
 def test_what_cannot_be_compared(b, options, message):

@@ -19,6 +19,7 @@ from kltrust.experiments.jobs.plan import check_spec, make_plan
 from kltrust.experiments.reading.results import Results, load
 from kltrust.experiments.store import files
 from kltrust.experiments.store.record import RUN, Record
+from kltrust.lazy import require_sweeps
 
 
 def sweep(
@@ -63,6 +64,7 @@ def sweep(
         ...     "runs/bounds",
         ... )
     """
+    require_sweeps("a run folder")
     if hosts.are_several():
         raise ValueError("on several hosts, start the command `kltrust sweep` on each of them")
     out = Path(out)

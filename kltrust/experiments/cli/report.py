@@ -47,9 +47,10 @@ class _Export(_Folders):
     """
 
     tensorboard: Annotated[Path | None, tyro.conf.arg(metavar="LOGDIR")] = None
-    """Write event files there, for `tensorboard --logdir LOGDIR`."""
+    """Write event files there, for `tensorboard --logdir LOGDIR`. It needs kltrust[tensorboard]."""
     wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
-    """Log to this project of Weights & Biases, offline: `wandb sync` sends it."""
+    """Log to this project of Weights & Biases, offline: `wandb sync` sends it. It needs
+    kltrust[wandb]."""
     online: Switch = False
     """With --wandb: send it now."""
     follow: Switch = False

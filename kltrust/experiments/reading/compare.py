@@ -36,10 +36,10 @@ def compare(
         ValueError: if they have no setting in common, a setting has one seed, or level or margin
             is out of range.
     """
-    if not 0 < level < 1 or not 0 <= margin < np.inf:
-        raise ValueError(
-            f"level lies between 0 and 1 and margin is 0 or more, got {level}, {margin}"
-        )
+    if not 0 < level < 1:
+        raise ValueError(f"level lies between 0 and 1, got {level}")
+    if not 0 <= margin < np.inf:
+        raise ValueError(f"margin is 0 or more, got {margin}")
     if not len(a.evaluations) or not len(b.evaluations):
         raise ValueError("there is no evaluation to compare: wait for the first commit of both")
     of_b = 1 + int(a.evaluations.run.max())
