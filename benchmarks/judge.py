@@ -86,7 +86,7 @@ def healthy(folder: Path) -> Result:
     seconds = time.perf_counter() - start
     alarms: dict[str, Any] = {}
     for one in found.at_least("warning"):
-        alarms.setdefault(one.place, f"{one.name}: {one.evidence}")
+        alarms.setdefault(one.run_text, f"{one.name}: {one.evidence}")
     notes = Counter(one.name for one in found if one.severity == "note")
     return {
         "runs": len(runs),

@@ -505,7 +505,7 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path, monkeypatch, caps
     composed = report.compose([alone])
     report.write(composed, out)
     (out / "stale.txt").write_text("of an earlier one")
-    report.write(composed, report.place([alone], out))
+    report.write(composed, report.report_folder([alone], out))
     assert not (out / "stale.txt").exists()
     before = {p: p.read_bytes() for p in out.rglob("*.toml")}
 
