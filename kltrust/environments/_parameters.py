@@ -87,8 +87,12 @@ def require_numbers(name: str, arguments: Mapping[str, Any], defaults: Mapping[s
         default = defaults.get(key)
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if number and isinstance(value, str | list | tuple | Mapping):
-            hint = f"a schedule of a training is {SCHEDULE_EXAMPLE}"
-            raise ValueError(f"{name}: {key} must be a number, got {value!r}; {hint}")
+            raise _no_number(name, key, value)
+
+
+def _no_number(name: str, key: str, value: Any) -> ValueError:
+    hint = f"a schedule of a training is {SCHEDULE_EXAMPLE}"
+    return ValueError(f"{name}: {key} must be a number, got {value!r}; {hint}")
 
 
 def cast(name: str, key: str, value: Any, default: Any) -> Array:
@@ -100,8 +104,7 @@ def cast(name: str, key: str, value: Any, default: Any) -> Array:
     known = not isinstance(value, jax.core.Tracer)
     kinds = "biufV" if jnp.issubdtype(dtype, jnp.bool_) else "iufV"
     if known and np.asarray(value).dtype.kind not in kinds:
-        hint = f"a schedule of a training is {SCHEDULE_EXAMPLE}"
-        raise ValueError(f"{name}: {key} must be a number, got {value!r}; {hint}")
+        raise _no_number(name, key, value)
     if known and np.issubdtype(dtype, np.floating) and not np.all(np.isfinite(value)):
         raise ValueError(f"{name}: {key} must be finite, got {value!r}")
     if np.shape(value) != np.shape(default):

@@ -109,7 +109,7 @@ def judge_update(
             "observations": observations,
         }.items()
     }
-    check_arrays(given, leading)
+    kept = check_arrays(given, leading)
     check_fraction(gamma=gamma, gae_lambda=gae_lambda)
     claims = checked(claims)
     numbers = {
@@ -118,7 +118,6 @@ def judge_update(
         "gae_lambda": gae_lambda,
         "value_clip": claims.get("value clip"),
     }
-    kept = Batch(old_policy, new_policy, acted, given).kept
     check_policies(old_policy, new_policy, given["mask"], kept, leading)
     acted = as_actions(acted, old_policy, new_policy, given["mask"], kept, leading)
     batch = Batch(old_policy, new_policy, acted, {**given, **numbers})

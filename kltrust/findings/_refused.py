@@ -18,8 +18,11 @@ def check_fraction(**settings: float) -> None:
             raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
 
 
-def check_arrays(given: Mapping[str, np.ndarray | None], leading: tuple[int, ...]) -> None:
+def check_arrays(given: Mapping[str, np.ndarray | None], leading: tuple[int, ...]) -> np.ndarray:
     """Refuses arrays whose rows are not those of the actions, and weights and flags of other kinds.
+
+    Returns:
+        [N] bool, the rows that are no padding.
 
     Raises:
         ValueError: names the array, the first bad row and the remedy.
@@ -33,24 +36,25 @@ def check_arrays(given: Mapping[str, np.ndarray | None], leading: tuple[int, ...
             raise ValueError(f"{name} has the shape {x.shape}, the actions' rows are {leading}")
         if name == "mask" and x.ndim != len(leading) + 1:
             raise ValueError(f"mask has the shape {x.shape}, it must be {[*leading, 'A']}")
-    kept = np.ones(leading, bool)
+    kept = np.ones(int(np.prod(leading)), bool)
     weight = given.get("weight")
     if weight is not None:
         flat = np.asarray(weight, np.float64).reshape(-1, 1)
         bad = ~(np.isfinite(flat) & (flat >= 0))
         _refuse("weight must be finite and at least 0", flat, bad, leading, "padding has weight 0")
-        kept = flat > 0
+        kept = flat[:, 0] > 0
         if not kept.any():
             raise ValueError("weight is 0 at every row: only padding has weight 0")
     for name in ("terminated", "truncated", "mask"):
         flags = given.get(name)
         if flags is not None:
-            values = flags.reshape(kept.size, -1)
-            bad = (values != 0) & (values != 1) & kept.reshape(-1, 1)
+            values = flags.reshape(len(kept), -1)
+            bad = (values != 0) & (values != 1) & kept[:, None]
             remedy = "pass the flags themselves, no discounts or counts"
             if name == "mask":
                 remedy = "pass true for allowed actions, no terms added to logits"
             _refuse(f"{name} must be true or false", values, bad, leading, remedy)
+    return kept
 
 
 def check_policies(

@@ -118,7 +118,7 @@ def names_of(plan: Plan) -> list[str]:
 def budget_notes(plan: Plan) -> list[str]:
     """What a budget loses to whole iterations, where it is more than a twentieth."""
     notes: dict[str, None] = {}
-    for experiment in {id(s.experiment): s.experiment for s in plan.settings}.values():
+    for experiment in (setting.experiment for setting in plan.settings):
         asked, size = experiment.budget.total_steps, experiment.batch_size
         run = experiment.num_iterations * size
         if asked - run > asked / 20:

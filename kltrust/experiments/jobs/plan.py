@@ -103,7 +103,12 @@ class Plan:
 
     def scheduled(self, group: Group) -> list[str]:
         """The environment's parameters that are schedules in any of the experiments `alike`."""
-        return sorted({name for e in self.alike(group) for name in e.scheduled})
+        # Without schedules, as in most plans, no setting's key has to be made.
+        if not (with_schedules := [s.experiment for s in self.settings if s.experiment.scheduled]):
+            return []
+        key = static_key(self.experiment(group))
+        alike = [e for e in with_schedules if static_key(e) == key]
+        return sorted({name for e in alike for name in e.scheduled})
 
     def to_config(self) -> dict[str, Any]:
         """The plan as plain data for a run folder."""
