@@ -1,8 +1,9 @@
 """The origin of a recorded result, and whether code that decides its numbers has changed since.
 
 Every result names the commit, the command, the constraint file, and a digest of each module that
-the run imported. Comments and docstrings do not count. `benchmarks/record.py --stale` lists the
-results to record again, and `benchmarks/readme.py` marks their tables.
+the run imported. Comments, docstrings and the texts of errors do not count.
+`benchmarks/record.py --stale` lists the results to record again, and `benchmarks/readme.py` marks
+their tables.
 
     python benchmarks/provenance.py     fails if a result names a commit that is not in the history
 """
@@ -29,6 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
+PRESETS = ROOT / "kltrust/experiments/config/presets"
 IDLE = (
     *(f"kltrust.experiments.{room}" for room in ("cli", "report", "watch", "store.activity")),
     *(f"kltrust.experiments.reading.{x}" for x in ("plots", "audit_plots", "films", "export")),
@@ -231,25 +233,46 @@ def at_commit(commit: str) -> dict[str, str]:
 
 
 def code_digest(source: str) -> str:
-    """A digest of a module's code, without comments, docstrings and blank lines."""
+    """A digest of code without comments, docstrings, texts of errors and blank lines."""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     raw = [line.encode() for line in lines]
+    spans: list[tuple[int, int, int, int]] = []
     for node in ast.walk(ast.parse(source)):
         match node:
-            case ast.Expr(value=ast.Constant(value=str())):
-                first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-                before, after = raw[first][: node.col_offset], raw[last][node.end_col_offset :]
-                raw[first : last + 1] = [before + after, *[b""] * (last - first)]
+            case ast.Expr(value=ast.Constant(value=str()) as text):
+                spans.append((text.lineno, text.col_offset, *_end(text)))
+            case ast.Raise(exc=ast.Call(func=name) as call):
+                spans.append((*_end(name), *_end(call)))
+    # From the last to the first, so that the positions before stay right.
+    for first, start, last, end in sorted(spans, reverse=True):
+        rest = raw[first - 1][:start] + raw[last - 1][end:]
+        raw[first - 1 : last] = [rest, *[b""] * (last - first)]
     return _short(b"\n".join(line.rstrip() for line in raw if line.strip()).decode())
 
 
 def digest_of_spec(path: Path) -> str:
-    """A digest of what a specification says, whatever its layout and comments."""
-    return _short(json.dumps(tomllib.loads(path.read_text("utf-8")), sort_keys=True))
+    """A digest of what a specification says, whatever its layout and comments.
+
+    The library's presets count as its parts, unless it takes none.
+    """
+    said = _read(path)
+    if said.get("sweep", {}).get("preset") != "none":
+        said["presets"] = {str(p.relative_to(PRESETS)): _read(p) for p in PRESETS.rglob("*.toml")}
+    return _short(json.dumps(said, sort_keys=True))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text("utf-8"))
+
+
+def _end(node: ast.expr) -> tuple[int, int]:
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
+    return node.end_lineno, node.end_col_offset
 
 
 def _short(text: str) -> str:

@@ -39,6 +39,18 @@ def test_a_function_differs_by_its_body_alone():
     assert provenance.code_digest(known) != provenance.code_digest(known.replace("2 *", "3 *"))
 
 
+def test_texts_of_errors_do_not_count():
+    known = (
+        'def f(x):\n    if x < 0:\n        raise ValueError(\n            f"{x} is ä"\n        )\n'
+    )
+    digest = provenance.code_digest(known + "    return x; raise OSError('no')\n")
+    other = known.replace('(\n            f"{x} is ä"\n        )', '("give a number")')
+    assert provenance.code_digest(other + "    return x; raise OSError()\n") == digest
+    for old, new in (("x < 0", "x < 1"), ("ValueError", "TypeError")):
+        changed = other.replace(old, new)
+        assert provenance.code_digest(changed + "    return x; raise OSError()\n") != digest
+
+
 def test_a_result_is_written_with_its_origin(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/x/speed.py", "--parts", "phases", "--out", str(tmp_path)])
     common.write(tmp_path / "phases.json", {"rows": []})
@@ -65,7 +77,7 @@ def test_rows_that_are_recorded_one_by_one_have_origins_of_their_own(tmp_path):
     assert new["code"]
 
 
-def test_what_makes_a_result_stale():
+def test_what_makes_a_result_stale(tmp_path, monkeypatch):
     origin = provenance.origin(spec=common.SPECS / "classic.toml")
     fresh = {"spec": "classic.toml", "origin": origin}
     assert provenance.why_stale(fresh) is None
@@ -77,6 +89,12 @@ def test_what_makes_a_result_stale():
     assert provenance.why_stale(gone) == "kltrust.gone has changed"
     spec = fresh | {"origin": origin | {"spec": "0" * 8}}
     assert provenance.why_stale(spec) == "its specification has changed"
+    # A changed preset is a changed specification, where presets are taken.
+    (tmp_path / "trpo.toml").write_text("learner.num_envs = 1\n", "utf-8")
+    bare = provenance.digest_of_spec(common.SPECS / "code_level.toml")
+    monkeypatch.setattr(provenance, "PRESETS", tmp_path)
+    assert provenance.why_stale(fresh) == "its specification has changed"
+    assert provenance.digest_of_spec(common.SPECS / "code_level.toml") == bare
     rows = [{"origin": provenance.origin()}, {}]
     assert provenance.why_stale({"rows": rows}) == "its code was not recorded"
 
