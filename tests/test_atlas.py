@@ -128,4 +128,6 @@ def test_a_small_atlas_and_its_tables(tmp_path):
     near = both | {"target_kl": row["matched"]["kl_median"]}
     claim = next(x for x in tables.atlas_claims({"": near}) if "`spo`" in x)
     assert "| 1 | better, 1.00 [1.00, 1.00] | not shown, 0.50" in claim
+    *_, said = tables.atlas_claims({"": near})
+    assert "better by the score: `spo`; better by the training's return: none; worse" in said
     assert "Not yet measured" in tables.atlas({})[0]

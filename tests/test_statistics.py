@@ -60,6 +60,18 @@ def test_estimates_and_intervals_are_those_that_rliable_gave(name, scores, funct
     np.testing.assert_allclose(found, RECORDED[name], rtol=0, atol=1e-12)
 
 
+def test_a_wider_interval_for_more_confidence():
+    scores = np.random.default_rng(0).standard_normal((30, 1))
+    usual, low, high = (
+        statistics.intervals(scores, statistics.mean, resamples=4000, **kwargs)
+        for kwargs in ({}, {"confidence": 0.5}, {"confidence": 0.99})
+    )
+    # The normal distribution's quantiles, 1.96, 0.674 and 2.576, times the standard error.
+    error = scores.std() / np.sqrt(30)
+    for found, quantile in ((usual, 1.96), (low, 0.674), (high, 2.576)):
+        np.testing.assert_allclose(found[2] - found[1], 2 * quantile * error, rtol=0.06)
+
+
 @pytest.mark.parametrize("count", range(1, 10))
 def test_an_interquartile_mean_cuts_a_quarter_rounded_down(count):
     scores = np.random.default_rng(count).permutation(2.0 ** np.arange(count))

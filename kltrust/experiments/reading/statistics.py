@@ -81,6 +81,8 @@ def mean_and_iqm(
     Args:
         scores: one score per seed.
         resamples: the bootstrap's resamples; its generator is seeded.
+        confidence: the probability that an interval should hold the true value. For the best of m
+            comparisons take 1 - 0.05 / m, and some 200 m resamples.
     """
     return means_and_iqms(np.asarray(scores, np.float64)[:, None], resamples=resamples)[0]
 
@@ -96,17 +98,17 @@ def means_and_iqms(scores: np.ndarray, *, resamples: int = 2000) -> list[tuple[E
 
 
 def estimates(
-    scores: Any, function: Callable[..., Any], *, resamples: int = 2000
+    scores: Any, function: Callable[..., Any], *, resamples: int = 2000, confidence: float = 0.95
 ) -> list[Estimate]:
     """Like `intervals`, but returns an `Estimate` for each entry of the statistic."""
-    found = intervals(scores, function, resamples=resamples)
+    found = intervals(scores, function, resamples=resamples, confidence=confidence)
     return [Estimate(*map(float, row)) for row in zip(*found, strict=True)]
 
 
 def intervals(
-    scores: Any, function: Callable[..., Any], *, resamples: int = 2000
+    scores: Any, function: Callable[..., Any], *, resamples: int = 2000, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A statistic and its 95 % percentile-bootstrap interval: value, low, high, [k] each.
+    """A statistic and its percentile-bootstrap interval: value, low, high, [k] each.
 
     The bootstrap is stratified: each column is resampled by itself, with replacement.
 
@@ -115,6 +117,8 @@ def intervals(
         function: maps [..., seeds, strata], or one such array for each in the list, to [...] or
             [..., k].
         resamples: the bootstrap's resamples; its generator is seeded.
+        confidence: the probability that an interval should hold the true value. For the best of m
+            comparisons take 1 - 0.05 / m, and some 200 m resamples.
 
     Example:
         >>> intervals(results.scores()["trpo"], interquartile_mean)    # doctest: +SKIP
@@ -126,7 +130,8 @@ def intervals(
     for rows in _kept_draws(shapes, resamples) if small else _draws(shapes, resamples, _AT_ONCE):
         resampled = [x[of, np.arange(x.shape[1])] for x, of in zip(arrays, rows, strict=True)]
         found.append(np.reshape(function(*resampled), (len(rows[0]), -1)))
-    low, high = np.percentile(np.concatenate(found), [2.5, 97.5], axis=0)
+    tail = (100 - 100 * confidence) / 2
+    low, high = np.percentile(np.concatenate(found), [tail, 100 - tail], axis=0)
     return np.atleast_1d(function(*arrays)), low, high
 
 
