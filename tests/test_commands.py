@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import re
+import shutil
 from unittest.mock import Mock
 
 import pytest
@@ -58,6 +59,33 @@ def test_status_of_a_sweep(toy_sweep, toy_training, tmp_path, said):
     _, out, _ = said("status", toy_training.path)
     assert "trpo-CartPole-v1: finished" in out
     assert "7/7" in out
+
+
+def test_status_of_a_folder_of_runs(toy_sweep, toy_training, tmp_path, said):
+    home = tmp_path / "runs"
+    with pytest.raises(InterruptedError):
+        run.start(toy_plan(), home / "a_part", progress=Stop(2))
+    shutil.copytree(toy_training.path, home / "[b] whole")
+    shutil.copytree(toy_sweep.path, home / "c_cut")
+    cut = home / "c_cut/groups/000/metrics.parquet"
+    cut.write_bytes(cut.read_bytes()[:100])
+    for name, moment in {"c_cut": 2e9, "[b] whole": 1e9}.items():
+        (home / name / ".lock").unlink()  # it says when the run was computed
+        for file in (home / name).rglob("commit.json"):
+            os.utime(file, (moment, moment))
+    status, out, _ = said("status", home)
+    assert status == 0
+    *rows, how = out.splitlines()
+    assert rows[0] == "[b] whole  finished  100 %"
+    assert rows[1] == "a_part     stopped    57 %"
+    assert rows[2].startswith("c_cut      damaged")
+    assert "metrics.parquet" in rows[2]
+    assert how == f"see one by kltrust status {home}/RUN"
+    with Run.open(home / "a_part") as begun:
+        begun.tell("computing chunk 3 of 3")
+        running = said("status", home)[1].splitlines()[1]
+    assert running == "a_part     running    57 %  computing chunk 3 of 3"
+    assert "holds no run" in said("status", tmp_path)[2]  # they are a level further down
 
 
 def test_status_where_locks_or_words_are_lacking(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ kltrust: trust-region policy optimisation in JAX
   kltrust evaluate DIR           play fresh episodes with a trained policy
   kltrust play DIR               play it in gymnasium's own environment; --out films an episode
   kltrust sweep SPEC             run a grid of experiments; --resume DIR goes on with one
-  kltrust status DIR             how far a sweep or a training is
+  kltrust status DIR             how far a sweep or a training is, or all those in a folder
   kltrust merge SHARD ...        put the shards of a sweep together
   kltrust watch DIR ...          a page in the browser that follows runs while they go on
   kltrust judge DIR ...          what is wrong with the runs, by name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +53,7 @@ class _Status:
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """The folder of the sweep or training."""
+    """The folder of the sweep or training, or a folder of such folders, such as runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +108,16 @@ def _start(options: _Sweep, specification: Spec) -> int:
 def status(arguments: list[str]) -> int:
     """``kltrust status``."""
     options = typed.cli(_Status, prog="kltrust status", args=arguments)
-    from kltrust.experiments.cli.tables import activity_line, search_table, status_table
+    from kltrust.experiments.cli.tables import activity_line, run_lines, search_table, status_table
     from kltrust.experiments.jobs.folder import parts_of
     from kltrust.experiments.store.record import Record
+    from kltrust.experiments.watch._folder import runs_in
 
+    if inner := runs_in(options.folder):
+        for row in run_lines(inner):
+            print(row)
+        print(f"see one by kltrust status {shlex.quote(os.path.join(options.folder, 'RUN'))}")
+        return 0
     record = Record(options.folder)
     known = parts_of(record, needed=())
     launch.print_table(status_table(record, known), narrow=True)

@@ -6,7 +6,8 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -183,6 +184,20 @@ def status_table(record: Record, known: tuple[Plan, Any] | None = None) -> Table
     if latest := max((path.stat().st_mtime for path in commits if path.exists()), default=0.0):
         table.caption = f"last commit {_ago(latest)} ago"
     return table
+
+
+def run_lines(paths: Sequence[Path]) -> Iterator[str]:
+    """A line for each run folder: name, state and progress; the latest is the last."""
+    from kltrust.experiments.watch._folder import Folder
+
+    width = max(len(path.name) for path in paths)
+    for path in sorted(paths, key=lambda path: activity.read(path).seen):
+        folder = Folder(path)
+        for look in (1, 2):  # the first does not tell damage from a writer at work
+            folder.update(look)
+        said = " ".join(folder.said.split()) if folder.state not in ("finished", "stopped") else ""
+        share = f"{100 * folder.share():3.0f} %"
+        yield f"{path.name:{width}}  {folder.state:8}  {share}  {said}".rstrip()
 
 
 def search_table(plan: Plan, parts: Iterable[tuple[Any, Record | None]]) -> Table | None:

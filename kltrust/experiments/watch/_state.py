@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kltrust.experiments.store.layout import RUN
-from kltrust.experiments.watch._folder import Folder
+from kltrust.experiments.watch._folder import Folder, runs_in
 from kltrust.experiments.watch._judging import Judge
 
 BETWEEN = 1.0
@@ -68,8 +67,7 @@ class State:
         """The run folders: those given, and those within one that holds none itself."""
         found = []
         for path in self._paths:
-            inner = [] if (path / RUN).exists() else sorted(path.glob(f"*/{RUN}"))
-            found += [file.parent for file in inner] or [path]
+            found += runs_in(path) or [path]
         known = {path for path in self._folders if self._folders[path].plan is not None}
         # A folder in which runs have appeared is no longer shown itself.
         for path in [p for p in self._folders if p not in found and p not in known]:
