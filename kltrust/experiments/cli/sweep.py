@@ -81,6 +81,7 @@ def sweep(arguments: list[str]) -> int:
         return launch.resume("sweep", options, options.resume, options.quiet, options.dry_run)
     if options.spec is None:
         raise ValueError("name a specification, as in `kltrust sweep SPEC.toml`")
+    typed.check_file("specification", options.spec)
     from kltrust.experiments.config import spec
 
     specification = spec.load(options.spec)

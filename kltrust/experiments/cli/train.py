@@ -48,6 +48,8 @@ For GPUs and TPUs, with --preset accelerator:
 """
 
 
+TUNED = "tuned"
+"""The name of the presets that are taken by default, as in specifications."""
 UNCOMMON = ("", "floor", "ceiling", "value clip", "gradient bound")
 """The roles of settings that ``--help`` leaves out, unless they are declared as common."""
 
@@ -95,6 +97,9 @@ def train(arguments: list[str]) -> int:
     given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     given.add_argument("--preset")
     chosen = given.parse_known_args(options)[0].preset
+    if chosen is not None:
+        typed.check_file("preset", Path(chosen), (TUNED, presets.ACCELERATOR, "none"))
+        chosen = None if chosen == TUNED else chosen
     start = presets.preset(algorithm, env, chosen)
     tuned = (algorithm, env) in presets.available()
     origin = chosen or ("the tuned preset" if tuned else "none")
@@ -190,7 +195,7 @@ def _train_options(start: Experiment, origin: str) -> type:
         preset: Annotated[str | None, _arg("FILE", help_behavior_hint=f"(default: {origin})")] = (
             None
         )
-        """A TOML file to start from, 'accelerator' for settings for GPUs and TPUs, or 'none'."""
+        """A TOML file, 'tuned', 'accelerator' for settings for GPUs and TPUs, or 'none'."""
         width: Annotated[int, typed.Rare] = 0
         """Runs per block on a device, 0 to choose; at another width, a seed's last bits differ."""
         spread_envs: Annotated[Switch, typed.Rare] = False

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
@@ -105,6 +106,30 @@ def wholes(texts: Sequence[str]) -> tuple[int, ...]:
         ValueError: on any other text.
     """
     return tuple(whole(part) for text in texts for part in text.strip("()[]").split(",") if part)
+
+
+def check_file(what: str, path: Path, names: Sequence[str] = ()) -> None:
+    """Refuses a file that is not there; the error names the nearest TOML file of its folder.
+
+    Args:
+        what: the kind of file.
+        path: its path.
+        names: names that may stand in place of a path.
+
+    Raises:
+        ValueError: names the nearest of these.
+    """
+    if path.exists() or str(path) in names:
+        return
+    from kltrust.checks import nearest  # loads JAX, which help does without
+
+    known = {file.stem: str(file) for file in path.parent.glob("*.toml")}
+    known |= {name: name for name in names}
+    near = nearest(path.stem, sorted(known), 0.6)
+    hint = f": did you mean {known[near[0]]}?" if near else ""
+    others = f" Known are {', '.join(names)}, and paths of TOML files" if names else ""
+    told = f"can't read the {what} {path}: there is no such file"
+    raise ValueError(told + (hint or "." * bool(others)) + others)
 
 
 def joined(arguments: Sequence[str], name: str) -> list[str]:

@@ -186,7 +186,17 @@ class Entry:
                 like = preset(reference, env, source).to_dict()
                 data |= {section: like[section] for section in SECTIONS if section != "update"}
         except (ValueError, TypeError) as error:
-            raise self.source.error(at, str(error)) from error
+            raise self.source.error(
+                at,
+                f"{error}: "
+                + "".join(
+                    f"did you mean {name}? "
+                    for name in nearest(str(chosen), (*HELD_EQUAL, "tuned", "none"), 0.6)[:1]
+                )
+                + f"known are {', '.join(HELD_EQUAL)}, tuned, none, and paths of TOML files"
+                if isinstance(error.__cause__, FileNotFoundError)
+                else str(error),
+            ) from error
 
         def give(name: str, value: Any, place: Place) -> None:
             try:
