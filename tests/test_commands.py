@@ -7,6 +7,7 @@ import re
 import shutil
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import toys
 from rich.console import Console
@@ -15,7 +16,8 @@ from toys import SEEDS, SPEC, Stop, parts, python, tiny, toy_plan
 from kltrust.experiments.cli import main, pace, progress, tables
 from kltrust.experiments.cli.tables import activity_line
 from kltrust.experiments.jobs import run
-from kltrust.experiments.jobs.events import Report
+from kltrust.experiments.jobs.events import Chunk, Report
+from kltrust.experiments.jobs.lanes import best_of
 from kltrust.experiments.jobs.plan import plan_training
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run
@@ -260,6 +262,21 @@ def test_lines_where_there_is_no_terminal(capsys):
     assert compiling == "compiling init ..."
     facts = ["2/7", "return 123.5", "KL 0.0078", "54,321 steps/s", "0:00 gone, 0:00 left"]
     assert re.split(r" {2,}", line) == facts
+
+
+def test_the_best_setting_stays_the_one_named_while_it_ties(capsys):
+    shown = progress.ConsoleProgress()
+    shown.start(toy_plan(), None)
+    shown.group(0, 0)
+    named = []
+    for a, b in [(np.nan, np.nan), (3, 5), (5, 5), (5, 5.04), (6, 5), (6, 6), (np.nan, np.nan)]:
+        returns = np.array([[[a, a], [9, 9]], [[b, b], [9, 9]]])
+        shown.on_chunk(Chunk("env", "algorithm", ["a", "b"], [0, 0], 0, 0, None, returns))
+        best = best_of(["a", "b"], [a, b])
+        shown.chunk(Report(1, 9, 64, 1.0, best, 0.1, {}))
+        named.append(capsys.readouterr().out.split()[-1])
+    shown.end()
+    assert named == ["a", "b", "b", "b", "a", "a", "a"]
 
 
 def test_a_notebook_gets_lines_too(monkeypatch, capsys):

@@ -11,7 +11,7 @@ from typing import Any
 
 from kltrust.experiments.cli.judge import Live
 from kltrust.experiments.cli.pace import Pace, Remaining
-from kltrust.experiments.cli.progress import ConsoleProgress, masked, times, words
+from kltrust.experiments.cli.progress import Best, ConsoleProgress, masked, times, words
 from kltrust.experiments.cli.tables import names_of
 from kltrust.experiments.jobs.events import Progress, Report
 from kltrust.experiments.jobs.plan import Plan
@@ -46,6 +46,8 @@ class NotebookProgress(Progress):
         self._remaining: Remaining | None = None
         self._judge: Live | None = None
         self._group, self._alone = 0, False
+        self._best = Best()
+        self.on_chunk = self._best.note
 
     def start(self, plan: Plan, path: Path) -> None:
         """Makes the rows and shows them."""
@@ -78,7 +80,7 @@ class NotebookProgress(Progress):
             self._remaining.report(self._group, report.iterations / report.of, pace)
         found = self._judge.update() if self._judge is not None else []
         self._found += [*(f"so far: {line}" for line in found), *masked(report)]
-        self._say(words(report, self._alone), report.iterations)
+        self._say(words(self._best.named(report), self._alone), report.iterations)
 
     def end(self) -> None:
         """Shows the last state, and remembers how long things took."""
