@@ -1,7 +1,10 @@
 """What a judge says: planted faults under their names, and nothing of healthy ones."""
 
+import ast
 import json
+import re
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,7 @@ from planted import trainings, updates
 
 import kltrust
 from kltrust.experiments.cli.judge import Live
-from kltrust.findings import CATALOGUE, NAMES
+from kltrust.findings import CATALOGUE, NAMES, _scalars
 from kltrust.findings._lane import Lane
 
 
@@ -124,6 +127,13 @@ def test_what_is_not_there_is_not_judged():
             "unknown library in names 'sb4'.*stable-b",
         ),
         (lambda: kltrust.judge({"my/kl": np.ones(3)}, names={"kl": "kl"}), "there are my/kl"),
+        (
+            lambda: kltrust.judge(
+                {"my/kl": np.ones(3), "e": np.ones(3)}, names={"my/kl": "kl", "e": "entrpy"}
+            ),
+            "unknown column that e is mapped to, 'entrpy': did you mean entropy.*kl_max",
+        ),
+        (lambda: kltrust.judge({"my/kl": np.ones(3)}, names={"my/kl": ["kl"]}), "mapped to, .*kl"),
         (lambda: kltrust.judge_update(**{**updates.discrete(), "advantages": np.ones(3)}), "rows"),
         (lambda: kltrust.judge_update({"mean": np.ones((3, 1))}, {}, np.ones((3, 1))), "no std"),
         (lambda: kltrust.judge_update({"logit": np.ones((3, 2))}, {}, np.ones(3, int)), "takes"),
@@ -263,10 +273,28 @@ def test_a_hundred_runs_take_about_a_second():
     assert time.process_time() - start < 4  # of a loaded machine
 
 
+def test_names_may_map_to_the_columns_that_conditions_read():
+    reads = set()
+    for file in Path(_scalars.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            match node:
+                case ast.Subscript(value=ast.Name("lane" | "self"), slice=ast.Constant(str(name))):
+                    reads.add(name)
+                case ast.Call(
+                    func=ast.Attribute(ast.Name("lane"), "when" | "typical"),
+                    args=[ast.Constant(str(name)), *_],
+                ) if name.isidentifier():  # others are expressions
+                    reads.add(name)
+                case ast.Constant(str(name)) if re.fullmatch(r"(extra|audit)\.[a-z_.]+", name):
+                    reads.add(name)
+    assert reads == _scalars.READ
+
+
 @pytest.mark.parametrize("library", NAMES)
 def test_the_names_of_other_libraries(library):
     logged = {name: np.ones(40) for name in NAMES[library]}
     assert kltrust.judge(logged, names=library).of == 1
+    assert kltrust.judge(logged, names={**NAMES[library], "a seed": "seed"}).of == 1
     still = next((n for n, to in NAMES[library].items() if to == "kl"), None)
     said = kltrust.judge({**logged, still: np.zeros(40)}, names=library).names
     assert "kl_always_zero" in said

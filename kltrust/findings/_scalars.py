@@ -84,6 +84,31 @@ own estimate over its minibatches, not the exact one of the batch. In the logs o
 """
 
 
+KEYS = "run", "seed", "iteration", "env_steps"
+"""Columns that say where a row is from."""
+READ = {
+    *("kl", "kl_max", "kl_reverse", "max_ratio", "clip_fraction", "surrogate_gain"),
+    *("entropy", "explained_variance", "value_loss", "fully_masked"),
+    *("nonfinite_update", "nonfinite_rewards", "nonfinite_observations"),
+    *("return_mean", "return_sum", "length_sum", "num_episodes"),
+    *("extra.accepted", "extra.backtracks", "extra.beta", "extra.cg_residual"),
+    *("extra.epochs_applied", "extra.fixed", "extra.grad_norm", "extra.kl_stopped"),
+    *("extra.learning_rate", "extra.max_kl", "extra.moved", "extra.projected_kl"),
+    *("extra.projection_gap", "extra.temperature", "extra.zero_gradient"),
+    *("audit.curvature.kl", "audit.curvature.kl_quadratic", "audit.curvature.kl_quadratic_damped"),
+    *("audit.fresh.kl.mean", "audit.normalizer.mean", "audit.path.epoch", "audit.path.minibatch"),
+    "audit.update.effective_sample_size",
+}
+"""The columns that conditions read."""
+
+
+def _target(column: Any) -> Any:
+    return column[0] if isinstance(column, tuple) and column else column
+
+
+_TARGETS = {*READ, *KEYS, *(_target(to) for names in NAMES.values() for to in names.values())}
+
+
 def columns_of(columns: Mapping[str, Any], names: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """The columns under the names that they have here.
 
@@ -92,7 +117,8 @@ def columns_of(columns: Mapping[str, Any], names: str | Mapping[str, Any] | None
         names: a library of `NAMES`, your own dict, or None if the names are ours.
 
     Raises:
-        ValueError: if the library is unknown, or no column of your own dict was logged.
+        ValueError: if the library is unknown, no column of your own dict was logged, or a name
+            here is none that a condition reads.
     """
     if names is None:
         return dict(columns)
@@ -104,14 +130,16 @@ def columns_of(columns: Mapping[str, Any], names: str | Mapping[str, Any] | None
         raise ValueError(f"names must be a library or a dict of columns, got {names!r}")
     else:
         mapping = names
+        for name, column in names.items():
+            to = _target(column)
+            if not isinstance(to, str) or to not in _TARGETS:
+                raise ValueError(unknown_name(f"column that {name} is mapped to,", to, READ))
         if not set(names) & set(columns):
             logged, mapped = ", ".join(map(str, columns)), ", ".join(map(str, names))
             raise ValueError(
                 f"names maps {mapped}, and none of them is a column: there are {logged}"
             )
-    found = {
-        kept: columns[kept] for kept in ("run", "seed", "iteration", "env_steps") if kept in columns
-    }
+    found = {kept: columns[kept] for kept in KEYS if kept in columns}
     for name, column in mapping.items():
         if name not in columns:
             continue
