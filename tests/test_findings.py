@@ -273,6 +273,54 @@ def test_a_hundred_runs_take_about_a_second():
     assert time.process_time() - start < 4  # of a loaded machine
 
 
+TRANSITIONS = ("rewards", "values", "next_values", "terminated", "truncated", "advantages")
+
+
+def padded(u, steps, *, after_ends):
+    """An update with ``steps`` of padding, which holds NaN or flags, at the end of each lane.
+
+    Or after the first end of an episode, as where an environment takes a step to reset.
+    """
+    lanes = range(updates.B)
+    ends = (u["terminated"] | u["truncated"]).argmax(axis=0) + 1
+    at = ends if after_ends else np.full(updates.B, updates.T)
+    weight = np.stack([np.insert(np.ones(updates.T), [at[b]] * steps, 0) for b in lanes], axis=1)
+    changed = {"weight": weight}
+    for name, x in u.items():
+        if np.shape(x)[:2] == (updates.T, updates.B):
+            fill = np.nan if name in TRANSITIONS and x.dtype == float else 1
+            moved = [np.insert(x[:, b], [at[b]] * steps, fill, axis=0) for b in lanes]
+            changed[name] = np.stack(moved, axis=1)
+    return {**u, **changed}
+
+
+@pytest.mark.parametrize("after_ends", [True, False])
+def test_padding_takes_no_part_in_the_check_of_advantages(after_ends):
+    healthy = updates.discrete()
+    last = (np.arange(updates.T) == updates.T - 1)[:, None]
+    healthy = {**healthy, "truncated": healthy["truncated"] | (last & ~healthy["terminated"])}
+    assert kltrust.judge_update(**padded(healthy, 2, after_ends=after_ends)).names == []
+    for change in (updates.time_limits_are_ends, updates.discount_that_does_not_arrive):
+        faulty, name = {**healthy, **change(healthy, None)}, updates.UPDATES[change.__name__][2]
+        whole = {x.name: x for x in kltrust.judge_update(**faulty)}
+        found = {
+            x.name: x for x in kltrust.judge_update(**padded(faulty, 2, after_ends=after_ends))
+        }
+        assert set(found) == set(whole)
+        assert found[name].evidence[:3] == pytest.approx(whole[name].evidence[:3])
+        assert found[name].evidence.of == whole[name].evidence.of
+
+
+def test_padding_within_an_episode_is_named():
+    healthy = updates.discrete()
+    weight = np.ones((updates.T, updates.B))
+    on = ~(healthy["terminated"] | healthy["truncated"])[:-2]
+    weight[1 + int(np.argmax(on[:, 3])), 3] = 0
+    found = {x.name: x for x in kltrust.judge_update(**{**healthy, "weight": weight})}
+    assert "steps of weight 0 follow them within" in str(found["advantages_not_checked"].evidence)
+    assert "advantages_not_of_transitions" not in found
+
+
 def test_names_may_map_to_the_columns_that_conditions_read():
     reads = set()
     for file in Path(_scalars.__file__).parent.glob("*.py"):

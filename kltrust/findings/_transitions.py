@@ -38,22 +38,34 @@ _FEWEST = 16
 """With fewer steps a wrong recursion may agree by chance."""
 
 
+def _gaps(kept: np.ndarray, ended: np.ndarray) -> int:
+    """The number of steps [T, B] before padding that did not end their episode."""
+    return int((kept[:-1] & ~ended[:-1] & ~kept[1:]).sum())
+
+
 class _Rollout:
-    """The transitions of a batch, [T, B], and the comparison with the given advantages."""
+    """The transitions of a batch, [T, B], and the comparison with the given advantages.
+
+    Steps of weight 0 are padding. They count as zeros in the recursion and not in comparisons.
+    """
 
     def __init__(self, batch: Batch):
         self.advantage = np.asarray(batch["advantages"], np.float64)
-        if self.advantage.ndim != 2 or self.advantage.size < _FEWEST:
+        if self.advantage.ndim != 2 or batch.kept.sum() < _FEWEST:
             raise Missing("[T, B]")
+        self.kept = batch.kept.reshape(self.advantage.shape)
         names = ("rewards", "values", "next_values", "terminated", "truncated")
         given = [np.asarray(batch[name], np.float64) for name in names[:4]]
         truncated = batch.given.get("truncated")
         given.append(np.zeros_like(given[3]) if truncated is None else np.asarray(truncated, float))
         if {x.shape for x in given} != {self.advantage.shape}:
             raise Missing("[T, B]")
+        given = [np.where(self.kept, x, 0) for x in given]  # padding may hold anything
         self.rewards, self.values, self.next_values = given[:3]
         self.terminated, self.truncated = given[3] > 0, given[4] > 0
         self.ended = self.terminated | self.truncated
+        if _gaps(self.kept, self.ended):
+            raise Missing("ends before padding")
         self.gamma, self.lam = float(batch["gamma"]), float(batch["gae_lambda"])
 
     def made(self, **changed: object) -> np.ndarray:
@@ -71,7 +83,7 @@ class _Rollout:
 
     def agrees(self, made: np.ndarray) -> bool:
         """Whether these equal the given ones up to a shift and a scale, as standardising makes."""
-        x, y = self.advantage.ravel(), made.ravel()
+        x, y = self.advantage[self.kept], made[self.kept]
         x, y = x - x.mean(), y - y.mean()
         if not (x.std() > 0 and y.std() > 0):
             return False
@@ -82,10 +94,10 @@ class _Rollout:
 
         ``rows`` are those where the fault makes a difference.
         """
-        right = self.made()
+        right, rows = self.made(), rows & self.kept
         if not rows.any() or self.agrees(right) or not self.agrees(made):
             return None
-        error = np.abs(made - right)
+        error = np.where(self.kept, np.abs(made - right), 0)
         worst = np.unravel_index(np.argmax(error), error.shape)
         first = int(np.argmax(rows.any(axis=1)))
         return Evidence(
@@ -94,7 +106,7 @@ class _Rollout:
             float(right[worst]),
             first,
             int(rows.sum()),
-            rows.size,
+            int(self.kept.sum()),
             "steps",
             limit_name="right",
         )
@@ -104,9 +116,11 @@ class _Rollout:
     "note",
     UPDATE,
     means="The check computes the advantages again, step by step: it needs advantages, rewards, "
-    "values, next_values and terminated, each [T, B], time first. Rows [N] have no time.",
+    "values, next_values and terminated, each [T, B], time first. Rows [N] have no time. Steps of "
+    "weight 0 are left out; the step before them must end its episode.",
     remedy="Give all five as [T, B], of 16 steps or more, and `truncated` where there are time "
-    "limits; or none of rewards, next_values, terminated and truncated.",
+    "limits and at the last step before padding; or none of rewards, next_values, terminated and "
+    "truncated.",
 )
 def advantages_not_checked(batch: Batch) -> Evidence | None:
     """Transitions were given, but the computation of the advantages could not be checked."""
@@ -121,8 +135,12 @@ def advantages_not_checked(batch: Batch) -> Evidence | None:
     if len(shape) != 2:
         detail = f"rows {list(shape)} where [T, B] is needed"
         return Evidence("axes of the rows", len(shape), 2, detail=detail, limit_name="needed")
-    if batch["advantages"].size < _FEWEST:
-        return Evidence("steps", batch["advantages"].size, _FEWEST, limit_name="needed")
+    if (steps := batch.kept.sum()) < _FEWEST:
+        return Evidence("steps", int(steps), _FEWEST, limit_name="needed")
+    flags = [batch.given[name] for name in ("terminated", "truncated") if name in has]
+    if gaps := _gaps(batch.kept.reshape(shape), np.any(flags, axis=0)):
+        detail = "steps of weight 0 follow them within their episode"
+        return Evidence("steps that are not ended", gaps, 0, detail=detail, limit_name="allowed")
     return None
 
 
@@ -253,10 +271,10 @@ def advantages_not_of_transitions(batch: Batch) -> Evidence | None:
     )
     if any(other(batch) for other in others):
         return None
-    right, given = r.made(), r.advantage
+    right, given = r.made()[r.kept], r.advantage[r.kept]
     if not (given.std() > 0 and right.std() > 0):
         return None
-    together = float(np.corrcoef(right.ravel(), given.ravel())[0, 1])
+    together = float(np.corrcoef(right, given)[0, 1])
     return Evidence("correlation with the estimate", together, 1.0, limit_name="expected")
 
 
@@ -273,7 +291,11 @@ def ends_all_at_one_length(batch: Batch) -> Evidence | None:
     ended = terminated if truncated is None else terminated | (np.asarray(truncated) > 0)
     if terminated.ndim != 2 or not terminated.any():
         raise Missing("[T, B]")
-    each = [np.diff(np.flatnonzero(column)) for column in ended.T]
+    kept = batch.kept.reshape(ended.shape)
+    terminated, ended = terminated & kept, ended & kept
+    each = [
+        np.diff(np.flatnonzero(column[real])) for column, real in zip(ended.T, kept.T, strict=True)
+    ]
     lengths = np.concatenate([x for x in each if len(x)] or [np.zeros(0, int)])
     if len(lengths) < 3 or len(set(lengths)) > 1 or lengths[0] < 50 or (ended & ~terminated).any():
         return None
