@@ -45,12 +45,11 @@ def forgetting_registered():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def remember_no_modules(tmp_path_factory):
-    """What tests import is no matter of who runs them."""
-    from kltrust.experiments.engine import sources
-
-    kept = tmp_path_factory.mktemp("memory") / "modules.json"
-    sources._memory = lambda: kept
+def cache_of_the_session(tmp_path_factory):
+    """What tests import and how fast they run is kept apart, by the processes they start, too."""
+    before = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("MPLCONFIGDIR", os.path.join(before, "matplotlib"))  # its list of fonts
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

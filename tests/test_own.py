@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import tiny, write
+from toys import output, tiny, write
 
 import kltrust
 from kltrust import environments
@@ -18,6 +18,7 @@ from kltrust.algorithms import algorithm_names
 from kltrust.environments._registry import _factories
 from kltrust.experiments.cli import main
 from kltrust.experiments.engine import own, sources
+from kltrust.experiments.engine.devices import cache_folder
 from kltrust.experiments.engine.program import build
 from kltrust.experiments.jobs import run
 from kltrust.experiments.jobs.plan import Plan, plan_training
@@ -258,3 +259,11 @@ def test_what_is_ours_is_no_code_of_ones_own():
     code = own.code_of(["trpo"], ["CartPole-v1"])
     assert not any(code[part] for part in ("import", "sources", "registered", "algorithms"))
     assert environments._registry.home_of("CartPole-v1").startswith("gymnax.")
+
+
+def test_no_test_writes_into_the_cache_of_who_runs_it(tmp_path, tmp_path_factory):
+    (tmp_path / "kept_apart.py").touch()
+    script = "from kltrust.experiments.engine import own; own.import_modules(['kept_apart'])"
+    output("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {script}")
+    assert sources.known_files()["kept_apart"] == [str(tmp_path / "kept_apart.py")]
+    assert cache_folder().is_relative_to(tmp_path_factory.getbasetemp())
