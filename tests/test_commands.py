@@ -181,6 +181,30 @@ def test_each_command_goes_on_with_what_the_other_began(tmp_path, said):
         assert (path / "learning_curve.png").exists() == (command == "sweep")
 
 
+@pytest.mark.parametrize(
+    ("command", "planned", "where"),
+    [
+        ("train", lambda: plan_training(tiny(), SEEDS, width=1), "after 4 of 7 iterations"),
+        ("sweep", toy_plan, "in group 0 after 2 of 3 iterations"),
+    ],
+)
+def test_a_dry_run_of_a_resume_says_where_it_goes_on(command, planned, where, tmp_path, said):
+    path = tmp_path / "part"
+    with pytest.raises(InterruptedError):
+        run.start(planned(), path, progress=Stop(2))
+    before = toys.content(tmp_path)
+    status, out, _ = said(command, "--resume", path, "--dry-run")
+    assert status == 0
+    assert out.splitlines()[-1] == f"{path} would go on {where}"
+    assert "environment steps" in " ".join(out.split())
+    assert toys.content(tmp_path) == before
+
+
+def test_a_dry_run_of_a_finished_training_says_so(toy_training, said):
+    _, out, _ = said("train", "--resume", toy_training.path, "--dry-run")
+    assert out.splitlines()[-1].endswith("is finished already: nothing is left to do")
+
+
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch, tmp_path):
     monkeypatch.setattr(pace, "cache_folder", lambda: tmp_path / "cache")

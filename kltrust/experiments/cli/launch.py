@@ -137,8 +137,7 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
                 begun = Record(folder)
                 own.import_recorded(begun.code, begun.path)
                 print_table(tables.dry_run(run.plan_of(begun)))
-                if begun.finished:
-                    print(f"{begun.path} is finished already: nothing is left to do")
+                print(_where_it_goes_on(begun))
             return 0
         if not flags.several:  # the others would wait too long for the first
             begun = Record(folder)
@@ -151,6 +150,21 @@ def resume(command: str, flags: HostFlags, folder: Path, quiet: bool, dry_run: b
         with _naming(folder, command):
             record = run.resume(folder, progress=_progress(quiet))
         return conclude(record)
+
+
+def _where_it_goes_on(record: Record) -> str:
+    from kltrust.experiments.jobs.folder import iterations_done, parts_of
+
+    if record.finished:
+        return f"{record.path} is finished already: nothing is left to do"
+    plan, parts = parts_of(record, needed=())
+    left = [i for i, (_, part) in enumerate(parts) if part is None or not part.finished]
+    if not left:
+        return f"{record.path} has all iterations: only its end is left to write"
+    group, part = parts[left[0]]
+    where = f" in group {left[0]}" if len(parts) > 1 else ""
+    done, planned = iterations_done(plan, group, part), plan.experiment(group).num_iterations
+    return f"{record.path} would go on{where} after {done} of {planned} iterations"
 
 
 @contextlib.contextmanager
