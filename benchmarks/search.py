@@ -1,13 +1,13 @@
 """Does a search find what a whole grid finds, and does a population beat settings left alone?
 
-    python benchmarks/search.py                      both parts, some ten minutes of CPU
-    python benchmarks/search.py --parts population
+    python benchmarks/search.py                      both parts, some twenty minutes of CPU
+    python benchmarks/search.py --parts search_population
 
-Part "grids": two grids run whole, with the seeds of ten repetitions. Then halving and a race decide
-on each repetition's scores as if they had trained only what they chose. That is exact: a lane of a
-search has the bits of the same run in a sweep, as tests/test_searching.py shows. The best setting
-is chosen as everywhere in kltrust: by the mean over seeds at the last evaluation; of equal ones, by
-the mean over all evaluations.
+Part "grids": two grids run whole, for two budgets, with the seeds of ten repetitions. Then halving
+and a race decide on each repetition's scores as if they had trained only what they chose. That is
+exact: a lane of a search has the bits of the same run in a sweep, as tests/test_searching.py shows.
+The best setting is chosen as everywhere in kltrust: by the mean over seeds at the last evaluation;
+of equal ones, by the mean over all evaluations.
 
 Part "population": ten populations run, each with a seed of its own, and their first settings run
 without exchanges. Compared is the last score of the best member.
@@ -18,6 +18,7 @@ Writes search_grids.json and search_population.json to benchmarks/results/.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import tempfile
 import tomllib
@@ -25,9 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from common import RESULTS, SPECS, Result, options, plain, plains, record_parts
 
 GRIDS = ("search_cartpole", "search_pendulum")
+LENGTHS = (1, 4)
+"""The budgets, in multiples of the specification's: in the shorter one, little is learned."""
 CLOSE = 0.05
 """A setting is as good as the best if it lacks at most this share of the grid's range of scores."""
 
@@ -55,19 +59,22 @@ def grids(given: Options, rounds: int) -> Result:
     }
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in GRIDS:
+        for name, length in itertools.product(GRIDS, LENGTHS):
             document = tomllib.loads((SPECS / f"{name}.toml").read_text("utf-8"))
             each = document["sweep"]["seeds"] // 10
             document["sweep"]["seeds"] = each * rounds
-            loaded = kltrust.sweep(document, (given.folder or Path(scratch)) / name)
+            document["budget"]["total_steps"] *= length
+            loaded = kltrust.sweep(document, (given.folder or Path(scratch)) / f"{name}{length}")
             table, labels = scores(loaded)
             parts = np.split(table, rounds, axis=2)
+            of = {"grid": name, "steps_of_a_run": int(loaded.evaluations.env_steps.max())}
+            of |= {"settings": len(labels), "seeds": each}
+            of["told_by_first"] = plain(np.mean([told(part) for part in parts]))
             for rule, (kind, share) in rules.items():
                 found = [searched(part, kind, share, seed) for seed, part in enumerate(parts)]
-                row = {"grid": name, "settings": len(labels), "seeds": each, "search": rule}
-                rows.append(
-                    {**row, **summary(found), "steps_of_each": plains([f["steps"] for f in found])}
-                )
+                chance = plain(np.mean([lacks(part).mean() for part in parts]))
+                row = {**of, "search": rule, **summary(found), "lacks_by_chance": chance}
+                rows.append({**row, "steps_of_each": plains([f["steps"] for f in found])})
     return {"rows": rows, "close": CLOSE}
 
 
@@ -100,10 +107,21 @@ def searched(table: np.ndarray, rule: Any, share: float, seed: int) -> Result:
             board.apply(decision)
     ended = [order[t] for t in range(trials) if board.states[t] == "end"]
     chosen, best = best_of(table, ended), best_of(table, range(trials))
-    last = table[:, -1].mean(axis=1)
-    lacks = (last[best] - last[chosen]) / max(np.ptp(last), 1e-9)
     steps = sum(board.ages) / (trials * whole)
-    return {"same": chosen == best, "lacks": float(lacks), "steps": steps, "ended": len(ended)}
+    short = float(lacks(table)[chosen])
+    return {"same": chosen == best, "lacks": short, "steps": steps, "ended": len(ended)}
+
+
+def lacks(table: np.ndarray) -> np.ndarray:
+    """What each setting's last score lacks of the best one's, as a share of their range."""
+    last = table[:, -1].mean(axis=1)
+    return (last.max() - last) / max(np.ptp(last), 1e-9)
+
+
+def told(table: np.ndarray) -> float:
+    """Spearman's correlation of the settings' first and last scores [settings, times, seeds]."""
+    ends = pd.DataFrame({at: table[:, at].mean(axis=1) for at in (0, -1)})
+    return float(ends.rank().corr().iloc[0, 1])
 
 
 def best_of(table: np.ndarray, settings: Any) -> int:

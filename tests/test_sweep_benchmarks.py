@@ -20,7 +20,7 @@ import sweeps
 import toys
 from common import load_spec
 from known_envs import legal_arms
-from recorded import faults, scores
+from recorded import faults, scores, searches
 
 from kltrust.environments import make
 from kltrust.experiments.report._gather import Study, gather
@@ -137,6 +137,27 @@ def test_a_search_of_recorded_scores():
     tied = np.stack([np.linspace(a, 10.0, 4) for a in (0, 5, 2)])[:, :, None]
     assert search.best_of(tied, range(3)) == 1
     assert search.best_of(tied, [0, 2]) == 2
+    # What the first scores tell of the last ones, and what a setting lacks.
+    assert search.told(steady) == pytest.approx(1.0)
+    turned = np.concatenate([steady, -steady], axis=1)
+    assert search.told(turned) == pytest.approx(-1.0)
+    assert search.lacks(np.array([0.0, 3.0, 4.0])[:, None, None]).tolist() == [1.0, 0.25, 0.0]
+
+
+def test_the_tables_of_a_search():
+    row = {"grid": "search_x", "settings": 9, "seeds": 4, "search": "halving", "steps": 0.21}
+    row |= {"steps_of_a_run": 1024, "told_by_first": 0.5, "same": 3, "as_good": 4, "of": 10}
+    row |= {"lacks": [0.0, 0.5], "lacks_by_chance": 0.4}
+    versions = {"packages": {"jax": "1.2.3"}}
+    grids = searches.search_grids({"rows": [row], "close": 0.05, "versions": versions})
+    assert grids[0].startswith("| grid | first told of last | search | steps | the same best")
+    wanted = "| x, 9 settings, 1,024 steps | 0.50 | halving | 21% | 3 of 10 | 4 of 10 | 25% | 40% |"
+    assert grids[2] == wanted
+    gain = {"seed": 0, "population": -1.0, "alone": -2.0, "steps": 64}
+    gain |= {"population_mean": -3.0, "alone_mean": -4.0}
+    found = {"gains": [gain], "gain": [1.0, 0.5, 1.5], "wins": 1, "versions": versions}
+    *_, said = searches.search_population(found)
+    assert "better in 1 of 1; it gains 1.0 [0.5, 1.5] on average; 64 steps each" in said
 
 
 def test_training_returns_are_of_the_last_tenth():
