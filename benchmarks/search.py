@@ -9,8 +9,8 @@ exact: a lane of a search has the bits of the same run in a sweep, as tests/test
 The best setting is chosen as everywhere in kltrust: by the mean over seeds at the last evaluation;
 of equal ones, by the mean over all evaluations.
 
-Part "population": ten populations run, each with a seed of its own, and their first settings run
-without exchanges. Compared is the last score of the best member.
+Part "population": for both budgets, ten populations run, each with a seed of its own, and their
+first settings run without exchanges. Compared is the last score of the best member.
 
 Writes search_grids.json and search_population.json to benchmarks/results/.
 """
@@ -143,36 +143,43 @@ def summary(found: list[Result]) -> Result:
 
 def population(given: Options, rounds: int) -> Result:
     """The best of each population, and of the same settings left alone."""
-    import kltrust
 
-    spec = tomllib.loads((SPECS / "search_population.toml").read_text("utf-8"))
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = given.folder or Path(scratch)
-        for seed in range(rounds or spec["sweep"]["seeds"]):
-            row: Result = {"seed": seed}
-            for kind in ("population", "alone"):
-                document = {**spec, "sweep": {**spec["sweep"], "seeds": [seed]}}
-                (entry,) = spec["experiments"]
-                entry = {**entry, "random": {**entry["random"], "seed": seed}}
-                document["experiments"] = [entry]
-                document["search"] = {**spec["search"], "seed": seed}
-                if kind == "alone":
-                    del document["search"]
-                loaded = kltrust.sweep(document, folder / f"{kind}{seed}")
-                table, _ = scores(loaded)
-                row[kind] = plain(table[:, -1].max())
-                row[f"{kind}_mean"] = plain(table[:, -1].mean())
-                row["steps"] = int((loaded.evaluations.groupby("run").env_steps.max()).sum())
-                if kind == "population":
-                    row["copies"] = int((loaded.decisions.action == "copy").sum())
-            rows.append(row)
-            print(row, flush=True)
     from kltrust.experiments.reading.statistics import mean_and_iqm
 
-    gains = np.array([row["population"] - row["alone"] for row in rows])
-    mean, _ = mean_and_iqm(gains)
-    return {"gains": rows, "gain": plains(mean), "wins": int((gains > 0).sum())}
+    spec = tomllib.loads((SPECS / "search_population.toml").read_text("utf-8"))
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for length in LENGTHS:
+            folder = (given.folder or Path(scratch)) / f"population{length}"
+            rows = [beside(spec, seed, length, folder) for seed in range(rounds)]
+            gains = np.array([row["population"] - row["alone"] for row in rows])
+            mean, _ = mean_and_iqm(gains)
+            of = {"steps_of_a_run": spec["budget"]["total_steps"] * length, "gains": rows}
+            found.append({**of, "gain": plains(mean), "wins": int((gains > 0).sum())})
+    return {"rows": found}
+
+
+def beside(spec: Result, seed: int, length: int, folder: Path) -> Result:
+    """A population, and its first settings left alone."""
+    import kltrust
+
+    (entry,) = spec["experiments"]
+    entry = {**entry, "random": {**entry["random"], "seed": seed}}
+    budget = {**spec["budget"], "total_steps": spec["budget"]["total_steps"] * length}
+    sweep = {**spec["sweep"], "seeds": [seed]}
+    document = {**spec, "sweep": sweep, "budget": budget, "experiments": [entry]}
+    row: Result = {"seed": seed}
+    for kind, by in (("population", {"search": {**spec["search"], "seed": seed}}), ("alone", {})):
+        kept = {name: part for name, part in document.items() if name != "search"}
+        loaded = kltrust.sweep({**kept, **by}, folder / f"{kind}{seed}")
+        table, _ = scores(loaded)
+        row[kind] = plain(table[:, -1].max())
+        row[f"{kind}_mean"] = plain(table[:, -1].mean())
+        row["steps"] = int((loaded.evaluations.groupby("run").env_steps.max()).sum())
+        if by:
+            row["copies"] = int((loaded.decisions.action == "copy").sum())
+    print(row, flush=True)
+    return row
 
 
 PARTS = {"search_grids": (grids, 10), "search_population": (population, 10)}

@@ -153,11 +153,10 @@ def test_the_tables_of_a_search():
     assert grids[0].startswith("| grid | first told of last | search | steps | the same best")
     wanted = "| x, 9 settings, 1,024 steps | 0.50 | halving | 21% | 3 of 10 | 4 of 10 | 25% | 40% |"
     assert grids[2] == wanted
-    gain = {"seed": 0, "population": -1.0, "alone": -2.0, "steps": 64}
-    gain |= {"population_mean": -3.0, "alone_mean": -4.0}
-    found = {"gains": [gain], "gain": [1.0, 0.5, 1.5], "wins": 1, "versions": versions}
-    *_, said = searches.search_population(found)
-    assert "better in 1 of 1; it gains 1.0 [0.5, 1.5] on average; 64 steps each" in said
+    gain = {"population": -1.0, "alone": -2.0, "population_mean": -3.0, "alone_mean": -4.0}
+    of = {"steps_of_a_run": 2048, "gains": [gain], "gain": [1.0, 0.5, 1.5], "wins": 1}
+    found = searches.search_population({"rows": [of], "versions": versions})
+    assert found[2] == "| 2,048 | -1.0 | -2.0 | 1.0 [0.5, 1.5] | 1 of 1 | -3.0 | -4.0 |"
 
 
 def test_training_returns_are_of_the_last_tenth():

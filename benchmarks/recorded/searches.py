@@ -31,19 +31,22 @@ def search_grids(result: Result) -> list[str]:
 
 
 def search_population(result: Result) -> list[str]:
-    """The best member of each population, beside the best of the same settings left alone."""
+    """Of each budget, the best of the populations beside the best of the settings left alone."""
+
+    def mean(name: str) -> Form:
+        return lambda row: f"{np.mean([of[name] for of in row['gains']]):.1f}"
+
     columns: dict[str, Form] = {
-        "seed": "{seed}",
-        "best of the population": "{population:.1f}",
-        "best left alone": "{alone:.1f}",
-        "mean of the population": "{population_mean:.1f}",
-        "mean left alone": "{alone_mean:.1f}",
+        "steps of a run": "{steps_of_a_run:,}",
+        "best of the population": mean("population"),
+        "best left alone": mean("alone"),
+        "gain": lambda row: Estimate(*row["gain"]),
+        "better": lambda row: f"{row['wins']} of {len(row['gains'])}",
+        "mean of the population": mean("population_mean"),
+        "mean left alone": mean("alone_mean"),
     }
-    gains = result["gains"]
     setting = (
-        f"The population's best is better in {result['wins']} of {len(gains)}; it gains "
-        f"{Estimate(*result['gain'])} on average; {gains[0]['steps']:,} steps each; jax "
-        f"{result['versions']['packages']['jax']}. "
+        f"jax {result['versions']['packages']['jax']}. "
         "`python benchmarks/search.py --parts search_population`"
     )
-    return [*table(gains, columns), "", setting]
+    return [*table(result["rows"], columns), "", setting]
