@@ -1,9 +1,9 @@
 """Does a search find what a whole grid finds, and does a population beat settings left alone?
 
-    python benchmarks/search.py                      both parts, some twenty minutes of CPU
+    python benchmarks/search.py                      both parts, some forty minutes of CPU
     python benchmarks/search.py --parts search_population
 
-Part "grids": two grids run whole, for two budgets, with the seeds of ten repetitions. Then halving
+Part "grids": three grids run whole, for two budgets, with the seeds of ten repetitions. Then halving
 and a race decide on each repetition's scores as if they had trained only what they chose. That is
 exact: a lane of a search has the bits of the same run in a sweep, as tests/test_searching.py shows.
 The best setting is chosen as everywhere in kltrust: by the mean over seeds at the last evaluation;
@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from common import RESULTS, SPECS, Result, options, plain, plains, record_parts
 
-GRIDS = ("search_cartpole", "search_pendulum")
+GRIDS = ("search_cartpole", "search_trpo", "search_pendulum")
 LENGTHS = (1, 4)
 """The budgets, in multiples of the specification's: in the shorter one, little is learned."""
 CLOSE = 0.05
@@ -55,6 +55,7 @@ def grids(given: Options, rounds: int) -> Result:
     rules = {
         "halving": (Halving(), 1.0),
         "halving, a quarter at once": (Halving(), 0.25),
+        "halving, later and gentler (`first = 3`, `eta = 2`)": (Halving(first=3, eta=2), 1.0),
         "racing, a quarter at once": (Racing(level=0.2, first=2, every=3), 0.25),
     }
     rows = []

@@ -111,13 +111,24 @@ def test_tables_of_a_record(recorded):
     made["random"]["CartPole-v1"]["mean"] = 10.0
     for row, of in zip(made["rows"], ([20.0, 30.0], [60.0, 60.0]), strict=True):
         row["scores"] = of
-    first, second, zero, one, _, setting = scores.table1(made)[2:]
+    first, second, zero, one, _, order, _, setting = scores.table1(made)[2:]
+    assert order.startswith("Shown to be worse than *trpo max_kl=0.1*")
     assert first.startswith("| trpo max_kl=0.01 | 0.30 [0.20, 0.40] | 25.0 |")
     assert second.startswith("| trpo max_kl=0.1 | 1.00 [1.00, 1.00] | 60.0 |")
     assert (zero.split(" | ")[2], one.split(" | ")[2]) == ("10.0 |", "60.0 |")
     assert scores.classic(made)[2].startswith("| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0] |")
     assert "| max_kl = 0.1 |" in scores.trust_region(made)[3]
     assert "2 seeds" in setting
+
+
+def test_a_ranking_names_only_what_is_shown():
+    """By intervals that are corrected: of many equal settings none is worse than the best."""
+    draw = np.random.default_rng(0).standard_normal
+    equal = {f"a{i}": draw((10, 2)) for i in range(20)}
+    assert scores.ranking(equal).endswith("by corrected intervals: none.")
+    best = max(equal, key=lambda label: equal[label].mean())
+    worse = equal | {"b": draw((10, 2)) - 5}
+    assert scores.ranking(worse) == f"Shown to be worse than *{best}*, by corrected intervals: b."
 
 
 def test_a_search_of_recorded_scores():

@@ -23,8 +23,7 @@ STYLES = {name: (COLOURS[i], line) for i, (name, line) in enumerate(LINES.items(
 
 def scores(results: dict[str, Result]) -> list[str]:
     def score(row: Result) -> str:
-        mean, iqm = mean_and_iqm(row["scores"])
-        return f"{mean}, IQM {iqm.value:.1f}, worst {min(row['scores']):.1f}"
+        return f"{with_median(row)}, worst {min(row['scores']):.1f}"
 
     rows = in_order(results.values(), STYLES)
     first = {"environment (steps)": "{env} ({experiment[budget][total_steps]:,})"}
@@ -175,6 +174,10 @@ def score(row: Result) -> str:
     return str(mean_and_iqm(row["scores"])[0])
 
 
+def with_median(row: Result) -> str:
+    return f"{score(row)}, median {np.median(row['scores']):.1f}"
+
+
 def with_random(result: Result) -> list[Result]:
     """The rows, each with the return of random actions."""
     return [row | {"random": result["random"][row["env"]]["mean"]} for row in result["rows"]]
@@ -189,14 +192,36 @@ def table1(result: Result) -> list[str]:
     scores = {label: np.array([of[env] for env in envs]).T for label, of in labels.items()}
     zero = np.array([result["random"][env]["mean"] for env in envs])
     one = np.max([of.mean(axis=0) for of in scores.values()], axis=0)
+    scaled = {label: (of - zero) / (one - zero) for label, of in scores.items()}
     rows = []
-    for label, of in scores.items():
-        (mean,) = estimates((of - zero) / (one - zero), overall_mean)
-        scaled = f"{mean:.2f}"
-        rows.append((label, scaled, of.mean(axis=0)))
+    for label, of in scaled.items():
+        (mean,) = estimates(of, overall_mean)
+        rows.append((label, f"{mean:.2f}", scores[label].mean(axis=0)))
     rows += [("*random actions: 0*", "0", zero), ("*best setting: 1*", "1", one)]
-    filled = ([label, scaled, *(f"{x:.1f}" for x in of)] for label, scaled, of in rows)
-    return recorded(result, lines(["surrogate", "scaled score", *envs], filled))
+    filled = ([label, mean, *(f"{x:.1f}" for x in of)] for label, mean, of in rows)
+    *found, _, setting = recorded(result, lines(["surrogate", "scaled score", *envs], filled))
+    return [*found, "", ranking(scaled), "", setting]
+
+
+def ranking(scaled: dict[str, np.ndarray]) -> str:
+    """Which settings are shown to be worse than the best one; scores are [seeds, tasks].
+
+    The intervals of all differences hold together with 95 % (Bonferroni).
+    """
+    best = max(scaled, key=lambda label: scaled[label].mean())
+    others = [label for label in scaled if label != best]
+    confidence = 1 - 0.05 / max(1, len(others))
+
+    def ahead(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return overall_mean(x) - overall_mean(y)
+
+    worse = []
+    for label in others:
+        both = [scaled[best], scaled[label]]
+        (found,) = estimates(both, ahead, resamples=10_000, confidence=confidence)
+        if found.low > 0:
+            worse.append(label)
+    return f"Shown to be worse than *{best}*, by corrected intervals: {', '.join(worse) or 'none'}."
 
 
 ppo_table1 = ppo_table1_brax = code_level = stagger = table1
@@ -205,7 +230,7 @@ ppo_table1 = ppo_table1_brax = code_level = stagger = table1
 def classic(result: Result) -> list[str]:
     rows = in_order(with_random(result), result["random"], "env")
     first = {"environment (steps)": "{env} ({steps:,})", "random": "{random:.1f}"}
-    return recorded(result, pivot(rows, first, "`{label}`", score))
+    return recorded(result, pivot(rows, first, "`{label}`", with_median))
 
 
 PUBLISHED = {"Breakout": 28, "Asterix": 15, "SpaceInvaders": 131, "Freeway": 58}
