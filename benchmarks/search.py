@@ -3,11 +3,11 @@
     python benchmarks/search.py                      both parts, some forty minutes of CPU
     python benchmarks/search.py --parts search_population
 
-Part "grids": three grids run whole, for two budgets, with the seeds of ten repetitions. Then halving
-and a race decide on each repetition's scores as if they had trained only what they chose. That is
-exact: a lane of a search has the bits of the same run in a sweep, as tests/test_searching.py shows.
-The best setting is chosen as everywhere in kltrust: by the mean over seeds at the last evaluation;
-of equal ones, by the mean over all evaluations.
+Part "grids": three grids run whole, for two budgets, with the seeds of ten repetitions. Then
+halving and a race decide on each repetition's scores as if they had trained only what they chose.
+That is exact: a lane of a search has the bits of the same run in a sweep, as
+tests/test_searching.py shows. The best setting is chosen as everywhere in kltrust: by the mean over
+seeds at the last evaluation; of equal ones, by the mean over all evaluations.
 
 Part "population": for both budgets, ten populations run, each with a seed of its own, and their
 first settings run without exchanges. Compared is the last score of the best member.
