@@ -166,6 +166,7 @@ def test_the_tables_of_a_search():
     assert grids[0].startswith("| grid | first told of last | search | steps | the same best")
     wanted = "| x, 9 settings, 1,024 steps | 0.50 | halving | 21% | 3 of 10 | 4 of 10 | 25% | 40% |"
     assert grids[2] == wanted
+    assert grids[4].startswith("Of 1 searches with a quarter of the steps or less, 0 found")
     gain = {"population": -1.0, "alone": -2.0, "population_mean": -3.0, "alone_mean": -4.0}
     of = {"steps_of_a_run": 2048, "gains": [gain], "gain": [1.0, 0.5, 1.5], "wins": 1}
     found = searches.search_population({"rows": [of], "versions": versions})
