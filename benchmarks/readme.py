@@ -61,6 +61,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "extras": (installation.extras, "extras"),
     "atlas": (atlas.atlas, "atlas*"),
     "atlas_claims": (atlas.atlas_claims, "atlas*"),
+    "atlas_shipped": (atlas.atlas_shipped, "atlas_shipped*"),
     "tuned": (atlas.tuned, "tuned*"),
     "atlas_hours": (atlas.atlas_hours, "atlas_*_hours"),
     "host_work": (speed.host_work, "sweep_host_work"),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from kltrust.experiments.reading.statistics import Estimate, estimates, improvement, mean_and_iqm
-from recorded import Form, Result, lines, on, table
+from recorded import Form, Result, lines, on, pivot, table
+from recorded.scores import recorded
 
 REFERENCE = "ppo_clip"
 CLAIMS = {
@@ -169,6 +170,21 @@ def atlas_claims(results: dict[str, Result]) -> list[str]:
     ]
     said = f"Than `{REFERENCE}` at equal KL, {'; '.join(shown)}."
     return [*lines([*header, "the paper's setting"], rows), "", said]
+
+
+def atlas_shipped(results: dict[str, Result]) -> list[str]:
+    """Scores and realised KL of every update with its own defaults."""
+    if "" not in results:
+        return [
+            "*Not yet measured.* `python benchmarks/record.py benchmarks/specs/atlas_shipped.toml`"
+        ]
+    result = results[""]
+
+    def scored(row: Result) -> str:
+        return f"{mean_and_iqm(row['scores'])[1]}, {row['median']:.4f}"
+
+    rows = sorted(result["rows"], key=lambda row: row["label"] != REFERENCE)
+    return recorded(result, pivot(rows, {"update": "`{label}`"}, "{env}", scored, missing="-"))
 
 
 def tuned(results: dict[str, Result]) -> list[str]:
