@@ -123,6 +123,16 @@ def test_tables_of_a_record(recorded):
     assert "2 seeds" in setting
 
 
+def test_the_table_of_what_presets_were_chosen_from(recorded):
+    _, result = recorded
+    made = json.loads(json.dumps(result))
+    for row, of in zip(made["rows"], ([20.0, 30.0], [60.0, 60.0]), strict=True):
+        row["scores"] = of
+    line = scores.tuning_classic({"": made})[2]
+    assert line == "| CartPole-v1 | `trpo` | `max_kl` | 0.01: 25.0; **0.1: 60.0** | 0.01 |"
+    assert "Not yet measured" in scores.tuning_classic({})[0]
+
+
 def test_a_ranking_names_only_what_is_shown():
     """By intervals that are corrected: of many equal settings none is worse than the best."""
     draw = np.random.default_rng(0).standard_normal

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from common import COLOURS, panels
 
+from kltrust.experiments.config.presets import preset
 from kltrust.experiments.reading.statistics import (
     Estimate,
     estimates,
@@ -231,6 +232,28 @@ def classic(result: Result) -> list[str]:
     rows = in_order(with_random(result), result["random"], "env")
     first = {"environment (steps)": "{env} ({steps:,})", "random": "{random:.1f}"}
     return recorded(result, pivot(rows, first, "`{label}`", with_median))
+
+
+def tuning_classic(results: dict[str, Result]) -> list[str]:
+    """Mean scores by the value of one setting, the best in bold, and the preset's value."""
+    if "" not in results:
+        return [
+            "*Not yet measured.* `python benchmarks/record.py benchmarks/specs/tuning_classic.toml`"
+        ]
+    result = results[""]
+    found: dict[tuple[str, str, str], dict[float, float]] = {}
+    for row in in_order(result["rows"], result["random"], "env"):
+        name, _, value = row["label"].rpartition(" ")[2].partition("=")
+        of = found.setdefault((row["env"], row["algorithm"], name), {})
+        of[float(value)] = float(np.mean(row["scores"]))
+    rows = []
+    for (env, algorithm, name), means in found.items():
+        best = max(means.values())
+        tried = [f"{v:g}: {x:.1f}" if x < best else f"**{v:g}: {x:.1f}**" for v, x in means.items()]
+        own = getattr(preset(algorithm, env).update, name)
+        rows.append([env, f"`{algorithm}`", f"`{name}`", "; ".join(tried), f"{own:g}"])
+    header = ["environment", "algorithm", "setting", "value: mean score", "the preset's"]
+    return recorded(result, lines(header, rows))
 
 
 PUBLISHED = {"Breakout": 28, "Asterix": 15, "SpaceInvaders": 131, "Freeway": 58}
