@@ -200,6 +200,8 @@ def crossing(sizes: Any, kls: Any, target: float) -> float | None:
 class Pair:
     """An update on an environment: what is done is a file in the folder."""
 
+    reports: tuple[str, ...] = ("matched", "default")
+
     def __init__(self, setting: Any, seeds: Any, target_kl: float, folder: Path):
         name = re.sub(r"\W+", "_", f"{setting.experiment.env}-{setting.label}")
         self.setting, self.seeds, self.target = setting, seeds, target_kl
@@ -223,16 +225,17 @@ class Pair:
         partial.replace(self.path)
 
     def run(self) -> None:
-        """Whatever is missing of the search and of both reports."""
-        if self.done.keys() >= {"matched", "default"}:
+        """Whatever is missing of the search and of the reports."""
+        if self.done.keys() >= set(self.reports):
             return
         begin = time.perf_counter()
-        runner = Runner(self.setting, len(self.seeds))
+        runner = Runner(self.setting, self.lanes())
         whole = runner.iterations
         if "chosen" not in self.done:
             self.search(runner, whole)
-        for name, size in (("matched", self.done["chosen"]["size"]), ("default", 1.0)):
+        for name in self.reports:
             if name not in self.done:
+                size = 1.0 if name == "default" else self.done["chosen"]["size"]
                 sizes = [size] * len(self.seeds)
                 found = runner.run(sizes, self.seeds, whole, evaluate=True)
                 self.keep(**{name: report(found, whole)})
@@ -241,9 +244,13 @@ class Pair:
         row = self.row()
         print(
             f"{row['env']} {row['label']}: size {row['size']:.3g}, median KL "
-            f"{row['matched']['kl_median']}, {seconds:.0f} s",
+            f"{row[self.reports[0]]['kl_median']}, {seconds:.0f} s",
             flush=True,
         )
+
+    def lanes(self) -> int:
+        """The runs of one compiled program."""
+        return len(self.seeds)
 
     def search(self, runner: Runner, whole: int) -> None:
         """The size whose median KL is the target, on the tuning seeds."""
@@ -297,7 +304,7 @@ class Pair:
         of = {"env": self.setting.experiment.env, "label": self.setting.label, "size": size}
         of |= {"algorithm": self.setting.experiment.algorithm, "values": values}
         of |= {"steps": self.setting.experiment.num_iterations * self.setting.experiment.batch_size}
-        kept = ("matched", "default", "ladders")
+        kept = (*self.reports, "ladders")
         return of | {k: self.done[k] for k in kept} | {"seconds": self.done.get("seconds")}
 
 

@@ -53,8 +53,10 @@ COMMANDS = {
     "compiled_*": "compiled.py --parts {name}",
     **{
         name: f"{name}.py"
-        for name in ("extras", "judge", "kills", "mutations", "random_policy", "reading", "watch")
+        for name in ("atlas", "extras", "judge", "kills", "mutations", "random_policy", "reading")
     },
+    "tuned": "tuned.py",
+    "watch": "watch.py",
     "*": "record.py benchmarks/specs/{name}.toml",
 }
 """The command that records a result; the first pattern that fits counts."""

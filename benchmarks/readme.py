@@ -26,6 +26,7 @@ from recorded import (
     judge,
     laboratory,
     scores,
+    searches,
     speed,
     watching,
 )
@@ -36,7 +37,7 @@ PAGES = (
     ROOT / "README.md",
     *sorted((ROOT / "docs/results").glob("*.md")),
     ROOT / "docs/findings.md",
-    ROOT / "docs/howto/watch.md",
+    *(ROOT / "docs/howto" / name for name in ("search.md", "watch.md")),
     ROOT / "docs/index.md",
 )
 NAMED = {
@@ -45,6 +46,7 @@ NAMED = {
     laboratory: "collapse memory laboratory_clip laboratory_search laboratory_model "
     "laboratory_hurt laboratory_family",
     speed: "phases audit_cost sweep_speed",
+    searches: "search_grids search_population",
     compiled: "compiled_equal compiled_algorithms compiled_memory compiled_presets",
 }
 """Tables made from one result: result, table and function have the same name."""
@@ -59,6 +61,9 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "extras": (installation.extras, "extras"),
     "atlas": (atlas.atlas, "atlas*"),
     "atlas_claims": (atlas.atlas_claims, "atlas*"),
+    "atlas_shipped": (atlas.atlas_shipped, "atlas_shipped*"),
+    "tuning_classic": (scores.tuning_classic, "tuning_classic*"),
+    "tuned": (atlas.tuned, "tuned*"),
     "atlas_hours": (atlas.atlas_hours, "atlas_*_hours"),
     "host_work": (speed.host_work, "sweep_host_work"),
     "kills": (faults.kills, "kills"),

@@ -1,16 +1,16 @@
 """Does a search find what a whole grid finds, and does a population beat settings left alone?
 
-    python benchmarks/search.py                      both parts, some ten minutes of CPU
-    python benchmarks/search.py --parts population
+    python benchmarks/search.py                      both parts, some forty minutes of CPU
+    python benchmarks/search.py --parts search_population
 
-Part "grids": two grids run whole, with the seeds of ten repetitions. Then halving and a race decide
-on each repetition's scores as if they had trained only what they chose. That is exact: a lane of a
-search has the bits of the same run in a sweep, as tests/test_searching.py shows. The best setting
-is chosen as everywhere in kltrust: by the mean over seeds at the last evaluation; of equal ones, by
-the mean over all evaluations.
+Part "grids": three grids run whole, for two budgets, with the seeds of ten repetitions. Then
+halving and a race decide on each repetition's scores as if they had trained only what they chose.
+That is exact: a lane of a search has the bits of the same run in a sweep, as
+tests/test_searching.py shows. The best setting is chosen as everywhere in kltrust: by the mean over
+seeds at the last evaluation; of equal ones, by the mean over all evaluations.
 
-Part "population": ten populations run, each with a seed of its own, and their first settings run
-without exchanges. Compared is the last score of the best member.
+Part "population": for both budgets, ten populations run, each with a seed of its own, and their
+first settings run without exchanges. Compared is the last score of the best member.
 
 Writes search_grids.json and search_population.json to benchmarks/results/.
 """
@@ -18,6 +18,7 @@ Writes search_grids.json and search_population.json to benchmarks/results/.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import tempfile
 import tomllib
@@ -25,9 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from common import RESULTS, SPECS, Result, options, plain, plains, record_parts
 
-GRIDS = ("search_cartpole", "search_pendulum")
+GRIDS = ("search_cartpole", "search_trpo", "search_pendulum")
+LENGTHS = (1, 4)
+"""The budgets, in multiples of the specification's: in the shorter one, little is learned."""
 CLOSE = 0.05
 """A setting is as good as the best if it lacks at most this share of the grid's range of scores."""
 
@@ -51,23 +55,27 @@ def grids(given: Options, rounds: int) -> Result:
     rules = {
         "halving": (Halving(), 1.0),
         "halving, a quarter at once": (Halving(), 0.25),
+        "halving, later and gentler (`first = 3`, `eta = 2`)": (Halving(first=3, eta=2), 1.0),
         "racing, a quarter at once": (Racing(level=0.2, first=2, every=3), 0.25),
     }
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in GRIDS:
+        for name, length in itertools.product(GRIDS, LENGTHS):
             document = tomllib.loads((SPECS / f"{name}.toml").read_text("utf-8"))
             each = document["sweep"]["seeds"] // 10
             document["sweep"]["seeds"] = each * rounds
-            loaded = kltrust.sweep(document, (given.folder or Path(scratch)) / name)
+            document["budget"]["total_steps"] *= length
+            loaded = kltrust.sweep(document, (given.folder or Path(scratch)) / f"{name}{length}")
             table, labels = scores(loaded)
             parts = np.split(table, rounds, axis=2)
+            of = {"grid": name, "steps_of_a_run": int(loaded.evaluations.env_steps.max())}
+            of |= {"settings": len(labels), "seeds": each}
+            of["told_by_first"] = plain(np.mean([told(part) for part in parts]))
             for rule, (kind, share) in rules.items():
                 found = [searched(part, kind, share, seed) for seed, part in enumerate(parts)]
-                row = {"grid": name, "settings": len(labels), "seeds": each, "search": rule}
-                rows.append(
-                    {**row, **summary(found), "steps_of_each": plains([f["steps"] for f in found])}
-                )
+                chance = plain(np.mean([lacks(part).mean() for part in parts]))
+                row = {**of, "search": rule, **summary(found), "lacks_by_chance": chance}
+                rows.append({**row, "steps_of_each": plains([f["steps"] for f in found])})
     return {"rows": rows, "close": CLOSE}
 
 
@@ -100,10 +108,21 @@ def searched(table: np.ndarray, rule: Any, share: float, seed: int) -> Result:
             board.apply(decision)
     ended = [order[t] for t in range(trials) if board.states[t] == "end"]
     chosen, best = best_of(table, ended), best_of(table, range(trials))
-    last = table[:, -1].mean(axis=1)
-    lacks = (last[best] - last[chosen]) / max(np.ptp(last), 1e-9)
     steps = sum(board.ages) / (trials * whole)
-    return {"same": chosen == best, "lacks": float(lacks), "steps": steps, "ended": len(ended)}
+    short = float(lacks(table)[chosen])
+    return {"same": chosen == best, "lacks": short, "steps": steps, "ended": len(ended)}
+
+
+def lacks(table: np.ndarray) -> np.ndarray:
+    """What each setting's last score lacks of the best one's, as a share of their range."""
+    last = table[:, -1].mean(axis=1)
+    return (last.max() - last) / max(np.ptp(last), 1e-9)
+
+
+def told(table: np.ndarray) -> float:
+    """Spearman's correlation of the settings' first and last scores [settings, times, seeds]."""
+    ends = pd.DataFrame({at: table[:, at].mean(axis=1) for at in (0, -1)})
+    return float(ends.rank().corr().iloc[0, 1])
 
 
 def best_of(table: np.ndarray, settings: Any) -> int:
@@ -125,36 +144,43 @@ def summary(found: list[Result]) -> Result:
 
 def population(given: Options, rounds: int) -> Result:
     """The best of each population, and of the same settings left alone."""
-    import kltrust
 
-    spec = tomllib.loads((SPECS / "search_population.toml").read_text("utf-8"))
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = given.folder or Path(scratch)
-        for seed in range(rounds or spec["sweep"]["seeds"]):
-            row: Result = {"seed": seed}
-            for kind in ("population", "alone"):
-                document = {**spec, "sweep": {**spec["sweep"], "seeds": [seed]}}
-                (entry,) = spec["experiments"]
-                entry = {**entry, "random": {**entry["random"], "seed": seed}}
-                document["experiments"] = [entry]
-                document["search"] = {**spec["search"], "seed": seed}
-                if kind == "alone":
-                    del document["search"]
-                loaded = kltrust.sweep(document, folder / f"{kind}{seed}")
-                table, _ = scores(loaded)
-                row[kind] = plain(table[:, -1].max())
-                row[f"{kind}_mean"] = plain(table[:, -1].mean())
-                row["steps"] = int((loaded.evaluations.groupby("run").env_steps.max()).sum())
-                if kind == "population":
-                    row["copies"] = int((loaded.decisions.action == "copy").sum())
-            rows.append(row)
-            print(row, flush=True)
     from kltrust.experiments.reading.statistics import mean_and_iqm
 
-    gains = np.array([row["population"] - row["alone"] for row in rows])
-    mean, _ = mean_and_iqm(gains)
-    return {"gains": rows, "gain": plains(mean), "wins": int((gains > 0).sum())}
+    spec = tomllib.loads((SPECS / "search_population.toml").read_text("utf-8"))
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for length in LENGTHS:
+            folder = (given.folder or Path(scratch)) / f"population{length}"
+            rows = [beside(spec, seed, length, folder) for seed in range(rounds)]
+            gains = np.array([row["population"] - row["alone"] for row in rows])
+            mean, _ = mean_and_iqm(gains)
+            of = {"steps_of_a_run": spec["budget"]["total_steps"] * length, "gains": rows}
+            found.append({**of, "gain": plains(mean), "wins": int((gains > 0).sum())})
+    return {"rows": found}
+
+
+def beside(spec: Result, seed: int, length: int, folder: Path) -> Result:
+    """A population, and its first settings left alone."""
+    import kltrust
+
+    (entry,) = spec["experiments"]
+    entry = {**entry, "random": {**entry["random"], "seed": seed}}
+    budget = {**spec["budget"], "total_steps": spec["budget"]["total_steps"] * length}
+    sweep = {**spec["sweep"], "seeds": [seed]}
+    document = {**spec, "sweep": sweep, "budget": budget, "experiments": [entry]}
+    row: Result = {"seed": seed}
+    for kind, by in (("population", {"search": {**spec["search"], "seed": seed}}), ("alone", {})):
+        kept = {name: part for name, part in document.items() if name != "search"}
+        loaded = kltrust.sweep({**kept, **by}, folder / f"{kind}{seed}")
+        table, _ = scores(loaded)
+        row[kind] = plain(table[:, -1].max())
+        row[f"{kind}_mean"] = plain(table[:, -1].mean())
+        row["steps"] = int((loaded.evaluations.groupby("run").env_steps.max()).sum())
+        if by:
+            row["copies"] = int((loaded.decisions.action == "copy").sum())
+    print(row, flush=True)
+    return row
 
 
 PARTS = {"search_grids": (grids, 10), "search_population": (population, 10)}

@@ -131,3 +131,15 @@ def test_a_small_atlas_and_its_tables(tmp_path):
     *_, said = tables.atlas_claims({"": near})
     assert "better by the score: `spo`; better by the training's return: none; worse" in said
     assert "Not yet measured" in tables.atlas({})[0]
+
+
+def test_the_table_of_updates_as_they_ship():
+    row = {"env": "CartPole-v1", "median": 0.00321, "scores": [1.0, 1.0], "broken": 0}
+    rows = [{**row, "label": "spo"}, {**row, "label": "ppo_clip", "env": "Acrobot-v1"}]
+    versions = {"packages": {"jax": "1", "gymnax": "2"}, "cpu_count": 2, "device_kind": "cpu"}
+    result = {"rows": rows, "spec": "x.toml", "seeds": [0, 1], "steps": 64, "versions": versions}
+    header, _, first, second, *_ = tables.atlas_shipped({"": result | {"random": ["CartPole-v1"]}})
+    assert header == "| update | Acrobot-v1 | CartPole-v1 |"
+    assert first == "| `ppo_clip` | 1.0 [1.0, 1.0], 0.0032 | - |"
+    assert second == "| `spo` | - | 1.0 [1.0, 1.0], 0.0032 |"
+    assert "Not yet measured" in tables.atlas_shipped({})[0]

@@ -20,7 +20,7 @@ import sweeps
 import toys
 from common import load_spec
 from known_envs import legal_arms
-from recorded import faults, scores
+from recorded import faults, scores, searches
 
 from kltrust.environments import make
 from kltrust.experiments.report._gather import Study, gather
@@ -111,13 +111,36 @@ def test_tables_of_a_record(recorded):
     made["random"]["CartPole-v1"]["mean"] = 10.0
     for row, of in zip(made["rows"], ([20.0, 30.0], [60.0, 60.0]), strict=True):
         row["scores"] = of
-    first, second, zero, one, _, setting = scores.table1(made)[2:]
+    first, second, zero, one, _, order, _, setting = scores.table1(made)[2:]
+    assert order.startswith("Shown to be worse than *trpo max_kl=0.1*")
     assert first.startswith("| trpo max_kl=0.01 | 0.30 [0.20, 0.40] | 25.0 |")
     assert second.startswith("| trpo max_kl=0.1 | 1.00 [1.00, 1.00] | 60.0 |")
     assert (zero.split(" | ")[2], one.split(" | ")[2]) == ("10.0 |", "60.0 |")
-    assert scores.classic(made)[2].startswith("| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0] |")
+    assert scores.classic(made)[2].startswith(
+        "| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0], median 25.0 | 60.0"
+    )
     assert "| max_kl = 0.1 |" in scores.trust_region(made)[3]
     assert "2 seeds" in setting
+
+
+def test_the_table_of_what_presets_were_chosen_from(recorded):
+    _, result = recorded
+    made = json.loads(json.dumps(result))
+    for row, of in zip(made["rows"], ([20.0, 30.0], [60.0, 60.0]), strict=True):
+        row["scores"] = of
+    line = scores.tuning_classic({"": made})[2]
+    assert line == "| CartPole-v1 | `trpo` | `max_kl` | 0.01: 25.0; **0.1: 60.0** | 0.01 |"
+    assert "Not yet measured" in scores.tuning_classic({})[0]
+
+
+def test_a_ranking_names_only_what_is_shown():
+    """By intervals that are corrected: of many equal settings none is worse than the best."""
+    draw = np.random.default_rng(0).standard_normal
+    equal = {f"a{i}": draw((10, 2)) for i in range(20)}
+    assert scores.ranking(equal).endswith("by corrected intervals: none.")
+    best = max(equal, key=lambda label: equal[label].mean())
+    worse = equal | {"b": draw((10, 2)) - 5}
+    assert scores.ranking(worse) == f"Shown to be worse than *{best}*, by corrected intervals: b."
 
 
 def test_a_search_of_recorded_scores():
@@ -137,6 +160,27 @@ def test_a_search_of_recorded_scores():
     tied = np.stack([np.linspace(a, 10.0, 4) for a in (0, 5, 2)])[:, :, None]
     assert search.best_of(tied, range(3)) == 1
     assert search.best_of(tied, [0, 2]) == 2
+    # What the first scores tell of the last ones, and what a setting lacks.
+    assert search.told(steady) == pytest.approx(1.0)
+    turned = np.concatenate([steady, -steady], axis=1)
+    assert search.told(turned) == pytest.approx(-1.0)
+    assert search.lacks(np.array([0.0, 3.0, 4.0])[:, None, None]).tolist() == [1.0, 0.25, 0.0]
+
+
+def test_the_tables_of_a_search():
+    row = {"grid": "search_x", "settings": 9, "seeds": 4, "search": "halving", "steps": 0.21}
+    row |= {"steps_of_a_run": 1024, "told_by_first": 0.5, "same": 3, "as_good": 4, "of": 10}
+    row |= {"lacks": [0.0, 0.5], "lacks_by_chance": 0.4}
+    versions = {"packages": {"jax": "1.2.3"}}
+    grids = searches.search_grids({"rows": [row], "close": 0.05, "versions": versions})
+    assert grids[0].startswith("| grid | first told of last | search | steps | the same best")
+    wanted = "| x, 9 settings, 1,024 steps | 0.50 | halving | 21% | 3 of 10 | 4 of 10 | 25% | 40% |"
+    assert grids[2] == wanted
+    assert grids[4].startswith("Of 1 searches with a quarter of the steps or less, 0 found")
+    gain = {"population": -1.0, "alone": -2.0, "population_mean": -3.0, "alone_mean": -4.0}
+    of = {"steps_of_a_run": 2048, "gains": [gain], "gain": [1.0, 0.5, 1.5], "wins": 1}
+    found = searches.search_population({"rows": [of], "versions": versions})
+    assert found[2] == "| 2,048 | -1.0 | -2.0 | 1.0 [0.5, 1.5] | 1 of 1 | -3.0 | -4.0 |"
 
 
 def test_training_returns_are_of_the_last_tenth():

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from kltrust.experiments.reading.statistics import Estimate, estimates, improvement, mean_and_iqm
-from recorded import Form, Result, lines, on, table
+from recorded import Form, Result, lines, on, pivot, table
+from recorded.scores import recorded
 
 REFERENCE = "ppo_clip"
 CLAIMS = {
@@ -169,6 +170,54 @@ def atlas_claims(results: dict[str, Result]) -> list[str]:
     ]
     said = f"Than `{REFERENCE}` at equal KL, {'; '.join(shown)}."
     return [*lines([*header, "the paper's setting"], rows), "", said]
+
+
+def atlas_shipped(results: dict[str, Result]) -> list[str]:
+    """Scores and realised KL of every update with its own defaults."""
+    if "" not in results:
+        return [
+            "*Not yet measured.* `python benchmarks/record.py benchmarks/specs/atlas_shipped.toml`"
+        ]
+    result = results[""]
+
+    def scored(row: Result) -> str:
+        return f"{mean_and_iqm(row['scores'])[1]}, {row['median']:.4f}"
+
+    rows = sorted(result["rows"], key=lambda row: row["label"] != REFERENCE)
+    return recorded(result, pivot(rows, {"update": "`{label}`"}, "{env}", scored, missing="-"))
+
+
+def tuned(results: dict[str, Result]) -> list[str]:
+    """Scores of every update at its best size, and whether it is better than the reference."""
+    if "" not in results:
+        return ["*Not yet measured.* `python benchmarks/tuned.py`"]
+    result = results[""]
+    by = {(row["label"], row["env"]): row for row in result["rows"]}
+    envs, labels = envs_of(result), list(dict.fromkeys(row["label"] for row in result["rows"]))
+    confidence = 1 - 0.05 / max(1, len(labels) - 1)
+
+    def scored(row: Result | None) -> str:
+        if row is None:
+            return "-"
+        values = ", ".join(f"{name} {value:.3g}" for name, value in row["values"].items())
+        mean, _ = mean_and_iqm(row["tuned"]["scores"])
+        return f"{mean}, median {np.median(row['tuned']['scores']):.1f}; {values}"
+
+    def beside(label: str) -> str:
+        both = [e for e in envs if {(label, e), (REFERENCE, e)} <= by.keys()]
+        if label == REFERENCE or not both:
+            return ""
+        ours, theirs = ([by[n, e]["tuned"]["scores"] for e in both] for n in (label, REFERENCE))
+        found = better(ours, theirs, confidence, resamples=10_000)
+        return f"{found:.2f} on {len(both)}"
+
+    rows = [[f"`{x}`", *(scored(by.get((x, e))) for e in envs), beside(x)] for x in labels]
+    setting = (
+        f"{len(result['rows'])} of {result['pairs']} pairs of update and environment are measured; "
+        f"{len(result['seeds'])} seeds, {result['rows'][0]['steps']:,} steps a run; "
+        f"{on(result['versions'], *envs)}. `python benchmarks/tuned.py`"
+    )
+    return [*lines(["update", *envs, f"better than `{REFERENCE}`"], rows), "", setting]
 
 
 def atlas_hours(results: dict[str, Result]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from common import COLOURS, panels
 
+from kltrust.experiments.config.presets import preset
 from kltrust.experiments.reading.statistics import (
     Estimate,
     estimates,
@@ -23,8 +24,7 @@ STYLES = {name: (COLOURS[i], line) for i, (name, line) in enumerate(LINES.items(
 
 def scores(results: dict[str, Result]) -> list[str]:
     def score(row: Result) -> str:
-        mean, iqm = mean_and_iqm(row["scores"])
-        return f"{mean}, IQM {iqm.value:.1f}, worst {min(row['scores']):.1f}"
+        return f"{with_median(row)}, worst {min(row['scores']):.1f}"
 
     rows = in_order(results.values(), STYLES)
     first = {"environment (steps)": "{env} ({experiment[budget][total_steps]:,})"}
@@ -175,6 +175,10 @@ def score(row: Result) -> str:
     return str(mean_and_iqm(row["scores"])[0])
 
 
+def with_median(row: Result) -> str:
+    return f"{score(row)}, median {np.median(row['scores']):.1f}"
+
+
 def with_random(result: Result) -> list[Result]:
     """The rows, each with the return of random actions."""
     return [row | {"random": result["random"][row["env"]]["mean"]} for row in result["rows"]]
@@ -189,14 +193,36 @@ def table1(result: Result) -> list[str]:
     scores = {label: np.array([of[env] for env in envs]).T for label, of in labels.items()}
     zero = np.array([result["random"][env]["mean"] for env in envs])
     one = np.max([of.mean(axis=0) for of in scores.values()], axis=0)
+    scaled = {label: (of - zero) / (one - zero) for label, of in scores.items()}
     rows = []
-    for label, of in scores.items():
-        (mean,) = estimates((of - zero) / (one - zero), overall_mean)
-        scaled = f"{mean:.2f}"
-        rows.append((label, scaled, of.mean(axis=0)))
+    for label, of in scaled.items():
+        (mean,) = estimates(of, overall_mean)
+        rows.append((label, f"{mean:.2f}", scores[label].mean(axis=0)))
     rows += [("*random actions: 0*", "0", zero), ("*best setting: 1*", "1", one)]
-    filled = ([label, scaled, *(f"{x:.1f}" for x in of)] for label, scaled, of in rows)
-    return recorded(result, lines(["surrogate", "scaled score", *envs], filled))
+    filled = ([label, mean, *(f"{x:.1f}" for x in of)] for label, mean, of in rows)
+    *found, _, setting = recorded(result, lines(["surrogate", "scaled score", *envs], filled))
+    return [*found, "", ranking(scaled), "", setting]
+
+
+def ranking(scaled: dict[str, np.ndarray]) -> str:
+    """Which settings are shown to be worse than the best one; scores are [seeds, tasks].
+
+    The intervals of all differences hold together with 95 % (Bonferroni).
+    """
+    best = max(scaled, key=lambda label: scaled[label].mean())
+    others = [label for label in scaled if label != best]
+    confidence = 1 - 0.05 / max(1, len(others))
+
+    def ahead(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return overall_mean(x) - overall_mean(y)
+
+    worse = []
+    for label in others:
+        both = [scaled[best], scaled[label]]
+        (found,) = estimates(both, ahead, resamples=10_000, confidence=confidence)
+        if found.low > 0:
+            worse.append(label)
+    return f"Shown to be worse than *{best}*, by corrected intervals: {', '.join(worse) or 'none'}."
 
 
 ppo_table1 = ppo_table1_brax = code_level = stagger = table1
@@ -205,7 +231,29 @@ ppo_table1 = ppo_table1_brax = code_level = stagger = table1
 def classic(result: Result) -> list[str]:
     rows = in_order(with_random(result), result["random"], "env")
     first = {"environment (steps)": "{env} ({steps:,})", "random": "{random:.1f}"}
-    return recorded(result, pivot(rows, first, "`{label}`", score))
+    return recorded(result, pivot(rows, first, "`{label}`", with_median))
+
+
+def tuning_classic(results: dict[str, Result]) -> list[str]:
+    """Mean scores by the value of one setting, the best in bold, and the preset's value."""
+    if "" not in results:
+        return [
+            "*Not yet measured.* `python benchmarks/record.py benchmarks/specs/tuning_classic.toml`"
+        ]
+    result = results[""]
+    found: dict[tuple[str, str, str], dict[float, float]] = {}
+    for row in in_order(result["rows"], result["random"], "env"):
+        name, _, value = row["label"].rpartition(" ")[2].partition("=")
+        of = found.setdefault((row["env"], row["algorithm"], name), {})
+        of[float(value)] = float(np.mean(row["scores"]))
+    rows = []
+    for (env, algorithm, name), means in found.items():
+        best = max(means.values())
+        tried = [f"{v:g}: {x:.1f}" if x < best else f"**{v:g}: {x:.1f}**" for v, x in means.items()]
+        own = getattr(preset(algorithm, env).update, name)
+        rows.append([env, f"`{algorithm}`", f"`{name}`", "; ".join(tried), f"{own:g}"])
+    header = ["environment", "algorithm", "setting", "value: mean score", "the preset's"]
+    return recorded(result, lines(header, rows))
 
 
 PUBLISHED = {"Breakout": 28, "Asterix": 15, "SpaceInvaders": 131, "Freeway": 58}
