@@ -101,7 +101,7 @@ def searched(table: np.ndarray, rule: Any, share: float, seed: int) -> Result:
         board.apply(decision)
     while board.busy:
         now = np.zeros((slots, seeds))
-        for slot, trial in board.places():
+        for slot, trial in board.occupied():
             now[slot] = table[order[trial], board.ages[trial]]
         board.advance(now)
         for decision in rule.decide(board) if board.arrived(rule) else ():

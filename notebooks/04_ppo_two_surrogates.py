@@ -93,8 +93,8 @@ def clip_loss(theta):
 
 def as_a_penalty(theta):
     ratio = log_ratio(policy(theta, batch.obs), batch)
-    _, killed, _ = clip_partition(jnp.exp(ratio), batch.advantage, EPS)
-    coefficient = jax.lax.stop_gradient(-jnp.exp(ratio) * batch.advantage) * killed
+    _, removed, _ = clip_partition(jnp.exp(ratio), batch.advantage, EPS)
+    coefficient = jax.lax.stop_gradient(-jnp.exp(ratio) * batch.advantage) * removed
     surrogate = kltrust.surrogate_loss(ratio, batch.advantage)
     return jnp.mean(surrogate + coefficient * kltrust.kl_k1(ratio))
 
@@ -112,10 +112,10 @@ assert abs(values[0] - values[1]) > 1e-2
 
 figure, axes = plt.subplots(1, 2, sharey=True)
 for ax, sign in zip(axes, (1.0, -1.0), strict=True):
-    _, killed, _ = clip_partition(r, sign, EPS)
+    _, removed, _ = clip_partition(r, sign, EPS)
     ax.axhline(0, color="black", lw=0.8)
     ax.axvspan(1 - EPS, 1 + EPS, color=GREY, alpha=0.15, lw=0)
-    ax.plot(r, jnp.where(killed, 0, r * sign), color=BLUE, ls="-", lw=2.5, label="clip, eps 0.2")
+    ax.plot(r, jnp.where(removed, 0, r * sign), color=BLUE, ls="-", lw=2.5, label="clip, eps 0.2")
     for beta, style in ((1.0, "--"), (6.0, ":")):
         # The derivative of the objective in the ratio's logarithm, k3 for the KL.
         objective = functools.partial(penalty_objective, advantage=jnp.float32(sign), beta=beta)
@@ -130,8 +130,8 @@ plt.show()
 # %% [markdown]
 # ## What clipping bounds, and what it does not
 #
-# It bounds neither the ratio nor the KL. A killed sample is not held: the other samples, through
-# the parameters that they share, go on moving it. (If all ratios of a
+# It bounds neither the ratio nor the KL. A sample whose gradient is removed is not held: the other
+# samples, through the parameters that they share, go on moving it. (If all ratios of a
 # state did stay within $\epsilon$, the total variation would be at most $\epsilon/2$.) Below,
 # epoch after epoch on one batch, with `ppo_clip` and a fixed-beta `ppo_penalty`: every setting is
 # a lane of one compilation.
@@ -145,7 +145,7 @@ def measure(update, key, num_epochs=60):
         params, state = carry
         params, state, _ = update.update(policy, params, state, batch, key)
         audit = kltrust.audit_update(policy, theta, params, batch, clip_eps=EPS)
-        row = audit.kl.mean, audit.ratio.max, audit.killed, audit.surrogate_gain
+        row = audit.kl.mean, audit.ratio.max, audit.gradient_removed, audit.surrogate_gain
         return (params, state), row
 
     keys = jax.random.split(key, num_epochs)

@@ -117,7 +117,7 @@ print(Leashed(max_kl=0.02))
 #
 # Before any training: one update on one batch, beside the built-in algorithms, by `audit_update`.
 # The batch is of a random MDP with linear features, so that states share parameters. The `kl`
-# columns say how far an update went, on average and at its worst state; `killed`, what a clip of
+# columns say how far an update went, on average and at its worst state; `removed`, what a clip of
 # 0.2 would have silenced; `gain`, the mean of $(r-1)A$, what was had for it.
 
 # %%
@@ -156,7 +156,7 @@ def audited(update):
         "kl reversed": found.kl_reverse.mean,
         "total variation": found.tv.mean,
         "largest ratio": found.ratio.max,
-        "killed": found.killed,
+        "removed": found.gradient_removed,
         "gain": found.surrogate_gain,
     }
 

@@ -216,12 +216,12 @@ def test_every_field_is_what_the_outcomes_say(name, x64):
         result.effective_sample_size, mean(ratio) ** 2 / mean(ratio**2), rtol=rtol
     )
     np.testing.assert_allclose(result.surrogate_gain, mean((ratio - 1) * advantage), rtol=rtol)
-    shares = {"inside": 0.0, "killed": 0.0, "passing": 0.0}
+    shares = {"inside": 0.0, "gradient_removed": 0.0, "gradient_kept": 0.0}
     for r, a, w in zip(ratio, advantage, weight / weight.sum(), strict=True):
         if abs(r - 1) <= eps:
             shares["inside"] += w
         else:
-            shares["killed" if (r > 1) == (a > 0) and a != 0 else "passing"] += w
+            shares["gradient_removed" if (r > 1) == (a > 0) and a != 0 else "gradient_kept"] += w
     assert min(shares.values()) > 0
     for key, share in shares.items():
         np.testing.assert_allclose(getattr(result, key), share, rtol=rtol)
@@ -412,11 +412,13 @@ def test_the_partition_is_that_of_the_clipped_loss(x64):
     rng = np.random.default_rng(2)
     log_ratio, advantage = jnp.asarray(0.4 * rng.normal(size=2000)), rng.normal(size=2000)
     gradient = jax.grad(lambda x: clipped_surrogate_loss(x, advantage, 0.2).sum())(log_ratio)
-    inside, killed, passing = audit.clip_partition(jnp.exp(log_ratio), advantage, 0.2)
-    np.testing.assert_array_equal(inside.astype(int) + killed + passing, 1)
-    np.testing.assert_array_equal(killed, gradient == 0)
+    inside, gradient_removed, gradient_kept = audit.clip_partition(
+        jnp.exp(log_ratio), advantage, 0.2
+    )
+    np.testing.assert_array_equal(inside.astype(int) + gradient_removed + gradient_kept, 1)
+    np.testing.assert_array_equal(gradient_removed, gradient == 0)
     np.testing.assert_array_equal(inside, abs(jnp.exp(log_ratio) - 1) <= 0.2)
-    assert min(map(jnp.sum, (inside, killed, passing))) > 0
+    assert min(map(jnp.sum, (inside, gradient_removed, gradient_kept))) > 0
     for part in audit.clip_partition(jnp.full(3, jnp.nan), jnp.array([1.0, -1.0, 0.0]), 0.2):
         np.testing.assert_array_equal(part, False)
 

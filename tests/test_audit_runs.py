@@ -61,7 +61,7 @@ def test_every_level_is_a_setting_whose_columns_are_stored(audited):
     # Vectors stay out of dashboards, everything else is in them.
     (first, _) = exported(results.load(audited.path))
     tags = set(first.history[32])
-    assert "train/audit.update.killed" in tags
+    assert "train/audit.update.gradient_removed" in tags
     assert not any("path" in tag for tag in tags)
 
 
@@ -119,8 +119,10 @@ def test_the_report_says_it_and_other_folders_report_without(audited, without_au
     assert "fresh / batch KL" in inner.tables[1].columns
     assert [p.name for p in inner.pictures] == ["audit-Pendulum-v1", "audit-path-Pendulum-v1"]
     metrics = results.load(audited.path).metrics
-    killed = f"{metrics['audit.update.killed'].mean():.1%}".replace("%", " %").replace(".0 ", " ")
-    assert killed in inner.tables[0].rows[0]
+    gradient_removed = f"{metrics['audit.update.gradient_removed'].mean():.1%}".replace(
+        "%", " %"
+    ).replace(".0 ", " ")
+    assert gradient_removed in inner.tables[0].rows[0]
     assert not [s for s in compose([without_audit]).sections if s.name == "audit"]
     # Both together: the audit is of those that have one.
     both = compose([audited.path, without_audit])

@@ -41,7 +41,7 @@ def pendulum(tmp_path_factory):
 
 def restored(record, place):
     run = find_runs(record)[place]
-    state = jax.tree.map(lambda x: x[run.place], run.states())
+    state = jax.tree.map(lambda x: x[run.lane], run.states())
     return policy_of(build(run.experiment).agent, state)
 
 

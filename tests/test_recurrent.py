@@ -553,7 +553,7 @@ def test_a_policy_that_remembers_plays_elsewhere(pole):
     """From call to call in NumPy, until it is told that new episodes begin."""
     (_, run) = find_runs(pole)
     agent = build(run.experiment).agent
-    state = jax.tree.map(lambda x: x[run.place], run.states())
+    state = jax.tree.map(lambda x: x[run.lane], run.states())
     step, carry = policy_step_of(agent, state), recurrent.initial_carry(jnp.zeros(8), 5)
     act = deploy.numpy_policy(Record(pole.path), seed=8, deterministic=False)
     obs = np.random.default_rng(0).normal(size=(4, 5, 4)).astype(np.float32)

@@ -24,7 +24,7 @@ def search(rule, trials, whole, slots, score, *, seeds=1, **more):
         board.apply(decision)
     while board.busy:
         scores = np.full((slots, seeds), np.inf)  # of idle slots: must not matter
-        for slot, trial in board.places():
+        for slot, trial in board.occupied():
             scores[slot] = [score(trial, board.ages[trial] + 1, s) for s in range(seeds)]
         board.advance(scores)
         for decision in rule.decide(board) if board.arrived(rule) else ():
@@ -245,7 +245,7 @@ def test_a_search_is_part_of_the_plan():
     assert sorted(group.runs) == list(range(12))
     assert group.runs != tuple(range(12))  # the trials are in a random order, whole
     assert all(b == a + 1 and a % 2 == 0 for a, b in zip(group.runs[::2], group.runs[1::2]))  # noqa: B905
-    assert len(plan.at_once(group).runs) == 4
+    assert len(plan.first_trained(group).runs) == 4
     everything = planned(HEAD + RANDOM)
     assert plan.steps(group) < everything.steps(everything.groups[0]) / 2
     assert "search" not in everything.to_config()

@@ -14,7 +14,7 @@ function, and adds no cost to the update itself::
     audit = jax.jit(audit_update, static_argnums=0)(policy, old, new, batch)
     curvature = jax.jit(audit_curvature, static_argnums=0)
     model = curvature(policy, old, new, batch, damping=0.1, key=jax.random.key(2))
-    print(audit.kl.mean, audit.kl.max, audit.tv.mean, audit.killed)
+    print(audit.kl.mean, audit.kl.max, audit.tv.mean, audit.gradient_removed)
     print(model.kl / model.kl_quadratic, model.largest_eigenvalue.value)
 
 All of it is pure: compile it with ``jax.jit``, batch it over lanes with ``jax.vmap``. It returns a

@@ -33,9 +33,10 @@ class UpdateAudit(NamedTuple):
             (Kish 1965); 1 where all r are equal. Estimates 1 / E[r^2] = exp(-D_2(new || old)).
         surrogate_gain: mean of (r - 1) A, in units of the advantage.
         inside: share of samples with 1 - eps <= r <= 1 + eps.
-        killed: share of samples outside that interval whose gradient PPO's clipping has removed:
-            A > 0 and r > 1 + eps, or A < 0 and r < 1 - eps (KLip-PPO, arXiv 2606.23932).
-        passing: share of samples outside it that keep their gradient, including samples with A = 0.
+        gradient_removed: share of samples outside that interval whose gradient PPO's clipping has
+            removed: A > 0 and r > 1 + eps, or A < 0 and r < 1 - eps (KLip-PPO, arXiv 2606.23932).
+        gradient_kept: share of samples outside it that keep their gradient, including samples with
+            A = 0.
             The three shares add up to 1.
     """
 
@@ -53,8 +54,8 @@ class UpdateAudit(NamedTuple):
     effective_sample_size: Array
     surrogate_gain: Array
     inside: Array
-    killed: Array
-    passing: Array
+    gradient_removed: Array
+    gradient_kept: Array
 
 
 def audit_update(
@@ -94,14 +95,14 @@ def audit_update(
     new = policy(new_params, batch.obs)
     ratios = log_ratio(new, batch)
     ratio = importance_ratio(ratios)
-    inside, killed, passing = clip_partition(ratio, batch.advantage, clip_eps)
+    inside, gradient_removed, gradient_kept = clip_partition(ratio, batch.advantage, clip_eps)
     averaged = {
         "ratio_deviation": jnp.abs(ratio - 1),
         "tv_sampled": jnp.maximum(1 - ratio, 0),
         "surrogate_gain": (ratio - 1) * batch.advantage,
         "inside": inside,
-        "killed": killed,
-        "passing": passing,
+        "gradient_removed": gradient_removed,
+        "gradient_kept": gradient_kept,
     }
     of_samples = {"ratio": ratio}, {name: x.astype(ratio.dtype) for name, x in averaged.items()}
     return UpdateAudit(
@@ -112,16 +113,16 @@ def audit_update(
 
 
 def clip_partition(ratio: Array, advantage: Array, clip_eps: Number) -> tuple[Array, Array, Array]:
-    """(inside, killed, passing), [*E] bool, exactly one of them true; see `UpdateAudit`.
+    """(inside, gradient_removed, gradient_kept), [*E] bool, exactly one of them true.
 
-    The comparisons are those of `losses.clipped_surrogate_loss`, so killed means that this loss
+    The comparisons are those of `losses.clipped_surrogate_loss`, so the second says where this loss
     removed the gradient. The ``ratio`` new / old at the actions and the ``advantage`` are [*E], and
     ``clip_eps`` is the half-width of the clipping interval. A NaN ratio is none of the three.
     """
     above, below = ratio > 1 + clip_eps, ratio < 1 - clip_eps
-    killed = (above & (advantage > 0)) | (below & (advantage < 0))
+    gradient_removed = (above & (advantage > 0)) | (below & (advantage < 0))
     inside = (ratio >= 1 - clip_eps) & (ratio <= 1 + clip_eps)
-    return inside, killed, (above | below) & ~killed
+    return inside, gradient_removed, (above | below) & ~gradient_removed
 
 
 def effective_sample_size(log_ratio: Array, weight: Array | None = None) -> Array:
@@ -156,5 +157,5 @@ def measure_update(
         "surrogate_gain": audit.surrogate_gain,
         "entropy": mean_entropy(in_full_precision(policy)(params, batch.obs), batch.weight),
         "max_ratio": audit.ratio.max,
-        "clip_fraction": audit.killed + audit.passing,
+        "clip_fraction": audit.gradient_removed + audit.gradient_kept,
     }

@@ -50,10 +50,10 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
     env = envs.get_environment(name, **{**backend, **arguments, **given})
     model = getattr(getattr(env, "sys", None), "mj_model", None)
     core = core_of(env, fields.get("max_steps", MAX_STEPS))
-    return core if model is None else core._replace(render=physics(model, _place))
+    return core if model is None else core._replace(render=physics(model, _set_state))
 
 
-def _place(data: Any, state: PyTree) -> None:
+def _set_state(data: Any, state: PyTree) -> None:
     physical = state.pipeline_state
     data.qpos, data.qvel = physical.q, physical.qd
 

@@ -57,10 +57,10 @@ def figures(begin: Callable[[Any, PyTree], Callable[[PyTree], Any]], dots_per_in
     return render
 
 
-def physics(model: Any, place: Callable[[Any, PyTree], None]) -> Render:
+def physics(model: Any, set_state: Callable[[Any, PyTree], None]) -> Render:
     """Draws an ``mujoco.MjModel`` by OpenGL.
 
-    ``place(data, state)`` sets the positions and velocities of an ``mujoco.MjData``.
+    ``set_state(data, state)`` sets the positions and velocities of an ``mujoco.MjData``.
     """
 
     def render(states: Sequence[PyTree]) -> Iterator[np.ndarray]:
@@ -76,7 +76,7 @@ def physics(model: Any, place: Callable[[Any, PyTree], None]) -> Render:
         with renderer:
             for state in states:
                 data = mujoco.MjData(model)
-                place(data, state)
+                set_state(data, state)
                 mujoco.mj_forward(model, data)
                 # The model's first camera, which mostly follows the body; else a free one.
                 renderer.update_scene(data, camera=0 if model.ncam else -1)

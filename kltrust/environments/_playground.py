@@ -49,10 +49,10 @@ def build(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Core:
         ) from error
     repeats = {**config, **arguments}.get("action_repeat", 1)
     core = core_of(env, {**defaults, **fields}["max_steps"], repeats)
-    return core._replace(render=physics(env.mj_model, _place))
+    return core._replace(render=physics(env.mj_model, _set_state))
 
 
-def _place(data: Any, state: PyTree) -> None:
+def _set_state(data: Any, state: PyTree) -> None:
     physical = state.data
     data.qpos, data.qvel = physical.qpos, physical.qvel
     data.mocap_pos, data.mocap_quat = physical.mocap_pos, physical.mocap_quat

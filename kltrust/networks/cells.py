@@ -67,7 +67,7 @@ def gru(size: int) -> Cell:
     def by_steps(params: Params, sequences: Sequences) -> Array:
         return scan_sequences(lambda c, x: step(params, c, x), carry, sequences)
 
-    def at_once(params: Params, sequences: Sequences) -> Array:
+    def as_scan(params: Params, sequences: Sequences) -> Array:
         """The layers of the input for all steps at once; only those of the carry step by step."""
         x, start = swap_axes((sequences.obs, sequences.start))
         of_x: Any = nn.Dense(3 * size).apply({"params": side_by_side(params, "ir", "iz", "in")}, x)
@@ -76,7 +76,7 @@ def gru(size: int) -> Cell:
         return swap_axes(states)
 
     def on_sequences(params: Params, sequences: Sequences) -> Array:
-        return loops.platform_dependent(params, sequences, cpu=by_steps, default=at_once)
+        return loops.platform_dependent(params, sequences, cpu=by_steps, default=as_scan)
 
     return Cell(init, step, on_sequences, carry)
 

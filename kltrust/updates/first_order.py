@@ -85,9 +85,9 @@ class FirstOrder(MinibatchEpochs):
         params, opt_state, report = self.fit(
             loss, policy, params, opt_state, batch, key, self.rate(now)
         )
-        told = self.extra(policy, params, batch)
+        extra = self.extra(policy, params, batch)
         if self.State is not None:
-            told |= {state._fields[1]: now}
+            extra |= {state._fields[1]: now}
             kl, stopped = mean_kl(policy, params, batch), report.extra["kl_stopped"]
             opt_state = self.State(opt_state, self.next_coefficient(now, kl, stopped))
-        return params, opt_state, report._replace(extra={**report.extra, **told})
+        return params, opt_state, report._replace(extra={**report.extra, **extra})

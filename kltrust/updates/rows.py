@@ -22,12 +22,12 @@ _FIELDS = {
 
 
 def as_rows(data: PyTree) -> PyTree:
-    """The ``data`` with every leaf [N, ...]: distributions with other leaves are taken apart.
+    """The ``data`` with every leaf [N, ...]: distributions with other leaves are split.
 
     These are the multivariate normals, and Independent and Joint of them. `from_rows` puts them
     together again, from the rows that were taken.
     """
-    return jax.tree.map(_apart, data, is_leaf=_is_distribution)
+    return jax.tree.map(_split, data, is_leaf=_is_distribution)
 
 
 def from_rows(rows: PyTree) -> PyTree:
@@ -39,13 +39,13 @@ def from_rows(rows: PyTree) -> PyTree:
     return jax.tree.map(together, rows, is_leaf=lambda node: isinstance(node, Partial))
 
 
-def _apart(x: Any) -> Any:
+def _split(x: Any) -> Any:
     kind, name = type(x), type(x).__name__
     if name in _FIELDS and kind is getattr(distrax, name):
         make = partial(kind, is_lower=x.is_lower) if name == "MultivariateNormalTri" else kind
         return Partial(make, *(getattr(x, field) for field in _FIELDS[name]))
     if kind is distrax.Independent:
-        inner = _apart(x.distribution)
+        inner = _split(x.distribution)
         make = partial(kind, reinterpreted_batch_ndims=x.reinterpreted_batch_ndims)
         return Partial(make, inner) if isinstance(inner, Partial) else x
     if kind is distrax.Joint:

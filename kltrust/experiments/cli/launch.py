@@ -254,7 +254,7 @@ def _num_parts(record: Record) -> int:
 
     plan = plan_of(record)
     spread = [plan.experiment(g).learner.num_envs for g in plan.groups if g.spread]
-    return max([1, sum(len(plan.at_once(group).runs) for group in plan.groups), *spread])
+    return max([1, sum(len(plan.first_trained(group).runs) for group in plan.groups), *spread])
 
 
 def _keep_compilations() -> None:

@@ -103,11 +103,11 @@ def export(arguments: list[str]) -> int:
             for sink in sinks:
                 sink.log(runs)
     if options.tensorboard is not None:
-        print(f"{len(sinks[0].places)} runs: tensorboard --logdir {options.tensorboard}")
+        print(f"{len(sinks[0].locations)} runs: tensorboard --logdir {options.tensorboard}")
     if options.wandb:
-        print(f"{len(sinks[-1].places)} runs:")
-        for place in sinks[-1].places:
-            print(place if options.online else f"  wandb sync {place}")
+        print(f"{len(sinks[-1].locations)} runs:")
+        for location in sinks[-1].locations:
+            print(location if options.online else f"  wandb sync {location}")
     return 0
 
 

@@ -51,7 +51,7 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     table = Table(*_columns(_GROUP), *_columns(numbers, justify="right"), box=None)
     work = []
     for i, group in enumerate(plan.groups):
-        experiment, lanes = plan.experiment(group), len(plan.at_once(group).runs)
+        experiment, lanes = plan.experiment(group), len(plan.first_trained(group).runs)
         memory = estimate_memory(experiment, lanes, group.width, group.chunk_length, len(devices))
         steps = plan.steps(group)
         work.append(steps)
@@ -75,8 +75,8 @@ def dry_run(plan: Plan, *, measured: list[Measured] | None = None) -> Table:
     groups = f"{len(plan.groups)} static group{'s' * (len(plan.groups) != 1)}"
     table.title = f"{plan.name}{part}: {runs} run{'s' * (runs != 1)} in {groups}"
     if plan.search is not None:
-        at_once = " and ".join(str(len(plan.at_once(group).runs)) for group in plan.groups)
-        table.title += f"; {plan.search.name} on {at_once} lanes, the steps are what it may take"
+        counts = " and ".join(str(len(plan.first_trained(group).runs)) for group in plan.groups)
+        table.title += f"; {plan.search.name} on {counts} lanes, the steps are what it may take"
     where = f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
     if limit := memory_of(devices):
         where += f" of {limit / 2**30:,.1f} GiB, from which the width follows"
@@ -176,7 +176,7 @@ def status_table(record: Record, known: tuple[Plan, Any] | None = None) -> Table
         table.title += (
             f"\n{plan.search.name} of {plan.experiment(group).algorithm} on "
             f"{plan.experiment(group).env}: {board.begun} of {len(board.scores)} settings begun, "
-            f"{sum(1 for _ in board.places())} train, {paused or stopped} "
+            f"{sum(1 for _ in board.occupied())} train, {paused or stopped} "
             f"{'paused' if paused else 'stopped'}, {now[END]} ended"
         )
     begun = [part for _, part in parts if part is not None and part.last_chunk >= 0]

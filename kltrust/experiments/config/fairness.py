@@ -76,17 +76,17 @@ def describe_differences(found: Iterable[Difference]) -> dict[str, str]:
     of_env: dict[str, list[str]] = {}
     for difference in found:
         of_env.setdefault(difference.env, []).append(str(difference))
-    said = {}
+    notes = {}
     for env, names in of_env.items():
         more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-        said[env] = f"methods differ in more than the algorithm: {', '.join(names[:_MOST])}{more}"
-    return said
+        notes[env] = f"methods differ in more than the algorithm: {', '.join(names[:_MOST])}{more}"
+    return notes
 
 
-def describe_grouped(said: Mapping[str, str]) -> list[str]:
+def describe_grouped(notes: Mapping[str, str]) -> list[str]:
     """`describe_differences`, with environments that would have the same sentence put into one."""
     envs: dict[str, list[str]] = {}
-    for env, sentence in said.items():
+    for env, sentence in notes.items():
         envs.setdefault(sentence, []).append(env)
     return [f"on {', '.join(of)} {sentence}" for sentence, of in envs.items()]
 

@@ -150,7 +150,7 @@ def _resolve(source: Source, document: dict[str, Any] | None = None) -> Spec:
             name = (setting.label, setting.experiment.env)
             if name in settings:  # no table could tell them apart
                 message = f"{name[0]!r} on {name[1]} is there twice: give one of them a label"
-                raise source.error(setting.places[""], message)
+                raise source.error(setting.key_paths[""], message)
             settings[name] = setting
             _check_number(source, len(settings), len(seeds))
     title = sweep.get("name", Path(source.name).stem)
@@ -176,11 +176,11 @@ def _search(source: Source, document: dict[str, Any]) -> Search | None:
         return None
     table = document["search"]
     source.expect_keys(("search",), table)
-    places = {"": ("search",), **{f"search.{key}": ("search", key) for key in table}}
+    key_paths = {"": ("search",), **{f"search.{key}": ("search", key) for key in table}}
     try:
         return of_plain(table)
     except ValueError as error:
-        raise source.blame(places, error) from error
+        raise source.blame(key_paths, error) from error
 
 
 def _notes(

@@ -18,7 +18,7 @@ from kltrust.checks import as_float, nearest
 from kltrust.environments import is_schedule
 from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified, written
 from kltrust.experiments.config.presets import ACCELERATOR, preset
-from kltrust.experiments.config.spec_source import Place, Source
+from kltrust.experiments.config.spec_source import KeyPath, Source
 
 EQUAL = "equal"
 HELD_EQUAL = (EQUAL, ACCELERATOR)
@@ -33,8 +33,8 @@ MOST_SETTINGS = 10**4
 _RANGES = ("uniform", "log_uniform", "choice")
 _DRAW = ("count", "seed", "draw")
 """The keys of ``random`` besides the settings."""
-_Point: TypeAlias = dict[str, tuple[Any, Place]]
-"""Swept values by dotted name, each with its place in the specification."""
+_Point: TypeAlias = dict[str, tuple[Any, KeyPath]]
+"""Swept values by dotted name, each with its path of keys in the specification."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,15 @@ class Setting:
         label: its name in tables; the same on all environments.
         swept: its swept values, by dotted name.
         experiment: all settings, resolved.
-        places: each setting's place in the specification, by dotted name; "" is the experiment.
+        key_paths: each setting's path of keys in the specification, by dotted name; "" is the
+            experiment.
         ranges: (kind, low, high) of its settings that were drawn from a range, by dotted name.
     """
 
     label: str
     swept: dict[str, Any]
     experiment: Experiment
-    places: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
+    key_paths: dict[str, KeyPath] = field(default_factory=dict, compare=False, repr=False)
     ranges: dict[str, tuple[str, float, float]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -85,7 +86,7 @@ class Entry:
     common: dict[str, dict[str, Any]]
 
     @property
-    def place(self) -> Place:
+    def key_path(self) -> KeyPath:
         """Where it stands."""
         return ("experiments", self.index)
 
@@ -95,13 +96,13 @@ class Entry:
         Raises:
             ValueError: names file and line.
         """
-        self.source.expect_keys(self.place, self.table)
+        self.source.expect_keys(self.key_path, self.table)
         for key in self.table:
             has_names = self._given("algorithms")[0] is not None
             if key not in _ENTRY and has_names and (found := self._owner(key)):
                 message = f"{key} is a setting: write {found[1]} = VALUE, or grid.{key} = [VALUES]"
-                raise self.source.error((*self.place, key), message)
-        self.source.expect_keys(self.place, self.table, _ENTRY)
+                raise self.source.error((*self.key_path, key), message)
+        self.source.expect_keys(self.key_path, self.table, _ENTRY)
         if (chosen := self._given("preset", EQUAL)[0]) not in HELD_EQUAL:
             return {}
         algorithms = self._names("algorithms")
@@ -118,7 +119,9 @@ class Entry:
         """
         label = self.table.get("label")
         if not isinstance(label, str | None):
-            raise self.source.error((*self.place, "label"), f"label must be a text, got {label!r}")
+            raise self.source.error(
+                (*self.key_path, "label"), f"label must be a text, got {label!r}"
+            )
         for algorithm in self._names("algorithms"):
             points, ranges = list(self._points(algorithm)), self._ranges(algorithm)
             for env in self._names("envs"):
@@ -128,25 +131,25 @@ class Entry:
                     made = self._resolve(algorithm, env, point, name, references)
                     yield replace(made, ranges=ranges)
 
-    def _given(self, key: str, default: Any = None) -> tuple[Any, Place]:
-        """A value from this entry, else from [sweep], with its place."""
+    def _given(self, key: str, default: Any = None) -> tuple[Any, KeyPath]:
+        """A value from this entry, else from [sweep], with its path of keys."""
         if key in self.table:
-            return self.table[key], (*self.place, key)
+            return self.table[key], (*self.key_path, key)
         return self.sweep.get(key, default), ("sweep", key)
 
     def _names(self, key: str) -> list[str]:
-        names, place = self._given(key)
+        names, key_path = self._given(key)
         if names is None:
             message = f"{key} are missing: give them here, or in [sweep] for all experiments"
-            raise self.source.error(self.place, message)
+            raise self.source.error(self.key_path, message)
         names = [names] if isinstance(names, str) else names
         if not isinstance(names, list) or not names or any(type(n) is not str for n in names):
-            raise self.source.error(place, f"{key} must be a name or a list of names")
+            raise self.source.error(key_path, f"{key} must be a name or a list of names")
         for name in names if key == "algorithms" else ():
             try:
                 find_algorithm(name)
             except ValueError as error:
-                raise self.source.error(place, str(error)) from error
+                raise self.source.error(key_path, str(error)) from error
         return names
 
     def _owner(self, name: str) -> tuple[str, str] | None:
@@ -156,7 +159,7 @@ class Entry:
                 return algorithm, qualified(name, algorithm)
         return None
 
-    def _lacks(self, algorithm: str, name: str, place: Place) -> ValueError | None:
+    def _lacks(self, algorithm: str, name: str, key_path: KeyPath) -> ValueError | None:
         """The error for a setting that this algorithm lacks and another of this entry has."""
         if (found := self._owner(name)) is None:
             return None
@@ -164,7 +167,7 @@ class Entry:
             f"{found[0]} has a setting {name!r}, {algorithm} has none: give {algorithm} an "
             "[[experiments]] of its own"
         )
-        return self.source.error(place, message)
+        return self.source.error(key_path, message)
 
     def _resolve(
         self,
@@ -174,7 +177,7 @@ class Entry:
         label: str,
         references: Mapping[Comparison, str | None],
     ) -> Setting:
-        places: dict[str, Place] = {"": self.place}
+        key_paths: dict[str, KeyPath] = {"": self.key_path}
         chosen, at = self._given("preset", EQUAL)
         reference = references[chosen, env] if chosen in HELD_EQUAL else None
         try:
@@ -186,29 +189,20 @@ class Entry:
                 like = preset(reference, env, source).to_dict()
                 data |= {section: like[section] for section in SECTIONS if section != "update"}
         except (ValueError, TypeError) as error:
-            raise self.source.error(
-                at,
-                f"{error}: "
-                + "".join(
-                    f"did you mean {name}? "
-                    for name in nearest(str(chosen), (*HELD_EQUAL, "tuned", "none"), 0.6)[:1]
-                )
-                + f"known are {', '.join(HELD_EQUAL)}, tuned, none, and paths of TOML files"
-                if isinstance(error.__cause__, FileNotFoundError)
-                else str(error),
-            ) from error
+            hint = _presets_like(chosen) if isinstance(error.__cause__, FileNotFoundError) else ""
+            raise self.source.error(at, f"{error}{hint}") from error
 
-        def give(name: str, value: Any, place: Place) -> None:
+        def give(name: str, value: Any, key_path: KeyPath) -> None:
             try:
                 put(data, name, value)
             except ValueError as error:
-                raise self.source.error(place, str(error)) from error
-            places[name] = place
+                raise self.source.error(key_path, str(error)) from error
+            key_paths[name] = key_path
             if name.startswith("env_params.") and isinstance(value, dict):
-                places.update({f"{name}.{key}": (*place, key) for key in value})
+                key_paths.update({f"{name}.{key}": (*key_path, key) for key in value})
 
         own = {section: self.table[section] for section in _SECTIONS if section in self.table}
-        for start, sections in (((), self.common), (self.place, own)):
+        for start, sections in (((), self.common), (self.key_path, own)):
             for section, values in sections.items():
                 if not isinstance(values, dict):
                     raise self.source.error((*start, section), f"{section} must be a table")
@@ -218,29 +212,31 @@ class Entry:
                     if is_of_others and (lacking := self._lacks(algorithm, key, at)):
                         raise lacking
                     give(f"{section}.{key}", value, at)
-        for name, (value, place) in point.items():
+        for name, (value, key_path) in point.items():
             section, key = name.split(".", 1)
             if key in own.get(section, {}):
-                raise self.source.error(place, f"{name} is swept and set: leave one of them out")
-            give(name, value, place)
+                raise self.source.error(key_path, f"{name} is swept and set: leave one of them out")
+            give(name, value, key_path)
         try:
             experiment = Experiment.from_dict(data)
         except ValueError as error:
-            raise self.source.blame(places, error) from error
-        return Setting(label, {k: v for k, (v, _) in point.items()}, experiment, places)
+            raise self.source.blame(key_paths, error) from error
+        return Setting(label, {k: v for k, (v, _) in point.items()}, experiment, key_paths)
 
     def _points(self, algorithm: str) -> Iterator[_Point]:
         """Every combination of the swept values."""
         grid = self._lists("grid", algorithm).items()
-        axes = [[{n: (v, place)} for v in values] for n, (values, place) in grid]
+        axes = [[{n: (v, key_path)} for v in values] for n, (values, key_path) in grid]
         axes += [self._zip(algorithm), self._random(algorithm)]
         swept = [name for axis in axes for name in axis[0]]
         for name in swept:
             if swept.count(name) > 1:
-                raise self.source.error(self.place, f"{name} is swept twice: leave one of them out")
+                raise self.source.error(
+                    self.key_path, f"{name} is swept twice: leave one of them out"
+                )
         if (count := math.prod(map(len, axes))) > MOST_SETTINGS:
             message = f"{count:,} settings are too many: {MOST_SETTINGS:,} are the most"
-            raise self.source.error(self.place, message)
+            raise self.source.error(self.key_path, message)
         for parts in itertools.product(*axes):
             yield {name: value for part in parts for name, value in part.items()}
 
@@ -248,13 +244,13 @@ class Entry:
         """The contents of grid, zip or random, by dotted name."""
         table = self.table.get(key, {})
         if not isinstance(table, dict):
-            raise self.source.error((*self.place, key), f"{key} must be a table of settings")
+            raise self.source.error((*self.key_path, key), f"{key} must be a table of settings")
         found: _Point = {}
         for name, value in table.items():
-            place = (*self.place, key, name)
+            key_path = (*self.key_path, key, name)
             if key == "random" and name in _DRAW:
                 continue
-            for dotted, (inner, at) in _dotted(name, value, place).items():
+            for dotted, (inner, at) in _dotted(name, value, key_path).items():
                 try:
                     found[qualified(dotted, algorithm)] = (inner, at)
                 except ValueError as error:
@@ -265,10 +261,10 @@ class Entry:
 
     def _lists(self, key: str, algorithm: str) -> _Point:
         swept = self._swept(key, algorithm)
-        for name, (values, place) in swept.items():
+        for name, (values, key_path) in swept.items():
             if not isinstance(values, list) or not values:
                 message = f"{key} takes a list of values for {name}, got {values!r}"
-                raise self.source.error(place, message)
+                raise self.source.error(key_path, message)
         return swept
 
     def _zip(self, algorithm: str) -> list[_Point]:
@@ -276,7 +272,7 @@ class Entry:
         lengths = {name: len(values) for name, (values, _) in swept.items()}
         if len(set(lengths.values())) > 1:
             message = f"zip takes lists of one length, got {lengths}"
-            raise self.source.error((*self.place, "zip"), message)
+            raise self.source.error((*self.key_path, "zip"), message)
         return _rows(swept, next(iter(lengths.values()), 1))
 
     def _random(self, algorithm: str) -> list[_Point]:
@@ -285,21 +281,21 @@ class Entry:
             return [{}]
         count, seed = (self.table["random"].get(key, 0) for key in ("count", "seed"))
         draw = self.table["random"].get("draw", "random")
-        place = (*self.place, "random")
+        key_path = (*self.key_path, "random")
         if type(count) is not int or count < 1 or type(seed) is not int or seed < 0 or not swept:
             message = "random takes count, at least 1, a seed, at least 0, and ranges of settings"
-            raise self.source.error(place, f"{message}; got {self.table['random']}")
+            raise self.source.error(key_path, f"{message}; got {self.table['random']}")
         if draw not in ("random", "sobol"):
             message = f'draw must be "random" or "sobol", got {draw!r}'
-            raise self.source.error((*place, "draw"), message)
+            raise self.source.error((*key_path, "draw"), message)
         if count > MOST_SETTINGS:
             message = f"{count:,} settings are too many: {MOST_SETTINGS:,} are the most"
-            raise self.source.error((*place, "count"), message)
+            raise self.source.error((*key_path, "count"), message)
         ranges = {n: (*self._range(n, v, at), at) for n, (v, at) in swept.items()}
-        places = _sobol(len(ranges), count, seed) if draw == "sobol" else [None] * len(ranges)
+        points = _sobol(len(ranges), count, seed) if draw == "sobol" else [None] * len(ranges)
         names = sorted(ranges)  # so that the order in the file does not matter
         drawn = {
-            n: (_draws(n, kind, bounds, count, seed, places[names.index(n)]), at)
+            n: (_draws(n, kind, bounds, count, seed, points[names.index(n)]), at)
             for n, (kind, bounds, at) in ranges.items()
         }
         return _rows(drawn, count)
@@ -310,7 +306,7 @@ class Entry:
         found = {n: self._range(n, v, at) for n, (v, at) in swept.items()}
         return {n: (kind, b[0], b[1]) for n, (kind, b) in found.items() if kind != "choice"}
 
-    def _range(self, name: str, value: Any, place: Place) -> tuple[str, list[Any]]:
+    def _range(self, name: str, value: Any, key_path: KeyPath) -> tuple[str, list[Any]]:
         """The kind of a range in ``random``, and its bounds or choices."""
         if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _RANGES:
             near = nearest(name.rpartition(".")[2], _RANGES)
@@ -318,10 +314,10 @@ class Entry:
             message = (
                 f"{hint}{name} takes one of {', '.join(_RANGES)}, as in {{ uniform = [0, 1] }}"
             )
-            raise self.source.error(place, f"{message}; got {value!r}")
+            raise self.source.error(key_path, f"{message}; got {value!r}")
         ((kind, bounds),) = value.items()
         if not isinstance(bounds, list) or not bounds:
-            raise self.source.error(place, f"{kind} takes a list, got {bounds!r}")
+            raise self.source.error(key_path, f"{kind} takes a list, got {bounds!r}")
         if kind == "choice":
             return kind, bounds
         numbers = len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
@@ -331,22 +327,22 @@ class Entry:
         if not numbers or not least < bounds[0] < bounds[1] < 1e300:
             positive = "0 < " if kind == "log_uniform" else ""
             message = f"{kind} takes [low, high] with {positive}low < high, got {bounds}"
-            raise self.source.error(place, message)
+            raise self.source.error(key_path, message)
         return kind, bounds
 
 
 def _draws(
-    name: str, kind: str, bounds: list[Any], count: int, seed: int, places: np.ndarray | None
+    name: str, kind: str, bounds: list[Any], count: int, seed: int, points: np.ndarray | None
 ) -> list[Any]:
-    """Values from a range: at random, or at ``places`` in [0, 1)."""
+    """Values from a range: at random, or at ``points`` in [0, 1)."""
     # Each key seeds its own generator: another key does not change this one's draws.
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if kind == "choice":
         number = len(bounds)
-        chosen = generator.integers(number, size=count) if places is None else places * number
+        chosen = generator.integers(number, size=count) if points is None else points * number
         return [bounds[int(i)] for i in chosen]
     low, high = np.log(bounds) if kind == "log_uniform" else bounds
-    drawn = generator.uniform(low, high, count) if places is None else low + places * (high - low)
+    drawn = generator.uniform(low, high, count) if points is None else low + points * (high - low)
     drawn = np.exp(drawn) if kind == "log_uniform" else drawn
     # Six digits, so that a label or a preset shows the exact value that was run.
     return [float(f"{x:.6g}") for x in drawn]
@@ -367,15 +363,22 @@ def _label(method: str, swept: Mapping[str, Any], algorithm: str) -> str:
 
 
 def _rows(columns: _Point, count: int) -> list[_Point]:
-    return [{n: (vs[i], place) for n, (vs, place) in columns.items()} for i in range(count)]
+    return [{n: (vs[i], key_path) for n, (vs, key_path) in columns.items()} for i in range(count)]
 
 
-def _dotted(name: str, value: Any, place: Place) -> _Point:
+def _presets_like(name: Any) -> str:
+    """What to write instead of a preset that is no file."""
+    known = (*HELD_EQUAL, "tuned", "none")
+    near = "".join(f"did you mean {x}? " for x in nearest(str(name), known, 0.6)[:1])
+    return f": {near}known are {', '.join(known)}, and paths of TOML files"
+
+
+def _dotted(name: str, value: Any, key_path: KeyPath) -> _Point:
     """A swept key, or a table of them, as in ``grid.update.max_kl`` without quotes."""
     is_range = isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _RANGES
     if not isinstance(value, dict) or is_range or "name" in value:
-        return {name: (value, place)}
-    inner = [_dotted(f"{name}.{k}", v, (*place, k)) for k, v in value.items()]
+        return {name: (value, key_path)}
+    inner = [_dotted(f"{name}.{k}", v, (*key_path, k)) for k, v in value.items()]
     return {k: v for part in inner for k, v in part.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from kltrust.checks import unknown
 
-Place: TypeAlias = tuple[str | int, ...]
+KeyPath: TypeAlias = tuple[str | int, ...]
 """Where something stands in a document: keys, and indices into arrays of tables."""
 
 
@@ -63,39 +63,41 @@ class Source(NamedTuple):
             line = at[1] if at else len(self.text.splitlines())
             raise ValueError(f"{self.name}:{line}: not TOML: {error}") from error
 
-    def error(self, place: Place, message: str) -> ValueError:
+    def error(self, key_path: KeyPath, message: str) -> ValueError:
         """``FILE:LINE: [[experiments]] N (ALGORITHMS): message``, with what there is of these.
 
         N counts from 1. There is no line without a text, and no N outside of [[experiments]].
         """
-        line = f":{line_of(self.text, place)}" if self.text else ""
+        line = f":{line_of(self.text, key_path)}" if self.text else ""
         entry = ""
-        if self.entries and place[:1] == ("experiments",) and len(place) > 1:
-            number = int(place[1])
+        if self.entries and key_path[:1] == ("experiments",) and len(key_path) > 1:
+            number = int(key_path[1])
             entry = f" [[experiments]] {number + 1} ({self.entries[number]}):"
         return ValueError(f"{self.name}{line}:{entry} {message}")
 
-    def blame(self, places: dict[str, Place], error: ValueError) -> ValueError:
+    def blame(self, key_paths: dict[str, KeyPath], error: ValueError) -> ValueError:
         """The error with the line of the setting that its message names."""
         message = str(error)
         words = set(re.findall(r"[\w.]*\w", message))
-        named = [name for name in reversed(places) if name in words]
-        named = named or [name for name in reversed(places) if name.partition(".")[2] in words]
-        return self.error(places[max(named, key=len, default="")], message)
+        named = [name for name in reversed(key_paths) if name in words]
+        named = named or [name for name in reversed(key_paths) if name.partition(".")[2] in words]
+        return self.error(key_paths[max(named, key=len, default="")], message)
 
-    def expect_keys(self, place: Place, table: Any, known: tuple[str, ...] | None = None) -> None:
+    def expect_keys(
+        self, key_path: KeyPath, table: Any, known: tuple[str, ...] | None = None
+    ) -> None:
         """Refuses a value that is no table, and keys not in ``known``; None allows every key."""
-        what = ".".join(str(part) for part in place if isinstance(part, str))
+        what = ".".join(str(part) for part in key_path if isinstance(part, str))
         if not isinstance(table, dict):
-            raise self.error(place, f"{what} must be a table, got {table!r}")
+            raise self.error(key_path, f"{what} must be a table, got {table!r}")
         for key in table if known is not None else ():
             if known is not None and key not in known:
                 message = unknown(f"key in {what}" if what else "section", key, list(known))
-                raise self.error((*place, key), message)
+                raise self.error((*key_path, key), message)
 
 
-def line_of(text: str, place: Place) -> int:
-    """The line (from 1) where the key at ``place`` begins, or the nearest table around it.
+def line_of(text: str, key_path: KeyPath) -> int:
+    """The line (from 1) where the key at ``key_path`` begins, or the nearest table around it.
 
     tomllib keeps no positions. But lines 1 to n are a valid document, unless line n is within a
     value. The key begins on the line after the longest such document that lacks it.
@@ -113,21 +115,21 @@ def line_of(text: str, place: Place) -> int:
                 return n, tomllib.loads("\n".join(lines[:n]))
         return 0, {}
 
-    while place:
+    while key_path:
         # Once a document holds the key, all longer ones do: bisect for the first that does.
         lacks, holds = 0, len(ends)
         while holds - lacks > 1:
             middle = (lacks + holds) // 2
-            held = _holds(document(middle)[1], place)
+            held = _holds(document(middle)[1], key_path)
             lacks, holds = (lacks, middle) if held else (middle, holds)
         if holds < len(ends):
             return document(lacks)[0] + 1
-        place = place[:-1]
+        key_path = key_path[:-1]
     return 1
 
 
-def _holds(document: Any, place: Place) -> bool:
-    for part in place:
+def _holds(document: Any, key_path: KeyPath) -> bool:
+    for part in key_path:
         try:
             document = document[part]
         except (KeyError, IndexError, TypeError):

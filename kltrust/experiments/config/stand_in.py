@@ -29,11 +29,11 @@ def description_of(cls: type) -> dict[str, dict[str, Any]]:
     return {name: said for name, said in found.items() if said}
 
 
-def read(data: Mapping[str, Any], said: Mapping[str, Any] | None = None) -> Experiment:
+def read(data: Mapping[str, Any], described: Mapping[str, Any] | None = None) -> Experiment:
     """Reads an experiment from a run folder; its algorithm may be yours.
 
     If the algorithm is not registered in this process, or its settings have changed since, a
-    stand-in takes its place. It has the algorithm's name, its settings and what was ``said`` of
+    stand-in takes its place. It has the algorithm's name, its settings and what is ``described`` of
     them.
 
     Raises:
@@ -45,7 +45,7 @@ def read(data: Mapping[str, Any], said: Mapping[str, Any] | None = None) -> Expe
         try:
             return Experiment.from_dict(data)
         except ValueError as error:
-            if said is None:  # an algorithm of the library
+            if described is None:  # an algorithm of the library
                 raise
             why = f"{name!r} takes other settings than it did: {error}"
     else:
@@ -54,7 +54,7 @@ def read(data: Mapping[str, Any], said: Mapping[str, Any] | None = None) -> Expe
             "--import MODULE in a shell"
         )
     kinds = {key: _kind(value) for key, value in data["update"].items()}
-    made = _made(name, json.dumps(kinds), json.dumps(said), why)
+    made = _made(name, json.dumps(kinds), json.dumps(described), why)
     return Experiment.from_dict(data, made)
 
 
@@ -85,9 +85,9 @@ def _kind(plain: Any) -> str:
 
 
 @functools.cache
-def _made(name: str, kinds: str, said: str, why: str) -> type:
+def _made(name: str, kinds: str, described: str, why: str) -> type:
     """The stand-in's class: one for all settings of a plan, since JAX keeps registered classes."""
-    roles = json.loads(said) or {}
+    roles = json.loads(described) or {}
     any_value: dict[str, Any] = {"infinite": True, "at_most": math.inf}  # its code has checked it
     fields = {
         key: setting(_KINDS[kind], **any_value, **roles.get(key, {}))

@@ -98,16 +98,16 @@ class SpreadProgram(Program):
 
     def put(self, lanes: PyTree) -> PyTree:
         """Spreads the environments of a learner's state; replicates everything else."""
-        return hosts.put(lanes, self._places(lanes))
+        return hosts.put(lanes, self._shardings(lanes))
 
-    def _places(self, lanes: PyTree) -> PyTree:
+    def _shardings(self, lanes: PyTree) -> PyTree:
         everywhere = NamedSharding(self.mesh, PartitionSpec())
 
-        def place(x: Any) -> Any:
+        def sharding_of(x: Any) -> Any:
             # After the lane's axis.
             return shardings(x, self.mesh, axis=1) if isinstance(x, LearnerState) else everywhere
 
-        return jax.tree.map(place, lanes, is_leaf=lambda x: isinstance(x, LearnerState))
+        return jax.tree.map(sharding_of, lanes, is_leaf=lambda x: isinstance(x, LearnerState))
 
     def _jitted(self, name: str) -> Any:
         function = self._functions[name]
@@ -117,6 +117,6 @@ class SpreadProgram(Program):
             (mine, each), given = jax.tree.map(lambda x: x[0], (own, given))
             result = function(joined(common, mine), *shared, *each, *given)
             result = jax.tree.map(lambda x: x[None], result)
-            return jax.lax.with_sharding_constraint(result, self._places(result))
+            return jax.lax.with_sharding_constraint(result, self._shardings(result))
 
         return jax.jit(of_the_lane, donate_argnums=(2,) if name == "chunk" else ())

@@ -43,7 +43,7 @@ class Shown(NamedTuple):
 
 def measure(plan: Plan, group: Group) -> Measured:
     """Compiles a group, runs two iterations of it and times the second."""
-    tried = Lanes(plan, plan.at_once(group))
+    tried = Lanes(plan, plan.first_trained(group))
     program = tried.program
     state = program.init(tried.settings, tried.keys)
     state, _ = jax.block_until_ready(program.chunk(tried.settings, state, 1))

@@ -77,7 +77,7 @@ class Plan:
         """The first experiment of a group: all of them have its static settings."""
         return self.setting(group.runs[0]).experiment
 
-    def at_once(self, group: Group) -> Group:
+    def first_trained(self, group: Group) -> Group:
         """The group with only as many runs as train at once: all, without a search."""
         if self.search is None:
             return group
@@ -127,9 +127,9 @@ class Plan:
         return {**config, "groups": [g._asdict() for g in self.groups], "settings": settings}
 
     @staticmethod
-    def from_config(config: dict[str, Any], said: Mapping[str, Any] | None = None) -> Plan:
-        """The inverse of `to_config`; ``said`` describes your algorithms, see `stand_in.read`."""
-        own = said or {}
+    def from_config(config: dict[str, Any], described: Mapping[str, Any] | None = None) -> Plan:
+        """The inverse of `to_config`; ``described`` is of your algorithms: `stand_in.read`."""
+        own = described or {}
         settings = [
             Setting(
                 s["label"],
@@ -226,7 +226,7 @@ def _grouped(plan: Plan, width: int | None, devices: Sequence[Any] | None = None
         chunk = experiment.chunk_length
         order = runs if plan.search is None else shuffled(plan.search, runs, len(plan.seeds))
         group = Group(tuple(order), 0, chunk)
-        lanes = len(plan.at_once(group).runs)
+        lanes = len(plan.first_trained(group).runs)
         chosen = width or choose_width(experiment, lanes, chunk, devices)
         groups.append(group._replace(width=chosen))
     return replace(plan, groups=tuple(groups))
@@ -247,7 +247,7 @@ def check_spec(spec: Spec) -> None:
                 check_schedules(experiment)
             check_values(experiment)
         except ValueError as error:
-            raise spec.source.blame(setting.places, error) from error
+            raise spec.source.blame(setting.key_paths, error) from error
         traced.add(key)
 
 

@@ -28,7 +28,7 @@ from kltrust.experiments.store.run import Run
 from kltrust.types import PyTree
 
 
-class _Place(NamedTuple):
+class _Stretch(NamedTuple):
     """A trial in its slot during a chunk: its first iteration, and how many there are."""
 
     slot: int
@@ -41,7 +41,7 @@ class SearchLanes(Lanes):
     """The lanes of a search: a slot for each trial that trains, with a lane for each seed."""
 
     def __init__(self, plan: Plan, group: Group):
-        super().__init__(plan, plan.at_once(group))
+        super().__init__(plan, plan.first_trained(group))
         self.search, self.original, self.whole = plan.search, plan, group
         self.num_seeds = len(plan.seeds)
         self.board = trials.board_of(plan, group)
@@ -60,16 +60,16 @@ class SearchLanes(Lanes):
         board, of = self.board, self.board.chunk + 1 + expected(self.search, self.board)[0]
         commit: Callable[[], Report] | None = None
         while board.busy:
-            places = [self._place(*place) for place in board.places()]
+            stretches = [self._stretch(*pair) for pair in board.occupied()]
             state, metrics, returns = self.launch(
-                state, self._lengths(places), progress, board.chunk + 2, max(of, board.chunk + 2)
+                state, self._lengths(stretches), progress, board.chunk + 2, max(of, board.chunk + 2)
             )
             if commit is not None:  # while the devices compute
                 progress.chunk(commit())
             metrics, returns = hosts.to_host(metrics), hosts.to_host(returns)[: self.number]
             kept = lanes.split_parts(lanes.to_host(state, self.number), self.num_slots)
-            for place in places:
-                self.states[place.trial] = kept[place.slot]
+            for stretch in stretches:
+                self.states[stretch.trial] = kept[stretch.slot]
             plan, reached = self.plan, [self.states[t].iteration for t in range(board.begun)]
             scored = evaluation_rows(returns, range(self.number), self.seeds, 0, 0)["mean_return"]
             board.advance(scored.reshape(self.num_slots, self.num_seeds))
@@ -95,9 +95,9 @@ class SearchLanes(Lanes):
                         self._runs(group),
                         group[0].first,
                         *self._of(group, metrics, returns),
-                        np.concatenate([reached[place.trial] for place in group]),
+                        np.concatenate([reached[stretch.trial] for stretch in group]),
                     )
-                    for group in _alike(places)
+                    for group in _alike(stretches)
                 ],
                 seconds,
                 of,
@@ -166,28 +166,28 @@ class SearchLanes(Lanes):
         held = [self.states[max(trial, 0)] for trial in self.board.slots]
         return lanes.pad(lanes.join_parts(held), self.size)
 
-    def _place(self, slot: int, trial: int) -> _Place:
+    def _stretch(self, slot: int, trial: int) -> _Stretch:
         first = self.board.ages[trial] * self.program.chunk_length
         left = self.experiment.num_iterations - first
-        return _Place(slot, trial, first, min(self.program.chunk_length, left))
+        return _Stretch(slot, trial, first, min(self.program.chunk_length, left))
 
-    def _lengths(self, places: Sequence[_Place]) -> np.ndarray:
+    def _lengths(self, stretches: Sequence[_Stretch]) -> np.ndarray:
         """The iterations of each lane in the next chunk; none of idle ones."""
         lengths = np.zeros(self.size, np.int32)
-        for slot, _, _, length in places:
+        for slot, _, _, length in stretches:
             lengths[slot * self.num_seeds : (slot + 1) * self.num_seeds] = length
         return lengths
 
-    def _runs(self, places: Sequence[_Place]) -> list[int]:
+    def _runs(self, stretches: Sequence[_Stretch]) -> list[int]:
         seeds = range(self.num_seeds)
-        return [self.whole.runs[p.trial * self.num_seeds + s] for p in places for s in seeds]
+        return [self.whole.runs[p.trial * self.num_seeds + s] for p in stretches for s in seeds]
 
     def _of(
-        self, places: Sequence[_Place], metrics: Any, returns: np.ndarray
+        self, stretches: Sequence[_Stretch], metrics: Any, returns: np.ndarray
     ) -> tuple[Any, np.ndarray]:
-        """The metrics and returns of these places."""
-        mine = [p.slot * self.num_seeds + s for p in places for s in range(self.num_seeds)]
-        return jax.tree.map(lambda x: x[mine, : places[0].length], metrics), returns[mine]
+        """The metrics and returns of these stretches."""
+        mine = [p.slot * self.num_seeds + s for p in stretches for s in range(self.num_seeds)]
+        return jax.tree.map(lambda x: x[mine, : stretches[0].length], metrics), returns[mine]
 
     def _commit_search(
         self,
@@ -235,9 +235,9 @@ class SearchLanes(Lanes):
         return found
 
 
-def _alike(places: Sequence[_Place]) -> list[list[_Place]]:
-    """The places by age: those of one age are rows of one table."""
-    found: dict[tuple[int, int], list[_Place]] = {}
-    for place in places:
-        found.setdefault((place.first, place.length), []).append(place)
+def _alike(stretches: Sequence[_Stretch]) -> list[list[_Stretch]]:
+    """The stretches by age: those of one age are rows of one table."""
+    found: dict[tuple[int, int], list[_Stretch]] = {}
+    for stretch in stretches:
+        found.setdefault((stretch.first, stretch.length), []).append(stretch)
     return list(found.values())

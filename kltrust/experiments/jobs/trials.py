@@ -44,7 +44,7 @@ def board_of(plan: Plan, group: Group) -> Board:
     seeds = len(plan.seeds)
     trials = [plan.setting(run) for run in group.runs[::seeds]]
     whole = -(-plan.experiment(group).num_iterations // group.chunk_length)
-    slots = len(plan.at_once(group).runs) // seeds
+    slots = len(plan.first_trained(group).runs) // seeds
     given = [{name: float(s.swept[name]) for name in s.ranges} for s in trials]
     return Board.of(len(trials), whole, seeds, slots, given=given, ranges=trials[0].ranges)
 
@@ -148,22 +148,22 @@ def history(part: Any) -> dict[str, Any]:
     return {"decisions": decisions.to_dict("records"), "scores": scores}
 
 
-def replayed(plan: Plan, group: Group, told: Mapping[str, Any]) -> Board:
+def replayed(plan: Plan, group: Group, history: Mapping[str, Any]) -> Board:
     """The board of a group after the decisions and scores in its `history`."""
     board, seeds = board_of(plan, group), len(plan.seeds)
-    for row in told["decisions"]:
+    for row in history["decisions"]:
         while board.chunk < row["chunk"]:
-            _advance(board, group, told["scores"], seeds)
+            _advance(board, group, history["scores"], seeds)
         values = json.loads(row["values"])
         board.apply(Decision(**{k: row[k] for k in COLUMNS[1:]} | {"values": values}))
-    while board.busy and board.chunk < told.get("chunk", board.chunk):
-        _advance(board, group, told["scores"], seeds)
+    while board.busy and board.chunk < history.get("chunk", board.chunk):
+        _advance(board, group, history["scores"], seeds)
     return board
 
 
 def _advance(board: Board, group: Group, scores: Mapping[str, Sequence[float]], seeds: int) -> None:
     found = np.full((len(board.slots), seeds), np.nan)
-    for slot, trial in board.places():
+    for slot, trial in board.occupied():
         runs = group.runs[trial * seeds : (trial + 1) * seeds]
         found[slot] = [scores[str(run)][board.ages[trial]] for run in runs]
     board.advance(found)

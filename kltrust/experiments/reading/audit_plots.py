@@ -88,8 +88,8 @@ def _draw_distance(axes: Any, metrics: pd.DataFrame, experiment: Experiment) -> 
 def _draw_samples(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
     for name, color, label in (
         ("effective_sample_size", BLUE, "effective sample size"),
-        ("killed", VERMILION, "beyond 0.2, clipping would kill"),
-        ("passing", GREEN, "beyond 0.2, gradient alive"),
+        ("gradient_removed", VERMILION, "beyond 0.2, clipping removes the gradient"),
+        ("gradient_kept", GREEN, "beyond 0.2, it keeps the gradient"),
     ):
         _line(axes, metrics, metrics[f"audit.update.{name}"], color, label)
     axes.set_ylim(-0.02, 1.02)
@@ -161,7 +161,7 @@ def _draw_spectrum(axes: Any, metrics: pd.DataFrame, _: Experiment) -> None:
 
 _PANELS: tuple[tuple[str, Callable[[Any, Any, Experiment], None]], ...] = (
     ("audit.update.pinsker.mean", _draw_distance),
-    ("audit.update.killed", _draw_samples),
+    ("audit.update.gradient_removed", _draw_samples),
     ("audit.update.kl.mean", _draw_length),
     ("audit.path.epoch", _draw_path),
     ("audit.fresh.kl.mean", _draw_fresh),

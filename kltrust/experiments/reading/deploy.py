@@ -80,7 +80,7 @@ class NumpyPolicy:
         ``Env.step`` takes.
         """
         parts = build(run.experiment)
-        state = jax.tree.map(lambda x: x[run.place], run.states(which))
+        state = jax.tree.map(lambda x: x[run.lane], run.states(which))
         memory = parts.agent.memory
 
         @jax.jit

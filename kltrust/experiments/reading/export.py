@@ -114,7 +114,7 @@ class Sink:
 
     def __init__(self) -> None:
         """Starts with nothing logged."""
-        self.places: list[str] = []
+        self.locations: list[str] = []
         self._open: dict[str, Any] = {}
         self._last: dict[str, int] = {}
 
@@ -188,7 +188,7 @@ class Tensorboard(Sink):
 
     def begin(self, run: Exported) -> Any:
         writer = self._library.SummaryWriter(str(self._folder(run)))
-        self.places.append(str(self._folder(run)))
+        self.locations.append(str(self._folder(run)))
         rows = [f"| {k} | {v} |" for k, v in {**run.config, **run.summary}.items()]
         table = ["| setting | value |", "| --- | --- |", *rows]
         writer.add_text("settings", "\n".join(table))
@@ -218,7 +218,7 @@ class Tensorboard(Sink):
 class Wandb(Sink):
     """Runs of a project at Weights & Biases; needs ``pip install 'kltrust[wandb]'``.
 
-    Places are folders for ``wandb sync``, or the addresses of the runs if online.
+    Locations are folders for ``wandb sync``, or the addresses of the runs if online.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class Wandb(Sink):
             settings=quiet,
             reinit="create_new",
         )
-        self.places.append(opened.url if self._online else str(Path(opened.dir).parent))
+        self.locations.append(opened.url if self._online else str(Path(opened.dir).parent))
         return opened
 
     def write(self, opened: Any, run: Exported, rows: dict[int, dict[str, float]]) -> None:

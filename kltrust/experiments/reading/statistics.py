@@ -136,16 +136,16 @@ def intervals(
 
 
 def _draws(
-    shapes: tuple[tuple[int, ...], ...], resamples: int, at_once: int
+    shapes: tuple[tuple[int, ...], ...], resamples: int, block: int
 ) -> Iterator[list[np.ndarray]]:
-    """The rows to draw from arrays of these shapes, [resamples, *shape], ``at_once`` at a time.
+    """The rows to draw from arrays of these shapes, [resamples, *shape], ``block`` at a time.
 
     They are rliable's draws after np.random.seed(0), so intervals recorded with it come out the
     same. The draws depend on the shapes alone.
     """
     generator = np.random.RandomState(0)
-    for start in range(0, resamples, at_once):
-        count = min(at_once, resamples - start)
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
         rows = [[generator.randint(of[0], size=of) for of in shapes] for _ in range(count)]
         yield [np.stack(of) for of in zip(*rows, strict=True)]
 

@@ -26,13 +26,13 @@ from kltrust.types import PyTree
 class Trained(NamedTuple):
     """One run of a folder of ``train`` or ``sweep``.
 
-    Its checkpoints are in ``part``, the folder of its group; ``place`` is its index among the
+    Its checkpoints are in ``part``, the folder of its group; ``lane`` is its index among the
     group's runs. The score is the mean return of its last evaluation, NaN without one. ``through``
     is the mean over all its evaluations, see `choice`.
     """
 
     part: Record
-    place: int
+    lane: int
     experiment: Experiment
     label: str
     seed: int
@@ -78,13 +78,13 @@ def find_runs(
     stopped = by_run.stopped.dropna().to_dict() if "stopped" in by_run else {}
     found: list[Trained] = []
     for group, part in begun:
-        for place, run in enumerate(group.runs):
+        for lane, run in enumerate(group.runs):
             setting, score = plan.setting(run), scores.get(run, {})
             names = (setting.experiment, setting.label, plan.seed(run))
             found.append(
                 Trained(
                     part,
-                    place,
+                    lane,
                     *names,
                     score=score.get("score", np.nan),
                     through=score.get("through", np.nan),
@@ -164,8 +164,8 @@ def evaluate_runs(
         StorageError: if there is no checkpoint, or it is damaged.
     """
     parts = build(runs[0].experiment)
-    places = np.asarray([run.place for run in runs])
-    states = jax.tree.map(lambda x: x[places], runs[0].states(which))
+    lanes = np.asarray([run.lane for run in runs])
+    states = jax.tree.map(lambda x: x[lanes], runs[0].states(which))
     keys = jax.random.split(jax.random.key(seed), len(runs))
 
     def one(lane: tuple) -> jax.Array:

@@ -30,16 +30,17 @@ def section(updates: pd.DataFrame, looks: _style.Looks) -> Section | None:
     audited = audited.assign(length=lengths(audited))
     said = [
         f"{method}: of the samples {share(1 - rows.inside.mean())} ended further than 0.2 from a "
-        f"ratio of 1, {share(rows.killed.mean())} where clipping kills; the worst update left an "
-        f"effective sample size of {share(rows.effective_sample_size.min())} of its batch."
+        f"ratio of 1. Of {share(rows.gradient_removed.mean())} clipping removes the gradient. The "
+        f"worst update left an effective sample size of "
+        f"{share(rows.effective_sample_size.min())} of its batch."
         for method, rows in _update(audited).groupby(audited.method, sort=False)
     ]
     text = (
         "The same KL can be many small moves or a few large ones. Total variation is half the L1 "
-        "distance, exact where it has a closed form; a sample is killed where clipping at 0.2 "
-        "would have removed its gradient, whatever the method does; the effective sample size is "
-        "what is left of the batch once it is reweighted by its ratios; the way is the sum of "
-        "sqrt(2 KL) over all updates, a length in the Fisher-Rao metric for small steps."
+        "distance, exact where it has a closed form. A gradient counts as removed where clipping "
+        "at 0.2 would remove it, whatever the method does. The effective sample size is what is "
+        "left of the batch once it is reweighted by its ratios. The way is the sum of sqrt(2 KL) "
+        "over all updates, a length in the Fisher-Rao metric for small steps."
     )
     inner = each_env("audit", audited, lambda n, env, rows: _of_env(n, env, rows, looks))
     return Section("audit", "Every update, audited", [text, said], inner)
@@ -79,7 +80,7 @@ def _table(name: str, env: str, audited: pd.DataFrame) -> Table:
         name,
         f"All updates on {env}. TV: mean over states, median of the updates (sampled, where there "
         "is no closed form), the largest of any state, and Pinsker's bound of the mean. |r-1|: "
-        "mean over samples, median. Killed and passing: mean shares of samples beyond 0.2. ESS: "
+        "mean over samples, median. Removed and kept: mean shares of samples beyond 0.2. ESS: "
         "effective sample size, median and least. Scale: the share of the KL that the Gaussian's "
         "scales make. Way: of a run, median.",
         {
@@ -88,8 +89,8 @@ def _table(name: str, env: str, audited: pd.DataFrame) -> Table:
             "largest": most["tv.max"].map(small),
             "Pinsker": middle["pinsker.mean"].map(small),
             "|r-1|": middle.ratio_deviation.map(small),
-            "killed": mean.killed.map(share),
-            "passing": mean.passing.map(share),
+            "removed": mean.gradient_removed.map(share),
+            "kept": mean.gradient_kept.map(share),
             "ESS": middle.effective_sample_size.map(share),
             "least": least.effective_sample_size.map(share),
             "scale": scale.map(share),
@@ -123,16 +124,21 @@ def _requested(audited: pd.DataFrame) -> pd.DataFrame:
 
 def _along(env: str, audited: pd.DataFrame, looks: _style.Looks) -> Picture:
     """The audit along training, a line for each setting."""
-    killed = audited["audit.update.killed"].astype(float).groupby(audited.label, sort=False).mean()
+    removed = (
+        audited["audit.update.gradient_removed"]
+        .astype(float)
+        .groupby(audited.label, sort=False)
+        .mean()
+    )
     said = [
-        f"{label}: killed {share(killed[label])}, way {small(way)}"
+        f"{label}: removed {share(removed[label])}, way {small(way)}"
         for label, way in _ways(audited).items()
     ]
     drawn = audited[audited.label.isin(_style.select_labels(audited))]
     exact = "audit.update.tv.mean" in drawn and drawn["audit.update.tv.mean"].notna().all()
     titles = {
         f"audit.update.{'tv.mean' if exact else 'tv_sampled'}": "TV, mean over states",
-        "audit.update.killed": "samples that clipping kills",
+        "audit.update.gradient_removed": "samples whose gradient clipping removes",
         "audit.update.effective_sample_size": "effective sample size",
         "length": "sum of sqrt(2 KL) so far",
     }

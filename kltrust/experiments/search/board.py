@@ -108,13 +108,13 @@ class Board:
         """Whether any slot holds a trial."""
         return any(trial != IDLE for trial in self.slots)
 
-    def places(self) -> Iterator[tuple[int, int]]:
+    def occupied(self) -> Iterator[tuple[int, int]]:
         """The slots that hold a trial, each with its trial."""
         return ((slot, trial) for slot, trial in enumerate(self.slots) if trial != IDLE)
 
     def arrived(self, rule: Rule) -> list[tuple[int, int]]:
         """The slots and trials that await a decision."""
-        return [(s, t) for s, t in self.places() if rule.due(self.ages[t], self.whole)]
+        return [(s, t) for s, t in self.occupied() if rule.due(self.ages[t], self.whole)]
 
     def free(self, leaving: Iterable[int] = ()) -> list[int]:
         """The idle slots, and those of trials that are ``leaving``, in order."""
@@ -157,7 +157,7 @@ class Board:
 
     def advance(self, scores: np.ndarray) -> None:
         """Notes that a chunk was computed: ``scores`` [slots, seeds], ignored for idle ones."""
-        for slot, trial in self.places():
+        for slot, trial in self.occupied():
             self.scores[trial, self.ages[trial]] = scores[slot]
             self.ages[trial] += 1
         self.chunk += 1
@@ -196,7 +196,7 @@ def expected(rule: Rule, board: Board) -> tuple[int, int]:
             board.apply(decision)
     while board.busy:
         chunks += 1
-        evaluations += sum(1 for _ in board.places())
+        evaluations += sum(1 for _ in board.occupied())
         board.advance(np.zeros((len(board.slots), board.scores.shape[2])))
         for decision in rule.decide(board) if board.arrived(rule) else ():
             board.apply(decision)

@@ -62,7 +62,7 @@ class Halving(Sampling):
         found = [board.ended(s, t) for s, t in arrived if board.ages[t] == board.whole]
         here = {t: s for s, t in arrived if board.ages[t] < board.whole}
         free = board.free(t for _, t in arrived)
-        live = [t for place in board.places() if place not in arrived for t in place[1:]]
+        live = [t for pair in board.occupied() if pair not in arrived for t in pair[1:]]
         waiting = {t for t, state in enumerate(board.states) if state == PAUSE} | set(here)
         ranked = self._ranked(board)
         picked: dict[int, _Standing] = {}
@@ -87,11 +87,11 @@ class Halving(Sampling):
         for trial, slot in here.items():
             if trial in picked:
                 found.append(board.say(trial, slot, GO_ON, str(picked[trial])))
-        places = iter(s for s in free if s not in [here[t] for t in picked if t in here])
+        slots = iter(s for s in free if s not in [here[t] for t in picked if t in here])
         for trial, standing in picked.items():
             if trial not in here:
-                found.append(board.say(trial, next(places), RESUME, str(standing)))
-        found += board.begin(places)
+                found.append(board.say(trial, next(slots), RESUME, str(standing)))
+        found += board.begin(slots)
         if not live and not picked and not fresh:  # the search is over
             for trial in sorted(waiting):
                 found.append(
