@@ -111,7 +111,7 @@ def test_a_look_reads_only_what_is_new_and_a_page_gets_only_what_changed(tmp_pat
     shown = state.changes(0, [], ["return", "kl / claim", "return of training episodes"])
     (folder,) = shown["folders"]
     assert (folder["state"], folder["done"]) == ("stopped", 0.5)
-    assert "--resume" in folder["said"]
+    assert "--resume" in folder["sentence"]
     settings = folder["structure"]["settings"]
     assert [s["claim"] for s in settings] == pytest.approx([0.01, 0.02, 0.02])
     assert folder["structure"]["columns"][:3] == ["return", "return, sampled", RETURN]
@@ -185,7 +185,7 @@ def test_every_state_of_a_folder_is_said(tmp_path, monkeypatch):
     with Run.open(path) as run:
         run.tell("computing chunk 2 of 2")
         (folder,) = state.changes(0, [])["folders"]
-        assert (folder["state"], folder["said"]) == ("running", "computing chunk 2 of 2")
+        assert (folder["state"], folder["sentence"]) == ("running", "computing chunk 2 of 2")
         assert folder["left"] == pytest.approx(12.0)  # as long as it took: 6 s for each group
     part = path / "groups" / "000" / "metrics" / "000000.parquet"
     fresh = state_of(path)
@@ -194,7 +194,7 @@ def test_every_state_of_a_folder_is_said(tmp_path, monkeypatch):
     fresh.changes(0, [])
     (folder,) = fresh.changes(0, [])["folders"]
     assert folder["state"] == "damaged"
-    assert "000000.parquet" in folder["said"]
+    assert "000000.parquet" in folder["sentence"]
     part.write_bytes(whole)
     (folder,) = fresh.changes(0, [])["folders"]
     assert folder["state"] == "stopped"

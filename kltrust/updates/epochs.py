@@ -147,8 +147,8 @@ def minibatch_epochs(
             return loops.cond(lowering.cpu_shortcut(carry[-1]), stay, advance, carry)
 
         first = (start, jnp.int32(0), jnp.asarray(False))
-        (end, *told), path = loops.scan(epoch, first, jax.random.split(key, num_epochs))
-        return end, (*told, path)
+        (end, *reported), path = loops.scan(epoch, first, jax.random.split(key, num_epochs))
+        return end, (*reported, path)
 
     moved, (applied, stopped, path) = in_vectors(descend, optimizer, params, opt_state)
     extra = {"epochs_applied": applied, "kl_stopped": stopped}

@@ -195,9 +195,11 @@ def run_lines(paths: Sequence[Path]) -> Iterator[str]:
         folder = Folder(path)
         for look in (1, 2):  # the first does not tell damage from a writer at work
             folder.update(look)
-        said = " ".join(folder.said.split()) if folder.state not in ("finished", "stopped") else ""
+        sentence = (
+            " ".join(folder.sentence.split()) if folder.state not in ("finished", "stopped") else ""
+        )
         share = f"{100 * folder.share():3.0f} %"
-        yield f"{path.name:{width}}  {folder.state:8}  {share}  {said}".rstrip()
+        yield f"{path.name:{width}}  {folder.state:8}  {share}  {sentence}".rstrip()
 
 
 def search_table(plan: Plan, parts: Iterable[tuple[Any, Record | None]]) -> Table | None:

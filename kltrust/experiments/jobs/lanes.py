@@ -146,9 +146,9 @@ class Lanes:
             clock, compiled = time.perf_counter(), compiled + compiling
             if self.plan.on_nonfinite == "raise":
                 check_finite(metrics, self.seeds, first)
-            told = partial(self.rows, self.plan, progress)
+            rows_of = partial(self.rows, self.plan, progress)
             commit = partial(
-                self._commit, run, index, length, kept, metrics, returns, seconds, told
+                self._commit, run, index, length, kept, metrics, returns, seconds, rows_of
             )
         if commit is not None:
             progress.chunk(commit())
@@ -189,11 +189,11 @@ class Lanes:
         metrics: Any,
         returns: np.ndarray,
         seconds: dict[str, float],
-        told: Callable[..., Shown],
+        rows_of: Callable[..., Shown],
     ) -> Report:
         """Commits a chunk that is on the host: metrics [L, length], returns [L, 2, E]."""
         first, runs = chunk * self.program.chunk_length, self.group.runs
-        rows, evaluation, stopping = told(runs, first, metrics, returns, state.iteration)
+        rows, evaluation, stopping = rows_of(runs, first, metrics, returns, state.iteration)
         done, scores = first + length, evaluation["mean_return"]
         score = float(np.mean(scores)) if self.plan.keep_best else None
         run.commit(chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds)

@@ -117,9 +117,9 @@ class SearchLanes(Lanes):
     def _entered(self, run: Run, progress: Progress) -> tuple[PyTree, list[dict[str, Any]]]:
         """The state to go on from, and decisions that are not yet committed."""
         if run.last_chunk >= 0:
-            told = hosts.on_first(lambda: trials.history(Record(run.path)))
-            told["chunk"] = run.last_chunk
-            self.board = trials.replayed(self.original, self.whole, told)
+            history = hosts.on_first(lambda: trials.history(Record(run.path)))
+            history["chunk"] = run.last_chunk
+            self.board = trials.replayed(self.original, self.whole, history)
             begun = self.board.begun
             restored = restore_states(run, self.experiment, number=begun * self.num_seeds)
             self.states = lanes.split_parts(restored, begun)
@@ -195,11 +195,11 @@ class SearchLanes(Lanes):
         chunk: int,
         states: list[PyTree],
         decisions: dict[str, np.ndarray] | None,
-        told: list[Callable[[], Any]],
+        rows_of: list[Callable[[], Any]],
         seconds: dict[str, float],
         of: int,
     ) -> Report:
-        shown = [tell() for tell in told]
+        shown = [rows() for rows in rows_of]
         rows, evaluation = (
             {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             for parts in ([s.metrics for s in shown], [s.evaluation for s in shown])

@@ -51,7 +51,7 @@ class Folder:
         structure: the version at which the runs or their curves last changed as such.
         decisions: the last ones of a search, the latest first, of the version ``decided``.
         state: "missing", "waiting", "running", "stopped", "unknown", "finished" or "damaged".
-        said: the state in a sentence.
+        sentence: the state in a sentence.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class Folder:
         self.groups: list[Followed] = []
         self.version = self.structure = self.decided = 0
         self.decisions: list[str] = []
-        self.state, self.said = "waiting", ""
+        self.state, self.sentence = "waiting", ""
         self.record: Record | None = None
         self._seen: tuple[Stamp | None, Stamp | None] = (None, None)
         self._run: Stamp | None = None
@@ -81,8 +81,8 @@ class Folder:
         if self.columns != self._columns:
             self._columns, self.structure = self.columns, version
         state = self._state()
-        if state != (self.state, self.said):
-            (self.state, self.said), self.version = state, version
+        if state != (self.state, self.sentence):
+            (self.state, self.sentence), self.version = state, version
 
     def _open(self, seen: tuple[Stamp | None, Stamp | None], version: int) -> None:
         """Reads the description and the last commit; another run in the same folder starts anew."""
@@ -218,7 +218,7 @@ class Folder:
             "name": self.path.name,
             "path": str(self.path),
             "state": self.state,
-            "said": self.said,
+            "sentence": self.sentence,
             "done": done,
             "left": left if self.state == "running" and done < 1 else None,
             "ago": max(0.0, time.time() - self._sign) if self._sign else None,

@@ -54,7 +54,7 @@ class Model {
       }
       for (const curve of of.curves) this.join(folder, curve);
       if (of.groups.length || of.curves.length) this.stamp++;
-      Object.assign(folder, { name: of.name, path: of.path, state: of.state, said: of.said, done: of.done, left: of.left, ago: of.ago });
+      Object.assign(folder, { name: of.name, path: of.path, state: of.state, sentence: of.sentence, done: of.done, left: of.left, ago: of.ago });
     }
     if (anew) this.lay();
     return anew;

@@ -68,7 +68,7 @@ function folders() {
     const bar = Object.assign(document.createElement("progress"), { max: 1, value: folder.done });
     bar.setAttribute("aria-label", `${folder.name}: ${percent(folder.done)}`);
     item.append(head, bar);
-    if (folder.state !== "finished") item.append(part("small", `${folder.said}${ago}`));
+    if (folder.state !== "finished") item.append(part("small", `${folder.sentence}${ago}`));
     item.title = folder.path;
     return item;
   });
