@@ -278,8 +278,8 @@ EDITS = tuple(
         ),
         (
             "experiments/reading/statistics.py",
-            "[2.5, 97.5]",
-            "[5.0, 95.0]",
+            "(100 - 100 * confidence) / 2",
+            "100 - 100 * confidence",
             "test_statistics.py",
         ),
     )

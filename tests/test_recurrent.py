@@ -363,10 +363,10 @@ def test_a_gru_has_the_same_derivatives_in_both_lowerings(monkeypatch):
         return default(*operands)
 
     monkeypatch.setattr(jax.lax, "platform_dependent", plain)
-    at_once = compiled(found)
-    assert {"at_once", "on_sequences"} <= set(taken)
-    chex.assert_trees_all_close(at_once, by_steps, rtol=1e-5, atol=1e-6)
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(at_once))
+    as_scan = compiled(found)
+    assert {"as_scan", "on_sequences"} <= set(taken)
+    chex.assert_trees_all_close(as_scan, by_steps, rtol=1e-5, atol=1e-6)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(as_scan))
 
 
 @cells

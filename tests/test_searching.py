@@ -181,7 +181,7 @@ def test_reading_a_folder_that_was_searched(searched):
     stopped = [x for x in find_runs(record) if not np.isnan(x.stopped)]
     assert evaluate_runs(stopped[:1], num_episodes=2).shape == (1, 2)
     states = stopped[0].states()
-    reached = np.asarray(states.iteration)[[x.place for x in stopped]]
+    reached = np.asarray(states.iteration)[[x.lane for x in stopped]]
     assert reached.tolist() == [int(x.stopped) for x in stopped]
     title = tables.status_table(record).title
     assert "halving of vanilla_pg on CartPole-v1: 5 of 5 settings begun, 0 train" in title
