@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -265,7 +266,7 @@ class Tried:
             kills.append((moment, kind))
             expected = 130 if kind is signal.SIGINT else -kind
             if status != expected or "Traceback" in said:
-                wrong.append(f"{what}: ended with {status}: {said[-800:]}")
+                wrong.append(f"{what}: ended with {status}: {shortened(said)}")
             after = asked(chunks, out)
             if isinstance(after, str) or any(x > y for x, y in zip(before, after, strict=False)):
                 wrong.append(f"{what}: chunks {before} before, {after} after")
@@ -273,7 +274,7 @@ class Tried:
         else:
             status, said = self.run(job, out, cache)
         if status or "Traceback" in said:
-            wrong.append(f"{what}: what goes on ended with {status}: {said[-800:]}")
+            wrong.append(f"{what}: what goes on ended with {status}: {shortened(said)}")
         found = asked(digest, out)
         names = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
         if names:
@@ -323,6 +324,11 @@ class Tried:
             process.kill()  # as a scheduler does
             process.join()
         return processes[host].exitcode, logs[host].read_text("utf-8", "replace")
+
+
+def shortened(said: str) -> str:
+    """The end of an output, without the folders of this machine."""
+    return re.sub(r'"/[^"]*/([^/"]+/[^/"]+)"', r'"\1"', said)[-800:]
 
 
 def chains(of_turn: Sequence[Any]) -> Iterator[list[Any]]:

@@ -311,6 +311,12 @@ for event, number in json.loads(sys.argv[1]):
 """
 
 
+def test_a_recorded_fault_names_no_folder_of_the_machine():
+    told = 'File "/home/me/lib/python3/asyncio/threads.py", line 25\nError: "no"'
+    assert kills.shortened(told) == 'File "asyncio/threads.py", line 25\nError: "no"'
+    assert kills.shortened("x" * 900) == "x" * 800
+
+
 def test_a_trap_kills_where_it_is_set(tmp_path):
     left = {
         ("open", 0): {},
