@@ -144,7 +144,6 @@ def summary(found: list[Result]) -> Result:
 
 def population(given: Options, rounds: int) -> Result:
     """The best of each population, and of the same settings left alone."""
-
     from kltrust.experiments.reading.statistics import mean_and_iqm
 
     spec = tomllib.loads((SPECS / "search_population.toml").read_text("utf-8"))
@@ -168,16 +167,17 @@ def beside(spec: Result, seed: int, length: int, folder: Path) -> Result:
     entry = {**entry, "random": {**entry["random"], "seed": seed}}
     budget = {**spec["budget"], "total_steps": spec["budget"]["total_steps"] * length}
     sweep = {**spec["sweep"], "seeds": [seed]}
-    document = {**spec, "sweep": sweep, "budget": budget, "experiments": [entry]}
+    searched = {**spec, "sweep": sweep, "budget": budget, "experiments": [entry]}
+    searched["search"] = {**spec["search"], "seed": seed}
+    alone = {name: part for name, part in searched.items() if name != "search"}
     row: Result = {"seed": seed}
-    for kind, by in (("population", {"search": {**spec["search"], "seed": seed}}), ("alone", {})):
-        kept = {name: part for name, part in document.items() if name != "search"}
-        loaded = kltrust.sweep({**kept, **by}, folder / f"{kind}{seed}")
+    for kind, document in (("population", searched), ("alone", alone)):
+        loaded = kltrust.sweep(document, folder / f"{kind}{seed}")
         table, _ = scores(loaded)
         row[kind] = plain(table[:, -1].max())
         row[f"{kind}_mean"] = plain(table[:, -1].mean())
         row["steps"] = int((loaded.evaluations.groupby("run").env_steps.max()).sum())
-        if by:
+        if kind == "population":
             row["copies"] = int((loaded.decisions.action == "copy").sum())
     print(row, flush=True)
     return row

@@ -90,13 +90,13 @@ class Tuned(Pair):
         found = runner.run(sizes, seeds, half, evaluate=True)
         by_size = {k: np.reshape(found[k], (len(self.sizes), -1)) for k in found}
         scores, training = (by_size[k].mean(axis=1) for k in ("scores", "training"))
-        best = max(range(len(self.sizes)), key=lambda i: tuple(known(scores[i], training[i])))
+        best = max(range(len(self.sizes)), key=lambda i: tuple(or_worst(scores[i], training[i])))
         ladder = {"sizes": self.sizes, "kl": plains(np.median(by_size["kl"], axis=1))}
         ladder |= {"scores": plains(scores), "training": plains(training), "iterations": half}
         self.keep(ladders=[ladder], chosen={"size": plain(self.sizes[best])})
 
 
-def known(*values: float) -> np.ndarray:
+def or_worst(*values: float) -> np.ndarray:
     """The values; what a run that broke did not measure is worst."""
     return np.nan_to_num(np.array(values, float), nan=-np.inf)
 
