@@ -251,6 +251,30 @@ def test_a_later_failure_of_orbax_is_silent_and_one_of_others_is_not(tmp_path, c
     assert "mine.py" in record.getMessage()
 
 
+def test_after_an_interrupt_orbax_is_silent_and_others_are_not(caplog):
+    """Its threads, interrupted in a save, fail when Python ends: they would log tracebacks."""
+    absl = logging.getLogger("absl")
+    before = list(absl.filters)
+    absl.filters.clear()  # of an earlier interrupt in this process
+
+    def told(*folders):
+        caplog.clear()
+        place = os.path.join(*folders, "future.py")
+        absl.handle(absl.makeRecord("absl", logging.ERROR, place, 1, "it failed", (), None))
+        return len(caplog.records)
+
+    try:
+        with checkpoint._orbax():
+            assert told("orbax", "checkpoint", "_src")
+        assert told("orbax", "checkpoint", "_src")
+        with pytest.raises(KeyboardInterrupt), checkpoint._orbax():
+            raise KeyboardInterrupt
+        assert not told("orbax", "checkpoint", "_src")
+        assert told("mine")
+    finally:
+        absl.filters[:] = before
+
+
 def test_orbax_alone_can_read_the_arrays(tmp_path):
     """No captive format: every array lies under its path in the state."""
     import orbax.checkpoint as ocp

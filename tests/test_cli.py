@@ -2,7 +2,6 @@
 
 import gc
 import io
-import logging
 import os
 import signal
 import subprocess
@@ -277,30 +276,6 @@ def test_an_interrupt_that_python_drops_is_sent_again():
     finally:
         gc.callbacks.remove(interrupt)
     assert dropped == ["start", "went on"]
-
-
-def test_after_an_interrupt_orbax_is_silent_and_others_are_not(caplog):
-    """Its threads, interrupted in a save, fail when Python ends: they would log tracebacks."""
-    absl = logging.getLogger("absl")
-    before = list(absl.filters)
-    absl.filters.clear()  # of an earlier interrupt in this process
-
-    def told(*folders):
-        caplog.clear()
-        place = os.path.join(*folders, "future.py")
-        absl.handle(absl.makeRecord("absl", logging.ERROR, place, 1, "it failed", (), None))
-        return len(caplog.records)
-
-    try:
-        with interrupts.handled():
-            assert told("orbax", "checkpoint", "_src")
-        assert told("orbax", "checkpoint", "_src")
-        with pytest.raises(KeyboardInterrupt), interrupts.handled():
-            raise KeyboardInterrupt
-        assert not told("orbax", "checkpoint", "_src")
-        assert told("mine")
-    finally:
-        absl.filters[:] = before
 
 
 def test_an_interrupt_that_has_to_wait_is_answered(monkeypatch, capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -20,24 +19,14 @@ def handled() -> Iterator[None]:
 
     Python drops exceptions in destructors and in the garbage collector's callbacks, and JAX has
     such a callback: an interrupt there is sent again. While the compiler works, Python can't act on
-    an interrupt: a thread prints that it was heard. Orbax's threads, interrupted in a save, would
-    log tracebacks while Python ends: they are silent after an interrupt. Only the main thread gets
-    interrupts; in other threads, this does nothing.
+    an interrupt: a thread prints that it was heard. Only the main thread gets interrupts; in other
+    threads, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     with _sent_again(), _answered():
-        try:
-            yield
-        except KeyboardInterrupt:
-            logging.getLogger("absl").addFilter(is_not_of_orbax)
-            raise
-
-
-def is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether a log record comes from elsewhere."""
-    return f"orbax{os.sep}checkpoint" not in record.pathname
+        yield
 
 
 @contextlib.contextmanager

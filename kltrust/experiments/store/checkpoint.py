@@ -246,8 +246,8 @@ def _load_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether asyncio speaks of a task that is not orbax's: it names the task's file."""
-    return f"orbax{os.sep}checkpoint" not in record.getMessage()
+    """Whether neither the record nor the task that it names is in one of orbax's files."""
+    return f"orbax{os.sep}checkpoint" not in f"{record.pathname} {record.getMessage()}"
 
 
 @contextlib.contextmanager
@@ -256,7 +256,8 @@ def _orbax() -> Iterator[Any]:
 
     Orbax does not log the tracebacks of its errors here, since we explain them anyway. After its
     first error it closes its event loop. Writes that end later complain about the closed loop, or
-    fail too, with nobody to tell. Both may happen after this function ends: both are silenced.
+    fail too, with nobody to tell. After an interrupt, so do its threads while Python ends. All of
+    this may happen after this function ends, and is silenced.
     """
     import orbax.checkpoint as ocp  # takes a second to import: only where it is used
 
@@ -278,6 +279,9 @@ def _orbax() -> Iterator[Any]:
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             yield checkpointer
         sys.unraisablehook = told  # after an error the hook stays: complaints may come later
+    except BaseException:
+        logger.addFilter(_is_not_of_orbax)
+        raise
     finally:
         logger.setLevel(level)
 
