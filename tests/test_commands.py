@@ -13,6 +13,7 @@ import toys
 from rich.console import Console
 from toys import SEEDS, SPEC, Stop, parts, python, tiny, toy_plan
 
+import kltrust
 from kltrust.experiments.cli import main, pace, progress, tables
 from kltrust.experiments.cli.tables import activity_line
 from kltrust.experiments.jobs import run
@@ -20,7 +21,7 @@ from kltrust.experiments.jobs.events import Chunk, Report
 from kltrust.experiments.jobs.lanes import best_of
 from kltrust.experiments.jobs.plan import plan_training
 from kltrust.experiments.store.record import Record
-from kltrust.experiments.store.run import Run
+from kltrust.experiments.store.run import Run, RunError
 
 
 def test_status_of_a_sweep(toy_sweep, toy_training, tmp_path, said):
@@ -88,6 +89,22 @@ def test_status_of_a_folder_of_runs(toy_sweep, toy_training, tmp_path, said):
         running = said("status", home)[1].splitlines()[1]
     assert running == "a_part     running    57 %  computing chunk 3 of 3"
     assert "holds no run" in said("status", tmp_path)[2]  # they are a level further down
+
+
+def test_a_folder_of_runs_names_them_and_the_command_for_one(toy_training, tmp_path, said):
+    home = tmp_path / "my runs"
+    for name in ("d", "b", "a", "c"):
+        shutil.copytree(toy_training.path, home / name)
+    for command in ("report", "judge", "evaluate", "train --resume"):
+        status, _, err = said(*command.split(), home)
+        assert status == 1
+        assert f"{home} holds no run itself, but 4 run folders (a, b, c, ...): name one" in err
+        assert err.endswith(f"try kltrust {command} '{home}/a'")
+    assert sorted(path.name for path in home.iterdir()) == ["a", "b", "c", "d"]
+    (tmp_path / "alone").mkdir()
+    shutil.move(home / "a", tmp_path / "alone" / "a")
+    with pytest.raises(RunError, match=r"but 1 run folder \(a\): name one of them$"):
+        kltrust.load(tmp_path / "alone")
 
 
 def test_status_where_locks_or_words_are_lacking(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The library's own errors name their remedy; a traceback would only hide it.
         if os.environ.get("KLTRUST_DEBUG"):
             raise
-        print(f"kltrust: error: {surroundings.explain(error)}", file=sys.stderr)
+        print(f"kltrust: error: {surroundings.explain(error, arguments)}", file=sys.stderr)
         return 1
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from kltrust.experiments.engine.devices import mend_cache
@@ -59,13 +61,15 @@ def text(argument: str | None) -> str | None:
     return None if argument is None else os.fsencode(argument).decode("utf-8", "replace")
 
 
-def explain(error: Exception) -> str:
-    """The message for an error that ends a command."""
+def explain(error: Exception, arguments: Sequence[str] = ()) -> str:
+    """The message for an error that ends the command of these ``arguments``."""
     if isinstance(error, UnicodeEncodeError):
         letters = error.object[error.start : error.end]
         return f"this locale has no {letters!a}: set PYTHONUTF8=1 and start again"
     if not isinstance(error, OSError):
         notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
+        if (places := getattr(error, "places", None)) is not None:  # a NoRunError
+            notes.append(f"try {_command_with(arguments, *places)}")
         return "; ".join([str(error), *notes])
     if error.filename is None:  # the library's errors name their file
         with contextlib.suppress(OSError):  # else Python would try again at its end
@@ -74,3 +78,9 @@ def explain(error: Exception) -> str:
     from kltrust.experiments.store.files import explain
 
     return f"{error.filename}: {explain(error)}"
+
+
+def _command_with(arguments: Sequence[str], folder: Path, inner: Path) -> str:
+    """The command with a run folder ``inner`` in place of the ``folder`` that holds it."""
+    there = [os.path.join(a, inner.name) if Path(a).absolute() == folder else a for a in arguments]
+    return shlex.join(["kltrust", *there])

@@ -111,8 +111,8 @@ def status(arguments: list[str]) -> int:
     options = typed.cli(_Status, prog="kltrust status", args=arguments)
     from kltrust.experiments.cli.tables import activity_line, run_lines, search_table, status_table
     from kltrust.experiments.jobs.folder import parts_of
+    from kltrust.experiments.store.layout import runs_in
     from kltrust.experiments.store.record import Record
-    from kltrust.experiments.watch._folder import runs_in
 
     if inner := runs_in(options.folder):
         for row in run_lines(inner):

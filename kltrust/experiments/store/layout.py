@@ -24,6 +24,8 @@ TABLES = METRICS, EVALUATION, DECISIONS
 GROUPS = "groups"
 """The subfolder of a plan's folder that holds the run folders of its groups."""
 _SHOWN = 8
+_NAMED = 3
+"""The most run folders that an error names."""
 
 
 CODE = {
@@ -66,16 +68,39 @@ class RunError(files.StorageError):
     """A run folder can't be used as asked; the message names the remedy."""
 
 
+class NoRunError(RunError):
+    """A folder holds no run itself, but run folders.
+
+    Attributes:
+        places: the folder, and a run folder in it.
+    """
+
+    def __init__(self, message: str, folder: Path, inner: Path) -> None:
+        super().__init__(message)
+        self.places = folder, inner
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The run folders within a folder that holds no run itself, by name."""
+    return [] if (path / RUN).exists() else [run.parent for run in sorted(path.glob(f"*/{RUN}"))]
+
+
 def describe(path: Path) -> dict[str, Any]:
     """The description of a folder's run.
 
     Raises:
-        RunError: if the folder holds no run.
+        RunError: if the folder holds no run; it names those in the folder.
         StorageError: if it is damaged.
     """
     if not path.is_dir():
         raise RunError(f"there is no run folder {path}: check the path")
     if not os.path.lexists(path / RUN) and not (os.path.lexists(path / COMMIT) and holds_run(path)):
+        if inner := runs_in(path):
+            names = ", ".join(run.name for run in inner[:_NAMED])
+            more = ", ..." if len(inner) > _NAMED else ""
+            count = "1 run folder" if len(inner) == 1 else f"{len(inner)} run folders"
+            message = f"{path} holds no run itself, but {count} ({names}{more}): name one of them"
+            raise NoRunError(message, path, inner[0])
         raise RunError(
             f"{path} holds no run (it has no {RUN}): check the path, or start a run there without "
             "--resume"

@@ -35,11 +35,6 @@ LEAST = 50
 """The fewest points of a curve, however many runs there are."""
 
 
-def runs_in(path: Path) -> list[Path]:
-    """The run folders within a folder that holds no run itself, by name."""
-    return [] if (path / RUN).exists() else [run.parent for run in sorted(path.glob(f"*/{RUN}"))]
-
-
 class Folder:
     """What is known of a folder.
 

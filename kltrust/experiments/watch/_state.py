@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from kltrust.experiments.watch._folder import Folder, runs_in
+from kltrust.experiments.store.layout import runs_in
+from kltrust.experiments.watch._folder import Folder
 from kltrust.experiments.watch._judging import Judge
 
 BETWEEN = 1.0
