@@ -17,8 +17,8 @@ import kltrust
 from kltrust.experiments.cli import main, pace, progress, tables
 from kltrust.experiments.cli.tables import activity_line
 from kltrust.experiments.jobs import run
-from kltrust.experiments.jobs.events import Chunk, Report
-from kltrust.experiments.jobs.lanes import best_of
+from kltrust.experiments.jobs.events import Report
+from kltrust.experiments.jobs.lanes import best_of, means_of
 from kltrust.experiments.jobs.plan import plan_training
 from kltrust.experiments.store.record import Record
 from kltrust.experiments.store.run import Run, RunError
@@ -311,10 +311,8 @@ def test_the_best_setting_stays_the_one_named_while_it_ties(capsys):
     shown.group(0, 0)
     named = []
     for a, b in [(np.nan, np.nan), (3, 5), (5, 5), (5, 5.04), (6, 5), (6, 6), (np.nan, np.nan)]:
-        returns = np.array([[[a, a], [9, 9]], [[b, b], [9, 9]]])
-        shown.on_chunk(Chunk("env", "algorithm", ["a", "b"], [0, 0], 0, 0, None, returns))
-        best = best_of(["a", "b"], [a, b])
-        shown.chunk(Report(1, 9, 64, 1.0, best, 0.1, {}))
+        scores = means_of("baba", [2, 1, 3, 0], np.array([b, a, b, a]))  # as slots of a search
+        shown.chunk(Report(1, 9, 64, 1.0, best_of(scores), 0.1, {}, scores=scores))
         named.append(capsys.readouterr().out.split()[-1])
     shown.end()
     assert named == ["a", "b", "b", "b", "a", "a", "a"]

@@ -11,6 +11,8 @@ from toys import Stop, assert_same, content, output, parts, states
 
 import kltrust
 from kltrust.experiments.cli import tables
+from kltrust.experiments.cli.progress import ConsoleProgress
+from kltrust.experiments.config.spec import from_dict
 from kltrust.experiments.engine.program import Program
 from kltrust.experiments.jobs import lanes, run
 from kltrust.experiments.jobs.folder import parts_of
@@ -109,6 +111,31 @@ def test_a_search_is_one_compiled_group(searched, kind):
     assert len(runs.label.unique()) == (2 if kind == "population" else 5)
     steps = runs.iterations.sum() / (PLANNED * len(runs))
     assert (steps < 0.7) == (kind != "population")
+
+
+def test_which_setting_is_best_does_not_depend_on_a_function_of_yours(tmp_path, monkeypatch):
+    named: dict = {None: [], doubled: []}
+    launch = lanes.Lanes.launch
+
+    def tied(*arguments):
+        state, metrics, returns = launch(*arguments)
+        return state, metrics, 0 * returns
+
+    class Shown(ConsoleProgress):
+        def chunk(self, report):
+            assert report.best[0] == next(iter(report.scores))  # the first among equals
+            assert list(report.scores) == sorted(report.scores, key=planned.index)
+            best, before = self._best.named(report).best[0], named[on_chunk][-1:]
+            assert best == before[0] if {*before} & {*report.scores} else best == report.best[0]
+            named[on_chunk].append(best)
+
+    monkeypatch.setattr(lanes.Lanes, "launch", tied)
+    planned = [s.label for s in from_dict(specification("racing"), "toy").settings]
+    for on_chunk in named:
+        path = tmp_path / str(on_chunk is None)
+        kltrust.sweep(specification("racing"), path, width=1, progress=Shown(), on_chunk=on_chunk)
+    assert named[None] == named[doubled]
+    assert len(set(named[None])) > 1  # the best left its lane
 
 
 def test_a_lane_of_a_search_has_the_bits_of_a_sweep(searched, tmp_path):

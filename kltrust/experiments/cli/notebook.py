@@ -47,7 +47,6 @@ class NotebookProgress(Progress):
         self._judge: Live | None = None
         self._group, self._alone = 0, False
         self._best = Best()
-        self.on_chunk = self._best.note
 
     def start(self, plan: Plan, path: Path) -> None:
         """Makes the rows and shows them."""

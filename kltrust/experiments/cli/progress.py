@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import progress as bars
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +13,7 @@ from rich.text import Text
 from kltrust.experiments.cli.judge import Live
 from kltrust.experiments.cli.pace import Pace, Remaining
 from kltrust.experiments.cli.tables import names_of
-from kltrust.experiments.jobs.events import Chunk, Progress, Report
+from kltrust.experiments.jobs.events import Progress, Report
 from kltrust.experiments.jobs.plan import Plan
 
 WHOLE = "all"
@@ -38,7 +37,6 @@ class ConsoleProgress(Progress):
         self._group, self._alone = 0, False
         self._tasks: list[bars.TaskID] = []
         self._best = Best()
-        self.on_chunk = self._best.note
 
     def start(self, plan: Plan, path: Path) -> None:
         """Announces the setting, if there is only one, and makes the bars."""
@@ -138,19 +136,13 @@ class Best:
     """Names the best setting: the same as before, while it ties to the digit that is shown."""
 
     def __init__(self) -> None:
-        self._scores: dict[str, list[float]] = {}
         self._before = ""
-
-    def note(self, chunk: Chunk) -> None:
-        """Keeps the scores of a chunk's runs, for the report that follows."""
-        for label, returns in zip(chunk.labels, chunk.returns[:, 0], strict=True):
-            self._scores.setdefault(label, []).append(float(np.mean(returns)))
 
     def named(self, report: Report) -> Report:
         """The report with the name that is to be shown."""
         label, score = report.best
-        before, self._scores = self._scores.get(self._before), {}
-        if before is None or f"{np.mean(before):.1f}" != f"{score:.1f}":
+        before = report.scores.get(self._before)
+        if before is None or f"{before:.1f}" != f"{score:.1f}":
             self._before = label
         return report._replace(best=(self._before, score))
 

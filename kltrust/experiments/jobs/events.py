@@ -146,11 +146,13 @@ class Report(NamedTuple):
         of: planned iterations.
         env_steps: environment steps of each run so far.
         steps_per_second: environment steps of all runs together, without compilation.
-        best: label and score of the best setting now: return by the mode, mean over seeds.
+        best: label and score of the best setting now: return by the mode, mean over seeds. Among
+            equals it is the first of the plan.
         kl: mean KL(old || new) of the chunk's updates over all runs, nats.
         broken: the first bad iteration of each run that met a NaN or an infinity.
         compile_seconds: the group's compilation so far, in this process.
         fully_masked: observations of the chunk whose mask allowed no action, over all runs.
+        scores: the score of each setting in the chunk by label, in the plan's order.
     """
 
     iterations: int
@@ -162,3 +164,4 @@ class Report(NamedTuple):
     broken: dict[int, int]
     compile_seconds: float = 0.0
     fully_masked: int = 0
+    scores: Mapping[str, float] = {}

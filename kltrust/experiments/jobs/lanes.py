@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -199,16 +199,18 @@ class Lanes:
         run.commit(chunk, rows, state, evaluation=evaluation, score=score, seconds=seconds)
         if stopping:
             raise Stopped
+        means = means_of([self.plan.setting(run).label for run in runs], runs, scores)
         return Report(
             iterations=done,
             of=self.experiment.num_iterations,
             env_steps=done * self.experiment.batch_size,
             steps_per_second=length * self.experiment.batch_size * self.number / seconds["run"],
-            best=best_of([self.plan.setting(run).label for run in runs], scores),
+            best=best_of(means),
             kl=float(np.mean(metrics.kl)),
             broken=self._broken(state.iteration, done),
             compile_seconds=sum(self.program.compile_seconds.values()),
             fully_masked=int(np.sum(rows["fully_masked"])),
+            scores=means,
         )
 
     def rows(
@@ -241,11 +243,15 @@ class Lanes:
         return {run: int(iteration) for run, iteration in pairs if iteration < planned}
 
 
-def best_of(labels: Sequence[str], scores: np.ndarray) -> tuple[str, float]:
-    """The label with the highest mean of scores [runs], and that mean."""
+def means_of(labels: Sequence[str], runs: Any, scores: np.ndarray) -> dict[str, float]:
+    """The mean of scores [runs] by label, in the order of the ``runs`` [runs], their numbers."""
     by_label: dict[str, list[float]] = {}
-    for label, score in zip(labels, scores, strict=True):
-        by_label.setdefault(label, []).append(float(score))
-    means = {label: float(np.mean(values)) for label, values in by_label.items()}
+    for i in np.argsort(runs, kind="stable"):
+        by_label.setdefault(labels[i], []).append(float(scores[i]))
+    return {label: float(np.mean(values)) for label, values in by_label.items()}
+
+
+def best_of(means: Mapping[str, float]) -> tuple[str, float]:
+    """The label with the highest mean, and that mean; the first among equals."""
     label = max(means, key=lambda name: -np.inf if np.isnan(means[name]) else means[name])
     return label, means[label]

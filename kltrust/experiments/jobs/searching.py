@@ -19,7 +19,7 @@ import numpy as np
 from kltrust.experiments.engine import hosts, lanes
 from kltrust.experiments.jobs import trials
 from kltrust.experiments.jobs.events import Progress, Report, Stopped
-from kltrust.experiments.jobs.lanes import Lanes, best_of, restore_states
+from kltrust.experiments.jobs.lanes import Lanes, best_of, means_of, restore_states
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.rows import evaluation_rows
 from kltrust.experiments.search.board import BEGIN, COPY, RESUME, Decision, expected
@@ -209,6 +209,7 @@ class SearchLanes(Lanes):
         if any(s.stopping for s in shown):
             raise Stopped
         labels = [self.plan.setting(run).label for run in evaluation["run"]]
+        means = means_of(labels, evaluation["run"], evaluation["mean_return"])
         iterations = self.experiment.num_iterations
         share = (chunk + 1) / max(of, chunk + 1)
         return Report(
@@ -216,11 +217,12 @@ class SearchLanes(Lanes):
             of=iterations,
             env_steps=int(evaluation["env_steps"].max()),
             steps_per_second=len(rows["run"]) * self.experiment.batch_size / seconds["run"],
-            best=best_of(labels, evaluation["mean_return"]),
+            best=best_of(means),
             kl=float(np.mean(rows["kl"])),
             broken=self._broken_trials(states),
             compile_seconds=sum(self.program.compile_seconds.values()),
             fully_masked=int(np.sum(rows["fully_masked"])),
+            scores=means,
         )
 
     def _broken_trials(self, states: Sequence[PyTree]) -> dict[int, int]:
