@@ -23,8 +23,17 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import numpy as np
 
-from kltrust.checks import check_names, unknown
-from kltrust.values import INF, SETTING, Setting, as_kind, declared, is_nested, is_traced
+from kltrust.checks import check_names
+from kltrust.values import (
+    INF,
+    SETTING,
+    Setting,
+    as_kind,
+    declared,
+    is_nested,
+    is_traced,
+    unknown_setting,
+)
 
 __all__ = ["INF", "Setting", "annealed", "setting", "settings", "with_role"]
 
@@ -69,7 +78,7 @@ def settings(cls: type[_T]) -> type[_T]:
             raise TypeError(f"{called} takes its settings by name, as in {example}")
         for name in given:
             if name not in names:
-                raise TypeError(unknown(f"setting of {called}", name, names))
+                raise TypeError(unknown_setting(f"setting of {called}", name, names))
         by_name(self, **given)
 
     made.__init__ = init

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from kltrust.checks import as_float, check_names, require, unknown
+from kltrust.checks import as_float, require, unknown
 
 _T = TypeVar("_T")
 SETTING = "setting"
 INF = math.inf
 """The value that switches an option off."""
+ALGORITHMS: dict[str, type] = {}
+"""The declared algorithms by name: a misplaced setting may be one of theirs."""
+_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,9 +260,25 @@ def from_plain(cls: type[_T], data: Mapping[str, Any], *, where: str) -> _T:
         ValueError: on an unknown name or a value of another kind; names ``where`` and the setting.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    check_names(f"setting in [{where}]", data, fields)
     values = {}
     for name, value in data.items():
+        if name not in fields:
+            raise ValueError(unknown_setting(f"setting in [{where}]", name, fields))
         value = number_from_plain(value) if is_traced(fields[name]) else value
         values[name] = as_kind(fields[name], value, f"{where}.{name}")
     return cls(**values)
+
+
+def owners_of(name: str) -> list[str]:
+    """The algorithms that declare a setting of this name, sorted."""
+    kinds = sorted(ALGORITHMS.items())
+    return [own for own, cls in kinds if name in (f.name for f in dataclasses.fields(cls))]
+
+
+def unknown_setting(what: str, name: str, known: Iterable[str]) -> str:
+    """The error message for an unknown setting: the algorithms that have it, or near names."""
+    if not (owners := owners_of(name)):
+        return unknown(what, name, known)
+    rest = len(owners) - _NAMED
+    of = ", ".join(owners[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    return f"unknown {what} {name!r}: it is a setting of {of}; known are {', '.join(sorted(known))}"

@@ -371,3 +371,33 @@ def test_what_annealing_shrinks():
     for name, shrunk in expected.items():
         fields = dataclasses.fields(algorithms.find_algorithm(name))
         assert {f.name: declared(f).anneal for f in fields if declared(f).anneal} == shrunk
+
+
+OWNERS = "'clip_eps': it is a setting of ppo_adaptive_lr, ppo_asymmetric, ppo_clip and 3 more; "
+
+
+def test_a_misplaced_setting_names_its_algorithms(said, tmp_path):
+    table = {"algorithm": "trpo", "env": "CartPole-v1", "update": {"clip_eps": 0.2}}
+    for make in (lambda: trpo(clip_eps=0.2), lambda: Experiment.from_dict(table)):
+        with pytest.raises((TypeError, ValueError)) as error:
+            make()
+        assert OWNERS in str(error.value)
+    for flag in ("--clip-eps", "--update.clip-eps", "--clip_eps=0.1"):
+        status, _, err = said("train", "trpo", "CartPole-v1", "--dry-run", flag, "0.2")
+        assert (status, OWNERS in err) == (1, True)
+    entry = '[sweep]\nenvs = "CartPole-v1"\nalgorithms = "trpo"\npreset = "none"\n'
+    for more in (
+        "[[experiments]]\nupdate.clip_eps = 0.2",
+        "[[experiments]]\ngrid.clip_eps = [0.1, 0.2]",
+    ):
+        (tmp_path / "spec.toml").write_text(entry + more)
+        status, _, err = said("sweep", tmp_path / "spec.toml", "--dry-run")
+        assert (status, OWNERS in err) == (1, True), err
+    # A setting of few algorithms names them all; a name that nobody has names the nearest.
+    with pytest.raises(TypeError, match="setting of fr_ppo; known"):
+        trpo(tau=0.1)
+    with pytest.raises(TypeError, match="did you mean max_kl"):
+        trpo(max_k=0.1)
+    # The critic's setting of the same name goes on to work.
+    options = ("--critic.clip-eps", "0.2", "--dry-run")
+    assert said("train", "trpo", "CartPole-v1", *options)[0] == 0

@@ -11,10 +11,11 @@ from kltrust.checks import calling_module, unknown
 from kltrust.settings import settings
 from kltrust.types import Params, Policy, PolicyBatch, PolicyUpdate, PyTree, UpdatePair
 from kltrust.updates import moves_floats
+from kltrust.values import ALGORITHMS
 
 T = TypeVar("T")
 
-_declared: dict[str, type] = {}
+_declared = ALGORITHMS
 _ARGUMENTS = ("policy", "params", "state", "batch", "key")
 """The arguments of an update; a critic's update has its value function in the first place."""
 

@@ -21,12 +21,13 @@ from kltrust.experiments.config.experiment import (
     SECTIONS,
     Experiment,
     env_params_from_plain,
+    qualified,
     section_kinds,
     written,
 )
 from kltrust.experiments.config.spec import MOST_RUNS
 from kltrust.settings import declared
-from kltrust.values import to_plain
+from kltrust.values import owners_of, to_plain
 
 HELP = """\
 usage: kltrust train ALGORITHM ENV [settings]
@@ -105,8 +106,10 @@ def train(arguments: list[str]) -> int:
     origin = chosen or ("the tuned preset" if tuned else "none")
     named = {"none": "the papers' defaults", presets.ACCELERATOR: "the accelerator preset"}
     origin = named.get(origin, origin)
+    kind = _train_options(start, origin)
+    _check_owner(options, kind, algorithm)
     parsed: Any = typed.cli(
-        _train_options(start, origin),
+        kind,
         prog=f"kltrust train {algorithm} {env}",
         description=(
             f"{_summary(type(start.update))}\n\nValues in brackets come from {origin}.\n\n"
@@ -136,6 +139,16 @@ def train(arguments: list[str]) -> int:
             return 0
         out = parsed.out or launch.free(_default_out(start, parsed.seed))
         return launch.start("train", plan, out, parsed.quiet)
+
+
+def _check_owner(options: Sequence[str], kind: type, algorithm: str) -> None:
+    """Refuses a setting that only other algorithms have; the parser would not know them."""
+    own = [cls for section, cls in section_kinds(algorithm).items() if section != "critic"]
+    known = {field.name for cls in (kind, *own) for field in dataclasses.fields(cls)}
+    for flag in (text.partition("=")[0] for text in options if text.startswith("--")):
+        name = flag[2:].removeprefix("no-").replace("-", "_").removeprefix("update.")
+        if name not in known and owners_of(name):
+            qualified(name, algorithm)  # raises
 
 
 def _by_algorithm(pairs: Iterable[tuple[str, str]]) -> str:

@@ -21,7 +21,7 @@ from kltrust.learner import LearnerSettings
 from kltrust.networks.settings import NetworkSettings
 from kltrust.settings import setting, settings
 from kltrust.types import Number
-from kltrust.values import from_plain, is_nested, number_from_plain, to_plain
+from kltrust.values import from_plain, is_nested, number_from_plain, to_plain, unknown_setting
 
 
 @settings
@@ -254,7 +254,7 @@ def qualified(name: str, algorithm: str) -> str:
         raise ValueError(unknown("section", first, [*kinds, "env_params"]))
     fields = [(k, f.name) for k, cls in kinds.items() for f in dataclasses.fields(cls)]
     known = {written(section, own, algorithm) for section, own in fields}
-    raise ValueError(unknown(f"setting of {algorithm}", name, known))
+    raise ValueError(unknown_setting(f"setting of {algorithm}", name, known))
 
 
 def put(data: dict[str, Any], name: str, value: Any) -> None:
