@@ -76,14 +76,18 @@ def refuse_uncommitted(out: Path) -> None:
             "Python imports another kltrust than the one beside these benchmarks: set PYTHONPATH "
             "to this checkout, or record elsewhere with --out FOLDER"
         )
-    if changes := _git("status", "--porcelain", "--", "kltrust", "benchmarks", "constraints"):
-        changed = [line.split()[-1] for line in changes.splitlines()]
-        if changed := [name for name in changed if not name.startswith("benchmarks/results")]:
-            raise SystemExit(
-                f"a result belongs to a commit, and {', '.join(changed[:3])} "
-                f"{'differs' if len(changed) == 1 else 'differ'} from it: commit first, or record "
-                "elsewhere with --out FOLDER"
-            )
+    from kltrust.experiments.store import versions
+
+    try:
+        changed = versions.uncommitted(ROOT)
+    except (OSError, subprocess.SubprocessError):  # outside of a checkout
+        return
+    if changed:
+        raise SystemExit(
+            f"a result belongs to a commit, and {', '.join(changed[:3])} "
+            f"{'differs' if len(changed) == 1 else 'differ'} from it: commit first, or record "
+            "elsewhere with --out FOLDER"
+        )
 
 
 def origin(commit: str | None = None, spec: Path | None = None) -> dict[str, Any]:

@@ -100,12 +100,15 @@ def test_what_makes_a_result_stale(tmp_path, monkeypatch):
 
 
 def test_only_what_a_commit_holds_is_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "_git", lambda *_: " M kltrust/losses/drifts.py\n")
+    asked = []
+    monkeypatch.setattr(versions, "uncommitted", lambda root: asked.append(root) or found)
+    found = ["kltrust/losses/drifts.py"]
     with pytest.raises(SystemExit, match=r"drifts\.py differs from it: commit first"):
         provenance.refuse_uncommitted(provenance.RESULTS)
     provenance.refuse_uncommitted(tmp_path)
-    monkeypatch.setattr(provenance, "_git", lambda *_: " M benchmarks/results/classic.json\n")
+    found = []
     provenance.refuse_uncommitted(provenance.RESULTS / "extras.json")
+    assert asked == [provenance.ROOT] * 2
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="set PYTHONPATH"):
         provenance.refuse_uncommitted(provenance.RESULTS)

@@ -420,5 +420,17 @@ def test_a_commit_is_recorded_only_in_a_checkout(tmp_path):
     commit_id, dirty = versions._checkout(tmp_path)
     assert len(commit_id) == 40
     assert dirty is False
-    (tmp_path / "file").touch()
-    assert versions._checkout(tmp_path) == (commit_id, True)
+    # Results and their tables are no code.
+    for name in ("benchmarks/results/classic.json", "docs/results/atlas.md", "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert versions._checkout(tmp_path) == (commit_id, False)
+    git("add", ".")
+    git("commit", "-m", "second")
+    (tmp_path / "README.md").write_text("changed")
+    assert versions.uncommitted(tmp_path) == []
+    for name in ("kltrust.py", "benchmarks/results.py"):
+        (tmp_path / name).touch()
+        assert versions._checkout(tmp_path)[1]
+        assert versions.uncommitted(tmp_path) == [name]
+        (tmp_path / name).unlink()

@@ -28,6 +28,8 @@ FLAGS = (
     *("softmax_custom_jvp", "use_direct_linearize"),
 )
 """JAX's options that decide random numbers, types or the last bits."""
+NOT_CODE = "benchmarks/results", "docs", "README.md"
+"""Paths of our checkout that decide no number: results and their tables."""
 DECISIVE = ("x64", "matmul_precision", *FLAGS)
 """`FLAGS`, and two options with entries of their own in a `snapshot`."""
 
@@ -40,9 +42,9 @@ def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
 
     Returns:
         ``packages`` has the versions by name; environment libraries only if this process uses
-        them. ``commit`` and ``dirty`` are None unless the package runs from a git checkout. The
-        others are ``python``, ``platform``, ``backend``, ``device_kind``, ``device_count``,
-        ``cpu_count``, ``x64``, ``matmul_precision``, ``flags`` (JAX's options in `FLAGS`) and
+        them. ``commit`` and ``dirty`` are None unless the package runs from a git checkout; it is
+        dirty if `uncommitted` finds anything. The others are ``python``, ``platform``,
+        ``backend``, ``device_kind``, ``device_count``, ``cpu_count``, ``x64``, ``matmul_precision``, ``flags`` (JAX's options in `FLAGS`) and
         ``XLA_FLAGS``.
     """
     devices = jax.devices()
@@ -138,7 +140,17 @@ def _checkout(root: Path) -> tuple[str | None, bool | None]:
         return None, None
 
     try:
-        changes = _git(root, "status", "--porcelain", trusted=True)
-        return _git(root, "rev-parse", "HEAD", trusted=True), bool(changes)
+        return _git(root, "rev-parse", "HEAD", trusted=True), bool(uncommitted(root))
     except (OSError, subprocess.SubprocessError):
         return None, None
+
+
+def uncommitted(root: Path) -> list[str]:
+    """The paths in our checkout ``root`` whose code no commit holds, without `NOT_CODE`.
+
+    Raises:
+        OSError, SubprocessError: outside of git.
+    """
+    others = (f":(exclude){path}" for path in NOT_CODE)
+    changes = _git(root, "status", "--porcelain", "--", ".", *others, trusted=True)
+    return [line.split()[-1] for line in changes.splitlines()]
