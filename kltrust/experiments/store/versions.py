@@ -44,8 +44,8 @@ def snapshot(also: Iterable[str] = ()) -> dict[str, Any]:
         ``packages`` has the versions by name; environment libraries only if this process uses
         them. ``commit`` and ``dirty`` are None unless the package runs from a git checkout; it is
         dirty if `uncommitted` finds anything. The others are ``python``, ``platform``,
-        ``backend``, ``device_kind``, ``device_count``, ``cpu_count``, ``x64``, ``matmul_precision``, ``flags`` (JAX's options in `FLAGS`) and
-        ``XLA_FLAGS``.
+        ``backend``, ``device_kind``, ``device_count``, ``cpu_count``, ``x64``,
+        ``matmul_precision``, ``flags`` (JAX's options in `FLAGS`) and ``XLA_FLAGS``.
     """
     devices = jax.devices()
     commit, dirty = _own_checkout()
