@@ -1,5 +1,7 @@
 """Mistakes that people make, and what they are told: the remedy, before anything is compiled."""
 
+from pathlib import Path
+
 import distrax
 import gymnasium
 import gymnax
@@ -11,7 +13,7 @@ import pytest
 
 import kltrust as kt
 from kltrust import environments, updates
-from kltrust.checks import as_space
+from kltrust.checks import as_space, files_like
 from kltrust.experiments.config.experiment import Experiment
 from kltrust.experiments.engine.program import validate
 from kltrust.types import (
@@ -308,3 +310,12 @@ def test_what_people_write_and_may():
     )
     assert jax.tree.structure(legacy) == jax.tree.structure(typed)
     jax.eval_shape(lambda s: kt.evaluate(ENV, AGENT, s, jax.random.PRNGKey(0), 2), typed)
+
+
+def test_a_file_that_is_not_there_is_told_what_is_near(tmp_path):
+    (tmp_path / "quick.toml").touch()
+    assert files_like(tmp_path / "qick.toml") == f": did you mean {tmp_path / 'quick.toml'}?"
+    names = " Known are tuned, none, and paths of TOML files"
+    assert files_like(Path("tunned"), ("tuned", "none")) == f": did you mean tuned?{names}"
+    assert files_like(tmp_path / "other", ("tuned", "none")) == f".{names}"
+    assert files_like(tmp_path / "other") == ""

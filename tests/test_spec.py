@@ -224,7 +224,11 @@ DRAWS = f"{TRPO}[experiments.random]\ncount = 2\n"
         (f"{TRPO}envs = 'CartPole-v1'\nenv_params.gravitas = 1.0", 3, "no parameter 'gravitas'"),
         (f"{TRPO}critic.num_minibatches = 7", 2, "num_minibatches=7 does not divide"),
         (f"{TRPO}preset = 'absent.toml'", 2, "can't read the preset"),
-        (f"{TRPO}preset = 'tunned'", 2, "did you mean tuned. known are equal"),
+        (
+            f"{TRPO}preset = 'tunned'",
+            2,
+            "did you mean tuned. Known are equal, accelerator, tuned, none",
+        ),
         (f"{TRPO}{TRPO}", 2, "'trpo' on CartPole-v1 is there twice"),
         (f"[network]\nhiden = [8]\n{TRPO}", 1, "did you mean hidden"),
         (f"[network]\nactivation = 'tan'\n{TRPO}", 1, "activation 'tan'"),

@@ -121,15 +121,10 @@ def check_file(what: str, path: Path, names: Sequence[str] = ()) -> None:
     """
     if path.exists() or str(path) in names:
         return
-    from kltrust.checks import nearest  # loads JAX, which help does without
+    from kltrust.checks import files_like  # loads JAX, which help does without
 
-    known = {file.stem: str(file) for file in path.parent.glob("*.toml")}
-    known |= {name: name for name in names}
-    near = nearest(path.stem, sorted(known), 0.6)
-    hint = f": did you mean {known[near[0]]}?" if near else ""
-    others = f" Known are {', '.join(names)}, and paths of TOML files" if names else ""
     told = f"can't read the {what} {path}: there is no such file"
-    raise ValueError(told + (hint or "." * bool(others)) + others)
+    raise ValueError(told + files_like(path, names))
 
 
 def joined(arguments: Sequence[str], name: str) -> list[str]:

@@ -9,12 +9,13 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from kltrust.algorithms import find_algorithm
-from kltrust.checks import as_float, nearest
+from kltrust.checks import as_float, files_like, nearest
 from kltrust.environments import is_schedule
 from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified, written
 from kltrust.experiments.config.presets import ACCELERATOR, preset
@@ -189,7 +190,9 @@ class Entry:
                 like = preset(reference, env, source).to_dict()
                 data |= {section: like[section] for section in SECTIONS if section != "update"}
         except (ValueError, TypeError) as error:
-            hint = _presets_like(chosen) if isinstance(error.__cause__, FileNotFoundError) else ""
+            absent = isinstance(error.__cause__, FileNotFoundError)
+            names = (*HELD_EQUAL, "tuned", "none")
+            hint = files_like(Path(chosen), names) if absent else ""
             raise self.source.error(at, f"{error}{hint}") from error
 
         def give(name: str, value: Any, key_path: KeyPath) -> None:
@@ -364,13 +367,6 @@ def _label(method: str, swept: Mapping[str, Any], algorithm: str) -> str:
 
 def _rows(columns: _Point, count: int) -> list[_Point]:
     return [{n: (vs[i], key_path) for n, (vs, key_path) in columns.items()} for i in range(count)]
-
-
-def _presets_like(name: Any) -> str:
-    """What to write instead of a preset that is no file."""
-    known = (*HELD_EQUAL, "tuned", "none")
-    near = "".join(f"did you mean {x}? " for x in nearest(str(name), known, 0.6)[:1])
-    return f": {near}known are {', '.join(known)}, and paths of TOML files"
 
 
 def _dotted(name: str, value: Any, key_path: KeyPath) -> _Point:
