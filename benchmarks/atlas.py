@@ -26,13 +26,25 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
-from common import RESULTS, SPECS, Result, load_spec, plain, plains, rounded, versions, write
+from common import (
+    RESULTS,
+    SPECS,
+    Result,
+    in_order_of_envs,
+    load_spec,
+    plain,
+    plains,
+    rounded,
+    start,
+    versions,
+    write,
+)
 
 SIZES: dict[str, dict[str, int]] = {
     "vanilla_pg": {"learning_rate": 1},
@@ -97,31 +109,20 @@ def main(options: Options) -> None:
             of = {"spec": options.spec.name, "rows": rows, "cores": os.cpu_count()}
             write(options.out / f"{specification.name}_hours.json", of | {"versions": versions()})
         return
-    if options.run:
-        for setting in settings:
-            Pair(setting, specification.seeds, options.target_kl, folder).run()
-    pairs = [Pair(s, specification.seeds, options.target_kl, folder) for s in settings]
-    rows = [pair.row() for pair in pairs if pair.done.keys() >= {"matched", "default"}]
-    of = {"spec": options.spec.name, "seeds": list(specification.seeds), "rows": rows}
-    of |= {"target_kl": options.target_kl, "tuning_seeds": list(TUNING_SEEDS)}
-    of |= {"pairs": len(pairs), "versions": pairs[0].versions(), "reached": REACHED}
-    write(options.out / f"{specification.name}.json", of)
+    target = {"target_kl": options.target_kl}
+    pairs = [Pair(s, specification.seeds, folder, **target) for s in settings]
+    run_and_record(pairs, options, specification, **target, reached=REACHED)
 
 
-def start(lanes: int) -> None:
-    """Uses all cores, and the cache of compiled programs."""
-    import jax
-
-    from kltrust.experiments.engine import devices
-
-    devices.use_all_cores(lanes)
-    if folder := devices.compilation_cache():
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def in_order_of_envs(settings: Any) -> list[Any]:
-    envs = list(dict.fromkeys(s.experiment.env for s in settings))
-    return sorted(settings, key=lambda s: envs.index(s.experiment.env))
+def run_and_record(pairs: Sequence[Pair], options: Any, specification: Any, **of: Any) -> None:
+    """Runs what is missing, and writes the rows of all pairs that are finished."""
+    for pair in pairs if options.run else ():
+        pair.run()
+    rows = [pair.row() for pair in pairs if pair.done.keys() >= set(pair.reports)]
+    found = {"spec": options.spec.name, "seeds": list(specification.seeds), "rows": rows}
+    found |= {"pairs": len(pairs), "tuning_seeds": list(TUNING_SEEDS), **of}
+    found |= {"versions": pairs[0].versions()}
+    write(options.out / f"{specification.name}.json", found)
 
 
 def sized(update: Any, label: str, size: np.ndarray) -> Any:
@@ -202,13 +203,14 @@ class Pair:
 
     reports: tuple[str, ...] = ("matched", "default")
 
-    def __init__(self, setting: Any, seeds: Any, target_kl: float, folder: Path):
+    def __init__(self, setting: Any, seeds: Any, folder: Path, **sought: Any):
+        """Continues what the folder holds; ``sought`` is what else a search depends on."""
         name = re.sub(r"\W+", "_", f"{setting.experiment.env}-{setting.label}")
-        self.setting, self.seeds, self.target = setting, seeds, target_kl
+        self.setting, self.seeds, self.target = setting, seeds, sought.get("target_kl")
         self.path = folder / f"{name}.json"
         self.done: Result = {}
         of = {"experiment": setting.experiment.to_dict(), "seeds": list(seeds)}
-        self.of = {**of, "target_kl": target_kl, "sizes": SIZES[setting.label]}
+        self.of = {**of, **sought, "sizes": SIZES[setting.label]}
         if self.path.exists():
             self.done = json.loads(self.path.read_text("utf-8"))
             if self.done["of"] != self.of:

@@ -206,6 +206,22 @@ def load_spec(path: Path) -> Any:
     return spec.load(path)
 
 
+def in_order_of_envs(settings: Any) -> list[Any]:
+    envs = list(dict.fromkeys(s.experiment.env for s in settings))
+    return sorted(settings, key=lambda s: envs.index(s.experiment.env))
+
+
+def start(lanes: int) -> None:
+    """Uses all cores, and the cache of compiled programs."""
+    import jax
+
+    from kltrust.experiments.engine import devices
+
+    devices.use_all_cores(lanes)
+    if folder := devices.compilation_cache():
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def swept(specification: Any) -> Any:
     """The tables of a sweep; its folder is not kept."""
     from kltrust.experiments.reading import results

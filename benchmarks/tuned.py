@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 import tyro
-from atlas import TUNING_SEEDS, Pair, Runner, in_order_of_envs, start
-from common import RESULTS, SPECS, Result, load_spec, plain, plains, write
+from atlas import TUNING_SEEDS, Pair, Runner, run_and_record
+from common import RESULTS, SPECS, Result, in_order_of_envs, load_spec, plain, plains, start
 
 FACTORS = 2.0 ** np.arange(-2, 3)
 
@@ -46,18 +46,12 @@ def main(options: Options) -> None:
     specification = load_spec(options.spec)
     folder = options.folder or Path("runs") / specification.name
     known = json.loads(options.atlas.read_text("utf-8"))["rows"]
-    seeds = specification.seeds
     pairs = [
-        Tuned(s, seeds, folder, centre(known, s.label, s.experiment.env))
+        Tuned(s, specification.seeds, folder, centre(known, s.label, s.experiment.env))
         for s in in_order_of_envs(specification.settings)
     ]
     start(pairs[0].lanes())
-    for pair in pairs if options.run else ():
-        pair.run()
-    rows = [pair.row() for pair in pairs if "tuned" in pair.done]
-    of = {"spec": options.spec.name, "seeds": list(seeds), "rows": rows, "pairs": len(pairs)}
-    of |= {"tuning_seeds": list(TUNING_SEEDS), "versions": pairs[0].versions()}
-    write(options.out / f"{specification.name}.json", of)
+    run_and_record(pairs, options, specification)
 
 
 def centre(known: list[Result], label: str, env: str) -> float:
@@ -75,9 +69,7 @@ class Tuned(Pair):
 
     def __init__(self, setting: Any, seeds: Any, folder: Path, size: float):
         self.sizes = plains(size * FACTORS)
-        super().__init__(setting, seeds, 0.0, folder)
-        if self.done and self.done["ladders"][0]["sizes"] != self.sizes:
-            raise ValueError(f"{self.path} tried sizes of another atlas: take another folder")
+        super().__init__(setting, seeds, folder, tried=self.sizes)
 
     def lanes(self) -> int:
         """Those of the search. The report seeds take several rounds."""

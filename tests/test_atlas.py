@@ -53,7 +53,7 @@ class Known:
 def test_the_size_is_where_the_median_is_the_target(
     kl_of, size, crossed, rounds, setting, tmp_path
 ):
-    found, runner = atlas.Pair(setting, (3, 5), 0.01, tmp_path), Known(kl_of)
+    found, runner = atlas.Pair(setting, (3, 5), tmp_path, target_kl=0.01), Known(kl_of)
     found.search(runner, 8)
     assert [n for _, n in runner.calls] == rounds
     assert {seeds for seeds, _ in runner.calls} == {atlas.TUNING_SEEDS}
@@ -73,18 +73,18 @@ def test_the_crossing_nearest_to_the_default():
 
 
 def test_an_interrupted_search_goes_on(setting, tmp_path):
-    whole = atlas.Pair(setting, (3, 5), 0.01, tmp_path / "whole")
+    whole = atlas.Pair(setting, (3, 5), tmp_path / "whole", target_kl=0.01)
     whole.search(Known(lambda s, _: 0.01 * (s / 3) ** 2), 8)
-    cut = atlas.Pair(setting, (3, 5), 0.01, tmp_path / "cut")
+    cut = atlas.Pair(setting, (3, 5), tmp_path / "cut", target_kl=0.01)
     with pytest.raises(InterruptedError):
         cut.search(Known(lambda s, _: 0.01 * (s / 3) ** 2, fails_at=1), 8)
-    again = atlas.Pair(setting, (3, 5), 0.01, tmp_path / "cut")
+    again = atlas.Pair(setting, (3, 5), tmp_path / "cut", target_kl=0.01)
     runner = Known(lambda s, _: 0.01 * (s / 3) ** 2)
     again.search(runner, 8)
     assert len(runner.calls) == 1
     assert again.done == whole.done
     with pytest.raises(ValueError, match="other settings"):
-        atlas.Pair(setting, (3, 5), 0.02, tmp_path / "cut")
+        atlas.Pair(setting, (3, 5), tmp_path / "cut", target_kl=0.02)
 
 
 def test_every_update_has_a_size():

@@ -44,7 +44,8 @@ def test_the_best_of_five_sizes(score_of, size, tmp_path):
     ((sizes, seeds, iterations),) = runner.calls
     assert sizes == list(np.repeat([0.75, 1.5, 3, 6, 12], 2))
     assert (set(seeds), iterations, pair.lanes()) == ({1000, 1001}, 4, len(sizes))
-    with pytest.raises(ValueError, match="sizes of another atlas"):
+    assert tuned.Tuned(setting, range(30), tmp_path, 3.0).done == pair.done
+    with pytest.raises(ValueError, match="of other settings: take another folder"):
         tuned.Tuned(setting, range(30), tmp_path, 4.0)
 
 
