@@ -7,8 +7,7 @@ import difflib
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -186,19 +185,6 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
     begins.sort(key=len)
     alike = difflib.get_close_matches(bare(name), by_bare, n=3, cutoff=cutoff)
     return [by_bare[text] for text in dict.fromkeys([*begins, *alike])][:3]
-
-
-def files_like(path: Path, names: Sequence[str] = ()) -> str:
-    """The end of an error about a file that is not there: the nearest TOML file of its folder.
-
-    ``names`` may stand in place of a path: the nearest can be one of these, and all are listed.
-    """
-    known = {file.stem: str(file) for file in path.parent.glob("*.toml")}
-    known |= {name: name for name in names}
-    near = nearest(path.stem, sorted(known), 0.6)
-    hint = f": did you mean {known[near[0]]}?" if near else ""
-    others = f" Known are {', '.join(names)}, and paths of TOML files" if names else ""
-    return (hint or "." * bool(others)) + others
 
 
 def as_env(env: Any, other: Any = None) -> Env:

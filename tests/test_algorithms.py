@@ -546,7 +546,7 @@ def swept(name, **static):
     """Declarations in a stack: every traced setting different in every lane."""
     settings = {}
     for option, value in numbers(name).items():
-        if option in ("shrink", "beta_decrease", "decay", "kl_quantile"):  # within 0 and 1
+        if option in ("shrink", "beta_decrease", "kl_quantile"):  # within 0 and 1
             lanes = [0.3, 0.5, 0.9]
         elif option == "max_change":  # none that undoes the first epoch
             lanes = [5.0, 10.0, jnp.inf]
@@ -652,7 +652,7 @@ FLIPS = {
     "projected_scale_kl": (1e-5, {}),
     "regression_coef": (0.5, {"projected_kl": 1e-4}),
     "state_kl of trgppo": (1e-4, {"clip_eps": 0.01}),
-    "decay": (0.0, {"clip_eps": 0.01}),
+    "center_of_mass": (0.0, {"clip_eps": 0.01}),
     "target_kl of vmpo": (0.1, {}),
     "target_scale_kl": (0.1, {}),
     "temperature_kl": (0.5, {}),
@@ -989,7 +989,8 @@ def drift_by_hand(kind, **given):
 @families
 def test_ppo_ewma_is_a_list_of_parameters(policy, x64):
     c, p = case(policy), problem(case(policy), policy)
-    settings = {"learning_rate": 2.0**-6, "clip_eps": 0.05, "decay": 0.75, "max_grad_norm": 0.3}
+    settings = {"learning_rate": 2.0**-6, "clip_eps": 0.05, "max_grad_norm": 0.3}
+    settings["center_of_mass"] = 0.25  # of an update with twelve steps: three, decay 0.75
     params, state, extra = run("ppo_ewma", policy, c, key=5, **settings)
     orders = minibatch_orders(5, 3, 4)
     theta, prox = oracles.ppo_ewma(p, orders, 2.0**-6, 0.05, 0.75, 0.3)

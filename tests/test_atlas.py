@@ -130,6 +130,10 @@ def test_a_small_atlas_and_its_tables(tmp_path):
     assert "| 1 | better, 1.00 [1.00, 1.00] | not shown, 0.50" in claim
     *_, said = tables.atlas_claims({"": near})
     assert "better by the score: `spo`; better by the training's return: none; worse" in said
+    other = {**near, "rows": [{**row, "env": "Acrobot-v1"} for row in near["rows"]]}
+    claim = next(x for x in tables.atlas_claims({"": near, "_physics": other}) if "`spo`" in x)
+    assert "| 2 | better, 1.00 [1.00, 1.00] |" in claim
+    assert "### Acrobot-v1" in tables.atlas({"": near, "_physics": other})
     assert "Not yet measured" in tables.atlas({})[0]
 
 

@@ -13,8 +13,9 @@ import pytest
 
 import kltrust as kt
 from kltrust import environments, updates
-from kltrust.checks import as_space, files_like
+from kltrust.checks import as_space
 from kltrust.experiments.config.experiment import Experiment
+from kltrust.experiments.config.spec_source import files_like
 from kltrust.experiments.engine.program import validate
 from kltrust.types import (
     Discrete,

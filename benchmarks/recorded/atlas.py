@@ -11,6 +11,8 @@ from kltrust.experiments.reading.statistics import Estimate, estimates, improvem
 from recorded import Form, Result, lines, on, pivot, table
 from recorded.scores import recorded
 
+PARTS = ("", "_physics", "_minatar")
+"""The records of the atlas: atlas.json, atlas_physics.json, atlas_minatar.json."""
 REFERENCE = "ppo_clip"
 CLAIMS = {
     "ppo_asymmetric": (
@@ -89,10 +91,16 @@ def reached(result: Result, row: Result) -> bool:
 
 
 def atlas(results: dict[str, Result]) -> list[str]:
-    """A table for each environment, and one line on how they were made."""
-    if "" not in results:
+    """A table for each environment, and one line for each record on how they were made."""
+    parts = [results[name] for name in PARTS if name in results]
+    if not parts:
         return ["*Not yet measured.* `python benchmarks/atlas.py`"]
-    result = results[""]
+    first, *others = (part_of_atlas(part) for part in parts)
+    return sum((["", *lines] for lines in others), first)
+
+
+def part_of_atlas(result: Result) -> list[str]:
+    """The tables of one record."""
     made: list[str] = []
     for env in envs_of(result):
         rows = rows_of(result, env)
@@ -137,9 +145,10 @@ def against(rows: list[Result], what: str, row: Result) -> str:
 
 def atlas_claims(results: dict[str, Result]) -> list[str]:
     """For every published claim: over all tasks, at equal KL and at default sizes."""
-    if "" not in results:
+    parts = [results[name] for name in PARTS if name in results]
+    if not parts:
         return ["*Not yet measured.*"]
-    result = results[""]
+    result = {**parts[0], "rows": [row for part in parts for row in part["rows"]]}
     by = {(row["label"], row["env"]): row for row in result["rows"]}
 
     verdicts: dict[str, list[str]] = {}

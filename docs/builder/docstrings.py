@@ -90,8 +90,8 @@ def public_names(pkg: griffe.Module) -> dict[str, str]:
             if member.is_public and not member.is_module and member.docstring is not None:
                 path = f"{module.path}.{name}"
                 names |= {f"{part}.{name}": path, path: path}
-                # Where it is defined goes before where it is offered, too.
-                if name not in names or not member.is_alias:
+                # The part that defines it goes before one that offers it, too.
+                if name not in names or member.canonical_path.startswith(f"{module.path}."):
                     names[name] = path
     return names
 

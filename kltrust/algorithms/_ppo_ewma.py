@@ -33,9 +33,13 @@ class PPOEWMA(MinibatchEpochs):
 
     The importance weight p q is relative to old, the policy that acted. The clip is relative to
     another policy, prox: an exponentially weighted average of the parameters over all gradient
-    steps, including those of earlier updates. Each step multiplies the older weights by ``decay``;
-    the sum of weights normalises the average. How far new may go then no longer depends on the
-    number of updates that a batch is split into.
+    steps, including those of earlier updates. Each step multiplies the older weights by
+
+    decay = 1 - 1 / (1 + center_of_mass n),  n = num_epochs num_minibatches
+
+    and the sum of weights normalises the average. How far new may go then no longer depends on the
+    number of updates that a batch is split into. The authors' decay of 0.889 is a centre of mass of
+    one of their updates, which have 8 steps.
 
     Extra:
         - ``proximal_mass``: the sum of the average's weights, 1 / (1 - decay) in the long run.
@@ -43,12 +47,12 @@ class PPOEWMA(MinibatchEpochs):
 
     learning_rate: Number = setting(3e-4, anneal=1, **LEARNING_RATE)
     clip_eps: Number = setting(0.2, **CLIP_EPS)
-    decay: Number = setting(
-        0.889,
-        "The average's decay from one gradient step to the next; 0 is new itself, 1 never forgets.",
+    center_of_mass: Number = setting(
+        1.0,
+        "The mean age of what the average holds, in updates; 0 is new itself, inf never forgets.",
         at_least=0,
-        at_most=1,
-        usual="0.889, a centre of mass 8 steps ago (Hilton et al. 2021); nearer 1 for more steps",
+        infinite=True,
+        usual="1 (Hilton et al. 2021)",
     )
 
     def init(self, params: Params) -> EWMAState:
@@ -60,6 +64,8 @@ class PPOEWMA(MinibatchEpochs):
     def make_optimizer(self, learning_rate: Number) -> optax.GradientTransformation:
         """For (parameters, proximal parameters): a step of the former, which joins the average."""
         inner = super().make_optimizer(learning_rate)
+        steps = self.num_epochs * self.num_minibatches
+        decay = 1 - 1 / (1 + self.center_of_mass * steps)
 
         def init(both: tuple[Params, Params]) -> PyTree:
             return inner.init(both[0]), jnp.ones((), tree.wide_dtype(both[0]))
@@ -68,7 +74,7 @@ class PPOEWMA(MinibatchEpochs):
             (opt_state, mass), (params, proximal) = state, both
             changes, opt_state = inner.update(gradients[0], opt_state, params)
             new = optax.apply_updates(params, changes)
-            grown = (self.decay * mass + 1).astype(mass.dtype)
+            grown = (decay * mass + 1).astype(mass.dtype)
             towards = tree.scale(1 / grown, tree.add_scaled(new, -1.0, proximal))
             return (changes, towards), (opt_state, grown)
 

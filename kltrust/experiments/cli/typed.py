@@ -121,7 +121,9 @@ def check_file(what: str, path: Path, names: Sequence[str] = ()) -> None:
     """
     if path.exists() or str(path) in names:
         return
-    from kltrust.checks import files_like  # loads JAX, which help does without
+    from kltrust.experiments.config.spec_source import (
+        files_like,
+    )  # loads JAX, which help does without
 
     told = f"can't read the {what} {path}: there is no such file"
     raise ValueError(told + files_like(path, names))

@@ -60,13 +60,8 @@ from pathlib import Path
 from typing import Any
 
 from kltrust.experiments.config.presets import available, shared_preset
-from kltrust.experiments.config.spec_entry import (
-    EQUAL,
-    MOST_SETTINGS,
-    Comparison,
-    Entry,
-    Setting,
-)
+from kltrust.experiments.config.spec_entry import EQUAL, MOST_SETTINGS, Comparison, Entry
+from kltrust.experiments.config.spec_setting import Setting
 from kltrust.experiments.config.spec_source import Source, line_of
 from kltrust.experiments.search.kinds import of_plain
 from kltrust.experiments.search.sampling import Search

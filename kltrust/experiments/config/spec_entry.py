@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import warnings
-import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from kltrust.algorithms import find_algorithm
-from kltrust.checks import as_float, files_like, nearest
-from kltrust.environments import is_schedule
-from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified, written
+from kltrust.checks import as_float, nearest
+from kltrust.experiments.config.experiment import SECTIONS, Experiment, put, qualified
 from kltrust.experiments.config.presets import ACCELERATOR, preset
-from kltrust.experiments.config.spec_source import KeyPath, Source
+from kltrust.experiments.config.spec_draws import draws, sobol
+from kltrust.experiments.config.spec_setting import Setting, label_of
+from kltrust.experiments.config.spec_source import KeyPath, Source, files_like
 
 EQUAL = "equal"
 HELD_EQUAL = (EQUAL, ACCELERATOR)
@@ -36,44 +33,6 @@ _DRAW = ("count", "seed", "draw")
 """The keys of ``random`` besides the settings."""
 _Point: TypeAlias = dict[str, tuple[Any, KeyPath]]
 """Swept values by dotted name, each with its path of keys in the specification."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One experiment of a sweep, to be run with every seed.
-
-    Attributes:
-        label: its name in tables; the same on all environments.
-        swept: its swept values, by dotted name.
-        experiment: all settings, resolved.
-        key_paths: each setting's path of keys in the specification, by dotted name; "" is the
-            experiment.
-        ranges: (kind, low, high) of its settings that were drawn from a range, by dotted name.
-    """
-
-    label: str
-    swept: dict[str, Any]
-    experiment: Experiment
-    key_paths: dict[str, KeyPath] = field(default_factory=dict, compare=False, repr=False)
-    ranges: dict[str, tuple[str, float, float]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
-
-    def having(self, values: Mapping[str, float]) -> Setting:
-        """The same with other swept values, also in its label."""
-        data, algorithm = self.experiment.to_dict(), self.experiment.algorithm
-        swept = {**self.swept, **values}
-        for name, value in values.items():
-            put(data, name, value)
-        experiment = Experiment.from_dict(data, type(self.experiment.update))
-        return replace(
-            self, label=_label(self.method, swept, algorithm), swept=swept, experiment=experiment
-        )
-
-    @property
-    def method(self) -> str:
-        """The label without the swept values: the algorithm, or its name in the specification."""
-        return self.label.rsplit(" ", len(self.swept))[0]  # one word for each
 
 
 @dataclass(frozen=True)
@@ -128,7 +87,7 @@ class Entry:
             for env in self._names("envs"):
                 for point in points:
                     swept = {key: value for key, (value, _) in point.items()}
-                    name = _label(label or algorithm, swept, algorithm)
+                    name = label_of(label or algorithm, swept, algorithm)
                     made = self._resolve(algorithm, env, point, name, references)
                     yield replace(made, ranges=ranges)
 
@@ -295,10 +254,10 @@ class Entry:
             message = f"{count:,} settings are too many: {MOST_SETTINGS:,} are the most"
             raise self.source.error((*key_path, "count"), message)
         ranges = {n: (*self._range(n, v, at), at) for n, (v, at) in swept.items()}
-        points = _sobol(len(ranges), count, seed) if draw == "sobol" else [None] * len(ranges)
+        points = sobol(len(ranges), count, seed) if draw == "sobol" else [None] * len(ranges)
         names = sorted(ranges)  # so that the order in the file does not matter
         drawn = {
-            n: (_draws(n, kind, bounds, count, seed, points[names.index(n)]), at)
+            n: (draws(n, kind, bounds, count, seed, points[names.index(n)]), at)
             for n, (kind, bounds, at) in ranges.items()
         }
         return _rows(drawn, count)
@@ -334,37 +293,6 @@ class Entry:
         return kind, bounds
 
 
-def _draws(
-    name: str, kind: str, bounds: list[Any], count: int, seed: int, points: np.ndarray | None
-) -> list[Any]:
-    """Values from a range: at random, or at ``points`` in [0, 1)."""
-    # Each key seeds its own generator: another key does not change this one's draws.
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    if kind == "choice":
-        number = len(bounds)
-        chosen = generator.integers(number, size=count) if points is None else points * number
-        return [bounds[int(i)] for i in chosen]
-    low, high = np.log(bounds) if kind == "log_uniform" else bounds
-    drawn = generator.uniform(low, high, count) if points is None else low + points * (high - low)
-    drawn = np.exp(drawn) if kind == "log_uniform" else drawn
-    # Six digits, so that a label or a preset shows the exact value that was run.
-    return [float(f"{x:.6g}") for x in drawn]
-
-
-def _sobol(dimensions: int, count: int, seed: int) -> np.ndarray:
-    """A scrambled Sobol sequence [dimensions, count] in [0, 1)."""
-    from scipy.stats import qmc  # takes half a second to import
-
-    generator = np.random.default_rng([seed, zlib.crc32(b"sobol")])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a count that is no power of two
-        return qmc.Sobol(dimensions, seed=generator).random(count).T
-
-
-def _label(method: str, swept: Mapping[str, Any], algorithm: str) -> str:
-    return " ".join([method, *(f"{_named(k, algorithm)}={_shown(v)}" for k, v in swept.items())])
-
-
 def _rows(columns: _Point, count: int) -> list[_Point]:
     return [{n: (vs[i], key_path) for n, (vs, key_path) in columns.items()} for i in range(count)]
 
@@ -376,18 +304,3 @@ def _dotted(name: str, value: Any, key_path: KeyPath) -> _Point:
         return {name: (value, key_path)}
     inner = [_dotted(f"{name}.{k}", v, (*key_path, k)) for k, v in value.items()]
     return {k: v for part in inner for k, v in part.items()}
-
-
-def _named(name: str, algorithm: str) -> str:
-    """A swept setting's name in a label: with its section if the name alone is ambiguous."""
-    section, _, key = name.partition(".")
-    if section not in SECTIONS:
-        return key
-    first, dot, rest = key.partition(".")
-    return f"{written(section, first, algorithm)}{dot}{rest}"
-
-
-def _shown(value: Any) -> str:
-    if is_schedule(value):
-        return f"{{{','.join(f'{key}={_shown(number)}' for key, number in value.items())}}}"
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")

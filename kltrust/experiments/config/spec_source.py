@@ -6,10 +6,11 @@ import contextlib
 import functools
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from kltrust.checks import unknown
+from kltrust.checks import nearest, unknown
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Where something stands in a document: keys, and indices into arrays of tables."""
@@ -94,6 +95,19 @@ class Source(NamedTuple):
             if known is not None and key not in known:
                 message = unknown(f"key in {what}" if what else "section", key, list(known))
                 raise self.error((*key_path, key), message)
+
+
+def files_like(path: Path, names: Sequence[str] = ()) -> str:
+    """The end of an error about a file that is not there: the nearest TOML file of its folder.
+
+    ``names`` may stand in place of a path: the nearest can be one of these, and all are listed.
+    """
+    known = {file.stem: str(file) for file in path.parent.glob("*.toml")}
+    known |= {name: name for name in names}
+    near = nearest(path.stem, sorted(known), 0.6)
+    hint = f": did you mean {known[near[0]]}?" if near else ""
+    others = f" Known are {', '.join(names)}, and paths of TOML files" if names else ""
+    return (hint or "." * bool(others)) + others
 
 
 def line_of(text: str, key_path: KeyPath) -> int:

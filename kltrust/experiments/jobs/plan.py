@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from kltrust.experiments.config.experiment import Experiment
-from kltrust.experiments.config.spec import Setting, Spec
+from kltrust.experiments.config.spec import Spec
+from kltrust.experiments.config.spec_setting import Setting
 from kltrust.experiments.config.stand_in import read
 from kltrust.experiments.engine import hosts
 from kltrust.experiments.engine.devices import found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,15 +13,19 @@ from kltrust.experiments.jobs.folder import iterations_of_runs, parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.jobs.trials import stopped_runs
 from kltrust.experiments.reading.frames import learning_curves
+from kltrust.experiments.reading.stored_metrics import (
+    NAMES,
+    Part,
+    StoredMetrics,
+    concatenated,
+    named,
+)
 from kltrust.experiments.store.record import Record
 from kltrust.lazy import require_sweeps
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_NAMES = ["label", "algorithm", "env"]
-_KEYS = ["run", "iteration"]
-_RETURN = ["return_sum", "num_episodes"]
 AT_ONCE = 5_000_000
 """The most numbers of metrics that are read at once by `load`."""
 Folder = tuple[Record, Plan, list[tuple[Group, Record | None]]]
@@ -67,7 +71,7 @@ class Results:
     @property
     def metrics(self) -> pd.DataFrame:
         """One row per run and iteration."""
-        if isinstance(self._metrics, _Tables):
+        if isinstance(self._metrics, StoredMetrics):
             self._metrics = self._metrics.read()
         return self._metrics
 
@@ -83,12 +87,12 @@ class Results:
             ValueError: if no run has such a column; names the nearest existing one.
             StorageError: if a table is damaged, or the folder is gone.
         """
-        if isinstance(self._metrics, _Tables):
+        if isinstance(self._metrics, StoredMetrics):
             return self._metrics.read(columns)
         for name in columns:
             if name not in self._metrics:
                 raise ValueError(unknown("column of the metrics", name, list(self._metrics)))
-        keys = [k for k in ("run", *_NAMES, "seed", "iteration", "env_steps") if k in self._metrics]
+        keys = [k for k in ("run", *NAMES, "seed", "iteration", "env_steps") if k in self._metrics]
         return self._metrics[list(dict.fromkeys([*keys, *columns]))]
 
     def __repr__(self) -> str:
@@ -186,7 +190,7 @@ class Results:
             return frame[frame.run.isin(runs.run)].reset_index(drop=True)
 
         metrics = self._metrics
-        if isinstance(metrics, _Tables):
+        if isinstance(metrics, StoredMetrics):
             metrics = metrics._replace(names=metrics.names.loc[runs.run])
         else:
             metrics = of_runs(metrics)
@@ -220,7 +224,7 @@ def load(*paths: str | Path) -> Results:
         raise ValueError("load takes the folder of a sweep or of a training, or several")
     records = [Record(path) for path in paths]
     found = of_folders([(record, *parts_of(record)) for record in records])
-    if isinstance(found._metrics, _Tables) and found._metrics.size <= AT_ONCE:
+    if isinstance(found._metrics, StoredMetrics) and found._metrics.size <= AT_ONCE:
         found._metrics = found._metrics.read()
     return found
 
@@ -230,7 +234,7 @@ def of_folders(folders: Sequence[Folder]) -> Results:
     import pandas as pd
 
     runs: list[dict[str, Any]] = []
-    parts: list[_Part] = []
+    parts: list[Part] = []
     evaluations: list[pd.DataFrame] = []
     broken: dict[int, int] = {}
     stopped: dict[int, int] = {}
@@ -249,7 +253,7 @@ def of_folders(folders: Sequence[Folder]) -> Results:
                 decisions.append(decisions_of(plan, group, part))
                 stopped |= {first + run: at for run, at in stopped_runs(plan, group).items()}
             if part is not None and part.last_chunk >= 0:
-                parts.append(_Part(part, first, done))
+                parts.append(Part(part, first, done))
                 table = part.evaluations()
                 # A folder counts iterations done; frames number iterations from 0.
                 ends = (table.run + first).map(done).fillna(0)
@@ -259,12 +263,12 @@ def of_folders(folders: Sequence[Folder]) -> Results:
                 broken |= {first + run: at for run, at in part.nonfinite().items()}
         first += len(plan.settings) * len(plan.seeds)
     table = pd.DataFrame(runs).sort_values("run", ignore_index=True)
-    names = table.set_index("run")[_NAMES]
-    found = _named(_concat(evaluations), names)
+    names = table.set_index("run")[NAMES]
+    found = named(concatenated(evaluations), names)
     scores = found.groupby("run").mean_return.last() if len(found) else {}
     table["score"] = table.run.map(scores).astype(float)
     table["broken"] = table.run.map(broken).astype("Int64")
-    ahead = ["run", *_NAMES, "seed", "score", "broken", "iterations", "width", "sweep"]
+    ahead = ["run", *NAMES, "seed", "score", "broken", "iterations", "width", "sweep"]
     if decisions:
         table["stopped"] = table.run.map(stopped).astype("Int64")
         ahead.insert(ahead.index("broken"), "stopped")
@@ -272,7 +276,7 @@ def of_folders(folders: Sequence[Folder]) -> Results:
     updates = [s.experiment.update for _, plan, _ in folders for s in plan.settings]
     stand_ins = {u.name: type(u) for u in updates if hasattr(u, "stands_in")}
     decided = pd.concat(decisions, ignore_index=True) if decisions else None
-    return Results(table[columns], _Tables(tuple(parts), names), found, stand_ins, decided)
+    return Results(table[columns], StoredMetrics(tuple(parts), names), found, stand_ins, decided)
 
 
 def decisions_of(plan: Plan, group: Group, part: Record | None) -> pd.DataFrame:
@@ -299,87 +303,3 @@ def _plain(experiment: Any) -> dict[str, Any]:
     """Algorithm, environment and settings, with tuples for lists, so that one can group by them."""
     flat = {k: tuple(v) if isinstance(v, list) else v for k, v in experiment.flat().items()}
     return {"algorithm": experiment.algorithm, "env": experiment.env, **flat}
-
-
-class _Part(NamedTuple):
-    """A group's folder, the number of the folder's first run, and each run's iterations, loaded."""
-
-    record: Record
-    first: int
-    done: Mapping[int, int]
-
-    @property
-    def runs(self) -> set[int]:
-        """The numbers of its runs."""
-        return set(self.done)
-
-
-class _Tables(NamedTuple):
-    """The metrics of the runs in ``names``, which are still in their folders."""
-
-    parts: tuple[_Part, ...]
-    names: pd.DataFrame
-
-    @property
-    def size(self) -> int:
-        """The most numbers there can be, with a vector counted as one."""
-        return sum(sum(p.done.values()) * len(p.record.columns()) for p in self.parts)
-
-    def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """All columns, or some of them after those that identify a row."""
-        runs = set(self.names.index)
-        mine = [part for part in self.parts if part.runs & runs]
-        known = dict.fromkeys(c for part in mine for c in part.record.columns())
-        if set(_RETURN) <= set(known):
-            known["mean_return"] = None
-        for name in columns or ():
-            if name not in known and name not in _NAMES:
-                raise ValueError(unknown("column of the metrics", name, list(known)))
-        frames = []
-        for part in mine:
-            record, first, done = part
-            there = record.columns()
-            wanted = None
-            if columns is not None:
-                wanted = ["run", "seed", "iteration", "env_steps", *columns]
-                wanted += _RETURN if "mean_return" in columns else []
-                wanted = [name for name in dict.fromkeys(wanted) if name in there]
-            frame = record.metrics(wanted)
-            frame = frame.assign(run=frame.run + first)
-            if not record.finished:  # later commits are not in `runs`
-                frame = frame[frame.iteration < frame.run.map(done).fillna(0)]
-            frames.append(frame if part.runs <= runs else frame[frame.run.isin(runs)])
-        table = _named(_concat(frames), self.names)
-        wants_return = "mean_return" not in table and (columns is None or "mean_return" in columns)
-        if set(_RETURN) <= set(table) and wants_return:
-            ended = table.num_episodes.where(table.num_episodes > 0)
-            place = list(table).index("env_steps") + 1
-            table.insert(place, "mean_return", (table.return_sum / ended).astype(float))
-        unasked = [c for c in _RETURN if columns is not None and c in table and c not in columns]
-        return table.drop(columns=unasked)
-
-
-def _named(table: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
-    """The table with label, algorithm and environment of each row's run."""
-    import pandas as pd
-
-    if not len(table):
-        return table
-    named = pd.DataFrame({name: table.run.map(names[name]) for name in _NAMES})
-    # All at once: a frame of many pieces is slow, and pandas warns about it.
-    return pd.concat([table.iloc[:, :1], named, table.iloc[:, 1:]], axis=1)
-
-
-def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """One table in the order of runs; a value is missing if the algorithm has no such column."""
-    import pandas as pd
-
-    if not parts:
-        return pd.DataFrame()
-    shared = set.intersection(*(set(p.columns) for p in parts))
-    # A flag or a count must not turn into a float because another algorithm has no such column.
-    nullable = {"b": "boolean", "i": "Int64", "u": "Int64"}
-    own = [p.dtypes[p.columns.difference(shared)] for p in parts]
-    kinds = [{c: nullable[d.kind] for c, d in of.items() if d.kind in nullable} for of in own]
-    typed = [p.astype(kind) for p, kind in zip(parts, kinds, strict=True)]
-    return pd.concat(typed, ignore_index=True).sort_values(_KEYS, ignore_index=True)

@@ -15,7 +15,7 @@ from kltrust.experiments.config.fairness import (
     differences,
     shared_settings,
 )
-from kltrust.experiments.config.spec import Setting
+from kltrust.experiments.config.spec_setting import Setting
 from kltrust.experiments.jobs.folder import parts_of
 from kltrust.experiments.jobs.plan import Group, Plan
 from kltrust.experiments.reading import choice, results
