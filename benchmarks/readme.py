@@ -62,6 +62,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "atlas": (atlas.atlas, "atlas*"),
     "atlas_claims": (atlas.atlas_claims, "atlas*"),
     "atlas_shipped": (atlas.atlas_shipped, "atlas_shipped*"),
+    "wide": (scores.wide, "wide*"),
     "tuning_classic": (scores.tuning_classic, "tuning_classic*"),
     "tuned": (atlas.tuned, "tuned*"),
     "atlas_hours": (atlas.atlas_hours, "atlas_*_hours"),

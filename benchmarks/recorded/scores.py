@@ -234,6 +234,13 @@ def classic(result: Result) -> list[str]:
     return recorded(result, pivot(rows, first, "`{label}`", with_median))
 
 
+def wide(results: dict[str, Result]) -> list[str]:
+    """As `classic`, of the presets for accelerators."""
+    if "" not in results:
+        return ["*Not yet measured.* `python benchmarks/record.py benchmarks/specs/wide.toml`"]
+    return classic(results[""])
+
+
 def tuning_classic(results: dict[str, Result]) -> list[str]:
     """Mean scores by the value of one setting, the best in bold, and the preset's value."""
     if "" not in results:
