@@ -159,12 +159,12 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
             raise ValueError(unknown(what, name, known))
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The error message for an unknown name, with the nearest known ones."""
+def unknown(what: str, name: str, known: Iterable[str], note: str = "") -> str:
+    """The error message for an unknown name, with a note on it and the nearest known ones."""
     known = sorted(known)
     near = nearest(name, known)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown {what} {name!r}: {hint}known are {', '.join(known)}"
+    return f"unknown {what} {name!r}{note}: {hint}known are {', '.join(known)}"
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:

@@ -276,9 +276,8 @@ def owners_of(name: str) -> list[str]:
 
 
 def unknown_setting(what: str, name: str, known: Iterable[str]) -> str:
-    """The error message for an unknown setting: the algorithms that have it, or near names."""
-    if not (owners := owners_of(name)):
-        return unknown(what, name, known)
+    """The error message for an unknown setting: the algorithms that have it, and near names."""
+    owners = owners_of(name)
     rest = len(owners) - _NAMED
     of = ", ".join(owners[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-    return f"unknown {what} {name!r}: it is a setting of {of}; known are {', '.join(sorted(known))}"
+    return unknown(what, name, known, f", a setting of {of}" if owners else "")
