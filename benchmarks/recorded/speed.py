@@ -53,9 +53,13 @@ def speed(parts: Parts) -> list[str]:
 
     low, high = learning["difference, 95 %"]
     means = {name: np.mean(of) for name, of in learning["scores"].items()}
+    if low > 0 or high < 0:
+        verdict = f"The {'textbook' if high < 0 else 'kltrust'} loop learns more here"
+    else:
+        verdict = "A difference in what both loops learn is not shown"
     setting = (
         f"Median and quartiles of {parts['loop']['rounds']} rounds in turns, compiled; kltrust "
-        f"measures the trust region all the while. Both loops learn alike: mean training return at "
+        f"measures the trust region all the while. {verdict}: mean training return at "
         f"the end, {len(learning['scores']['kltrust'])} seeds of {learning['steps']:,} steps, "
         f"{means['kltrust']:.1f} and {means['textbook']:.1f} (difference {low:.1f} to {high:.1f}, "
         f"95 %). Evaluating during training takes {shares} of the training's time. From a warm "
