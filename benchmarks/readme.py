@@ -64,6 +64,7 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "atlas_shipped": (atlas.atlas_shipped, "atlas_shipped*"),
     "wide": (scores.wide, "wide*"),
     "tuning_classic": (scores.tuning_classic, "tuning_classic*"),
+    "tuning_accelerator": (scores.tuning_accelerator, "tuning_accelerator*"),
     "tuned": (atlas.tuned, "tuned*"),
     "atlas_hours": (atlas.atlas_hours, "atlas_*_hours"),
     "host_work": (speed.host_work, "sweep_host_work"),

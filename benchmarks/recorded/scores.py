@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from common import COLOURS, panels
 
-from kltrust.experiments.config.presets import preset
+from kltrust.experiments.config.presets import ACCELERATOR, preset
 from kltrust.experiments.reading.statistics import (
     Estimate,
     estimates,
@@ -242,11 +242,17 @@ def wide(results: dict[str, Result]) -> list[str]:
 
 
 def tuning_classic(results: dict[str, Result]) -> list[str]:
+    return tuning(results, "tuning_classic")
+
+
+def tuning_accelerator(results: dict[str, Result]) -> list[str]:
+    return tuning(results, "tuning_accelerator", ACCELERATOR)
+
+
+def tuning(results: dict[str, Result], spec: str, source: str | None = None) -> list[str]:
     """Mean scores by the value of one setting, the best in bold, and the preset's value."""
     if "" not in results:
-        return [
-            "*Not yet measured.* `python benchmarks/record.py benchmarks/specs/tuning_classic.toml`"
-        ]
+        return [f"*Not yet measured.* `python benchmarks/record.py benchmarks/specs/{spec}.toml`"]
     result = results[""]
     found: dict[tuple[str, str, str], dict[float, float]] = {}
     for row in in_order(result["rows"], result["random"], "env"):
@@ -257,7 +263,7 @@ def tuning_classic(results: dict[str, Result]) -> list[str]:
     for (env, algorithm, name), means in found.items():
         best = max(means.values())
         tried = [f"{v:g}: {x:.1f}" if x < best else f"**{v:g}: {x:.1f}**" for v, x in means.items()]
-        own = getattr(preset(algorithm, env).update, name)
+        own = getattr(preset(algorithm, env, source).update, name)
         rows.append([env, f"`{algorithm}`", f"`{name}`", "; ".join(tried), f"{own:g}"])
     header = ["environment", "algorithm", "setting", "value: mean score", "the preset's"]
     return recorded(result, lines(header, rows))
