@@ -30,7 +30,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PRESETS = ROOT / "kltrust/experiments/config/presets"
 IDLE = (
     *(f"kltrust.experiments.{room}" for room in ("cli", "report", "watch", "store.activity")),
     *(f"kltrust.experiments.reading.{x}" for x in ("plots", "audit_plots", "films", "export")),
@@ -260,19 +259,20 @@ def code_digest(source: str) -> str:
     return _short(b"\n".join(line.rstrip() for line in raw if line.strip()).decode())
 
 
+@functools.cache
 def digest_of_spec(path: Path) -> str:
-    """A digest of what a specification says, whatever its layout and comments.
+    """A digest of what a specification runs, whatever its layout and comments.
 
-    The library's presets count as its parts, unless it takes none.
+    It holds the seeds, the search, and every setting in full. So a preset counts for what the
+    specification takes of it. A tuning stays the same when its preset takes the value it found.
     """
-    said = _read(path)
-    if said.get("sweep", {}).get("preset") != "none":
-        said["presets"] = {str(p.relative_to(PRESETS)): _read(p) for p in PRESETS.rglob("*.toml")}
+    from kltrust.experiments.config import spec
+
+    found = spec.load(path)
+    settings = [(of.label, of.experiment.to_dict()) for of in found.settings]
+    search = tomllib.loads(path.read_text("utf-8")).get("search")
+    said = {"seeds": list(found.seeds), "search": search, "settings": settings}
     return _short(json.dumps(said, sort_keys=True))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text("utf-8"))
 
 
 def _end(node: ast.expr) -> tuple[int, int]:

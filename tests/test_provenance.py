@@ -77,7 +77,7 @@ def test_rows_that_are_recorded_one_by_one_have_origins_of_their_own(tmp_path):
     assert new["code"]
 
 
-def test_what_makes_a_result_stale(tmp_path, monkeypatch):
+def test_what_makes_a_result_stale():
     origin = provenance.origin(spec=common.SPECS / "classic.toml")
     fresh = {"spec": "classic.toml", "origin": origin}
     assert provenance.why_stale(fresh) is None
@@ -89,14 +89,26 @@ def test_what_makes_a_result_stale(tmp_path, monkeypatch):
     assert provenance.why_stale(gone) == "kltrust.gone has changed"
     spec = fresh | {"origin": origin | {"spec": "0" * 8}}
     assert provenance.why_stale(spec) == "its specification has changed"
-    # A changed preset is a changed specification, where presets are taken.
-    (tmp_path / "trpo.toml").write_text("learner.num_envs = 1\n", "utf-8")
-    bare = provenance.digest_of_spec(common.SPECS / "code_level.toml")
-    monkeypatch.setattr(provenance, "PRESETS", tmp_path)
-    assert provenance.why_stale(fresh) == "its specification has changed"
-    assert provenance.digest_of_spec(common.SPECS / "code_level.toml") == bare
     rows = [{"origin": provenance.origin()}, {}]
     assert provenance.why_stale({"rows": rows}) == "its code was not recorded"
+
+
+def test_a_preset_counts_for_what_a_specification_takes_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def digest(name, preset, more=""):
+        (tmp_path / f"{name}_preset.toml").write_text(preset, "utf-8")
+        said = f'[sweep]\nname = "toy"\nenvs = "CartPole-v1"\npreset = "{name}_preset.toml"\n'
+        said += f'seeds = 2\n# {name}\n[[experiments]]\nalgorithms = "trpo"\n{more}'
+        (tmp_path / f"{name}.toml").write_text(said, "utf-8")
+        return provenance.digest_of_spec(tmp_path / f"{name}.toml")
+
+    bound = "[update]\nmax_kl = {}\n"
+    first = digest("a", bound.format(0.01))
+    assert digest("b", bound.format(0.01)) == first  # neither comments nor names of files
+    assert digest("c", bound.format(0.02)) != first
+    grid = "grid.max_kl = [0.01, 0.02]"
+    assert digest("d", bound.format(0.01), grid) == digest("e", bound.format(0.02), grid) != first
 
 
 def test_only_what_a_commit_holds_is_recorded(tmp_path, monkeypatch):
