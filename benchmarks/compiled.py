@@ -243,7 +243,7 @@ def lowered_parts(experiment: Any, of: np.ndarray) -> dict[str, Any]:
     own = jax.tree.map(lambda _: None, settings), ()
 
     def arguments(shared: tuple, given: tuple) -> tuple:
-        places = made._places(given) if several else of_lanes
+        places = made._shardings(given) if several else of_lanes
         return shapes((settings, shared), everywhere), own, shapes(given, places)
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))

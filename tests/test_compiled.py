@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import common
-import compiled
 import jax
 import jax.numpy as jnp
 import programs
@@ -44,12 +42,27 @@ def test_loops_are_multiplied_and_put_into_phases():
     assert sum(cost.iterations for cost in found.values()) == 3 * 7 + 3
 
 
-def test_the_programs_are_those_of_a_training():
-    """Lowered, not compiled: where no compiler is installed, a changed engine shows here."""
-    settings = common.experiment("trpo", "CartPole-v1", network={"hidden": (4,)}, num_steps=8)
-    parts = compiled.lowered_parts(common.made(settings), compiled.devices("cpu"))
-    assert set(parts) == {"init", "chunk", "evaluate"}
-    assert all("func.func public @main" in part.as_text() for part in parts.values())
+LOWERED = """
+import jax
+jax.config.update("jax_num_cpu_devices", {number})
+import common, compiled
+settings = common.experiment("trpo", "CartPole-v1", network={{"hidden": (4,)}}, num_steps=8)
+of = compiled.devices("cpu", {number})
+assert len(of) == {number}
+parts = compiled.lowered_parts(common.made(settings), of)
+assert set(parts) == {{"init", "chunk", "evaluate"}}
+assert all("func.func public @main" in part.as_text() for part in parts.values())
+"""
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_programs_are_those_of_a_training(number):
+    """Lowered, not compiled: where no compiler is installed, a changed engine shows here.
+
+    With two devices it is one run that is spread over them.
+    """
+    command = [sys.executable, "-c", LOWERED.format(number=number)]
+    subprocess.run(command, check=True, cwd=BENCHMARKS)
 
 
 def row(algorithm, **counts):
