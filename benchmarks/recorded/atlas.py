@@ -9,7 +9,7 @@ import numpy as np
 
 from kltrust.experiments.reading.statistics import Estimate, estimates, improvement, mean_and_iqm
 from recorded import Form, Result, lines, on, pivot, table
-from recorded.scores import recorded
+from recorded.scores import not_yet, recorded
 
 PARTS = ("", "_physics", "_minatar")
 """The records of the atlas: atlas.json, atlas_physics.json, atlas_minatar.json."""
@@ -90,9 +90,13 @@ def reached(result: Result, row: Result) -> bool:
     return bool(1 / result["reached"] <= factor <= result["reached"])
 
 
+def parts_of(results: dict[str, Result]) -> list[Result]:
+    return [results[name] for name in PARTS if name in results]
+
+
 def atlas(results: dict[str, Result]) -> list[str]:
     """A table for each environment, and one line for each record on how they were made."""
-    parts = [results[name] for name in PARTS if name in results]
+    parts = parts_of(results)
     if not parts:
         return ["*Not yet measured.* `python benchmarks/atlas.py`"]
     first, *others = (part_of_atlas(part) for part in parts)
@@ -145,7 +149,7 @@ def against(rows: list[Result], what: str, row: Result) -> str:
 
 def atlas_claims(results: dict[str, Result]) -> list[str]:
     """For every published claim: over all tasks, at equal KL and at default sizes."""
-    parts = [results[name] for name in PARTS if name in results]
+    parts = parts_of(results)
     if not parts:
         return ["*Not yet measured.*"]
     result = {**parts[0], "rows": [row for part in parts for row in part["rows"]]}
@@ -184,9 +188,7 @@ def atlas_claims(results: dict[str, Result]) -> list[str]:
 def atlas_shipped(results: dict[str, Result]) -> list[str]:
     """Scores and realised KL of every update with its own defaults."""
     if "" not in results:
-        return [
-            "*Not yet measured.* `python benchmarks/record.py benchmarks/specs/atlas_shipped.toml`"
-        ]
+        return not_yet("atlas_shipped")
     result = results[""]
 
     def scored(row: Result) -> str:

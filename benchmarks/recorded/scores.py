@@ -167,6 +167,11 @@ def recorded(result: Result, of: list[str]) -> list[str]:
     return [*of, "", setting]
 
 
+def not_yet(spec: str) -> list[str]:
+    """In place of the table of a sweep that no record is of."""
+    return [f"*Not yet measured.* `python benchmarks/record.py benchmarks/specs/{spec}.toml`"]
+
+
 def command(result: Result) -> str:
     return f"`python benchmarks/record.py benchmarks/specs/{result['spec']}`"
 
@@ -236,9 +241,7 @@ def classic(result: Result) -> list[str]:
 
 def wide(results: dict[str, Result]) -> list[str]:
     """As `classic`, of the presets for accelerators."""
-    if "" not in results:
-        return ["*Not yet measured.* `python benchmarks/record.py benchmarks/specs/wide.toml`"]
-    return classic(results[""])
+    return classic(results[""]) if "" in results else not_yet("wide")
 
 
 def tuning_classic(results: dict[str, Result]) -> list[str]:
@@ -252,7 +255,7 @@ def tuning_accelerator(results: dict[str, Result]) -> list[str]:
 def tuning(results: dict[str, Result], spec: str, source: str | None = None) -> list[str]:
     """Mean scores by the value of one setting, the best in bold, and the preset's value."""
     if "" not in results:
-        return [f"*Not yet measured.* `python benchmarks/record.py benchmarks/specs/{spec}.toml`"]
+        return not_yet(spec)
     result = results[""]
     found: dict[tuple[str, str, str], dict[float, float]] = {}
     for row in in_order(result["rows"], result["random"], "env"):
