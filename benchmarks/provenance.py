@@ -138,14 +138,17 @@ def constraints() -> dict[str, Any]:
 def imported() -> list[str]:
     """The modules that decided a run's numbers, by dotted name.
 
-    A program that leaves the run to other processes imports no learner: then all count.
+    A program that leaves its runs to other processes imports no learner. Then the whole package
+    counts, and of the benchmarks the workers beside what the program imports.
     """
-    decisive = [name for name in checked_out() if not _is_idle(name)]
-    if "kltrust.learner" not in sys.modules:
-        return decisive
     files = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
     here = {Path(file).resolve() for file in files if file}
-    return [name for name in decisive if ROOT / _file_of(name, ROOT) in here]
+    others = () if "kltrust.learner" in sys.modules else ("kltrust", "benchmarks.workers")
+    return [
+        name
+        for name in checked_out()
+        if not _is_idle(name) and (ROOT / _file_of(name, ROOT) in here or name.startswith(others))
+    ]
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The origin of recorded results: what is written with them, and what makes them stale."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_a_result_is_written_with_its_origin(tmp_path, monkeypatch):
         now = provenance.checked_out()
         then = provenance.at_commit(provenance._git("rev-parse", "HEAD").strip())
         assert sum(now.get(name) == digest for name, digest in then.items()) > len(then) / 2
+
+
+@pytest.mark.parametrize("program", ["peers", "kills", "random_policy"])
+def test_a_program_whose_runs_are_elsewhere_counts_the_package_and_its_own_scripts(program):
+    code = f"import provenance, {program}; print(*provenance.imported())"
+    folder = provenance.ROOT / "benchmarks"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    found = done.stdout.split()
+    assert {"kltrust.learner", "benchmarks.workers.ours", f"benchmarks.{program}"} <= {*found}
+    assert not {"benchmarks.compiled", "benchmarks.atlas", "benchmarks.readme"} & {*found}
 
 
 def test_rows_that_are_recorded_one_by_one_have_origins_of_their_own(tmp_path):
