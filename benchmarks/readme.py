@@ -20,6 +20,7 @@ from common import RESULTS
 from recorded import (
     accelerators,
     atlas,
+    claims,
     compiled,
     faults,
     installation,
@@ -73,6 +74,23 @@ TABLES: dict[str, tuple[Any, ...]] = {
     "mutations": (faults.mutations, "mutations"),
 }
 """The function that makes each table, and the results that it needs."""
+CLAIMS: dict[str, tuple[Any, ...]] = {
+    "left_behind": (claims.left_behind, "learning/*", "random_policy"),
+    "regions": (claims.regions, "trust_region"),
+    "minatar_passed": (claims.minatar_passed, "minatar_2m", "minatar"),
+    "remembered": (claims.remembered, "memory"),
+    "others": (claims.others, "adapters"),
+    "lost": (claims.lost, "kills"),
+    "clip_leaves": (claims.clip_leaves, "laboratory_clip"),
+    "refused": (claims.refused, "laboratory_search"),
+    "predicted": (claims.predicted, "laboratory_model"),
+    "hurts": (claims.hurts, "laboratory_hurt"),
+    "monotone": (claims.monotone, "laboratory_family"),
+    "aims": (claims.aims, "peers_ppo", "peers_solve", "phases"),
+    "gradients": (claims.gradients, "phases"),
+    "kernels": (claims.kernels, "compiled_equal", "compiled_memory"),
+}
+"""Likewise for each paragraph of claims; the tables beside it say how old a record is."""
 
 
 def main(check: bool = False) -> int:
@@ -82,6 +100,7 @@ def main(check: bool = False) -> int:
         check: change nothing; fail if a page is not what the results say.
     """
     made = {name: make(*map(load, of)) + age(of) for name, (make, *of) in TABLES.items()}
+    made |= {name: make(*map(load, of)) for name, (make, *of) in CLAIMS.items()}
     status = rewrite(PAGES, made, check)
     if not check:
         scores.draw(load("learning/*"), PICTURE)
@@ -124,12 +143,12 @@ def rewrite(pages: tuple[Path, ...], made: dict[str, list[str]], check: bool) ->
 
 
 def filled(pages: dict[Path, str], made: dict[str, list[str]]) -> dict[Path, str]:
-    """The pages with every table in its places.
+    """The pages with every table and claim in its places.
 
     Raises:
-        ValueError: if a page names an unknown table, or no page names a table.
+        ValueError: if a page names an unknown one, or no page names one.
     """
-    pattern = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
+    pattern = re.compile(r"(<!-- (?:table|claim):([\w-]+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
     asked = {name for text in pages.values() for _, name, _ in pattern.findall(text)}
     if unknown := asked ^ set(made):
         raise ValueError(f"asked for and not made, or the other way: {', '.join(sorted(unknown))}")
