@@ -215,13 +215,13 @@ EDITS = tuple(
             "return (kl <= max_kl) & good",
             "return (kl <= 1.5 * max_kl) & good",
             "test_algorithms.py::test_trpo_keeps_every_bound"
-            " test_algorithms.py::test_trpo_is_the_dense_solve_and_a_loop",
+            " test_exact_updates.py::test_trpo_is_the_dense_solve_and_a_loop",
         ),
         (
             "algorithms/_ppo_adaptive_lr.py",
             "if_above=1 / self.learning_rate_factor",
             "if_above=self.learning_rate_factor",
-            "test_algorithms.py::test_what_follows_the_kl",
+            "test_exact_loops.py::test_what_follows_the_kl",
         ),
         # normalisation, critic
         (

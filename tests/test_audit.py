@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from test_algorithms import bernoulli, gaussian, multi_discrete, outputs
+from handmade import bernoulli, gaussian, multi_discrete, outputs
 
 from kltrust import audit
 from kltrust.audit import audit_update, exact_total_variation, normal_total_variation
@@ -41,7 +41,7 @@ def scalar_gaussian(theta, obs):
 
 
 def of_a_vector(policy):
-    """A policy of test_algorithms with its parameters as one flat vector, as `oracles` has them."""
+    """A policy of handmade with its parameters as one flat vector, as `oracles` has them."""
     cut = (oracles.NUM_INPUTS + 1) * oracles.NUM_HIDDEN
 
     def flat(theta, obs):

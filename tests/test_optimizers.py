@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_algorithms import case, categorical, max_difference
+from handmade import case, categorical, max_difference
 
 from kltrust import mdpo, ppo_clip, value_regression, vanilla_pg
 from kltrust.settings import annealed
