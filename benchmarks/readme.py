@@ -42,8 +42,7 @@ PAGES = (
     ROOT / "docs/index.md",
 )
 NAMED = {
-    scores: "trust_region classic ppo_table1 ppo_table1_brax code_level stagger gymnasium_scores "
-    "adapters",
+    scores: "trust_region ppo_table1 ppo_table1_brax code_level stagger gymnasium_scores adapters",
     laboratory: "collapse memory laboratory_clip laboratory_search laboratory_model "
     "laboratory_hurt laboratory_family",
     speed: "phases audit_cost sweep_speed",
@@ -53,7 +52,8 @@ NAMED = {
 """Tables made from one result: result, table and function have the same name."""
 TABLES: dict[str, tuple[Any, ...]] = {
     **{name: (getattr(of, name), name) for of, names in NAMED.items() for name in names.split()},
-    **{name: (getattr(scores, name), "learning/*") for name in ("scores", "region", "trpo")},
+    "scores": (scores.scores, "learning/*", "random_policy"),
+    **{name: (getattr(scores, name), "learning/*") for name in ("region", "trpo")},
     "minatar": (scores.minatar, "minatar_2m", "minatar"),
     "fast": (speed.fast, "speed_*", "peers_*"),
     **{name: (getattr(speed, name), f"{name}_*") for name in ("speed", "peers", "scaling")},

@@ -1,7 +1,7 @@
 """Runs a specification and records what a paper needs of it: small enough to commit.
 
     python benchmarks/record.py benchmarks/specs/ppo_table1.toml
-    python benchmarks/record.py benchmarks/specs/classic.toml --folder runs/classic
+    python benchmarks/record.py benchmarks/specs/wide.toml --folder runs/wide
     python benchmarks/record.py benchmarks/specs/minatar_2m.toml --folder runs/part1 runs/part2
     python benchmarks/record.py benchmarks/specs/minatar.toml --no-run
     python benchmarks/record.py --stale     what to record again, of all benchmarks, and why

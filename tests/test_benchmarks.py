@@ -35,6 +35,10 @@ def test_learning_records_what_the_tables_need(toy):
     assert 0 < result["region_used_median"] <= 1
     (line,) = scores.region({"trpo": result})[2:]
     assert line.startswith("| CartPole-v1 | `trpo` (max_kl ")
+    random = {"rows": [{"env": "CartPole-v1", "mean": 22.05}]}
+    line = scores.scores({"trpo": result}, random)[2]
+    assert " | 22.1 | " in line
+    assert line.endswith(f", worst {min(result['scores']):.1f} |")
 
 
 def test_gymnasium_scores_are_recorded_pair_by_pair(toy):

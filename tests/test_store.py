@@ -421,7 +421,7 @@ def test_a_commit_is_recorded_only_in_a_checkout(tmp_path):
     assert len(commit_id) == 40
     assert dirty is False
     # Results and their tables are no code.
-    for name in ("benchmarks/results/classic.json", "docs/results/atlas.md", "README.md"):
+    for name in ("benchmarks/results/wide.json", "docs/results/atlas.md", "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert versions._checkout(tmp_path) == (commit_id, False)

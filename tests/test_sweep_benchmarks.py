@@ -116,7 +116,7 @@ def test_tables_of_a_record(recorded):
     assert first.startswith("| trpo max_kl=0.01 | 0.30 [0.20, 0.40] | 25.0 |")
     assert second.startswith("| trpo max_kl=0.1 | 1.00 [1.00, 1.00] | 60.0 |")
     assert (zero.split(" | ")[2], one.split(" | ")[2]) == ("10.0 |", "60.0 |")
-    assert scores.classic(made)[2].startswith(
+    assert scores.wide({"": made})[2].startswith(
         "| CartPole-v1 (256) | 10.0 | 25.0 [20.0, 30.0], median 25.0 | 60.0"
     )
     assert "| max_kl = 0.1 |" in scores.trust_region(made)[3]

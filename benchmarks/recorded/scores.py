@@ -22,12 +22,17 @@ STYLES = {name: (COLOURS[i], line) for i, (name, line) in enumerate(LINES.items(
 # --- learning.py ----------------------------------------------------------------------------------
 
 
-def scores(results: dict[str, Result]) -> list[str]:
+def scores(results: dict[str, Result], random: Result) -> list[str]:
+    zero = {row["env"]: row["mean"] for row in random["rows"]}
+
     def score(row: Result) -> str:
         return f"{with_median(row)}, worst {min(row['scores']):.1f}"
 
     rows = in_order(results.values(), STYLES)
-    first = {"environment (steps)": "{env} ({experiment[budget][total_steps]:,})"}
+    first: dict[str, Form] = {
+        "environment (steps)": "{env} ({experiment[budget][total_steps]:,})",
+        "random": lambda row: f"{zero[row['env']]:.1f}",
+    }
     seeds, clocks = rows[0]["seeds"], [row["seconds"] for row in rows]
     # What was recorded before 0.2 has the evaluations' seconds apart.
     apart = "compilation and evaluation" if all("train" in of for of in clocks) else "compilation"
@@ -233,15 +238,14 @@ def ranking(scaled: dict[str, np.ndarray]) -> str:
 ppo_table1 = ppo_table1_brax = code_level = stagger = table1
 
 
-def classic(result: Result) -> list[str]:
+def wide(results: dict[str, Result]) -> list[str]:
+    """Scores of the presets for accelerators, beside random actions."""
+    if "" not in results:
+        return not_yet("wide")
+    result = results[""]
     rows = in_order(with_random(result), result["random"], "env")
     first = {"environment (steps)": "{env} ({steps:,})", "random": "{random:.1f}"}
     return recorded(result, pivot(rows, first, "`{label}`", with_median))
-
-
-def wide(results: dict[str, Result]) -> list[str]:
-    """As `classic`, of the presets for accelerators."""
-    return classic(results[""]) if "" in results else not_yet("wide")
 
 
 def tuning_classic(results: dict[str, Result]) -> list[str]:
