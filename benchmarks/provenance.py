@@ -157,8 +157,13 @@ def imported() -> list[str]:
 @functools.cache
 def results() -> dict[str, dict[str, Any]]:
     """All recorded results by name, like ``learning/trpo-CartPole-v1``."""
-    paths = sorted(RESULTS.rglob("*.json"))
-    name = {path: path.relative_to(RESULTS).with_suffix("").as_posix() for path in paths}
+    return results_in(RESULTS)
+
+
+def results_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Likewise, of another folder."""
+    paths = sorted(folder.rglob("*.json"))
+    name = {path: path.relative_to(folder).with_suffix("").as_posix() for path in paths}
     return {name[path]: json.loads(path.read_text("utf-8")) for path in paths}
 
 
