@@ -197,6 +197,18 @@ def test_a_strict_build_is_strict(text, warning, tmp_path):
     assert warning is None or warning in done.stderr
 
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OF_A_USER = re.compile(r"NAME|accelerator\w*\.json|kltrust/modules\.json")
+"""Files that a page names for a reader to write, or that are elsewhere."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_a_page_names_are_there(page):
+    pattern = r"\b(?:tests|benchmarks|kltrust|constraints|docs)/[\w/.-]+\.\w+"
+    named = set(re.findall(pattern, page.read_text("utf-8")))
+    assert not [name for name in named if not OF_A_USER.search(name) and not (ROOT / name).exists()]
+
+
 def test_formulas_are_mathml(site):
     page = (site / "algorithms/trpo.html").read_text()
     assert page.count("<math") > 20
