@@ -134,13 +134,17 @@ def test_the_table_of_what_presets_were_chosen_from(recorded):
 
 
 def test_a_ranking_names_only_what_is_shown():
-    """By intervals that are corrected: of many equal settings none is worse than the best."""
+    """Of many equal settings some is shown to be worse than the best in 5 % of families at most."""
     draw = np.random.default_rng(0).standard_normal
-    equal = {f"a{i}": draw((10, 2)) for i in range(20)}
-    assert scores.ranking(equal).endswith("by corrected intervals: none.")
-    best = max(equal, key=lambda label: equal[label].mean())
-    worse = equal | {"b": draw((10, 2)) - 5}
-    assert scores.ranking(worse) == f"Shown to be worse than *{best}*, by corrected intervals: b."
+    families = [{f"a{i}": draw((10, 2)) for i in range(12)} for _ in range(30)]
+    shown = [
+        not scores.ranking(equal).endswith("by a test of all pairs: none.") for equal in families
+    ]
+    assert sum(shown) <= 4  # intervals of the best against each other one showed 11
+    best = max(families[0], key=lambda label: families[0][label].mean())
+    worse = families[0] | {"b": draw((10, 2)) - 5}
+    assert scores.ranking(worse).startswith(f"Shown to be worse than *{best}*, by")
+    assert "b" in scores.ranking(worse).rpartition(": ")[2]
 
 
 def test_a_search_of_recorded_scores():

@@ -6,8 +6,10 @@ import functools
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from kltrust.experiments.reading.statistics import Estimate, estimates, improvement, mean_and_iqm
+from kltrust.experiments.search.sequential import sequential_test
 from recorded import Form, Result, lines, on, pivot, table
 from recorded.scores import not_yet, recorded
 
@@ -59,8 +61,8 @@ CLAIMS = {
 }
 """What is published, and how that setting differs from the one here."""
 NAMED = {"scores": "the score", "training": "the training's return"}
-CONFIDENCE = 1 - 0.05 / (3 * len(CLAIMS))
-"""Of each interval in the table of claims: all of them hold together with 95 % (Bonferroni)."""
+LEVEL = 0.05 / (3 * len(CLAIMS))
+"""Of each verdict in the table of claims: that any is wrong has a chance of 5 % (Bonferroni)."""
 
 
 def rows_of(result: Result, env: str) -> list[Result]:
@@ -73,16 +75,32 @@ def envs_of(result: Result) -> list[str]:
     return list(dict.fromkeys(row["env"] for row in result["rows"]))
 
 
-def better(
-    ours: list[Any], theirs: list[Any], confidence: float = 0.95, resamples: int = 2000
-) -> Estimate:
-    """The probability of improvement with its interval: lists of scores by task, seeds apart."""
+Tasks = list[Any]
+"""Scores by task: [tasks][seeds]."""
+
+
+def better(ours: Tasks, theirs: Tasks) -> Estimate:
+    """The probability of improvement with its 95 % interval."""
 
     def both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return improvement(x, y)
 
-    scores = [np.array(ours).T, np.array(theirs).T]
-    return estimates(scores, both, resamples=resamples, confidence=confidence)[0]
+    return estimates([np.array(ours).T, np.array(theirs).T], both)[0]
+
+
+def verdict(ours: Tasks, theirs: Tasks, level: float) -> str:
+    """Whether seeds of ours are "better" or "worse" than as many of theirs, or it is "not shown".
+
+    Seeds are ranked among both on each task, and the ranks averaged over tasks. If both were alike,
+    every exchange of seeds would be equally likely. The chance of another verdict is then `level`.
+    The intervals of few seeds are too narrow for such small levels.
+    """
+    seeds = len(ours[0])
+    ranks = np.array([rankdata([*x, *y]) for x, y in zip(ours, theirs, strict=True)]).T
+    sides = {"better": ranks[:seeds], "worse": ranks[seeds:]}
+    drawn = max(10_000, round(20 / level))
+    ((_, side, _),) = sequential_test(sides, group=seeds, level=level, exchanges=drawn)
+    return side or "not shown"
 
 
 def reached(result: Result, row: Result) -> bool:
@@ -164,11 +182,10 @@ def atlas_claims(results: dict[str, Result]) -> list[str]:
         if not envs:
             return "-", 0
         ours, theirs = ([by[n, e][of][what] for e in envs] for n in (label, REFERENCE))
-        found = better(ours, theirs, CONFIDENCE, resamples=10_000)
-        verdict = "better" if found.low > 0.5 else "worse" if found.high < 0.5 else "not shown"
+        found = verdict(ours, theirs, LEVEL)
         if of == "matched":
-            verdicts.setdefault(f"{verdict} by {NAMED[what]}", []).append(f"`{label}`")
-        return f"{verdict}, {found:.2f}", len(envs)
+            verdicts.setdefault(f"{found} by {NAMED[what]}", []).append(f"`{label}`")
+        return f"{found}, {better(ours, theirs):.2f}", len(envs)
 
     rows = []
     for label, (claim, setting) in CLAIMS.items():
@@ -178,8 +195,8 @@ def atlas_claims(results: dict[str, Result]) -> list[str]:
         rows.append([f"`{label}`", claim, str(tasks), score, training, default, setting])
     header = ["update", "published", "tasks", "score", "training", "training, default sizes"]
     shown = [
-        f"{verdict}: {', '.join(verdicts.get(verdict, ['none']))}"
-        for verdict in (f"{x} by {name}" for x in ("better", "worse") for name in NAMED.values())
+        f"{found}: {', '.join(verdicts.get(found, ['none']))}"
+        for found in (f"{x} by {name}" for x in ("better", "worse") for name in NAMED.values())
     ]
     said = f"Than `{REFERENCE}` at equal KL, {'; '.join(shown)}."
     return [*lines([*header, "the paper's setting"], rows), "", said]
@@ -205,7 +222,7 @@ def tuned(results: dict[str, Result]) -> list[str]:
     result = results[""]
     by = {(row["label"], row["env"]): row for row in result["rows"]}
     envs, labels = envs_of(result), list(dict.fromkeys(row["label"] for row in result["rows"]))
-    confidence = 1 - 0.05 / max(1, len(labels) - 1)
+    level = 0.05 / max(1, len(labels) - 1)
 
     def scored(row: Result | None) -> str:
         if row is None:
@@ -219,8 +236,7 @@ def tuned(results: dict[str, Result]) -> list[str]:
         if label == REFERENCE or not both:
             return ""
         ours, theirs = ([by[n, e]["tuned"]["scores"] for e in both] for n in (label, REFERENCE))
-        found = better(ours, theirs, confidence, resamples=10_000)
-        return f"{found:.2f} on {len(both)}"
+        return f"{verdict(ours, theirs, level)}, {better(ours, theirs):.2f} on {len(both)}"
 
     rows = [[f"`{x}`", *(scored(by.get((x, e))) for e in envs), beside(x)] for x in labels]
     setting = (

@@ -81,8 +81,9 @@ def mean_and_iqm(
     Args:
         scores: one score per seed.
         resamples: the bootstrap's resamples; its generator is seeded.
-        confidence: the probability that an interval should hold the true value. For the best of m
-            comparisons take 1 - 0.05 / m, and some 200 m resamples.
+        confidence: the probability that an interval should hold the true value. With some ten
+            seeds intervals of 0.99 and more are too narrow: to rank many settings take
+            `kltrust.results.sequential_test`, whose error is that of all pairs together.
     """
     return means_and_iqms(np.asarray(scores, np.float64)[:, None], resamples=resamples)[0]
 
@@ -117,8 +118,9 @@ def intervals(
         function: maps [..., seeds, strata], or one such array for each in the list, to [...] or
             [..., k].
         resamples: the bootstrap's resamples; its generator is seeded.
-        confidence: the probability that an interval should hold the true value. For the best of m
-            comparisons take 1 - 0.05 / m, and some 200 m resamples.
+        confidence: the probability that an interval should hold the true value. With some ten
+            seeds intervals of 0.99 and more are too narrow: to rank many settings take
+            `kltrust.results.sequential_test`, whose error is that of all pairs together.
 
     Example:
         >>> intervals(results.scores()["trpo"], interquartile_mean)    # doctest: +SKIP
