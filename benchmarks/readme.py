@@ -86,6 +86,8 @@ CLAIMS: dict[str, tuple[Any, ...]] = {
     "predicted": (claims.predicted, "laboratory_model"),
     "hurts": (claims.hurts, "laboratory_hurt"),
     "monotone": (claims.monotone, "laboratory_family"),
+    "searched": (claims.searched, "search_grids"),
+    "populations": (claims.populations, "search_population"),
     "aims": (claims.aims, "peers_ppo", "peers_solve", "phases"),
     "gradients": (claims.gradients, "phases"),
     "kernels": (claims.kernels, "compiled_equal", "compiled_memory"),

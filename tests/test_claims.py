@@ -132,6 +132,25 @@ def test_which_updates_are_monotone(lowered, said):
     )
 
 
+def test_what_searches_find():
+    rows = of(
+        search=["halving", "racing"] * 2,
+        told_by_first=[0.1, 0.1, 0.7, 0.7],
+        same=[0, 9, 2, 10],
+        of=[10] * 4,
+        steps=[0.2, 0.5, 0.25, 0.75],
+        lacks=[[0.5], [0.1], [0.3], [0.1]],
+    )
+    found = text(claims.searched({"rows": rows}))
+    assert "a correlation of 0.10 to 0.70." in found
+    assert "halving found the same best in 2 of 20 searches with 20% to 25% of the st" in found
+    assert "racing found the same best in 19 of 20" in found
+    assert found.endswith("and lacked 10% on average.")
+    gains = of(steps_of_a_run=[1000, 4000], gain=[[-2.0, -3.0, -1.0], [0.5, -1.0, 2.0]])
+    found = text(claims.populations({"rows": gains}))
+    assert "with 1,000 steps a run it is worse, and with 4,000 steps a run it is not shown" in found
+
+
 @pytest.mark.parametrize(("ratio", "missed"), [(1.0, True), (9.0, False)])
 def test_aims_of_speed(ratio, missed):
     against = {"kltrust": {"purejaxrl": [ratio], "sb3-contrib": [ratio]}}

@@ -262,6 +262,39 @@ def monotone(result: Result) -> list[str]:
     )
 
 
+# --- searches -------------------------------------------------------------------------------------
+
+
+def searched(result: Result) -> list[str]:
+    """How well the first evaluation tells the last, and what every kind of search finds."""
+    rows = result["rows"]
+    said = []
+    for kind in dict.fromkeys(row["search"] for row in rows):
+        of = [row for row in rows if row["search"] == kind]
+        same, tried = (sum(row[name] for row in of) for name in ("same", "of"))
+        lacks = np.mean([np.mean(row["lacks"]) for row in of])
+        said.append(
+            f"{kind} found the same best in {same} of {tried} searches with "
+            f"{between((row['steps'] for row in of), '.0%')} of the steps, and lacked {lacks:.0%} "
+            "on average"
+        )
+    return paragraph(
+        "The first evaluation and the last rank the settings with a correlation of "
+        f"{between(row['told_by_first'] for row in rows)}.",
+        f"Over all grids, {'; '.join(said)}.",
+    )
+
+
+def populations(result: Result) -> list[str]:
+    """Whether a population's best is better than that of settings left alone."""
+    said = []
+    for row in result["rows"]:
+        _, low, high = row["gain"]
+        found = "better" if low > 0 else "worse" if high < 0 else "not shown to be better or worse"
+        said.append(f"with {row['steps_of_a_run']:,} steps a run it is {found}")
+    return paragraph(f"The best of a population beside the best left alone: {', and '.join(said)}.")
+
+
 # --- speed ----------------------------------------------------------------------------------------
 
 
