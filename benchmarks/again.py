@@ -8,8 +8,8 @@ Writes to a temporary folder, whose files it compares with those in benchmarks/r
 the same if all of its numbers are; times, versions and origins are not compared. Other versions, or
 another processor, may round otherwise, and then a training goes another way. So where numbers
 differ, the scores decide: Welch's t-test must not tell the means over seeds apart, at a level of
-5 % for all means of a result together (Bonferroni). The exit status is the number of results that
-came out otherwise.
+5 % for all means of a result together (Bonferroni). Without scores, every number has to agree to
+a thousandth of itself. The exit status is the number of results that came out otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import fnmatch
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ UNEQUAL = ("origin", "versions", "seconds", "minutes", "hours", "notes")
 """Keys whose values are not compared."""
 NAMING = ("env", "label", "algorithm", "cell", "task", "table", "update", "start", "samples")
 """Keys that say what a row is of."""
+CLOSE = 1e-3
+"""The same, where there are no scores: rounding by other versions changes the last digits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,24 +104,36 @@ def compared(before: Any, now: Any) -> tuple[bool, str]:
     differ = [leaf for leaf in found if leaf.before != leaf.now]
     if not differ:
         return True, f"the same bits, all {len(found)} values"
+    said = f"{len(differ)} of {len(found)} values differ"
     pairs = list(scores(before, now))
     if not pairs:
-        return False, f"{len(differ)} of {len(found)} values differ, the first: {differ[0]}"
+        worst = max(differ, key=_relative)
+        close = _relative(worst) <= CLOSE
+        where = f"most at {worst.place}: {worst.before} before, {worst.now} now"
+        return close, f"{said}, by {CLOSE:g} of themselves at most" if close else f"{said}, {where}"
     apart = [
         f"{place}: {np.mean(of):.4g} before, {np.mean(again):.4g} now"
         for place, of, again in pairs
         if _apart(of, again, 0.05 / len(pairs))
     ]
-    said = f"{len(differ)} of {len(found)} values differ; "
+    shown = f"of {len(pairs)} means of scores "
     if apart:
-        return False, said + f"of {len(pairs)} means of scores, {len(apart)}: {'; '.join(apart)}"
-    return True, said + f"of {len(pairs)} means of scores, none is shown to differ"
+        return False, f"{said}; {shown}{len(apart)} differ: {'; '.join(apart)}"
+    return True, f"{said}; {shown}none is shown to differ"
+
+
+def _relative(leaf: Leaf) -> float:
+    """The difference as a share of the larger number; infinite if one is no number."""
+    if not all(isinstance(x, int | float) for x in (leaf.before, leaf.now)):
+        return float("inf")
+    return abs(leaf.now - leaf.before) / max(abs(leaf.now), abs(leaf.before), 1e-12)
 
 
 def _apart(before: Sequence[float], now: Sequence[float], level: float) -> bool:
     if np.ptp(before) == np.ptp(now) == 0:
         return before[0] != now[0]
-    return bool(ttest_ind(before, now, equal_var=False).pvalue < level)
+    with warnings.catch_warnings(action="ignore"):  # of nearly equal scores
+        return bool(ttest_ind(before, now, equal_var=False).pvalue < level)
 
 
 def leaves(before: Any, now: Any, place: str = "") -> Iterator[Leaf]:
@@ -151,7 +166,7 @@ def by_name(value: Any) -> Any:
     """Rows as a dictionary by what they are of; a row may be recorded earlier or later."""
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         rows = {", ".join(str(row[k]) for k in NAMING if k in row): row for row in value}
-        return rows if len(rows) == len(value) else value
+        return rows if len(rows) == len(value) and "" not in rows else value
     return value
 
 
