@@ -20,14 +20,10 @@ def paragraph(*sentences: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def listed(names: Iterable[object], none: str = "none") -> str:
-    """As in ``a, b and c``."""
-    *most, last = [str(name) for name in names] or [none]
+def listed(names: Iterable[object]) -> str:
+    """As in ``a, b and c``; "none" without any."""
+    *most, last = [str(name) for name in names] or ["none"]
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def code(names: Iterable[str]) -> list[str]:
-    return [f"`{name}`" for name in dict.fromkeys(names)]
 
 
 def between(values: Iterable[float], form: str = ".2f") -> str:
@@ -59,7 +55,7 @@ def left_behind(learning: dict[str, Result], random: Result) -> list[str]:
 
 
 def regions(result: Result) -> list[str]:
-    """How far four ways to hold an update back stay within what they claim."""
+    """How far TRPO, the clip and the adaptive penalty stay within what they claim."""
     of: dict[str, list[Result]] = {}
     for row in result["rows"]:
         of.setdefault(row["label"].rpartition(" ")[0], []).append(row)
