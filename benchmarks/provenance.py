@@ -54,6 +54,8 @@ COMMANDS = {
         name: f"{name}.py"
         for name in ("atlas", "extras", "judge", "kills", "mutations", "random_policy", "reading")
     },
+    "atlas_physics": "atlas.py benchmarks/specs/atlas_physics.toml",
+    "atlas_minatar_hours": "atlas.py benchmarks/specs/atlas_minatar.toml --dry-run",
     "tuned": "tuned.py",
     "watch": "watch.py",
     "*": "record.py benchmarks/specs/{name}.toml",

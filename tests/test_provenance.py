@@ -140,10 +140,13 @@ def test_only_what_a_commit_holds_is_recorded(tmp_path, monkeypatch):
 
 
 def test_every_result_names_the_command_that_records_it():
-    for line in provenance.commands(provenance.results()):
+    for name, result in provenance.results().items():
+        [line] = provenance.commands({name: result})
         _, script, *rest = line.split()
         assert (provenance.ROOT / script).is_file()
         assert all((provenance.ROOT / x).is_file() for x in rest if x.endswith(".toml"))
+        for known in filter(None, provenance.origins(result)):
+            assert known["command"].split()[1] == script, name
 
 
 def test_a_table_says_that_its_code_has_changed(monkeypatch):
