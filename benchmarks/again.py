@@ -3,6 +3,7 @@
     python benchmarks/again.py                     two commands that take minutes, drawn at random
     python benchmarks/again.py --number 5 --seed 7 --hours 0.5
     python benchmarks/again.py --names laboratory_hurt stagger
+    python benchmarks/again.py --names stagger memory --accept "What changed, in a sentence."
 
 Writes to a temporary folder, whose files it compares with those in benchmarks/results/. A result is
 the same if all of its numbers are; times, versions and origins are not compared. Other versions, or
@@ -10,6 +11,9 @@ another processor, may round otherwise, and then a training goes another way. So
 differ, the scores decide: Welch's t-test must not tell the means over seeds apart, at a level of
 5 % for all means of a result together (Bonferroni). Without scores, every number has to agree to
 a thousandth of itself. The exit status is the number of results that came out otherwise.
+
+With --accept, if all have the same bits, the code's changes since then no longer make results
+stale: accepted.json holds them. It takes a clean commit and the versions of the records.
 """
 
 from __future__ import annotations
@@ -51,6 +55,15 @@ class Options:
     number: int = 2
     seed: int = 0
     hours: float = 0.25  # Of each command that is drawn, at most
+    accept: str | None = None  # What changed since these results, where it may change no bit
+
+
+class Verdict(NamedTuple):
+    """Whether a result came out the same, whether to the bit, and what differs."""
+
+    same: bool
+    identical: bool
+    said: str
 
 
 class Leaf(NamedTuple):
@@ -63,22 +76,30 @@ class Leaf(NamedTuple):
 
 def main(options: Options) -> int:
     known = provenance.results()
+    if options.accept:
+        provenance.refuse_uncommitted(provenance.RESULTS)
     if options.names:
         named = chosen("names", options.names, known)
         lines = list(provenance.commands({name: known[name] for name in named}))
     else:
         lines = drawn(options.number, options.seed, options.hours)
-    otherwise = 0
+    found: dict[str, Verdict] = {}
     for line in lines:
         print(f"== {line}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "results")
             subprocess.run(again(line, out), cwd=provenance.ROOT, check=True)
             for name, now in provenance.results_in(out).items():
-                same, said = compared(known[name], now)
-                otherwise += not same
-                print(f"{name}: {said}", flush=True)
-    return otherwise
+                found[name] = compared(known[name], now)
+                print(f"{name}: {found[name].said}", flush=True)
+    if options.accept and found:
+        if all(verdict.identical for verdict in found.values()):
+            shown = {name: verdict.said for name, verdict in found.items()}
+            changed = provenance.accept(options.accept, shown)
+            print(f"accepted the changes of {', '.join(changed) or 'no module'}")
+        else:
+            print("nothing is accepted: bits differ")
+    return sum(not verdict.same for verdict in found.values())
 
 
 def drawn(number: int, seed: int, hours: float) -> list[str]:
@@ -98,28 +119,29 @@ def again(line: str, out: Path) -> list[str]:
     return [sys.executable, script, *rest, "--out", str(out), *folder]
 
 
-def compared(before: Any, now: Any) -> tuple[bool, str]:
-    """Whether a result came out the same, and in what sense."""
+def compared(before: Any, now: Any) -> Verdict:
+    """Compares a result with the same one run again."""
     found = list(leaves(before, now))
     differ = [leaf for leaf in found if leaf.before != leaf.now]
     if not differ:
-        return True, f"the same bits, all {len(found)} values"
+        return Verdict(True, True, f"the same bits, all {len(found)} values")
     said = f"{len(differ)} of {len(found)} values differ"
     pairs = list(scores(before, now))
     if not pairs:
         worst = max(differ, key=_relative)
         close = _relative(worst) <= CLOSE
         where = f"most at {worst.place}: {worst.before} before, {worst.now} now"
-        return close, f"{said}, by {CLOSE:g} of themselves at most" if close else f"{said}, {where}"
+        how = f"by {CLOSE:g} of themselves at most" if close else where
+        return Verdict(close, False, f"{said}, {how}")
     apart = [
         f"{place}: {np.mean(of):.4g} before, {np.mean(again):.4g} now"
         for place, of, again in pairs
         if _apart(of, again, 0.05 / len(pairs))
     ]
-    shown = f"of {len(pairs)} means of scores "
+    said += f"; of {len(pairs)} means of scores "
     if apart:
-        return False, f"{said}; {shown}{len(apart)} differ: {'; '.join(apart)}"
-    return True, f"{said}; {shown}none is shown to differ"
+        return Verdict(False, False, f"{said}{len(apart)} differ: {'; '.join(apart)}")
+    return Verdict(True, False, f"{said}none is shown to differ")
 
 
 def _relative(leaf: Leaf) -> float:

@@ -217,7 +217,7 @@ class Tried:
             kills, wrong = self.killed(job, in_a_row, self.wanted[name])
             found["kills of each run"].append(len(kills))
             found["missed"] += len(in_a_row) - len(kills)
-            found["faults"] += [f"{name}: {text}" for text in wrong]
+            found["faults"] += [f"{name}: {relative(text)}" for text in wrong]
             for moment, kind in kills:
                 for key, value in (("signals", kind.name), ("moments", moment.name)):
                     found[key][value] = found[key].get(value, 0) + 1
@@ -240,7 +240,7 @@ class Tried:
     def undisturbed(self, job: Job, out: Path) -> None:
         status, said = self.run(job, out, self.place / "cache")
         if status:
-            raise RuntimeError(f"in peace it ended with {status}: {said}")
+            raise RuntimeError(f"in peace it ended with {status}: {shortened(said)}")
 
     def new(self, name: str) -> Path:
         """A path for a job's folder; the patterns of moments contain its name."""
@@ -328,7 +328,12 @@ class Tried:
 
 def shortened(said: str) -> str:
     """The end of an output, without the folders of this machine."""
-    return re.sub(r'"/[^"]*/([^/"]+/[^/"]+)"', r'"\1"', said)[-800:]
+    return relative(said)[-800:]
+
+
+def relative(said: str) -> str:
+    """A text in which every absolute path is cut to its last two parts."""
+    return re.sub(r"(?<![\w.:/])(?:/[^\s\"'/]+)+/(?=[^\s\"'/]+/[^\s\"'/]+)", "", said)
 
 
 def chains(of_turn: Sequence[Any]) -> Iterator[list[Any]]:

@@ -3,7 +3,8 @@
 Every result names the commit, the command, the constraint file, and a digest of each module that
 the run imported. Comments, docstrings and the texts of errors do not count.
 `benchmarks/record.py --stale` lists the results to record again, and `benchmarks/readme.py` marks
-their tables.
+their tables. A change after which recorded results were run again with the same bits does not count
+either: `benchmarks/again.py --accept` adds it to `accepted.json`.
 
     python benchmarks/provenance.py     fails if a result names a commit that is not in the history
 """
@@ -30,6 +31,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
+ACCEPTED = ROOT / "benchmarks/accepted.json"
+"""Changes of the code that gave the same bits, and the results that show it."""
 IDLE = (
     *(f"kltrust.experiments.{room}" for room in ("cli", "report", "watch", "store.activity")),
     *(f"kltrust.experiments.reading.{x}" for x in ("plots", "audit_plots", "films", "export")),
@@ -185,7 +188,7 @@ def why_stale(result: Mapping[str, Any]) -> str | None:
         if known is None:
             return "its code was not recorded"
         then = dict(pair.split(":") for pair in known["code"].split())
-        if changed := [name for name in then if now.get(name) != then[name]]:
+        if changed := [name for name in then if not _is_same(name, then[name], now.get(name))]:
             return f"{changed[0]} has changed" + (
                 f", and {len(changed) - 1} other modules" if len(changed) > 1 else ""
             )
@@ -193,6 +196,50 @@ def why_stale(result: Mapping[str, Any]) -> str | None:
         if "spec" in known and (not spec.is_file() or digest_of_spec(spec) != known["spec"]):
             return "its specification has changed"
     return None
+
+
+@functools.cache
+def accepted() -> dict[tuple[str, str | None], set[str | None]]:
+    """The digests of a module that give the same bits, by module and digest; None: no module."""
+    entries = json.loads(ACCEPTED.read_text("utf-8")) if ACCEPTED.is_file() else []
+    alike: dict[tuple[str, str | None], set[str | None]] = {}
+    for change in (change for entry in entries for change in entry["changes"]):
+        name, *both = change["module"], change["before"], change["after"]
+        together = {d for digest in both for d in alike.get((name, digest), {digest})}
+        alike |= {(name, digest): together for digest in together}
+    return alike
+
+
+def accept(why: str, shown: Mapping[str, str]) -> list[str]:
+    """Adds the changes of the modules that these results imported; returns the modules.
+
+    Args:
+        why: what changed, in a sentence.
+        shown: by result, what its comparison with the same result run again said.
+    """
+    now = checked_out()
+    changes = sorted(
+        {
+            (name, before, now.get(name))
+            for result in shown
+            for known in filter(None, origins(results()[result]))
+            for name, before in (pair.split(":") for pair in known["code"].split())
+            if not _is_same(name, before, now.get(name))
+        }
+    )
+    if changes:
+        commit = _git("rev-parse", "HEAD").strip()
+        named = [dict(zip(("module", "before", "after"), c, strict=True)) for c in changes]
+        entry = {"why": why, "commit": commit, "shown by": dict(shown), "changes": named}
+        entries = json.loads(ACCEPTED.read_text("utf-8")) if ACCEPTED.is_file() else []
+        ACCEPTED.write_text(json.dumps([*entries, entry], indent=1) + "\n", "utf-8")
+        accepted.cache_clear()
+    return sorted({name for name, *_ in changes})
+
+
+def _is_same(name: str, then: str, now: str | None) -> bool:
+    """Whether a module is what it was, but for accepted changes."""
+    return now in accepted().get((name, then), {then})
 
 
 def commands(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

@@ -286,9 +286,11 @@ def test_a_shard_for_everyone_and_all_together(toy_sweep, tmp_path, monkeypatch)
         merge.merge([toy_sweep.path], tmp_path / "part")
     with pytest.raises(RunError, match="holds a run already"):
         merge.merge(paths, paths[0])
-    with pytest.raises(RunError, match="holds a run already"):
-        merge.merge(paths, tmp_path / "all")
     assert not (tmp_path / "part").exists()
+    # The same merge once more, as after a kill at the very end.
+    before = content(merged.path)
+    assert merge.merge(paths, merged.path).path == merged.path
+    assert content(merged.path) == before
     # Killed at its first write, at the second of the next try, and so on.
     again = tmp_path / "again"
     write, left = files.write_atomic, [0]

@@ -4,6 +4,7 @@ import functools
 import hashlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from toys import output, tiny
@@ -57,15 +58,30 @@ def test_neighbours_do_not_matter(on_one_device):
     assert len({*others.values(), *on_one_device.values()}) == 6
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_arrays_of_no_entries(width):
-    """A physics engine's state has some: contacts of a model that has none."""
+def lanes_without_entries(width):
+    """A physics engine's state holds some, as do shared numbers and what a function closes over."""
     mesh = lanes.make_mesh(4, width)
-    mapped = lanes.map_lanes(lambda _, x: jax.tree.map(lambda leaf: 2 * leaf, x), mesh, width)
+    shared = {"bias": np.float32(1), "none": np.zeros((0, 2), np.float32)}
     given = {"contacts": np.zeros((4, 0, 3), np.float32), "place": np.arange(4.0, dtype=np.float32)}
-    results = jax.jit(mapped)((), given)
+
+    def double(shared, lane):
+        place = lane["place"].at[...].set(2 * lane["place"])  # closes over indices: none
+        nothing = jnp.sum(lane["contacts"]) + jnp.sum(shared["none"])
+        return lane | {"place": place + shared["bias"] + nothing}
+
+    results = jax.jit(lanes.map_lanes(double, mesh, width))(shared, given)
     assert results["contacts"].shape == (4, 0, 3)
-    np.testing.assert_array_equal(results["place"], [0, 2, 4, 6])
+    return mesh.size, results["place"].tolist()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("devices", [1, 2])
+def test_arrays_without_entries(devices):
+    # In a process of its own: jaxlib 0.11 crashed.
+    script = "import test_lanes\nprint(*map(test_lanes.lanes_without_entries, (1, 2)))"
+    assert output("-c", script, devices=devices) == " ".join(
+        [f"({devices}, [1.0, 3.0, 5.0, 7.0])"] * 2
+    )
 
 
 def test_the_number_of_devices_and_padding_do_not_matter(on_one_device):

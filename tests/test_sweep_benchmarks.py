@@ -319,6 +319,12 @@ def test_a_recorded_fault_names_no_folder_of_the_machine():
     told = 'File "/home/me/lib/python3/asyncio/threads.py", line 25\nError: "no"'
     assert kills.shortened(told) == 'File "asyncio/threads.py", line 25\nError: "no"'
     assert kills.shortened("x" * 900) == "x" * 800
+    told = (
+        "/home/me/killed9/job holds a run: --resume /home/me/killed9/job, or read https://a/b/c/d"
+    )
+    assert kills.relative(told) == (
+        "killed9/job holds a run: --resume killed9/job, or read https://a/b/c/d"
+    )
 
 
 def test_a_trap_kills_where_it_is_set(tmp_path):

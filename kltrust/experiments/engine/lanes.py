@@ -159,6 +159,39 @@ def _alone(function: Callable[[PyTree, PyTree], PyTree], shared: PyTree) -> Call
     return of_one
 
 
+def _has_no_entries(x: Any) -> bool:
+    return np.size(x) == 0 and not is_key(x)
+
+
+def _kept(tree: PyTree) -> PyTree:
+    """The tree with None for arrays without entries."""
+    return jax.tree.map(lambda x: None if _has_no_entries(x) else x, tree)
+
+
+def _filled(kept: PyTree, like: PyTree, parts: int) -> PyTree:
+    """What `_kept` left out of ``like``, put back, where ``kept`` is one of equal parts of it."""
+    rest = iter(jax.tree.leaves(kept))
+
+    def leaf(x: Any) -> Any:
+        if not _has_no_entries(x):
+            return next(rest)
+        return jnp.zeros((x.shape[0] // parts, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(leaf, like)
+
+
+def _without_empty_constants(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """The same function, but arrays without entries that it closes over are made within it."""
+
+    def traced(*args: PyTree) -> PyTree:
+        closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
+        constants = [_filled(_kept(x), x, 1) for x in closed.consts]
+        leaves = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(result), leaves)
+
+    return traced
+
+
 def map_lanes(
     function: Callable[[PyTree, PyTree], PyTree], mesh: Mesh, width: int
 ) -> Callable[[PyTree, PyTree], PyTree]:
@@ -168,18 +201,28 @@ def map_lanes(
     without them, the bits differ between one device and several.
     """
 
-    def on_device(shared: PyTree, lanes: PyTree) -> PyTree:
+    def in_blocks(shared: PyTree, lanes: PyTree) -> PyTree:
         # No -1 in the shape: states of physics engines hold arrays without entries.
         blocks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), lanes)
         block = _alone(function, shared) if width == 1 else jax.vmap(partial(function, shared))
         results = jax.lax.map(block, blocks)
         return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)
 
-    # Lanes are independent: no check that devices agree is needed.
-    return jax.shard_map(
-        on_device,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-        out_specs=PartitionSpec(AXIS),
-        check_vma=False,
-    )
+    def on_devices(shared: PyTree, lanes: PyTree) -> PyTree:
+        # jaxlib 0.11 crashes (a segmentation fault) while it compiles a `jax.shard_map` over
+        # several devices that takes, or closes over, an array without entries. States of physics
+        # engines hold such arrays, and ``x.at[...].set(y)`` closes over one.
+        def on_device(of_shared: PyTree, of_lanes: PyTree) -> PyTree:
+            filled = _filled(of_shared, shared, 1), _filled(of_lanes, lanes, mesh.size)
+            return _without_empty_constants(in_blocks)(*filled)
+
+        # Lanes are independent: no check that devices agree is needed.
+        return jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,
+        )(_kept(shared), _kept(lanes))
+
+    return on_devices

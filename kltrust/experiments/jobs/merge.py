@@ -33,7 +33,7 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
     """Merges the folders of all shards, in any order, into one new folder, with tables and states.
 
     At equal widths it holds, bit for bit, the final tables of the same sweep run in one piece. If a
-    merge was killed, the same call resumes it.
+    merge was killed, the same call resumes it; if it was complete, the call changes nothing.
 
     Raises:
         ValueError: if these are not all shards of one sweep, once each.
@@ -47,7 +47,10 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> Record:
         check_numerics(record)
     plan = _whole(records, [plan for plan, _ in found])
     parts = [part for _, of_shard in found for _, part in of_shard if part is not None]
-    with _entered(path, plan.to_config(), records[0].code) as run:
+    config = plan.to_config()
+    if (merged := _same_run(path, config)) and merged.finished:
+        return merged
+    with _entered(path, config, records[0].code) as run:
         broken: dict[str, int] = {}
         for i, group in enumerate(plan.groups):
             mine = [part for part in parts if set(part.config["runs"]) <= set(group.runs)]
@@ -110,13 +113,19 @@ def _entered(
         RunError: if it holds another run, a finished one, or chunks that a run has computed.
         StorageError: if it is damaged, or the disk fails.
     """
-    path = Path(path)
-    if holds_run(path):
-        there = Record(path)
-        alike = there.config == json.loads(files.to_json(config))
-        if alike and not there.finished and there.last_chunk < 0:
-            return Run.open(path)
+    there = _same_run(path, config)
+    if there and not there.finished and there.last_chunk < 0:
+        return Run.open(path)
     return Run.create(path, config, code)
+
+
+def _same_run(path: str | Path, config: dict[str, Any]) -> Record | None:
+    """The run in a folder, if it is of this configuration."""
+    if holds_run(Path(path)) and (there := Record(path)).config == json.loads(
+        files.to_json(config)
+    ):
+        return there
+    return None
 
 
 def _merge_group(
