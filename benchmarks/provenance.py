@@ -198,12 +198,16 @@ def why_stale(result: Mapping[str, Any]) -> str | None:
     return None
 
 
+def entries() -> list[dict[str, Any]]:
+    """What `accept` wrote so far."""
+    return json.loads(ACCEPTED.read_text("utf-8")) if ACCEPTED.is_file() else []
+
+
 @functools.cache
 def accepted() -> dict[tuple[str, str | None], set[str | None]]:
     """The digests of a module that give the same bits, by module and digest; None: no module."""
-    entries = json.loads(ACCEPTED.read_text("utf-8")) if ACCEPTED.is_file() else []
     alike: dict[tuple[str, str | None], set[str | None]] = {}
-    for change in (change for entry in entries for change in entry["changes"]):
+    for change in (change for entry in entries() for change in entry["changes"]):
         name, *both = change["module"], change["before"], change["after"]
         together = {d for digest in both for d in alike.get((name, digest), {digest})}
         alike |= {(name, digest): together for digest in together}
@@ -231,8 +235,7 @@ def accept(why: str, shown: Mapping[str, str]) -> list[str]:
         commit = _git("rev-parse", "HEAD").strip()
         named = [dict(zip(("module", "before", "after"), c, strict=True)) for c in changes]
         entry = {"why": why, "commit": commit, "shown by": dict(shown), "changes": named}
-        entries = json.loads(ACCEPTED.read_text("utf-8")) if ACCEPTED.is_file() else []
-        ACCEPTED.write_text(json.dumps([*entries, entry], indent=1) + "\n", "utf-8")
+        ACCEPTED.write_text(json.dumps([*entries(), entry], indent=1) + "\n", "utf-8")
         accepted.cache_clear()
     return sorted({name for name, *_ in changes})
 
@@ -380,5 +383,5 @@ def listing(wanted: Mapping[str, float | None], stale: Mapping[str, str]) -> Ite
 
 
 if __name__ == "__main__":
-    if lost := not_in_history(results()):
+    if lost := not_in_history(results() | {entry["why"]: {"origin": entry} for entry in entries()}):
         raise SystemExit(f"{', '.join(lost)}: the history lacks the commit that recorded it")

@@ -149,6 +149,14 @@ def test_every_result_names_the_command_that_records_it():
             assert known["command"].split()[1] == script, name
 
 
+def test_an_accepted_change_names_the_results_that_show_it():
+    for entry in provenance.entries():
+        assert entry["why"]
+        assert entry["changes"]
+        assert entry["shown by"].keys() <= provenance.results().keys()
+        assert all(said.startswith("the same bits") for said in entry["shown by"].values())
+
+
 def test_a_table_says_that_its_code_has_changed(monkeypatch):
     origin = provenance.origin()
     known = {"part_a": {"origin": origin}, "part_b": {"rows": []}}
@@ -161,7 +169,8 @@ def test_a_table_says_that_its_code_has_changed(monkeypatch):
 
 @pytest.mark.skipif(not IN_GIT, reason="not a checkout")
 def test_results_and_runs_name_commits_of_the_history(monkeypatch):
-    assert provenance.not_in_history(provenance.results()) == []
+    changes = {entry["why"]: {"origin": entry} for entry in provenance.entries()}
+    assert provenance.not_in_history(provenance.results() | changes) == []
     made_up = {"x": {"origin": {"commit": "0" * 40, "code": ""}}}
     monkeypatch.setattr(provenance, "_git", lambda *a: "false" if a[0] == "rev-parse" else "1" * 40)
     assert provenance.not_in_history(made_up) == ["x"]
