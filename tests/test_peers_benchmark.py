@@ -274,3 +274,16 @@ def test_the_whole_of_it_without_peers(tmp_path, compile_fast, monkeypatch):
     assert [case["seeds"] for case in result["cases"]] == [1, 2, 1]
     assert all(min(case["steps_per_second"]["kltrust"]) > 0 for case in result["cases"])
     assert result["peers"] == {}
+
+
+def test_a_round_that_is_timed_estimates_nothing(monkeypatch):
+    asked = []
+    estimate = ours.memory.estimate_memory
+    monkeypatch.setattr(ours.memory, "estimate_memory", lambda *a: asked.append(a) or estimate(*a))
+    monkeypatch.setattr(ours.jax.config, "update", lambda name, value: None)  # JAX has started
+    turn = ours.scale(SMALL, runs=1, iterations=1, num_devices=1)
+    assert len(asked) == 1
+    told = turn()
+    assert turn() == told
+    assert told["bytes"] > 0
+    assert len(asked) == 1
