@@ -240,7 +240,7 @@ class Tried:
     def undisturbed(self, job: Job, out: Path) -> None:
         status, said = self.run(job, out, self.place / "cache")
         if status:
-            raise RuntimeError(f"in peace it ended with {status}: {shortened(said)}")
+            raise RuntimeError(f"in peace it ended with {status}: {said}")
 
     def new(self, name: str) -> Path:
         """A path for a job's folder; the patterns of moments contain its name."""
